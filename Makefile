@@ -1,0 +1,66 @@
+# edgelat: `make help` lists what there is.
+#
+# Every target that builds calls cross/setup first, which installs what is missing and otherwise only looks.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+# One target folder for everything, also where a cargo configuration of the user names another.
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+
+CARGO := cross/cargo
+X86_64 := x86_64-unknown-linux-musl
+AARCH64 := aarch64-unknown-linux-musl
+
+# $(call agent,TRIPLE,MACHINE): compiles the static binary into dist/MACHINE, proves that it is static, prints its size.
+define agent
+$(CARGO) build --locked --release --package edgelat --target $(1)
+install -D $(CARGO_TARGET_DIR)/$(1)/release/edgelat dist/$(2)/edgelat
+cross/show-static dist/$(2)/edgelat
+endef
+
+.PHONY: help build cross demo test bench soak fuzz lint clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  MUSL_STD=rustup|source  where the musl standard library comes from (default: the first that works)'
+
+build: ## The static x86_64 binary: dist/x86_64/edgelat
+	@cross/setup build
+	@$(call agent,$(X86_64),x86_64)
+
+cross: build ## Also the static aarch64 binary: dist/aarch64/edgelat
+	@cross/setup cross
+	@$(call agent,$(AARCH64),aarch64)
+
+demo: build ## A live latency histogram of a running program that was not rebuilt (root)
+	@cross/setup demo
+	tests/demo dist/x86_64/edgelat
+
+test: cross ## All tests: unit, end to end on real programs (root), aarch64 under emulation
+	@cross/setup test
+	tests/run
+
+bench: build ## Cost of probing beside other tools, sizes, memory; minutes (root)
+	@cross/setup bench
+	tests/bench/run
+
+soak: cross ## The long tests: attach and detach cycles under load (root)
+	@cross/setup test
+	tests/run soak
+
+fuzz: ## The readers of foreign bytes, fed with damaged ones, for minutes
+	@cross/setup build
+	tests/run fuzz
+
+lint: ## Formatting and lints, as CI wants them
+	@cross/setup build
+	cargo fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+clean: ## Remove what was built; ~/.cache/edgelat stays
+	cargo clean
+	rm -rf build dist

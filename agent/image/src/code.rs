@@ -1,0 +1,111 @@
+//! From a function to the file offsets of its probe sites.
+
+use crate::elf::unwind::Unwind;
+use crate::limits::{COLD_PARTS, FUNCTION_BYTES};
+use crate::sites::{self, Around, Part, Site, Surroundings};
+use crate::source::read_exact;
+use crate::{Function, FunctionTable, Image, ReadAt, Refusal};
+
+/// A site and where it stands in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeSite {
+    /// What the probe does there, and the ELF virtual address.
+    pub site: Site,
+    /// Bytes from the start of the file, inside an executable segment.
+    pub file_offset: u64,
+}
+
+/// Where the probes of one function sit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionSites {
+    /// Where calls begin.
+    pub entry: ProbeSite,
+    /// Where calls end, sorted by address, at least one.
+    pub exits: Vec<ProbeSite>,
+}
+
+impl<S: ReadAt> Image<S> {
+    /// Decodes a function of `table` and finds its probe sites.
+    ///
+    /// # Errors
+    /// The reason why it cannot be probed soundly.
+    pub fn sites(&self, table: &FunctionTable, function: &Function) -> Result<FunctionSites, Refusal> {
+        if let Some(refusal) = self.refusal().or_else(|| function.refusal.clone()) {
+            return Err(refusal);
+        }
+        let main = function.start..function.end;
+        let parts = function.cold.get(..function.cold.len().min(COLD_PARTS)).unwrap_or_default();
+        let size = std::iter::once(&main)
+            .chain(parts)
+            .fold(0u64, |sum, range| sum.saturating_add(range.end.saturating_sub(range.start)));
+        if size > FUNCTION_BYTES {
+            return Err(Refusal::TooLarge { size, limit: FUNCTION_BYTES });
+        }
+        let main = self.code(main.start, main.end)?;
+        let cold: Vec<(u64, Vec<u8>)> = parts
+            .iter()
+            .map(|range| Ok((range.start, self.code(range.start, range.end)?)))
+            .collect::<Result<_, Refusal>>()?;
+        let cold: Vec<Part<'_>> = cold.iter().map(|(address, bytes)| Part { address: *address, bytes }).collect();
+        let main = Part { address: function.start, bytes: &main };
+        let around = Neighbourhood { image: self, table, unwind: Unwind::new(&self.elf).ok().flatten() };
+        let sites = sites::find_in(self.arch(), main, &cold, &around)?;
+        let place = |site: Site| {
+            let file_offset = self.file_offset(site.address).ok_or(Refusal::NotInText { address: site.address })?;
+            Ok(ProbeSite { site, file_offset })
+        };
+        Ok(FunctionSites {
+            entry: place(sites.entry)?,
+            exits: sites.exits.into_iter().map(place).collect::<Result<_, Refusal>>()?,
+        })
+    }
+
+    /// The bytes of a range of code, which must lie in one executable segment that cannot be written.
+    fn code(&self, start: u64, end: u64) -> Result<Vec<u8>, Refusal> {
+        let size = end.checked_sub(start).filter(|&size| size > 0).ok_or(Refusal::UnknownEnd)?;
+        if size > FUNCTION_BYTES {
+            return Err(Refusal::TooLarge { size, limit: FUNCTION_BYTES });
+        }
+        let segment = self.segment_of(start, size).ok_or(Refusal::NotInText { address: start })?;
+        if segment.writable {
+            return Err(Refusal::WritableText);
+        }
+        let mut bytes = vec![0; size as usize];
+        read_exact(&self.elf.source, "code", segment.file_offset + (start - segment.address), &mut bytes)
+            .map_err(|error| Refusal::Unreadable { reason: error.to_string() })?;
+        Ok(bytes)
+    }
+}
+
+/// What the decoder may ask about the neighbourhood of a function.
+struct Neighbourhood<'i, S> {
+    image: &'i Image<S>,
+    table: &'i FunctionTable,
+    unwind: Option<Unwind<'i, S>>,
+}
+
+impl<S: ReadAt> Surroundings for Neighbourhood<'_, S> {
+    fn code_around(&self, address: u64) -> Option<Around> {
+        let (range, named) = match self.table.code_around(address) {
+            Some(known) => known,
+            None => (self.unwind.as_ref()?.range(address).ok()??, false),
+        };
+        let bytes = self.image.code(range.start, range.end).ok()?;
+        Some(Around { address: range.start, bytes, named })
+    }
+
+    fn data_at(&self, address: u64, buffer: &mut [u8]) -> usize {
+        let Some(segment) = self.image.segments().iter().find(|segment| {
+            crate::elf::within(address, segment.address, segment.file_size)
+        }) else {
+            return 0;
+        };
+        let start = address - segment.address;
+        let length = (segment.file_size - start).min(buffer.len() as u64) as usize;
+        let Some(buffer) = buffer.get_mut(..length) else { return 0 };
+        match read_exact(&self.image.elf.source, "data", segment.file_offset + start, buffer) {
+            Ok(()) => length,
+            Err(_) => 0,
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Separate debug files.
+//!
+//! A distribution that strips its programs ships their symbols in a file named by the build-id,
+//! `/usr/lib/debug/.build-id/xx/yyyy.debug`, where `xx` are its first two hexadecimal digits (GDB's manual, "Separate
+//! Debug Files"). Whether such files may be opened, in which mount namespace and with which rights, is the caller's to
+//! decide; this crate only says which path it would like.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::{BuildId, ReadAt};
+
+/// Opens a path that may not exist.
+pub type Open<'o> = dyn Fn(&Path) -> io::Result<Box<dyn ReadAt>> + 'o;
+
+/// Where debug files are looked for, and how they are opened.
+#[derive(Clone)]
+pub struct DebugFiles<'o> {
+    open: Option<&'o Open<'o>>,
+    directories: Vec<PathBuf>,
+}
+
+impl<'o> DebugFiles<'o> {
+    /// Debug files below `/usr/lib/debug`, opened by `open`. An error of kind [`io::ErrorKind::NotFound`] means that
+    /// there is none; any other becomes a [`Skipped`](crate::Skipped) source.
+    #[must_use]
+    pub fn new(open: &'o Open<'o>) -> Self {
+        Self { open: Some(open), directories: vec![PathBuf::from("/usr/lib/debug")] }
+    }
+
+    /// No debug files.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { open: None, directories: Vec::new() }
+    }
+
+    /// Looks below `directory` too, before those that were added earlier. It is one like `/usr/lib/debug`, with
+    /// `.build-id` in it.
+    #[must_use]
+    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directories.insert(0, directory.into());
+        self
+    }
+
+    /// Every debug file of this build that can be opened, with its path, and the errors of those that cannot.
+    pub(crate) fn candidates(
+        &self,
+        build_id: &BuildId,
+    ) -> impl Iterator<Item = (PathBuf, io::Result<Box<dyn ReadAt>>)> {
+        let hex = build_id.to_string();
+        let (first, rest) = hex.split_at(2);
+        let name = Path::new(".build-id").join(first).join(format!("{rest}.debug"));
+        self.directories.iter().filter_map(move |directory| {
+            let path = directory.join(&name);
+            match (self.open?)(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                opened => Some((path, opened)),
+            }
+        })
+    }
+}
+
+impl std::fmt::Debug for DebugFiles<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DebugFiles")
+            .field("directories", &self.directories)
+            .field("opens", &self.open.is_some())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_added_later_are_looked_into_first_and_missing_files_are_not_mentioned() {
+        let open = |path: &Path| -> io::Result<Box<dyn ReadAt>> {
+            match path.to_str().unwrap() {
+                "/srv/debug/.build-id/ab/cdef.debug" => Ok(Box::new(vec![1u8])),
+                "/usr/lib/debug/.build-id/ab/cdef.debug" => Err(io::ErrorKind::PermissionDenied.into()),
+                _ => Err(io::ErrorKind::NotFound.into()),
+            }
+        };
+        let files = DebugFiles::new(&open).directory("/srv/debug").directory("/nowhere");
+        let build_id = BuildId::new(&[0xab, 0xcd, 0xef]).unwrap();
+        let found: Vec<_> =
+            files.candidates(&build_id).map(|(path, opened)| (path, opened.is_ok())).collect();
+        assert_eq!(
+            found,
+            [
+                (PathBuf::from("/srv/debug/.build-id/ab/cdef.debug"), true),
+                (PathBuf::from("/usr/lib/debug/.build-id/ab/cdef.debug"), false),
+            ]
+        );
+        assert_eq!(DebugFiles::none().candidates(&build_id).count(), 0);
+        assert_eq!(DebugFiles::none().directory("/srv/debug").candidates(&build_id).count(), 0);
+    }
+}

@@ -1,0 +1,315 @@
+//! Instructions, reduced to what the search for sites needs to know.
+//!
+//! A decoder turns a range of bytes into [`Step`]s: one for each instruction in address order, with no gap. Of each it
+//! keeps where control goes on ([`Flow`]), what becomes of the registers that may hold stack pointers or jump-table
+//! addresses ([`Effect`]), and how the kernel treats a probe there ([`Probing`]). Everything else about an
+//! instruction is forgotten, so that the search in [`crate::sites`] is the same for both architectures.
+//!
+//! The decoders never guess. An instruction whose effect on a register is not known in full *clobbers* that
+//! register, and bytes that are not an instruction refuse the function.
+
+pub(crate) mod aarch64;
+pub(crate) mod x86_64;
+
+use std::ops::Range;
+
+use crate::sites::Part;
+use crate::{Arch, Refusal};
+
+/// Most instructions of one function, all parts together. It bounds the memory of the search (about 64 bytes each);
+/// the largest interpreter loops have some ten thousand.
+pub(crate) const STEPS: usize = 1 << 18;
+
+/// One instruction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
+    /// ELF virtual address.
+    pub(crate) address: u64,
+    /// Where control may go.
+    pub(crate) flow: Flow,
+    /// What becomes of the registers.
+    pub(crate) effect: Effect,
+    /// Bytes of the instruction.
+    pub(crate) length: u8,
+    /// What the kernel makes of a probe on it.
+    pub(crate) probing: Probing,
+    /// The entry may be moved past it: it does nothing to the stack pointer, takes a short and bounded time, and may
+    /// be interrupted before or after without harm.
+    pub(crate) passable: bool,
+    /// Where the entry has a choice, it is not put here: a landing pad for indirect branches (`endbr64`, `bti`).
+    pub(crate) landing_pad: bool,
+    /// It fills space between code, and whether it is reached or not says nothing.
+    pub(crate) padding: bool,
+    /// x86-64: begins with a LOCK prefix, which old C libraries jump past when they run with one thread.
+    pub(crate) locked: bool,
+    /// aarch64: opens (`Some(true)`) or closes (`Some(false)`) an exclusive sequence. A probe inside one clears the
+    /// monitor at each turn, so that the closing store never succeeds and the program hangs.
+    pub(crate) exclusive: Option<bool>,
+}
+
+impl Step {
+    /// The address after the instruction.
+    pub(crate) const fn end(&self) -> u64 {
+        self.address.wrapping_add(self.length as u64)
+    }
+}
+
+/// Where control goes after an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// To the next one.
+    Next,
+    /// To a called function, and to the next one when that returns.
+    Call(Option<u64>),
+    /// To one other place.
+    Jump(u64),
+    /// To another place or to the next one.
+    Branch {
+        /// The other place.
+        target: u64,
+        /// The condition on the flags, in the architecture's own numbering; `None`: on a register.
+        condition: Option<u8>,
+    },
+    /// To wherever a register or a word of memory says.
+    Indirect(Pointer),
+    /// To the caller.
+    Return,
+    /// Nowhere: the instruction always traps.
+    Stop,
+    /// By an authenticated return, which the kernel does not step over.
+    AuthenticatedReturn,
+    /// By a far or system return or jump.
+    SystemReturn,
+}
+
+/// Where an indirect jump takes its target from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pointer {
+    /// A register.
+    Register(u8),
+    /// A register, with the `notrack` prefix, which compilers put before jumps through tables of their own.
+    Untracked(u8),
+    /// A word of memory.
+    Memory(Memory),
+    /// A word of memory, with the `notrack` prefix.
+    UntrackedMemory(Memory),
+}
+
+/// A memory operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// Base register; `None` where `displacement` is the whole address (absolute or relative to the instruction).
+    pub(crate) base: Option<u8>,
+    /// Whether an index register is added.
+    pub(crate) indexed: bool,
+    /// Added to the base, or the address.
+    pub(crate) displacement: u64,
+}
+
+/// What an instruction does to the registers, numbered as the architecture does (x86-64: rsp 4, rbp 5; aarch64: sp 31).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Nothing to general registers.
+    Nothing,
+    /// The registers of the mask get values that are not followed.
+    Clobber(u32),
+    /// Like [`Effect::Clobber`], then `by` is added to `register`: pushes, pops, pairs with write-back.
+    Adjust {
+        /// The register that is added to.
+        register: u8,
+        /// What is added.
+        by: i32,
+        /// The registers that get values not followed.
+        clobbers: u32,
+    },
+    /// `to` becomes `from` plus `add`.
+    Move {
+        /// Destination.
+        to: u8,
+        /// Source.
+        from: u8,
+        /// Added.
+        add: i32,
+    },
+    /// `to` becomes a number or an address.
+    Set {
+        /// Destination.
+        to: u8,
+        /// The number.
+        value: u64,
+    },
+    /// The low bits of `to` (of value `from`) are cleared, so that it becomes the same or less.
+    AlignDown {
+        /// Destination.
+        to: u8,
+        /// Source.
+        from: u8,
+    },
+    /// `to` becomes `a` plus `b` shifted left.
+    Sum {
+        /// Destination.
+        to: u8,
+        /// First summand.
+        a: u8,
+        /// Second summand.
+        b: u8,
+        /// Bits that `b` is shifted by.
+        shift: u8,
+        /// Where only the low bytes of `b` are taken: how many, and whether the last one carries the sign.
+        extend: Option<Width>,
+    },
+    /// `to` becomes `from` less a register.
+    Difference {
+        /// Destination.
+        to: u8,
+        /// Minuend.
+        from: u8,
+        /// Subtrahend.
+        less: u8,
+    },
+    /// `to` is read from memory.
+    Load {
+        /// Destination.
+        to: u8,
+        /// From where.
+        memory: Memory,
+        /// How many bytes, and whether the last one carries the sign.
+        width: Width,
+    },
+    /// `to` keeps its value or gets that of `from`; either way the new one has the given width in effect
+    /// (sign extension in place, as x86-64's `cdqe` after a load of a table's entry).
+    Extend {
+        /// Destination.
+        to: u8,
+        /// Source.
+        from: u8,
+        /// Bytes taken of it.
+        width: Width,
+    },
+    /// x86-64 `leave`: the stack pointer becomes the frame pointer plus 8, the frame pointer is read from memory.
+    Leave,
+    /// A call: the registers that a callee may change are lost.
+    Call,
+}
+
+/// How many bytes of a word count, and how the rest is filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Width {
+    /// 1, 2, 4 or 8.
+    pub(crate) bytes: u8,
+    /// Whether the highest bit is repeated.
+    pub(crate) signed: bool,
+}
+
+/// What the kernel makes of a probe on an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Probing {
+    /// Computes its effect.
+    Emulated,
+    /// Runs a copy of it and corrects the result.
+    SingleStepped,
+    /// Refuses the probe, or gets the instruction wrong.
+    Unsound,
+}
+
+/// What differs between the architectures in the search.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Machine {
+    /// Number of the stack pointer.
+    pub(crate) stack_pointer: u8,
+    /// Number of registers.
+    pub(crate) registers: u8,
+    /// Registers that a called function may change (System V ABI x86-64 figure 3.4; AAPCS64 section 6.1.1).
+    pub(crate) call_clobbers: u32,
+    /// Number of the frame pointer.
+    pub(crate) frame_pointer: u8,
+}
+
+/// The machine of an architecture.
+const fn machine(arch: Arch) -> Machine {
+    match arch {
+        Arch::X86_64 => x86_64::MACHINE,
+        Arch::Aarch64 => aarch64::MACHINE,
+    }
+}
+
+/// A use of an address inside the function's own code.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reference {
+    /// The instruction.
+    pub(crate) from: u64,
+    /// The address it uses.
+    pub(crate) to: u64,
+    /// It reads or writes there; otherwise it only takes the address.
+    pub(crate) accesses: bool,
+}
+
+/// The decoded parts of one function.
+#[derive(Debug)]
+pub(crate) struct Code {
+    /// What differs between the architectures.
+    pub(crate) machine: Machine,
+    /// The parts, in the order given: the main one first.
+    pub(crate) ranges: Vec<Range<u64>>,
+    /// All instructions, sorted by address.
+    pub(crate) steps: Vec<Step>,
+    /// Uses of addresses inside the parts, other than the start of the function.
+    pub(crate) references: Vec<Reference>,
+}
+
+impl Code {
+    /// Decodes `parts`, the main one first, each from its start to its end.
+    pub(crate) fn decode(arch: Arch, parts: &[Part<'_>]) -> Result<Self, Refusal> {
+        let mut code = Self { machine: machine(arch), ranges: Vec::new(), steps: Vec::new(), references: Vec::new() };
+        for part in parts {
+            let bad = Refusal::BadParts { address: part.address };
+            let end = part.address.checked_add(part.bytes.len() as u64).ok_or(bad.clone())?;
+            let range = part.address..end;
+            let overlaps = |other: &Range<u64>| range.start < other.end && other.start < range.end;
+            if range.is_empty() || code.ranges.iter().any(overlaps) {
+                return Err(bad);
+            }
+            code.ranges.push(range);
+        }
+        for part in parts {
+            match arch {
+                Arch::X86_64 => x86_64::decode(*part, &mut code)?,
+                Arch::Aarch64 => aarch64::decode(*part, &mut code)?,
+            }
+        }
+        code.steps.sort_unstable_by_key(|step| step.address);
+        Ok(code)
+    }
+
+    /// Where the function begins.
+    pub(crate) fn start(&self) -> u64 {
+        self.ranges.first().map_or(0, |range| range.start)
+    }
+
+    /// Whether an address belongs to one of the parts.
+    pub(crate) fn contains(&self, address: u64) -> bool {
+        self.ranges.iter().any(|range| range.contains(&address))
+    }
+
+    /// The index of the instruction that begins at an address.
+    pub(crate) fn at(&self, address: u64) -> Option<usize> {
+        self.steps.binary_search_by_key(&address, |step| step.address).ok()
+    }
+
+    /// Adds an instruction, as long as there is room.
+    fn push(&mut self, step: Step) -> Result<(), Refusal> {
+        if self.steps.len() >= STEPS {
+            let size = self.ranges.iter().map(|range| range.end - range.start).sum();
+            return Err(Refusal::TooLarge { size, limit: STEPS as u64 });
+        }
+        self.steps.push(step);
+        Ok(())
+    }
+
+    /// Notes that the instruction at `from` uses `to`, where that lies in the function and is not its start.
+    fn refer(&mut self, from: u64, to: u64, accesses: bool) {
+        if to != self.start() && self.contains(to) {
+            self.references.push(Reference { from, to, accesses });
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! C++ and Rust names as people write them.
+//!
+//! Symbols of C++ follow the Itanium C++ ABI (`_Z...`), those of Rust either that with a hash as the last part
+//! (`..17h0123456789abcdefE`, the legacy scheme) or scheme v0 (`_R...`, RFC 2603). A person who wants to measure
+//! `queue::push` knows neither mangling, nor the hash, and rarely the exact parameter list, so a name is offered in
+//! several [forms](Form).
+//!
+//! Mangled names refer back to their own parts, so a short one can stand for a text without end and for a tree without
+//! bottom. Input, output and depth are bounded ([`limits`](crate::limits)); what exceeds them has its linkage name
+//! only.
+
+use std::fmt::{self, Write};
+
+use cpp_demangle::{BorrowedSymbol, DemangleOptions, ParseOptions};
+
+use crate::limits::{DEMANGLE_DEPTH, DEMANGLED_BYTES};
+use crate::linkage::{self, Split};
+
+/// Stack that demangling needs at most in an optimised build (measured: more than 256 KiB, less than this; 8 times as
+/// much without optimisation). The main thread has 8 MiB, but musl gives other threads 128 KiB.
+pub const STACK_BYTES: usize = 512 << 10;
+
+/// How much of a name is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As shown to people: with parameters, without return type (`ns::max<int>(int, int)`); Rust without its hash.
+    /// Constructors that are templates are shown without parameters too.
+    Full,
+    /// Without parameters (`ns::max<int>`). Rust names have none: as [`Form::Full`].
+    Bare,
+    /// With parameters, the return type that templates have (`int ns::max<int>(int, int)`) and the types of their
+    /// arguments (`Ring<(unsigned long)8>`), as tools such as `nm -C` list it.
+    AsListed,
+}
+
+/// Whether a linkage name is mangled, so that [`demangle`] may succeed.
+#[must_use]
+pub fn is_mangled(linkage_name: &[u8]) -> bool {
+    linkage_name.starts_with(b"_Z") || linkage_name.starts_with(b"_R")
+}
+
+/// Demangles a linkage name. A suffix of a compiler follows as `[clone .constprop.0]`, as c++filt has it. `None` for a
+/// name that is not mangled, that is damaged, or that exceeds a bound.
+#[must_use]
+pub fn demangle(linkage_name: &[u8], form: Form) -> Option<String> {
+    let split = linkage::split(linkage_name);
+    let name = base(split.base, form)?;
+    Some(if split.suffix.is_empty() { name } else { with_suffix(name, split.suffix) })
+}
+
+fn with_suffix(name: String, suffix: &[u8]) -> String {
+    format!("{name} [clone {}]", String::from_utf8_lossy(suffix))
+}
+
+/// Demangles a linkage name from which the suffix was split.
+pub(crate) fn base(base: &[u8], form: Form) -> Option<String> {
+    if base.len() > DEMANGLED_BYTES || !is_mangled(base) {
+        return None;
+    }
+    let mut out = Bounded(String::new());
+    if let Some((thunk, function)) = thunk(base) {
+        // What a thunk is made for follows as in a name of its own.
+        let name = self::base(&[b"_Z", function].concat(), form)?;
+        write!(out, "{thunk} to {name}").ok()?;
+    } else if base.starts_with(b"_R") || is_legacy_rust(base) {
+        let name = std::str::from_utf8(base).ok()?;
+        // The alternate form leaves the hash out.
+        write!(out, "{:#}", rustc_demangle::try_demangle(name).ok()?).ok()?;
+    } else {
+        let options = ParseOptions::default().recursion_limit(DEMANGLE_DEPTH);
+        let (symbol, rest) = BorrowedSymbol::with_tail_and_options(base, &options).ok()?;
+        if !rest.is_empty() {
+            return None;
+        }
+        let options = DemangleOptions::new().recursion_limit(DEMANGLE_DEPTH);
+        // Template arguments as people write them: Ring<8>, not Ring<(unsigned long)8>.
+        let as_written = options.no_return_type().hide_expression_literal_types();
+        let options = match form {
+            Form::Bare => as_written.no_params(),
+            // The demangler takes the first parameter of such a constructor for a return type and leaves it out.
+            _ if is_template_constructor(base) => as_written.no_params(),
+            Form::Full => as_written,
+            Form::AsListed => options,
+        };
+        symbol.structured_demangle(&mut out, &options).ok()?;
+    }
+    Some(out.0)
+}
+
+/// Whether any form of a name `is` what is looked for. The base of another body of a function is a form, that of a part
+/// is not.
+pub(crate) fn is_any_form(split: &Split<'_>, mut is: impl FnMut(&str) -> bool) -> bool {
+    let forms: &[Form] = if split.base.starts_with(b"_R") || is_legacy_rust(split.base) {
+        &[Form::Full]
+    } else {
+        &[Form::Full, Form::Bare, Form::AsListed]
+    };
+    forms.iter().any(|&form| {
+        let Some(name) = base(split.base, form) else { return false };
+        split.is_whole() && is(&name) || !split.suffix.is_empty() && is(&with_suffix(name, split.suffix))
+    })
+}
+
+/// Whether a mangled name may lack a word that its demangled form contains: builtin types, operators and the names of
+/// the standard library have codes of a few letters, and some words are the demangler's own.
+pub(crate) fn may_be_abbreviated(word: &str) -> bool {
+    const CODED: &[&str] = &[
+        // Itanium C++ ABI 5.1.5, 5.1.10: substitutions, builtin types, operators, special names.
+        "std", "allocator", "basic_string", "basic_istream", "basic_ostream", "basic_iostream", "char_traits",
+        "char", "wchar_t", "bool", "signed", "unsigned", "short", "int", "long", "__int128", "float", "double",
+        "__float80", "__float128", "_Float16", "char8_t", "char16_t", "char32_t", "decimal32", "decimal64",
+        "decimal128", "decltype", "auto", "nullptr_t", "void", "const", "volatile", "restrict", "operator", "new",
+        "delete", "sizeof", "alignof", "noexcept", "co_await", "throw", "true", "false", "_Complex", "_Imaginary",
+        "anonymous", "namespace", "lambda", "unnamed", "type", "guard", "variable", "for", "vtable", "VTT",
+        "typeinfo", "name", "construction", "thunk", "to", "non-virtual", "virtual", "covariant", "return",
+        "string", "literal", "default", "arg", "clone", "abi", "dynamic_cast", "static_cast", "const_cast",
+        "reinterpret_cast", "typeid", "enable_if", "requires", "this", "block_invoke",
+        // Rust v0 basic types and words (rustc book, symbol mangling version 0).
+        "str", "usize", "isize", "u8", "u16", "u32", "u64", "u128", "i8", "i16", "i32", "i64", "i128", "f32", "f64",
+        "as", "mut", "dyn", "extern", "unsafe", "fn", "closure", "shim", "impl", "core", "alloc",
+    ];
+    // A glob may show a piece of a word only; a piece that stands in a coded word says nothing.
+    word.len() < 3 || word.bytes().all(|byte| byte.is_ascii_digit()) || CODED.iter().any(|coded| coded.contains(word))
+}
+
+/// The last part of a legacy Rust name is `h` and a hash of 16 digits.
+fn is_legacy_rust(base: &[u8]) -> bool {
+    const TAIL: usize = "17h0123456789abcdefE".len();
+    base.len().checked_sub(TAIL).and_then(|at| base.get(at..)).is_some_and(|tail| {
+        tail.starts_with(b"17h")
+            && tail.ends_with(b"E")
+            && tail[3..TAIL - 1].iter().all(|digit| digit.is_ascii_hexdigit())
+    })
+}
+
+/// A thunk adjusts `this` and goes on to the function proper: `Th`, offset, function; or `Tv` and two offsets. The
+/// demangler has words of its own for them, people know those of the other tools. Itanium C++ ABI 5.1.4.3.
+fn thunk(base: &[u8]) -> Option<(&'static str, &[u8])> {
+    let (name, offsets, mut rest) = match base.strip_prefix(b"_ZT")? {
+        [b'h', rest @ ..] => ("non-virtual thunk", 1, rest),
+        [b'v', rest @ ..] => ("virtual thunk", 2, rest),
+        _ => return None,
+    };
+    for _ in 0..offsets {
+        let end = rest.iter().position(|&byte| byte == b'_')?;
+        rest = rest.get(end + 1..)?;
+    }
+    // A thunk of a thunk does not exist, and would be a way to recurse.
+    (!rest.starts_with(b"T")).then_some((name, rest))
+}
+
+/// Whether a mangled name may be that of a constructor (`C1` to `C3`) that is a template. A name in which these letters
+/// stand by chance is shown without parameters.
+fn is_template_constructor(base: &[u8]) -> bool {
+    base.windows(3).any(|window| matches!(window, b"C1I" | b"C2I" | b"C3I"))
+}
+
+/// A text that refuses to grow beyond [`DEMANGLED_BYTES`], which ends the demangler.
+struct Bounded(String);
+
+impl Write for Bounded {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.0.len() + text.len() > DEMANGLED_BYTES {
+            return Err(fmt::Error);
+        }
+        self.0.push_str(text);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_cpp_and_rust_are_shown_as_people_write_them() {
+        for (linkage, full, bare) in [
+            ("_ZN5space3fooEibc", "space::foo(int, bool, char)", "space::foo"),
+            ("_ZNK5Queue4sizeEv", "Queue::size() const", "Queue::size"),
+            ("_Z3maxIiET_S0_S0_", "max<int>(int, int)", "max<int>"),
+            ("_ZN5QueueC2Ev", "Queue::Queue()", "Queue::Queue"),
+            ("_ZN5QueueC1IiEET_", "Queue::Queue<int>", "Queue::Queue<int>"),
+            ("_ZN4RingILm8EE3putEi", "Ring<8>::put(int)", "Ring<8>::put"),
+            ("_ZThn16_N1A1fEi", "non-virtual thunk to A::f(int)", "non-virtual thunk to A::f"),
+            ("_ZTv0_n24_N1AD1Ev", "virtual thunk to A::~A()", "virtual thunk to A::~A"),
+            ("_ZN3fooEv.constprop.0", "foo() [clone .constprop.0]", "foo [clone .constprop.0]"),
+            ("_ZN4core3fmt9Formatter3pad17h0123456789abcdefE", "core::fmt::Formatter::pad", "core::fmt::Formatter::pad"),
+            ("_RNvC6_123foo3bar", "123foo::bar", "123foo::bar"),
+            ("_RNvMsa_NtCs3zSXJmDbpbR_4core3fmtNtB5_9Formatter3pad", "<core::fmt::Formatter>::pad", "<core::fmt::Formatter>::pad"),
+        ] {
+            assert_eq!(demangle(linkage.as_bytes(), Form::Full).as_deref(), Some(full), "{linkage}");
+            assert_eq!(demangle(linkage.as_bytes(), Form::Bare).as_deref(), Some(bare), "{linkage}");
+        }
+        assert_eq!(
+            demangle(b"_Z3maxIiET_S0_S0_", Form::AsListed).as_deref(),
+            Some("int max<int>(int, int)")
+        );
+    }
+
+    #[test]
+    fn what_is_not_mangled_or_damaged_is_none() {
+        for name in ["main", "", "_Z", "_ZN", "_ZN3fooEvgarbage!", "_R", "_ZNfoo", "_ZN3foo3barE\u{e9}"] {
+            assert_eq!(demangle(name.as_bytes(), Form::Full), None, "{name}");
+        }
+        assert_eq!(demangle(b"_Z3f\xff\xfe\xfdi", Form::Full), None);
+    }
+
+    #[test]
+    fn a_name_that_stands_for_a_text_without_end_is_none() {
+        // S_ is std::pair; each further parameter is a pair of the one before it and twice as long.
+        let bomb = |pairs: u8| {
+            let references: String = (0..pairs)
+                .map(|index| char::from(if index < 10 { b'0' + index } else { b'A' + index - 10 }))
+                .map(|reference| format!("S_IS{reference}_S{reference}_E"))
+                .collect();
+            demangle(format!("_Z1fSt4pairIiiE{references}").as_bytes(), Form::Full)
+        };
+        let short = bomb(2).unwrap();
+        assert!(short.ends_with("std::pair<std::pair<int, int>, std::pair<int, int> > >)"), "{short}");
+        assert_eq!(bomb(35), None);
+        assert_eq!(demangle(&[b"_Z1f".as_slice(), &[b'i'; DEMANGLED_BYTES]].concat(), Form::Full), None);
+    }
+
+    #[test]
+    fn deep_names_do_not_exhaust_a_small_stack() {
+        std::thread::Builder::new()
+            .stack_size(if cfg!(debug_assertions) { 4 << 20 } else { STACK_BYTES })
+            .spawn(|| {
+                for deep in [
+                    format!("_Z1f{}i", "P".repeat(8_000)),
+                    format!("_Z1f{}i{}", "1aI".repeat(2_000), "E".repeat(2_000)),
+                    format!("_ZN{}1aE", "1a".repeat(3_000)),
+                    format!("_Z1fIX{}1aE", "nt".repeat(3_000)),
+                    format!("_Z1fIX{}1aE", "T_".repeat(3_000)),
+                    format!("_Z1f{}v", "PFv".repeat(2_000)),
+                    format!("_RNvC1a{}", "1b".repeat(100)),
+                    format!("_R{}C1a1b", "Nv".repeat(2_000)),
+                    format!("_RIC1a{}E", "R".repeat(5_000)),
+                ] {
+                    for form in [Form::Full, Form::Bare, Form::AsListed] {
+                        let _ = demangle(deep.as_bytes(), form);
+                    }
+                }
+            })
+            .unwrap()
+            .join()
+            .unwrap();
+    }
+}

@@ -1,0 +1,389 @@
+//! The layout of an ELF64 little-endian file, as far as finding functions needs it.
+//!
+//! Structures, constants and field offsets are those of the System V ABI, chapters 4 (object files) and 5 (program
+//! loading), as in `<elf.h>`; the names of the constants are kept. [`Elf`] holds what [`Image`](crate::Image), a
+//! debug file and the file inside `.gnu_debugdata` have in common.
+
+pub(crate) mod dynamic;
+pub(crate) mod notes;
+pub(crate) mod symbols;
+pub(crate) mod unwind;
+
+use std::ffi::CStr;
+
+use crate::limits;
+use crate::source::{check_range, for_each_record, read_exact, read_range};
+use crate::{Arch, ImageError, ReadAt};
+
+const EI_CLASS: usize = 4;
+const EI_DATA: usize = 5;
+const EI_VERSION: usize = 6;
+const HEADER_BYTES: usize = 64; // sizeof(Elf64_Ehdr)
+const PROGRAM_HEADER_BYTES: usize = 56; // sizeof(Elf64_Phdr)
+const SECTION_HEADER_BYTES: usize = 64; // sizeof(Elf64_Shdr)
+
+const ET_REL: u16 = 1;
+pub(crate) const ET_EXEC: u16 = 2;
+pub(crate) const ET_DYN: u16 = 3;
+const ET_CORE: u16 = 4;
+const EM_X86_64: u16 = 62;
+const EM_AARCH64: u16 = 183;
+const PN_XNUM: u16 = 0xffff;
+const SHN_XINDEX: u16 = 0xffff;
+
+pub(crate) const PT_LOAD: u32 = 1;
+pub(crate) const PT_DYNAMIC: u32 = 2;
+pub(crate) const PT_INTERP: u32 = 3;
+pub(crate) const PT_NOTE: u32 = 4;
+pub(crate) const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
+pub(crate) const PF_X: u32 = 1;
+pub(crate) const PF_W: u32 = 2;
+
+pub(crate) const SHT_SYMTAB: u32 = 2;
+pub(crate) const SHT_NOTE: u32 = 7;
+pub(crate) const SHT_NOBITS: u32 = 8;
+pub(crate) const SHT_DYNSYM: u32 = 11;
+
+/// What a file is read for, which decides how much of it must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be executed: its segments must lie within the file.
+    Image,
+    /// For its symbols only: segments and allocated sections were emptied by the tool that made it.
+    Symbols,
+}
+
+/// A program header (`Elf64_Phdr`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ProgramHeader {
+    pub(crate) kind: u32,
+    pub(crate) flags: u32,
+    pub(crate) offset: u64,
+    pub(crate) address: u64,
+    pub(crate) file_size: u64,
+    pub(crate) memory_size: u64,
+    pub(crate) align: u64,
+}
+
+/// A section header (`Elf64_Shdr`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Section {
+    name: u32,
+    pub(crate) kind: u32,
+    pub(crate) offset: u64,
+    pub(crate) size: u64,
+    pub(crate) link: u32,
+    pub(crate) align: u64,
+}
+
+/// Header, segments and sections of a file, and the file.
+#[derive(Debug)]
+pub(crate) struct Elf<S> {
+    pub(crate) source: S,
+    pub(crate) arch: Arch,
+    pub(crate) file_type: u16,
+    pub(crate) segments: Vec<ProgramHeader>,
+    sections: Vec<Section>,
+    section_names: Vec<u8>,
+}
+
+impl<S: ReadAt> Elf<S> {
+    /// Reads header, program headers and section headers.
+    pub(crate) fn open(source: S, purpose: Purpose) -> Result<Self, ImageError> {
+        let what = "ELF header";
+        let size = source.size().map_err(|source| ImageError::Read { what, source })?;
+        if size == 0 {
+            return Err(ImageError::Empty);
+        }
+        let mut start = [0; HEADER_BYTES];
+        let there = (size as usize).min(HEADER_BYTES);
+        read_exact(&source, what, 0, &mut start[..there])?;
+        check_magic(&start[..there])?;
+        if there < HEADER_BYTES {
+            return Err(ImageError::Truncated { what, end: HEADER_BYTES as u64, size });
+        }
+        let header = Header::parse(&start)?;
+        let mut elf = Self {
+            source,
+            arch: header.arch,
+            file_type: header.file_type,
+            segments: Vec::new(),
+            sections: Vec::new(),
+            section_names: Vec::new(),
+        };
+        let counts = elf.counts(&header)?;
+        elf.read_segments(&header, counts.segments, purpose)?;
+        elf.read_sections(&header, counts.sections, counts.names)?;
+        Ok(elf)
+    }
+
+    /// The counts of headers, which stand in section header 0 where they do not fit the ELF header.
+    fn counts(&self, header: &Header) -> Result<Counts, ImageError> {
+        let mut counts = Counts {
+            segments: u64::from(header.segments),
+            sections: u64::from(header.sections),
+            names: u64::from(header.names),
+        };
+        let extended = header.segments == PN_XNUM
+            || header.names == SHN_XINDEX
+            || (header.sections == 0 && header.sections_at != 0);
+        if extended {
+            if header.sections_at == 0 {
+                return Err(ImageError::Malformed {
+                    what: "ELF header",
+                    reason: "it refers to section header 0, and there is no section table",
+                });
+            }
+            let mut first = [0; SECTION_HEADER_BYTES];
+            read_exact(&self.source, "section table", header.sections_at, &mut first)?;
+            if header.segments == PN_XNUM {
+                counts.segments = u64::from(u32_at(&first, 44)); // sh_info
+            }
+            if header.sections == 0 {
+                counts.sections = u64_at(&first, 32); // sh_size
+            }
+            if header.names == SHN_XINDEX {
+                counts.names = u64::from(u32_at(&first, 40)); // sh_link
+            }
+        }
+        Ok(counts)
+    }
+
+    fn read_segments(&mut self, header: &Header, count: u64, purpose: Purpose) -> Result<(), ImageError> {
+        let what = "program header table";
+        if count == 0 {
+            return Ok(());
+        }
+        if usize::from(header.segment_bytes) != PROGRAM_HEADER_BYTES {
+            return Err(ImageError::Malformed { what, reason: "its entries do not have 56 bytes" });
+        }
+        check_count(what, count, limits::PROGRAM_HEADERS as u64)?;
+        check_range(&self.source, what, header.segments_at, count * PROGRAM_HEADER_BYTES as u64)?;
+        let mut segments = Vec::with_capacity(count as usize);
+        for_each_record(&self.source, what, header.segments_at, count, |_, bytes| {
+            segments.push(ProgramHeader::parse(bytes));
+            Ok(())
+        })?;
+        if purpose == Purpose::Image {
+            for segment in segments.iter().filter(|segment| segment.kind == PT_LOAD) {
+                check_range(&self.source, "loadable segment", segment.offset, segment.file_size)?;
+                if segment.file_size > segment.memory_size {
+                    return Err(ImageError::Malformed {
+                        what: "loadable segment",
+                        reason: "it has more bytes in the file than in memory",
+                    });
+                }
+                if segment.address.checked_add(segment.memory_size).is_none() {
+                    return Err(ImageError::Malformed {
+                        what: "loadable segment",
+                        reason: "it ends beyond the address space",
+                    });
+                }
+            }
+        }
+        self.segments = segments;
+        Ok(())
+    }
+
+    fn read_sections(&mut self, header: &Header, count: u64, names: u64) -> Result<(), ImageError> {
+        let what = "section table";
+        if header.sections_at == 0 || count == 0 {
+            return Ok(());
+        }
+        if usize::from(header.section_bytes) != SECTION_HEADER_BYTES {
+            return Err(ImageError::Malformed { what, reason: "its entries do not have 64 bytes" });
+        }
+        check_count(what, count, limits::SECTIONS as u64)?;
+        check_range(&self.source, what, header.sections_at, count * SECTION_HEADER_BYTES as u64)?;
+        let mut sections = Vec::with_capacity(count as usize);
+        for_each_record(&self.source, what, header.sections_at, count, |_, bytes| {
+            sections.push(Section::parse(bytes));
+            Ok(())
+        })?;
+        if names != 0 {
+            let strings = usize::try_from(names).ok().and_then(|index| sections.get(index)).ok_or(
+                ImageError::Malformed { what, reason: "the index of the section with the names is too high" },
+            )?;
+            self.section_names = read_range(
+                &self.source,
+                "table of section names",
+                strings.offset,
+                strings.size,
+                limits::SECTION_NAME_BYTES,
+            )?;
+        }
+        self.sections = sections;
+        Ok(())
+    }
+
+    /// All sections.
+    pub(crate) fn sections(&self) -> &[Section] {
+        &self.sections
+    }
+
+    /// The section at `index`, as `sh_link` refers to it.
+    pub(crate) fn section(&self, index: u32) -> Option<&Section> {
+        self.sections.get(usize::try_from(index).ok()?)
+    }
+
+    /// The name of a section, empty where the file gives none.
+    pub(crate) fn section_name(&self, section: &Section) -> &[u8] {
+        string_at(&self.section_names, section.name as usize).unwrap_or_default()
+    }
+
+    /// The first section of this name that has bytes in the file.
+    pub(crate) fn section_named(&self, name: &str) -> Option<&Section> {
+        self.sections
+            .iter()
+            .find(|section| section.kind != SHT_NOBITS && self.section_name(section) == name.as_bytes())
+    }
+
+    /// The file offset of a loaded address, whatever the permissions of its segment.
+    pub(crate) fn offset_of(&self, address: u64) -> Option<u64> {
+        self.segments
+            .iter()
+            .filter(|segment| segment.kind == PT_LOAD)
+            .find(|segment| within(address, segment.address, segment.file_size))
+            .map(|segment| segment.offset.saturating_add(address - segment.address))
+    }
+}
+
+/// Whether `value` lies in the `size` values from `start`.
+pub(crate) fn within(value: u64, start: u64, size: u64) -> bool {
+    value.checked_sub(start).is_some_and(|distance| distance < size)
+}
+
+fn check_magic(start: &[u8]) -> Result<(), ImageError> {
+    const MAGIC: &[u8] = b"\x7fELF";
+    if start.starts_with(MAGIC) {
+        return Ok(());
+    }
+    if start.len() < MAGIC.len() && MAGIC.starts_with(start) {
+        let (end, size) = (HEADER_BYTES as u64, start.len() as u64);
+        return Err(ImageError::Truncated { what: "ELF header", end, size });
+    }
+    let found = start.get(..start.len().min(8)).unwrap_or_default();
+    Err(ImageError::NotElf { found: format!("\"{}\"", found.escape_ascii()) })
+}
+
+fn check_count(what: &'static str, count: u64, limit: u64) -> Result<(), ImageError> {
+    if count > limit {
+        return Err(ImageError::TooLarge { what, size: count, limit });
+    }
+    Ok(())
+}
+
+struct Counts {
+    segments: u64,
+    sections: u64,
+    names: u64,
+}
+
+/// The fields of `Elf64_Ehdr` that are used.
+struct Header {
+    arch: Arch,
+    file_type: u16,
+    segments_at: u64,
+    sections_at: u64,
+    segment_bytes: u16,
+    segments: u16,
+    section_bytes: u16,
+    sections: u16,
+    names: u16,
+}
+
+impl Header {
+    fn parse(bytes: &[u8; HEADER_BYTES]) -> Result<Self, ImageError> {
+        match bytes[EI_CLASS] {
+            2 => {}
+            1 => return Err(ImageError::Class32),
+            value => return Err(ImageError::Identification { what: "the class", value: value.into() }),
+        }
+        match bytes[EI_DATA] {
+            1 => {}
+            2 => return Err(ImageError::BigEndian),
+            value => {
+                return Err(ImageError::Identification { what: "the data encoding", value: value.into() });
+            }
+        }
+        if bytes[EI_VERSION] != 1 {
+            return Err(ImageError::Identification { what: "the version", value: bytes[EI_VERSION].into() });
+        }
+        let file_type = u16_at(bytes, 16);
+        let what = match file_type {
+            ET_EXEC | ET_DYN => None,
+            ET_REL => Some("a relocatable object".to_owned()),
+            ET_CORE => Some("a core dump".to_owned()),
+            other => Some(format!("an ELF file of type {other}")),
+        };
+        if let Some(what) = what {
+            return Err(ImageError::FileType { what });
+        }
+        let arch = match u16_at(bytes, 18) {
+            EM_X86_64 => Arch::X86_64,
+            EM_AARCH64 => Arch::Aarch64,
+            machine => return Err(ImageError::Machine { machine }),
+        };
+        Ok(Self {
+            arch,
+            file_type,
+            segments_at: u64_at(bytes, 32),
+            sections_at: u64_at(bytes, 40),
+            segment_bytes: u16_at(bytes, 54),
+            segments: u16_at(bytes, 56),
+            section_bytes: u16_at(bytes, 58),
+            sections: u16_at(bytes, 60),
+            names: u16_at(bytes, 62),
+        })
+    }
+}
+
+impl ProgramHeader {
+    fn parse(bytes: &[u8; PROGRAM_HEADER_BYTES]) -> Self {
+        Self {
+            kind: u32_at(bytes, 0),
+            flags: u32_at(bytes, 4),
+            offset: u64_at(bytes, 8),
+            address: u64_at(bytes, 16),
+            file_size: u64_at(bytes, 32),
+            memory_size: u64_at(bytes, 40),
+            align: u64_at(bytes, 48),
+        }
+    }
+}
+
+impl Section {
+    fn parse(bytes: &[u8; SECTION_HEADER_BYTES]) -> Self {
+        Self {
+            name: u32_at(bytes, 0),
+            kind: u32_at(bytes, 4),
+            offset: u64_at(bytes, 24),
+            size: u64_at(bytes, 32),
+            link: u32_at(bytes, 40),
+            align: u64_at(bytes, 48),
+        }
+    }
+}
+
+/// The little-endian 16-bit number at a constant position of a record.
+pub(crate) fn u16_at<const N: usize>(record: &[u8; N], at: usize) -> u16 {
+    u16::from_le_bytes([record[at], record[at + 1]])
+}
+
+/// The little-endian 32-bit number at a constant position of a record.
+pub(crate) fn u32_at<const N: usize>(record: &[u8; N], at: usize) -> u32 {
+    u32::from_le_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]])
+}
+
+/// The little-endian 64-bit number at a constant position of a record.
+pub(crate) fn u64_at<const N: usize>(record: &[u8; N], at: usize) -> u64 {
+    u64::from(u32_at(record, at)) | u64::from(u32_at(record, at + 4)) << 32
+}
+
+/// The NUL-terminated string at `at`; `None` where it begins outside the table, or does not end there within
+/// [`limits::NAME_BYTES`].
+pub(crate) fn string_at(table: &[u8], at: usize) -> Option<&[u8]> {
+    let rest = table.get(at..)?;
+    let rest = rest.get(..rest.len().min(limits::NAME_BYTES + 1))?;
+    CStr::from_bytes_until_nul(rest).ok().map(CStr::to_bytes)
+}

@@ -1,0 +1,131 @@
+//! Notes: build-id and the mark of the Go linker.
+//!
+//! A note is three 32-bit words (length of the name, length of the description, type), then name and description,
+//! each padded to the alignment of the segment or section (4, or 8 for `.note.gnu.property`).
+
+use super::{Elf, PT_NOTE, Purpose, SHT_NOTE, u32_at};
+use crate::limits::NOTE_BYTES;
+use crate::source::read_range;
+use crate::{BuildId, ImageError, ReadAt};
+
+const NT_GNU_BUILD_ID: u32 = 3;
+const GO_BUILD_ID: u32 = 4; // cmd/internal/buildid, elfGoBuildIDTag
+
+/// What the notes of a file say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Notes {
+    /// Description of the first `NT_GNU_BUILD_ID`.
+    pub(crate) build_id: Option<BuildId>,
+    /// File offset of that description.
+    pub(crate) build_id_offset: u64,
+    /// There is a note of the Go linker.
+    pub(crate) go: bool,
+}
+
+/// Reads the note segments and the note sections: the segments first in an image, because they are what is mapped;
+/// the sections first in a debug file, where the segments still say where the notes were in the image.
+pub(crate) fn read(elf: &Elf<impl ReadAt>, purpose: Purpose) -> Result<Notes, ImageError> {
+    let segments = elf
+        .segments
+        .iter()
+        .filter(|segment| segment.kind == PT_NOTE)
+        .map(|segment| (segment.offset, segment.file_size, segment.align));
+    let sections = elf
+        .sections()
+        .iter()
+        .filter(|section| section.kind == SHT_NOTE)
+        .map(|section| (section.offset, section.size, section.align));
+    let ranges: Vec<_> = match purpose {
+        Purpose::Image => segments.chain(sections).collect(),
+        Purpose::Symbols => sections.collect(),
+    };
+    let mut notes = Notes::default();
+    for (offset, size, align) in ranges {
+        if notes.build_id.is_some() && notes.go {
+            break;
+        }
+        // A note longer than the cap is no build-id; what stands in the first bytes still counts.
+        let bytes = read_range(&elf.source, "note", offset, size.min(NOTE_BYTES), NOTE_BYTES)?;
+        scan(&bytes, offset, if align == 8 { 8 } else { 4 }, &mut notes);
+    }
+    Ok(notes)
+}
+
+/// `offset` is where `bytes` begin in the file.
+fn scan(mut bytes: &[u8], mut offset: u64, align: usize, notes: &mut Notes) {
+    while let Some((header, rest)) = bytes.split_first_chunk::<12>() {
+        let name_length = u32_at(header, 0) as usize;
+        let description_length = u32_at(header, 4) as usize;
+        let kind = u32_at(header, 8);
+        let Some(name) = rest.get(..name_length) else { return };
+        // Padding counts from the start of the note, of which the header is 12 bytes.
+        let description_at = (12 + name_length).next_multiple_of(align) - 12;
+        let Some(description) =
+            rest.get(description_at..).and_then(|description| description.get(..description_length))
+        else {
+            return;
+        };
+        match (name, kind) {
+            (b"GNU\0", NT_GNU_BUILD_ID) if notes.build_id.is_none() => {
+                notes.build_id = BuildId::new(description);
+                notes.build_id_offset = offset.saturating_add(12 + description_at as u64);
+            }
+            (b"Go\0\0", GO_BUILD_ID) => notes.go = true,
+            _ => {}
+        }
+        let next = (12 + description_at + description_length).next_multiple_of(align);
+        let Some(following) = bytes.get(next..) else { return };
+        bytes = following;
+        offset = offset.saturating_add(next as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(name: &[u8], kind: u32, description: &[u8], align: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for word in [name.len() as u32, description.len() as u32, kind] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend(name);
+        bytes.resize(bytes.len().next_multiple_of(align), 0);
+        bytes.extend(description);
+        bytes.resize(bytes.len().next_multiple_of(align), 0);
+        bytes
+    }
+
+    #[test]
+    fn the_build_id_is_found_behind_other_notes_with_either_alignment() {
+        for align in [4, 8] {
+            let mut bytes = note(b"GNU\0", 5, &[1; 20], align);
+            bytes.extend(note(b"stapsdt\0", NT_GNU_BUILD_ID, b"no", align));
+            bytes.extend(note(b"GNU\0", NT_GNU_BUILD_ID, &[7; 20], align));
+            bytes.extend(note(b"Go\0\0", GO_BUILD_ID, b"abc/def", align));
+            let mut notes = Notes::default();
+            scan(&bytes, 1000, align, &mut notes);
+            assert_eq!(notes.build_id, BuildId::new(&[7; 20]));
+            let at = (notes.build_id_offset - 1000) as usize;
+            assert_eq!(bytes[at..at + 20], [7; 20]);
+            assert!(notes.go);
+        }
+    }
+
+    #[test]
+    fn lengths_that_lead_outside_end_the_search() {
+        let whole = note(b"GNU\0", NT_GNU_BUILD_ID, &[7; 20], 4);
+        for end in 0..whole.len() {
+            let mut notes = Notes::default();
+            scan(&whole[..end], 0, 4, &mut notes);
+            assert_eq!(notes.build_id, None);
+        }
+        for field in [0, 4] {
+            let mut bytes = whole.clone();
+            bytes[field..field + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+            let mut notes = Notes::default();
+            scan(&bytes, 0, 4, &mut notes);
+            assert_eq!(notes.build_id, None);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What can be wrong with a file as a whole.
+
+use std::io;
+
+use thiserror::Error;
+
+/// Why an image cannot be read. The message says what is wrong and what to do next; the caller puts the name of the
+/// file before it.
+#[derive(Debug, Error)]
+pub enum ImageError {
+    /// The system would not give the bytes.
+    #[error("cannot read the {what}: {source}; name an executable or shared object that can be read")]
+    Read {
+        /// The part of the file.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file has no bytes.
+    #[error("the file is empty; name an executable or shared object")]
+    Empty,
+    /// The file does not begin with the ELF magic.
+    #[error("not an ELF file (it begins with {found}); name the program itself, not a script that starts it")]
+    NotElf {
+        /// The first bytes, as text where they are text.
+        found: String,
+    },
+    /// An ELF file of class 1.
+    #[error("a 32-bit ELF file; edgelat measures 64-bit programs, x86_64 and aarch64")]
+    Class32,
+    /// An ELF file with data encoding 2.
+    #[error("a big-endian ELF file; edgelat measures little-endian programs, x86_64 and aarch64")]
+    BigEndian,
+    /// A byte of the ELF identification that has no meaning.
+    #[error("the ELF identification is damaged ({what} is {value}); get an undamaged copy of the file")]
+    Identification {
+        /// The field.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+    },
+    /// An instruction set other than the two.
+    #[error("a program for ELF machine {machine}; edgelat measures x86_64 (62) and aarch64 (183)")]
+    Machine {
+        /// `e_machine`.
+        machine: u16,
+    },
+    /// An ELF file that is not an executable or shared object.
+    #[error("{what}, which no process runs; name an executable or shared object")]
+    FileType {
+        /// What it is instead.
+        what: String,
+    },
+    /// The file ends before something that it promises.
+    #[error("the file is truncated: its {what} should end at byte {end}, but it has {size} bytes; copy it again")]
+    Truncated {
+        /// The part of the file.
+        what: &'static str,
+        /// Where the part should end, in bytes from the start of the file.
+        end: u64,
+        /// Size of the file in bytes.
+        size: u64,
+    },
+    /// A count or length above a cap of [`crate::limits`].
+    #[error(
+        "the {what} has a size of {size}, more than the {limit} that edgelat reads; \
+         if the file is not damaged, use the address form +0xADDRESS@BUILDID on a stripped copy"
+    )]
+    TooLarge {
+        /// The part of the file.
+        what: &'static str,
+        /// What the file states.
+        size: u64,
+        /// The cap.
+        limit: u64,
+    },
+    /// A value that contradicts the format.
+    #[error("the {what} is damaged: {reason}; get an undamaged copy of the file")]
+    Malformed {
+        /// The part of the file.
+        what: &'static str,
+        /// The contradiction.
+        reason: &'static str,
+    },
+    /// `.gnu_debugdata` is not what it should be.
+    #[error(".gnu_debugdata cannot be decompressed: {reason}; install the debug file of this build instead")]
+    Debugdata {
+        /// What the decoder said.
+        reason: String,
+    },
+    /// A debug file belongs to another build.
+    #[error("the debug file has build-id {found}, not {wanted}; install the debug file of this build")]
+    DebugFileDiffers {
+        /// Build-id of the debug file, `none` where it has none.
+        found: String,
+        /// Build-id of the image.
+        wanted: String,
+    },
+}

@@ -1,0 +1,151 @@
+//! From a pattern to functions.
+
+use thiserror::Error;
+
+use crate::elf::unwind::Unwind;
+use crate::pattern::Wanted;
+use crate::{Function, FunctionTable, Image, ImageError, Origin, Pattern, ReadAt};
+
+/// Why a pattern chooses nothing.
+#[derive(Debug, Error)]
+pub enum FindError {
+    /// No function has the name, and the glob matches none.
+    #[error("function '{name}' not found{}", near_text(.near))]
+    NotFound {
+        /// What was looked for.
+        name: String,
+        /// Names that may have been meant, nearest first.
+        near: Vec<String>,
+    },
+    /// The image was built at another time or place than the pattern says.
+    #[error("the address is of build {wanted}, but this file has build-id {found}; look the address up again")]
+    OtherBuild {
+        /// The digits of the pattern.
+        wanted: String,
+        /// The build-id of the image, `none` where it has none.
+        found: String,
+    },
+    /// An address where there is no code.
+    #[error("0x{address:x} is not in the code of this file; code stands at {text}")]
+    NotCode {
+        /// The address or offset of the pattern.
+        address: u64,
+        /// The ranges of addresses or offsets that are code.
+        text: String,
+    },
+    /// An address inside a function.
+    #[error("0x{address:x} lies {offset} bytes inside '{name}'; a function is chosen by the address where it starts")]
+    InsideFunction {
+        /// The address or offset of the pattern.
+        address: u64,
+        /// The function around it.
+        name: String,
+        /// Bytes from its start.
+        offset: u64,
+    },
+    /// An address of code of which neither symbols nor unwind tables know the function.
+    #[error(
+        "no symbol and no unwind record says what function begins at 0x{address:x}; \
+         install the debug file of this build"
+    )]
+    UnknownFunction {
+        /// The address or offset of the pattern.
+        address: u64,
+    },
+    /// The image could not be read any further.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+}
+
+fn near_text(near: &[String]) -> String {
+    match near {
+        [] => "; list what there is with `edgelat functions`".to_owned(),
+        near => format!("; did you mean {}?", near.join(", ")),
+    }
+}
+
+impl<S: ReadAt> Image<S> {
+    /// The functions of this image that a pattern chooses, sorted by start, at least one. Whether the pattern means
+    /// this image is [`Pattern::matches_image`]. Functions that cannot be probed are among them, with their refusal.
+    ///
+    /// # Errors
+    /// A [`FindError`] that says what to do instead.
+    pub fn find(&self, table: &FunctionTable, pattern: &Pattern) -> Result<Vec<Function>, FindError> {
+        let (number, address, build_id) = match pattern.wanted() {
+            Wanted::Name(name) => {
+                let found: Vec<Function> =
+                    table.named(name).into_iter().map(|index| table.function(index)).collect();
+                if found.is_empty() {
+                    return Err(FindError::NotFound {
+                        name: name.text().to_owned(),
+                        near: table.near(name.text()),
+                    });
+                }
+                return Ok(found);
+            }
+            Wanted::Address { address, build_id } => {
+                (*address, Some(*address).filter(|&address| self.file_offset(address).is_some()), build_id)
+            }
+            Wanted::Offset { offset, build_id } => (*offset, self.address_of(*offset), build_id),
+        };
+        if !self.build_id().is_some_and(|found| found.begins_with(build_id)) {
+            return Err(FindError::OtherBuild {
+                wanted: build_id.clone(),
+                found: self.build_id().map_or_else(|| "none".to_owned(), ToString::to_string),
+            });
+        }
+        let by_offset = matches!(pattern.wanted(), Wanted::Offset { .. });
+        let Some(address) = address else {
+            return Err(FindError::NotCode { address: number, text: self.text_ranges(by_offset) });
+        };
+        self.starting_at(table, address, number).map(|function| vec![function])
+    }
+
+    /// The function that begins at an address, by its symbol or by the unwind tables.
+    fn starting_at(&self, table: &FunctionTable, address: u64, number: u64) -> Result<Function, FindError> {
+        if let Some(index) = table.starting_at(address) {
+            return Ok(table.function(index));
+        }
+        let inside = |name: String, start: u64| FindError::InsideFunction {
+            address: number,
+            name,
+            offset: address - start,
+        };
+        if let Some(index) = table.around(address) {
+            let function = table.function(index);
+            return Err(inside(function.name, function.start));
+        }
+        let range = match Unwind::new(&self.elf)? {
+            Some(unwind) => unwind.range(address)?,
+            None => None,
+        };
+        match range {
+            Some(range) if range.start == address => Ok(Function {
+                name: format!("+0x{address:x}"),
+                linkage_name: String::new(),
+                aliases: Vec::new(),
+                start: range.start,
+                end: range.end,
+                cold: Vec::new(),
+                origin: Origin::Unwind,
+                refusal: None,
+            }),
+            Some(range) => Err(inside(format!("+0x{:x}", range.start), range.start)),
+            None => Err(FindError::UnknownFunction { address: number }),
+        }
+    }
+
+    /// The ranges of code, for a person.
+    fn text_ranges(&self, by_offset: bool) -> String {
+        let ranges: Vec<String> = self
+            .segments()
+            .iter()
+            .filter(|segment| segment.executable && segment.file_size > 0)
+            .map(|segment| {
+                let start = if by_offset { segment.file_offset } else { segment.address };
+                format!("0x{start:x}..0x{:x}", start.saturating_add(segment.file_size))
+            })
+            .collect();
+        if ranges.is_empty() { "no address".to_owned() } else { ranges.join(", ") }
+    }
+}

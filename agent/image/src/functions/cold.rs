@@ -1,0 +1,89 @@
+//! Whose a cold part is.
+//!
+//! A compiler moves the unlikely part of `foo` away and calls it `foo.cold`; both run in one frame and jump to each
+//! other. The symbol is local even where `foo` is not, and static functions of different source files may share a
+//! name. Symbol tables keep the local symbols of one source file together behind its `STT_FILE` symbol, so the owner is,
+//! in this order: a local `foo` of the same file, the `foo` that is not local, any `foo`. Where that leaves several, none
+//! gets the part by its name; the one that jumps into it finds it.
+
+use std::collections::HashMap;
+
+use super::collect::Raw;
+use super::Entry;
+use crate::linkage;
+
+/// Stands for the function of a part that several functions may own.
+pub(super) const UNCERTAIN: u32 = u32::MAX;
+
+/// Owners of cold symbols, by index of the symbol.
+pub(super) struct Cold {
+    owners: HashMap<u32, Vec<u32>>,
+}
+
+impl Cold {
+    /// The symbols that own the cold symbol.
+    pub(super) fn owners(&self, symbol: u32) -> &[u32] {
+        self.owners.get(&symbol).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+/// Finds the owners of all cold symbols.
+pub(super) fn link(raws: &[Raw], strings: &[Vec<u8>]) -> Cold {
+    let mut wanted: HashMap<&[u8], Vec<u32>> = HashMap::new();
+    for (index, raw) in (0u32..).zip(raws) {
+        if let Some(parent) = linkage::parent_of_cold(raw.name.text(strings)) {
+            wanted.entry(parent).or_default().push(index);
+        }
+    }
+    let mut best: HashMap<u32, (u8, Vec<u32>)> = HashMap::new();
+    if wanted.is_empty() {
+        return Cold { owners: HashMap::new() };
+    }
+    for (index, raw) in (0u32..).zip(raws) {
+        for &symbol in wanted.get(raw.name.text(strings)).into_iter().flatten() {
+            let part = &raws[symbol as usize];
+            // Tables of several sources list the same symbols; each table answers for its own.
+            if part.name.table != raw.name.table {
+                continue;
+            }
+            let rank = match raw.file {
+                file if file == part.file => 0,
+                0 => 1,
+                _ => 2,
+            };
+            let (best, owners) = best.entry(symbol).or_insert((rank, Vec::new()));
+            if rank < *best {
+                (*best, *owners) = (rank, Vec::new());
+            }
+            if rank == *best {
+                owners.push(index);
+            }
+        }
+    }
+    Cold { owners: best.into_iter().map(|(symbol, (_, owners))| (symbol, certain(owners, raws))).collect() }
+}
+
+/// The owners, if they are symbols of one range.
+fn certain(owners: Vec<u32>, raws: &[Raw]) -> Vec<u32> {
+    let range = |index: &u32| raws.get(*index as usize).map(|raw| (raw.start, raw.size));
+    let one = owners.windows(2).all(|pair| pair.first().and_then(range) == pair.get(1).and_then(range));
+    if one { owners } else { vec![UNCERTAIN] }
+}
+
+/// From (symbol of the owner, start, end) to (index of the function, start, end), sorted, each once.
+pub(super) fn parts(parts: &[(u32, u64, u64)], raws: &[Raw], functions: &[Entry]) -> Vec<(u32, u64, u64)> {
+    let mut found: Vec<(u32, u64, u64)> = parts
+        .iter()
+        .filter(|(_, start, end)| start < end)
+        .filter_map(|&(owner, start, end)| {
+            let Some(owner) = raws.get(owner as usize) else { return Some((UNCERTAIN, start, end)) };
+            let index = functions
+                .binary_search_by_key(&(owner.start, owner.size), |entry| (entry.start, entry.size))
+                .ok()?;
+            Some((u32::try_from(index).ok()?, start, end))
+        })
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}

@@ -1,0 +1,277 @@
+//! Reading symbol tables and bringing their symbols together.
+
+use std::cmp::Reverse;
+
+use super::{Entry, FunctionTable, Mark, Name, Origin, Progress, Skipped, cold};
+use crate::elf::symbols::{Binding, Symbol, SymbolKind, SymbolTable};
+use crate::elf::unwind::Unwind;
+use crate::elf::{Elf, within};
+use crate::limits::{FUNCTIONS, NAMES_TOTAL_BYTES};
+use crate::linkage::{self, Body};
+use crate::{Arch, ImageError, ReadAt};
+
+/// Begin and end of the text of BoringSSL's FIPS module, which hashes itself (`crypto/fipsmodule/bcm.cc`).
+const SELF_CHECKED: [&[u8]; 2] = [b"BORINGSSL_bcm_text_start", b"BORINGSSL_bcm_text_end"];
+
+/// Symbols between two calls of the progress function.
+const PROGRESS_STEP: u64 = 16_384;
+
+/// Zero-size symbols that are looked up in the unwind tables, with some 20 reads each. Real images have a few dozen,
+/// all from assembly.
+const UNWIND_LOOKUPS: usize = 4_096;
+
+/// A symbol that names code.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Raw {
+    pub(super) start: u64,
+    pub(super) size: u64,
+    pub(super) name: Name,
+    /// Which `STT_FILE` symbol it follows; 0 for one that is not local.
+    pub(super) file: u32,
+    binding: Binding,
+    ifunc: bool,
+}
+
+/// Symbols of all tables read so far.
+#[derive(Debug, Default)]
+pub(crate) struct Collector {
+    strings: Vec<Vec<u8>>,
+    origins: Vec<Origin>,
+    raws: Vec<Raw>,
+    /// Starts of data within code, by the mapping symbols of aarch64.
+    data: Vec<u64>,
+    self_checked: [Option<u64>; 2],
+    name_bytes: u64,
+    files: u32,
+    skipped: Vec<Skipped>,
+}
+
+impl Collector {
+    /// Adds the symbols of a table.
+    pub(crate) fn add(
+        &mut self,
+        elf: &Elf<impl ReadAt>,
+        table: SymbolTable,
+        origin: Origin,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), ImageError> {
+        let what = table.what;
+        let total = table.count.max(1);
+        let index = u8::try_from(self.strings.len())
+            .map_err(|_| ImageError::Malformed { what, reason: "there are too many symbol tables" })?;
+        let mut over = None;
+        self.files += 1;
+        table.for_each(&elf.source, |done, symbol| {
+            if done % PROGRESS_STEP == 0 {
+                progress(Progress { origin, done, total });
+            }
+            if over.is_none() {
+                over = self.symbol(elf.arch, &table, index, symbol).err();
+            }
+        })?;
+        if let Some(over) = over {
+            return Err(over);
+        }
+        progress(Progress { origin, done: total, total });
+        self.strings.push(table.strings);
+        self.origins.push(origin);
+        Ok(())
+    }
+
+    /// Notes a source that could not be used.
+    pub(crate) fn skip(&mut self, skipped: Skipped) {
+        self.skipped.push(skipped);
+    }
+
+    fn symbol(
+        &mut self,
+        arch: Arch,
+        table: &SymbolTable,
+        index: u8,
+        symbol: Symbol,
+    ) -> Result<(), ImageError> {
+        match symbol.kind {
+            SymbolKind::File => self.files = self.files.saturating_add(1),
+            SymbolKind::Function | SymbolKind::Ifunc if symbol.defined => {
+                let Some(name) = table.name(symbol) else { return Ok(()) };
+                self.name_bytes += name.len() as u64;
+                if self.name_bytes > NAMES_TOTAL_BYTES {
+                    let (size, limit) = (self.name_bytes, NAMES_TOTAL_BYTES);
+                    return Err(ImageError::TooLarge { what: "names of all functions", size, limit });
+                }
+                if self.raws.len() >= FUNCTIONS {
+                    let (size, limit) = (self.raws.len() as u64 + 1, FUNCTIONS as u64);
+                    return Err(ImageError::TooLarge { what: "list of functions", size, limit });
+                }
+                self.mark_self_checked(name, symbol.value);
+                let Ok(length) = u16::try_from(linkage::without_version(name).len()) else { return Ok(()) };
+                self.raws.push(Raw {
+                    start: symbol.value,
+                    size: symbol.size,
+                    name: Name { table: index, length, offset: symbol.name },
+                    file: if symbol.binding == Binding::Local { self.files } else { 0 },
+                    binding: symbol.binding,
+                    ifunc: symbol.kind == SymbolKind::Ifunc,
+                });
+            }
+            SymbolKind::Label if symbol.defined => {
+                let Some(name) = table.name(symbol) else { return Ok(()) };
+                // $d, $d.N: data begins; ELF for the Arm 64-bit Architecture, "Mapping symbols".
+                if arch == Arch::Aarch64 && name.starts_with(b"$d") && self.data.len() < FUNCTIONS {
+                    self.data.push(symbol.value);
+                }
+                self.mark_self_checked(name, symbol.value);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn mark_self_checked(&mut self, name: &[u8], value: u64) {
+        for (mark, wanted) in self.self_checked.iter_mut().zip(SELF_CHECKED) {
+            if name == wanted {
+                *mark = Some(value);
+            }
+        }
+    }
+
+    /// Makes the table. `text` tells whether a range is file-backed code of the image.
+    pub(crate) fn finish<S: ReadAt>(
+        mut self,
+        unwind: Option<&Unwind<'_, S>>,
+        text: impl Fn(u64, u64) -> bool,
+    ) -> Result<FunctionTable, ImageError> {
+        self.end_symbols_without_size(unwind)?;
+        self.data.sort_unstable();
+        let cold = cold::link(&self.raws, &self.strings);
+        let mut order: Vec<u32> = (0..self.raws.len() as u32).collect();
+        let raws = &self.raws;
+        order.sort_unstable_by_key(|&index| {
+            let raw = &raws[index as usize];
+            // Within one range the best table comes first.
+            (raw.start, raw.size, raw.name.table, index)
+        });
+        let mut table = FunctionTable::default();
+        table.functions.reserve_exact(count_ranges(raws, &order));
+        let mut parts = Vec::new();
+        for group in order.chunk_by(|&a, &b| {
+            let (a, b) = (&raws[a as usize], &raws[b as usize]);
+            (a.start, a.size) == (b.start, b.size)
+        }) {
+            let raw = |index: &u32| &raws[*index as usize];
+            let Some(first) = group.first().map(raw) else { continue };
+            // A range that only cold names have is part of its owners; with another name it is a function too.
+            let owners: Vec<u32> = group.iter().flat_map(|index| cold.owners(*index)).copied().collect();
+            parts.extend(owners.iter().map(|&owner| (owner, first.start, first.start.saturating_add(first.size))));
+            let only_cold = group.iter().map(raw).all(|raw| is_cold(raw, &self.strings));
+            if only_cold && !owners.is_empty() {
+                continue;
+            }
+            let from = table.names.len();
+            let mut names: Vec<&Raw> = group.iter().map(raw).collect();
+            names.sort_by_cached_key(|raw| preference(raw, &self.strings));
+            names.dedup_by(|a, b| a.name.text(&self.strings) == b.name.text(&self.strings));
+            table.names.extend(names.iter().map(|raw| raw.name));
+            let mark = if only_cold {
+                Mark::ColdPart
+            } else {
+                self.mark(first, group.iter().map(raw).any(|raw| raw.ifunc), &text)
+            };
+            table.functions.push(Entry {
+                start: first.start,
+                size: first.size,
+                first: from as u32,
+                names: names.len() as u32,
+                origin: self.origins[usize::from(first.name.table)],
+                mark,
+            });
+        }
+        table.cold = cold::parts(&parts, raws, &table.functions);
+        table.strings = self.strings;
+        table.skipped = self.skipped;
+        Ok(table)
+    }
+
+    /// Gives symbols without size the size of a symbol with the same start, or the one of the unwind tables. The start
+    /// of the next symbol would be an end too, but between the two there may be data, and data that is decoded as code
+    /// looks like any instruction: a probe on it would change the data.
+    fn end_symbols_without_size<S: ReadAt>(
+        &mut self,
+        unwind: Option<&Unwind<'_, S>>,
+    ) -> Result<(), ImageError> {
+        let mut without: Vec<u32> =
+            (0..self.raws.len() as u32).filter(|&index| self.raws[index as usize].size == 0).collect();
+        if without.is_empty() {
+            return Ok(());
+        }
+        without.sort_unstable_by_key(|&index| self.raws[index as usize].start);
+        let starts: Vec<u64> = without.iter().map(|&index| self.raws[index as usize].start).collect();
+        let mut sizes = vec![0; starts.len()];
+        for raw in self.raws.iter().filter(|raw| raw.size > 0) {
+            let first = starts.partition_point(|&start| start < raw.start);
+            for (_, size) in
+                starts[first..].iter().zip(&mut sizes[first..]).take_while(|(start, _)| **start == raw.start)
+            {
+                *size = raw.size.max(*size);
+            }
+        }
+        let mut lookups = 0;
+        for (&start, size) in starts.iter().zip(&mut sizes).filter(|(_, size)| **size == 0) {
+            if let Some(unwind) = unwind
+                && lookups < UNWIND_LOOKUPS
+            {
+                lookups += 1;
+                if let Some(range) = unwind.range(start)?.filter(|range| range.start == start) {
+                    *size = range.end - range.start;
+                }
+            }
+        }
+        for (index, size) in without.into_iter().zip(sizes) {
+            self.raws[index as usize].size = size;
+        }
+        Ok(())
+    }
+
+    fn mark(&self, raw: &Raw, ifunc: bool, text: &impl Fn(u64, u64) -> bool) -> Mark {
+        let Raw { start, size, .. } = *raw;
+        let end = start.saturating_add(size);
+        if ifunc {
+            Mark::Ifunc
+        } else if size == 0 {
+            Mark::UnknownEnd
+        } else if !text(start, size) {
+            Mark::NotInText
+        } else if let [Some(from), Some(to)] = self.self_checked
+            && start < to
+            && end > from
+        {
+            Mark::SelfChecked
+        } else if self.data.get(self.data.partition_point(|&data| data < start)).is_some_and(|&data| within(data, start, size)) {
+            Mark::DataInside
+        } else {
+            Mark::Fine
+        }
+    }
+}
+
+fn count_ranges(raws: &[Raw], order: &[u32]) -> usize {
+    let range = |index: u32| (raws[index as usize].start, raws[index as usize].size);
+    order.windows(2).filter(|pair| range(pair[0]) != range(pair[1])).count() + usize::from(!order.is_empty())
+}
+
+fn is_cold(raw: &Raw, strings: &[Vec<u8>]) -> bool {
+    linkage::split(raw.name.text(strings)).body == Body::Cold
+}
+
+/// Smaller is the better name to show: the one that others call it by, not the internal ones of a library.
+fn preference<'s>(raw: &Raw, strings: &'s [Vec<u8>]) -> (usize, u8, Reverse<bool>, usize, &'s [u8]) {
+    let name = raw.name.text(strings);
+    let mangled = crate::demangle::is_mangled(name);
+    let underscores = if mangled { 0 } else { name.iter().take_while(|&&byte| byte == b'_').count() };
+    let binding = match raw.binding {
+        Binding::Global => 0,
+        Binding::Weak => 1,
+        Binding::Local => 2,
+    };
+    (underscores, binding, Reverse(mangled), name.len(), name)
+}

@@ -1,0 +1,321 @@
+//! Symbols of all sources as one table of functions.
+//!
+//! [`collect`] reads the tables and brings their symbols together: symbols of the same range become one function with
+//! aliases, cold parts go to the function they were cut from, and what is known to be unsound gets its [`Refusal`].
+//! [`FunctionTable`] holds the result in about 40 bytes a function beside the string tables as they stand in the file;
+//! a [`Function`] with its own text is made when one is asked for.
+
+pub(crate) mod collect;
+mod cold;
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use crate::demangle::{self, Form};
+use crate::linkage;
+use crate::near::Nearest;
+use crate::{ImageError, NamePattern, Refusal};
+
+/// Which table a function's symbol came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// The full symbol table of the image.
+    Symtab,
+    /// The dynamic symbol table of the image.
+    Dynsym,
+    /// The compressed table inside the image.
+    Debugdata,
+    /// The separate debug file with the same build-id.
+    DebugFile,
+    /// The unwind tables: a range without a name, found by its address.
+    Unwind,
+}
+
+impl Origin {
+    /// The name of the section, or a word, for people and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Symtab => ".symtab",
+            Self::Dynsym => ".dynsym",
+            Self::Debugdata => ".gnu_debugdata",
+            Self::DebugFile => "debug file",
+            Self::Unwind => ".eh_frame",
+        }
+    }
+}
+
+/// What is being done while the functions of a large image are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The table that is being read.
+    pub origin: Origin,
+    /// Symbols read, or compressed bytes of [`Origin::Debugdata`] while it is decompressed.
+    pub done: u64,
+    /// The same in total, at least 1.
+    pub total: u64,
+}
+
+/// One function of an image. Addresses are ELF virtual addresses, before any load bias.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// The name for people: demangled with parameters and without return type, or the linkage name; `+0xADDRESS` where
+    /// no symbol names the range.
+    pub name: String,
+    /// The name in the symbol table, without a version.
+    pub linkage_name: String,
+    /// Other linkage names of the same range.
+    pub aliases: Vec<String>,
+    /// Address of the first instruction.
+    pub start: u64,
+    /// Address after the last byte; equal to `start` where it is not known.
+    pub end: u64,
+    /// Parts that the compiler moved away, as far as their names tell. [`Image::sites`](crate::Image::sites) finds those
+    /// without a name by following the function's jumps.
+    pub cold: Vec<Range<u64>>,
+    /// Where the name comes from.
+    pub origin: Origin,
+    /// Why it cannot be probed, as far as that can be told without looking at its code.
+    pub refusal: Option<Refusal>,
+}
+
+/// A source of symbols that could not be used. The functions of the other sources are there.
+#[derive(Debug)]
+pub struct Skipped {
+    /// What kind of source.
+    pub origin: Origin,
+    /// Its path, for a debug file.
+    pub path: Option<PathBuf>,
+    /// What was wrong with it.
+    pub error: ImageError,
+}
+
+/// All functions of an image, sorted by start.
+#[derive(Debug, Default)]
+pub struct FunctionTable {
+    strings: Vec<Vec<u8>>,
+    functions: Vec<Entry>,
+    names: Vec<Name>,
+    /// Cold parts: index of the function ([`cold::UNCERTAIN`] where several come in question), start and end; sorted.
+    cold: Vec<(u32, u64, u64)>,
+    skipped: Vec<Skipped>,
+}
+
+/// A name as it stands in a string table, without its version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Name {
+    table: u8,
+    length: u16,
+    offset: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    start: u64,
+    size: u64,
+    /// The first of its names in `FunctionTable::names`, which is the best.
+    first: u32,
+    names: u32,
+    origin: Origin,
+    mark: Mark,
+}
+
+/// A refusal in one byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    Fine,
+    Ifunc,
+    UnknownEnd,
+    SelfChecked,
+    NotInText,
+    ColdPart,
+    DataInside,
+}
+
+impl Mark {
+    fn refusal(self, start: u64) -> Option<Refusal> {
+        match self {
+            Self::Fine => None,
+            Self::Ifunc => Some(Refusal::IfuncResolver),
+            Self::UnknownEnd => Some(Refusal::UnknownEnd),
+            Self::SelfChecked => Some(Refusal::SelfChecked),
+            Self::NotInText => Some(Refusal::NotInText { address: start }),
+            Self::ColdPart => Some(Refusal::ColdPart),
+            Self::DataInside => Some(Refusal::DataInside),
+        }
+    }
+}
+
+impl FunctionTable {
+    /// How many functions there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.functions.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.functions.is_empty()
+    }
+
+    /// All functions, sorted by start and then by end.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Function> + '_ {
+        (0..self.functions.len()).map(|index| self.function(index))
+    }
+
+    /// The sources that could not be used.
+    #[must_use]
+    pub fn skipped(&self) -> &[Skipped] {
+        &self.skipped
+    }
+
+    /// Those of `names` that a function of the image has as a linkage name, such as `_Unwind_RaiseException` where the
+    /// unwinder is linked in.
+    #[must_use]
+    pub fn defines(&self, names: &[&str]) -> Vec<String> {
+        let mut found: Vec<String> = self
+            .names
+            .iter()
+            .filter_map(|&name| {
+                let linkage_name = self.linkage_name(name);
+                names.iter().find(|name| name.as_bytes() == linkage_name).map(|name| (*name).to_owned())
+            })
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// Up to [`NEAR_NAMES`](crate::limits::NEAR_NAMES) names that somebody who wrote `name` may have meant, nearest
+    /// first.
+    #[must_use]
+    pub fn near(&self, name: &str) -> Vec<String> {
+        let mut nearest = Nearest::new(name);
+        for entry in &self.functions {
+            if entry.mark == Mark::ColdPart {
+                continue;
+            }
+            for &name in self.names_of(entry) {
+                let linkage_name = self.linkage_name(name);
+                match demangle::demangle(linkage_name, Form::Bare) {
+                    Some(name) => nearest.offer(&name),
+                    None => nearest.offer(&String::from_utf8_lossy(linkage_name)),
+                }
+            }
+        }
+        nearest.into_names()
+    }
+
+    /// The functions of that name, by start: those with the very name if there are any, else those that the glob
+    /// matches. The name of a function that was cloned finds its clones, and the name of one that is chosen at load
+    /// time (an ifunc) the versions that are named after it.
+    pub(crate) fn named(&self, pattern: &NamePattern) -> Vec<usize> {
+        // Demangling all names of a large C++ image takes a second. A name that does not contain the longest word of
+        // the pattern cannot match, except where the mangling has a shorthand for the word.
+        let word = pattern.word_of_mangled();
+        let may_match = |name: &[u8]| demangle::is_mangled(name) && contains(name, word.as_bytes());
+        let exact = self.matching(|name| {
+            let split = linkage::split(name);
+            pattern.is(name)
+                || split.is_whole() && pattern.is(split.base)
+                || may_match(name) && demangle::is_any_form(&split, |name| pattern.is_demangled(name))
+        });
+        if exact.iter().any(|&index| self.functions[index].mark == Mark::Ifunc) {
+            let versions = [pattern.text().as_bytes(), b"."].concat();
+            return self.matching(|name| {
+                pattern.is(name) || name.starts_with(&versions) && !name.ends_with(b".resolver")
+            });
+        }
+        if !exact.is_empty() || !pattern.is_glob() {
+            return exact;
+        }
+        self.matching(|name| {
+            pattern.matches(name)
+                || may_match(name)
+                    && demangle::is_any_form(&linkage::split(name), |name| pattern.matches_demangled(name))
+        })
+    }
+
+    /// The functions that have a name which `matches`.
+    fn matching(&self, mut matches: impl FnMut(&[u8]) -> bool) -> Vec<usize> {
+        self.functions
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.mark != Mark::ColdPart)
+            .filter(|(_, entry)| self.names_of(entry).iter().any(|&name| matches(self.linkage_name(name))))
+            .map(|(index, _)| index)
+            .collect()
+    }
+
+    /// The longest function that begins at `address`.
+    pub(crate) fn starting_at(&self, address: u64) -> Option<usize> {
+        let first = self.functions.partition_point(|entry| entry.start < address);
+        let last = self.functions.partition_point(|entry| entry.start <= address);
+        last.checked_sub(1).filter(|&last| last >= first)
+    }
+
+    /// A function that contains `address`: the one that begins last.
+    pub(crate) fn around(&self, address: u64) -> Option<usize> {
+        let end = self.functions.partition_point(|entry| entry.start <= address);
+        // Functions that contain others are rare and few deep.
+        (0..end).rev().take(64).find(|&index| {
+            let entry = &self.functions[index];
+            address - entry.start < entry.size
+        })
+    }
+
+    /// The range of a function or cold part that contains `address`, and whether it is a function.
+    pub(crate) fn code_around(&self, address: u64) -> Option<(Range<u64>, bool)> {
+        if let Some(entry) = self.around(address).map(|index| &self.functions[index]) {
+            let range = entry.start..entry.start.saturating_add(entry.size);
+            return Some((range, entry.mark != Mark::ColdPart));
+        }
+        let (_, start, end) = self.cold.iter().find(|(_, start, end)| (*start..*end).contains(&address))?;
+        Some((*start..*end, false))
+    }
+
+    /// The function at an index of this table.
+    pub(crate) fn function(&self, index: usize) -> Function {
+        let entry = &self.functions[index];
+        let mut names = self.names_of(entry).iter().map(|&name| self.linkage_name(name));
+        let linkage_name = names.next().unwrap_or_default();
+        let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+        let cold = self.cold.partition_point(|part| (part.0 as usize) < index);
+        Function {
+            name: demangle::demangle(linkage_name, Form::Full).unwrap_or_else(|| text(linkage_name)),
+            linkage_name: text(linkage_name),
+            aliases: names.map(text).collect(),
+            start: entry.start,
+            end: entry.start.saturating_add(entry.size),
+            cold: self.cold[cold..]
+                .iter()
+                .take_while(|part| part.0 as usize == index)
+                .map(|part| part.1..part.2)
+                .collect(),
+            origin: entry.origin,
+            refusal: entry.mark.refusal(entry.start),
+        }
+    }
+
+    fn names_of(&self, entry: &Entry) -> &[Name] {
+        &self.names[entry.first as usize..][..entry.names as usize]
+    }
+
+    fn linkage_name(&self, name: Name) -> &[u8] {
+        name.text(&self.strings)
+    }
+}
+
+impl Name {
+    fn text(self, strings: &[Vec<u8>]) -> &[u8] {
+        strings
+            .get(usize::from(self.table))
+            .and_then(|strings| strings.get(self.offset as usize..)?.get(..usize::from(self.length)))
+            .unwrap_or_default()
+    }
+}
+
+fn contains(name: &[u8], word: &[u8]) -> bool {
+    word.is_empty() || name.windows(word.len()).any(|window| window == word)
+}

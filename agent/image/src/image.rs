@@ -1,0 +1,321 @@
+//! One executable or shared object.
+
+use std::path::PathBuf;
+
+use crate::elf::dynamic::Dynamic;
+use crate::elf::symbols::SymbolTable;
+use crate::elf::unwind::Unwind;
+use crate::elf::{ET_EXEC, Elf, PF_W, PF_X, PT_INTERP, PT_LOAD, Purpose, notes};
+use crate::functions::collect::Collector;
+use crate::source::read_exact;
+use crate::{
+    Arch, BuildId, DebugFiles, FunctionTable, Glob, ImageError, Origin, Progress, ReadAt, Refusal, Skipped, debugdata,
+};
+
+/// What kind of image a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// An executable at fixed addresses.
+    Executable,
+    /// An executable that is loaded anywhere.
+    PositionIndependentExecutable,
+    /// A shared object.
+    SharedObject,
+}
+
+/// A loadable segment: bytes of the file that become memory of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// ELF virtual address of the first byte.
+    pub address: u64,
+    /// Where it stands in the file.
+    pub file_offset: u64,
+    /// Bytes that come from the file.
+    pub file_size: u64,
+    /// Bytes in memory; those beyond `file_size` are zero.
+    pub memory_size: u64,
+    /// May be executed.
+    pub executable: bool,
+    /// May be written.
+    pub writable: bool,
+}
+
+/// What the guard and the collector want to know about an image beside its functions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Built by the Go tool chain.
+    pub go: bool,
+    /// Compressed by UPX.
+    pub packed: bool,
+    /// The dynamic linker changes the text.
+    pub text_relocations: bool,
+    /// Has a full symbol table.
+    pub symtab: bool,
+    /// The libraries it asks for (`DT_NEEDED`).
+    pub needed: Vec<String>,
+    /// The name it has as a library (`DT_SONAME`).
+    pub soname: Option<String>,
+}
+
+/// An executable or shared object that is being read.
+#[derive(Debug)]
+pub struct Image<S> {
+    pub(crate) elf: Elf<S>,
+    kind: Kind,
+    build_id: Option<BuildId>,
+    build_id_offset: u64,
+    segments: Vec<Segment>,
+    facts: Facts,
+}
+
+impl<S: ReadAt> Image<S> {
+    /// Reads what is needed to know what the file is: headers, notes and the dynamic section.
+    ///
+    /// # Errors
+    /// An [`ImageError`] whose message says what is wrong and what to do; the caller puts the path before it.
+    pub fn open(source: S) -> Result<Self, ImageError> {
+        let elf = Elf::open(source, Purpose::Image)?;
+        let notes = notes::read(&elf, Purpose::Image)?;
+        let dynamic = Dynamic::read(&elf)?.unwrap_or_default();
+        let segments = elf
+            .segments
+            .iter()
+            .filter(|segment| segment.kind == PT_LOAD)
+            .map(|segment| Segment {
+                address: segment.address,
+                file_offset: segment.offset,
+                file_size: segment.file_size,
+                memory_size: segment.memory_size,
+                executable: segment.flags & PF_X != 0,
+                writable: segment.flags & PF_W != 0,
+            })
+            .collect();
+        let interpreted = elf.segments.iter().any(|segment| segment.kind == PT_INTERP);
+        let kind = if elf.file_type == ET_EXEC {
+            Kind::Executable
+        } else if dynamic.pie || interpreted && dynamic.soname.is_none() {
+            // Linkers before 2015 did not mark executables, and some libraries have an interpreter to greet with.
+            Kind::PositionIndependentExecutable
+        } else {
+            Kind::SharedObject
+        };
+        let facts = Facts {
+            go: notes.go || has_go_sections(&elf),
+            packed: is_packed(&elf)?,
+            text_relocations: dynamic.text_relocations,
+            symtab: elf.sections().iter().any(|section| section.kind == crate::elf::SHT_SYMTAB),
+            needed: dynamic.needed,
+            soname: dynamic.soname,
+        };
+        Ok(Self { elf, kind, build_id: notes.build_id, build_id_offset: notes.build_id_offset, segments, facts })
+    }
+
+    /// The instruction set.
+    #[must_use]
+    pub fn arch(&self) -> Arch {
+        self.elf.arch
+    }
+
+    /// Executable or library.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The build-id, if the linker was asked for one.
+    #[must_use]
+    pub fn build_id(&self) -> Option<&BuildId> {
+        self.build_id.as_ref()
+    }
+
+    /// File offset at which the bytes of the build-id stand, for whoever wants to compare them again.
+    #[must_use]
+    pub fn build_id_offset(&self) -> Option<u64> {
+        self.build_id.map(|_| self.build_id_offset)
+    }
+
+    /// The loadable segments, as they stand in the file.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// What else is known.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The bytes that are read, such as the open file.
+    #[must_use]
+    pub fn source(&self) -> &S {
+        &self.elf.source
+    }
+
+    /// The file offset of an ELF virtual address of code; `None` outside the file-backed part of every executable
+    /// segment.
+    #[must_use]
+    pub fn file_offset(&self, address: u64) -> Option<u64> {
+        self.segment_of(address, 1).map(|segment| segment.file_offset + (address - segment.address))
+    }
+
+    /// The ELF virtual address of a file offset of code; `None` outside every executable segment.
+    #[must_use]
+    pub fn address_of(&self, file_offset: u64) -> Option<u64> {
+        self.segments
+            .iter()
+            .filter(|segment| segment.executable)
+            .find(|segment| crate::elf::within(file_offset, segment.file_offset, segment.file_size))
+            .map(|segment| segment.address + (file_offset - segment.file_offset))
+    }
+
+    /// The executable segment whose file-backed part contains `size` bytes from `address`.
+    pub(crate) fn segment_of(&self, address: u64, size: u64) -> Option<&Segment> {
+        self.segments.iter().filter(|segment| segment.executable).find(|segment| {
+            address
+                .checked_sub(segment.address)
+                .and_then(|start| start.checked_add(size))
+                .is_some_and(|end| end <= segment.file_size)
+        })
+    }
+
+    /// Why no function of this image can be probed, if that is so.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        if self.facts.packed {
+            Some(Refusal::Packed)
+        } else if self.facts.go {
+            Some(Refusal::Go)
+        } else if self.facts.text_relocations {
+            Some(Refusal::TextRelocations)
+        } else {
+            let text = |segment: &&Segment| segment.executable && segment.file_size > 0;
+            self.segments.iter().find(text).is_none().then_some(Refusal::NoText)
+        }
+    }
+
+    /// Those of the dynamic symbols that the image wants from others which match one of `globs`, such as `swapcontext`
+    /// or `_Unwind_*`, sorted.
+    ///
+    /// # Errors
+    /// An [`ImageError`] where the dynamic symbol table cannot be read.
+    pub fn imports(&self, globs: &[&str]) -> Result<Vec<String>, ImageError> {
+        let globs: Vec<Glob> = globs.iter().map(|glob| Glob::new(glob)).collect();
+        let mut found = Vec::new();
+        if let Some(table) = SymbolTable::dynamic(&self.elf)? {
+            table.for_each(&self.elf.source, |_, symbol| {
+                if let Some(name) = table.name(symbol).filter(|_| symbol.undefined) {
+                    let name = String::from_utf8_lossy(crate::linkage::without_version(name));
+                    if globs.iter().any(|glob| glob.matches(name.chars())) {
+                        found.push(name.into_owned());
+                    }
+                }
+            })?;
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// Reads the symbols of all sources: the image's own tables, the compressed one inside it, and the debug file of
+    /// its build. `progress` is called now and then, so that a person can be shown something after a second.
+    ///
+    /// A debug file or compressed table that cannot be used is left out and listed in [`FunctionTable::skipped`].
+    ///
+    /// # Errors
+    /// An [`ImageError`] where the image's own tables are damaged or above the caps of [`crate::limits`].
+    pub fn functions(
+        &self,
+        debug_files: &DebugFiles<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<FunctionTable, ImageError> {
+        let mut collector = Collector::default();
+        if let Some(table) = SymbolTable::full(&self.elf)? {
+            collector.add(&self.elf, table, Origin::Symtab, progress)?;
+        }
+        if let Some(table) = SymbolTable::dynamic(&self.elf)? {
+            collector.add(&self.elf, table, Origin::Dynsym, progress)?;
+        }
+        let origin = Origin::Debugdata;
+        let mut decompressing = |done, total| progress(Progress { origin, done, total });
+        let inner = debugdata::read(&self.elf, &mut decompressing);
+        let added = inner.and_then(|inner| {
+            inner.map_or(Ok(()), |inner| add_full(&mut collector, &inner, origin, progress))
+        });
+        if let Err(error) = added {
+            collector.skip(Skipped { origin, path: None, error });
+        }
+        self.add_debug_file(&mut collector, debug_files, progress);
+        let unwind = Unwind::new(&self.elf)?;
+        collector.finish(unwind.as_ref(), |start, size| self.segment_of(start, size).is_some())
+    }
+
+    /// Adds the first debug file that can be used.
+    fn add_debug_file(
+        &self,
+        collector: &mut Collector,
+        debug_files: &DebugFiles<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) {
+        let Some(build_id) = self.build_id else { return };
+        let origin = Origin::DebugFile;
+        for (path, opened) in debug_files.candidates(&build_id) {
+            let added = opened
+                .map_err(|source| ImageError::Read { what: "debug file", source })
+                .and_then(|source| self.debug_file(source, &build_id))
+                .and_then(|elf| add_full(collector, &elf, origin, progress));
+            match added {
+                Ok(()) => return,
+                Err(error) => collector.skip(Skipped { origin, path: Some(PathBuf::from(&path)), error }),
+            }
+        }
+    }
+
+    /// Opens a debug file and checks that it belongs to this build.
+    fn debug_file<D: ReadAt>(&self, source: D, build_id: &BuildId) -> Result<Elf<D>, ImageError> {
+        let elf = Elf::open(source, Purpose::Symbols)?;
+        let found = notes::read(&elf, Purpose::Symbols)?.build_id;
+        if found.as_ref() != Some(build_id) || elf.arch != self.elf.arch {
+            return Err(ImageError::DebugFileDiffers {
+                found: found.map_or_else(|| "none".to_owned(), |found| found.to_string()),
+                wanted: build_id.to_string(),
+            });
+        }
+        Ok(elf)
+    }
+}
+
+/// Adds the full symbol table of a file that was made for its symbols.
+fn add_full(
+    collector: &mut Collector,
+    elf: &Elf<impl ReadAt>,
+    origin: Origin,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(), ImageError> {
+    match SymbolTable::full(elf)? {
+        Some(table) => collector.add(elf, table, origin, progress),
+        None => Ok(()),
+    }
+}
+
+/// The Go linker writes these whatever it strips (cmd/link/internal/ld/data.go and buildinfo). Position-independent
+/// executables had the second up to Go 1.25.
+fn has_go_sections(elf: &Elf<impl ReadAt>) -> bool {
+    [".go.buildinfo", ".gopclntab", ".data.rel.ro.gopclntab", ".note.go.buildid"]
+        .iter()
+        .any(|name| elf.section_named(name).is_some())
+}
+
+/// UPX puts its `l_info` (a checksum, then the magic) right behind the program headers, and removes the section table
+/// (UPX, src/p_lx_elf.cpp and src/stub/src/include/linux.h).
+fn is_packed(elf: &Elf<impl ReadAt>) -> Result<bool, ImageError> {
+    const MAGIC: &[u8; 4] = b"UPX!";
+    const LOOKED_AT: u64 = 4_096;
+    if !elf.sections().is_empty() {
+        return Ok(false);
+    }
+    let size = elf.source.size().map_err(|source| ImageError::Read { what: "file", source })?;
+    let mut start = vec![0; size.min(LOOKED_AT) as usize];
+    read_exact(&elf.source, "file", 0, &mut start)?;
+    Ok(start.windows(MAGIC.len()).any(|window| window == MAGIC))
+}

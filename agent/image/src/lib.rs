@@ -1,0 +1,87 @@
+//! Bytes of an ELF file to functions, probe sites and refusals.
+//!
+//! This crate answers three questions about an executable or a shared object, and knows neither processes nor BPF:
+//!
+//! 1. **What is this file?** [`Image::open`] reads header, segments, sections and build-id.
+//! 2. **Which functions does it have?** [`Image::functions`] merges `.symtab`, `.dynsym`, `.gnu_debugdata` and a
+//!    separate debug file into one [`FunctionTable`]; a [`Pattern`] picks from it by name, glob or address.
+//! 3. **Where may a probe sit?** [`Image::sites`] decodes one function and gives the file offsets of its entry and
+//!    of its exits, or a [`Refusal`] with the reason.
+//!
+//! Nothing in the file is believed. Every count and length that it states is compared with a cap of [`limits`]
+//! before anything is allocated or looped over, every read goes through [`ReadAt`] (positioned reads; no mapping,
+//! because a mapped file that shrinks kills its reader), and there is no unsafe code. What cannot be read is an
+//! [`ImageError`] for the whole file or a [`Refusal`] for one function; nothing panics.
+//!
+//! # Map
+//!
+//! | module | job |
+//! | --- | --- |
+//! | `source` | [`ReadAt`]: positioned reads from a file or from bytes |
+//! | `elf` | the layout of the file: headers, sections, notes, dynamic section, symbol tables, unwind tables |
+//! | `image` | [`Image`]: what one file is; segments, build-id, facts for the guard |
+//! | `debug_files`, `debugdata` | symbols from elsewhere: the debug file of the build, and `.gnu_debugdata` |
+//! | `functions` | [`FunctionTable`]: symbols of all sources to functions with ranges, aliases and cold parts |
+//! | `linkage`, [`demangle`] | what compilers make of names, and back |
+//! | `pattern`, [`glob`] | [`Pattern`]: what a person types to choose functions |
+//! | `find`, `near` | from a pattern to functions, or to names that may have been meant |
+//! | `code` | [`Image::sites`]: from a function to file offsets |
+//! | [`sites`], `decode` | from instructions to probe sites |
+//! | `refusal` | [`Refusal`]: why a function is not probed |
+//! | [`limits`] | the caps on everything |
+//!
+//! # Example
+//!
+//! ```no_run
+//! use edgelat_image::{DebugFiles, Image, Pattern};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let image = Image::open(std::fs::File::open("/usr/lib/libfoo.so.1")?)?;
+//! let open = |path: &std::path::Path| std::fs::File::open(path).map(edgelat_image::boxed);
+//! let functions = image.functions(&DebugFiles::new(&open), &mut |_| ())?;
+//! for function in image.find(&functions, &Pattern::parse("libfoo.so:work_*")?)? {
+//!     match image.sites(&functions, &function) {
+//!         Ok(sites) => println!("{}: entry at file offset {}", function.name, sites.entry.file_offset),
+//!         Err(refusal) => println!("{}: {refusal}", function.name),
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod arch;
+mod build_id;
+mod code;
+mod debug_files;
+mod debugdata;
+mod decode;
+pub mod demangle;
+mod elf;
+mod error;
+mod find;
+mod functions;
+pub mod glob;
+mod image;
+pub mod limits;
+mod linkage;
+mod near;
+mod pattern;
+mod refusal;
+pub mod sites;
+mod source;
+#[cfg(test)]
+mod testing;
+
+pub use arch::Arch;
+pub use build_id::BuildId;
+pub use code::{FunctionSites, ProbeSite};
+pub use debug_files::{DebugFiles, Open};
+pub use error::ImageError;
+pub use find::FindError;
+pub use functions::{Function, FunctionTable, Origin, Progress, Skipped};
+pub use glob::Glob;
+pub use image::{Facts, Image, Kind, Segment};
+pub use pattern::{NamePattern, Pattern, PatternError, Wanted};
+pub use refusal::Refusal;
+pub use sites::{SiteKind, Stepping};
+pub use source::{ReadAt, boxed};

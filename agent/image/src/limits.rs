@@ -1,0 +1,76 @@
+//! The caps on everything that a file can make this crate allocate, read or repeat.
+//!
+//! An ELF file is input from a stranger. Each count and length that it states is compared with one of these before
+//! it is used, and the file's own size bounds the rest. The figures leave a wide margin over the largest real images
+//! known to the authors, so that meeting one means a damaged or hostile file; the comments say what real ones need.
+
+/// Program headers read; the System V ABI allows 65,535, real images have at most about 20.
+pub const PROGRAM_HEADERS: usize = 256;
+
+/// Section headers read; an executable has about 40, one linked with a section for each function a few thousand.
+pub const SECTIONS: usize = 16_384;
+
+/// Bytes of the table of section names.
+pub const SECTION_NAME_BYTES: u64 = 1 << 20;
+
+/// Bytes read of one note segment or note section; a build-id note has 36.
+pub const NOTE_BYTES: u64 = 64 << 10;
+
+/// Entries read of the dynamic section; real ones have about 40, of which `DT_NEEDED` are the only open-ended kind.
+pub const DYNAMIC_ENTRIES: usize = 4_096;
+
+/// Symbols in one table. The largest browsers have about 2 million with full symbols.
+pub const SYMBOLS: u64 = 4_000_000;
+
+/// Symbols of functions in all tables of an image together, which are kept in memory.
+pub const FUNCTIONS: usize = 4_000_000;
+
+/// Bytes of the names of all functions. Names may overlap in their string table, so that its size does not bound the
+/// time that it takes to look at all of them.
+pub const NAMES_TOTAL_BYTES: u64 = 512 << 20;
+
+/// Bytes of one string table of symbols, which is kept in memory while the functions are.
+pub const STRING_TABLE_BYTES: u64 = 256 << 20;
+
+/// Bytes of one symbol's name; longer ones are left out and counted. Template-heavy C++ reaches some thousand.
+pub const NAME_BYTES: usize = 16 << 10;
+
+/// Bytes of a mangled name that is demangled, and of what it may become; longer ones keep their linkage name.
+/// Demanglers expand back references, so the output needs a bound of its own.
+pub const DEMANGLED_BYTES: usize = 8 << 10;
+
+/// Depth of nested parts of a mangled C++ name. Deeper names keep their linkage name.
+pub const DEMANGLE_DEPTH: u32 = 96;
+
+/// Compressed bytes of `.gnu_debugdata`; that of a 20 MiB library is about 200 KiB.
+pub const DEBUGDATA_COMPRESSED_BYTES: u64 = 16 << 20;
+
+/// Bytes that `.gnu_debugdata` may decompress to. It holds a stripped-down symbol table only: an image with 500,000
+/// functions needs about 50 MiB.
+pub const DEBUGDATA_BYTES: usize = 64 << 20;
+
+/// Dictionary that the xz stream may ask for; `xz -9` asks for 64 MiB. Only what is written of it becomes resident.
+pub const XZ_DICTIONARY_BYTES: usize = 64 << 20;
+
+/// Bytes of code of one function with its cold parts, above which it is refused instead of decoded. The largest
+/// interpreters' loops have some hundred KiB.
+pub const FUNCTION_BYTES: u64 = 4 << 20;
+
+/// Cold parts of one function.
+pub const COLD_PARTS: usize = 64;
+
+/// Entries of the search table of `.eh_frame_hdr`.
+pub const UNWIND_ENTRIES: u64 = 4_000_000;
+
+/// Bytes of a build-id: 20 for SHA-1, 16 for MD5 and UUID, 8 for lld's fast hash; `--build-id=0x...` can be longer.
+pub const BUILD_ID_BYTES: usize = 64;
+
+/// Bytes of a pattern typed by a person.
+pub const PATTERN_BYTES: usize = 1_024;
+
+/// Hexadecimal digits of a build-id that an address pattern must have at least, so that it cannot fit a file by
+/// chance.
+pub const BUILD_ID_DIGITS: usize = 8;
+
+/// Names offered where a function was not found.
+pub const NEAR_NAMES: usize = 5;

@@ -1,0 +1,420 @@
+//! What a person types to choose functions: `[IMAGE:]NAME`.
+//!
+//! | form | chooses |
+//! | --- | --- |
+//! | `do_work` | the function of that name; C++ and Rust names with or without their parameter list |
+//! | `work_*`, `ns::Queue::p?p`, `step_[0-9]` | all functions that the [glob](crate::glob) matches |
+//! | `libfoo.so:do_work` | the same in the image with that file name (`libfoo.so` is also `libfoo.so.1.2`) |
+//! | `/opt/vendor/libfoo.so:do_work` | the same in the image of that path |
+//! | `+0x1139@6a3b08c1` | the function that begins at that ELF virtual address, in the build with that build-id |
+//! | `libfoo.so:0x2139@6a3b08c1` | the function that begins at that file offset, in the build with that build-id |
+//!
+//! A name is first looked for as it stands and only then taken as a glob, so that `operator*` and `f(char*)` find what
+//! they name. The first single colon from the right divides image and name; the `::` of C++ and Rust never does.
+
+use std::fmt;
+use std::path::Path;
+
+use thiserror::Error;
+
+use crate::demangle::may_be_abbreviated;
+use crate::glob::Glob;
+use crate::limits::{BUILD_ID_BYTES, BUILD_ID_DIGITS, PATTERN_BYTES};
+
+/// A parsed pattern. `Display` gives what was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    text: String,
+    image: Option<String>,
+    wanted: Wanted,
+}
+
+/// What a pattern asks for within its image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Functions by name or glob.
+    Name(NamePattern),
+    /// The function that begins at an ELF virtual address.
+    Address {
+        /// The address.
+        address: u64,
+        /// The first hexadecimal digits of the build-id, at least [`BUILD_ID_DIGITS`].
+        build_id: String,
+    },
+    /// The function that begins at a file offset.
+    Offset {
+        /// The offset in bytes from the start of the file.
+        offset: u64,
+        /// The first hexadecimal digits of the build-id, at least [`BUILD_ID_DIGITS`].
+        build_id: String,
+    },
+}
+
+/// A name or glob, ready to be compared with many names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamePattern {
+    text: String,
+    /// The text without spaces: demanglers and people do not agree where they stand.
+    squeezed: String,
+    glob: Option<Glob>,
+    squeezed_glob: Option<Glob>,
+}
+
+/// Why a pattern cannot be understood.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PatternError {
+    /// Nothing was typed.
+    #[error("the function name is empty; write NAME, IMAGE:NAME, or a glob such as 'work_*'")]
+    Empty,
+    /// More than [`PATTERN_BYTES`] bytes.
+    #[error("the function name has {bytes} bytes, more than the {PATTERN_BYTES} that are read; use a glob")]
+    TooLong {
+        /// Bytes typed.
+        bytes: usize,
+    },
+    /// Nothing stands before the colon.
+    #[error("'{text}' has no image before its colon; write IMAGE:NAME, or NAME alone for the executable")]
+    EmptyImage {
+        /// What was typed.
+        text: String,
+    },
+    /// Nothing stands after the colon.
+    #[error("'{text}' has no function after its colon; write IMAGE:NAME, or 'IMAGE:*' for all functions")]
+    EmptyName {
+        /// What was typed.
+        text: String,
+    },
+    /// An address without `@BUILDID`.
+    #[error(
+        "'{text}' is an address without a build-id; an address means something in one build only: write {text}@BUILDID \
+         with at least {BUILD_ID_DIGITS} digits of what `readelf -n IMAGE` shows as Build ID"
+    )]
+    NoBuildId {
+        /// What was typed.
+        text: String,
+    },
+    /// A build-id that is too short, too long or not hexadecimal.
+    #[error(
+        "'{build_id}' in '{text}' is not a build-id; write {BUILD_ID_DIGITS} or more hexadecimal digits of what \
+         `readelf -n IMAGE` shows as Build ID"
+    )]
+    BadBuildId {
+        /// What was typed.
+        text: String,
+        /// The part after the `@`.
+        build_id: String,
+    },
+    /// An address that is not a hexadecimal number of 64 bits.
+    #[error("'{text}' is not an address; write +0xADDRESS@BUILDID or IMAGE:0xOFFSET@BUILDID in hexadecimal digits")]
+    BadAddress {
+        /// What was typed.
+        text: String,
+    },
+}
+
+impl Pattern {
+    /// Understands a pattern.
+    ///
+    /// # Errors
+    /// A [`PatternError`] that says what to write instead.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        if text.is_empty() {
+            return Err(PatternError::Empty);
+        }
+        if text.len() > PATTERN_BYTES {
+            return Err(PatternError::TooLong { bytes: text.len() });
+        }
+        let (image, name) = match dividing_colon(text) {
+            Some(colon) => (Some(&text[..colon]), &text[colon + 1..]),
+            None => (None, text),
+        };
+        if image == Some("") {
+            return Err(PatternError::EmptyImage { text: text.to_owned() });
+        }
+        if name.is_empty() {
+            return Err(PatternError::EmptyName { text: text.to_owned() });
+        }
+        let wanted = match (name.strip_prefix('+'), strip_hex_prefix(name)) {
+            (Some(address), _) => {
+                let digits = strip_hex_prefix(address)
+                    .ok_or_else(|| PatternError::BadAddress { text: text.to_owned() })?;
+                let (address, build_id) = address_and_build_id(text, digits)?;
+                Wanted::Address { address, build_id }
+            }
+            (None, Some(digits)) => {
+                let (offset, build_id) = address_and_build_id(text, digits)?;
+                Wanted::Offset { offset, build_id }
+            }
+            (None, None) => Wanted::Name(NamePattern::new(name)),
+        };
+        Ok(Self { text: text.to_owned(), image: image.map(str::to_owned), wanted })
+    }
+
+    /// What was typed before the dividing colon.
+    #[must_use]
+    pub fn image(&self) -> Option<&str> {
+        self.image.as_deref()
+    }
+
+    /// What is asked for within the image.
+    #[must_use]
+    pub fn wanted(&self) -> &Wanted {
+        &self.wanted
+    }
+
+    /// The name or glob; `None` for an address.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match &self.wanted {
+            Wanted::Name(name) => Some(&name.text),
+            Wanted::Address { .. } | Wanted::Offset { .. } => None,
+        }
+    }
+
+    /// Whether the image of this path is meant. A pattern without image means any; where that is to be the executable
+    /// only, ask [`image`](Self::image) first.
+    ///
+    /// With a `/` in it the image is a path and must be equal. Otherwise it is compared with the file name: equal, a
+    /// glob that matches, or equal up to a version (`.1`, `.1.2`).
+    #[must_use]
+    pub fn matches_image(&self, path: &Path) -> bool {
+        let Some(image) = self.image() else { return true };
+        if image.contains('/') {
+            return path == Path::new(image);
+        }
+        let Some(file) = path.file_name().map(|name| name.to_string_lossy()) else { return false };
+        let version = |rest: &str| {
+            rest.strip_prefix('.').is_some_and(|rest| {
+                rest.split('.').all(|number| {
+                    !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())
+                })
+            })
+        };
+        file.strip_prefix(image).is_some_and(|rest| rest.is_empty() || version(rest))
+            || Glob::is_glob(image) && Glob::new(image).matches(file.chars())
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl NamePattern {
+    fn new(text: &str) -> Self {
+        let squeezed: String = squeeze(text).collect();
+        let glob = |text: &str| Glob::is_glob(text).then(|| Glob::new(text));
+        Self { glob: glob(text), squeezed_glob: glob(&squeezed), squeezed, text: text.to_owned() }
+    }
+
+    /// The text that was typed.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it can match names other than itself.
+    #[must_use]
+    pub fn is_glob(&self) -> bool {
+        self.glob.is_some()
+    }
+
+    /// Whether a linkage name is the text itself.
+    pub(crate) fn is(&self, linkage: &[u8]) -> bool {
+        self.text.as_bytes() == linkage
+    }
+
+    /// Whether a demangled name is the text itself, spaces left out.
+    pub(crate) fn is_demangled(&self, name: &str) -> bool {
+        squeeze(name).eq(self.squeezed.chars())
+    }
+
+    /// Whether the glob, if it is one, matches a linkage name.
+    pub(crate) fn matches(&self, linkage: &[u8]) -> bool {
+        self.glob.as_ref().is_some_and(|glob| match std::str::from_utf8(linkage) {
+            Ok(name) => glob.matches(name.chars()),
+            Err(_) => glob.matches(String::from_utf8_lossy(linkage).chars()),
+        })
+    }
+
+    /// Whether the glob, if it is one, matches a demangled name, spaces left out.
+    pub(crate) fn matches_demangled(&self, name: &str) -> bool {
+        self.squeezed_glob.as_ref().is_some_and(|glob| glob.matches(squeeze(name)))
+    }
+
+    /// The longest word that every mangled name contains whose demangled form matches; empty where none is known.
+    pub(crate) fn word_of_mangled(&self) -> String {
+        let words = match &self.glob {
+            Some(glob) => glob.words(),
+            None => self
+                .text
+                .split(|character: char| !(character.is_ascii_alphanumeric() || character == '_'))
+                .map(str::to_owned)
+                .collect(),
+        };
+        let literal = words.into_iter().filter(|word| !may_be_abbreviated(word));
+        literal.max_by_key(String::len).unwrap_or_default()
+    }
+}
+
+fn squeeze(name: &str) -> impl Iterator<Item = char> {
+    name.chars().filter(|&character| character != ' ')
+}
+
+/// The position of the last colon that stands alone, or that is the first of three (`IMAGE:::global`).
+fn dividing_colon(text: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let mut end = bytes.len();
+    while let Some(last) = bytes[..end].iter().rposition(|&byte| byte == b':') {
+        let start = bytes[..last].iter().rposition(|&byte| byte != b':').map_or(0, |before| before + 1);
+        // Pairs belong to the name; what is left over divides.
+        if (last + 1 - start) % 2 == 1 {
+            return Some(start);
+        }
+        end = start;
+    }
+    None
+}
+
+fn strip_hex_prefix(text: &str) -> Option<&str> {
+    text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"))
+}
+
+fn address_and_build_id(text: &str, digits: &str) -> Result<(u64, String), PatternError> {
+    let text = || text.to_owned();
+    let (address, build_id) = match digits.split_once('@') {
+        Some((address, build_id)) => (address, Some(build_id)),
+        None => (digits, None),
+    };
+    let hexadecimal = |text: &str| !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    // from_str_radix would accept a sign.
+    let number = hexadecimal(address)
+        .then(|| u64::from_str_radix(address, 16).ok())
+        .flatten()
+        .ok_or_else(|| PatternError::BadAddress { text: text() })?;
+    let build_id = build_id.ok_or_else(|| PatternError::NoBuildId { text: text() })?;
+    let length = build_id.len();
+    if !(BUILD_ID_DIGITS..=BUILD_ID_BYTES * 2).contains(&length) || !hexadecimal(build_id) {
+        return Err(PatternError::BadBuildId { text: text(), build_id: build_id.to_owned() });
+    }
+    Ok((number, build_id.to_ascii_lowercase()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(text: &str) -> (Option<String>, Option<String>) {
+        let pattern = Pattern::parse(text).unwrap();
+        assert_eq!(pattern.to_string(), text);
+        (pattern.image().map(str::to_owned), pattern.name().map(str::to_owned))
+    }
+
+    #[test]
+    fn the_colon_of_an_image_is_told_from_those_of_scopes() {
+        for (text, image, name) in [
+            ("do_work", None, "do_work"),
+            ("a::b", None, "a::b"),
+            ("a::b::c(std::string const&)", None, "a::b::c(std::string const&)"),
+            ("::a", None, "::a"),
+            ("libfoo.so:do_work", Some("libfoo.so"), "do_work"),
+            ("libfoo.so:a::b", Some("libfoo.so"), "a::b"),
+            ("libfoo.so:::a", Some("libfoo.so"), "::a"),
+            ("/opt/a:b/libfoo.so:work_*", Some("/opt/a:b/libfoo.so"), "work_*"),
+            ("<a::B as c::D>::e", None, "<a::B as c::D>::e"),
+            ("libfoo.so:*", Some("libfoo.so"), "*"),
+        ] {
+            assert_eq!(parts(text), (image.map(str::to_owned), Some(name.to_owned())), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(Pattern::parse(""), Err(PatternError::Empty));
+        assert!(matches!(Pattern::parse(":foo"), Err(PatternError::EmptyImage { .. })));
+        assert!(matches!(Pattern::parse("libfoo.so:"), Err(PatternError::EmptyName { .. })));
+        assert!(matches!(Pattern::parse(&"a".repeat(1025)), Err(PatternError::TooLong { bytes: 1025 })));
+        assert!(Pattern::parse(&"a".repeat(1024)).is_ok());
+    }
+
+    #[test]
+    fn addresses_and_offsets_carry_a_build_id() {
+        let address = Pattern::parse("+0x1139@6A3b08c1").unwrap();
+        assert_eq!(
+            address.wanted(),
+            &Wanted::Address { address: 0x1139, build_id: "6a3b08c1".to_owned() }
+        );
+        assert_eq!((address.image(), address.name()), (None, None));
+        let offset = Pattern::parse("/opt/libfoo.so:0xFF@0123456789abcdef").unwrap();
+        assert_eq!(
+            offset.wanted(),
+            &Wanted::Offset { offset: 0xff, build_id: "0123456789abcdef".to_owned() }
+        );
+        assert_eq!(offset.image(), Some("/opt/libfoo.so"));
+        assert!(Pattern::parse("libfoo.so:+0x10@01234567").is_ok());
+    }
+
+    #[test]
+    fn an_address_without_a_usable_build_id_is_refused_with_what_to_write() {
+        let error = Pattern::parse("+0x1139").unwrap_err();
+        assert!(error.to_string().contains("build-id"), "{error}");
+        assert!(error.to_string().contains("+0x1139@BUILDID"), "{error}");
+        assert!(matches!(error, PatternError::NoBuildId { .. }));
+        for build_id in ["", "1234567", "1234567g", &"a".repeat(129)] {
+            let text = format!("libfoo.so:0x10@{build_id}");
+            assert!(matches!(Pattern::parse(&text), Err(PatternError::BadBuildId { .. })), "{text}");
+        }
+        for text in ["+0x@12345678", "+1139@12345678", "+0x+1@12345678", "0x11112222333344445@12345678", "+"] {
+            assert!(matches!(Pattern::parse(text), Err(PatternError::BadAddress { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_image_matches_its_file_name_with_or_without_version_or_its_path() {
+        for (image, path, matches) in [
+            ("libfoo.so", "/usr/lib/libfoo.so", true),
+            ("libfoo.so", "/usr/lib/libfoo.so.1", true),
+            ("libfoo.so", "/usr/lib/libfoo.so.1.2", true),
+            ("libfoo.so.1", "/usr/lib/libfoo.so.1.2", true),
+            ("libfoo.so.1", "/usr/lib/libfoo.so.12", false),
+            ("libfoo.so.1", "/usr/lib/libfoo.so", false),
+            ("libfoo.so", "/usr/lib/libfoo.so.debug", false),
+            ("libfoo.so", "/usr/lib/libfoo.so.1.", false),
+            ("libfoo.so", "/usr/lib/xlibfoo.so", false),
+            ("libfoo*", "/usr/lib/libfoobar.so.3", true),
+            ("target", "/opt/target", true),
+            ("/opt/target", "/opt/target", true),
+            ("/opt/target", "/srv/opt/target", false),
+            ("./target", "/opt/target", false),
+            ("target", "/", false),
+        ] {
+            let pattern = Pattern::parse(&format!("{image}:f")).unwrap();
+            assert_eq!(pattern.matches_image(Path::new(path)), matches, "{image} {path}");
+        }
+        assert!(Pattern::parse("f").unwrap().matches_image(Path::new("/any")));
+    }
+
+    #[test]
+    fn spaces_do_not_matter_in_demangled_names() {
+        let Wanted::Name(name) = Pattern::parse("f(int,char const *)").unwrap().wanted else { panic!() };
+        assert!(name.is_demangled("f(int, char const*)"));
+        assert!(!name.is_demangled("f(int)"));
+        assert!(name.is_glob());
+        assert!(name.matches_demangled("f(int, char const volatile*)"));
+    }
+
+    #[test]
+    fn random_text_never_panics_and_shows_itself() {
+        let mut random = crate::testing::Random::new(3);
+        for _ in 0..20_000 {
+            let length = random.below(24);
+            let text: String =
+                (0..length).map(|_| *b":+0x@aZ1*[]\\(, ".get(random.below(15)).unwrap() as char).collect();
+            if let Ok(pattern) = Pattern::parse(&text) {
+                assert_eq!(pattern.to_string(), text);
+                let _ = pattern.matches_image(Path::new("/usr/lib/a.1"));
+            }
+        }
+    }
+}

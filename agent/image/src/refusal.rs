@@ -1,0 +1,199 @@
+//! Why a function is not probed.
+//!
+//! A refusal is a value, not an error: it concerns one function, is counted by its [code](Refusal::code) and shown
+//! with its sentence, and the other functions of the image go on. Refusing is the safe answer: a probe on a wrong
+//! byte corrupts the program that is measured.
+
+use thiserror::Error;
+
+/// The reason why one function cannot be probed soundly.
+///
+/// `Display` gives one sentence for a person; [`Refusal::code`] the stable short word for JSON and for counting.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    // ---- known from the image and its symbols ----
+    /// The image was built by the Go tool chain.
+    #[error("Go functions are not supported by this version")]
+    Go,
+    /// The symbol is of type `STT_GNU_IFUNC`: its code only chooses an implementation, once, at load time.
+    #[error(
+        "the symbol is an ifunc resolver, which runs once at load time; \
+         probe the implementation that it chooses (same name with a suffix such as _avx2)"
+    )]
+    IfuncResolver,
+    /// The symbol has no size and nothing in the image tells soundly where its code ends.
+    #[error("the symbol has no size and the end of the function cannot be told")]
+    UnknownEnd,
+    /// The code checks its own bytes at run time, and a probe changes bytes.
+    #[error("the code lies in text that checks itself (FIPS module): a probe would make that check fail")]
+    SelfChecked,
+    /// The image is compressed; its real text is made at run time and no file backs it.
+    #[error("the image is packed (UPX): its code is unpacked at run time and not backed by the file")]
+    Packed,
+    /// The image has no executable segment with bytes in the file.
+    #[error("the file has no code: no executable segment is backed by it")]
+    NoText,
+    /// The range is not inside the file-backed part of an executable segment.
+    #[error("the code at 0x{address:x} is not inside a file-backed executable segment")]
+    NotInText {
+        /// First ELF virtual address that is not in such a segment.
+        address: u64,
+    },
+    /// The range is longer than this crate decodes.
+    #[error("the function has {size} bytes of code, more than the {limit} that are decoded")]
+    TooLarge {
+        /// Bytes of the range.
+        size: u64,
+        /// The cap, in bytes.
+        limit: u64,
+    },
+    /// The file could not be read where the code should be.
+    #[error("the code cannot be read from the file: {reason}")]
+    Unreadable {
+        /// What the system said.
+        reason: String,
+    },
+    /// The symbol is a part of a function whose other part has no symbol.
+    #[error("the symbol is the cold part of a function that has no symbol of its own; probe the function by its address")]
+    ColdPart,
+    /// A mapping symbol says that there is data between the instructions.
+    #[error("there is data between the instructions of the function")]
+    DataInside,
+    /// The dynamic linker changes the text when it loads the image.
+    #[error("the image has text relocations: its code in memory differs from the file (rebuild it with -fPIC)")]
+    TextRelocations,
+    /// The segment of the code can be written.
+    #[error("the code lies in a segment that the program may write, so it may change under a probe")]
+    WritableText,
+    // ---- known from the instructions (sites.rs and decode/) ----
+    /// The parts of the function overlap, or one of them is empty or ends beyond the address space.
+    #[error("the parts of the function at 0x{address:x} overlap or are empty")]
+    BadParts {
+        /// Where the offending part starts.
+        address: u64,
+    },
+    /// Some bytes of the range are no instruction, or an instruction runs over the end of the range.
+    #[error("the bytes at 0x{address:x} are not an instruction: data between the code, or a wrong range")]
+    Undecodable {
+        /// ELF virtual address of the bytes.
+        address: u64,
+    },
+    /// A branch of the function leads into the middle of a decoded instruction, so the decoding may be wrong.
+    #[error("the branch at 0x{from:x} leads into the middle of the instruction before 0x{to:x}")]
+    JumpIntoInstruction {
+        /// ELF virtual address of the branch.
+        from: u64,
+        /// Where it leads.
+        to: u64,
+    },
+    /// An instruction reads bytes inside the function's own range: they may be data, and a probe would change them.
+    #[error("the instruction at 0x{address:x} uses bytes of the function itself as data")]
+    DataInCode {
+        /// ELF virtual address of the instruction that reads them.
+        address: u64,
+    },
+    /// The function calls a place inside itself, so that its returns are not all returns of the function.
+    #[error("the function calls a place inside itself at 0x{address:x}, and the returns cannot be told apart")]
+    CallsInside {
+        /// ELF virtual address of the call.
+        address: u64,
+    },
+    /// The function loops to its first instructions: a probe there would count each turn as a call.
+    #[error("the function loops to its entry from 0x{from:x}: turns of the loop and calls cannot be told apart")]
+    LoopsToEntry {
+        /// ELF virtual address of the branch.
+        from: u64,
+    },
+    /// The function leaves by its first instruction: one probe cannot be entry and exit.
+    #[error("the function leaves by its first instruction, so there is nothing to measure")]
+    Empty,
+    /// The function has no way out: it never returns, or only by an exception.
+    #[error("the function has no way out that can be probed: it never returns")]
+    NoExit,
+    /// The end of the range is reached with no return or jump: the function goes on in the next one.
+    #[error("the function falls through its end at 0x{end:x} into what follows")]
+    FallsThrough {
+        /// ELF virtual address after the range.
+        end: u64,
+    },
+    /// A jump through a register or memory that may stay inside or leave, and the code does not tell which.
+    #[error("the indirect jump at 0x{address:x} may stay inside the function or leave it")]
+    IndirectJump {
+        /// ELF virtual address of the jump.
+        address: u64,
+    },
+    /// The function leaves with a stack pointer that is, or may be, other than at its entry.
+    #[error("the function leaves at 0x{address:x} with a stack pointer that differs from that at its entry")]
+    UnbalancedStack {
+        /// ELF virtual address of the instruction that leaves.
+        address: u64,
+    },
+    /// The function jumps to another one that jumps back into the middle of it.
+    #[error("the function jumps at 0x{address:x} into another one that jumps back into the middle of this one")]
+    Entangled {
+        /// ELF virtual address of the jump.
+        address: u64,
+    },
+    /// A branch on a register (`jrcxz`, `loop`, `cbz`, `tbz`) leaves the function; only flags can be checked.
+    #[error("the branch at 0x{address:x} leaves the function depending on a register, which is not supported")]
+    RegisterBranch {
+        /// ELF virtual address of the branch.
+        address: u64,
+    },
+    /// Exit by `retaa` or `retab`: the kernel cannot step over them.
+    #[error("the function returns by an authenticated return at 0x{address:x}, which the kernel cannot step over")]
+    AuthenticatedReturn {
+        /// ELF virtual address of the return.
+        address: u64,
+    },
+    /// A far or system return, or a far jump.
+    #[error("the function leaves by a far or system return or jump at 0x{address:x}")]
+    SystemReturn {
+        /// ELF virtual address of the instruction.
+        address: u64,
+    },
+    /// The kernel refuses, or steps wrongly, a probe on the only instruction that could serve as a site.
+    #[error("the kernel does not step correctly over the instruction at 0x{address:x}")]
+    Unsteppable {
+        /// ELF virtual address of the instruction.
+        address: u64,
+    },
+}
+
+impl Refusal {
+    /// The stable short word, in kebab-case, for JSON and for counting.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Go => "go",
+            Self::IfuncResolver => "ifunc-resolver",
+            Self::UnknownEnd => "unknown-end",
+            Self::SelfChecked => "self-checked",
+            Self::Packed => "packed",
+            Self::NotInText { .. } => "not-in-text",
+            Self::TooLarge { .. } => "too-large",
+            Self::NoText => "no-text",
+            Self::Unreadable { .. } => "unreadable",
+            Self::ColdPart => "cold-part",
+            Self::DataInside => "data-inside",
+            Self::TextRelocations => "text-relocations",
+            Self::WritableText => "writable-text",
+            Self::BadParts { .. } => "bad-parts",
+            Self::Undecodable { .. } => "undecodable",
+            Self::JumpIntoInstruction { .. } => "jump-into-instruction",
+            Self::DataInCode { .. } => "data-in-code",
+            Self::CallsInside { .. } => "calls-inside",
+            Self::LoopsToEntry { .. } => "loops-to-entry",
+            Self::Empty => "empty",
+            Self::NoExit => "no-exit",
+            Self::FallsThrough { .. } => "falls-through",
+            Self::IndirectJump { .. } => "indirect-jump",
+            Self::UnbalancedStack { .. } => "unbalanced-stack",
+            Self::Entangled { .. } => "entangled",
+            Self::RegisterBranch { .. } => "register-branch",
+            Self::AuthenticatedReturn { .. } => "authenticated-return",
+            Self::SystemReturn { .. } => "system-return",
+            Self::Unsteppable { .. } => "unsteppable",
+        }
+    }
+}

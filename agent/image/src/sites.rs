@@ -1,0 +1,187 @@
+//! Where the probes of a function sit.
+
+mod entry;
+mod exits;
+mod tables;
+mod trace;
+mod value;
+
+use self::tables::Tables;
+use self::value::Balance;
+use crate::decode::{Code, Flow};
+use crate::{Arch, Refusal};
+
+/// One contiguous range of code.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// ELF virtual address of the first byte.
+    pub address: u64,
+    /// The bytes, as they stand in the file.
+    pub bytes: &'a [u8],
+}
+
+/// How the kernel gets a probed instruction done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stepping {
+    /// By computing its effect: cheap.
+    Emulated,
+    /// By running a copy of it with the trap flag set: dear, most of all in virtual machines.
+    SingleStepped,
+}
+
+/// What happens at a site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SiteKind {
+    /// A call of the function begins.
+    Entry,
+    /// A call ends by a return.
+    Return,
+    /// A call ends by a jump to another function; what that function does is not part of the time.
+    TailJump,
+}
+
+/// One instruction that carries a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Site {
+    /// ELF virtual address of the instruction.
+    pub address: u64,
+    /// Entry, return or tail jump.
+    pub kind: SiteKind,
+    /// What the probe costs.
+    pub stepping: Stepping,
+    /// For a conditional tail jump the condition under which it leaves; the hit counts only then.
+    pub condition: Option<u8>,
+    /// Leaves in some cases only: a hit with no matching frame is not an unmatched exit.
+    pub maybe: bool,
+}
+
+/// The sites of one function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sites {
+    /// Where calls begin.
+    pub entry: Site,
+    /// Where calls end, sorted by address, at least one, none at the entry's address.
+    pub exits: Vec<Site>,
+}
+
+impl Sites {
+    /// Whether some exit is a tail jump, so that the measured time ends where another function takes over.
+    #[must_use]
+    pub fn until_tail_call(&self) -> bool {
+        self.exits.iter().any(|exit| exit.kind == SiteKind::TailJump)
+    }
+}
+
+/// A range of code near the function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Around {
+    /// ELF virtual address of the first byte.
+    pub address: u64,
+    /// The bytes, as they stand in the file.
+    pub bytes: Vec<u8>,
+    /// Whether a symbol of a function starts in the range; otherwise it may be a part that the compiler put aside.
+    pub named: bool,
+}
+
+/// What lies around a function in its image.
+pub trait Surroundings {
+    /// The range of code that contains `address`, by symbols or, where no symbol covers it, by the unwind tables.
+    fn code_around(&self, address: u64) -> Option<Around>;
+
+    /// Copies what the file holds at the virtual `address` (read-only data: jump tables) into `buffer` and
+    /// returns how many bytes are there.
+    fn data_at(&self, address: u64, buffer: &mut [u8]) -> usize;
+}
+
+/// Most cold parts that are found by following jumps.
+const FOUND_PARTS: usize = 16;
+
+/// The sites of a function whose code is `main` (its entry at `main.address`) and `cold`.
+///
+/// # Errors
+/// The reason why it cannot be probed soundly.
+pub fn find(arch: Arch, main: Part<'_>, cold: &[Part<'_>]) -> Result<Sites, Refusal> {
+    search(arch, main, cold, None)
+}
+
+/// Like [`find`], with a view of the image around the function: jump tables are read, and cold parts that no symbol
+/// names are found by following jumps. More functions can be probed, and none wrongly for want of a part.
+///
+/// # Errors
+/// The reason why it cannot be probed soundly.
+pub fn find_in(
+    arch: Arch,
+    main: Part<'_>,
+    cold: &[Part<'_>],
+    surroundings: &dyn Surroundings,
+) -> Result<Sites, Refusal> {
+    search(arch, main, cold, Some(surroundings))
+}
+
+fn search(
+    arch: Arch,
+    main: Part<'_>,
+    cold: &[Part<'_>],
+    surroundings: Option<&dyn Surroundings>,
+) -> Result<Sites, Refusal> {
+    let mut found: Vec<Around> = Vec::new();
+    for _ in 0..=FOUND_PARTS {
+        let mut parts = vec![main];
+        parts.extend_from_slice(cold);
+        parts.extend(found.iter().map(Around::part));
+        let code = Code::decode(arch, &parts)?;
+        let tables = Tables::new(surroundings);
+        let exits = exits::exits(&code, &tables)?;
+        let part = match surroundings {
+            Some(surroundings) => missing_part(arch, &code, &exits, surroundings)?,
+            None => None,
+        };
+        match part {
+            Some(part) => found.push(part),
+            None => {
+                let exits = exits.sites()?;
+                let entry = entry::entry(&code, &exits.by_table, &exits.sites)?;
+                return Ok(Sites { entry, exits: exits.sites });
+            }
+        }
+    }
+    Err(Refusal::BadParts { address: main.address })
+}
+
+/// A part of the function that is not among those known: a jump leads there although the frame still stands, or code
+/// there jumps back.
+fn missing_part(
+    arch: Arch,
+    code: &Code,
+    exits: &exits::Exits,
+    surroundings: &dyn Surroundings,
+) -> Result<Option<Around>, Refusal> {
+    for leaving in &exits.leaving {
+        let Some(around) = surroundings.code_around(leaving.target) else { continue };
+        if leaving.balance != Balance::Same && !around.named {
+            return Ok(Some(around));
+        }
+        if leads_back(arch, code, &around)? {
+            if around.named {
+                return Err(Refusal::Entangled { address: leaving.from });
+            }
+            return Ok(Some(around));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether code jumps into the function other than to its start.
+fn leads_back(arch: Arch, code: &Code, around: &Around) -> Result<bool, Refusal> {
+    let other = Code::decode(arch, &[around.part()])?;
+    Ok(other.steps.iter().any(|step| match step.flow {
+        Flow::Jump(target) | Flow::Branch { target, .. } => target != code.start() && code.contains(target),
+        _ => false,
+    }))
+}
+
+impl Around {
+    fn part(&self) -> Part<'_> {
+        Part { address: self.address, bytes: &self.bytes }
+    }
+}

@@ -1,0 +1,64 @@
+//! Where calls of a function begin.
+//!
+//! The best entry is the first instruction that the kernel emulates: a single step costs many times as much, and all
+//! of that lands in the measured latency. So the entry slides over instructions that would be single-stepped, as long
+//! as the place is still passed exactly once by each call, with the stack pointer the caller gave: what is passed does
+//! not touch the stack pointer and goes on with the next instruction, and no branch leads to it or behind it.
+
+use super::trace::landing;
+use super::{Site, SiteKind, Stepping};
+use crate::Refusal;
+use crate::decode::{Code, Flow, Probing, Step};
+
+/// Most instructions that the entry slides over. What they do is not part of the measured time: a few nanoseconds,
+/// which more of them would no longer be.
+const PASSED: usize = 24;
+
+/// The entry site. `by_table` are indices of instructions that indirect jumps may lead to, `exits` the exits.
+pub(super) fn entry(code: &Code, by_table: &[usize], exits: &[Site]) -> Result<Site, Refusal> {
+    let start = code.at(code.start()).ok_or(Refusal::Undecodable { address: code.start() })?;
+    let mut best: Option<(&Step, Stepping)> = None;
+    let mut refusal = None;
+    for index in start..=start + PASSED {
+        let Some(step) = code.steps.get(index) else { break };
+        if let Some(from) = branch_to(code, index, by_table) {
+            refusal = Some(Refusal::LoopsToEntry { from });
+            break;
+        }
+        if exits.iter().any(|exit| exit.address == step.address) {
+            refusal = Some(Refusal::Empty);
+            break;
+        }
+        match step.probing {
+            Probing::Emulated => {
+                best = Some((step, Stepping::Emulated));
+                break;
+            }
+            Probing::SingleStepped => {
+                if best.is_none_or(|(best, _)| best.landing_pad) {
+                    best = Some((step, Stepping::SingleStepped));
+                }
+            }
+            Probing::Unsound => {}
+        }
+        if !step.passable || code.steps.get(index + 1).is_none_or(|next| next.address != step.end()) {
+            break;
+        }
+    }
+    match best {
+        Some((step, stepping)) => {
+            Ok(Site { address: step.address, kind: SiteKind::Entry, stepping, condition: None, maybe: false })
+        }
+        None => Err(refusal.unwrap_or(Refusal::Unsteppable { address: code.start() })),
+    }
+}
+
+/// An instruction of the function that may branch to the one at `index`.
+fn branch_to(code: &Code, index: usize, by_table: &[usize]) -> Option<u64> {
+    let direct = code.steps.iter().find(|step| match step.flow {
+        Flow::Jump(target) | Flow::Branch { target, .. } => landing(code, target) == Some(index),
+        _ => false,
+    });
+    let indirect = || by_table.binary_search(&index).ok().map(|_| code.start());
+    direct.map(|step| step.address).or_else(indirect)
+}

@@ -1,0 +1,209 @@
+//! Where calls of a function end.
+
+use super::tables::{Tables, Targets};
+use super::trace::{Ending, Reached, Target, Trace, landing, trace};
+use super::value::Balance;
+use super::{Site, SiteKind, Stepping};
+use crate::Refusal;
+use crate::decode::{Code, Flow, Pointer, Probing, Step};
+
+/// Instructions between the load and the store of an exclusive sequence, at most, that are looked back over (the
+/// architecture asks for far less: Arm ARM B2.17.5).
+const EXCLUSIVE_WINDOW: usize = 32;
+
+/// A direct jump out of the function.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaving {
+    /// The jump.
+    pub(super) from: u64,
+    /// Where it leads.
+    pub(super) target: u64,
+    /// The stack pointer there, compared with that at the entry.
+    pub(super) balance: Balance,
+}
+
+/// What leaves a function.
+#[derive(Debug)]
+pub(super) struct Exits {
+    /// Exits that are sound.
+    sites: Vec<Site>,
+    /// Direct jumps out of it, sound or not.
+    pub(super) leaving: Vec<Leaving>,
+    /// The first reason to refuse, should no part be missing.
+    refusal: Option<Refusal>,
+    /// Indices of instructions that jumps through tables may lead to.
+    by_table: Vec<usize>,
+}
+
+/// Exits that are sound, all of them.
+#[derive(Debug)]
+pub(super) struct Checked {
+    /// The exits in address order.
+    pub(super) sites: Vec<Site>,
+    /// Indices of instructions that jumps through tables may lead to.
+    pub(super) by_table: Vec<usize>,
+}
+
+impl Exits {
+    /// The exits, if every way out can be probed.
+    pub(super) fn sites(self) -> Result<Checked, Refusal> {
+        match self.refusal {
+            Some(refusal) => Err(refusal),
+            None if self.sites.is_empty() => Err(Refusal::NoExit),
+            None => Ok(Checked { sites: self.sites, by_table: self.by_table }),
+        }
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        self.refusal.get_or_insert(refusal);
+    }
+}
+
+/// Finds what leaves the function.
+pub(super) fn exits(code: &Code, tables: &Tables<'_>) -> Result<Exits, Refusal> {
+    check_branches(code)?;
+    let trace = trace(code, tables)?;
+    let mut exits = Exits { sites: Vec::new(), leaving: Vec::new(), refusal: None, by_table: Vec::new() };
+    for ending in &trace.endings {
+        if let Some(step) = code.steps.get(ending.step) {
+            add(code, tables, &trace, ending, step, &mut exits);
+        }
+    }
+    if let Some(end) = trace.falls_through {
+        exits.refuse(Refusal::FallsThrough { end });
+    }
+    exits.by_table.extend(code.references.iter().filter_map(|reference| code.at(reference.to)));
+    exits.by_table.sort_unstable();
+    exits.by_table.dedup();
+    Ok(exits)
+}
+
+/// Refuses code whose decoding is in doubt, and code that is called from within.
+fn check_branches(code: &Code) -> Result<(), Refusal> {
+    let mut indirect = false;
+    for step in &code.steps {
+        match step.flow {
+            Flow::Jump(target) | Flow::Branch { target, .. } if code.contains(target) => {
+                if landing(code, target).is_none() {
+                    return Err(Refusal::JumpIntoInstruction { from: step.address, to: target });
+                }
+            }
+            Flow::Call(Some(target)) if target != code.start() && code.contains(target) => {
+                return Err(Refusal::CallsInside { address: step.address });
+            }
+            Flow::Indirect(_) => indirect = true,
+            _ => {}
+        }
+    }
+    // An address inside is that of a label when something jumps to it, and that of data otherwise.
+    match code.references.iter().find(|reference| reference.accesses || !indirect) {
+        Some(reference) => Err(Refusal::DataInCode { address: reference.from }),
+        None => Ok(()),
+    }
+}
+
+fn add(code: &Code, tables: &Tables<'_>, trace: &Trace, ending: &Ending, step: &Step, exits: &mut Exits) {
+    let address = step.address;
+    let balance = ending.stack_pointer.balance();
+    match step.flow {
+        Flow::Return => {
+            if balance == Balance::Differs {
+                exits.refuse(Refusal::UnbalancedStack { address });
+            } else {
+                let maybe = balance == Balance::Unclear && ending.reached != Reached::Directly;
+                exit(code, ending.step, SiteKind::Return, None, maybe, exits);
+            }
+        }
+        Flow::Jump(target) if !code.contains(target) => leave(code, ending, target, None, exits),
+        Flow::Branch { target, condition } if !code.contains(target) => match condition {
+            Some(condition) => leave(code, ending, target, Some(condition), exits),
+            None => {
+                exits.leaving.push(Leaving { from: address, target, balance });
+                exits.refuse(Refusal::RegisterBranch { address });
+            }
+        },
+        Flow::Indirect(pointer) => match direction(code, tables, trace, ending, pointer) {
+            Direction::Inside(targets) => exits.by_table.extend(targets),
+            Direction::Out => exit(code, ending.step, SiteKind::TailJump, None, false, exits),
+            Direction::Unclear => exits.refuse(Refusal::IndirectJump { address }),
+            Direction::Unbalanced => exits.refuse(Refusal::UnbalancedStack { address }),
+        },
+        Flow::AuthenticatedReturn => exits.refuse(Refusal::AuthenticatedReturn { address }),
+        Flow::SystemReturn => exits.refuse(Refusal::SystemReturn { address }),
+        Flow::Jump(_) | Flow::Branch { .. } | Flow::Next | Flow::Call(_) | Flow::Stop => {}
+    }
+}
+
+/// A direct jump out.
+fn leave(code: &Code, ending: &Ending, target: u64, condition: Option<u8>, exits: &mut Exits) {
+    let Some(step) = code.steps.get(ending.step) else { return };
+    let balance = ending.stack_pointer.balance();
+    exits.leaving.push(Leaving { from: step.address, target, balance });
+    if balance == Balance::Same {
+        exit(code, ending.step, SiteKind::TailJump, condition, false, exits);
+    } else {
+        exits.refuse(Refusal::UnbalancedStack { address: step.address });
+    }
+}
+
+fn exit(code: &Code, index: usize, kind: SiteKind, condition: Option<u8>, maybe: bool, exits: &mut Exits) {
+    let Some(step) = code.steps.get(index) else { return };
+    let stepping = match step.probing {
+        Probing::Emulated => Stepping::Emulated,
+        Probing::SingleStepped => Stepping::SingleStepped,
+        Probing::Unsound => return exits.refuse(Refusal::Unsteppable { address: step.address }),
+    };
+    if in_exclusive_sequence(code, index) {
+        return exits.refuse(Refusal::Unsteppable { address: step.address });
+    }
+    exits.sites.push(Site { address: step.address, kind, stepping, condition, maybe });
+}
+
+/// Whether an exclusive load stands before with no exclusive store between: the way that goes on would store in vain.
+fn in_exclusive_sequence(code: &Code, index: usize) -> bool {
+    let before = code.steps.get(..index).unwrap_or_default();
+    before.iter().rev().take(EXCLUSIVE_WINDOW).find_map(|step| step.exclusive).unwrap_or(false)
+}
+
+/// Where an indirect jump leads.
+enum Direction {
+    /// To places in the function, and which, as far as they are known.
+    Inside(Vec<usize>),
+    /// Out of it, with the stack as at the entry.
+    Out,
+    /// It cannot be told.
+    Unclear,
+    /// Out of it, with another stack.
+    Unbalanced,
+}
+
+/// Tells a jump through a table of the function from a tail call through a pointer.
+///
+/// A tail call leaves with the stack pointer that the caller gave, since the callee will return with it. So a jump
+/// with a frame still standing stays inside. Without a frame, what the pointer was made of decides, and where that is
+/// not known: if every instruction can be reached without this jump, there is nothing inside that it would be for.
+fn direction(code: &Code, tables: &Tables<'_>, trace: &Trace, ending: &Ending, pointer: Pointer) -> Direction {
+    let untracked = matches!(pointer, Pointer::Untracked(_) | Pointer::UntrackedMemory(_));
+    let balance = ending.stack_pointer.balance();
+    let out = match balance {
+        Balance::Same => Direction::Out,
+        Balance::Differs => Direction::Unbalanced,
+        Balance::Unclear => Direction::Unclear,
+    };
+    match ending.target {
+        Target::Table(table) => match (tables.targets(table, code), balance) {
+            (Targets::Inside(targets), _) => Direction::Inside(targets),
+            (Targets::Outside, _) if !untracked => out,
+            (Targets::Unknown, Balance::Differs) => Direction::Inside(Vec::new()),
+            // The table may lead to the entry, and nothing says it does not.
+            (Targets::Unknown, Balance::Same) if !trace.orphans && !untracked && table.base.is_none() => out,
+            (Targets::Unknown | Targets::Outside, _) => Direction::Unclear,
+        },
+        Target::Foreign if !untracked => out,
+        Target::Foreign | Target::Unknown | Target::Direct => match balance {
+            Balance::Differs if trace.orphans => Direction::Inside(Vec::new()),
+            Balance::Same if !trace.orphans && !untracked => Direction::Out,
+            _ => Direction::Unclear,
+        },
+    }
+}

@@ -1,0 +1,99 @@
+//! Jump tables, read from the image.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use super::Surroundings;
+use super::value::Table;
+use crate::decode::{Code, Width};
+
+/// Entries read of one table. The largest switches of generated code have some thousand.
+const ENTRIES: usize = 1 << 14;
+
+/// Bytes read at a time.
+const CHUNK: usize = 512;
+
+/// Where the entries of a table lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Targets {
+    /// Into the function: the indices of the instructions, sorted. The table may be shorter than what was read, so
+    /// some may not be targets; none is missing.
+    Inside(Vec<usize>),
+    /// To other functions: an array of function pointers.
+    Outside,
+    /// It cannot be read, or is filled in when the image is loaded.
+    Unknown,
+}
+
+/// Reads tables and remembers them.
+pub(super) struct Tables<'s> {
+    surroundings: Option<&'s dyn Surroundings>,
+    known: RefCell<HashMap<Table, Targets>>,
+}
+
+impl<'s> Tables<'s> {
+    pub(super) fn new(surroundings: Option<&'s dyn Surroundings>) -> Self {
+        Self { surroundings, known: RefCell::default() }
+    }
+
+    /// Where a jump through `table` leads.
+    pub(super) fn targets(&self, table: Table, code: &Code) -> Targets {
+        if let Some(targets) = self.known.borrow().get(&table) {
+            return targets.clone();
+        }
+        let targets = self.read(table, code);
+        self.known.borrow_mut().insert(table, targets.clone());
+        targets
+    }
+
+    /// Reads entries as long as they lead into the function. A table's length is not known, but one that ends is
+    /// followed by something that leads elsewhere, or by another table, whose entries do no harm here.
+    fn read(&self, table: Table, code: &Code) -> Targets {
+        let Some(surroundings) = self.surroundings else { return Targets::Unknown };
+        let width = usize::from(table.width.bytes);
+        if width == 0 || (table.base.is_none() && width != 8) {
+            return Targets::Unknown;
+        }
+        let mut inside = Vec::new();
+        let mut buffer = [0; CHUNK];
+        let mut address = table.address;
+        let mut first = true;
+        for _ in 0..ENTRIES * width / CHUNK {
+            let length = surroundings.data_at(address, &mut buffer).min(CHUNK);
+            for entry in buffer[..length].chunks_exact(width) {
+                let entry = extended(entry, table.width);
+                let target = table.base.unwrap_or(0).wrapping_add(entry << table.shift);
+                match code.at(target) {
+                    Some(step) => inside.push(step),
+                    // A case that cannot happen may lead behind the last instruction.
+                    None if !first && code.ranges.iter().any(|range| range.end == target) => {}
+                    None if !first => return sorted(inside),
+                    None if table.base.is_none() && entry != 0 && !code.contains(target) => return Targets::Outside,
+                    None => return Targets::Unknown,
+                }
+                first = false;
+            }
+            if length < CHUNK {
+                break;
+            }
+            address = address.wrapping_add(CHUNK as u64);
+        }
+        if first { Targets::Unknown } else { sorted(inside) }
+    }
+}
+
+fn sorted(mut steps: Vec<usize>) -> Targets {
+    steps.sort_unstable();
+    steps.dedup();
+    Targets::Inside(steps)
+}
+
+/// A little-endian number of up to 8 bytes.
+fn extended(bytes: &[u8], width: Width) -> u64 {
+    let mut value = bytes.iter().rev().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
+    let unused = 64u32.saturating_sub(u32::from(width.bytes) * 8);
+    if width.signed && unused < 64 {
+        value = (value.cast_signed() << unused >> unused).cast_unsigned();
+    }
+    value
+}

@@ -1,0 +1,567 @@
+//! Following the registers through a function.
+//!
+//! Two questions need more than the instructions one by one: is the stack pointer at an exit what it was at the entry,
+//! and where does an indirect jump lead? Both are answered by running the code on what is *known* of the registers
+//! ([`Value`]), along all ways at once, until nothing changes (abstract interpretation).
+//!
+//! Code that no direct branch reaches is followed afterwards, from what is known at the jumps or calls that must lead
+//! there: through a jump table whose entries are not known, or by an exception to a landing pad, where the stack
+//! pointer is what it was at the call. These assumptions are *weak*: they do not change what is already known.
+
+use super::tables::{Tables, Targets};
+use super::value::{Table, Value};
+use crate::Refusal;
+use crate::decode::{Code, Effect, Flow, Memory, Pointer, Step, Width};
+
+/// Most places where ways meet, times registers: bounds the memory (16 bytes each).
+const STATE_VALUES: usize = 1 << 20;
+
+/// How often the search starts again because a table leads to a place that was not known as one.
+const ROUNDS: usize = 64;
+
+/// Most different tables of one function.
+const TABLES: usize = 4096;
+
+/// What is known of all registers at one place.
+type State = Box<[Value]>;
+
+/// How an instruction was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Reached {
+    /// Not at all: padding, data, or code that is never run.
+    Never,
+    /// From the entry, by branches and known tables.
+    Directly,
+    /// By a jump through a table that is not known.
+    ByTable,
+    /// By an exception, supposedly.
+    ByException,
+}
+
+/// A place where control may leave the straight way, and what is known there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ending {
+    /// Index of the instruction.
+    pub(super) step: usize,
+    /// The stack pointer before it.
+    pub(super) stack_pointer: Value,
+    /// Where an indirect jump takes its target from.
+    pub(super) target: Target,
+    /// How it was reached.
+    pub(super) reached: Reached,
+}
+
+/// What is known of the target of an indirect jump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// It is no indirect jump.
+    Direct,
+    /// An entry of a table.
+    Table(Table),
+    /// A pointer from outside.
+    Foreign,
+    /// Nothing is known.
+    Unknown,
+}
+
+/// The result.
+#[derive(Debug)]
+pub(super) struct Trace {
+    /// Returns and jumps that are reached, in address order.
+    pub(super) endings: Vec<Ending>,
+    /// How each instruction is reached.
+    pub(super) reached: Vec<Reached>,
+    /// Where the end of a part is reached by running on, the address.
+    pub(super) falls_through: Option<u64>,
+    /// Whether an instruction other than padding is reached by an unknown table or an exception only, or not at all.
+    pub(super) orphans: bool,
+}
+
+struct Tracer<'c> {
+    code: &'c Code,
+    tables: &'c Tables<'c>,
+    /// Indices of the instructions where ways may meet, sorted.
+    leaders: &'c [usize],
+    /// What is known at each leader.
+    states: Vec<Option<State>>,
+    /// How each leader was first reached.
+    phases: Vec<Reached>,
+    reached: Vec<Reached>,
+    /// Leaders whose state changed.
+    work: Vec<usize>,
+    /// The tables that values refer to.
+    seen_tables: Vec<Table>,
+    /// Targets of tables that are no leaders.
+    missing: Vec<usize>,
+    /// Whether some jump goes through a table that is not known.
+    blind: bool,
+    /// Whether some function is called.
+    calls: bool,
+    falls_through: Option<u64>,
+    phase: Reached,
+}
+
+/// Follows the registers through `code`.
+pub(super) fn trace(code: &Code, tables: &Tables<'_>) -> Result<Trace, Refusal> {
+    let mut leaders = leaders(code);
+    for _ in 0..ROUNDS {
+        let values = leaders.len().saturating_mul(usize::from(code.machine.registers));
+        if values > STATE_VALUES {
+            let size = code.ranges.iter().map(|range| range.end - range.start).sum();
+            return Err(Refusal::TooLarge { size, limit: STATE_VALUES as u64 / u64::from(code.machine.registers) });
+        }
+        let mut tracer = Tracer {
+            code,
+            tables,
+            leaders: &leaders,
+            states: vec![None; leaders.len()],
+            phases: vec![Reached::Never; leaders.len()],
+            reached: vec![Reached::Never; code.steps.len()],
+            work: Vec::new(),
+            seen_tables: Vec::new(),
+            missing: Vec::new(),
+            blind: false,
+            calls: false,
+            falls_through: None,
+            phase: Reached::Directly,
+        };
+        tracer.run();
+        if tracer.missing.is_empty() {
+            return Ok(tracer.result());
+        }
+        let missing = tracer.missing;
+        leaders.extend(missing);
+        leaders.sort_unstable();
+        leaders.dedup();
+    }
+    Err(Refusal::IndirectJump { address: code.start() })
+}
+
+/// Where ways may meet: the entry, targets of branches, and what stands after an instruction that does not go on.
+fn leaders(code: &Code) -> Vec<usize> {
+    let mut leaders: Vec<usize> = code.ranges.iter().filter_map(|range| code.at(range.start)).collect();
+    for (index, step) in code.steps.iter().enumerate() {
+        if let Flow::Jump(target) | Flow::Branch { target, .. } = step.flow {
+            leaders.extend(landing(code, target));
+        }
+        let goes_on = matches!(step.flow, Flow::Next | Flow::Branch { .. } | Flow::Call(_));
+        if !goes_on {
+            leaders.extend(after_padding(code, index + 1));
+        }
+    }
+    leaders.extend(code.references.iter().filter_map(|reference| code.at(reference.to)));
+    leaders.sort_unstable();
+    leaders.dedup();
+    leaders
+}
+
+/// The first instruction from `index` on that does not only fill space.
+fn after_padding(code: &Code, index: usize) -> Option<usize> {
+    let rest = code.steps.get(index..)?;
+    rest.iter().position(|step| !step.padding).map(|padding| index + padding)
+}
+
+/// The index of the instruction that a branch to `target` runs: the one there, or the one whose LOCK prefix it skips.
+pub(super) fn landing(code: &Code, target: u64) -> Option<usize> {
+    code.at(target).or_else(|| {
+        let before = code.at(target.wrapping_sub(1))?;
+        code.steps.get(before).filter(|step| step.locked).map(|_| before)
+    })
+}
+
+impl Tracer<'_> {
+    fn run(&mut self) {
+        if let Some(entry) = self.code.at(self.code.start()) {
+            let mut state: State = vec![Value::Foreign; usize::from(self.code.machine.registers)].into();
+            set(&mut state, self.code.machine.stack_pointer, Value::Entry(0));
+            self.meet(entry, &state);
+            self.work_off();
+        }
+        if self.blind {
+            self.phase = Reached::ByTable;
+            let state = self.joined(|flow| matches!(flow, Flow::Indirect(_)));
+            self.follow_orphans(state.as_deref());
+        }
+        if self.calls {
+            self.phase = Reached::ByException;
+            let state = self.joined(|flow| matches!(flow, Flow::Call(_)));
+            self.follow_orphans(state.as_deref());
+        }
+    }
+
+    /// What is known at all reached instructions of a kind together, after them.
+    fn joined(&self, kind: impl Fn(Flow) -> bool) -> Option<State> {
+        let mut joined: Option<State> = None;
+        self.replay(|_, step, state| {
+            if kind(step.flow) {
+                let mut after = state.clone();
+                // The tables of this replay are already known, so nothing can be added.
+                apply(self.code, step.effect, &mut after, &mut self.seen_tables.clone());
+                if let Some(joined) = &mut joined {
+                    join(joined, &after);
+                } else {
+                    joined = Some(after);
+                }
+            }
+        });
+        joined
+    }
+
+    /// Follows what was not reached: what stands after instructions that do not go on.
+    fn follow_orphans(&mut self, state: Option<&[Value]>) {
+        let unknown = vec![Value::Unknown; usize::from(self.code.machine.registers)];
+        let state = state.unwrap_or(&unknown);
+        for number in 0..self.leaders.len() {
+            let Some(&index) = self.leaders.get(number) else { continue };
+            let unreached = self.reached.get(index) == Some(&Reached::Never);
+            let unnamed = self.states.get(number).is_some_and(Option::is_none);
+            if unreached && unnamed && self.is_orphan(index) {
+                self.meet(index, state);
+                self.work_off();
+            }
+        }
+    }
+
+    /// Whether an instruction can only be reached by a branch that is not known: the one before does not go on.
+    fn is_orphan(&self, index: usize) -> bool {
+        let before = self.code.steps.get(..index).unwrap_or_default().iter().rev().find(|step| !step.padding);
+        let Some(before) = before else { return true };
+        let part = |address| self.code.ranges.iter().position(|range| range.contains(&address));
+        let goes_on = matches!(before.flow, Flow::Next | Flow::Branch { .. } | Flow::Call(_));
+        let same_part = self.code.steps.get(index).is_some_and(|step| part(step.address) == part(before.address));
+        !goes_on || !same_part
+    }
+
+    /// Merges what is known into a leader.
+    fn meet(&mut self, index: usize, state: &[Value]) {
+        let Ok(number) = self.leaders.binary_search(&index) else {
+            self.missing.push(index);
+            return;
+        };
+        let (Some(known), Some(phase)) = (self.states.get_mut(number), self.phases.get_mut(number)) else { return };
+        let changed = match known {
+            None => {
+                *known = Some(state.into());
+                *phase = self.phase;
+                true
+            }
+            Some(known) => *phase == self.phase && join(known, state),
+        };
+        if changed {
+            self.work.push(number);
+        }
+    }
+
+    fn work_off(&mut self) {
+        while let Some(number) = self.work.pop() {
+            let (Some(&start), Some(Some(state))) = (self.leaders.get(number), self.states.get(number)) else { continue };
+            self.straight(start, state.clone());
+        }
+    }
+
+    /// Follows the instructions from a leader to the next one, or to where control does not go on.
+    fn straight(&mut self, start: usize, mut state: State) {
+        let code = self.code;
+        let mut index = start;
+        while let Some(step) = code.steps.get(index) {
+            if index != start && self.leaders.binary_search(&index).is_ok() {
+                self.meet(index, &state);
+                return;
+            }
+            if let Some(reached) = self.reached.get_mut(index).filter(|reached| **reached == Reached::Never) {
+                *reached = self.phase;
+            }
+            let pointed = match step.flow {
+                Flow::Indirect(pointer) => target(code, pointer, &state, &mut self.seen_tables),
+                _ => Target::Direct,
+            };
+            apply(code, step.effect, &mut state, &mut self.seen_tables);
+            match step.flow {
+                Flow::Next => {}
+                Flow::Call(_) => {
+                    self.calls = true;
+                    // Nothing but padding follows: the call never returns.
+                    let end = code.ranges.iter().find(|range| range.contains(&step.address)).map_or(0, |range| range.end);
+                    if after_padding(code, index + 1).and_then(|next| code.steps.get(next)).is_none_or(|next| next.address >= end || next.address < step.address) {
+                        return;
+                    }
+                }
+                Flow::Branch { target, .. } => {
+                    if let Some(target) = landing(code, target) {
+                        self.meet(target, &state);
+                    }
+                }
+                Flow::Jump(target) => {
+                    if let Some(target) = landing(code, target) {
+                        self.meet(target, &state);
+                    }
+                    return;
+                }
+                Flow::Indirect(_) => {
+                    self.follow_table(pointed, &state);
+                    return;
+                }
+                Flow::Return | Flow::Stop | Flow::AuthenticatedReturn | Flow::SystemReturn => return,
+            }
+            let next = code.steps.get(index + 1).filter(|next| next.address == step.end());
+            if next.is_none() || code.ranges.iter().any(|range| range.end == step.end()) {
+                // The instruction after a call that never returns need not exist.
+                if !matches!(step.flow, Flow::Call(_)) {
+                    self.falls_through.get_or_insert(step.end());
+                }
+                return;
+            }
+            index += 1;
+        }
+    }
+
+    fn follow_table(&mut self, target: Target, state: &[Value]) {
+        match target {
+            Target::Direct | Target::Foreign => {}
+            Target::Table(table) => match self.tables.targets(table, self.code) {
+                Targets::Inside(targets) => {
+                    for target in targets {
+                        self.meet(target, state);
+                    }
+                }
+                Targets::Outside => {}
+                Targets::Unknown => self.blind = true,
+            },
+            Target::Unknown => self.blind = true,
+        }
+    }
+
+    /// Visits each reached instruction with what is known before it.
+    fn replay(&self, mut visit: impl FnMut(usize, &Step, &State)) {
+        let mut tables = self.seen_tables.clone();
+        for (number, &start) in self.leaders.iter().enumerate() {
+            let Some(Some(state)) = self.states.get(number) else { continue };
+            let mut state = state.clone();
+            let mut index = start;
+            while let Some(step) = self.code.steps.get(index) {
+                if index != start && self.leaders.binary_search(&index).is_ok() {
+                    break;
+                }
+                visit(index, step, &state);
+                apply(self.code, step.effect, &mut state, &mut tables);
+                if !matches!(step.flow, Flow::Next | Flow::Branch { .. } | Flow::Call(_)) {
+                    break;
+                }
+                index += 1;
+                if self.code.steps.get(index).is_none_or(|next| next.address != step.end()) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn result(self) -> Trace {
+        let mut endings = Vec::new();
+        let mut tables = self.seen_tables.clone();
+        self.replay(|index, step, state| {
+            let target = match step.flow {
+                Flow::Next | Flow::Call(_) | Flow::Stop => return,
+                Flow::Indirect(pointer) => target(self.code, pointer, state, &mut tables),
+                _ => Target::Direct,
+            };
+            let reached = self.reached.get(index).copied().unwrap_or(Reached::Never);
+            let stack_pointer = get(state, self.code.machine.stack_pointer);
+            endings.push(Ending { step: index, stack_pointer, target, reached });
+        });
+        endings.sort_unstable_by_key(|ending| ending.step);
+        let orphans = self
+            .code
+            .steps
+            .iter()
+            .zip(&self.reached)
+            .any(|(step, reached)| *reached != Reached::Directly && !step.padding && step.flow != Flow::Stop);
+        Trace { endings, reached: self.reached, falls_through: self.falls_through, orphans }
+    }
+}
+
+fn get(state: &[Value], register: u8) -> Value {
+    state.get(usize::from(register)).copied().unwrap_or(Value::Unknown)
+}
+
+fn set(state: &mut [Value], register: u8, value: Value) {
+    if let Some(place) = state.get_mut(usize::from(register)) {
+        *place = value;
+    }
+}
+
+/// Merges `new` into `known`; whether that changed anything.
+fn join(known: &mut [Value], new: &[Value]) -> bool {
+    let mut changed = false;
+    for (known, new) in known.iter_mut().zip(new) {
+        let joined = known.join(*new);
+        changed |= joined != *known;
+        *known = joined;
+    }
+    changed
+}
+
+fn clobber(state: &mut [Value], mask: u32) {
+    for (register, value) in state.iter_mut().enumerate() {
+        if u32::try_from(register).ok().and_then(|register| mask.checked_shr(register)).is_some_and(|mask| mask & 1 != 0)
+        {
+            *value = Value::Unknown;
+        }
+    }
+}
+
+/// What an instruction makes of the registers.
+fn apply(code: &Code, effect: Effect, state: &mut [Value], tables: &mut Vec<Table>) {
+    match effect {
+        Effect::Nothing => {}
+        Effect::Clobber(mask) => clobber(state, mask),
+        Effect::Adjust { register, by, clobbers } => {
+            clobber(state, clobbers);
+            set(state, register, get(state, register).plus(by));
+        }
+        Effect::Move { to, from, add } => set(state, to, get(state, from).plus(add)),
+        Effect::Set { to, value } => set(state, to, Value::Constant(value)),
+        Effect::AlignDown { to, from } => set(state, to, get(state, from).aligned_down()),
+        Effect::Sum { to, a, b, shift, extend } => {
+            let sum = sum(get(state, a), get(state, b), shift, extend, tables);
+            set(state, to, sum);
+        }
+        Effect::Difference { to, from, less } => {
+            let difference = match (get(state, from), get(state, less)) {
+                (value, Value::Constant(less)) => match i32::try_from(less) {
+                    Ok(less) => value.plus(-less),
+                    Err(_) => Value::Unknown,
+                },
+                // Room for an array of variable length: how much is not known, but it is not negative.
+                (value, _) if value.is_stack() => value.aligned_down(),
+                _ => Value::Unknown,
+            };
+            set(state, to, difference);
+        }
+        Effect::Load { to, memory, width } => {
+            let value = loaded(memory, width, state, tables);
+            set(state, to, value);
+        }
+        Effect::Extend { to, from, width } => {
+            let value = extended(get(state, from), width, tables);
+            set(state, to, value);
+        }
+        Effect::Leave => {
+            let (stack_pointer, frame_pointer) = (code.machine.stack_pointer, code.machine.frame_pointer);
+            set(state, stack_pointer, get(state, frame_pointer).plus(8));
+            set(state, frame_pointer, Value::Unknown);
+        }
+        Effect::Call => {
+            clobber(state, code.machine.call_clobbers);
+            // The result.
+            set(state, 0, Value::Foreign);
+        }
+    }
+}
+
+fn element(table: Table, tables: &mut Vec<Table>) -> Value {
+    let index = tables.iter().position(|known| *known == table).or_else(|| {
+        (tables.len() < TABLES).then(|| {
+            tables.push(table);
+            tables.len() - 1
+        })
+    });
+    index.and_then(|index| u16::try_from(index).ok()).map_or(Value::Unknown, Value::Element)
+}
+
+fn known_table(value: Value, tables: &[Table]) -> Option<Table> {
+    match value {
+        Value::Element(index) => tables.get(usize::from(index)).copied(),
+        _ => None,
+    }
+}
+
+fn sum(a: Value, b: Value, shift: u8, extend: Option<Width>, tables: &mut Vec<Table>) -> Value {
+    match (a, b) {
+        (Value::Constant(base), entry) if known_table(entry, tables).is_some() => {
+            based(base, entry, shift, extend, tables)
+        }
+        (entry, Value::Constant(base)) if shift == 0 && extend.is_none() && known_table(entry, tables).is_some() => {
+            based(base, entry, 0, None, tables)
+        }
+        (value, Value::Constant(add)) | (Value::Constant(add), value) if shift == 0 && extend.is_none() => {
+            match (value, i32::try_from(add.cast_signed())) {
+                (Value::Constant(value), _) => Value::Constant(value.wrapping_add(add)),
+                (value, Ok(add)) if value.is_stack() => value.plus(add),
+                _ => Value::From(add),
+            }
+        }
+        (Value::Constant(base) | Value::From(base), _) => Value::From(base),
+        (_, Value::From(base)) if shift == 0 && extend.is_none() => Value::From(base),
+        (Value::Foreign, Value::Foreign) => Value::Foreign,
+        _ => Value::Unknown,
+    }
+}
+
+/// An entry of a table with its base added.
+fn based(base: u64, entry: Value, shift: u8, extend: Option<Width>, tables: &mut Vec<Table>) -> Value {
+    let Some(mut table) = known_table(entry, tables) else { return Value::Unknown };
+    if table.base.is_some() {
+        return Value::Unknown;
+    }
+    if let Some(extend) = extend {
+        if extend.bytes < table.width.bytes {
+            return Value::Unknown;
+        }
+        if extend.bytes == table.width.bytes {
+            table.width.signed = extend.signed;
+        }
+    }
+    table.base = Some(base);
+    table.shift = shift;
+    element(table, tables)
+}
+
+fn loaded(memory: Memory, width: Width, state: &[Value], tables: &mut Vec<Table>) -> Value {
+    let table = |address: u64| Table { address, width, base: None, shift: 0 };
+    let pointer = if width.bytes == 8 { Value::Foreign } else { Value::Unknown };
+    let base = match memory.base {
+        None => Value::Constant(0),
+        Some(base) => get(state, base),
+    };
+    match base {
+        Value::Constant(base) if memory.indexed => element(table(base.wrapping_add(memory.displacement)), tables),
+        Value::From(base) => element(table(base.wrapping_add(memory.displacement)), tables),
+        // A word at a fixed address, or behind a pointer from outside.
+        Value::Constant(_) | Value::Foreign => pointer,
+        Value::Unknown | Value::Entry(_) | Value::AtMost(_) | Value::Element(_) => Value::Unknown,
+    }
+}
+
+fn extended(value: Value, width: Width, tables: &mut Vec<Table>) -> Value {
+    match value {
+        Value::Constant(value) if width.bytes == 4 && !width.signed => Value::Constant(value & 0xffff_ffff),
+        Value::Constant(value) if width.bytes == 4 => {
+            Value::Constant(i64::from((value & 0xffff_ffff) as u32 as i32).cast_unsigned())
+        }
+        Value::Element(_) => match known_table(value, tables) {
+            Some(mut table) if table.base.is_none() && table.width.bytes == width.bytes => {
+                table.width.signed = width.signed;
+                element(table, tables)
+            }
+            Some(table) if table.base.is_none() && table.width.bytes < width.bytes => value,
+            _ => Value::Unknown,
+        },
+        _ => Value::Unknown,
+    }
+}
+
+/// What is known of the target of an indirect jump.
+fn target(code: &Code, pointer: Pointer, state: &[Value], tables: &mut Vec<Table>) -> Target {
+    let value = match pointer {
+        Pointer::Register(register) | Pointer::Untracked(register) => get(state, register),
+        Pointer::Memory(memory) | Pointer::UntrackedMemory(memory) => {
+            loaded(memory, Width { bytes: 8, signed: false }, state, tables)
+        }
+    };
+    match value {
+        Value::Element(_) => known_table(value, tables).map_or(Target::Unknown, Target::Table),
+        Value::Foreign => Target::Foreign,
+        Value::Constant(address) if !code.contains(address) => Target::Foreign,
+        _ => Target::Unknown,
+    }
+}

@@ -1,0 +1,62 @@
+//! Exit statuses: what a script can tell from the end of edgelat.
+
+use std::process::ExitCode;
+
+/// How a command ended. The discriminant is the exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Everything that was asked for was done.
+    Ok = 0,
+    /// Something went wrong while running.
+    Failed = 1,
+    /// The command line is wrong; nothing was done.
+    Usage = 2,
+    /// A right is missing.
+    NotPermitted = 3,
+    /// The kernel lacks something that is needed.
+    Unsupported = 4,
+    /// The target does not exist, has ended, or must not be probed.
+    Target = 5,
+    /// A function was not found, or none that was found can be probed.
+    Functions = 6,
+    /// A file is not an image that can be read.
+    Image = 7,
+}
+
+impl Exit {
+    /// All of them with what they mean, for help, man page and the test of the README.
+    pub const ALL: [(Self, &'static str); 8] = [
+        (Self::Ok, "done"),
+        (Self::Failed, "something failed at run time"),
+        (Self::Usage, "wrong usage; nothing was done"),
+        (Self::NotPermitted, "not permitted: root or capabilities are missing"),
+        (Self::Unsupported, "this kernel cannot: no BTF, no uprobes, too old"),
+        (Self::Target, "the target was not found, has ended, or must not be probed"),
+        (Self::Functions, "a function was not found, or none can be probed"),
+        (Self::Image, "a file is not an ELF image, or is damaged"),
+    ];
+
+    /// The number that the shell sees.
+    pub const fn status(self) -> u8 {
+        self as u8
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.status())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_is_listed_at_its_own_number() {
+        for (status, (exit, _)) in Exit::ALL.iter().enumerate() {
+            assert_eq!(usize::from(exit.status()), status);
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! `edgelat functions`: what is there, and what can be probed?
+//!
+//! One function is looked at and printed before the next is decoded, so that the first line comes at once and the
+//! memory does not grow with the list.
+
+mod print;
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, IsTerminal},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use edgelat_guard::{
+    Guard,
+    protocol::{Line, MappedImage},
+};
+use edgelat_image::{DebugFiles, FindError, Function, Image, ImageError, Pattern};
+use nix::libc::O_NONBLOCK;
+
+use super::{
+    exit::Exit,
+    failure::{Fails, Failure},
+    output::{PrintError, ProgressLine, reason, say, to_stdout},
+    parse::{FunctionsOf, FunctionsOptions},
+};
+use crate::collector::target::{Target, file_name};
+use print::Printer;
+
+/// Why the functions of a file or process are not listed.
+#[derive(Debug, thiserror::Error)]
+pub enum FunctionsError {
+    /// The file cannot be opened.
+    #[error("{path}: {}; name an executable or shared object", reason(.error))]
+    Open {
+        /// The file.
+        path: String,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The file is no image, or a damaged one.
+    #[error("{path}: {error}")]
+    Image {
+        /// The file.
+        path: String,
+        /// What is wrong with it and what to do.
+        error: ImageError,
+    },
+    /// Nothing fits the pattern.
+    #[error("{path}: {error}")]
+    Find {
+        /// Where it was looked for.
+        path: String,
+        /// Why nothing was found, and what may have been meant.
+        error: FindError,
+    },
+    /// There are no symbols at all.
+    #[error(
+        "{path}: no function is named in it (it is stripped) and no debug file was found{build_id}; give the directory \
+         of its debug file with --debug-dir, or use the address form +0xADDRESS@BUILDID"
+    )]
+    Stripped {
+        /// The file.
+        path: String,
+        /// Its build-id, where it has one, as a part of the sentence.
+        build_id: String,
+    },
+    /// The pattern names another image.
+    #[error("'{pattern}' asks for an image that is not there; what is: {there}")]
+    OtherImage {
+        /// The pattern.
+        pattern: String,
+        /// Names of the images that are there.
+        there: String,
+    },
+}
+
+impl Fails for FunctionsError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Open { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => Exit::NotPermitted,
+            Self::Open { .. } | Self::Image { .. } | Self::Find { error: FindError::Image(_), .. } => {
+                Exit::Image
+            }
+            Self::Find { .. } | Self::Stripped { .. } | Self::OtherImage { .. } => Exit::Functions,
+        }
+    }
+}
+
+/// Lists functions.
+///
+/// # Errors
+/// When nothing can be listed, and why.
+pub fn run(options: &FunctionsOptions) -> Result<Exit, Failure> {
+    to_stdout(Exit::Ok, |out| {
+        let mut printer = Printer::new(out, options.json);
+        match &options.of {
+            FunctionsOf::File(path) => file(&mut printer, path, options)?,
+            FunctionsOf::Process(pid) => process(&mut printer, *pid, options)?,
+        }
+        printer.finish()?;
+        Ok(Exit::Ok)
+    })
+}
+
+fn file(printer: &mut Printer<'_>, path: &Path, options: &FunctionsOptions) -> Result<(), PrintError> {
+    let name = path.to_string_lossy().into_owned();
+    if let Some(pattern) = options.pattern.as_ref().filter(|pattern| !pattern.matches_image(path)) {
+        return Err(other_image(pattern, &[file_name(&name)]));
+    }
+    // A FIFO would otherwise hold us until somebody writes to it.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NONBLOCK)
+        .open(path)
+        .map_err(|error| Failure::from(FunctionsError::Open { path: name.clone(), error }))?;
+    list(printer, &name, &file, options)
+}
+
+/// Lists all images of a process. One that cannot be read is said so and left out, as long as another can.
+fn process(printer: &mut Printer<'_>, pid: i32, options: &FunctionsOptions) -> Result<(), PrintError> {
+    let mut line = Line::new(Guard::new());
+    // Nothing is attached, so that a debugger does not matter.
+    let target = Target::open(&mut line, pid, true).map_err(Failure::from)?;
+    let mapped = target.images(&mut line).map_err(Failure::from)?;
+    let path = |image: &MappedImage| image.path.trim_end_matches(" (deleted)").to_string();
+    let wanted: Vec<&MappedImage> = mapped
+        .iter()
+        .filter(|image| {
+            options.pattern.as_ref().is_none_or(|pattern| pattern.matches_image(Path::new(&path(image))))
+        })
+        .collect();
+    if let (true, Some(pattern)) = (wanted.is_empty(), &options.pattern) {
+        let there: Vec<String> = mapped.iter().map(path).collect();
+        return Err(other_image(pattern, &there.iter().map(|path| file_name(path)).collect::<Vec<_>>()));
+    }
+    printer.images(wanted.iter().map(|image| file_name(&image.path).chars().count()).max().unwrap_or(0));
+    let mut failures: Vec<Failure> = Vec::new();
+    for image in &wanted {
+        let listed = match target.open_image(&mut line, image) {
+            Ok(open) => list(printer, &open.path, &open.file, options),
+            Err(error) => Err(Failure::from(error).into()),
+        };
+        match listed {
+            Ok(()) => {}
+            Err(PrintError::Other(failure)) => failures.push(failure),
+            Err(output) => return Err(output),
+        }
+    }
+    if failures.len() == wanted.len() {
+        // The executable comes first among the mappings, and its failure says most.
+        return failures.into_iter().next().map_or(Ok(()), |failure| Err(failure.into()));
+    }
+    // What a pattern does not find in one image is no news when it is found in another.
+    for failure in failures.iter().filter(|failure| failure.exit != Exit::Functions) {
+        say(&failure.message);
+    }
+    Ok(())
+}
+
+fn other_image(pattern: &Pattern, there: &[&str]) -> PrintError {
+    let error = FunctionsError::OtherImage { pattern: pattern.to_string(), there: there.join(", ") };
+    Failure::from(error).into()
+}
+
+/// Lists one image.
+fn list(
+    printer: &mut Printer<'_>,
+    path: &str,
+    file: &File,
+    options: &FunctionsOptions,
+) -> Result<(), PrintError> {
+    let unreadable = |error| Failure::from(FunctionsError::Image { path: path.to_string(), error });
+    let image = Image::open(file).map_err(unreadable)?;
+    let open = |path: &Path| File::open(path).map(edgelat_image::boxed);
+    let debug_files = options
+        .debug_dirs
+        .iter()
+        .fold(DebugFiles::new(&open), |files, folder: &PathBuf| files.directory(folder));
+    let mut progress = ProgressLine::new();
+    let name = file_name(path);
+    let table = image
+        .functions(&debug_files, &mut |at| {
+            progress.update(&format!("{name}: reading {}", at.origin.name()), at.done, at.total);
+        })
+        .map_err(unreadable)?;
+    for skipped in table.skipped() {
+        let debug_file = skipped.path.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default();
+        say(format_args!("{path}: its {}{debug_file} is left out: {}", skipped.origin.name(), skipped.error));
+    }
+    let build_id = image.build_id().map(ToString::to_string);
+    if table.is_empty() && options.pattern.as_ref().is_none_or(|pattern| pattern.name().is_some()) {
+        let build_id = build_id.map(|id| format!(" for its build-id {id}")).unwrap_or_default();
+        return Err(Failure::from(FunctionsError::Stripped { path: path.to_string(), build_id }).into());
+    }
+    printer.begin(path, build_id.as_deref());
+    // On a terminal the list itself shows that something happens.
+    let hidden = !io::stdout().is_terminal();
+    let mut print = |done: usize, total: usize, function: &Function| {
+        if hidden {
+            progress.update(&format!("{name}: looking at functions"), done as u64, total as u64);
+        }
+        printer.function(function, &image.sites(&table, function))
+    };
+    match &options.pattern {
+        None => {
+            for (done, function) in table.iter().enumerate() {
+                print(done, table.len(), &function)?;
+            }
+        }
+        Some(pattern) => {
+            let found = image
+                .find(&table, pattern)
+                .map_err(|error| Failure::from(FunctionsError::Find { path: path.to_string(), error }))?;
+            for (done, function) in found.iter().enumerate() {
+                print(done, found.len(), function)?;
+            }
+        }
+    }
+    Ok(())
+}

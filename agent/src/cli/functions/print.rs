@@ -1,0 +1,203 @@
+//! The list as a table for people, or as JSON lines for programs.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
+
+use edgelat_image::{Function, FunctionSites, Refusal, SiteKind, Stepping};
+use serde::Serialize;
+
+use crate::{
+    cli::output::{PrintError, Style},
+    collector::target::file_name,
+};
+
+/// Columns for `yes` or the code of a refusal.
+const PROBE_COLUMNS: usize = 21;
+
+/// Writes functions as they come, and counts them.
+pub(super) struct Printer<'o> {
+    out: &'o mut dyn Write,
+    json: bool,
+    style: Style,
+    /// Columns for the file name of the image, where there are several.
+    image_columns: Option<usize>,
+    path: String,
+    build_id: Option<String>,
+    functions: u64,
+    probeable: u64,
+    refused: BTreeMap<&'static str, u64>,
+}
+
+/// One line of `functions --json`.
+#[derive(Serialize)]
+struct FunctionLine<'a> {
+    name: &'a str,
+    linkage_name: &'a str,
+    aliases: &'a [String],
+    image: &'a str,
+    build_id: Option<&'a str>,
+    start: u64,
+    end: u64,
+    size: u64,
+    probeable: bool,
+    reason: Option<&'static str>,
+    reason_text: Option<String>,
+    sites: Option<SitesLine>,
+    origin: &'static str,
+}
+
+/// Where probes would sit, as file offsets.
+#[derive(Serialize)]
+struct SitesLine {
+    entry: u64,
+    exits: Vec<u64>,
+    stepping: SteppingLine,
+    until_tail_call: bool,
+}
+
+/// What the kernel does with the instruction at each site.
+#[derive(Serialize)]
+struct SteppingLine {
+    entry: &'static str,
+    exits: Vec<&'static str>,
+}
+
+impl<'o> Printer<'o> {
+    pub(super) fn new(out: &'o mut dyn Write, json: bool) -> Self {
+        Self {
+            out,
+            json,
+            style: Style::of_stdout(),
+            image_columns: None,
+            path: String::new(),
+            build_id: None,
+            functions: 0,
+            probeable: 0,
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// There are several images, the longest file name of which has this many characters.
+    pub(super) fn images(&mut self, columns: usize) {
+        self.image_columns = Some(columns.max("IMAGE".len()));
+    }
+
+    /// The functions that follow are those of this image.
+    pub(super) fn begin(&mut self, path: &str, build_id: Option<&str>) {
+        self.path = path.to_string();
+        self.build_id = build_id.map(str::to_string);
+    }
+
+    /// Writes a function.
+    pub(super) fn function(
+        &mut self,
+        function: &Function,
+        sites: &Result<FunctionSites, Refusal>,
+    ) -> Result<(), PrintError> {
+        let first = self.functions == 0;
+        self.functions += 1;
+        match sites {
+            Ok(_) => self.probeable += 1,
+            Err(refusal) => *self.refused.entry(refusal.code()).or_insert(0) += 1,
+        }
+        if self.json {
+            return self.line(function, sites);
+        }
+        if first {
+            self.row("ADDRESS", "SIZE", "PROBE", "IMAGE", "FUNCTION", Style::bold)?;
+        }
+        let (probe, paint): (_, fn(Style, &str) -> String) = match sites {
+            Ok(_) => ("yes", Style::green),
+            Err(refusal) => (refusal.code(), Style::yellow),
+        };
+        let address = format!("0x{:x}", function.start);
+        let size = size(function).to_string();
+        // Cloned because the row borrows all of the printer.
+        let image = file_name(&self.path).to_string();
+        self.row(&address, &size, probe, &image, &function.name, paint)
+    }
+
+    fn row(
+        &mut self,
+        address: &str,
+        size: &str,
+        probe: &str,
+        image: &str,
+        name: &str,
+        paint: fn(Style, &str) -> String,
+    ) -> Result<(), PrintError> {
+        // Padded before it is painted, because colours have no width.
+        let probe = paint(self.style, &format!("{probe:<PROBE_COLUMNS$}"));
+        write!(self.out, "{address:>12} {size:>8}  {probe}  ")?;
+        if let Some(columns) = self.image_columns {
+            write!(self.out, "{image:<columns$}  ")?;
+        }
+        Ok(writeln!(self.out, "{name}")?)
+    }
+
+    fn line(
+        &mut self,
+        function: &Function,
+        sites: &Result<FunctionSites, Refusal>,
+    ) -> Result<(), PrintError> {
+        let refusal = sites.as_ref().err();
+        let line = FunctionLine {
+            name: &function.name,
+            linkage_name: &function.linkage_name,
+            aliases: &function.aliases,
+            image: &self.path,
+            build_id: self.build_id.as_deref(),
+            start: function.start,
+            end: function.end,
+            size: size(function),
+            probeable: sites.is_ok(),
+            reason: refusal.map(Refusal::code),
+            reason_text: refusal.map(ToString::to_string),
+            sites: sites.as_ref().ok().map(|sites| SitesLine {
+                entry: sites.entry.file_offset,
+                exits: sites.exits.iter().map(|exit| exit.file_offset).collect(),
+                stepping: SteppingLine {
+                    entry: stepping(sites.entry.site.stepping),
+                    exits: sites.exits.iter().map(|exit| stepping(exit.site.stepping)).collect(),
+                },
+                until_tail_call: sites.exits.iter().any(|exit| exit.site.kind == SiteKind::TailJump),
+            }),
+            origin: function.origin.name(),
+        };
+        serde_json::to_writer(&mut *self.out, &line).map_err(io::Error::from)?;
+        Ok(self.out.write_all(b"\n")?)
+    }
+
+    /// Writes the summary of a table.
+    pub(super) fn finish(self) -> Result<(), PrintError> {
+        if self.json {
+            return Ok(());
+        }
+        let functions = if self.functions == 1 { "function" } else { "functions" };
+        let share = self.probeable as f64 * 100.0 / self.functions.max(1) as f64;
+        let summary =
+            format!("{} {functions}, {} can be probed = {share:.1} %", self.functions, self.probeable);
+        writeln!(self.out, "\n{}", self.style.bold(&summary))?;
+        let mut refused: Vec<_> = self.refused.into_iter().collect();
+        refused.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        for (code, count) in refused {
+            writeln!(self.out, "{count:>9}  {code}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of a function with its cold parts.
+fn size(function: &Function) -> u64 {
+    let parts = function.cold.iter().map(|part| part.end.saturating_sub(part.start));
+    parts.fold(function.end.saturating_sub(function.start), u64::saturating_add)
+}
+
+const fn stepping(stepping: Stepping) -> &'static str {
+    match stepping {
+        Stepping::Emulated => "emulated",
+        Stepping::SingleStepped => "single-stepped",
+    }
+}

@@ -1,0 +1,65 @@
+//! The command line: from arguments to the end of a command.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`options`] | commands and options as data |
+//! | [`parse`] | arguments to the typed options of a command |
+//! | [`help`] | `--help` from the same data |
+//! | [`generate`] | man page and shell completions from the same data |
+//! | [`exit`], [`failure`] | exit statuses, and errors that know theirs |
+//! | [`output`] | standard output, colours, progress |
+//! | [`functions`], [`check`], [`watch`] | a command each |
+
+pub mod check;
+#[cfg(test)]
+mod documents;
+pub mod exit;
+pub mod failure;
+pub mod functions;
+#[cfg(any(test, feature = "generate"))]
+pub mod generate;
+pub mod help;
+pub mod options;
+pub mod output;
+pub mod parse;
+pub mod watch;
+
+use std::ffi::OsString;
+
+use exit::Exit;
+use failure::Failure;
+use output::to_stdout;
+use parse::Invocation;
+
+/// Does what the arguments (without the name of the program) ask for, and says on standard error why not.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    match parse::parse(arguments).map_err(Failure::from).and_then(dispatch) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            output::say(&failure.message);
+            failure.exit
+        }
+    }
+}
+
+fn dispatch(invocation: Invocation) -> Result<Exit, Failure> {
+    match invocation {
+        Invocation::Overview => print(&help::overview()),
+        Invocation::Help(command, detail) => print(&help::of(command, detail)),
+        Invocation::Version => print(concat!("edgelat ", env!("CARGO_PKG_VERSION"), "\n")),
+        Invocation::Watch(options) => watch::run(options),
+        Invocation::Functions(options) => functions::run(&options),
+        Invocation::Check(options) => check::run(&options),
+        #[cfg(any(test, feature = "generate"))]
+        Invocation::Completions(shell) => print(&generate::completions(&shell)),
+        #[cfg(any(test, feature = "generate"))]
+        Invocation::Man => print(&generate::man()),
+    }
+}
+
+fn print(text: &str) -> Result<Exit, Failure> {
+    to_stdout(Exit::Ok, |out| {
+        out.write_all(text.as_bytes())?;
+        Ok(Exit::Ok)
+    })
+}

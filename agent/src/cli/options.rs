@@ -1,0 +1,399 @@
+//! The command line as data.
+//!
+//! [`COMMANDS`] is the one definition of what can be typed. The parser ([`super::parse`]), `--help`
+//! ([`super::help`]), the man page and the shell completions ([`super::generate`]) all read it, so none of them
+//! can know an option that another does not.
+
+/// A command of edgelat.
+#[derive(Debug)]
+pub struct Command {
+    /// The word that is typed.
+    pub name: &'static str,
+    /// What it does, in half a line, without a full stop.
+    pub summary: &'static str,
+    /// The forms it is typed in, after `edgelat NAME`.
+    pub usage: &'static [&'static str],
+    /// What a person needs to know, a paragraph each, for `--help` and the man page.
+    pub about: &'static [&'static str],
+    /// Arguments that are not options.
+    pub operands: &'static [Operand],
+    /// Arguments after `--`, where the command takes any.
+    pub trailing: Option<Operand>,
+    /// Its options, in the order of the help.
+    pub options: &'static [Opt],
+    /// What people type, and why.
+    pub examples: &'static [Example],
+}
+
+/// An argument that is not an option.
+#[derive(Debug)]
+pub struct Operand {
+    /// What stands for it in the usage.
+    pub name: &'static str,
+    /// What it is.
+    pub help: &'static str,
+    /// How many there have to be at least.
+    pub at_least: usize,
+    /// How many there may be.
+    pub at_most: usize,
+    /// What a shell can offer for it.
+    #[cfg_attr(not(any(test, feature = "generate")), expect(dead_code, reason = "only completions read it"))]
+    pub complete: Complete,
+}
+
+/// An option of a command.
+#[derive(Debug)]
+pub struct Opt {
+    /// What it is called in the program.
+    pub id: Id,
+    /// The letter after one dash.
+    pub short: Option<char>,
+    /// The word after two dashes.
+    pub long: &'static str,
+    /// Its value; an option without one is a switch.
+    pub value: Option<Value>,
+    /// It may be given more than once.
+    pub repeatable: bool,
+    /// What holds when it is not given, as it would be typed.
+    pub default: Option<&'static str>,
+    /// What it does, in one sentence without a full stop.
+    pub help: &'static str,
+    /// What else a person may want to know, for the full help and the man page; complete sentences.
+    pub more: &'static str,
+}
+
+/// The value of an option.
+#[derive(Debug)]
+pub struct Value {
+    /// What stands for it in the usage.
+    pub name: &'static str,
+    /// What a shell can offer for it. [`Complete::Words`] are the only values there are.
+    pub complete: Complete,
+}
+
+/// What a shell can offer for an argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Complete {
+    /// Nothing.
+    Nothing,
+    /// One of these words.
+    Words(&'static [&'static str]),
+    /// A directory.
+    Directories,
+    /// The id of a process.
+    Processes,
+    /// The id of a process, or a file.
+    ProcessesAndFiles,
+    /// A command with its arguments.
+    CommandLine,
+}
+
+/// A command line with its purpose.
+#[derive(Debug)]
+pub struct Example {
+    /// What is typed.
+    pub line: &'static str,
+    /// What it does.
+    pub purpose: &'static str,
+}
+
+/// Names of the options in the program; each is explained by the help of its option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Id {
+    AllowPtrace,
+    DebugDir,
+    Duration,
+    Frames,
+    Interval,
+    Json,
+    MaxMapBytes,
+    NoBias,
+    NoFollowForks,
+    Pid,
+    Returns,
+    Route,
+}
+
+impl Command {
+    /// The command with this name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        COMMANDS.iter().find(|command| command.name == name)
+    }
+}
+
+impl Opt {
+    /// The option as it is typed, `--long`.
+    pub fn dashed(&self) -> String {
+        format!("--{}", self.long)
+    }
+
+    /// A switch, to be refined by struct update.
+    const fn switch(id: Id, long: &'static str, help: &'static str) -> Self {
+        Self { id, short: None, long, value: None, repeatable: false, default: None, help, more: "" }
+    }
+}
+
+/// Smallest and largest size of the frame table, in frames.
+pub const FRAMES: std::ops::RangeInclusive<u64> = 16..=1 << 20;
+
+/// Smallest and largest bound for `--max-map-bytes`: 4 KiB to 1 GiB.
+pub const MAP_BYTES: std::ops::RangeInclusive<u64> = 4 << 10..=1 << 30;
+
+/// Words for `--returns`.
+pub const RETURNS: &[&str] = &["ret", "uretprobe"];
+
+/// Words for `--route`.
+pub const ROUTES: &[&str] = &["auto", "uprobe_multi", "tracefs", "single"];
+
+/// Shells that completions can be made for.
+#[cfg(any(test, feature = "generate"))]
+pub const SHELLS: &[&str] = &["bash", "zsh", "fish"];
+
+const DEBUG_DIR: Opt = Opt {
+    value: Some(Value { name: "DIR", complete: Complete::Directories }),
+    repeatable: true,
+    more: "The file of a stripped image is DIR/.build-id/xx/yyyy.debug, named by its build-id, and it must carry the \
+           same build-id. DIR is searched before /usr/lib/debug. The option may be repeated.",
+    ..Opt::switch(Id::DebugDir, "debug-dir", "Look for debug files in DIR too")
+};
+
+/// All commands, in the order of the help.
+pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "watch",
+        summary: "measure how long functions of a running program take",
+        usage: &["-p PID [OPTION...] FUNCTION...", "[OPTION...] FUNCTION... -- COMMAND [ARGUMENT...]"],
+        about: &[
+            "Attaches probes to functions of one process, and of the children that it forks, and shows a histogram of \
+             their durations until Ctrl-C, until the process ends, or until the time is over. The process is neither \
+             rebuilt nor restarted. A function that cannot be probed safely is left alone and named with the reason.",
+            "Every call is accounted for: entries = exits + calls still running + each named loss.",
+        ],
+        operands: &[Operand {
+            name: "FUNCTION",
+            help: "[IMAGE:]NAME, where NAME is exact or a glob (*, ?, [a-z]), in C++ and Rust as a person reads it, and \
+                   IMAGE is a library such as libfoo.so; or by address: +0xADDRESS@BUILDID, IMAGE:0xOFFSET@BUILDID",
+            at_least: 1,
+            at_most: usize::MAX,
+            complete: Complete::Nothing,
+        }],
+        trailing: Some(Operand {
+            name: "COMMAND",
+            help: "Start this and measure it from its first call",
+            at_least: 1,
+            at_most: usize::MAX,
+            complete: Complete::CommandLine,
+        }),
+        options: &[
+            Opt {
+                short: Some('p'),
+                value: Some(Value { name: "PID", complete: Complete::Processes }),
+                ..Opt::switch(Id::Pid, "pid", "Measure the running process PID")
+            },
+            Opt {
+                value: Some(Value { name: "SECS", complete: Complete::Nothing }),
+                more: "Decimals are allowed: 0.5. Without it, watch goes on until Ctrl-C or the end of the process.",
+                ..Opt::switch(Id::Duration, "duration", "End after SECS seconds")
+            },
+            Opt {
+                value: Some(Value { name: "SECS", complete: Complete::Nothing }),
+                default: Some("1"),
+                more: "From 0.1 to 86400; decimals are allowed.",
+                ..Opt::switch(Id::Interval, "interval", "Seconds between two reports")
+            },
+            Opt {
+                more: "The figures are cumulative since the probes were armed; the last object has \"final\": true.",
+                ..Opt::switch(Id::Json, "json", "Print one JSON object a line")
+            },
+            Opt {
+                value: Some(Value { name: "HOW", complete: Complete::Words(RETURNS) }),
+                default: Some("ret"),
+                more: "ret puts a probe on every return instruction, which is safe with exceptions, unwinding, coroutines \
+                       and stack switching. uretprobe lets the kernel replace the return address of each call; it is \
+                       refused where the target could be harmed by it.",
+                ..Opt::switch(Id::Returns, "returns", "How the end of a call is seen")
+            },
+            Opt {
+                value: Some(Value { name: "ROUTE", complete: Complete::Words(ROUTES) }),
+                default: Some("auto"),
+                more: "auto takes the one that needs the least privilege of those that work here: uprobe_multi (Linux \
+                       6.6), tracefs (events with many probes each), or single (one perf event a probe, slow to detach).",
+                ..Opt::switch(Id::Route, "route", "How probes reach the kernel")
+            },
+            Opt {
+                value: Some(Value { name: "N", complete: Complete::Nothing }),
+                default: Some("8192"),
+                more: "From 16 to 1048576, rounded up to a power of two. A call that finds no room pushes out an older one, \
+                       which is then counted as evicted.",
+                ..Opt::switch(Id::Frames, "frames", "How many calls may be running at once")
+            },
+            Opt {
+                value: Some(Value { name: "N", complete: Complete::Nothing }),
+                default: Some("4M"),
+                more: "In bytes, with K or M for 1024 or 1048576 of them, from 4K to 1024M. A function takes about 2.1 KB \
+                       on each CPU. What would need more is refused before anything is attached.",
+                ..Opt::switch(Id::MaxMapBytes, "max-map-bytes", "Most memory for rows and frames")
+            },
+            Opt {
+                more: "Probes and the breakpoints of a debugger or of strace can disturb each other.",
+                ..Opt::switch(Id::AllowPtrace, "allow-ptrace", "Measure a process that a debugger traces")
+            },
+            Opt {
+                ..Opt::switch(
+                    Id::NoFollowForks,
+                    "no-follow-forks",
+                    "Do not measure the children of the process",
+                )
+            },
+            DEBUG_DIR,
+            Opt {
+                more: "Calibration measures what the probes themselves add to each duration, on functions of edgelat's own, \
+                       and reports it as bias_ns.",
+                ..Opt::switch(Id::NoBias, "no-bias", "Skip the calibration at the start")
+            },
+        ],
+        examples: &[
+            Example {
+                line: "edgelat watch -p 1234 --duration 10 handle_request",
+                purpose: "Ten seconds of one function of a running process.",
+            },
+            Example {
+                line: "edgelat watch -p 1234 'libssl.so:SSL_*'",
+                purpose: "All functions of a library whose names begin with SSL_.",
+            },
+            Example {
+                line: "edgelat watch --json 'Parser::parse' -- ./program argument",
+                purpose: "A program from its first call on, for another program to read.",
+            },
+        ],
+    },
+    Command {
+        name: "functions",
+        summary: "list the functions of a program and say which can be probed",
+        usage: &["(PID | PATH) [PATTERN] [OPTION...]"],
+        about: &[
+            "Lists the functions of an ELF file, or of everything that a process executes, with address, size and \
+                 whether a probe on them is safe; where it is not, why. Nothing is attached.",
+        ],
+        operands: &[
+            Operand {
+                name: "PID|PATH",
+                help: "A process (digits only), or an executable or shared object; a file whose name is a number is \
+                       written ./123",
+                at_least: 1,
+                at_most: 1,
+                complete: Complete::ProcessesAndFiles,
+            },
+            Operand {
+                name: "PATTERN",
+                help: "Only these: an exact name, a glob, or an address, as for watch",
+                at_least: 0,
+                at_most: 1,
+                complete: Complete::Nothing,
+            },
+        ],
+        trailing: None,
+        options: &[
+            Opt {
+                more: "name, linkage_name, aliases, image, start, end, size, probeable, reason, reason_text, sites and \
+                       origin.",
+                ..Opt::switch(Id::Json, "json", "Print one JSON object a function")
+            },
+            DEBUG_DIR,
+        ],
+        examples: &[
+            Example {
+                line: "edgelat functions /usr/sbin/program 'handle_*'",
+                purpose: "What of these could be measured.",
+            },
+            Example {
+                line: "edgelat functions --json 1234 | jq -r 'select(.probeable).name'",
+                purpose: "All names that can be probed in a process and its libraries.",
+            },
+        ],
+    },
+    Command {
+        name: "check",
+        summary: "say whether this machine can measure, and what is missing",
+        usage: &["[OPTION...]"],
+        about: &[
+            "Looks at the kernel, its settings and the rights of the caller, and says for each what it finds and \
+                 what to do about it. The exit status is 0 if watch would work, 3 if rights are missing, 4 if the \
+                 kernel lacks something.",
+        ],
+        operands: &[],
+        trailing: None,
+        options: &[Opt::switch(Id::Json, "json", "Print one JSON object a finding")],
+        examples: &[Example { line: "edgelat check", purpose: "Before the first measurement on a box." }],
+    },
+    #[cfg(any(test, feature = "generate"))]
+    Command {
+        name: "completions",
+        summary: "print the completions for a shell",
+        usage: &["SHELL"],
+        about: &["Prints a script that teaches the shell the commands and options of edgelat."],
+        operands: &[Operand {
+            name: "SHELL",
+            help: "bash, zsh or fish",
+            at_least: 1,
+            at_most: 1,
+            complete: Complete::Words(SHELLS),
+        }],
+        trailing: None,
+        options: &[],
+        examples: &[Example {
+            line: "edgelat completions bash > /etc/bash_completion.d/edgelat",
+            purpose: "For every user of bash.",
+        }],
+    },
+    #[cfg(any(test, feature = "generate"))]
+    Command {
+        name: "man",
+        summary: "print the manual page",
+        usage: &[""],
+        about: &["Prints the manual page edgelat(1) in the roff format."],
+        operands: &[],
+        trailing: None,
+        options: &[],
+        examples: &[Example { line: "edgelat man | man -l -", purpose: "Read it at once." }],
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_contradicts_itself_nowhere() {
+        for command in COMMANDS {
+            let mut seen = vec!["help".to_string(), "h".to_string()];
+            for option in command.options {
+                let mut names = vec![option.long.to_string()];
+                names.extend(option.short.map(String::from));
+                for name in names {
+                    assert!(!seen.contains(&name), "{} {name} is defined once", command.name);
+                    seen.push(name);
+                }
+                assert!(!option.help.ends_with('.'), "{}: half a sentence", option.long);
+                assert!(option.more.is_empty() || option.more.ends_with('.'), "{}: sentences", option.long);
+                assert!(
+                    option.default.is_none() || option.value.is_some(),
+                    "{}: a switch is off",
+                    option.long
+                );
+                if let (Some(Value { complete: Complete::Words(words), .. }), Some(default)) =
+                    (&option.value, option.default)
+                {
+                    assert!(words.contains(&default), "{}: the default is one of the words", option.long);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn help_fits_a_line_beside_its_option() {
+        for option in COMMANDS.iter().flat_map(|command| command.options) {
+            assert!(option.help.len() <= 50, "{}: {} characters", option.long, option.help.len());
+        }
+    }
+}

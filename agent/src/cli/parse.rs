@@ -1,0 +1,607 @@
+//! From arguments to what a command is asked to do.
+//!
+//! [`read`] knows the table of [`super::options`] and no command; it hands out [`Matches`]. The option structs
+//! below it give the matches of one command their types and check their values, so that a command only ever
+//! sees what makes sense. Everything wrong is a [`UsageError`], which names the argument, says why and what to type
+//! instead.
+
+use std::{
+    ffi::{OsStr, OsString},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
+
+use edgelat_guard::protocol::{Returns, Route};
+use edgelat_image::Pattern;
+use thiserror::Error;
+
+use super::{
+    exit::Exit,
+    failure::Fails,
+    help::Detail,
+    options::{COMMANDS, Command, Complete, FRAMES, Id, MAP_BYTES, Opt},
+};
+
+/// What is wrong with a command line.
+#[derive(Debug, Error)]
+pub enum UsageError {
+    /// No command at all.
+    #[error("no command given; 'edgelat --help' lists them")]
+    NoCommand,
+    /// A command that there is not.
+    #[error("there is no command '{given}'; {}", did_you_mean(near, "edgelat "))]
+    UnknownCommand {
+        /// What was typed.
+        given: String,
+        /// The command that looks most like it.
+        near: Option<String>,
+    },
+    /// An option that the command does not have.
+    #[error("{command}: there is no option '{given}'; {}", did_you_mean_option(near, command))]
+    UnknownOption {
+        /// The command.
+        command: &'static str,
+        /// What was typed.
+        given: String,
+        /// The option that looks most like it.
+        near: Option<String>,
+    },
+    /// An option that needs a value and has none.
+    #[error("{command}: {option} needs a value; write {option} {value}")]
+    MissingValue {
+        /// The command.
+        command: &'static str,
+        /// The option.
+        option: String,
+        /// What stands for its value.
+        value: &'static str,
+    },
+    /// A switch with a value.
+    #[error("{command}: {option} takes no value, but has '{given}'; write {option} alone")]
+    UnexpectedValue {
+        /// The command.
+        command: &'static str,
+        /// The option.
+        option: String,
+        /// The value.
+        given: String,
+    },
+    /// An option given twice that can be given once.
+    #[error("{command}: {option} is given twice; leave one")]
+    Twice {
+        /// The command.
+        command: &'static str,
+        /// The option.
+        option: String,
+    },
+    /// A value that the option cannot have.
+    #[error("{command}: {option} cannot be '{given}'; give {wanted}")]
+    BadValue {
+        /// The command.
+        command: &'static str,
+        /// The option.
+        option: String,
+        /// The value.
+        given: String,
+        /// What it can be.
+        wanted: String,
+    },
+    /// Too few arguments.
+    #[error("{command}: {operand} is missing; write edgelat {command} {usage}")]
+    MissingOperand {
+        /// The command.
+        command: &'static str,
+        /// The argument.
+        operand: &'static str,
+        /// How the command is written.
+        usage: &'static str,
+    },
+    /// Too many arguments.
+    #[error("{command}: '{given}' is one argument too many; write edgelat {command} {usage}")]
+    ExtraOperand {
+        /// The command.
+        command: &'static str,
+        /// The argument.
+        given: String,
+        /// How the command is written.
+        usage: &'static str,
+    },
+    /// An argument that is not text.
+    #[error("{command}: '{given}' is not UTF-8 text; names of functions and values of options are")]
+    NotText {
+        /// The command.
+        command: &'static str,
+        /// The argument, as far as it can be shown.
+        given: String,
+    },
+    /// A pattern that is none.
+    #[error("{command}: {reason}")]
+    Pattern {
+        /// The command.
+        command: &'static str,
+        /// What is wrong with it and what to write.
+        reason: edgelat_image::PatternError,
+    },
+    /// Nothing to watch.
+    #[error("watch: nothing to measure; name a process with -p PID, or a command after --")]
+    NoTarget,
+    /// Two things to watch.
+    #[error("watch: both -p PID and a command after -- are given; leave one")]
+    TwoTargets,
+}
+
+impl Fails for UsageError {
+    fn exit(&self) -> Exit {
+        Exit::Usage
+    }
+}
+
+fn did_you_mean(near: &Option<String>, prefix: &str) -> String {
+    match near {
+        Some(near) => format!("did you mean '{prefix}{near}'?"),
+        None => "'edgelat --help' lists them".to_string(),
+    }
+}
+
+fn did_you_mean_option(near: &Option<String>, command: &str) -> String {
+    match near {
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("'edgelat {command} --help' lists them"),
+    }
+}
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Invocation {
+    /// Explain all of edgelat.
+    Overview,
+    /// Explain a command.
+    Help(&'static Command, Detail),
+    /// Say which version this is.
+    Version,
+    /// `edgelat watch`.
+    Watch(WatchOptions),
+    /// `edgelat functions`.
+    Functions(FunctionsOptions),
+    /// `edgelat check`.
+    Check(CheckOptions),
+    /// `edgelat completions`, with the word for the shell.
+    #[cfg(any(test, feature = "generate"))]
+    Completions(String),
+    /// `edgelat man`.
+    #[cfg(any(test, feature = "generate"))]
+    Man,
+}
+
+/// What `edgelat watch` is asked to do.
+#[derive(Debug)]
+pub struct WatchOptions {
+    /// What to measure.
+    pub target: WatchTarget,
+    /// Which functions of it; at least one.
+    pub functions: Vec<Pattern>,
+    /// End after this time.
+    pub duration: Option<Duration>,
+    /// Time between two reports.
+    pub interval: Duration,
+    /// Print JSON lines instead of a screen.
+    pub json: bool,
+    /// How the end of a call is seen.
+    pub returns: Returns,
+    /// How probes reach the kernel; `None` leaves it to the guard.
+    pub route: Option<Route>,
+    /// Size of the frame table in frames, a power of two from 16 to 1048576.
+    pub frames: u32,
+    /// Most memory for rows and frames, in bytes.
+    pub max_map_bytes: u64,
+    /// Measure a process that a debugger traces.
+    pub allow_ptrace: bool,
+    /// Measure the children of the process too.
+    pub follow_forks: bool,
+    /// Where else to look for debug files.
+    pub debug_dirs: Vec<PathBuf>,
+    /// Measure the cost of the probes themselves first.
+    pub calibrate: bool,
+}
+
+/// What `edgelat watch` measures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WatchTarget {
+    /// A running process.
+    Process(i32),
+    /// A command to start: its name and its arguments; at least one word.
+    Command(Vec<OsString>),
+}
+
+/// What `edgelat functions` is asked to do.
+#[derive(Debug)]
+pub struct FunctionsOptions {
+    /// Where the functions are.
+    pub of: FunctionsOf,
+    /// Which of them.
+    pub pattern: Option<Pattern>,
+    /// Print JSON lines instead of a table.
+    pub json: bool,
+    /// Where else to look for debug files.
+    pub debug_dirs: Vec<PathBuf>,
+}
+
+/// Whose functions are listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FunctionsOf {
+    /// All images of a running process.
+    Process(i32),
+    /// One file.
+    File(PathBuf),
+}
+
+/// What `edgelat check` is asked to do.
+#[derive(Debug)]
+pub struct CheckOptions {
+    /// Print JSON lines instead of a table.
+    pub json: bool,
+}
+
+/// Reads a command line, without the name of the program.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, UsageError> {
+    let mut arguments = arguments.into_iter();
+    let first = arguments.next().ok_or(UsageError::NoCommand)?;
+    let rest: Vec<OsString> = arguments.collect();
+    match first.to_str() {
+        Some("--help" | "-h") => return Ok(Invocation::Overview),
+        Some("--version" | "-V") => return Ok(Invocation::Version),
+        Some("help") => {
+            return match rest.first() {
+                None => Ok(Invocation::Overview),
+                Some(name) => Ok(Invocation::Help(command_named(name)?, Detail::Full)),
+            };
+        }
+        _ => {}
+    }
+    let command = command_named(&first)?;
+    let Some(matches) = read(command, rest)? else { return Ok(Invocation::Help(command, Detail::Short)) };
+    match command.name {
+        "watch" => WatchOptions::from_matches(matches).map(Invocation::Watch),
+        "functions" => FunctionsOptions::from_matches(matches).map(Invocation::Functions),
+        #[cfg(any(test, feature = "generate"))]
+        "completions" => matches.operand_text(0).map(Invocation::Completions),
+        #[cfg(any(test, feature = "generate"))]
+        "man" => Ok(Invocation::Man),
+        _ => Ok(Invocation::Check(CheckOptions { json: matches.has(Id::Json) })),
+    }
+}
+
+fn command_named(name: &OsStr) -> Result<&'static Command, UsageError> {
+    let given = name.to_string_lossy();
+    Command::named(&given).ok_or_else(|| UsageError::UnknownCommand {
+        near: nearest(&given, COMMANDS.iter().map(|command| command.name.to_string())),
+        given: given.into_owned(),
+    })
+}
+
+/// What stands on the command line of one command, with every option known and every count right.
+struct Matches {
+    command: &'static Command,
+    options: Vec<(&'static Opt, OsString)>,
+    operands: Vec<OsString>,
+    trailing: Vec<OsString>,
+}
+
+/// Reads the arguments of `command` by its table; `None` when they ask for help.
+fn read(command: &'static Command, arguments: Vec<OsString>) -> Result<Option<Matches>, UsageError> {
+    let mut matches = Matches { command, options: Vec::new(), operands: Vec::new(), trailing: Vec::new() };
+    let mut parser = lexopt::Parser::from_args(arguments);
+    loop {
+        // lexopt swallows a `--`, but here it separates the functions from the command to start.
+        if command.trailing.is_some()
+            && let Some(mut raw) = parser.try_raw_args()
+            && raw.next_if(|argument| argument == "--").is_some()
+        {
+            matches.trailing = raw.collect();
+            break;
+        }
+        let argument = match parser.next() {
+            Ok(Some(argument)) => argument,
+            Ok(None) => break,
+            Err(error) => return Err(value_after_switch(command, &matches, error)),
+        };
+        let option = match &argument {
+            lexopt::Arg::Short('h') | lexopt::Arg::Long("help") => return Ok(None),
+            lexopt::Arg::Short(letter) => command.options.iter().find(|option| option.short == Some(*letter)),
+            lexopt::Arg::Long(word) => command.options.iter().find(|option| option.long == *word),
+            lexopt::Arg::Value(operand) => {
+                matches.operands.push(operand.clone());
+                continue;
+            }
+        };
+        let Some(option) = option else { return Err(unknown_option(command, &argument)) };
+        if !option.repeatable && matches.has(option.id) {
+            return Err(UsageError::Twice { command: command.name, option: option.dashed() });
+        }
+        let value = match &option.value {
+            None => OsString::new(),
+            Some(value) => parser.value().map_err(|_| UsageError::MissingValue {
+                command: command.name,
+                option: option.dashed(),
+                value: value.name,
+            })?,
+        };
+        matches.options.push((option, value));
+    }
+    matches.check_operands()?;
+    Ok(Some(matches))
+}
+
+/// lexopt reports `--switch=value` when it comes to the next argument.
+fn value_after_switch(command: &'static Command, matches: &Matches, error: lexopt::Error) -> UsageError {
+    match (error, matches.options.last()) {
+        (lexopt::Error::UnexpectedValue { option, value }, _) => UsageError::UnexpectedValue {
+            command: command.name,
+            option,
+            given: value.to_string_lossy().into_owned(),
+        },
+        (other, _) => {
+            UsageError::UnknownOption { command: command.name, given: other.to_string(), near: None }
+        }
+    }
+}
+
+fn unknown_option(command: &'static Command, argument: &lexopt::Arg<'_>) -> UsageError {
+    let given = match argument {
+        lexopt::Arg::Short(letter) => format!("-{letter}"),
+        lexopt::Arg::Long(word) => format!("--{word}"),
+        lexopt::Arg::Value(value) => value.to_string_lossy().into_owned(),
+    };
+    let near = nearest(&given, command.options.iter().map(Opt::dashed));
+    UsageError::UnknownOption { command: command.name, given, near }
+}
+
+impl Matches {
+    fn has(&self, id: Id) -> bool {
+        self.values(id).next().is_some()
+    }
+
+    fn values(&self, id: Id) -> impl Iterator<Item = &OsString> {
+        self.options.iter().filter(move |(option, _)| option.id == id).map(|(_, value)| value)
+    }
+
+    fn paths(&self, id: Id) -> Vec<PathBuf> {
+        self.values(id).map(PathBuf::from).collect()
+    }
+
+    fn check_operands(&self) -> Result<(), UsageError> {
+        let command = self.command;
+        let usage = command.usage.first().copied().unwrap_or_default();
+        let at_most =
+            command.operands.iter().fold(0, |sum: usize, operand| sum.saturating_add(operand.at_most));
+        if let Some(extra) = self.operands.get(at_most) {
+            let given = extra.to_string_lossy().into_owned();
+            return Err(UsageError::ExtraOperand { command: command.name, given, usage });
+        }
+        let mut needed = 0;
+        for operand in command.operands {
+            needed += operand.at_least;
+            if self.operands.len() < needed {
+                return Err(UsageError::MissingOperand {
+                    command: command.name,
+                    operand: operand.name,
+                    usage,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn text<'a>(&self, argument: &'a OsStr) -> Result<&'a str, UsageError> {
+        argument.to_str().ok_or_else(|| UsageError::NotText {
+            command: self.command.name,
+            given: argument.to_string_lossy().into_owned(),
+        })
+    }
+
+    fn pattern(&self, argument: &OsStr) -> Result<Pattern, UsageError> {
+        Pattern::parse(self.text(argument)?)
+            .map_err(|reason| UsageError::Pattern { command: self.command.name, reason })
+    }
+
+    #[cfg(any(test, feature = "generate"))]
+    fn operand_text(&self, number: usize) -> Result<String, UsageError> {
+        let operand = &self.command.operands[number];
+        let given = self.text(&self.operands[number])?;
+        match operand.complete {
+            Complete::Words(words) if !words.contains(&given) => Err(UsageError::BadValue {
+                command: self.command.name,
+                option: operand.name.to_string(),
+                given: given.to_string(),
+                wanted: words.join(", "),
+            }),
+            _ => Ok(given.to_string()),
+        }
+    }
+
+    /// The value of an option, or its default, as `read` understands it. `wanted` says what it should be.
+    fn value<T>(
+        &self,
+        id: Id,
+        wanted: impl Fn() -> String,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, UsageError> {
+        let Some(option) = self.command.options.iter().find(|option| option.id == id) else {
+            return Ok(None);
+        };
+        let given = match self.values(id).next() {
+            Some(value) => self.text(value)?,
+            None => match option.default {
+                Some(default) => default,
+                None => return Ok(None),
+            },
+        };
+        let bad = |wanted| UsageError::BadValue {
+            command: self.command.name,
+            option: option.dashed(),
+            given: given.to_string(),
+            wanted,
+        };
+        match option.value.as_ref().map(|value| value.complete) {
+            Some(Complete::Words(words)) if !words.contains(&given) => Err(bad(words.join(", "))),
+            _ => read(given).map(Some).ok_or_else(|| bad(wanted())),
+        }
+    }
+}
+
+/// Process ids: PID_MAX_LIMIT of include/linux/threads.h is 4 Mi.
+const PIDS: RangeInclusive<u64> = 1..=4 << 20;
+
+/// Reports closer together than this tell nothing more and cost; further apart than a day is a mistake.
+const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(86_400);
+
+/// From a tenth of a second to ten years.
+const DURATIONS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(315_360_000);
+
+impl WatchOptions {
+    fn from_matches(matches: Matches) -> Result<Self, UsageError> {
+        let pid = matches.value(Id::Pid, pid_wanted, pid)?;
+        let target = match (pid, matches.trailing.is_empty()) {
+            (Some(pid), true) => WatchTarget::Process(pid),
+            (None, false) => WatchTarget::Command(matches.trailing.clone()),
+            (None, true) => return Err(UsageError::NoTarget),
+            (Some(_), false) => return Err(UsageError::TwoTargets),
+        };
+        let functions =
+            matches.operands.iter().map(|operand| matches.pattern(operand)).collect::<Result<_, _>>()?;
+        let times = |id, range: RangeInclusive<Duration>| {
+            let wanted = format!(
+                "seconds from {} to {}, such as 2 or 0.5",
+                range.start().as_secs_f64(),
+                range.end().as_secs()
+            );
+            matches.value(
+                id,
+                move || wanted.clone(),
+                move |text| seconds(text).filter(|time| range.contains(time)),
+            )
+        };
+        let route = matches.value(Id::Route, String::new, |word| {
+            Some(
+                [Route::UprobeMulti, Route::Tracefs, Route::Single]
+                    .into_iter()
+                    .find(|route| route.name() == word),
+            )
+        })?;
+        let returns = matches.value(Id::Returns, String::new, |word| match word {
+            "uretprobe" => Some(Returns::Uretprobe),
+            _ => Some(Returns::Ret),
+        })?;
+        let frames = matches.value(
+            Id::Frames,
+            || format!("a whole number from {} to {}", FRAMES.start(), FRAMES.end()),
+            |text| text.parse().ok().filter(|frames| FRAMES.contains(frames)),
+        )?;
+        let max_map_bytes = matches.value(
+            Id::MaxMapBytes,
+            || "bytes from 4K to 1024M, such as 4194304, 4096K or 4M".to_string(),
+            |text| bytes(text).filter(|bytes| MAP_BYTES.contains(bytes)),
+        )?;
+        Ok(Self {
+            target,
+            functions,
+            duration: times(Id::Duration, DURATIONS)?,
+            // The options below have defaults in the table; a test sees to it that they are these.
+            interval: times(Id::Interval, INTERVALS)?.unwrap_or(Duration::from_secs(1)),
+            json: matches.has(Id::Json),
+            returns: returns.unwrap_or(Returns::Ret),
+            route: route.flatten(),
+            frames: frames.unwrap_or(8_192).next_power_of_two() as u32,
+            max_map_bytes: max_map_bytes.unwrap_or(4 << 20),
+            allow_ptrace: matches.has(Id::AllowPtrace),
+            follow_forks: !matches.has(Id::NoFollowForks),
+            debug_dirs: matches.paths(Id::DebugDir),
+            calibrate: !matches.has(Id::NoBias),
+        })
+    }
+}
+
+impl FunctionsOptions {
+    fn from_matches(matches: Matches) -> Result<Self, UsageError> {
+        let mut operands = matches.operands.iter();
+        let of = operands.next().map(OsString::as_os_str).unwrap_or_default();
+        let of = match of.to_str() {
+            Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                let pid = pid(digits).ok_or_else(|| UsageError::BadValue {
+                    command: matches.command.name,
+                    option: "PID".to_string(),
+                    given: digits.to_string(),
+                    wanted: format!("{}; a file of that name is written ./{digits}", pid_wanted()),
+                })?;
+                FunctionsOf::Process(pid)
+            }
+            _ => FunctionsOf::File(PathBuf::from(of)),
+        };
+        let pattern = operands.next().map(|operand| matches.pattern(operand)).transpose()?;
+        Ok(Self { of, pattern, json: matches.has(Id::Json), debug_dirs: matches.paths(Id::DebugDir) })
+    }
+}
+
+fn pid_wanted() -> String {
+    format!("a process id from {} to {}", PIDS.start(), PIDS.end())
+}
+
+fn pid(text: &str) -> Option<i32> {
+    let pid = digits(text)?;
+    PIDS.contains(&pid).then_some(pid as i32)
+}
+
+/// A decimal number without a sign; `str::parse` would take a plus.
+fn digits(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// A number of bytes, with K or M for KiB and MiB.
+fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = match text.strip_suffix(['K', 'k']) {
+        Some(number) => (number, 1 << 10),
+        None => text.strip_suffix(['M', 'm']).map_or((text, 1), |number| (number, 1 << 20)),
+    };
+    digits(number)?.checked_mul(unit)
+}
+
+/// Seconds with up to nine decimals, exactly.
+fn seconds(text: &str) -> Option<Duration> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    if fraction.is_empty() || fraction.len() > 9 {
+        return None;
+    }
+    let nanoseconds = digits(fraction)? * 10u64.pow(9 - fraction.len() as u32);
+    Some(Duration::new(digits(whole)?, nanoseconds as u32))
+}
+
+/// The candidate that takes the fewest edits to be typed right, if those are about a third of its length at most.
+fn nearest(given: &str, candidates: impl Iterator<Item = String>) -> Option<String> {
+    candidates
+        .map(|candidate| (edits(given, &candidate), candidate))
+        .filter(|(edits, candidate)| edits * 3 <= candidate.len() + 1)
+        .min_by_key(|(edits, _)| *edits)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Levenshtein distance in bytes.
+fn edits(one: &str, two: &str) -> usize {
+    let mut row: Vec<usize> = (0..=two.len()).collect();
+    for (i, a) in one.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in two.bytes().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[two.len()]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+use super::*;
+
+fn parsed(line: &str) -> Result<Invocation, UsageError> {
+    parse(line.split_whitespace().map(OsString::from))
+}
+
+fn watch(line: &str) -> WatchOptions {
+    match parsed(&format!("watch {line}")) {
+        Ok(Invocation::Watch(options)) => options,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn wrong(line: &str) -> String {
+    match parsed(line) {
+        Err(error) => {
+            assert_eq!(error.exit(), Exit::Usage);
+            error.to_string()
+        }
+        Ok(invocation) => panic!("{line}: {invocation:?}"),
+    }
+}
+
+#[test]
+fn watch_without_options_has_the_defaults_of_the_table() {
+    let options = watch("-p 12 do_work");
+    assert_eq!(options.target, WatchTarget::Process(12));
+    assert_eq!(options.functions, [Pattern::parse("do_work").unwrap()]);
+    assert_eq!(options.duration, None);
+    assert_eq!(options.interval, Duration::from_secs(1));
+    assert_eq!(options.returns, Returns::Ret);
+    assert_eq!(options.route, None);
+    assert_eq!(options.frames, 8_192);
+    assert_eq!(options.max_map_bytes, 4 << 20);
+    assert!(!options.json && !options.allow_ptrace && options.follow_forks && options.calibrate);
+    assert!(options.debug_dirs.is_empty());
+}
+
+#[test]
+fn watch_takes_every_option_in_every_spelling() {
+    let options = watch(
+        "-p12 --duration=2.5 --interval 0.25 --json --returns uretprobe --route tracefs --frames 100 \
+         --max-map-bytes 64K --allow-ptrace --no-follow-forks --debug-dir /a --debug-dir=/b --no-bias f lib.so:g*",
+    );
+    assert_eq!(options.target, WatchTarget::Process(12));
+    assert_eq!(options.functions.len(), 2);
+    assert_eq!(options.duration, Some(Duration::from_millis(2_500)));
+    assert_eq!(options.interval, Duration::from_millis(250));
+    assert_eq!(options.returns, Returns::Uretprobe);
+    assert_eq!(options.route, Some(Route::Tracefs));
+    assert_eq!(options.frames, 128);
+    assert_eq!(options.max_map_bytes, 65_536);
+    assert!(options.json && options.allow_ptrace && !options.follow_forks && !options.calibrate);
+    assert_eq!(options.debug_dirs, [PathBuf::from("/a"), PathBuf::from("/b")]);
+}
+
+#[test]
+fn every_route_of_the_table_is_understood() {
+    for (word, route) in [
+        ("auto", None),
+        ("uprobe_multi", Some(Route::UprobeMulti)),
+        ("tracefs", Some(Route::Tracefs)),
+        ("single", Some(Route::Single)),
+    ] {
+        assert_eq!(watch(&format!("-p 1 f --route {word}")).route, route);
+    }
+}
+
+#[test]
+fn what_follows_the_dashes_is_the_command_whatever_it_looks_like() {
+    let options = watch("f --json g -- ./program --json -p 3 -- --help");
+    assert_eq!(options.functions.len(), 2);
+    let command = ["./program", "--json", "-p", "3", "--", "--help"].map(OsString::from);
+    assert_eq!(options.target, WatchTarget::Command(command.to_vec()));
+    assert!(options.json);
+}
+
+#[test]
+fn watch_needs_one_target_and_a_function() {
+    assert_eq!(
+        wrong("watch f"),
+        "watch: nothing to measure; name a process with -p PID, or a command after --"
+    );
+    assert!(wrong("watch -p 1 f -- ls").contains("leave one"));
+    assert_eq!(
+        wrong("watch -p 1"),
+        "watch: FUNCTION is missing; write edgelat watch -p PID [OPTION...] FUNCTION..."
+    );
+    assert!(wrong("watch f --").contains("nothing to measure"));
+}
+
+#[test]
+fn a_wrong_value_is_answered_with_the_right_ones() {
+    for (line, part) in [
+        ("watch -p x f", "--pid cannot be 'x'; give a process id from 1 to 4194304"),
+        ("watch -p 0 f", "--pid cannot be '0'"),
+        ("watch -p +1 f", "--pid cannot be '+1'"),
+        (
+            "watch -p 1 f --duration 0",
+            "--duration cannot be '0'; give seconds from 0.1 to 315360000, such as 2 or 0.5",
+        ),
+        ("watch -p 1 f --duration 1.", "--duration cannot be '1.'"),
+        ("watch -p 1 f --duration 1e3", "--duration cannot be '1e3'"),
+        ("watch -p 1 f --duration 0.1234567890", "--duration cannot be"),
+        ("watch -p 1 f --interval 99999999999999999999", "--interval cannot be"),
+        ("watch -p 1 f --frames 8", "--frames cannot be '8'; give a whole number from 16 to 1048576"),
+        ("watch -p 1 f --frames 1048577", "--frames cannot be"),
+        ("watch -p 1 f --max-map-bytes 4G", "--max-map-bytes cannot be '4G'; give bytes from 4K to 1024M"),
+        ("watch -p 1 f --max-map-bytes 99999999999999999999M", "--max-map-bytes cannot be"),
+        ("watch -p 1 f --route fast", "--route cannot be 'fast'; give auto, uprobe_multi, tracefs, single"),
+        ("watch -p 1 f --returns both", "--returns cannot be 'both'; give ret, uretprobe"),
+        (
+            "functions 99999999",
+            "PID cannot be '99999999'; give a process id from 1 to 4194304; a file of that name is \
+                                written ./99999999",
+        ),
+        ("completions ksh", "SHELL cannot be 'ksh'; give bash, zsh, fish"),
+    ] {
+        let message = wrong(line);
+        assert!(message.contains(part), "{line}: {message}");
+    }
+}
+
+#[test]
+fn a_wrong_option_is_answered_with_the_nearest() {
+    for (line, message) in [
+        ("", "no command given; 'edgelat --help' lists them"),
+        ("wath", "there is no command 'wath'; did you mean 'edgelat watch'?"),
+        ("bogus", "there is no command 'bogus'; 'edgelat --help' lists them"),
+        ("help bogus", "there is no command 'bogus'; 'edgelat --help' lists them"),
+        ("watch --durration 1", "watch: there is no option '--durration'; did you mean --duration?"),
+        ("watch -x", "watch: there is no option '-x'; 'edgelat watch --help' lists them"),
+        ("watch -p", "watch: --pid needs a value; write --pid PID"),
+        ("watch --json=yes f", "watch: --json takes no value, but has 'yes'; write --json alone"),
+        ("watch -p 1 -p 2 f", "watch: --pid is given twice; leave one"),
+        ("check now", "check: 'now' is one argument too many; write edgelat check [OPTION...]"),
+        (
+            "functions",
+            "functions: PID|PATH is missing; write edgelat functions (PID | PATH) [PATTERN] [OPTION...]",
+        ),
+        (
+            "functions a b c",
+            "functions: 'c' is one argument too many; write edgelat functions (PID | PATH) [PATTERN] \
+                             [OPTION...]",
+        ),
+    ] {
+        assert_eq!(wrong(line), message, "{line}");
+    }
+}
+
+#[test]
+fn a_switch_with_a_value_at_the_end_is_wrong_too() {
+    assert!(wrong("check --json=yes").contains("--json takes no value"));
+    assert!(wrong("watch -p 1 f --json=yes").contains("--json takes no value"));
+    assert!(wrong("watch f --json=yes -- ls").contains("--json takes no value"));
+}
+
+#[test]
+fn help_is_given_wherever_it_is_asked_for() {
+    assert!(matches!(parsed("--help"), Ok(Invocation::Overview)));
+    assert!(matches!(parsed("help"), Ok(Invocation::Overview)));
+    assert!(matches!(parsed("--version"), Ok(Invocation::Version)));
+    for (line, wanted) in [
+        ("watch --help", Detail::Short),
+        ("watch -p 1 -h", Detail::Short),
+        ("help watch", Detail::Full),
+        ("watch f --help -- ls", Detail::Short),
+    ] {
+        match parsed(line) {
+            Ok(Invocation::Help(command, detail)) => {
+                assert_eq!((command.name, detail), ("watch", wanted), "{line}")
+            }
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn functions_takes_digits_for_a_process_and_all_else_for_a_file() {
+    let of = |line: &str| match parsed(&format!("functions {line}")) {
+        Ok(Invocation::Functions(options)) => {
+            (options.of, options.pattern.map(|pattern| pattern.to_string()))
+        }
+        other => panic!("{line}: {other:?}"),
+    };
+    assert_eq!(of("123"), (FunctionsOf::Process(123), None));
+    assert_eq!(of("./123"), (FunctionsOf::File(PathBuf::from("./123")), None));
+    assert_eq!(of("/bin/true ma*"), (FunctionsOf::File(PathBuf::from("/bin/true")), Some("ma*".to_string())));
+}
+
+#[test]
+fn a_pattern_that_is_none_is_wrong_usage() {
+    let message = wrong("watch -p 1 +0x12");
+    assert!(message.starts_with("watch: '+0x12' is an address without a build-id"), "{message}");
+}
+
+#[test]
+fn arguments_that_are_not_text_are_named() {
+    use std::os::unix::ffi::OsStringExt;
+    let latin = OsString::from_vec(b"gr\xfc\xdfe".to_vec());
+    let arguments = ["watch", "-p", "1"].map(OsString::from).into_iter().chain([latin.clone()]);
+    let message = parse(arguments).unwrap_err().to_string();
+    assert!(message.contains("is not UTF-8 text"), "{message}");
+    // A path need not be text.
+    let arguments = ["functions"].map(OsString::from).into_iter().chain([latin]);
+    assert!(matches!(parse(arguments), Ok(Invocation::Functions(_))));
+}
+
+#[test]
+fn random_arguments_never_panic() {
+    let words = [
+        "watch",
+        "functions",
+        "check",
+        "-p",
+        "1",
+        "--",
+        "--json",
+        "--json=",
+        "-h",
+        "f",
+        "*",
+        "--frames",
+        "-",
+        "=",
+        "",
+        "+",
+        "--no-bias",
+        "99999999999999999999",
+        "a::b",
+        ":",
+        "-p1",
+        "--route=single",
+        "-\u{fc}",
+    ];
+    let mut state = 1u64;
+    for _ in 0..20_000 {
+        let mut line = Vec::new();
+        loop {
+            // Numerical Recipes' constants; the top bits are the random ones.
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let number = (state >> 40) as usize;
+            if number % 8 == 0 {
+                break;
+            }
+            line.push(OsString::from(words[number / 8 % words.len()]));
+        }
+        // Whatever is said, it is said in a sentence.
+        if let Err(error) = parse(line) {
+            assert!(!error.to_string().is_empty());
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! `edgelat watch`: measure functions of one process now, and show them until somebody stops it.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`refusals`] | targets for which return probes would be unsafe |
+//! | [`screen`] | the table and the histogram for a person |
+//! | [`spawn`] | a command that is started to be measured from its first instruction |
+//!
+//! The loop sleeps until one of three things happens: a signal, an event of the guard, the next report.
+
+mod refusals;
+mod screen;
+mod spawn;
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use edgelat_guard::protocol::{Event, Line, Reply, Request, Returns};
+use edgelat_guard::{Guard, GuardError};
+use edgelat_image::Pattern;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use self::screen::Screen;
+use self::spawn::{SpawnError, Spawned};
+use super::exit::Exit;
+use super::failure::{Fails, Failure};
+use super::output::{ProgressLine, say};
+use super::parse::{WatchOptions, WatchTarget};
+use crate::collector::measurement::{self, Measurement, rate};
+use crate::collector::report::{
+    Ended, FunctionReport, ProcessReport, RefusedReport, Report, SCHEMA, TargetReport,
+};
+use crate::collector::resolve::{self, Context, ResolveError, Resolved};
+use crate::collector::target::Target;
+
+/// How often a library that is not mapped yet is looked for.
+const LOOK_FOR_LIBRARIES: Duration = Duration::from_millis(100);
+
+/// Why watching could not begin or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The guard refused something.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// Names did not become functions.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// The command did not start.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// Return probes would harm the target.
+    #[error(
+        "--returns uretprobe is unsafe for process {pid}: {reason}; leave it out: probes on exit sites are safe here"
+    )]
+    UnsafeReturns {
+        /// The process.
+        pid: i32,
+        /// Why.
+        reason: String,
+    },
+    /// Signals cannot be caught.
+    #[error("cannot catch signals: {0}")]
+    Signals(io::Error),
+    /// Waiting failed.
+    #[error("cannot wait for events: {0}")]
+    Wait(nix::Error),
+}
+
+impl Fails for WatchError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Guard(error) | Self::Resolve(ResolveError::Guard(error)) => error.exit(),
+            Self::Resolve(ResolveError::Image { .. }) => Exit::Image,
+            Self::Resolve(ResolveError::Find { .. } | ResolveError::Refused { .. }) => Exit::Functions,
+            Self::UnsafeReturns { .. } => Exit::Target,
+            Self::Spawn(error) => error.exit(),
+            Self::Signals(_) | Self::Wait(_) => Exit::Failed,
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Why nothing could be measured. What was measured before an error is printed first.
+pub fn run(options: WatchOptions) -> Result<Exit, Failure> {
+    let signals = catch_signals().map_err(WatchError::Signals)?;
+    let mut spawned = match &options.target {
+        WatchTarget::Process(_) => None,
+        WatchTarget::Command(words) => Some(Spawned::start(words, options.json).map_err(WatchError::from)?),
+    };
+    let pid = match (&options.target, &spawned) {
+        (WatchTarget::Process(pid), _) => *pid,
+        (_, Some(spawned)) => spawned.pid(),
+        (WatchTarget::Command(_), None) => unreachable!("a command was started above"),
+    };
+    let mut watch = Watch::open(&options, pid, spawned.is_some())?;
+    watch.begin(&options, spawned.as_mut())?;
+    let ended = watch.run(&options, signals)?;
+    let shown = watch.end(ended);
+    if let Some(spawned) = spawned {
+        spawned.finish(ended);
+    }
+    shown
+}
+
+/// Everything that lives while a target is watched.
+struct Watch {
+    line: Line,
+    target: Target,
+    target_report: TargetReport,
+    measurements: Vec<Measurement>,
+    refused: Vec<RefusedReport>,
+    /// Patterns whose library is not mapped yet.
+    pending: Vec<Pattern>,
+    processes: Vec<ProcessReport>,
+    alive: BTreeSet<i32>,
+    armed: Instant,
+    read: Instant,
+    seq: u64,
+    returns: Returns,
+    detach_ns: Option<u64>,
+    output: Output,
+}
+
+enum Output {
+    Json,
+    Screen(Screen),
+}
+
+impl Watch {
+    fn open(options: &WatchOptions, pid: i32, own: bool) -> Result<Self, WatchError> {
+        let mut line = Line::new(Guard::new());
+        // A command of our own is under our own ptrace until its probes are in place.
+        let target = Target::open(&mut line, pid, options.allow_ptrace || own)?;
+        if options.returns == Returns::Uretprobe {
+            let images = target.images(&mut line)?;
+            if let Some(reason) = refusals::return_probes(&images, pid) {
+                return Err(WatchError::UnsafeReturns { pid, reason });
+            }
+        }
+        let target_report = describe(&mut line, &target)?;
+        let output = match options.json {
+            true => Output::Json,
+            false => Output::Screen(Screen::new()),
+        };
+        let now = Instant::now();
+        Ok(Self {
+            line,
+            target,
+            target_report,
+            measurements: Vec::new(),
+            refused: Vec::new(),
+            pending: Vec::new(),
+            processes: vec![ProcessReport { pid, covered_since_ns: 0, ended_ns: None }],
+            alive: BTreeSet::from([pid]),
+            armed: now,
+            read: now,
+            seq: 0,
+            returns: options.returns,
+            detach_ns: None,
+            output,
+        })
+    }
+
+    /// Resolves, attaches and arms; a command is let go then.
+    fn begin(&mut self, options: &WatchOptions, spawned: Option<&mut Spawned>) -> Result<(), Failure> {
+        self.cover(options, &options.functions)?;
+        let Some(spawned) = spawned else { return self.started() };
+        // Libraries come one by one while a command starts; each is covered before it can be called.
+        while !self.pending.is_empty() && spawned.step().map_err(WatchError::from)? {
+            self.look_for_libraries(options)?;
+        }
+        self.started()?;
+        spawned.release();
+        Ok(())
+    }
+
+    fn started(&mut self) -> Result<(), Failure> {
+        for refusal in &self.refused {
+            say(format_args!("not measured: {}: {}", refusal.name, refusal.text));
+        }
+        for pattern in &self.pending {
+            say(format_args!("waiting for the library of '{pattern}'"));
+        }
+        say("armed");
+        self.show()
+    }
+
+    /// Attaches and arms what of `patterns` is mapped; the rest is pending.
+    fn cover(&mut self, options: &WatchOptions, patterns: &[Pattern]) -> Result<(), WatchError> {
+        let resolved = self.resolve(options, patterns)?;
+        self.pending.clone_from(&resolved.pending);
+        self.refused.extend_from_slice(&resolved.refused);
+        if resolved.functions.is_empty() {
+            return Ok(());
+        }
+        let plan = measurement::Options {
+            frames: options.frames,
+            max_map_bytes: options.max_map_bytes,
+            returns: options.returns,
+            route: options.route,
+            follow_forks: options.follow_forks,
+            calibrate: options.calibrate,
+        };
+        let measurement = Measurement::attach(&mut self.line, &self.target, &resolved, plan)?;
+        measurement.arm(&mut self.line)?;
+        if self.measurements.is_empty() {
+            self.armed = Instant::now();
+            self.read = self.armed;
+        }
+        self.measurements.push(measurement);
+        Ok(())
+    }
+
+    fn resolve(&mut self, options: &WatchOptions, patterns: &[Pattern]) -> Result<Resolved, ResolveError> {
+        let mut progress = ProgressLine::new();
+        let mut context = Context {
+            debug_dirs: &options.debug_dirs,
+            progress: &mut |image, at| progress.update(&format!("reading {image}"), at.done, at.total),
+        };
+        resolve::resolve(&mut self.line, &self.target, patterns, &mut context)
+    }
+
+    /// Has a library come that was waited for?
+    fn look_for_libraries(&mut self, options: &WatchOptions) -> Result<(), WatchError> {
+        let Ok(images) = self.target.images(&mut self.line) else { return Ok(()) };
+        let here = |pattern: &Pattern| {
+            images.iter().any(|image| pattern.matches_image(std::path::Path::new(image.path.as_str())))
+        };
+        if !self.pending.iter().any(here) {
+            return Ok(());
+        }
+        let pending = std::mem::take(&mut self.pending);
+        self.cover(options, &pending)
+    }
+
+    /// The loop; returns why it ended.
+    fn run(&mut self, options: &WatchOptions, signals: UnixStream) -> Result<Ended, Failure> {
+        let end = options.duration.map(|duration| self.armed + duration);
+        let mut next = self.armed + options.interval;
+        let mut look = Instant::now() + LOOK_FOR_LIBRARIES;
+        loop {
+            let now = Instant::now();
+            let mut wake = next.min(end.unwrap_or(next));
+            if !self.pending.is_empty() {
+                wake = wake.min(look);
+            }
+            if self.wait(wake.saturating_duration_since(now), &signals)? {
+                return Ok(Ended::Signal);
+            }
+            if let Some(ended) = self.take_events()? {
+                return Ok(ended);
+            }
+            let now = Instant::now();
+            if end.is_some_and(|end| now >= end) {
+                return Ok(Ended::Duration);
+            }
+            if !self.pending.is_empty() && now >= look {
+                look = now + LOOK_FOR_LIBRARIES;
+                if let Err(error) = self.look_for_libraries(options) {
+                    // What is measured already goes on.
+                    say(&error);
+                    self.pending.clear();
+                }
+            }
+            if now >= next {
+                // An interval that was slept through is left out, not made up for.
+                while next <= now {
+                    next += options.interval;
+                }
+                if let Err(failure) = self.show() {
+                    // Somebody who has seen enough closes the pipe: the end, not an error.
+                    return if output_is_closed() { Ok(Ended::Output) } else { Err(failure) };
+                }
+            }
+        }
+    }
+
+    /// Sleeps; true when a signal came.
+    fn wait(&self, time: Duration, signals: &UnixStream) -> Result<bool, WatchError> {
+        let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        fds.extend(self.line.events().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        // Rounded up: waking a little too early would spin until the time has come.
+        let time = PollTimeout::try_from(time + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, time) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(errno) => return Err(WatchError::Wait(errno)),
+        }
+        Ok(fds[0].revents().is_some_and(|events| !events.is_empty()))
+    }
+
+    /// What the guard saw; the reason to end, if it is one.
+    fn take_events(&mut self) -> Result<Option<Ended>, WatchError> {
+        loop {
+            let (reply, _) = self.line.call(&Request::Events)?;
+            let Reply::Events { events, more } = reply else {
+                return Ok(None);
+            };
+            let now = self.elapsed();
+            for event in events {
+                match event {
+                    Event::Covered { pid } if self.alive.insert(pid) => {
+                        let process = ProcessReport { pid, covered_since_ns: now, ended_ns: None };
+                        self.processes.push(process);
+                    }
+                    // A second plan covers the same process.
+                    Event::Covered { .. } => {}
+                    Event::NotCovered { pid, error } => {
+                        say(format_args!("child {pid} is not covered: {error}"))
+                    }
+                    Event::Ended { pid } => {
+                        self.alive.remove(&pid);
+                        let process = self.processes.iter_mut().find(|process| process.pid == pid);
+                        if let Some(process) = process {
+                            process.ended_ns.get_or_insert(now);
+                        }
+                    }
+                    Event::Replaced { pid } => {
+                        say(format_args!(
+                            "process {pid} executes another image now; its functions are no longer measured"
+                        ));
+                        if pid == self.target.pid {
+                            return Ok(Some(Ended::Replaced));
+                        }
+                    }
+                }
+            }
+            if !more {
+                return Ok(self.alive.is_empty().then_some(Ended::Target));
+            }
+        }
+    }
+
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.armed.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Reads and prints.
+    fn show(&mut self) -> Result<(), Failure> {
+        let report = self.report(None);
+        self.print(&report)
+    }
+
+    fn report(&mut self, ended: Option<Ended>) -> Report {
+        let since = match self.seq {
+            0 => 0,
+            _ => u64::try_from(self.read.elapsed().as_nanos()).unwrap_or(u64::MAX),
+        };
+        self.read = Instant::now();
+        let mut functions: Vec<FunctionReport> = Vec::new();
+        for measurement in &mut self.measurements {
+            functions.extend_from_slice(measurement.read(&self.alive, since));
+        }
+        if ended.is_some() {
+            // The last interval is of any length; a person wants the rate of it all.
+            let whole = self.elapsed();
+            functions.iter_mut().for_each(|function| function.rate_per_s = rate(function.entries, whole));
+        }
+        let first = self.measurements.first();
+        let session = first.is_some_and(|measurement| measurement.session);
+        let report = Report {
+            schema: SCHEMA,
+            seq: self.seq,
+            elapsed_ns: self.elapsed(),
+            last: ended.is_some(),
+            ended,
+            target: self.target_report.clone(),
+            route: first.map_or("none", |measurement| measurement.route.name()),
+            returns: match (self.returns, session) {
+                (Returns::Ret, _) => "ret",
+                (Returns::Uretprobe, true) => "uretprobe session",
+                (Returns::Uretprobe, false) => "uretprobe",
+            },
+            sites: self.measurements.iter().map(|measurement| measurement.sites).sum(),
+            attach_ns: self.measurements.iter().map(|measurement| measurement.attach_ns).sum(),
+            detach_ns: self.detach_ns,
+            processes: self.processes.clone(),
+            functions,
+            unattributed_hits: self.measurements.iter().map(Measurement::unattributed_hits).sum(),
+            refused: self.refused.clone(),
+        };
+        self.seq += 1;
+        report
+    }
+
+    fn print(&mut self, report: &Report) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        let written = match &mut self.output {
+            Output::Json => serde_json::to_writer(&mut out, report)
+                .map_err(io::Error::from)
+                .and_then(|()| out.write_all(b"\n")),
+            Output::Screen(screen) => screen.draw(&mut out, report),
+        };
+        written.and_then(|()| out.flush()).map_err(|error| super::output::OutputError::Write(error).into())
+    }
+
+    /// Takes the probes off, reads for the last time and prints.
+    fn end(mut self, ended: Ended) -> Result<Exit, Failure> {
+        // Detaching waits until no program runs any more: what is read after that does not move.
+        let mut failure = None;
+        for measurement in &self.measurements {
+            match measurement.detach(&mut self.line) {
+                Ok(ns) => *self.detach_ns.get_or_insert(0) += ns,
+                Err(error) => failure = Some(WatchError::from(error)),
+            }
+        }
+        let report = self.report(Some(ended));
+        if ended != Ended::Output {
+            self.print(&report)?;
+        }
+        failure.map_or(Ok(Exit::Ok), |error| Err(error.into()))
+    }
+}
+
+fn describe(line: &mut Line, target: &Target) -> Result<TargetReport, GuardError> {
+    let images = target.images(line)?;
+    let executable = images.iter().find(|image| image.executable);
+    let open = executable.map(|image| target.open_image(line, image)).transpose()?;
+    Ok(TargetReport {
+        pid: target.pid,
+        start: target.start,
+        exe: executable.map(|image| image.path.to_string()).unwrap_or_default(),
+        build_id: open.and_then(|open| resolve::build_id_of(&open.file)),
+    })
+}
+
+/// INT, TERM and HUP become readable on a socket instead of killing us with probes attached.
+fn catch_signals() -> io::Result<UnixStream> {
+    let (read, write) = UnixStream::pair()?;
+    for signal in [nix::libc::SIGINT, nix::libc::SIGTERM, nix::libc::SIGHUP] {
+        signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
+    }
+    Ok(read)
+}
+
+/// Has the reader of standard output gone?
+fn output_is_closed() -> bool {
+    let stdout = io::stdout();
+    let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
+    let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
+    poll(&mut fds, PollTimeout::ZERO).is_ok()
+        && fds[0].revents().is_some_and(|events| events.intersects(gone))
+}

@@ -1,0 +1,57 @@
+//! Targets for which return probes would be unsafe.
+//!
+//! A return probe replaces the return address of a call by one of the kernel's. Whatever reads or moves
+//! return addresses then goes wrong: an unwinder stops a C++ exception or a Rust panic with an abort, a
+//! coroutine returns into another one. Some kernels return through a system call that a seccomp filter kills.
+
+use std::path::Path;
+
+use edgelat_guard::protocol::MappedImage;
+use edgelat_image::Image;
+
+use crate::collector::target::file_name;
+
+/// Libraries whose presence means that frames are unwound.
+const UNWINDERS: [&str; 3] = ["libgcc_s.so", "libunwind.so", "libstdc++.so"];
+/// Functions that switch stacks.
+const SWITCHES: [&str; 3] = ["swapcontext", "makecontext", "setcontext"];
+
+/// Why return probes are refused for a process, or `None`. That nothing switches stacks by instructions of
+/// its own cannot be proven.
+pub(super) fn return_probes(images: &[MappedImage], pid: i32) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).map(str::trim);
+    if mode.is_some_and(|mode| mode != "0") {
+        return Some("it runs under seccomp, which may kill it at the first return".to_owned());
+    }
+    images.iter().find_map(|image| {
+        let name = file_name(&image.path);
+        if UNWINDERS.iter().any(|unwinder| name.starts_with(unwinder)) {
+            return Some(format!(
+                "{name} is mapped, and an exception or panic through a probed frame would abort it"
+            ));
+        }
+        if name.contains("greenlet") {
+            return Some(format!("{name} is mapped, and its coroutines move stacks"));
+        }
+        // The C library defines these functions; only who calls them matters.
+        unsafe_inside(Path::new(&format!("/proc/{pid}/root{}", image.path)))
+            .map(|reason| format!("{name} {reason}"))
+    })
+}
+
+fn unsafe_inside(path: &Path) -> Option<String> {
+    let image = Image::open(std::fs::File::open(path).ok()?).ok()?;
+    let imports = image.imports(&SWITCHES).unwrap_or_default();
+    if let Some(import) = imports.first() {
+        return Some(format!("calls {import}, which moves to another stack"));
+    }
+    // A statically linked unwinder has symbols of its own; without symbols it cannot be seen.
+    if !image.facts().needed.is_empty() {
+        return None;
+    }
+    let functions = image.functions(&edgelat_image::DebugFiles::none(), &mut |_| ()).ok()?;
+    let defined = functions.defines(&["_Unwind_RaiseException", "_Unwind_Resume"]);
+    let unwinder = defined.first()?;
+    Some(format!("contains {unwinder}, and an exception or panic through a probed frame would abort it"))
+}

@@ -1,0 +1,243 @@
+//! The table and the histogram for a person.
+//!
+//! Plain ASCII and at most 80 columns where names allow it: a serial console at night is the place this is
+//! made for. On a terminal each picture replaces the one before; elsewhere they follow each other.
+
+use std::io::{self, IsTerminal, Write};
+
+use edgelat_histogram::{SCALE, upper_bound_ns};
+
+use crate::cli::output::Style;
+use crate::collector::report::{Ended, FunctionReport, Report};
+
+/// Lines of a histogram at most; neighbours are merged until it fits.
+const LINES: usize = 20;
+/// Columns of the longest bar.
+const BAR: usize = 40;
+/// Functions in the table while measuring; the last picture has all.
+const FUNCTIONS: usize = 20;
+/// Columns of a name in the table.
+const NAME: usize = 30;
+
+/// Where pictures are drawn.
+#[derive(Debug)]
+pub(super) struct Screen {
+    style: Style,
+    terminal: bool,
+    /// Lines of the picture before, to be replaced.
+    drawn: usize,
+}
+
+impl Screen {
+    pub(super) fn new() -> Self {
+        Self { style: Style::of_stdout(), terminal: io::stdout().is_terminal(), drawn: 0 }
+    }
+
+    /// Draws one picture.
+    pub(super) fn draw(&mut self, out: &mut impl Write, report: &Report) -> io::Result<()> {
+        // Off a terminal there is nothing to see before the first interval.
+        if report.seq == 0 && !self.terminal {
+            return Ok(());
+        }
+        let picture = picture(report, self.style);
+        if self.drawn > 0 {
+            write!(out, "\x1b[{}A\x1b[J", self.drawn)?;
+        }
+        out.write_all(picture.as_bytes())?;
+        self.drawn = if self.terminal { picture.lines().count() } else { 0 };
+        if report.last {
+            self.drawn = 0;
+        }
+        Ok(())
+    }
+}
+
+fn picture(report: &Report, style: Style) -> String {
+    let mut lines = vec![heading(report)];
+    let header = format!(
+        "{:NAME$} {:>9} {:>10} {:>8} {:>8} {:>8} {:>8} {:>8} {:>7}",
+        "FUNCTION", "RATE/s", "CALLS", "p50", "p90", "p99", "p99.9", "max", "INSIDE"
+    );
+    lines.push(style.bold(&header));
+    let shown = if report.last { report.functions.len() } else { FUNCTIONS };
+    for function in report.functions.iter().take(shown) {
+        lines.push(row(function));
+        lines.extend(account(function).map(|line| style.yellow(&line)));
+    }
+    if report.functions.len() > shown {
+        lines.push(style.dim(&format!("... and {} more", report.functions.len() - shown)));
+    }
+    if let [function] = report.functions.as_slice() {
+        lines.extend(histogram(function));
+        lines.extend(notes(function).map(|line| style.dim(&line)));
+    }
+    if report.unattributed_hits > 0 {
+        let hits = report.unattributed_hits;
+        lines.push(style.yellow(&format!("{hits} hits at addresses that were not known yet are in no account")));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn heading(report: &Report) -> String {
+    let children = report.processes.len() - 1;
+    let family = match children {
+        0 => String::new(),
+        1 => " and 1 child".to_owned(),
+        n => format!(" and {n} children"),
+    };
+    let end = match report.ended {
+        None => String::new(),
+        Some(Ended::Duration) => ", time is over".to_owned(),
+        Some(Ended::Signal) => ", stopped".to_owned(),
+        Some(Ended::Target) => ", the target has ended".to_owned(),
+        Some(Ended::Replaced) => ", the target executes another image".to_owned(),
+        Some(Ended::Output) => ", output closed".to_owned(),
+    };
+    format!(
+        "{} (process {}{family}), {} by {}, {:.1} s{end}",
+        report.target.exe,
+        report.target.pid,
+        report.returns,
+        report.route,
+        report.elapsed_ns as f64 / 1e9
+    )
+}
+
+fn row(function: &FunctionReport) -> String {
+    let quantile = |ns: Option<u64>| ns.map_or_else(|| "-".to_owned(), duration);
+    format!(
+        "{:NAME$} {:>9} {:>10} {:>8} {:>8} {:>8} {:>8} {:>8} {:>7}",
+        shortened(&function.name),
+        function.rate_per_s,
+        function.entries,
+        quantile(function.p50_ns),
+        quantile(function.p90_ns),
+        quantile(function.p99_ns),
+        quantile(function.p999_ns),
+        quantile(function.max_ns),
+        function.in_flight
+    )
+}
+
+/// What is missing from the histogram, if anything is.
+fn account(function: &FunctionReport) -> Option<String> {
+    let lost = &function.lost;
+    let named = [
+        ("abandoned", lost.abandoned),
+        ("evicted", lost.evicted),
+        ("ended inside", lost.ended_inside),
+        ("over range", lost.over_range),
+        ("table full", lost.table_full),
+        ("entered before", function.unmatched_exits),
+    ];
+    let words: Vec<String> =
+        named.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{count} {name}")).collect();
+    (!words.is_empty()).then(|| format!("  not measured: {}", words.join(", ")))
+}
+
+fn notes(function: &FunctionReport) -> impl Iterator<Item = String> {
+    let bias = function.bias_ns.map(|ns| {
+        format!("the probes themselves add about {} to each duration (not subtracted)", duration(ns))
+    });
+    let tail = function.until_tail_call.then(|| {
+        "some calls end in a jump into another function; they are measured up to that jump".to_owned()
+    });
+    bias.into_iter().chain(tail)
+}
+
+/// Lower bound, upper bound, count and bar of each line, neighbours merged until there are few.
+fn histogram(function: &FunctionReport) -> Vec<String> {
+    let (Some(first), Some(last)) = (function.buckets.first(), function.buckets.last()) else {
+        return Vec::new();
+    };
+    let (first, last) = (first.0, last.0);
+    // Each step halves the lines: index >> 1 is the bucket one scale down.
+    let shift = (0..16).find(|shift| ((last >> shift) - (first >> shift)) < LINES as i32).unwrap_or(16);
+    let mut counts = vec![0u64; ((last >> shift) - (first >> shift) + 1) as usize];
+    for (index, count) in &function.buckets {
+        counts[((index >> shift) - (first >> shift)) as usize] += count;
+    }
+    let most = counts.iter().copied().max().unwrap_or(1).max(1);
+    let line = |(at, count): (usize, &u64)| {
+        let coarse = (first >> shift) + at as i32;
+        let low = upper_bound_ns((coarse << shift) - 1);
+        let high = upper_bound_ns(((coarse + 1) << shift) - 1);
+        let bar = "#".repeat((*count as u128 * BAR as u128).div_ceil(most as u128) as usize);
+        format!("{:>9} .. {:<9} {count:>10} |{bar}", duration(low), duration(high))
+    };
+    // The shift counts from the scale of a row.
+    const { assert!(SCALE == 3) };
+    counts.iter().enumerate().map(line).collect()
+}
+
+/// Three digits and a unit.
+fn duration(ns: u64) -> String {
+    let (value, unit) = match ns {
+        0..1_000 => return format!("{ns} ns"),
+        1_000..1_000_000 => (ns as f64 / 1e3, "us"),
+        1_000_000..1_000_000_000 => (ns as f64 / 1e6, "ms"),
+        _ => (ns as f64 / 1e9, "s"),
+    };
+    let digits = match value {
+        ..10.0 => 2,
+        ..100.0 => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$} {unit}")
+}
+
+/// A name that fits its column: the end of a C++ name says more than its beginning.
+fn shortened(name: &str) -> String {
+    let length = name.chars().count();
+    if length <= NAME {
+        return name.to_owned();
+    }
+    let tail: String = name.chars().skip(length - (NAME - 2)).collect();
+    format!("..{tail}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_three_digits_and_a_unit() {
+        for (ns, text) in [
+            (0, "0 ns"),
+            (999, "999 ns"),
+            (1_000, "1.00 us"),
+            (12_345, "12.3 us"),
+            (123_456, "123 us"),
+            (1_500_000, "1.50 ms"),
+            (2_000_000_000, "2.00 s"),
+        ] {
+            assert_eq!(duration(ns), text);
+        }
+    }
+
+    #[test]
+    fn a_wide_histogram_is_merged_until_it_fits_and_loses_no_call() {
+        let mut function = FunctionReport::new("f".into(), "/bin/f".into());
+        function.buckets = (-192..64).map(|index| (index, 3)).collect();
+        let lines = histogram(&function);
+        assert!(lines.len() <= LINES, "{} lines", lines.len());
+        let count = |line: &String| -> u64 {
+            line.split('|')
+                .next()
+                .and_then(|l| l.split_whitespace().last())
+                .and_then(|n| n.parse().ok())
+                .unwrap()
+        };
+        assert_eq!(lines.iter().map(count).sum::<u64>(), 256 * 3);
+    }
+
+    #[test]
+    fn what_is_not_measured_is_said_by_name() {
+        let mut function = FunctionReport::new("f".into(), "/bin/f".into());
+        assert_eq!(account(&function), None);
+        function.lost.evicted = 7;
+        function.unmatched_exits = 1;
+        assert_eq!(account(&function).unwrap(), "  not measured: 7 evicted, 1 entered before");
+    }
+}

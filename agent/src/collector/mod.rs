@@ -1,0 +1,27 @@
+//! The collector: from names to sites, and from rows to numbers.
+//!
+//! It has no privilege of its own. What it needs from the kernel it asks of the guard ([`Line`]), and what
+//! the programs count it reads from mapped memory.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`target`] | a process and its images, opened by the guard |
+//! | [`resolve`] | patterns to functions with sites, and refusals |
+//! | [`measurement`] | one loaded plan: attach, arm, read, detach |
+//! | [`report`] | what is known of each function at one moment |
+//!
+//! [`Line`]: edgelat_guard::protocol::Line
+
+pub mod measurement;
+pub mod report;
+pub mod resolve;
+pub mod target;
+
+use edgelat_guard::GuardError;
+use edgelat_guard::error::text;
+use edgelat_guard::protocol::Reply;
+
+/// The guard answered something else than was asked: a fault of ours, said instead of panicking.
+fn unexpected(reply: &Reply) -> GuardError {
+    GuardError::Order { what: text(format_args!("the guard answered {reply:?}").to_string()) }
+}

@@ -1,0 +1,202 @@
+//! What is known of each function at one moment, and the JSON line that says it (docs/WATCH-JSON.md).
+
+use edgelat_histogram::SCALE;
+use serde::Serialize;
+
+/// Name and version of the schema of a line.
+pub const SCHEMA: &str = "edgelat.watch/1";
+
+/// One line: everything cumulative since arming.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// Number of the line; 0 is written when counting begins.
+    pub seq: u64,
+    /// Time since arming in nanoseconds.
+    pub elapsed_ns: u64,
+    /// The last line.
+    #[serde(rename = "final")]
+    pub last: bool,
+    /// Why it is the last.
+    pub ended: Option<Ended>,
+    /// What is measured.
+    pub target: TargetReport,
+    /// How probes reached the kernel.
+    pub route: &'static str,
+    /// How returns are seen.
+    pub returns: &'static str,
+    /// Probes in one process.
+    pub sites: u32,
+    /// Time that attaching them took in nanoseconds.
+    pub attach_ns: u64,
+    /// Time that removing all probes took in nanoseconds; known in the last line.
+    pub detach_ns: Option<u64>,
+    /// Covered processes.
+    pub processes: Vec<ProcessReport>,
+    /// The functions, in the order in which they were resolved.
+    pub functions: Vec<FunctionReport>,
+    /// Hits of probes that could not be told to any function; not part of any account.
+    pub unattributed_hits: u64,
+    /// Functions that were asked for and are not measured.
+    pub refused: Vec<RefusedReport>,
+}
+
+/// Why measuring ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// The time that was asked for is over.
+    Duration,
+    /// Ctrl-C or a signal to terminate.
+    Signal,
+    /// Every covered process has ended.
+    Target,
+    /// The target executes another image.
+    Replaced,
+    /// Nobody reads the output any more.
+    Output,
+}
+
+/// The process that was named.
+#[derive(Debug, Clone, Serialize)]
+pub struct TargetReport {
+    /// Process id.
+    pub pid: i32,
+    /// Start time in clock ticks since boot.
+    pub start: u64,
+    /// Path of its executable.
+    pub exe: String,
+    /// Build-id of its executable in hexadecimal, if it has one.
+    pub build_id: Option<String>,
+}
+
+/// A process with probes in it.
+#[derive(Debug, Clone, Serialize)]
+pub struct ProcessReport {
+    /// Process id.
+    pub pid: i32,
+    /// When its coverage began, in nanoseconds since arming.
+    pub covered_since_ns: u64,
+    /// When it ended.
+    pub ended_ns: Option<u64>,
+}
+
+/// A function that is not measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct RefusedReport {
+    /// Its name.
+    pub name: String,
+    /// Path of its image.
+    pub image: String,
+    /// Stable code of the reason.
+    pub reason: String,
+    /// The reason in words.
+    pub text: String,
+}
+
+/// Entries that will never be in the histogram, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Lost {
+    /// Left by another way than an exit site; found when the same frame was entered again.
+    pub abandoned: u64,
+    /// Gave way to younger calls in a full frame table.
+    pub evicted: u64,
+    /// Inside when their process ended.
+    pub ended_inside: u64,
+    /// Longer than the last bucket.
+    pub over_range: u64,
+    /// Found no frame.
+    pub table_full: u64,
+}
+
+impl Lost {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.abandoned + self.evicted + self.ended_inside + self.over_range + self.table_full
+    }
+}
+
+/// One function.
+#[derive(Debug, Clone, Serialize)]
+pub struct FunctionReport {
+    /// Demangled name.
+    pub name: String,
+    /// Path of its image as the process sees it.
+    pub image: String,
+    /// Calls that began.
+    pub entries: u64,
+    /// Calls that were measured to their end.
+    pub exits: u64,
+    /// Calls inside now.
+    pub in_flight: u64,
+    /// `entries = exits + in_flight + the sum of these`.
+    pub lost: Lost,
+    /// Ends of calls that began before coverage; not part of the account.
+    pub unmatched_exits: u64,
+    /// Durations in the histogram.
+    pub count: u64,
+    /// Their sum in nanoseconds.
+    pub sum_ns: u64,
+    /// Calls a second since the line before; in the last line since arming.
+    pub rate_per_s: f64,
+    /// Lower bound of the lowest occupied bucket.
+    pub min_ns: Option<u64>,
+    /// Median; `None` while nothing was measured.
+    pub p50_ns: Option<u64>,
+    /// 90 %.
+    pub p90_ns: Option<u64>,
+    /// 99 %.
+    pub p99_ns: Option<u64>,
+    /// 99.9 %.
+    pub p999_ns: Option<u64>,
+    /// Upper bound of the highest occupied bucket.
+    pub max_ns: Option<u64>,
+    /// Scale of the buckets.
+    pub scale: i32,
+    /// Durations below the first bucket.
+    pub zero_count: u64,
+    /// Occupied buckets: OTLP index and count.
+    pub buckets: Vec<(i32, u64)>,
+    /// What the probes themselves add to each duration, if it was measured.
+    pub bias_ns: Option<u64>,
+    /// Some calls end, for us, at a jump into another function.
+    pub until_tail_call: bool,
+    /// Calls went on while this was read; the account is off by those.
+    pub unsettled: bool,
+}
+
+impl FunctionReport {
+    /// A function of which nothing has been read yet.
+    pub fn new(name: String, image: String) -> Self {
+        Self {
+            name,
+            image,
+            entries: 0,
+            exits: 0,
+            in_flight: 0,
+            lost: Lost::default(),
+            unmatched_exits: 0,
+            count: 0,
+            sum_ns: 0,
+            rate_per_s: 0.0,
+            min_ns: None,
+            p50_ns: None,
+            p90_ns: None,
+            p99_ns: None,
+            p999_ns: None,
+            max_ns: None,
+            scale: SCALE,
+            zero_count: 0,
+            buckets: Vec::new(),
+            bias_ns: None,
+            until_tail_call: false,
+            unsettled: false,
+        }
+    }
+
+    /// Does the account add up?
+    pub fn settled(&self) -> bool {
+        self.entries == self.exits + self.in_flight + self.lost.total()
+    }
+}

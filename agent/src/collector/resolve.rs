@@ -1,0 +1,276 @@
+//! From what a person typed to what the guard can attach: patterns to functions with sites.
+//!
+//! A pattern without an image means the executable; `libfoo.so:name` means a mapped library. What is found
+//! but cannot be probed is a refusal, which is reported; it is an error only when nothing is left.
+
+use std::path::{Path, PathBuf};
+
+use edgelat_bpf::layout::{SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_MAYBE};
+use edgelat_guard::GuardError;
+use edgelat_guard::protocol::{ImageId, Line, MappedImage, PlanSite};
+use edgelat_image::{
+    DebugFiles, FindError, Image, ImageError, Pattern, Progress, ReadAt, SiteKind, Stepping,
+};
+
+use super::report::RefusedReport;
+use super::target::{OpenImage, Target, file_name};
+
+/// Why names did not become functions.
+#[derive(Debug, thiserror::Error)]
+#[expect(clippy::large_enum_variant, reason = "an error of the guard holds its text itself; it is rare and soon printed")]
+pub enum ResolveError {
+    /// The guard refused something.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// An image could not be read.
+    #[error("{path}: {error}")]
+    Image {
+        /// Its path.
+        path: String,
+        /// Why not.
+        error: ImageError,
+    },
+    /// No function fits.
+    #[error("{path}: {error}{hint}")]
+    Find {
+        /// Image that was searched.
+        path: String,
+        /// Why nothing was found.
+        error: FindError,
+        /// Where it was found instead.
+        hint: String,
+    },
+    /// Functions were found, but none can be probed.
+    #[error("'{pattern}' cannot be probed in {path}: {reason}; `edgelat functions` shows what can")]
+    Refused {
+        /// What was asked for.
+        pattern: String,
+        /// Image that was searched.
+        path: String,
+        /// The first reason.
+        reason: String,
+    },
+}
+
+/// What the probes of a function cost depends on how the kernel executes the probed instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Steppings {
+    /// The entry site is single-stepped.
+    pub entry_stepped: bool,
+    /// An exit site is single-stepped.
+    pub exit_stepped: bool,
+}
+
+/// A function with its sites. Several ranges of one name are one function.
+#[derive(Debug, Clone)]
+pub struct Function {
+    /// Demangled name.
+    pub name: String,
+    /// Path of the image.
+    pub image_path: String,
+    /// The image.
+    pub image: ImageId,
+    /// Kinds of its sites.
+    pub steppings: Steppings,
+    /// Some exits are jumps into another function.
+    pub until_tail_call: bool,
+    /// Its sites; the cookie does not hold the function's number yet.
+    pub sites: Vec<PlanSite>,
+}
+
+/// An image that functions were found in.
+#[derive(Debug)]
+pub struct ResolvedImage {
+    /// The guard's number for it.
+    pub id: ImageId,
+    /// Where its build-id stands in the file, and the build-id.
+    pub build_id: Option<(u64, Vec<u8>)>,
+}
+
+/// The outcome.
+#[derive(Debug, Default)]
+pub struct Resolved {
+    /// Functions to measure.
+    pub functions: Vec<Function>,
+    /// Their images.
+    pub images: Vec<ResolvedImage>,
+    /// Functions that were asked for and cannot be probed.
+    pub refused: Vec<RefusedReport>,
+    /// Patterns whose image is not mapped (yet).
+    pub pending: Vec<Pattern>,
+}
+
+/// What resolving needs to know besides patterns and target.
+pub struct Context<'a> {
+    /// Folders with debug files, besides the usual one.
+    pub debug_dirs: &'a [PathBuf],
+    /// Told how far the reading of an image is.
+    pub progress: &'a mut dyn FnMut(&str, Progress),
+}
+
+/// Finds `patterns` in the images that `target` has mapped now.
+///
+/// # Errors
+/// The first pattern whose image is mapped but has no such function, or none that can be probed.
+pub fn resolve(
+    line: &mut Line,
+    target: &Target,
+    patterns: &[Pattern],
+    context: &mut Context<'_>,
+) -> Result<Resolved, ResolveError> {
+    let mapped = target.images(line)?;
+    let mut resolved = Resolved::default();
+    let mut waiting: Vec<(&Pattern, bool)> = patterns.iter().map(|pattern| (pattern, false)).collect();
+    for image in &mapped {
+        let wanted: Vec<&Pattern> = patterns.iter().filter(|pattern| means(pattern, image)).collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        let open = target.open_image(line, image)?;
+        let hint = |pattern: &Pattern| elsewhere(target, &mapped, image, pattern);
+        search(&open, &wanted, context, &hint, &mut resolved)?;
+        for entry in &mut waiting {
+            entry.1 |= wanted.iter().any(|pattern| std::ptr::eq(*pattern, entry.0));
+        }
+    }
+    resolved.pending =
+        waiting.into_iter().filter(|(_, found)| !found).map(|(pattern, _)| pattern.clone()).collect();
+    Ok(resolved)
+}
+
+/// Is this the image that a pattern speaks of?
+fn means(pattern: &Pattern, image: &MappedImage) -> bool {
+    match pattern.image() {
+        None => image.executable,
+        Some(_) => pattern.matches_image(Path::new(image.path.trim_end_matches(" (deleted)"))),
+    }
+}
+
+/// A person who forgot the library's name learns where the function is.
+fn elsewhere(target: &Target, mapped: &[MappedImage], searched: &MappedImage, pattern: &Pattern) -> String {
+    let Some(name) = pattern.name().filter(|_| pattern.image().is_none()) else { return String::new() };
+    let root = PathBuf::from(format!("/proc/{}/root", target.pid));
+    for image in mapped.iter().filter(|image| image.index != searched.index) {
+        let path = root.join(image.path.trim_start_matches('/'));
+        let Ok(file) = std::fs::File::open(path) else { continue };
+        let Ok(parsed) = Image::open(file) else { continue };
+        let Ok(functions) = parsed.functions(&DebugFiles::none(), &mut |_| ()) else { continue };
+        if parsed.find(&functions, pattern).is_ok() {
+            return format!("; it is in a library: write {}:{name}", file_name(&image.path));
+        }
+    }
+    String::new()
+}
+
+/// Finds patterns in one image.
+fn search(
+    open: &OpenImage,
+    patterns: &[&Pattern],
+    context: &mut Context<'_>,
+    hint: &dyn Fn(&Pattern) -> String,
+    resolved: &mut Resolved,
+) -> Result<(), ResolveError> {
+    let path = &open.path;
+    let image_error = |error| ResolveError::Image { path: path.clone(), error };
+    let image = Image::open(&open.file).map_err(image_error)?;
+    let opener = |path: &Path| std::fs::File::open(path).map(edgelat_image::boxed);
+    let mut debug_files = DebugFiles::new(&opener);
+    for folder in context.debug_dirs {
+        debug_files = debug_files.directory(folder);
+    }
+    let name = file_name(path).to_owned();
+    let table = image
+        .functions(&debug_files, &mut |progress| (context.progress)(&name, progress))
+        .map_err(image_error)?;
+
+    let first = resolved.functions.len();
+    let mut taken: Vec<(u64, u64)> = Vec::new();
+    for pattern in patterns {
+        let found = image.find(&table, pattern).map_err(|error| ResolveError::Find {
+            path: path.clone(),
+            error,
+            hint: hint(pattern),
+        })?;
+        let mut probed = false;
+        let mut refusal = None;
+        for function in found {
+            // Two patterns may find the same range; it is measured once.
+            if taken.contains(&(function.start, function.end)) {
+                probed = true;
+                continue;
+            }
+            match image.sites(&table, &function) {
+                Ok(sites) => {
+                    probed = true;
+                    taken.push((function.start, function.end));
+                    add(resolved, first, open, &function.name, &sites);
+                }
+                Err(reason) => {
+                    refusal.get_or_insert_with(|| reason.to_string());
+                    resolved.refused.push(RefusedReport {
+                        name: function.name,
+                        image: path.clone(),
+                        reason: reason.code().to_owned(),
+                        text: reason.to_string(),
+                    });
+                }
+            }
+        }
+        if let (false, Some(reason)) = (probed, refusal) {
+            return Err(ResolveError::Refused { pattern: pattern.to_string(), path: path.clone(), reason });
+        }
+    }
+    let build_id = image.build_id().zip(image.build_id_offset());
+    let build_id = build_id.map(|(id, offset)| (offset, id.bytes().to_vec()));
+    resolved.images.push(ResolvedImage { id: open.id, build_id });
+    Ok(())
+}
+
+/// Adds a range to the function of its name, or makes one.
+fn add(
+    resolved: &mut Resolved,
+    first: usize,
+    open: &OpenImage,
+    name: &str,
+    sites: &edgelat_image::FunctionSites,
+) {
+    let known = resolved.functions[first..].iter().position(|function| function.name == name);
+    let index = known.map_or(resolved.functions.len(), |at| first + at);
+    if known.is_none() {
+        resolved.functions.push(Function {
+            name: name.to_owned(),
+            image_path: open.path.clone(),
+            image: open.id,
+            steppings: Steppings { entry_stepped: false, exit_stepped: false },
+            until_tail_call: false,
+            sites: Vec::new(),
+        });
+    }
+    let function = &mut resolved.functions[index];
+    function.steppings.entry_stepped |= sites.entry.site.stepping == Stepping::SingleStepped;
+    function.sites.push(plan_site(&open.file, &sites.entry, false));
+    for exit in &sites.exits {
+        function.steppings.exit_stepped |= exit.site.stepping == Stepping::SingleStepped;
+        function.until_tail_call |= exit.site.kind == SiteKind::TailJump;
+        function.sites.push(plan_site(&open.file, exit, true));
+    }
+}
+
+fn plan_site(file: &std::fs::File, site: &edgelat_image::ProbeSite, exit: bool) -> PlanSite {
+    let mut cookie = 0;
+    if let Some(condition) = site.site.condition {
+        cookie |= SITE_CONDITIONAL | u64::from(condition & 15) << SITE_CONDITION_SHIFT;
+    }
+    if site.site.maybe {
+        cookie |= SITE_MAYBE;
+    }
+    let mut code = [0; 4];
+    // Fewer bytes at the end of the file; the guard compares as many as there are.
+    let code_len = ReadAt::read_at(file, site.file_offset, &mut code).unwrap_or(0) as u8;
+    PlanSite { offset: site.file_offset, cookie, exit, code, code_len }
+}
+
+/// The build-id of an open image in hexadecimal.
+pub fn build_id_of(file: &impl ReadAt) -> Option<String> {
+    Image::open(file).ok()?.build_id().map(ToString::to_string)
+}

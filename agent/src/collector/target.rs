@@ -1,0 +1,82 @@
+//! A process that is to be measured, with its mapped images, as the guard shows it.
+
+use std::fs::File;
+use std::path::Path;
+
+use edgelat_guard::GuardError;
+use edgelat_guard::protocol::{ImageId, Line, MappedImage, Reply, Request, TargetId};
+
+use super::unexpected;
+
+/// A target that the guard has opened.
+#[derive(Debug)]
+pub struct Target {
+    /// Process id.
+    pub pid: i32,
+    /// The guard's number for it.
+    pub id: TargetId,
+    /// Start time in clock ticks since boot; with the process id it names one process for good.
+    pub start: u64,
+}
+
+/// An image of a target, open for reading.
+#[derive(Debug)]
+pub struct OpenImage {
+    /// The guard's number for it.
+    pub id: ImageId,
+    /// Path as the process sees it.
+    pub path: String,
+    /// The file itself, whatever stands at the path now.
+    pub file: File,
+}
+
+impl Target {
+    /// Opens a running process.
+    ///
+    /// # Errors
+    /// Why the guard refuses it.
+    pub fn open(line: &mut Line, pid: i32, allow_ptrace: bool) -> Result<Self, GuardError> {
+        match line.call(&Request::OpenTarget { pid, allow_ptrace })? {
+            (Reply::Target { target, start }, _) => Ok(Self { pid, id: target, start }),
+            (reply, _) => Err(unexpected(&reply)),
+        }
+    }
+
+    /// The files that it has mapped executable now.
+    ///
+    /// # Errors
+    /// When the process has ended or may not be read.
+    pub fn images(&self, line: &mut Line) -> Result<Vec<MappedImage>, GuardError> {
+        let mut all = Vec::new();
+        loop {
+            match line.call(&Request::ListImages { target: self.id, from: all.len() as u32 })? {
+                (Reply::Images { images, more }, _) => {
+                    all.extend(images);
+                    if !more {
+                        return Ok(all);
+                    }
+                }
+                (reply, _) => return Err(unexpected(&reply)),
+            }
+        }
+    }
+
+    /// Opens one of them.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or is no image.
+    pub fn open_image(&self, line: &mut Line, image: &MappedImage) -> Result<OpenImage, GuardError> {
+        match line.call(&Request::OpenImage { target: self.id, index: image.index })? {
+            (Reply::Image { image: id }, mut descriptors) if descriptors.len() == 1 => {
+                let file = File::from(descriptors.remove(0));
+                Ok(OpenImage { id, path: image.path.to_string(), file })
+            }
+            (reply, _) => Err(unexpected(&reply)),
+        }
+    }
+}
+
+/// The last part of a path, for people.
+pub fn file_name(path: &str) -> &str {
+    Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or(path)
+}

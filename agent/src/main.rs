@@ -1,0 +1,14 @@
+//! edgelat measures how long functions of running programs take, without harm to them.
+//!
+//! This file only turns arguments into an exit status; the commands are in [`cli`].
+
+#![allow(unreachable_pub, reason = "a binary has no outside; pub marks what a module offers to the others")]
+
+mod cli;
+mod collector;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run(std::env::args_os().skip(1)).into()
+}

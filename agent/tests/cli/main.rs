@@ -1,0 +1,10 @@
+//! The command line as a person meets it: help, wrong usage, and the commands that attach nothing.
+#![allow(
+    unreachable_pub,
+    reason = "a test binary has no outside; pub marks what a module offers to the others"
+)]
+
+mod check;
+mod functions;
+mod shell;
+mod usage;

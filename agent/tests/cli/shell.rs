@@ -1,0 +1,150 @@
+//! A shell session for tests: run edgelat, look at what it said and how it ended.
+
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+/// How a run of edgelat ended.
+pub struct Ran {
+    line: String,
+    output: Output,
+}
+
+/// Runs `edgelat` with these arguments.
+pub fn edgelat(arguments: &[&str]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_edgelat"));
+    command.args(arguments).env_remove("NO_COLOR");
+    run(command, arguments)
+}
+
+/// The same without any right: as the user and group that own nothing. The caller has to be root.
+pub fn edgelat_as_nobody(arguments: &[&str]) -> Ran {
+    // The build directory may not be open to everybody.
+    let folder = Folder::new();
+    let copy = folder.path("edgelat");
+    fs::copy(env!("CARGO_BIN_EXE_edgelat"), &copy).expect("edgelat can be copied");
+    fs::set_permissions(folder.0.as_path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new(copy);
+    command.args(arguments).uid(65_534).gid(65_534).current_dir("/");
+    run(command, arguments)
+}
+
+fn run(mut command: Command, arguments: &[&str]) -> Ran {
+    let output = command.output().expect("edgelat can be started");
+    Ran { line: format!("edgelat {}", arguments.join(" ")), output }
+}
+
+impl Ran {
+    /// It ended with this status.
+    #[track_caller]
+    pub fn status(self, status: i32) -> Self {
+        assert_eq!(self.output.status.code(), Some(status), "{}: {:?}", self.line, self.output);
+        self
+    }
+
+    /// It said something like this on standard error, in one line.
+    #[track_caller]
+    pub fn says(self, part: &str) -> Self {
+        let said = self.stderr();
+        assert!(said.contains(part), "{}: {said}", self.line);
+        assert!(said.starts_with("edgelat: ") && said.lines().count() == 1, "{}: {said}", self.line);
+        self
+    }
+
+    /// It said nothing on standard error.
+    #[track_caller]
+    pub fn quietly(self) -> Self {
+        assert_eq!(self.stderr(), "", "{}", self.line);
+        self
+    }
+
+    /// Its standard output is what the snapshot holds. `EDGELAT_BLESS=1` in the environment writes the snapshot.
+    #[track_caller]
+    pub fn prints_snapshot(self, name: &str) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/snapshots").join(name);
+        if std::env::var_os("EDGELAT_BLESS").is_some() {
+            fs::write(&path, self.stdout()).unwrap();
+        }
+        let expected = fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(
+            self.stdout(),
+            expected,
+            "{} differs from {}; EDGELAT_BLESS=1 takes it over",
+            self.line,
+            path.display()
+        );
+        self
+    }
+
+    /// Standard output.
+    pub fn stdout(&self) -> String {
+        String::from_utf8(self.output.stdout.clone()).expect("output is text")
+    }
+
+    /// Standard error.
+    pub fn stderr(&self) -> String {
+        String::from_utf8(self.output.stderr.clone()).expect("output is text")
+    }
+
+    /// Standard output as JSON, an object a line.
+    #[track_caller]
+    pub fn json(&self) -> Vec<serde_json::Value> {
+        let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        self.stdout().lines().map(parse).collect()
+    }
+}
+
+/// A folder that is removed at the end of the test.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// An empty one.
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("edgelat-cli-{}-{number}", std::process::id()));
+        fs::create_dir(&path).expect("a folder can be made");
+        Self(path)
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// The same as text.
+    pub fn text(&self, name: &str) -> String {
+        self.path(name).to_str().expect("paths of tests are text").to_string()
+    }
+
+    /// Writes a file.
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
+        fs::write(self.path(name), bytes).unwrap();
+        self.text(name)
+    }
+
+    /// Compiles C.
+    pub fn compile(&self, name: &str, source: &str, flags: &[&str]) -> String {
+        let file = self.write(&format!("{name}.c"), source);
+        let program = self.text(name);
+        succeed(Command::new("cc").args(["-O1", "-o", &program, &file]).args(flags));
+        program
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Runs a tool that has to work.
+#[track_caller]
+pub fn succeed(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {output:?}");
+}

@@ -1,0 +1,96 @@
+//! Writes `layout.h` from `src/layout.rs` and compiles `src/latency.bpf.c` with clang.
+
+#[allow(dead_code, unreachable_pub, missing_docs)]
+#[path = "src/layout.rs"]
+mod layout;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+fn main() {
+    if let Err(message) = build() {
+        println!("cargo::error={message}");
+        std::process::exit(1);
+    }
+}
+
+fn build() -> Result<(), String> {
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: run this through cargo")?);
+    for path in ["src/layout.rs", "src/latency.bpf.c", "src/record.bpf.c", "build.rs"] {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    println!("cargo::rerun-if-env-changed=CLANG");
+
+    fs::write(out.join("layout.h"), header()).map_err(|e| format!("cannot write layout.h: {e}"))?;
+
+    // libbpf-sys names the folder of libbpf's own BPF headers; using the vendored ones keeps the object
+    // independent of what the build machine has installed.
+    let libbpf = env::var("DEP_BPF_INCLUDE").map_err(|_| "libbpf-sys did not name its include folder")?;
+    compile(Path::new("src/latency.bpf.c"), &out.join("latency.bpf.o"), &out, &libbpf)?;
+    compile(Path::new("src/record.bpf.c"), &out.join("record.bpf.o"), &out, &libbpf)
+}
+
+fn compile(source: &Path, object: &Path, out: &Path, libbpf: &str) -> Result<(), String> {
+    let arch = match env::var("CARGO_CFG_TARGET_ARCH").as_deref() {
+        Ok("x86_64") => "-D__TARGET_ARCH_x86",
+        Ok("aarch64") => "-D__TARGET_ARCH_arm64",
+        other => return Err(format!("no BPF programs for this architecture: {other:?}")),
+    };
+    let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
+    let mut command = Command::new(&clang);
+    command
+        .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror", arch])
+        // The path of the checkout must not reach the object: one object by hash on every machine.
+        .arg(format!("-ffile-prefix-map={}=.", env::current_dir().map_err(|e| e.to_string())?.display()))
+        .arg(format!("-ffile-prefix-map={}=out", out.display()))
+        .arg("-I")
+        .arg(out)
+        .arg("-I")
+        .arg(libbpf)
+        .arg("-c")
+        .arg(source)
+        .arg("-o")
+        .arg(object);
+    let status = command
+        .status()
+        .map_err(|e| format!("cannot run {clang} ({e}); install it with `cross/setup build` or set CLANG"))?;
+    if !status.success() {
+        return Err(format!("{clang} failed on {}", source.display()));
+    }
+    Ok(())
+}
+
+fn header() -> String {
+    let mut text = String::from("/* Written by build.rs from layout.rs. */\n#pragma once\n");
+    for (name, value) in layout::CONSTANTS {
+        _ = writeln!(text, "#define {name} {value:#x}ULL");
+    }
+    for s in layout::STRUCTS {
+        _ = writeln!(text, "struct {} {{", s.name);
+        for f in s.fields {
+            let base = match f.element {
+                "u32" => "__u32",
+                "u64" => "__u64",
+                "i64" => "__s64",
+                other => unreachable!("layout.rs uses {other}, which has no fixed layout in C"),
+            };
+            match f.count {
+                0 => _ = writeln!(text, "\t{base} {};", f.name),
+                n => _ = writeln!(text, "\t{base} {}[{n}];", f.name),
+            }
+        }
+        _ = writeln!(text, "}};");
+        let (name, size) = (s.name, s.size);
+        _ = writeln!(text, "_Static_assert(sizeof(struct {name}) == {size}, \"size of {name}\");");
+        for f in s.fields {
+            let (field, offset) = (f.name, f.offset);
+            _ = writeln!(
+                text,
+                "_Static_assert(__builtin_offsetof(struct {name}, {field}) == {offset}, \"{name}.{field}\");"
+            );
+        }
+    }
+    text
+}

@@ -1,0 +1,50 @@
+//! Which calls are inside a function at this moment.
+
+use std::os::fd::AsFd;
+
+use crate::layout::{FRAME_BUSY, FRAME_WAYS, FrameSet};
+use crate::mapping::{MapError, Mapping};
+
+const SP: usize = std::mem::offset_of!(FrameSet, sp);
+const TAG: usize = std::mem::offset_of!(FrameSet, tag);
+
+/// A call that was entered and has not returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame {
+    /// The process it runs in.
+    pub tgid: u32,
+    /// The function: its row.
+    pub function: u32,
+}
+
+/// The mapped frame table.
+#[derive(Debug)]
+pub struct Frames {
+    mapping: Mapping,
+    sets: usize,
+}
+
+impl Frames {
+    /// Maps a frame table of `sets` sets.
+    ///
+    /// # Errors
+    /// [`MapError`] when the descriptor is not that array or memory is short.
+    pub fn map(frames: impl AsFd, sets: usize) -> Result<Self, MapError> {
+        Ok(Self { mapping: Mapping::read(frames, sets, size_of::<FrameSet>())?, sets })
+    }
+
+    /// The occupied frames. Calls that begin or end meanwhile may or may not be among them; on a target at
+    /// rest the result is exact.
+    pub fn occupied(&self) -> impl Iterator<Item = Frame> + '_ {
+        let frames = (0..self.sets).flat_map(|set| (0..FRAME_WAYS).map(move |way| (set, way)));
+        frames.filter_map(|(set, way)| {
+            let at = set * size_of::<FrameSet>() + way * size_of::<u64>();
+            // A busy frame is being entered or left right now: not settled, so not counted.
+            if self.mapping.load(at + SP) <= FRAME_BUSY {
+                return None;
+            }
+            let tag = self.mapping.load(at + TAG);
+            Some(Frame { tgid: (tag >> 32) as u32, function: tag as u32 })
+        })
+    }
+}

@@ -1,0 +1,578 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * Latency of functions by probes on their entry and exit sites.
+ *
+ * A hit's way: site -> frame -> bucket of a row. An entry stores its time in a frame under the exact key
+ * (process, function, stack pointer); an exit takes the frame out again and counts the difference. The
+ * stack pointer is the same at both and is unique among the live frames of an address space, so threads,
+ * recursion, coroutines and signal stacks need no care.
+ *
+ * There is one program for each way to find the function (cookie of a uprobe_multi link, or the address)
+ * and for each kind of frame table (a mapped array with compare-and-exchange, or a hash for kernels before
+ * 5.12, or the cookie of a session). The loader picks; what is not picked is never shown to the kernel, so
+ * that an old one is not asked to verify what it does not know.
+ */
+typedef unsigned char __u8;
+typedef unsigned short __u16;
+typedef short __s16;
+typedef unsigned int __u32;
+typedef int __s32;
+typedef unsigned long long __u64;
+typedef long long __s64;
+typedef __u16 __be16;
+typedef __u32 __be32;
+typedef __u32 __wsum;
+typedef _Bool bool;
+#define true 1
+#define false 0
+
+enum bpf_map_type {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_RINGBUF = 27,
+};
+enum {
+	BPF_ANY = 0,
+	BPF_NOEXIST = 1,
+	BPF_F_NO_PREALLOC = 1,
+	BPF_F_MMAPABLE = 1024,
+};
+
+#include "layout.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+
+#define EEXIST 17
+
+/* The parts of kernel structures that are read; CO-RE finds where they stand on the running kernel. */
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+#if defined(__TARGET_ARCH_x86)
+struct pt_regs {
+	unsigned long flags;
+	unsigned long sp;
+	unsigned long ip;
+};
+#define user_regs struct pt_regs
+#define REGS_SP(regs) ((regs)->sp)
+#define REGS_IP(regs) ((regs)->ip)
+#define REGS_FLAGS(regs) ((regs)->flags)
+/* A return probe runs after the return address was taken off the stack. */
+#define RETURN_SP(regs) ((regs)->sp - 8)
+#elif defined(__TARGET_ARCH_arm64)
+struct user_pt_regs {
+	__u64 sp;
+	__u64 pc;
+	__u64 pstate;
+};
+#define user_regs struct user_pt_regs
+#define REGS_SP(regs) ((regs)->sp)
+#define REGS_IP(regs) ((regs)->pc)
+#define REGS_FLAGS(regs) ((regs)->pstate)
+#define RETURN_SP(regs) ((regs)->sp)
+#endif
+
+struct mm_struct;
+
+struct task_struct {
+	int pid;
+	int tgid;
+	struct mm_struct *mm;
+	struct task_struct *real_parent;
+};
+#pragma clang attribute pop
+
+const volatile struct constants constants = {};
+
+/* A section of its own, so that the guard alone holds the map with the switch. */
+volatile struct control control SEC(".data.control") = {};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct row);
+} rows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct frame_set);
+} frames SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct frame_key);
+	__type(value, __u64);
+} frame_hash SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct site_key);
+	__type(value, __u64);
+} sites SEC(".maps");
+
+/* The processes that are followed. Preallocated: a fork must be able to enter its child in any context. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u32);
+} family SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 65536);
+} events SEC(".maps");
+
+/* Uprobe programs can be preempted by each other, so that even a lane of its own needs an atomic add. The
+ * result is not used: arm64 has only the plain add before 5.18. */
+#define count(counter, n) ((void)__sync_fetch_and_add(&(counter), (n)))
+
+static __always_inline __u64 current_tag(__u32 function)
+{
+	return (bpf_get_current_pid_tgid() & 0xffffffff00000000ULL) | function;
+}
+
+static __always_inline struct row *row_of(__u32 function)
+{
+	__u32 index = function * constants.lanes + bpf_get_smp_processor_id();
+
+	return bpf_map_lookup_elem(&rows, &index);
+}
+
+/* Will the conditional jump at this site be taken? A sub-program: few sites need it. */
+static __noinline int condition_holds(__u64 flags, __u32 code)
+{
+	int holds;
+#if defined(__TARGET_ARCH_x86)
+	/* Intel SDM vol. 2, appendix B.1.4: conditions by the low nibble of the opcode; odd ones negate. */
+	int cf = flags & 1, pf = flags >> 2 & 1, zf = flags >> 6 & 1, sf = flags >> 7 & 1, of = flags >> 11 & 1;
+
+	switch (code >> 1 & 7) {
+	case 0: holds = of; break;
+	case 1: holds = cf; break;
+	case 2: holds = zf; break;
+	case 3: holds = cf | zf; break;
+	case 4: holds = sf; break;
+	case 5: holds = pf; break;
+	case 6: holds = sf ^ of; break;
+	default: holds = zf | (sf ^ of); break;
+	}
+#else
+	/* Arm ARM, C1.2.4: condition codes; odd ones negate, except 15, which is always as well. */
+	int n = flags >> 31 & 1, z = flags >> 30 & 1, c = flags >> 29 & 1, v = flags >> 28 & 1;
+
+	switch (code >> 1 & 7) {
+	case 0: holds = z; break;
+	case 1: holds = c; break;
+	case 2: holds = n; break;
+	case 3: holds = v; break;
+	case 4: holds = c & !z; break;
+	case 5: holds = n == v; break;
+	case 6: holds = !z & (n == v); break;
+	default: return 1;
+	}
+#endif
+	return holds ^ (code & 1);
+}
+
+/* Every program's first question: does this hit count at all? */
+static __always_inline bool counts(user_regs *regs, __u64 site)
+{
+	return !(site & SITE_CONDITIONAL) ||
+	       condition_holds(REGS_FLAGS(regs), site >> SITE_CONDITION_SHIFT & 15);
+}
+
+static __always_inline __u32 log2_of(__u64 v)
+{
+	__u32 log = 0;
+
+	if (v >> 32) { log += 32; v >>= 32; }
+	if (v >> 16) { log += 16; v >>= 16; }
+	if (v >> 8) { log += 8; v >>= 8; }
+	if (v >> 4) { log += 4; v >>= 4; }
+	if (v >> 2) { log += 2; v >>= 2; }
+	return log + (v >> 1);
+}
+
+/* How many thresholds of its octave the mantissa passed: 0 to 8. */
+static __always_inline __u32 thresholds_passed(__u64 mantissa)
+{
+	__u32 n = mantissa > constants.thresholds[3] ? 4 : 0;
+
+	n += mantissa > constants.thresholds[n + 1] ? 2 : 0;
+	n += mantissa > constants.thresholds[n] ? 1 : 0;
+	if (n == 7)
+		n += mantissa > constants.thresholds[7];
+	return n;
+}
+
+static __always_inline void record(struct row *row, __u64 ns)
+{
+	__u32 log, bucket;
+
+	if (!ns) {
+		count(row->zero, 1);
+		return;
+	}
+	log = log2_of(ns);
+	bucket = (log << SCALE) + thresholds_passed(ns << (63 - log));
+	if (bucket < BUCKET_BIAS) {
+		count(row->zero, 1);
+	} else if (bucket - BUCKET_BIAS >= ROW_BUCKETS) {
+		/* Not measured, so not in the sum either. */
+		count(row->over_range, 1);
+		return;
+	} else {
+		/* The mask says to the verifier what the test above says to us. */
+		count(row->buckets[(bucket - BUCKET_BIAS) & (ROW_BUCKETS - 1)], 1);
+	}
+	count(row->sum_ns, ns);
+}
+
+/* ---- frames in a mapped array: 5.12 on x86-64, 5.18 on arm64 ---- */
+
+/*
+ * All changes of a frame go through its sp word: FREE -> BUSY and SP -> BUSY by compare-and-exchange, so one
+ * program wins; BUSY -> FREE and BUSY -> SP by the winner. tag and start change in BUSY only, so whoever
+ * sees its own SP *and* tag sees its own frame. A holder is never waited for: others search on.
+ */
+static __always_inline bool frame_take(struct frame_set *set, __u32 way, __u64 state)
+{
+	return __sync_val_compare_and_swap(&set->sp[way & (FRAME_WAYS - 1)], state, FRAME_BUSY) == state;
+}
+
+static __always_inline void frame_give(struct frame_set *set, __u32 way, __u64 state)
+{
+#if defined(__TARGET_ARCH_x86)
+	/* Stores are seen in order; only the compiler has to be held. */
+	barrier();
+	*(volatile __u64 *)&set->sp[way & (FRAME_WAYS - 1)] = state;
+#else
+	__sync_lock_test_and_set(&set->sp[way & (FRAME_WAYS - 1)], state);
+#endif
+}
+
+static __always_inline struct frame_set *set_of(__u64 sp, __u64 tag)
+{
+	/* Fibonacci hashing: the golden ratio spreads stack pointers, which differ in few low bits. */
+	__u32 index = ((sp ^ tag * 0x9e3779b97f4a7c15ULL) * 0x9e3779b97f4a7c15ULL >> 32) & constants.frame_set_mask;
+
+	return bpf_map_lookup_elem(&frames, &index);
+}
+
+static __always_inline __u64 load(const __u64 *word)
+{
+	return *(const volatile __u64 *)word;
+}
+
+/* The frame with exactly this key, or FRAME_WAYS. */
+static __always_inline __u32 frame_find(struct frame_set *set, __u64 sp, __u64 tag)
+{
+#pragma unroll
+	for (__u32 way = 0; way < FRAME_WAYS; way++)
+		if (load(&set->sp[way]) == sp && load(&set->tag[way]) == tag)
+			return way;
+	return FRAME_WAYS;
+}
+
+static __always_inline __u32 frame_find_free(struct frame_set *set)
+{
+#pragma unroll
+	for (__u32 way = 0; way < FRAME_WAYS; way++)
+		if (load(&set->sp[way]) == FRAME_FREE)
+			return way;
+	return FRAME_WAYS;
+}
+
+/* A full set: the frame that waits longest gives way. It is the likeliest never to return. */
+static __noinline __u32 frame_find_oldest(struct frame_set *set)
+{
+	__u64 oldest = ~0ULL;
+	__u32 found = FRAME_WAYS;
+
+#pragma unroll
+	for (__u32 way = 0; way < FRAME_WAYS; way++) {
+		__u64 start = load(&set->start[way]);
+
+		if (load(&set->sp[way]) != FRAME_BUSY && start < oldest) {
+			oldest = start;
+			found = way;
+		}
+	}
+	return found;
+}
+
+static __always_inline void table_enter(user_regs *regs, __u64 site)
+{
+	__u32 function = site & SITE_FUNCTION_MASK;
+	__u64 sp = REGS_SP(regs), tag = current_tag(function);
+	struct row *row = row_of(function);
+	struct frame_set *set = set_of(sp, tag);
+
+	/* No call can be made on such a stack; as a key it would pass for a state of the frame. */
+	if (!row || !set || sp <= FRAME_BUSY)
+		return;
+	count(row->entries, 1);
+#pragma unroll
+	for (__u32 attempt = 0; attempt < FRAME_ATTEMPTS; attempt++) {
+		__u32 way = frame_find(set, sp, tag);
+		__u64 state = sp;
+
+		if (way == FRAME_WAYS) {
+			way = frame_find_free(set);
+			state = FRAME_FREE;
+		}
+		if (way == FRAME_WAYS) {
+			way = frame_find_oldest(set);
+			if (way >= FRAME_WAYS)
+				continue;
+			state = load(&set->sp[way & (FRAME_WAYS - 1)]);
+			if (state == FRAME_BUSY)
+				continue;
+		}
+		if (!frame_take(set, way, state))
+			continue;
+		if (state != FRAME_FREE) {
+			/* Whose frame it is can be told only now that nobody else can change it. */
+			__u64 old = load(&set->tag[way & (FRAME_WAYS - 1)]);
+			struct row *loser;
+
+			if (state == sp && old == tag) {
+				count(row->abandoned, 1);
+			} else {
+				loser = row_of(old & SITE_FUNCTION_MASK);
+				if (loser)
+					count(loser->evicted, 1);
+			}
+		}
+		set->tag[way & (FRAME_WAYS - 1)] = tag;
+		set->start[way & (FRAME_WAYS - 1)] = bpf_ktime_get_ns();
+		frame_give(set, way, sp);
+		return;
+	}
+	count(row->table_full, 1);
+}
+
+static __always_inline void table_exit(__u64 sp, __u64 site)
+{
+	__u64 now = bpf_ktime_get_ns(), start, old;
+	__u32 function = site & SITE_FUNCTION_MASK, way;
+	__u64 tag = current_tag(function);
+	struct row *row = row_of(function);
+	struct frame_set *set = set_of(sp, tag);
+
+	if (!row || !set || sp <= FRAME_BUSY)
+		return;
+	way = frame_find(set, sp, tag);
+	if (way != FRAME_WAYS && frame_take(set, way, sp)) {
+		old = load(&set->tag[way & (FRAME_WAYS - 1)]);
+		start = load(&set->start[way & (FRAME_WAYS - 1)]);
+		if (old == tag) {
+			frame_give(set, way, FRAME_FREE);
+			record(row, now - start);
+			return;
+		}
+		/* Between search and take it was evicted by a call with the same stack pointer elsewhere. */
+		frame_give(set, way, sp);
+	}
+	if (!(site & SITE_MAYBE))
+		count(row->unmatched, 1);
+}
+
+/* ---- frames in a hash: kernels without compare-and-exchange for BPF ---- */
+
+static __always_inline void hash_enter(user_regs *regs, __u64 site)
+{
+	__u32 function = site & SITE_FUNCTION_MASK;
+	struct frame_key key = { .sp = REGS_SP(regs), .tag = current_tag(function) };
+	struct row *row = row_of(function);
+	__u64 now;
+	long err;
+
+	if (!row)
+		return;
+	count(row->entries, 1);
+	now = bpf_ktime_get_ns();
+	err = bpf_map_update_elem(&frame_hash, &key, &now, BPF_NOEXIST);
+	if (!err) {
+		count(row->inside, 1);
+	} else if (err == -EEXIST) {
+		/* The same live stack frame cannot be entered twice: the earlier call was left by another way. */
+		count(row->abandoned, 1);
+		bpf_map_update_elem(&frame_hash, &key, &now, BPF_ANY);
+	} else {
+		count(row->table_full, 1);
+	}
+}
+
+static __always_inline void hash_exit(__u64 sp, __u64 site)
+{
+	__u64 now = bpf_ktime_get_ns(), *start;
+	__u32 function = site & SITE_FUNCTION_MASK;
+	struct frame_key key = { .sp = sp, .tag = current_tag(function) };
+	struct row *row = row_of(function);
+
+	if (!row)
+		return;
+	start = bpf_map_lookup_elem(&frame_hash, &key);
+	if (start) {
+		__u64 ns = now - *start;
+
+		bpf_map_delete_elem(&frame_hash, &key);
+		count(row->inside, -1);
+		record(row, ns);
+	} else if (!(site & SITE_MAYBE)) {
+		count(row->unmatched, 1);
+	}
+}
+
+/* ---- what the guard is told ---- */
+
+static __always_inline void tell(__u32 kind, __u32 tgid, __u32 child)
+{
+	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+
+	if (!event)
+		return; /* The guard also looks for children when it reads the ring buffer. */
+	event->kind = kind;
+	event->tgid = tgid;
+	event->child = child;
+	event->reserved = 0;
+	bpf_ringbuf_submit(event, 0);
+}
+
+/* ---- which function: by cookie, or by address where a probe cannot carry one ---- */
+
+static __always_inline bool site_by_address(user_regs *regs, __u64 *site)
+{
+	struct site_key key = { .ip = REGS_IP(regs), .tgid = bpf_get_current_pid_tgid() >> 32 };
+	__u64 *found = bpf_map_lookup_elem(&sites, &key), unknown = SITE_UNKNOWN;
+	struct row *row;
+
+	if (found && *found != SITE_UNKNOWN) {
+		*site = *found;
+		return true;
+	}
+	/* A library that was mapped again elsewhere: the kernel moved the probe, and we learn of it here. */
+	row = row_of(constants.unknown_row);
+	if (row)
+		count(row->entries, 1);
+	if (!found && !bpf_map_update_elem(&sites, &key, &unknown, BPF_NOEXIST))
+		tell(EVENT_UNKNOWN_SITE, key.tgid, 0);
+	return false;
+}
+
+/*
+ * The armed flag is tested first, in every program: whatever else is wrong, clearing that word ends it.
+ */
+#define BY_COOKIE(section, name, statement)                                                                  \
+	SEC(section) int name(user_regs *regs)                                                               \
+	{                                                                                                    \
+		__u64 site;                                                                                  \
+		if (!control.armed)                                                                          \
+			return 0;                                                                            \
+		site = bpf_get_attach_cookie(regs);                                                          \
+		if (counts(regs, site))                                                                      \
+			statement;                                                                           \
+		return 0;                                                                                    \
+	}
+
+#define BY_ADDRESS(name, statement)                                                                          \
+	SEC("uprobe") int name(user_regs *regs)                                                              \
+	{                                                                                                    \
+		__u64 site;                                                                                  \
+		if (!control.armed || !site_by_address(regs, &site))                                         \
+			return 0;                                                                            \
+		if (counts(regs, site))                                                                      \
+			statement;                                                                           \
+		return 0;                                                                                    \
+	}
+
+BY_COOKIE("uprobe.multi", multi_entry, table_enter(regs, site))
+BY_COOKIE("uprobe.multi", multi_exit, table_exit(REGS_SP(regs), site))
+BY_COOKIE("uprobe.multi", multi_return, table_exit(RETURN_SP(regs), site))
+BY_COOKIE("uprobe", single_return, table_exit(RETURN_SP(regs), site))
+BY_ADDRESS(table_entry, table_enter(regs, site))
+BY_ADDRESS(table_leave, table_exit(REGS_SP(regs), site))
+BY_ADDRESS(hash_entry, hash_enter(regs, site))
+BY_ADDRESS(hash_leave, hash_exit(REGS_SP(regs), site))
+
+/* ---- sessions: the kernel keeps the frame (6.13) ---- */
+
+/* The kernel functions take no argument up to 6.19 and the context from 7.0 on: one flavour of each is found. */
+extern bool bpf_session_is_return(void) __ksym __weak;
+extern __u64 *bpf_session_cookie(void) __ksym __weak;
+extern bool bpf_session_is_return___context(void *context) __ksym __weak;
+extern __u64 *bpf_session_cookie___context(void *context) __ksym __weak;
+
+SEC("uprobe.session")
+int session(user_regs *regs)
+{
+	__u64 now, site, *start;
+	struct row *row;
+	bool leaving;
+
+	if (!control.armed)
+		return 1; /* from the entry: no return probe for this call */
+	if (bpf_ksym_exists(bpf_session_is_return___context)) {
+		leaving = bpf_session_is_return___context(regs);
+		start = bpf_session_cookie___context(regs);
+	} else {
+		leaving = bpf_session_is_return();
+		start = bpf_session_cookie();
+	}
+	now = bpf_ktime_get_ns();
+	site = bpf_get_attach_cookie(regs);
+	row = row_of(site & SITE_FUNCTION_MASK);
+	if (!row)
+		return 1;
+	if (leaving) {
+		count(row->inside, -1);
+		record(row, now - *start);
+		return 0;
+	}
+	count(row->entries, 1);
+	count(row->inside, 1);
+	*start = bpf_ktime_get_ns();
+	return 0;
+}
+
+/* ---- the family: forks and new images of the followed processes ---- */
+
+SEC("tp_btf/sched_process_fork")
+int family_fork(__u64 *args)
+{
+	struct task_struct *parent = (void *)args[0], *child = (void *)args[1];
+	__u32 tgid = BPF_CORE_READ(parent, tgid), child_tgid = BPF_CORE_READ(child, tgid);
+
+	/*
+	 * A new thread is in the same address space, and so is the child of a vfork until it executes: the
+	 * probes are there already, and a second set would count its parent's calls twice.
+	 */
+	if (BPF_CORE_READ(parent, mm) == BPF_CORE_READ(child, mm) || !bpf_map_lookup_elem(&family, &tgid))
+		return 0;
+	/* At once, or a grandchild born before the guard wakes up would be missed. */
+	bpf_map_update_elem(&family, &child_tgid, &tgid, BPF_ANY);
+	tell(EVENT_FORK, tgid, child_tgid);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int family_exec(__u64 *args)
+{
+	struct task_struct *task = (void *)args[0];
+	__u32 tgid = BPF_CORE_READ(task, tgid), parent = BPF_CORE_READ(task, real_parent, tgid);
+
+	if (bpf_map_lookup_elem(&family, &tgid) || bpf_map_lookup_elem(&family, &parent))
+		tell(EVENT_EXEC, tgid, 0);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

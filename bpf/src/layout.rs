@@ -1,0 +1,206 @@
+//! The one description of everything that the BPF programs and Rust both touch.
+//!
+//! This file is compiled twice: as a module of the crate, where the macro below makes `#[repr(C)]` types
+//! and constants of it, and inside `build.rs`, which walks [`STRUCTS`] and [`CONSTANTS`] and writes
+//! `layout.h` for `latency.bpf.c`. The header carries a `_Static_assert` for every size and offset that
+//! Rust computed, so a compiler that disagrees stops the build; `object.rs` has the test that looks the
+//! same offsets up in the BTF of the finished object.
+//!
+//! Only `u32`, `u64`, `i64`, arrays of those, and no implicit padding: then C and Rust agree on every
+//! architecture that Linux and BPF support.
+
+/// A field of a shared structure, as `build.rs` prints it.
+#[derive(Debug, Clone, Copy)]
+pub struct Field {
+    /// Name, the same in C and Rust.
+    pub name: &'static str,
+    /// Rust's name of the element type: `u32`, `u64` or `i64`.
+    pub element: &'static str,
+    /// Number of elements; 0 for a plain field.
+    pub count: usize,
+    /// Offset from the start of the structure in bytes.
+    pub offset: usize,
+}
+
+/// A shared structure, as `build.rs` prints it.
+#[derive(Debug, Clone, Copy)]
+pub struct Struct {
+    /// Name in C.
+    pub name: &'static str,
+    /// Size in bytes.
+    pub size: usize,
+    /// Fields in order.
+    pub fields: &'static [Field],
+}
+
+macro_rules! layout {
+    (
+        constants { $( $(#[$cdoc:meta])* $const:ident: $cty:ident = $value:expr; )* }
+        structures { $( $(#[$sdoc:meta])* $name:ident as $cname:literal {
+            $( $(#[$fdoc:meta])* $field:ident: $fty:tt, )*
+        } )* }
+    ) => {
+        $( $(#[$cdoc])* pub const $const: $cty = $value; )*
+
+        $(
+            $(#[$sdoc])*
+            #[repr(C)]
+            #[derive(Debug, Clone, Copy)]
+            pub struct $name { $( $(#[$fdoc])* pub $field: $fty, )* }
+        )*
+
+        /// Every shared constant with its value, for the header.
+        pub const CONSTANTS: &[(&str, u64)] = &[ $( (stringify!($const), $const as u64), )* ];
+
+        /// Every shared structure, for the header.
+        pub const STRUCTS: &[Struct] = &[ $( Struct {
+            name: $cname,
+            size: size_of::<$name>(),
+            fields: &[ $( Field {
+                name: stringify!($field),
+                element: layout!(@element $fty),
+                count: layout!(@count $fty),
+                offset: std::mem::offset_of!($name, $field),
+            }, )* ],
+        }, )* ];
+    };
+    (@element [$ty:ident; $n:expr]) => { stringify!($ty) };
+    (@element $ty:ident) => { stringify!($ty) };
+    (@count [$ty:ident; $n:expr]) => { $n };
+    (@count $ty:ident) => { 0 };
+}
+
+layout! {
+    constants {
+        /// Buckets of a row; must be the histogram's number (asserted in `rows.rs`).
+        ROW_BUCKETS: usize = 256;
+        /// OTLP index of the first bucket of a row, counted from the smallest threshold's index so that it is
+        /// not negative: bucket = ((log2 << SCALE) + thresholds passed) - BUCKET_BIAS.
+        BUCKET_BIAS: u32 = 48;
+        /// log2 of the buckets per octave.
+        SCALE: u32 = 3;
+        /// Thresholds of one octave: 2^SCALE.
+        THRESHOLDS: usize = 8;
+
+        /// Frames of one set of the frame table. Eight stack pointers fill one cache line, so a search touches
+        /// one line until it hits.
+        FRAME_WAYS: usize = 8;
+        /// `FrameSet::sp` of a frame that nobody uses.
+        FRAME_FREE: u64 = 0;
+        /// `FrameSet::sp` of a frame that one program holds while it changes the other two words. No stack
+        /// pointer of user space is 1.
+        FRAME_BUSY: u64 = 1;
+        /// How often a program searches its set again after another one took the frame it wanted.
+        FRAME_ATTEMPTS: u32 = 4;
+
+        /// Bits of a site's cookie that hold the function's number (its row).
+        SITE_FUNCTION_MASK: u64 = 0xffff_ffff;
+        /// First bit of the four that hold a condition code (x86-64: low nibble of the Jcc opcode; aarch64: cond field).
+        SITE_CONDITION_SHIFT: u32 = 32;
+        /// The hit counts only when the condition code holds: a conditional jump out of the function.
+        SITE_CONDITIONAL: u64 = 0x10_0000_0000;
+        /// An exit site that may also be passed inside the function: no frame there is no loss.
+        SITE_MAYBE: u64 = 0x20_0000_0000;
+
+        /// `Event::kind`: a process of the family has a new child process.
+        EVENT_FORK: u32 = 1;
+        /// `Event::kind`: a process of the family, or a child that shared its memory until now, executes an image.
+        EVENT_EXEC: u32 = 2;
+        /// `Event::kind`: a probe was hit at an address that is not in the map of sites.
+        EVENT_UNKNOWN_SITE: u32 = 3;
+        /// Value in the map of sites of an address that was told and is not known yet.
+        SITE_UNKNOWN: u64 = 0xffff_ffff_ffff_ffff;
+    }
+
+    structures {
+        /// The guard's switch, in an array of its own that only the guard maps.
+        Control as "control" {
+            /// Nothing is counted while this is 0; every program tests it first.
+            armed: u32,
+            /// Keeps the size a multiple of eight.
+            reserved: u32,
+        }
+
+        /// What is known when the object is loaded and never changes: the verifier folds it into the programs.
+        Constants as "constants" {
+            /// Lanes of a function: possible CPUs.
+            lanes: u32,
+            /// Sets of the frame table less one; their number is a power of two.
+            frame_set_mask: u32,
+            /// The row whose `entries` are hits at unknown addresses.
+            unknown_row: u32,
+            /// Keeps what follows aligned.
+            reserved: u32,
+            /// Bucket bounds of one octave of nanoseconds, from the histogram crate.
+            thresholds: [u64; 8],
+        }
+
+        /// What one function did on one CPU: the histogram and the account of its entries.
+        ///
+        /// Counters only grow and are never cleared. Over all lanes of a function,
+        /// `entries = zero + sum(buckets) + over_range + abandoned + evicted + table_full + frames in the table`.
+        Row as "row" {
+            /// Hits of the entry site.
+            entries: u64,
+            /// Hits of an exit site that found no frame: the call was entered before arming.
+            unmatched: u64,
+            /// Sum of all durations in the histogram in nanoseconds.
+            sum_ns: u64,
+            /// Durations below the first bucket.
+            zero: u64,
+            /// Durations above the last bucket.
+            over_range: u64,
+            /// Frames whose exact key was entered again: the earlier call never returned.
+            abandoned: u64,
+            /// Frames that gave way to a younger one because their set was full.
+            evicted: u64,
+            /// Entries that found no frame to use.
+            table_full: u64,
+            /// Calls that are inside now; kept by the programs whose frames cannot be mapped (hash and session).
+            inside: i64,
+            /// Durations by exponential bucket.
+            buckets: [u64; 256],
+        }
+
+        /// One set of the frame table. `sp` is state and lock of a frame: FRAME_FREE, FRAME_BUSY, or the stack
+        /// pointer of the call that stands there, which together with `tag` is its exact key.
+        FrameSet as "frame_set" {
+            /// Stack pointers at entry, or FRAME_FREE, or FRAME_BUSY.
+            sp: [u64; 8],
+            /// Process (upper half) and function (lower half).
+            tag: [u64; 8],
+            /// Time of entry, CLOCK_MONOTONIC nanoseconds.
+            start: [u64; 8],
+        }
+
+        /// Key of a probed instruction where the probe carries no cookie.
+        SiteKey as "site_key" {
+            /// Address in the process.
+            ip: u64,
+            /// Process.
+            tgid: u32,
+            /// Must be 0: hash keys are compared byte by byte.
+            reserved: u32,
+        }
+
+        /// Exact key of a frame in the hash variant.
+        FrameKey as "frame_key" {
+            /// Stack pointer at entry.
+            sp: u64,
+            /// Process (upper half) and function (lower half).
+            tag: u64,
+        }
+
+        /// What the kernel tells the guard about a family.
+        Event as "event" {
+            /// One of the EVENT_ constants.
+            kind: u32,
+            /// The process that forked or executed.
+            tgid: u32,
+            /// The child process of a fork.
+            child: u32,
+            /// Keeps the size a multiple of eight.
+            reserved: u32,
+        }
+    }
+}

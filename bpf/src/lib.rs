@@ -1,0 +1,26 @@
+//! The BPF object of edgelat, the names inside it, and typed views over its mapped arrays.
+//!
+//! Nothing here needs privilege: the object is bytes, and a view is a mapping of a descriptor that
+//! somebody else was allowed to make. Loading and attaching are the guard's.
+//!
+//! | file | question |
+//! | --- | --- |
+//! | `layout.rs` | what do the BPF programs and Rust both touch, and how is it laid out? |
+//! | `latency.bpf.c` | what happens at a hit? |
+//! | `object.rs` | what is in the object, and what do the parts of it need? |
+//! | `rows.rs` | what did each function do? |
+//! | `frames.rs` | which calls are inside now? |
+//! | `control.rs` | the switch |
+//! | `mapping.rs` | memory shared with the kernel, the only unsafe code of the crate |
+
+mod control;
+mod frames;
+pub mod layout;
+mod mapping;
+pub mod object;
+mod rows;
+
+pub use control::Switch;
+pub use frames::{Frame, Frames};
+pub use mapping::MapError;
+pub use rows::{RowTotals, Rows};

@@ -1,0 +1,170 @@
+//! What is in the BPF object: programs, maps and constants by name.
+//!
+//! The names are here once, as data, so that the loader has no strings of its own and a test can compare
+//! them with the object that clang made.
+
+use std::mem::offset_of;
+
+use crate::layout::Constants;
+
+/// The compiled object of this architecture.
+pub const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/latency.bpf.o"));
+
+/// Names of maps.
+pub mod map {
+    /// Histograms, mapped by the collector.
+    pub const ROWS: &str = "rows";
+    /// Frame table, mapped by the collector.
+    pub const FRAMES: &str = "frames";
+    /// Frame table of the hash variant.
+    pub const FRAME_HASH: &str = "frame_hash";
+    /// Functions by address, for probes without a cookie.
+    pub const SITES: &str = "sites";
+    /// Followed processes.
+    pub const FAMILY: &str = "family";
+    /// Ring buffer of forks and new images.
+    pub const EVENTS: &str = "events";
+    /// How the name of the array with the switch ends; libbpf may put the object's name before it.
+    pub const CONTROL_SUFFIX: &str = ".data.control";
+    /// How the name of the array of constants ends.
+    pub const CONSTANTS_SUFFIX: &str = ".rodata";
+}
+
+/// Names of the programs that follow a family.
+pub const FAMILY_PROGRAMS: [&str; 2] = ["family_fork", "family_exec"];
+
+/// A way to measure: which programs sit on the sites and which maps they need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Programs {
+    /// uprobe_multi links with cookies, probes on exit sites. Linux 6.6.
+    Multi,
+    /// uprobe_multi links with cookies, return probes. Linux 6.6.
+    MultiReturn,
+    /// One uprobe session for both ends. Linux 6.13.
+    Session,
+    /// Functions found by address, frames in the mapped table. Linux 5.12 (arm64: 5.18).
+    Address,
+    /// As `Address`, with return probes that carry a cookie. Linux 5.15.
+    AddressReturn,
+    /// Functions found by address, frames in a hash. Linux 5.8.
+    AddressHash,
+}
+
+impl Programs {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Multi,
+        Self::MultiReturn,
+        Self::Session,
+        Self::Address,
+        Self::AddressReturn,
+        Self::AddressHash,
+    ];
+
+    /// Program on the entry sites.
+    pub fn entry(self) -> &'static str {
+        match self {
+            Self::Multi | Self::MultiReturn => "multi_entry",
+            Self::Session => "session",
+            Self::Address | Self::AddressReturn => "table_entry",
+            Self::AddressHash => "hash_entry",
+        }
+    }
+
+    /// Program on the exit sites or returns; `None` where one program serves both ends.
+    pub fn exit(self) -> Option<&'static str> {
+        match self {
+            Self::Multi => Some("multi_exit"),
+            Self::MultiReturn => Some("multi_return"),
+            Self::Session => None,
+            Self::Address => Some("table_leave"),
+            Self::AddressReturn => Some("single_return"),
+            Self::AddressHash => Some("hash_leave"),
+        }
+    }
+
+    /// Are the frames in the array that the collector maps?
+    pub fn maps_frames(self) -> bool {
+        !matches!(self, Self::Session | Self::AddressHash)
+    }
+
+    /// Do the programs look their function up by address?
+    pub fn by_address(self) -> bool {
+        matches!(self, Self::Address | Self::AddressReturn | Self::AddressHash)
+    }
+}
+
+/// Size of the array of constants in bytes.
+pub const CONSTANTS_BYTES: usize = size_of::<Constants>();
+
+/// The array of constants for `lanes` lanes, `frame_sets` (a power of two) sets of the frame table, and the row
+/// that counts hits at unknown addresses.
+pub fn constants(lanes: u32, frame_sets: u32, unknown_row: u32) -> [u8; CONSTANTS_BYTES] {
+    debug_assert!(frame_sets.is_power_of_two(), "the programs find a set by a mask");
+    let mut bytes = [0; CONSTANTS_BYTES];
+    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    put(offset_of!(Constants, lanes), &lanes.to_ne_bytes());
+    put(offset_of!(Constants, frame_set_mask), &(frame_sets - 1).to_ne_bytes());
+    put(offset_of!(Constants, unknown_row), &unknown_row.to_ne_bytes());
+    for (index, threshold) in edgelat_histogram::THRESHOLDS.iter().enumerate() {
+        put(offset_of!(Constants, thresholds) + index * size_of::<u64>(), &threshold.to_ne_bytes());
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::STRUCTS;
+    use libbpf_rs::btf::types::{Array, MemberAttr, Struct};
+    use libbpf_rs::btf::{Btf, BtfType, HasSize};
+    use libbpf_rs::{AsRawLibbpf, ObjectBuilder};
+
+    #[test]
+    fn the_object_has_every_program_and_map_that_is_named_here() {
+        let object = ObjectBuilder::default().open_memory(OBJECT).unwrap();
+        let programs: Vec<String> = object.progs().map(|p| p.name().to_string_lossy().into_owned()).collect();
+        let maps: Vec<String> = object.maps().map(|m| m.name().to_string_lossy().into_owned()).collect();
+
+        let mut named: Vec<&str> = FAMILY_PROGRAMS.to_vec();
+        for programs in Programs::ALL {
+            named.push(programs.entry());
+            named.extend(programs.exit());
+        }
+        for name in &named {
+            assert!(programs.iter().any(|p| p == name), "{name} is not in the object");
+        }
+        for program in &programs {
+            assert!(named.contains(&program.as_str()), "{program} is in the object but has no use");
+        }
+        for name in [map::ROWS, map::FRAMES, map::FRAME_HASH, map::SITES, map::FAMILY, map::EVENTS] {
+            assert!(maps.iter().any(|m| m == name), "map {name} is not in the object");
+        }
+        for suffix in [map::CONTROL_SUFFIX, map::CONSTANTS_SUFFIX] {
+            assert!(maps.iter().any(|m| m.ends_with(suffix)), "map {suffix} is not in the object");
+        }
+    }
+
+    #[test]
+    fn the_layout_in_the_object_is_the_layout_in_rust() {
+        let object = ObjectBuilder::default().open_memory(OBJECT).unwrap();
+        // SAFETY: the object is open and lives longer than the BTF that is read from it.
+        let btf = Btf::from_bpf_object(unsafe { object.as_libbpf_object().as_ref() }).unwrap().unwrap();
+        // Only structures that a map or a global names are in the BTF; the header asserts the others.
+        for expected in STRUCTS.iter().filter(|s| s.name != "event") {
+            let found = btf.type_by_name::<Struct<'_>>(expected.name).expect(expected.name);
+            assert_eq!(found.size(), expected.size, "size of {}", expected.name);
+            let members: Vec<_> = found.iter().collect();
+            assert_eq!(members.len(), expected.fields.len(), "fields of {}", expected.name);
+            for (member, field) in members.iter().zip(expected.fields) {
+                let name = format!("{}.{}", expected.name, field.name);
+                assert_eq!(member.name.unwrap(), field.name, "{name}");
+                let MemberAttr::Normal { offset } = member.attr else { panic!("{name} is a bit field") };
+                assert_eq!(offset as usize, field.offset * 8, "{name}");
+                let ty: BtfType<'_> = btf.type_by_id(member.ty).unwrap();
+                let count = Array::try_from(ty.skip_mods_and_typedefs()).map_or(0, |a| a.capacity());
+                assert_eq!(count, field.count, "elements of {name}");
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What each function did: the rows of the histogram array, read without a system call.
+
+use std::os::fd::AsFd;
+
+use edgelat_histogram::Histogram;
+
+use crate::layout::{BUCKET_BIAS, ROW_BUCKETS, Row, SCALE, THRESHOLDS};
+use crate::mapping::{MapError, Mapping};
+
+// The histogram crate owns the scheme; a row is its bucket array.
+const _: () = assert!(ROW_BUCKETS == edgelat_histogram::BUCKETS);
+const _: () = assert!(SCALE as i32 == edgelat_histogram::SCALE);
+const _: () = assert!(THRESHOLDS == edgelat_histogram::THRESHOLDS.len());
+// bucket = 8k + FIRST + c - 1 - INDEX_MIN, and the programs compute 8k + c - BUCKET_BIAS.
+const _: () = assert!(1 + edgelat_histogram::INDEX_MIN - edgelat_histogram::FIRST == BUCKET_BIAS as i32);
+
+macro_rules! at {
+    ($field:ident) => {
+        std::mem::offset_of!(Row, $field)
+    };
+}
+
+/// One function's row, summed over all lanes. All counters are cumulative since arming.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowTotals {
+    /// Hits of the entry site.
+    pub entries: u64,
+    /// Exits that found no frame, because their call was entered before arming.
+    pub unmatched: u64,
+    /// Sum of the durations in the histogram in nanoseconds.
+    pub sum_ns: u64,
+    /// Durations below the first bucket.
+    pub zero: u64,
+    /// Durations above the last bucket.
+    pub over_range: u64,
+    /// Frames left by another way than an exit site, found because their exact key was entered again.
+    pub abandoned: u64,
+    /// Frames that gave way to younger ones.
+    pub evicted: u64,
+    /// Entries that found no frame.
+    pub table_full: u64,
+    /// Calls inside now, where the programs count them themselves (hash and session); else 0.
+    pub inside: i64,
+    /// Durations by bucket.
+    pub buckets: [u64; ROW_BUCKETS],
+    /// The function was entered while its row was read, so the account may be off by the calls in between.
+    pub unsettled: bool,
+}
+
+impl RowTotals {
+    /// The histogram of all measured durations.
+    pub fn histogram(&self) -> Histogram {
+        Histogram::from_counts(self.zero, &self.buckets, self.sum_ns)
+    }
+
+    /// Calls whose duration is in the histogram.
+    pub fn exits(&self) -> u64 {
+        self.zero + self.buckets.iter().sum::<u64>()
+    }
+}
+
+/// The mapped array of rows: index = function x lanes + CPU.
+#[derive(Debug)]
+pub struct Rows {
+    mapping: Mapping,
+    functions: usize,
+    lanes: usize,
+}
+
+impl Rows {
+    /// Maps the rows of `functions` functions in `lanes` lanes.
+    ///
+    /// # Errors
+    /// [`MapError`] when the descriptor is not that array or memory is short.
+    pub fn map(rows: impl AsFd, functions: usize, lanes: usize) -> Result<Self, MapError> {
+        let elements =
+            functions.checked_mul(lanes).ok_or(MapError::TooLarge { elements: functions, size: lanes })?;
+        Ok(Self { mapping: Mapping::read(rows, elements, size_of::<Row>())?, functions, lanes })
+    }
+
+    /// Number of functions.
+    pub fn functions(&self) -> usize {
+        self.functions
+    }
+
+    /// Hits of the entry site of `function` so far: a cheap question whether anything moved.
+    pub fn entries(&self, function: usize) -> u64 {
+        self.sum(function, at!(entries))
+    }
+
+    /// Exits without a frame so far.
+    pub fn unmatched(&self, function: usize) -> u64 {
+        self.sum(function, at!(unmatched))
+    }
+
+    /// Reads one function. What is counted last is read first: a call that ends in between is then missing
+    /// from the exits but never from the entries, and the account cannot show more exits than entries.
+    pub fn read(&self, function: usize) -> RowTotals {
+        let before = self.entries(function);
+        let mut buckets = [0; ROW_BUCKETS];
+        for lane in 0..self.lanes {
+            let row = self.row(function, lane) + at!(buckets);
+            for (bucket, total) in buckets.iter_mut().enumerate() {
+                *total += self.mapping.load(row + bucket * size_of::<u64>());
+            }
+        }
+        let mut totals = RowTotals {
+            entries: 0,
+            unmatched: self.sum(function, at!(unmatched)),
+            sum_ns: self.sum(function, at!(sum_ns)),
+            zero: self.sum(function, at!(zero)),
+            over_range: self.sum(function, at!(over_range)),
+            abandoned: self.sum(function, at!(abandoned)),
+            evicted: self.sum(function, at!(evicted)),
+            table_full: self.sum(function, at!(table_full)),
+            inside: self.sum(function, at!(inside)) as i64,
+            buckets,
+            unsettled: false,
+        };
+        totals.entries = self.entries(function);
+        totals.unsettled = totals.entries != before;
+        totals
+    }
+
+    fn row(&self, function: usize, lane: usize) -> usize {
+        (function * self.lanes + lane) * size_of::<Row>()
+    }
+
+    /// Sum of one counter over the lanes; wrapping, because a lane of `inside` is negative where calls that
+    /// began elsewhere end.
+    fn sum(&self, function: usize, field: usize) -> u64 {
+        (0..self.lanes)
+            .fold(0, |sum: u64, lane| sum.wrapping_add(self.mapping.load(self.row(function, lane) + field)))
+    }
+}

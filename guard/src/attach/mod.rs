@@ -1,0 +1,220 @@
+//! Probes: from the sites of a plan to the kernel and back.
+//!
+//! Three routes lead there. They differ in what the kernel must have, in the privilege they need and above
+//! all in how long it takes to remove a thousand probes:
+//!
+//! | route | kernel | needs | a thousand functions off |
+//! | --- | --- | --- | --- |
+//! | [`multi`] | 6.6 | CAP_BPF, CAP_PERFMON | one grace period a link |
+//! | [`tracefs`] | 5.11 | write access to uprobe_events, CAP_PERFMON | one grace period an event of many probes |
+//! | [`single`] | 5.11 | CAP_SYS_ADMIN since July 2025 | one grace period a probe |
+//!
+//! Every probe is bound to one process. A probe on the file as such would run in every process that executes
+//! it, and a file that is overwritten in place under such a probe makes the next program run wrong.
+//!
+//! Exit sites are attached before entry sites and everything while the switch is off, so that no call is
+//! entered that cannot be seen leaving.
+
+mod multi;
+pub(crate) mod perf;
+mod single;
+pub(crate) mod tracefs;
+
+use std::fs::File;
+use std::rc::Rc;
+
+use edgelat_bpf::object::Programs;
+
+use crate::error::{GuardError, Os, text};
+use crate::features;
+use crate::load::Loaded;
+use crate::protocol::{Returns, Route};
+use crate::target::{FileKey, Target};
+use tracefs::Tracefs;
+
+/// Sites that the route of single events takes without being asked for by name.
+pub(crate) const HANDFUL: usize = 64;
+
+/// The sites of one image, checked.
+#[derive(Debug, Clone)]
+pub(crate) struct ImageSites {
+    pub(crate) file: Rc<File>,
+    /// To find the image among the mappings of a process.
+    pub(crate) key: FileKey,
+    pub(crate) entries: Vec<Site>,
+    pub(crate) exits: Vec<Site>,
+}
+
+/// File offset of an instruction and what its program is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Site {
+    pub(crate) offset: u64,
+    pub(crate) cookie: u64,
+}
+
+/// Probes of one process. They end with the value, however it is dropped.
+#[expect(dead_code, reason = "held for their drop")]
+enum Probes {
+    Multi(multi::Probes),
+    Tracefs(tracefs::Probes),
+    Single(single::Probes),
+}
+
+/// What a process has of us.
+pub(crate) struct Attached {
+    _probes: Probes,
+    /// Addresses that were entered for programs without cookies.
+    addresses: Vec<u64>,
+}
+
+impl Attached {
+    /// The process has mapped an image elsewhere as well: enters the addresses that are new.
+    pub(crate) fn renew(
+        &mut self,
+        loaded: &Loaded,
+        target: &Target,
+        images: &[ImageSites],
+    ) -> Result<(), GuardError> {
+        let known = std::mem::take(&mut self.addresses);
+        self.addresses = enter_addresses(loaded, target, images)?;
+        let gone = known.iter().filter(|address| !self.addresses.contains(address));
+        gone.for_each(|address| loaded.remove_site(target.pid, *address));
+        Ok(())
+    }
+
+    /// After the process has ended: its addresses mean nothing any more.
+    pub(crate) fn forget(&self, loaded: &Loaded, pid: i32) {
+        self.addresses.iter().for_each(|address| loaded.remove_site(pid, *address));
+    }
+}
+
+/// How a plan will be attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Way {
+    pub(crate) route: Route,
+    pub(crate) programs: Programs,
+}
+
+/// Chooses the way that needs least among those that work here, or says why none does.
+pub(crate) fn choose(
+    wanted: Option<Route>,
+    returns: Returns,
+    sites: usize,
+    tracefs: Option<&Tracefs>,
+) -> Result<Way, GuardError> {
+    let routes: &[Route] = match &wanted {
+        Some(route) => std::slice::from_ref(route),
+        None => &[Route::UprobeMulti, Route::Tracefs, Route::Single],
+    };
+    let mut reasons = String::new();
+    for &route in routes {
+        let fits = if route == Route::Single && wanted.is_none() && sites > HANDFUL {
+            Err(format!("{sites} probes are too many for single events, which take seconds each to remove"))
+        } else {
+            can_use(route, returns, tracefs)
+        };
+        match fits {
+            Ok(programs) => return Ok(Way { route, programs }),
+            Err(reason) if wanted.is_some() => return Err(GuardError::Route { route, reason: text(reason) }),
+            Err(reason) => reasons.push_str(&format!("{}: {reason}; ", route.name())),
+        }
+    }
+    Err(GuardError::NoRoute { reasons: text(reasons.trim_end_matches("; ")) })
+}
+
+/// The programs for a route on this kernel, or why it cannot be used.
+pub(crate) fn can_use(route: Route, returns: Returns, tracefs: Option<&Tracefs>) -> Result<Programs, String> {
+    let by_address = || match features::compare_exchange() {
+        Ok(()) => Programs::Address,
+        Err(_) => Programs::AddressHash,
+    };
+    match (route, returns) {
+        (Route::UprobeMulti, _) => {
+            features::uprobe_multi().map_err(|errno| match Os::from(errno).denied() {
+                true => format!("loading BPF programs is not permitted ({})", errno.desc()),
+                false => {
+                    "it needs uprobe_multi links that filter by process (Linux 6.6.32 or 6.9)".to_owned()
+                }
+            })?;
+            Ok(match returns {
+                Returns::Ret => Programs::Multi,
+                Returns::Uretprobe if features::session().is_ok() => Programs::Session,
+                Returns::Uretprobe => Programs::MultiReturn,
+            })
+        }
+        (Route::Tracefs, Returns::Uretprobe) => {
+            Err("a return probe of a trace event does not know its function; use --route single".to_owned())
+        }
+        (Route::Tracefs, Returns::Ret) => match tracefs {
+            Some(_) => Ok(by_address()),
+            None => Err("the tracing file system cannot be opened (CONFIG_UPROBE_EVENTS, uid 0)".to_owned()),
+        },
+        (Route::Single, Returns::Ret) => perf::uprobe_type().map(|_| by_address()),
+        (Route::Single, Returns::Uretprobe) => {
+            perf::uprobe_type()?;
+            match (features::attach_cookie(), features::compare_exchange()) {
+                (Ok(()), Ok(())) => Ok(Programs::AddressReturn),
+                _ => Err("return probes need attach cookies (Linux 5.15)".to_owned()),
+            }
+        }
+    }
+}
+
+/// Attaches the sites of `images` to one process.
+pub(crate) fn attach(
+    route: Route,
+    loaded: &Loaded,
+    target: &Target,
+    images: &[ImageSites],
+    tracefs: Option<&mut Tracefs>,
+) -> Result<Attached, GuardError> {
+    let addresses = match loaded.programs.by_address() {
+        true => enter_addresses(loaded, target, images)?,
+        false => Vec::new(),
+    };
+    let probes = match route {
+        Route::UprobeMulti => multi::attach(loaded, target, images).map(Probes::Multi),
+        Route::Tracefs => {
+            let tracefs = tracefs.ok_or_else(|| GuardError::Route {
+                route,
+                reason: text("the tracing file system cannot be opened"),
+            })?;
+            tracefs::attach(loaded, target, images, tracefs).map(Probes::Tracefs)
+        }
+        Route::Single => single::attach(loaded, target, images).map(Probes::Single),
+    };
+    match probes {
+        Ok(probes) => Ok(Attached { _probes: probes, addresses }),
+        Err(error) => {
+            addresses.iter().for_each(|address| loaded.remove_site(target.pid, *address));
+            Err(error)
+        }
+    }
+}
+
+/// Enters the address that each site has in the process, for programs that get no cookie.
+fn enter_addresses(loaded: &Loaded, target: &Target, images: &[ImageSites]) -> Result<Vec<u64>, GuardError> {
+    let mut addresses = Vec::new();
+    let mappings = target.mappings()?;
+    for image in images {
+        for site in image.entries.iter().chain(&image.exits) {
+            let covers = |offset: u64, length: u64| site.offset.checked_sub(offset).filter(|at| *at < length);
+            for mapping in mappings.iter().filter(|mapping| mapping.file == image.key) {
+                if let Some(at) = covers(mapping.offset, mapping.end - mapping.start) {
+                    loaded.add_site(target.pid, mapping.start + at, site.cookie)?;
+                    addresses.push(mapping.start + at);
+                }
+            }
+        }
+    }
+    Ok(addresses)
+}
+
+/// The error of a failed attempt to attach.
+fn failed(route: Route, target: &Target, images: &[ImageSites], os: Os, hint: &str) -> GuardError {
+    if os.0 == nix::errno::Errno::ESRCH as i32 {
+        return GuardError::NoProcess { pid: target.pid };
+    }
+    let sites = images.iter().map(|image| image.entries.len() + image.exits.len()).sum::<usize>() as u32;
+    GuardError::Attach { pid: target.pid, sites, route, os, hint: text(hint) }
+}

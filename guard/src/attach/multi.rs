@@ -1,0 +1,51 @@
+//! uprobe_multi links: all sites of an image in one call, removed by one close.
+
+use std::ffi::c_ulong;
+
+use libbpf_rs::{Link, UprobeMultiOpts};
+
+use super::{ImageSites, Site, failed};
+use crate::error::GuardError;
+use crate::load::{Loaded, os_error};
+use crate::protocol::Route;
+use crate::target::{Target, path_of};
+use edgelat_bpf::object::Programs;
+
+/// Links of one process. Dropping them removes the probes.
+pub(crate) struct Probes(#[expect(dead_code, reason = "held for their drop")] Vec<Link>);
+
+pub(super) fn attach(loaded: &Loaded, target: &Target, images: &[ImageSites]) -> Result<Probes, GuardError> {
+    let mut links = Vec::with_capacity(images.len() * 2);
+    for image in images {
+        let mut link = |program: &str, sites: &[Site], retprobe: bool, session: bool| {
+            if sites.is_empty() {
+                return Ok(());
+            }
+            let options = UprobeMultiOpts {
+                // libbpf's `offsets` is an array of unsigned long, which is usize on every Linux.
+                offsets: sites.iter().map(|site| site.offset as c_ulong as usize).collect(),
+                cookies: sites.iter().map(|site| site.cookie).collect(),
+                retprobe,
+                session,
+                ..Default::default()
+            };
+            let program = loaded.program(program)?;
+            let link = program
+                .attach_uprobe_multi_with_opts(target.pid, path_of(&*image.file), "", options)
+                .map_err(|error| {
+                    let hint = "`edgelat check` shows what this kernel allows";
+                    failed(Route::UprobeMulti, target, images, os_error(&error), hint)
+                })?;
+            links.push(link);
+            Ok(())
+        };
+        let programs = loaded.programs;
+        match (programs, programs.exit()) {
+            (Programs::MultiReturn, Some(exit)) => link(exit, &image.entries, true, false)?,
+            (_, Some(exit)) => link(exit, &image.exits, false, false)?,
+            (_, None) => {}
+        }
+        link(programs.entry(), &image.entries, false, programs == Programs::Session)?;
+    }
+    Ok(Probes(links))
+}

@@ -1,0 +1,147 @@
+//! perf events: what both older routes hang their programs on.
+
+use std::ffi::c_int;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use libbpf_rs::libbpf_sys::{self, perf_event_attr};
+use nix::errno::Errno;
+
+/// PERF_TYPE_TRACEPOINT, include/uapi/linux/perf_event.h.
+const TRACEPOINT: u32 = 2;
+/// PERF_FLAG_FD_CLOEXEC, same file.
+const CLOEXEC: u64 = 8;
+
+// include/uapi/linux/perf_event.h: _IO('$', 0), _IOW('$', 8, __u32).
+nix::ioctl_none!(enable_event, b'$', 0);
+nix::ioctl_write_int!(set_program, b'$', 8);
+
+/// A perf event with a program on it.
+#[derive(Debug)]
+pub(super) struct Event {
+    /// The link of a program with a cookie; it must go before the event.
+    _link: Option<OwnedFd>,
+    _event: OwnedFd,
+}
+
+/// Type number of the kernel's uprobe events, which is assigned at boot.
+pub(crate) fn uprobe_type() -> Result<u32, String> {
+    let path = "/sys/bus/event_source/devices/uprobe/type";
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("{path}: {error} (CONFIG_UPROBE_EVENTS)"))?;
+    text.trim().parse().map_err(|_| format!("{path} holds no number"))
+}
+
+/// Bit of `config` that makes a return probe, from `format/retprobe` ("config:N").
+pub(super) fn return_bit() -> u32 {
+    std::fs::read_to_string("/sys/bus/event_source/devices/uprobe/format/retprobe")
+        .ok()
+        .and_then(|text| text.trim().strip_prefix("config:")?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Opens a trace event for the address space of a process.
+pub(super) fn open_tracepoint(id: u64, pid: i32) -> Result<OwnedFd, Errno> {
+    let mut attr = attributes(TRACEPOINT);
+    attr.config = id;
+    // SAFETY: the attributes name no memory besides themselves.
+    unsafe { open(&attr, pid) }
+}
+
+/// Opens a probe at a file offset for the address space of a process.
+pub(super) fn open_uprobe(
+    kind: u32,
+    config: u64,
+    path: &std::ffi::CStr,
+    offset: u64,
+    pid: i32,
+) -> Result<OwnedFd, Errno> {
+    let mut attr = attributes(kind);
+    attr.config = config;
+    attr.__bindgen_anon_3.uprobe_path = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.probe_offset = offset;
+    // SAFETY: the only pointer in the attributes is `path`, which is a C string and outlives the call.
+    unsafe { open(&attr, pid) }
+}
+
+fn attributes(kind: u32) -> perf_event_attr {
+    let size = size_of::<perf_event_attr>() as u32;
+    let mut attr = perf_event_attr { type_: kind, size, ..Default::default() };
+    // Each hit counts; no sample is ever written, because no buffer is mapped.
+    attr.__bindgen_anon_1.sample_period = 1;
+    attr.__bindgen_anon_2.wakeup_events = 1;
+    attr
+}
+
+/// # Safety
+/// Pointers in `attr` must be valid for the call.
+unsafe fn open(attr: &perf_event_attr, pid: i32) -> Result<OwnedFd, Errno> {
+    const ANY_CPU: c_int = -1;
+    const NO_GROUP: c_int = -1;
+    // SAFETY: `attr` is initialised and says its own size; what it points to is the caller's promise.
+    let fd = unsafe {
+        nix::libc::syscall(
+            nix::libc::SYS_perf_event_open,
+            std::ptr::from_ref(attr),
+            pid,
+            ANY_CPU,
+            NO_GROUP,
+            CLOEXEC,
+        )
+    };
+    let fd = Errno::result(fd)? as i32;
+    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Puts a program on an event. With a cookie this needs Linux 5.15.
+pub(super) fn set(event: OwnedFd, program: BorrowedFd<'_>, cookie: Option<u64>) -> Result<Event, Errno> {
+    let link = match cookie {
+        None => {
+            // SAFETY: both descriptors are open, and the argument of this request is a descriptor.
+            unsafe { set_program(event.as_raw_fd(), program.as_raw_fd() as u64) }?;
+            None
+        }
+        Some(cookie) => {
+            let mut options = libbpf_sys::bpf_link_create_opts {
+                sz: size_of::<libbpf_sys::bpf_link_create_opts>() as _,
+                ..Default::default()
+            };
+            options.__bindgen_anon_1.perf_event.bpf_cookie = cookie;
+            // SAFETY: both descriptors are open; the options are initialised, say their size and are not kept.
+            let fd = unsafe {
+                libbpf_sys::bpf_link_create(
+                    program.as_raw_fd(),
+                    event.as_raw_fd(),
+                    libbpf_sys::BPF_PERF_EVENT,
+                    &options,
+                )
+            };
+            if fd < 0 {
+                return Err(Errno::from_raw(-fd));
+            }
+            // SAFETY: a new descriptor that nobody else owns.
+            Some(unsafe { OwnedFd::from_raw_fd(fd) })
+        }
+    };
+    // SAFETY: the descriptor is an open perf event; the request has no argument.
+    unsafe { enable_event(event.as_raw_fd()) }?;
+    Ok(Event { _link: link, _event: event })
+}
+
+/// Closes events. Each close waits for a grace period of the kernel; waiting together takes as long as one.
+pub(super) fn close(events: Vec<Event>) {
+    const CLOSERS: usize = 64;
+    if events.len() < 4 {
+        return;
+    }
+    let share = events.len().div_ceil(CLOSERS);
+    let mut events = events;
+    std::thread::scope(|scope| {
+        while !events.is_empty() {
+            let rest = events.split_off(events.len().saturating_sub(share));
+            // Where no thread can be had, the share is closed here: later, but closed.
+            let builder = std::thread::Builder::new().stack_size(64 * 1024);
+            _ = builder.spawn_scoped(scope, move || drop(rest));
+        }
+    });
+}

@@ -1,0 +1,62 @@
+//! One perf event for each site.
+//!
+//! Nothing is left behind in the tracing file system, and return probes can carry a cookie. But each close
+//! waits for a grace period, so that a thousand of them take minutes unless they wait together.
+
+use std::ffi::CString;
+use std::os::fd::AsFd;
+
+use edgelat_bpf::object::Programs;
+
+use super::perf::{self, Event};
+use super::{ImageSites, Site, failed};
+use crate::error::{GuardError, Os, text};
+use crate::load::Loaded;
+use crate::protocol::Route;
+use crate::target::{Target, path_of};
+
+/// Events of one process. Dropping them removes the probes.
+pub(crate) struct Probes(Vec<Event>);
+
+impl Drop for Probes {
+    fn drop(&mut self) {
+        perf::close(std::mem::take(&mut self.0));
+    }
+}
+
+pub(super) fn attach(loaded: &Loaded, target: &Target, images: &[ImageSites]) -> Result<Probes, GuardError> {
+    let kind = perf::uprobe_type()
+        .map_err(|reason| GuardError::Route { route: Route::Single, reason: text(reason) })?;
+    let returns = loaded.programs == Programs::AddressReturn;
+    // Events that were opened before one failed are closed together by this drop as well.
+    let mut probes = Probes(Vec::new());
+    for image in images {
+        let path = CString::new(path_of(&*image.file)).map_err(|_| GuardError::Message)?;
+        let mut add = |program: &str, site: &Site, at_return: bool| {
+            let config = if at_return { 1 << perf::return_bit() } else { 0 };
+            let program = loaded.program(program)?;
+            let event = perf::open_uprobe(kind, config, &path, site.offset, target.pid)
+                .and_then(|event| perf::set(event, program.as_fd(), at_return.then_some(site.cookie)))
+                .map_err(|errno| {
+                    let os = Os::from(errno);
+                    if os.denied() {
+                        return GuardError::NotPermitted {
+                            action: text("open perf uprobe events"),
+                            os,
+                            need: text("CAP_SYS_ADMIN (CAP_PERFMON before July 2025's kernels)"),
+                        };
+                    }
+                    let hint = "--route tracefs attaches more probes with fewer descriptors";
+                    failed(Route::Single, target, images, os, hint)
+                })?;
+            probes.0.push(event);
+            Ok(())
+        };
+        if let Some(exit) = loaded.programs.exit() {
+            let sites = if returns { &image.entries } else { &image.exits };
+            sites.iter().try_for_each(|site| add(exit, site, returns))?;
+        }
+        image.entries.iter().try_for_each(|site| add(loaded.programs.entry(), site, false))?;
+    }
+    Ok(probes)
+}

@@ -1,0 +1,264 @@
+//! Events of the tracing file system that hold many probes each.
+//!
+//! This is the route with the least privilege before 6.6, and closing one event removes all its probes after
+//! one grace period. A definition outlives its maker, so every one is in a group of a name that says whose it
+//! is, `edgelat_<pid>_<start>`, and what a killed agent left is swept when the next one starts.
+//!
+//! The file system need not be mounted: it is opened through a mount that no path leads to.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write as _};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::sys::statfs::{FsType, fstatfs};
+
+use super::perf::{self, Event};
+use super::{ImageSites, Site, failed};
+use crate::error::{GuardError, Os, text};
+use crate::load::Loaded;
+use crate::protocol::Route;
+use crate::target::{Target, path_of};
+
+/// TRACEFS_MAGIC, include/uapi/linux/magic.h.
+const TRACEFS: FsType = FsType(0x7472_6163);
+/// Probes in one event. Adding a probe compares it with all before it, so that many get slow.
+const PROBES_PER_EVENT: usize = 1000;
+/// The kernel reads definitions in pieces of this size (WRITE_BUFSIZE, kernel/trace/trace_dynevent.c).
+const WRITE_BYTES: usize = 4000;
+/// Longest line of uprobe_events that is read in the sweep.
+const LINE_BYTES: u64 = 8192;
+/// Lines that are read in the sweep.
+const LINES: usize = 1 << 20;
+
+/// The tracing file system, opened once; definitions are removed through the same descriptor.
+#[derive(Debug)]
+pub(crate) struct Tracefs {
+    root: Rc<OwnedFd>,
+    group: String,
+    events: u32,
+}
+
+impl Tracefs {
+    /// Opens it and removes what agents that no longer run have left.
+    pub(crate) fn open() -> Result<Self, Errno> {
+        let root = mounted().map_or_else(detached_mount, Ok)?;
+        // Without uprobe_events this kernel has no such events; better known now than in the middle.
+        open_file(&root, "uprobe_events", OFlag::O_WRONLY | OFlag::O_APPEND)?;
+        let pid = std::process::id() as i32;
+        let tracefs = Self {
+            root: Rc::new(root),
+            group: format!("edgelat_{pid}_{}", start_of(pid).unwrap_or(0)),
+            events: 0,
+        };
+        // A sweep that fails leaves what was left; it hurts nobody but the next listing.
+        _ = tracefs.sweep();
+        Ok(tracefs)
+    }
+
+    /// Removes events of agents that are gone.
+    fn sweep(&self) -> Result<(), Errno> {
+        let file = open_file(&self.root, "uprobe_events", OFlag::O_RDONLY)?;
+        let mut reader = BufReader::new(file);
+        let mut line = Vec::new();
+        let mut stale = Vec::new();
+        for _ in 0..LINES {
+            line.clear();
+            match reader.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line) {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+            let line = String::from_utf8_lossy(&line);
+            if let Some(event) = stale_event(&line, start_of)
+                && stale.last().is_none_or(|last| last != event)
+            {
+                stale.push(event.to_owned());
+            }
+        }
+        for event in stale {
+            _ = self.remove(&event);
+        }
+        Ok(())
+    }
+
+    fn remove(&self, event: &str) -> Result<(), Errno> {
+        remove(&self.root, event)
+    }
+
+    /// Defines an event with a probe at each site; returns its name.
+    fn define(&mut self, image: &ImageSites, sites: &[Site]) -> Result<Definition, Errno> {
+        let name = format!("{}/e{}", self.group, self.events);
+        self.events += 1;
+        let definition = Definition { root: Rc::clone(&self.root), name };
+        let mut file = open_file(&self.root, "uprobe_events", OFlag::O_WRONLY | OFlag::O_APPEND)?;
+        let path = path_of(&*image.file);
+        let mut text = String::with_capacity(WRITE_BYTES);
+        for (index, site) in sites.iter().enumerate() {
+            _ = writeln!(text, "p:{} {path}:{:#x}", definition.name, site.offset);
+            if text.len() > WRITE_BYTES - 256 || index + 1 == sites.len() {
+                file.write_all(text.as_bytes()).map_err(errno_of)?;
+                text.clear();
+            }
+        }
+        Ok(definition)
+    }
+}
+
+/// An event that exists by our writing; removed when dropped.
+#[derive(Debug)]
+struct Definition {
+    root: Rc<OwnedFd>,
+    name: String,
+}
+
+impl Definition {
+    /// Number by which perf knows the event.
+    fn id(&self) -> Result<u64, Errno> {
+        let mut digits = String::new();
+        let file = open_file(&self.root, &format!("events/{}/id", self.name), OFlag::O_RDONLY)?;
+        file.take(32).read_to_string(&mut digits).map_err(errno_of)?;
+        digits.trim().parse().map_err(|_| Errno::EBADMSG)
+    }
+}
+
+impl Drop for Definition {
+    fn drop(&mut self) {
+        // Fails only while somebody else has the event open; the next start sweeps it.
+        _ = remove(&self.root, &self.name);
+    }
+}
+
+/// Events of one process. Dropping them closes the events, then removes their definitions.
+pub(crate) struct Probes {
+    events: Vec<Event>,
+    definitions: Vec<Definition>,
+}
+
+impl Drop for Probes {
+    fn drop(&mut self) {
+        // An event that is open cannot be removed.
+        perf::close(std::mem::take(&mut self.events));
+        self.definitions.clear();
+    }
+}
+
+pub(super) fn attach(
+    loaded: &Loaded,
+    target: &Target,
+    images: &[ImageSites],
+    tracefs: &mut Tracefs,
+) -> Result<Probes, GuardError> {
+    let mut probes = Probes { events: Vec::new(), definitions: Vec::new() };
+    for image in images {
+        let exit = loaded.programs.exit().map(|exit| (exit, &image.exits));
+        for (program, sites) in exit.into_iter().chain([(loaded.programs.entry(), &image.entries)]) {
+            let program = loaded.program(program)?;
+            for sites in sites.chunks(PROBES_PER_EVENT) {
+                let definition = tracefs.define(image, sites).map_err(|errno| {
+                    refused(target, images, errno, "write uprobe_events", "uid 0, which owns that file")
+                })?;
+                let event = definition
+                    .id()
+                    .and_then(|id| perf::open_tracepoint(id, target.pid))
+                    .and_then(|event| perf::set(event, program.as_fd(), None))
+                    .map_err(|errno| {
+                        let need = "CAP_BPF and CAP_PERFMON, with kernel.perf_event_paranoid below 3";
+                        refused(target, images, errno, "open trace events", need)
+                    });
+                probes.definitions.push(definition);
+                probes.events.push(event?);
+            }
+        }
+    }
+    Ok(probes)
+}
+
+fn refused(target: &Target, images: &[ImageSites], errno: Errno, action: &str, need: &str) -> GuardError {
+    let os = Os::from(errno);
+    if os.denied() {
+        return GuardError::NotPermitted { action: text(action), os, need: text(need) };
+    }
+    failed(Route::Tracefs, target, images, os, "the file error_log of the tracing file system says more")
+}
+
+fn remove(root: &OwnedFd, event: &str) -> Result<(), Errno> {
+    let mut file = open_file(root, "uprobe_events", OFlag::O_WRONLY | OFlag::O_APPEND)?;
+    file.write_all(format!("-:{event}\n").as_bytes()).map_err(errno_of)
+}
+
+/// The event of a line of uprobe_events, when it was made by an agent that no longer runs.
+fn stale_event(line: &str, start_of: impl Fn(i32) -> Option<u64>) -> Option<&str> {
+    // p:GROUP/EVENT PATH:OFFSET
+    let event = line.split_once(':')?.1.split_ascii_whitespace().next()?;
+    let (pid, start) = event.split_once('/')?.0.strip_prefix("edgelat_")?.split_once('_')?;
+    let (pid, start): (i32, u64) = (pid.parse().ok()?, start.parse().ok()?);
+    (start_of(pid) != Some(start)).then_some(event)
+}
+
+/// Start time of a process in clock ticks since boot.
+fn start_of(pid: i32) -> Option<u64> {
+    Target::unchecked(crate::protocol::TargetId(0), pid).ok().map(|target| target.start)
+}
+
+fn open_file(root: &OwnedFd, name: &str, flags: OFlag) -> Result<File, Errno> {
+    openat(root, name, flags | OFlag::O_CLOEXEC, Mode::empty()).map(File::from)
+}
+
+fn errno_of(error: std::io::Error) -> Errno {
+    Errno::from_raw(Os::from(error).0)
+}
+
+/// Where it is usually mounted.
+fn mounted() -> Option<OwnedFd> {
+    ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"].into_iter().find_map(|path| {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let root = nix::fcntl::open(path, flags, Mode::empty()).ok()?;
+        (fstatfs(&root).ok()?.filesystem_type() == TRACEFS).then_some(root)
+    })
+}
+
+/// Mounts it where no path leads (Linux 5.2), so that nothing on the machine changes.
+fn detached_mount() -> Result<OwnedFd, Errno> {
+    // include/uapi/linux/mount.h
+    const FSOPEN_CLOEXEC: u32 = 1;
+    const FSCONFIG_CMD_CREATE: u32 = 6;
+    const FSMOUNT_CLOEXEC: u32 = 1;
+    let owned = |result: i64| -> Result<OwnedFd, Errno> {
+        let fd = Errno::result(result)? as i32;
+        // SAFETY: only called with the result of a call that returns a new descriptor that nobody else owns.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    let none = std::ptr::null::<std::ffi::c_char>();
+    // SAFETY: the name is a C string that outlives the call.
+    let context =
+        owned(unsafe { nix::libc::syscall(nix::libc::SYS_fsopen, c"tracefs".as_ptr(), FSOPEN_CLOEXEC) })?;
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&context);
+    // SAFETY: this command takes neither key nor value.
+    Errno::result(unsafe {
+        nix::libc::syscall(nix::libc::SYS_fsconfig, fd, FSCONFIG_CMD_CREATE, none, none, 0)
+    })?;
+    // SAFETY: three integers.
+    owned(unsafe { nix::libc::syscall(nix::libc::SYS_fsmount, fd, FSMOUNT_CLOEXEC, 0) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_events_of_agents_that_are_gone_are_stale() {
+        let runs = |pid: i32| (pid == 7).then_some(100);
+        let stale = |line: &'static str| stale_event(line, runs);
+        assert_eq!(stale("p:edgelat_8_100/e0 /proc/self/fd/9:0x10"), Some("edgelat_8_100/e0"));
+        // The number was used again by a process that started later.
+        assert_eq!(stale("p:edgelat_7_99/e3 /x:0x10"), Some("edgelat_7_99/e3"));
+        assert_eq!(stale("p:edgelat_7_100/e0 /x:0x10"), None);
+        assert_eq!(stale("p:uprobes/e0 /x:0x10"), None);
+        assert_eq!(stale("p:edgelat_x_y/e0 /x:0x10"), None);
+        assert_eq!(stale(""), None);
+    }
+}

@@ -1,0 +1,484 @@
+//! What this machine has for measuring, and what it lacks: each finding with what to do about it.
+//!
+//! Two kinds of findings: [`surroundings`] reads files and asks the kernel what changes nothing; the trials load
+//! programs of two instructions and try the routes as far as they can be tried without a target. The trials decide. A
+//! vendor's kernel may have what its version number denies; the surroundings say why a trial failed.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use caps::{CapSet, Capability};
+use nix::errno::Errno;
+
+use crate::attach::{can_use, tracefs::Tracefs};
+use crate::features;
+use crate::protocol::{Returns, Route};
+
+/// How a finding bears on measuring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// As it should be.
+    Ok,
+    /// Measuring works, but not as well, or not everywhere.
+    Warn,
+    /// Measuring fails for want of a right.
+    NotPermitted,
+    /// Measuring fails because the kernel lacks something.
+    Missing,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// A stable short word.
+    pub name: &'static str,
+    /// How it bears on measuring.
+    pub state: State,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it, where there is something to do.
+    pub next: Option<String>,
+}
+
+impl Finding {
+    /// All is well.
+    pub fn ok(name: &'static str, detail: impl Into<String>) -> Self {
+        Self { name, state: State::Ok, detail: detail.into(), next: None }
+    }
+
+    /// All is not well; `next` is what to do.
+    pub fn not_ok(
+        name: &'static str,
+        state: State,
+        detail: impl Into<String>,
+        next: impl Into<String>,
+    ) -> Self {
+        Self { name, state, detail: detail.into(), next: Some(next.into()) }
+    }
+}
+
+/// The oldest kernel that edgelat is made for: from 5.11 on memory of BPF maps counts to the control group and needs
+/// no RLIMIT_MEMLOCK.
+const OLDEST_KERNEL: (u32, u32) = (5, 11);
+
+/// Everything: the surroundings, then the trials.
+pub fn check() -> Vec<Finding> {
+    let mut findings = surroundings();
+    findings.push(programs(features::programs()));
+    let tracefs = Tracefs::open().ok();
+    let tried = [Route::UprobeMulti, Route::Tracefs, Route::Single]
+        .map(|route| (route, can_use(route, Returns::Ret, tracefs.as_ref()).err()));
+    let forbidden = findings.iter().any(|finding| finding.state == State::NotPermitted);
+    findings.extend(routes(&tried, forbidden));
+    findings
+}
+
+fn programs(loaded: Result<(), Errno>) -> Finding {
+    const NAME: &str = "programs";
+    match loaded {
+        Ok(()) => Finding::ok(NAME, "the kernel takes BPF programs on uprobes"),
+        Err(Errno::EPERM | Errno::EACCES) => Finding::not_ok(
+            NAME,
+            State::NotPermitted,
+            "the kernel takes no BPF program from this caller",
+            "run edgelat as root, or grant it CAP_BPF and CAP_PERFMON",
+        ),
+        Err(Errno::ENOSYS) => Finding::not_ok(
+            NAME,
+            State::Missing,
+            "there is no bpf() system call here: the kernel lacks it, or an emulator stands between",
+            "use a kernel built with CONFIG_BPF_SYSCALL=y and CONFIG_BPF_EVENTS=y, not emulated",
+        ),
+        Err(errno) => Finding::not_ok(
+            NAME,
+            State::Missing,
+            format!("the kernel takes no BPF program on uprobes: {}", errno.desc()),
+            "use a kernel built with CONFIG_BPF_EVENTS=y",
+        ),
+    }
+}
+
+/// One finding a route. A route that does not work is a warning as long as another does.
+fn routes(tried: &[(Route, Option<String>)], forbidden: bool) -> Vec<Finding> {
+    let state = match tried.iter().any(|(_, reason)| reason.is_none()) {
+        true => State::Warn,
+        false if forbidden => State::NotPermitted,
+        false => State::Missing,
+    };
+    let name = |route| match route {
+        Route::UprobeMulti => "route-uprobe-multi",
+        Route::Tracefs => "route-tracefs",
+        Route::Single => "route-single",
+    };
+    let finding = |(route, reason): &(Route, Option<String>)| match reason {
+        None => Finding::ok(name(*route), "works"),
+        Some(reason) if state == State::Warn => {
+            Finding::not_ok(name(*route), state, reason, "nothing: another route works")
+        }
+        Some(reason) => Finding::not_ok(name(*route), state, reason, "see the findings above"),
+    };
+    tried.iter().map(finding).collect()
+}
+
+/// Findings from files and harmless calls, in the order in which a person would repair them.
+pub fn surroundings() -> Vec<Finding> {
+    let mut findings = vec![
+        kernel(&nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned())),
+        btf(&fs::File::open("/sys/kernel/btf/vmlinux").map(drop)),
+        uprobes(Path::new("/sys/bus/event_source/devices/uprobe/type").exists()),
+        perf_events(line("/proc/sys/kernel/perf_event_paranoid").as_deref(), held(Capability::CAP_PERFMON)),
+        tracefs(&fs::read_to_string("/proc/self/mounts").unwrap_or_default()),
+        capabilities(held),
+    ];
+    findings.extend(user_namespace(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default()));
+    findings.extend(process_namespace(&fs::read_link("/proc/self/ns/pid").unwrap_or_default()));
+    findings.push(unprivileged_bpf(line("/proc/sys/kernel/unprivileged_bpf_disabled").as_deref()));
+    findings.push(lockdown(line("/sys/kernel/security/lockdown").as_deref()));
+    findings.extend(line("/proc/sys/net/core/bpf_jit_enable").map(|setting| jit(&setting)));
+    findings.push(clock(line("/sys/devices/system/clocksource/clocksource0/current_clocksource").as_deref()));
+    findings
+}
+
+/// The first line of a small file, where it can be read.
+fn line(path: &str) -> Option<String> {
+    Some(fs::read_to_string(path).ok()?.lines().next()?.trim().to_string())
+}
+
+fn held(capability: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
+}
+
+fn kernel(release: &Result<String, Errno>) -> Finding {
+    const NAME: &str = "kernel";
+    let release = match release {
+        Ok(release) => release,
+        Err(errno) => {
+            let detail = format!("its version is not told: {}", errno.desc());
+            return Finding::not_ok(NAME, State::Warn, detail, "go by the other findings");
+        }
+    };
+    match version(release) {
+        Some(found) if found >= OLDEST_KERNEL => Finding::ok(NAME, release),
+        Some(_) => {
+            let (major, minor) = OLDEST_KERNEL;
+            let detail = format!("{release} is older than {major}.{minor}");
+            Finding::not_ok(NAME, State::Missing, detail, format!("update to Linux {major}.{minor} or later"))
+        }
+        None => {
+            let detail = format!("'{release}' is no version that edgelat knows how to read");
+            Finding::not_ok(NAME, State::Warn, detail, "go by the other findings")
+        }
+    }
+}
+
+/// Major and minor number of a kernel release such as `6.1.0-18-cloud-amd64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn btf(opened: &std::io::Result<()>) -> Finding {
+    const NAME: &str = "btf";
+    let file = "/sys/kernel/btf/vmlinux";
+    match opened {
+        Ok(()) => Finding::ok(NAME, file),
+        Err(error) if error.kind() == ErrorKind::NotFound => Finding::not_ok(
+            NAME,
+            State::Missing,
+            format!("there is no {file}: the kernel does not describe its types, or /sys is not mounted"),
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
+        ),
+        Err(error) => Finding::not_ok(
+            NAME,
+            State::NotPermitted,
+            format!("{file} cannot be read: {error}"),
+            "run edgelat as root, outside of a restricted container",
+        ),
+    }
+}
+
+fn uprobes(exist: bool) -> Finding {
+    const NAME: &str = "uprobes";
+    if exist {
+        return Finding::ok(NAME, "the kernel has uprobe events");
+    }
+    Finding::not_ok(
+        NAME,
+        State::Missing,
+        "there is no /sys/bus/event_source/devices/uprobe: no uprobe events, or /sys is not mounted",
+        "use a kernel built with CONFIG_UPROBE_EVENTS=y",
+    )
+}
+
+fn perf_events(paranoid: Option<&str>, perfmon: bool) -> Finding {
+    const NAME: &str = "perf-events";
+    match paranoid {
+        None => Finding::not_ok(
+            NAME,
+            State::Missing,
+            "there is no /proc/sys/kernel/perf_event_paranoid: the kernel has no perf events",
+            "use a kernel built with CONFIG_PERF_EVENTS=y",
+        ),
+        // 3 is an addition of Debian and Android; it holds for everybody without CAP_PERFMON or CAP_SYS_ADMIN.
+        Some(level) if level.parse().is_ok_and(|level: i32| level >= 3) && !perfmon => Finding::not_ok(
+            NAME,
+            State::Warn,
+            format!("perf_event_paranoid is {level}: perf events are for the privileged"),
+            "grant CAP_PERFMON, or set kernel.perf_event_paranoid to 2",
+        ),
+        Some(level) => Finding::ok(NAME, format!("perf_event_paranoid is {level}")),
+    }
+}
+
+fn tracefs(mounts: &str) -> Finding {
+    const NAME: &str = "tracefs";
+    let mount = mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (point, kind) = (fields.nth(1)?, fields.next()?);
+        (kind == "tracefs").then_some(point)
+    });
+    match mount {
+        Some(point) => Finding::ok(NAME, format!("mounted at {point}")),
+        None => Finding::not_ok(
+            NAME,
+            State::Warn,
+            "not mounted here; edgelat needs it only for the tracefs route",
+            "mount -t tracefs tracefs /sys/kernel/tracing",
+        ),
+    }
+}
+
+fn capabilities(held: impl Fn(Capability) -> bool) -> Finding {
+    const NAME: &str = "capabilities";
+    // What each is for, in the order of need. CAP_SYS_ADMIN stands for the first two everywhere in the kernel.
+    let wanted = [
+        (Capability::CAP_BPF, "load programs"),
+        (Capability::CAP_PERFMON, "attach them"),
+        (Capability::CAP_SYS_PTRACE, "open processes of other users"),
+        (Capability::CAP_CHECKPOINT_RESTORE, "open libraries that were replaced on disk"),
+    ];
+    let admin = held(Capability::CAP_SYS_ADMIN);
+    let names = |list: &[(Capability, &str)]| {
+        list.iter().map(|(capability, _)| capability.to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let have: Vec<_> = wanted.into_iter().filter(|(capability, _)| held(*capability)).collect();
+    let mut detail = names(&have);
+    if admin {
+        detail =
+            if detail.is_empty() { "CAP_SYS_ADMIN".to_string() } else { format!("{detail}, CAP_SYS_ADMIN") };
+    }
+    if detail.is_empty() {
+        detail = "none".to_string();
+    }
+    let lacking: Vec<_> = wanted.into_iter().filter(|(capability, _)| !held(*capability)).collect();
+    let needed = |capability| !admin && !held(capability);
+    if needed(Capability::CAP_BPF) || needed(Capability::CAP_PERFMON) {
+        let next = format!("run edgelat as root, or grant it {}", names(&lacking));
+        return Finding::not_ok(NAME, State::NotPermitted, format!("held: {detail}"), next);
+    }
+    if !held(Capability::CAP_SYS_PTRACE) {
+        let next = "grant CAP_SYS_PTRACE to measure processes of other users";
+        return Finding::not_ok(NAME, State::Warn, format!("held: {detail}"), next);
+    }
+    Finding::ok(NAME, format!("held: {detail}"))
+}
+
+/// Capabilities count for bpf() and perf events in the first user namespace only.
+fn user_namespace(uid_map: &str) -> Option<Finding> {
+    let fields: Vec<&str> = uid_map.split_ascii_whitespace().collect();
+    if fields.is_empty() || fields == ["0", "0", "4294967295"] {
+        return None;
+    }
+    Some(Finding::not_ok(
+        "user-namespace",
+        State::NotPermitted,
+        "this is not the first user namespace: its capabilities mean nothing to bpf() and perf events",
+        "run edgelat outside of the container, or in one without a user namespace of its own",
+    ))
+}
+
+/// Programs in the kernel see the numbers of the first process namespace.
+fn process_namespace(link: &Path) -> Option<Finding> {
+    // PROC_PID_INIT_INO of include/linux/proc_ns.h (since 3.8): 0xEFFFFFFC.
+    let text = link.to_string_lossy();
+    if text.is_empty() || text == "pid:[4026531836]" {
+        return None;
+    }
+    Some(Finding::not_ok(
+        "process-namespace",
+        State::Warn,
+        format!(
+            "this is not the first process namespace ({text}): process ids here are not those of the kernel"
+        ),
+        "run edgelat on the host, or in a container that shares the host's process ids",
+    ))
+}
+
+fn unprivileged_bpf(setting: Option<&str>) -> Finding {
+    // Measuring needs capabilities in any case; the value explains what a process without them gets.
+    let detail = match setting {
+        Some("0") => "0: processes without capabilities may use a part of bpf()",
+        Some("1") => "1: bpf() needs CAP_BPF until the next boot",
+        Some("2") => "2: bpf() needs CAP_BPF",
+        Some(_) => "a value that edgelat does not know",
+        None => "not told; bpf() is taken to need CAP_BPF",
+    };
+    Finding::ok("unprivileged-bpf-disabled", detail)
+}
+
+fn lockdown(modes: Option<&str>) -> Finding {
+    const NAME: &str = "lockdown";
+    // The file lists all modes, the present one in brackets: `none [integrity] confidentiality`.
+    let mode = modes.and_then(|modes| Some(modes.split_once('[')?.1.split_once(']')?.0));
+    match mode {
+        Some("confidentiality") => Finding::not_ok(
+            NAME,
+            State::Warn,
+            "confidentiality: tracefs cannot be opened, and BPF programs may not read kernel memory",
+            "boot with lockdown=integrity if no route works",
+        ),
+        Some(mode) => Finding::ok(NAME, mode),
+        None => Finding::ok(NAME, "none"),
+    }
+}
+
+fn jit(setting: &str) -> Finding {
+    const NAME: &str = "jit";
+    match setting {
+        "0" => Finding::not_ok(
+            NAME,
+            State::Warn,
+            "off: programs are interpreted, each probe costs several times as much",
+            "set net.core.bpf_jit_enable to 1",
+        ),
+        _ => Finding::ok(NAME, "on"),
+    }
+}
+
+fn clock(source: Option<&str>) -> Finding {
+    const NAME: &str = "clock";
+    match source {
+        // Read by a bus access of about a microsecond, or not finer than a timer tick.
+        Some(slow @ ("acpi_pm" | "hpet" | "pit" | "jiffies" | "refined-jiffies")) => Finding::not_ok(
+            NAME,
+            State::Warn,
+            format!("{slow}: slow to read or coarse, which shows in every duration"),
+            "find out from the kernel's log why the processor's own counter is not used",
+        ),
+        Some(source) => Finding::ok(NAME, source),
+        None => Finding::not_ok(
+            NAME,
+            State::Warn,
+            "the clock source is not told",
+            "mount /sys to learn which it is; measuring works without",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_is_judged_by_its_first_two_numbers() {
+        for (release, state) in [
+            ("5.10.0-28-amd64", State::Missing),
+            ("5.11.0", State::Ok),
+            ("6.1.0-18-cloud-amd64", State::Ok),
+            ("4.19-vendor", State::Missing),
+            ("5.4", State::Missing),
+            ("7.3.0-rc1", State::Ok),
+            ("vendor", State::Warn),
+            ("", State::Warn),
+        ] {
+            assert_eq!(kernel(&Ok(release.to_string())).state, state, "{release}");
+        }
+        assert_eq!(kernel(&Err(Errno::ENOSYS)).state, State::Warn);
+    }
+
+    #[test]
+    fn missing_btf_is_the_kernels_and_unreadable_btf_a_lack_of_rights() {
+        assert_eq!(btf(&Ok(())).state, State::Ok);
+        assert_eq!(btf(&Err(ErrorKind::NotFound.into())).state, State::Missing);
+        assert_eq!(btf(&Err(ErrorKind::PermissionDenied.into())).state, State::NotPermitted);
+    }
+
+    #[test]
+    fn perf_events_at_level_3_are_for_the_privileged() {
+        assert_eq!(perf_events(None, true).state, State::Missing);
+        assert_eq!(perf_events(Some("3"), false).state, State::Warn);
+        assert_eq!(perf_events(Some("3"), true).state, State::Ok);
+        assert_eq!(perf_events(Some("-1"), false).state, State::Ok);
+    }
+
+    #[test]
+    fn tracefs_is_found_wherever_it_is_mounted() {
+        let mounts = "proc /proc proc rw 0 0\ntracefs /sys/kernel/tracing tracefs rw,nosuid 0 0\n";
+        assert_eq!(tracefs(mounts).detail, "mounted at /sys/kernel/tracing");
+        assert_eq!(tracefs("tracefs /mnt/tracefs ext4 rw 0 0\n").state, State::Warn);
+        assert_eq!(tracefs("").state, State::Warn);
+    }
+
+    #[test]
+    fn sys_admin_stands_for_bpf_and_perfmon() {
+        let with =
+            |list: &'static [Capability]| capabilities(move |capability| list.contains(&capability)).state;
+        use Capability::{CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYS_PTRACE};
+        assert_eq!(with(&[]), State::NotPermitted);
+        assert_eq!(with(&[CAP_BPF]), State::NotPermitted);
+        assert_eq!(with(&[CAP_BPF, CAP_PERFMON]), State::Warn);
+        assert_eq!(with(&[CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE]), State::Ok);
+        assert_eq!(with(&[CAP_SYS_ADMIN, CAP_SYS_PTRACE]), State::Ok);
+    }
+
+    #[test]
+    fn namespaces_of_a_container_are_told() {
+        assert_eq!(user_namespace("         0          0 4294967295\n"), None);
+        assert_eq!(user_namespace("0 100000 65536\n").map(|found| found.state), Some(State::NotPermitted));
+        assert_eq!(process_namespace(Path::new("pid:[4026531836]")), None);
+        assert_eq!(
+            process_namespace(Path::new("pid:[4026532208]")).map(|found| found.state),
+            Some(State::Warn)
+        );
+    }
+
+    #[test]
+    fn the_mode_of_lockdown_is_the_one_in_brackets() {
+        assert_eq!(lockdown(Some("none [integrity] confidentiality")).detail, "integrity");
+        assert_eq!(lockdown(Some("none integrity [confidentiality]")).state, State::Warn);
+        assert_eq!(lockdown(Some("[none] integrity confidentiality")).state, State::Ok);
+        assert_eq!(lockdown(None).state, State::Ok);
+    }
+
+    #[test]
+    fn a_route_that_fails_is_grave_only_where_no_other_works() {
+        let works = |route| (route, None);
+        let fails = |route| (route, Some("it fails".to_string()));
+        let states = |tried: &[_], forbidden| {
+            routes(tried, forbidden).into_iter().map(|finding| finding.state).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            states(&[fails(Route::UprobeMulti), works(Route::Single)], false),
+            [State::Warn, State::Ok]
+        );
+        assert_eq!(states(&[fails(Route::Tracefs)], false), [State::Missing]);
+        assert_eq!(states(&[fails(Route::Tracefs)], true), [State::NotPermitted]);
+    }
+
+    #[test]
+    fn a_refused_program_is_a_lack_of_rights_and_an_absent_call_a_lack_of_the_kernel() {
+        assert_eq!(programs(Ok(())).state, State::Ok);
+        assert_eq!(programs(Err(Errno::EPERM)).state, State::NotPermitted);
+        assert_eq!(programs(Err(Errno::ENOSYS)).state, State::Missing);
+        assert_eq!(programs(Err(Errno::EINVAL)).state, State::Missing);
+    }
+
+    #[test]
+    fn whatever_is_not_well_says_what_to_do() {
+        for finding in check() {
+            assert_eq!(finding.state == State::Ok, finding.next.is_none(), "{finding:?}");
+            assert!(!finding.detail.is_empty(), "{finding:?}");
+        }
+    }
+}

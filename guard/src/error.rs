@@ -1,0 +1,280 @@
+//! Why the guard refused or failed: one variant for each step, each with what to do next.
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::Route;
+
+/// Text of bounded length inside an error.
+pub type Text = heapless::String<400>;
+
+/// Cuts `text` to what a [`Text`] holds.
+pub fn text(text: impl std::fmt::Display) -> Text {
+    let mut cut = Text::new();
+    for c in text.to_string().chars() {
+        if cut.push(c).is_err() {
+            break;
+        }
+    }
+    cut
+}
+
+/// An error number of the kernel, by value so that it can travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Os(pub i32);
+
+impl From<Errno> for Os {
+    fn from(errno: Errno) -> Self {
+        Self(errno as i32)
+    }
+}
+
+impl From<std::io::Error> for Os {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.raw_os_error().unwrap_or(Errno::EIO as i32))
+    }
+}
+
+impl Os {
+    /// Is it a lack of permission?
+    pub fn denied(self) -> bool {
+        self.0 == Errno::EPERM as i32 || self.0 == Errno::EACCES as i32
+    }
+}
+
+impl std::fmt::Display for Os {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", Errno::from_raw(self.0).desc())
+    }
+}
+
+/// What kind of trouble an error is; the command line makes its exit status of this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A right is missing.
+    Permission,
+    /// The kernel lacks something.
+    Kernel,
+    /// The target is gone or must not be probed.
+    Target,
+    /// Something else went wrong.
+    Failure,
+}
+
+/// Why the guard did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum GuardError {
+    /// No such process.
+    #[error("no process {pid}: it does not exist or has ended; `ps` lists those that run")]
+    NoProcess {
+        /// Process id.
+        pid: i32,
+    },
+    /// The number is a thread of another process.
+    #[error("{pid} is a thread of process {process}; name the process: -p {process}")]
+    Thread {
+        /// The id given.
+        pid: i32,
+        /// Its process.
+        process: i32,
+    },
+    /// A process without a program.
+    #[error(
+        "process {pid} executes no file (a kernel thread, or one that is about to end); it has no functions to measure"
+    )]
+    NoImage {
+        /// Process id.
+        pid: i32,
+    },
+    /// The agent itself.
+    #[error("process {pid} is edgelat itself, which must not stop at its own probes; name another process")]
+    OwnProcess {
+        /// Process id.
+        pid: i32,
+    },
+    /// A debugger holds the target.
+    #[error(
+        "process {pid} is traced by process {tracer} (a debugger or strace); probes and breakpoints of a debugger disturb each other: end it, or say --allow-ptrace"
+    )]
+    Traced {
+        /// Process id.
+        pid: i32,
+        /// The tracer.
+        tracer: i32,
+    },
+    /// A file of /proc could not be read.
+    #[error("cannot read {file}: {os}")]
+    Proc {
+        /// Which file.
+        file: Text,
+        /// Why not.
+        os: Os,
+    },
+    /// A right is missing.
+    #[error("not permitted to {action} ({os}); run as root, or give edgelat {need}")]
+    NotPermitted {
+        /// What was tried.
+        action: Text,
+        /// The kernel's answer.
+        os: Os,
+        /// What would allow it.
+        need: Text,
+    },
+    /// No such mapping.
+    #[error("process {pid} has no mapped image number {index}; it changed meanwhile, try again")]
+    NoMapping {
+        /// Process id.
+        pid: i32,
+        /// The number asked for.
+        index: u32,
+    },
+    /// A mapped file could not be opened.
+    #[error("cannot open {path} of process {pid}: {os}")]
+    OpenImage {
+        /// Process id.
+        pid: i32,
+        /// The path.
+        path: Text,
+        /// Why not.
+        os: Os,
+    },
+    /// The file at the path is not the one that is mapped.
+    #[error(
+        "{path} is not the file that process {pid} has mapped; it was replaced: restart the process or name its new instance"
+    )]
+    ImageReplaced {
+        /// Process id.
+        pid: i32,
+        /// The path.
+        path: Text,
+    },
+    /// A plan that the guard does not believe.
+    #[error("the plan is not sound: {reason}")]
+    BadPlan {
+        /// What is wrong.
+        reason: Text,
+    },
+    /// The image changed between reading and attaching.
+    #[error(
+        "the image changed while it was read ({what}); nothing was attached: try again when the update is finished"
+    )]
+    ImageChanged {
+        /// What differs.
+        what: Text,
+    },
+    /// The plan needs too much memory.
+    #[error(
+        "{functions} functions on {lanes} CPUs and {frames} frames need {bytes} bytes of kernel memory, the bound is {bound}; choose fewer functions, or raise --max-map-bytes"
+    )]
+    TooMuchMemory {
+        /// Functions.
+        functions: u32,
+        /// Possible CPUs.
+        lanes: u32,
+        /// Frames.
+        frames: u32,
+        /// Needed.
+        bytes: u64,
+        /// Allowed.
+        bound: u64,
+    },
+    /// No type information in the kernel.
+    #[error(
+        "this kernel has no BTF (/sys/kernel/btf/vmlinux); edgelat needs Linux 5.11 or later built with CONFIG_DEBUG_INFO_BTF=y"
+    )]
+    NoBtf,
+    /// The kernel lacks something.
+    #[error("this kernel cannot {what}: {reason}")]
+    Unsupported {
+        /// What was wanted.
+        what: Text,
+        /// Why not.
+        reason: Text,
+    },
+    /// The object was not accepted.
+    #[error("the kernel did not accept the BPF programs ({os}): {log}")]
+    Load {
+        /// The kernel's answer.
+        os: Os,
+        /// The end of what libbpf and the verifier said.
+        log: Text,
+    },
+    /// Mapping the switch failed.
+    #[error("cannot map the BPF arrays: {reason}")]
+    Map {
+        /// Why.
+        reason: Text,
+    },
+    /// Attaching failed.
+    #[error("cannot attach {sites} probes to process {pid} by route {}: {os}; {hint}", .route.name())]
+    Attach {
+        /// Process id.
+        pid: i32,
+        /// How many.
+        sites: u32,
+        /// By which route.
+        route: Route,
+        /// The kernel's answer.
+        os: Os,
+        /// What to look at.
+        hint: Text,
+    },
+    /// A route that does not fit.
+    #[error("route {} cannot be used: {reason}", .route.name())]
+    Route {
+        /// The route.
+        route: Route,
+        /// Why not.
+        reason: Text,
+    },
+    /// Every route failed.
+    #[error("no route to attach probes works here: {reasons}")]
+    NoRoute {
+        /// Each with its reason.
+        reasons: Text,
+    },
+    /// A number that the guard did not issue, or a request out of order.
+    #[error("request out of order: {what}")]
+    Order {
+        /// What is wrong.
+        what: Text,
+    },
+    /// A message that cannot be carried.
+    #[error("a message between collector and guard does not fit its bounds")]
+    Message,
+}
+
+impl GuardError {
+    /// What kind of trouble it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::NotPermitted { .. } => Kind::Permission,
+            Self::Proc { os, .. }
+            | Self::OpenImage { os, .. }
+            | Self::Attach { os, .. }
+            | Self::Load { os, .. }
+                if os.denied() =>
+            {
+                Kind::Permission
+            }
+            Self::NoBtf | Self::Unsupported { .. } | Self::Load { .. } | Self::NoRoute { .. } => Kind::Kernel,
+            Self::NoProcess { .. }
+            | Self::Thread { .. }
+            | Self::NoImage { .. }
+            | Self::OwnProcess { .. }
+            | Self::Traced { .. }
+            | Self::NoMapping { .. }
+            | Self::OpenImage { .. }
+            | Self::ImageReplaced { .. }
+            | Self::ImageChanged { .. } => Kind::Target,
+            Self::Proc { .. }
+            | Self::BadPlan { .. }
+            | Self::TooMuchMemory { .. }
+            | Self::Map { .. }
+            | Self::Attach { .. }
+            | Self::Route { .. }
+            | Self::Order { .. }
+            | Self::Message => Kind::Failure,
+        }
+    }
+}

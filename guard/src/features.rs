@@ -1,0 +1,129 @@
+//! What this kernel can do, found out by trying.
+//!
+//! Version numbers lie: vendors take features back and forth. Every question is a small program or a call
+//! that only a kernel with the feature accepts.
+
+use std::ffi::{CString, c_char};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+use libbpf_rs::libbpf_sys::{self, bpf_insn};
+use nix::errno::Errno;
+
+/// Opcodes of `struct bpf_insn` (include/uapi/linux/bpf.h, bpf_common.h).
+mod op {
+    pub(super) const MOV64_IMM: u8 = 0xb7; // BPF_ALU64 | BPF_MOV | BPF_K
+    pub(super) const STORE_IMM: u8 = 0x7a; // BPF_ST | BPF_MEM | BPF_DW
+    pub(super) const ATOMIC: u8 = 0xdb; // BPF_STX | BPF_ATOMIC | BPF_DW
+    pub(super) const CALL: u8 = 0x85; // BPF_JMP | BPF_CALL
+    pub(super) const EXIT: u8 = 0x95; // BPF_JMP | BPF_EXIT
+    pub(super) const CMPXCHG: i32 = 0xf1; // BPF_CMPXCHG
+}
+
+/// Does the kernel describe its own types?
+pub(crate) fn btf() -> bool {
+    Path::new("/sys/kernel/btf/vmlinux").exists()
+}
+
+/// May the caller load a program at all? The smallest there is.
+pub(crate) fn programs() -> Result<(), Errno> {
+    load(0, &[insn(op::MOV64_IMM, 0, 0, 0, 0), insn(op::EXIT, 0, 0, 0, 0)]).map(drop)
+}
+
+/// Compare-and-exchange in BPF programs: 5.12, arm64 5.18.
+pub(crate) fn compare_exchange() -> Result<(), Errno> {
+    load(
+        0,
+        &[
+            insn(op::STORE_IMM, 10, 0, -8, 0),
+            insn(op::MOV64_IMM, 0, 0, 0, 0),
+            insn(op::MOV64_IMM, 1, 0, 0, 1),
+            insn(op::ATOMIC, 10, 1, -8, op::CMPXCHG),
+            insn(op::MOV64_IMM, 0, 0, 0, 0),
+            insn(op::EXIT, 0, 0, 0, 0),
+        ],
+    )
+    .map(drop)
+}
+
+/// Cookies on perf events: 5.15.
+pub(crate) fn attach_cookie() -> Result<(), Errno> {
+    let helper = libbpf_sys::BPF_FUNC_get_attach_cookie as i32;
+    load(0, &[insn(op::CALL, 0, 0, 0, helper), insn(op::MOV64_IMM, 0, 0, 0, 0), insn(op::EXIT, 0, 0, 0, 0)])
+        .map(drop)
+}
+
+/// uprobe_multi links that filter by process and not by thread (6.6, repaired in 6.6.32 and 6.9).
+///
+/// Two calls that must fail, each in its own way: "/" is no file to probe, which a kernel with the link
+/// type says by EBADF; a process of -1 is refused by EINVAL only where the filter was repaired.
+pub(crate) fn uprobe_multi() -> Result<(), Errno> {
+    multi_link(libbpf_sys::BPF_TRACE_UPROBE_MULTI)
+}
+
+/// Uprobe sessions: 6.13.
+pub(crate) fn session() -> Result<(), Errno> {
+    multi_link(libbpf_sys::BPF_TRACE_UPROBE_SESSION)
+}
+
+fn multi_link(attach_type: libbpf_sys::bpf_attach_type) -> Result<(), Errno> {
+    let program = load(attach_type, &[insn(op::MOV64_IMM, 0, 0, 0, 0), insn(op::EXIT, 0, 0, 0, 0)])?;
+    let link = |pid: u32| -> Errno {
+        let offset = 0 as std::ffi::c_ulong;
+        let mut options = libbpf_sys::bpf_link_create_opts {
+            sz: size_of::<libbpf_sys::bpf_link_create_opts>() as _,
+            ..Default::default()
+        };
+        options.__bindgen_anon_1.uprobe_multi.path = c"/".as_ptr();
+        options.__bindgen_anon_1.uprobe_multi.offsets = &raw const offset;
+        options.__bindgen_anon_1.uprobe_multi.cnt = 1;
+        options.__bindgen_anon_1.uprobe_multi.pid = pid;
+        // SAFETY: the program descriptor is open, `options` is initialised and says its own size, and path
+        // and offset outlive the call, which keeps no pointer.
+        let fd = unsafe { libbpf_sys::bpf_link_create(program.as_raw_fd(), 0, attach_type, &options) };
+        if fd < 0 {
+            return Errno::from_raw(-fd);
+        }
+        // SAFETY: a new descriptor that nobody else owns; dropping it removes the link.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        Errno::UnknownErrno
+    };
+    match (link(0), link(u32::MAX)) {
+        (Errno::EBADF, Errno::EINVAL) => Ok(()),
+        (Errno::EBADF, _) => Err(Errno::ENOTSUP),
+        (errno, _) => Err(errno),
+    }
+}
+
+fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> bpf_insn {
+    let mut insn = bpf_insn { code, off, imm, ..Default::default() };
+    insn.set_dst_reg(dst);
+    insn.set_src_reg(src);
+    insn
+}
+
+fn load(attach_type: libbpf_sys::bpf_attach_type, program: &[bpf_insn]) -> Result<OwnedFd, Errno> {
+    let license = CString::from(c"Dual BSD/GPL");
+    let options = libbpf_sys::bpf_prog_load_opts {
+        sz: size_of::<libbpf_sys::bpf_prog_load_opts>() as _,
+        expected_attach_type: attach_type,
+        ..Default::default()
+    };
+    // SAFETY: name, licence, instructions and options are initialised, outlive the call and are not kept;
+    // the count is that of the slice.
+    let fd = unsafe {
+        libbpf_sys::bpf_prog_load(
+            libbpf_sys::BPF_PROG_TYPE_KPROBE,
+            std::ptr::null::<c_char>(),
+            license.as_ptr(),
+            program.as_ptr(),
+            program.len() as _,
+            (&raw const options).cast_mut(),
+        )
+    };
+    if fd < 0 {
+        return Err(Errno::from_raw(-fd));
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

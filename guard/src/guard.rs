@@ -1,0 +1,614 @@
+//! The state machine: one method for each request.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::rc::Rc;
+use std::time::Instant;
+
+use edgelat_bpf::Rows;
+use edgelat_bpf::layout::SITE_FUNCTION_MASK;
+use edgelat_bpf::object::map;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+
+use crate::attach::tracefs::Tracefs;
+use crate::attach::{self, Attached, ImageSites, Site, Way};
+use crate::calibrate;
+use crate::elf::Executable;
+use crate::error::{GuardError, text};
+use crate::features;
+use crate::load::{FAMILY, FamilyEvent, Loaded, Shape};
+use crate::protocol::{
+    BUILD_ID_BYTES, Event, IMAGES, ImageId, MappedImage, PATH_BYTES, Path, PlanId, PlanOptions, PlanSite,
+    Reply, Request, Returns, TargetId,
+};
+use crate::target::{FileKey, Mapping, Target};
+
+/// Functions of one plan.
+const MAX_FUNCTIONS: u32 = 65_536;
+/// Sites of one plan: a large function has dozens of exits.
+const MAX_SITES: usize = 1 << 19;
+/// Rows behind those of a plan's functions: the calibration's, and one for hits at unknown addresses.
+const EXTRA_ROWS: u32 = calibrate::FUNCTIONS + 1;
+/// Frames of one plan.
+const MAX_FRAMES: u32 = 1 << 20;
+
+/// The privileged half.
+#[derive(Default)]
+pub struct Guard {
+    targets: Vec<Target>,
+    images: Vec<OpenImage>,
+    plans: Vec<Plan>,
+    tracefs: Option<Tracefs>,
+    epoll: Option<Epoll>,
+    events: std::collections::VecDeque<Event>,
+    issued: u32,
+}
+
+struct OpenImage {
+    id: ImageId,
+    target: TargetId,
+    file: Rc<File>,
+    executable: Executable,
+    key: FileKey,
+    identity: Identity,
+}
+
+/// What changes when a file is written to or replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+struct Plan {
+    id: PlanId,
+    target: TargetId,
+    options: PlanOptions,
+    images: Vec<(ImageId, ImageSites)>,
+    sites: usize,
+    loaded: Option<(Way, Loaded)>,
+    processes: Vec<Covered>,
+    armed: bool,
+}
+
+/// A process with probes in it.
+struct Covered {
+    target: Target,
+    /// What it executed when the probes were attached.
+    executable: Option<(u64, u64)>,
+    attached: Attached,
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guard")
+            .field("targets", &self.targets.len())
+            .field("plans", &self.plans.len())
+            .finish()
+    }
+}
+
+impl Guard {
+    /// A guard that holds nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Answers one request. Descriptors of the answer come beside it.
+    pub fn handle(&mut self, request: Request) -> (Reply, Vec<OwnedFd>) {
+        let mut descriptors = Vec::new();
+        let reply = match request {
+            Request::OpenTarget { pid, allow_ptrace } => self.open_target(pid, allow_ptrace),
+            Request::ListImages { target, from } => self.list_images(target, from),
+            Request::OpenImage { target, index } => self.open_image(target, index, &mut descriptors),
+            Request::BeginPlan { target, options } => self.begin_plan(target, options),
+            Request::PlanBuildId { plan, image, offset, bytes } => {
+                self.plan_build_id(plan, image, offset, &bytes)
+            }
+            Request::PlanSites { plan, image, sites } => self.plan_sites(plan, image, &sites),
+            Request::Load { plan } => self.load(plan, &mut descriptors),
+            Request::Calibrate { plan } => self.calibrate(plan),
+            Request::Attach { plan } => self.attach(plan),
+            Request::Arm { plan } => self.switch(plan, true),
+            Request::Disarm { plan } => self.switch(plan, false),
+            Request::Detach { plan } => self.detach(plan),
+            Request::Events => Ok(self.tell_events()),
+        };
+        (reply.unwrap_or_else(Reply::Refused), descriptors)
+    }
+
+    /// Readable when [`Request::Events`] has something to tell. `None` before anything is attached.
+    pub fn events(&self) -> Option<BorrowedFd<'_>> {
+        self.epoll.as_ref().map(|epoll| epoll.0.as_fd())
+    }
+
+    fn issue(&mut self) -> u32 {
+        self.issued += 1;
+        self.issued
+    }
+
+    fn open_target(&mut self, pid: i32, allow_ptrace: bool) -> Result<Reply, GuardError> {
+        let id = TargetId(self.issue());
+        let target = Target::open(id, pid, allow_ptrace)?;
+        let start = target.start;
+        self.targets.push(target);
+        Ok(Reply::Target { target: id, start })
+    }
+
+    fn target(&self, id: TargetId) -> Result<&Target, GuardError> {
+        self.targets.iter().find(|target| target.id == id).ok_or_else(|| order("no such target"))
+    }
+
+    /// The distinct files among the mappings, in address order: a stable numbering for one listing.
+    fn mapped(target: &Target) -> Result<Vec<Mapping>, GuardError> {
+        let mut distinct: Vec<Mapping> = Vec::new();
+        for mapping in target.mappings()? {
+            if !distinct.iter().any(|seen| seen.file == mapping.file && seen.path == mapping.path) {
+                distinct.push(mapping);
+            }
+        }
+        Ok(distinct)
+    }
+
+    fn list_images(&self, target: TargetId, from: u32) -> Result<Reply, GuardError> {
+        let target = self.target(target)?;
+        let executable = target.executable();
+        let mapped = Self::mapped(target)?;
+        let mut images = heapless::Vec::<MappedImage, IMAGES>::new();
+        let rest = mapped.iter().enumerate().skip(from as usize);
+        for (index, mapping) in rest.take(IMAGES) {
+            let (path, cut) = bounded(&mapping.path);
+            let image = MappedImage {
+                index: index as u32,
+                path,
+                cut,
+                deleted: mapping.deleted,
+                executable: executable.as_ref() == Some(&mapping.path),
+            };
+            // `take` keeps the number within the capacity.
+            _ = images.push(image);
+        }
+        let more = from as usize + images.len() < mapped.len();
+        Ok(Reply::Images { images, more })
+    }
+
+    fn open_image(
+        &mut self,
+        target: TargetId,
+        index: u32,
+        descriptors: &mut Vec<OwnedFd>,
+    ) -> Result<Reply, GuardError> {
+        let id = ImageId(self.issue());
+        let holder = self.target(target)?;
+        let mapped = Self::mapped(holder)?;
+        let mapping = mapped.get(index as usize).ok_or(GuardError::NoMapping { pid: holder.pid, index })?;
+        let file = holder.open_mapped(mapping)?;
+        let executable = Executable::read(&file).map_err(|reason| GuardError::BadPlan {
+            reason: text(format_args!("{} cannot be probed: {reason}", mapping.path)),
+        })?;
+        let identity = Identity::of(&file)?;
+        let key = mapping.file;
+        descriptors.push(
+            file.try_clone()
+                .map_err(|error| GuardError::OpenImage {
+                    pid: holder.pid,
+                    path: text(&mapping.path),
+                    os: error.into(),
+                })?
+                .into(),
+        );
+        self.images.push(OpenImage { id, target, file: Rc::new(file), executable, key, identity });
+        Ok(Reply::Image { image: id })
+    }
+
+    fn begin_plan(&mut self, target: TargetId, options: PlanOptions) -> Result<Reply, GuardError> {
+        self.target(target)?;
+        let bad = |reason: String| Err(GuardError::BadPlan { reason: text(reason) });
+        if options.functions == 0 || options.functions > MAX_FUNCTIONS {
+            return bad(format!(
+                "{} functions; 1 to {MAX_FUNCTIONS} can be measured at once",
+                options.functions
+            ));
+        }
+        if options.frames == 0 || options.frames > MAX_FRAMES {
+            return bad(format!("{} frames; 1 to {MAX_FRAMES} are possible", options.frames));
+        }
+        let id = PlanId(self.issue());
+        self.plans.push(Plan {
+            id,
+            target,
+            options,
+            images: Vec::new(),
+            sites: 0,
+            loaded: None,
+            processes: Vec::new(),
+            armed: false,
+        });
+        Ok(Reply::Plan { plan: id })
+    }
+
+    fn plan_index(&self, id: PlanId) -> Result<usize, GuardError> {
+        self.plans.iter().position(|plan| plan.id == id).ok_or_else(|| order("no such plan"))
+    }
+
+    /// The image of a plan that has not been loaded yet.
+    fn plan_image(&self, plan: PlanId, image: ImageId) -> Result<(usize, &OpenImage), GuardError> {
+        let index = self.plan_index(plan)?;
+        if self.plans[index].loaded.is_some() {
+            return Err(order("the plan is loaded already"));
+        }
+        let found =
+            self.images.iter().find(|open| open.id == image && open.target == self.plans[index].target);
+        Ok((index, found.ok_or_else(|| order("no such image of the plan's target"))?))
+    }
+
+    fn plan_build_id(
+        &mut self,
+        plan: PlanId,
+        image: ImageId,
+        offset: u64,
+        expected: &[u8],
+    ) -> Result<Reply, GuardError> {
+        let (_, open) = self.plan_image(plan, image)?;
+        let mut found = [0; BUILD_ID_BYTES];
+        let found = &mut found[..expected.len().min(BUILD_ID_BYTES)];
+        let read = open.file.read_exact_at(found, offset);
+        if read.is_err() || found != expected {
+            return Err(GuardError::ImageChanged { what: text("its build-id is another one") });
+        }
+        Ok(Reply::Done)
+    }
+
+    fn plan_sites(&mut self, plan: PlanId, image: ImageId, sites: &[PlanSite]) -> Result<Reply, GuardError> {
+        let (index, open) = self.plan_image(plan, image)?;
+        let file = Rc::clone(&open.file);
+        let key = open.key;
+        for site in sites {
+            check_site(open, site, self.plans[index].options.functions)?;
+        }
+        let plan = &mut self.plans[index];
+        plan.sites += sites.len();
+        if plan.sites > MAX_SITES {
+            let reason = text(format_args!("more than {MAX_SITES} sites; choose fewer functions"));
+            return Err(GuardError::BadPlan { reason });
+        }
+        let known = plan.images.iter().position(|(id, _)| *id == image);
+        let known = known.unwrap_or_else(|| {
+            let (entries, exits) = (Vec::new(), Vec::new());
+            plan.images.push((image, ImageSites { file, key, entries, exits }));
+            plan.images.len() - 1
+        });
+        let known = &mut plan.images[known].1;
+        for site in sites {
+            let list = if site.exit { &mut known.exits } else { &mut known.entries };
+            list.push(Site { offset: site.offset, cookie: site.cookie });
+        }
+        Ok(Reply::Done)
+    }
+
+    fn load(&mut self, id: PlanId, descriptors: &mut Vec<OwnedFd>) -> Result<Reply, GuardError> {
+        let index = self.plan_index(id)?;
+        let plan = &self.plans[index];
+        if plan.loaded.is_some() || plan.sites == 0 {
+            return Err(order("load comes once, after the sites"));
+        }
+        if !features::btf() {
+            return Err(GuardError::NoBtf);
+        }
+        let options = plan.options;
+        if options.returns == Returns::Ret && plan.images.iter().any(|(_, sites)| sites.exits.is_empty()) {
+            return Err(GuardError::BadPlan { reason: text("an image has entry sites but no exit sites") });
+        }
+        // Events of a killed agent are swept whichever route is taken.
+        if self.tracefs.is_none() {
+            self.tracefs = Tracefs::open().ok();
+        }
+        let way = attach::choose(options.route, options.returns, plan.sites, self.tracefs.as_ref())?;
+        let functions = options.functions + EXTRA_ROWS;
+        let shape = Shape {
+            programs: way.programs,
+            functions,
+            frames: options.frames,
+            sites: plan.sites as u32 + calibrate::SITES,
+            follow_forks: options.follow_forks,
+        };
+        let lanes = libbpf_rs::num_possible_cpus().unwrap_or(1) as u32;
+        let bytes = shape.bytes(lanes);
+        if bytes > options.max_map_bytes {
+            let bound = options.max_map_bytes;
+            let (functions, frames) = (options.functions, options.frames);
+            return Err(GuardError::TooMuchMemory { functions, lanes, frames, bytes, bound });
+        }
+        let loaded = Loaded::new(&shape)?;
+        descriptors.push(loaded.descriptor(map::ROWS)?);
+        let maps_frames = way.programs.maps_frames();
+        if maps_frames {
+            descriptors.push(loaded.descriptor(map::FRAMES)?);
+        }
+        let reply = Reply::Loaded {
+            lanes: loaded.lanes,
+            rows: functions,
+            frame_sets: loaded.frame_sets,
+            maps_frames,
+            route: way.route,
+            session: way.programs.exit().is_none(),
+        };
+        self.plans[index].loaded = Some((way, loaded));
+        Ok(reply)
+    }
+
+    fn calibrate(&mut self, id: PlanId) -> Result<Reply, GuardError> {
+        let index = self.plan_index(id)?;
+        let plan = &self.plans[index];
+        let (way, loaded) = plan.loaded.as_ref().ok_or_else(|| order("calibrate comes after load"))?;
+        if plan.armed {
+            return Err(order("calibrate comes before arm"));
+        }
+        let functions = plan.options.functions + EXTRA_ROWS;
+        let rows = Rows::map(loaded.descriptor(map::ROWS)?, functions as usize, loaded.lanes as usize)
+            .map_err(|error| GuardError::Map { reason: text(error) })?;
+        let own = Target::unchecked(TargetId(0), std::process::id() as i32)?;
+        let returns = plan.options.returns;
+        let images = calibrate::images(&own, plan.options.functions, returns)?;
+        let probes = attach::attach(way.route, loaded, &own, &images, self.tracefs.as_mut())?;
+        loaded.switch.arm();
+        let bias = calibrate::run(&rows, plan.options.functions);
+        loaded.switch.disarm();
+        drop(probes);
+        Ok(Reply::Calibrated(bias))
+    }
+
+    fn attach(&mut self, id: PlanId) -> Result<Reply, GuardError> {
+        let index = self.plan_index(id)?;
+        let plan = &self.plans[index];
+        if plan.loaded.is_none() || !plan.processes.is_empty() {
+            return Err(order("attach comes once, after load"));
+        }
+        for (image, _) in &plan.images {
+            self.unchanged(*image)?;
+        }
+        let target = self.target(plan.target)?;
+        let target = Target::unchecked(target.id, target.pid).and_then(|again| {
+            // The number may have been given to another process meanwhile.
+            if again.start == target.start {
+                Ok(again)
+            } else {
+                Err(GuardError::NoProcess { pid: target.pid })
+            }
+        })?;
+        let begin = Instant::now();
+        self.cover(index, target)?;
+        let sites = self.plans[index].sites as u32;
+        let family = self.plans[index].loaded.as_ref().and_then(|(_, loaded)| loaded.family_fd());
+        if let Some(fd) = family {
+            watch(&mut self.epoll, fd)?;
+        }
+        Ok(Reply::Attached { sites, took_ns: elapsed(begin) })
+    }
+
+    /// Attaches a plan to one more process and watches for its end.
+    fn cover(&mut self, index: usize, target: Target) -> Result<(), GuardError> {
+        let plan = &mut self.plans[index];
+        let (way, loaded) = plan.loaded.as_ref().ok_or_else(|| order("attach comes after load"))?;
+        // Before the probes: a fork between the two is then told, and its child attached late but not missed.
+        loaded.add_family(target.pid)?;
+        let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
+        let attached = attach::attach(way.route, loaded, &target, &images, self.tracefs.as_mut())?;
+        watch(&mut self.epoll, target.pidfd())?;
+        let executable = executable_of(&target);
+        plan.processes.push(Covered { target, executable, attached });
+        Ok(())
+    }
+
+    /// The file is still the one whose sites were checked.
+    fn unchanged(&self, image: ImageId) -> Result<(), GuardError> {
+        let open = self.images.iter().find(|open| open.id == image).ok_or_else(|| order("no such image"))?;
+        if Identity::of(&open.file)? != open.identity {
+            return Err(GuardError::ImageChanged { what: text("size, time or place of the file") });
+        }
+        Ok(())
+    }
+
+    fn switch(&mut self, id: PlanId, arm: bool) -> Result<Reply, GuardError> {
+        let index = self.plan_index(id)?;
+        let plan = &mut self.plans[index];
+        let (_, loaded) = plan.loaded.as_ref().ok_or_else(|| order("arm comes after attach"))?;
+        if arm {
+            loaded.switch.arm();
+        } else {
+            loaded.switch.disarm();
+        }
+        plan.armed = arm;
+        Ok(Reply::Done)
+    }
+
+    fn detach(&mut self, id: PlanId) -> Result<Reply, GuardError> {
+        let index = self.plan_index(id)?;
+        let begin = Instant::now();
+        let mut plan = self.plans.swap_remove(index);
+        if let Some((_, loaded)) = &plan.loaded {
+            loaded.switch.disarm();
+        }
+        plan.processes.clear();
+        Ok(Reply::Detached { took_ns: elapsed(begin) })
+    }
+
+    fn tell_events(&mut self) -> Reply {
+        self.collect_events();
+        let mut events = heapless::Vec::new();
+        while !events.is_full()
+            && let Some(event) = self.events.pop_front()
+        {
+            // Not full: this cannot fail.
+            _ = events.push(event);
+        }
+        Reply::Events { events, more: !self.events.is_empty() }
+    }
+
+    fn collect_events(&mut self) {
+        for index in 0..self.plans.len() {
+            let family = match &mut self.plans[index].loaded {
+                Some((_, loaded)) => loaded.family_events(),
+                None => continue,
+            };
+            for event in family {
+                match event {
+                    FamilyEvent::Fork { child } => self.cover_child(index, child),
+                    FamilyEvent::Exec { pid } => self.notice_exec(index, pid),
+                    FamilyEvent::UnknownSite { pid } => self.renew(index, pid),
+                }
+            }
+            self.drop_ended(index);
+        }
+    }
+
+    fn cover_child(&mut self, index: usize, pid: i32) {
+        if self.plans[index].processes.len() >= FAMILY {
+            let what = text(format_args!("follow more than {FAMILY} processes"));
+            let error = GuardError::Unsupported { what, reason: text("the table of processes is full") };
+            self.events.push_back(Event::NotCovered { pid, error });
+            return;
+        }
+        let covered = Target::unchecked(TargetId(0), pid).and_then(|target| self.cover(index, target));
+        match covered {
+            Ok(()) => self.events.push_back(Event::Covered { pid }),
+            // Born and gone before we came: nothing of it was measured, and nothing of it is left.
+            Err(GuardError::NoProcess { .. }) => self.forget(index, pid),
+            Err(error) => self.events.push_back(Event::NotCovered { pid, error }),
+        }
+    }
+
+    fn forget(&self, index: usize, pid: i32) {
+        if let Some((_, loaded)) = &self.plans[index].loaded {
+            loaded.remove_family(pid);
+        }
+    }
+
+    fn notice_exec(&mut self, index: usize, pid: i32) {
+        let Some(first) = self.plans[index].processes.first() else { return };
+        let executable = first.executable;
+        match self.plans[index].processes.iter().find(|covered| covered.target.pid == pid) {
+            Some(covered) if executable_of(&covered.target) != covered.executable => {
+                self.events.push_back(Event::Replaced { pid });
+            }
+            Some(_) => {}
+            // The child of a vfork has memory of its own now. Only one that executes the same image again is
+            // of the family; the commands that a service calls are not.
+            None => {
+                let child = Target::unchecked(TargetId(0), pid);
+                if child.is_ok_and(|child| executable_of(&child) == executable) {
+                    self.cover_child(index, pid);
+                }
+            }
+        }
+    }
+
+    /// A probe was hit where none was expected: a library has been mapped again elsewhere.
+    fn renew(&mut self, index: usize, pid: i32) {
+        let plan = &mut self.plans[index];
+        let Some((_, loaded)) = &plan.loaded else { return };
+        let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
+        if let Some(covered) = plan.processes.iter_mut().find(|covered| covered.target.pid == pid) {
+            // What fails stays counted as hits at unknown addresses; the report shows them.
+            _ = covered.attached.renew(loaded, &covered.target, &images);
+        }
+    }
+
+    /// Processes whose pidfd says that they ended.
+    fn drop_ended(&mut self, index: usize) {
+        let plan = &mut self.plans[index];
+        let mut ended = Vec::new();
+        plan.processes.retain(|covered| {
+            let alive = !readable(covered.target.pidfd());
+            if !alive {
+                ended.push(covered.target.pid);
+                if let Some((_, loaded)) = &plan.loaded {
+                    covered.attached.forget(loaded, covered.target.pid);
+                }
+            }
+            alive
+        });
+        for pid in ended {
+            self.forget(index, pid);
+            self.events.push_back(Event::Ended { pid });
+        }
+    }
+}
+
+impl Identity {
+    fn of(file: &File) -> Result<Self, GuardError> {
+        let meta = file
+            .metadata()
+            .map_err(|error| GuardError::Proc { file: text("the image"), os: error.into() })?;
+        Ok(Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            size: meta.size(),
+            mtime: (meta.mtime(), meta.mtime_nsec()),
+            ctime: (meta.ctime(), meta.ctime_nsec()),
+        })
+    }
+}
+
+/// What the guard must know to be true of a site, whoever names it.
+fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> Result<(), GuardError> {
+    let bad = |reason: &str| {
+        Err(GuardError::BadPlan { reason: text(format_args!("{reason} at {:#x}", site.offset)) })
+    };
+    if !open.executable.contains(site.offset) {
+        return bad("no executable segment");
+    }
+    if site.cookie & SITE_FUNCTION_MASK >= u64::from(functions) {
+        return bad("a function that the plan does not have");
+    }
+    let mut found = [0; 4];
+    let Some(expected) = site.code.get(..usize::from(site.code_len)).filter(|code| !code.is_empty()) else {
+        return bad("no bytes to compare");
+    };
+    let found = &mut found[..expected.len()];
+    // Reading also brings the page in, so that the kernel need not wait for the disk while it attaches.
+    if open.file.read_exact_at(found, site.offset).is_err() || found != expected {
+        let what = text(format_args!("the instruction at {:#x}", site.offset));
+        return Err(GuardError::ImageChanged { what });
+    }
+    Ok(())
+}
+
+/// Device and inode of what a process executes.
+fn executable_of(target: &Target) -> Option<(u64, u64)> {
+    target.executable_stat().map(|stat| (stat.st_dev, stat.st_ino))
+}
+
+fn order(what: &str) -> GuardError {
+    GuardError::Order { what: text(what) }
+}
+
+fn bounded(path: &str) -> (Path, bool) {
+    let cut = (0..=path.len().min(PATH_BYTES)).rev().find(|at| path.is_char_boundary(*at)).unwrap_or(0);
+    // `cut` is within the capacity.
+    (Path::try_from(&path[..cut]).unwrap_or_default(), cut < path.len())
+}
+
+fn elapsed(begin: Instant) -> u64 {
+    u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn watch(epoll: &mut Option<Epoll>, fd: BorrowedFd<'_>) -> Result<(), GuardError> {
+    let failed = |errno: nix::Error| GuardError::Proc { file: text("epoll"), os: errno.into() };
+    if epoll.is_none() {
+        *epoll = Some(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?);
+    }
+    match epoll.as_ref().map(|epoll| epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0))) {
+        Some(Err(errno)) => Err(failed(errno)),
+        _ => Ok(()),
+    }
+}
+
+fn readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
+    nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|n| n > 0)
+}

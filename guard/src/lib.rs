@@ -1,0 +1,36 @@
+//! The guard: every privileged operation of edgelat, behind typed messages.
+//!
+//! The guard finds targets, opens their images, loads the BPF programs, attaches a checked plan, watches and
+//! detaches. It understands neither images nor histograms: sites come to it as file offsets in a plan, and
+//! what the programs count is read by others through mappings that it hands out. That keeps the part that has
+//! privilege small, and keeps bytes that a target controls away from it.
+//!
+//! What the guard checks itself before it attaches: the image is the one it opened, each offset lies in an
+//! executable segment of it, the bytes at each site and the build-id are still those that were decoded, and
+//! the numbers are under their bounds.
+//!
+//! | file | question |
+//! | --- | --- |
+//! | `protocol.rs` | what can be asked, and what is answered? |
+//! | `guard.rs` | what happens at each request? |
+//! | `target.rs` | which process, which files does it map? |
+//! | `elf.rs` | which parts of an image are executable? |
+//! | `load.rs` | programs, maps and the switch in the kernel |
+//! | `attach/` | probes, by three routes |
+//! | `calibrate.rs` | what does a probe itself add? |
+//! | `features.rs`, `check.rs` | what can this kernel do? |
+//! | `error.rs` | why not? |
+
+mod attach;
+mod calibrate;
+pub mod check;
+mod elf;
+pub mod error;
+mod features;
+mod guard;
+mod load;
+pub mod protocol;
+mod target;
+
+pub use error::{GuardError, Kind};
+pub use guard::Guard;

@@ -1,0 +1,399 @@
+//! The BPF object in the kernel: chosen programs, maps sized by a plan, constants, the switch.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use edgelat_bpf::Switch;
+use edgelat_bpf::layout::{self, FRAME_WAYS, FrameSet, Row, SiteKey};
+use edgelat_bpf::object::{CONSTANTS_BYTES, FAMILY_PROGRAMS, OBJECT, Programs, constants, map};
+use libbpf_rs::{
+    ErrorKind, Link, MapCore, MapFlags, Object, ObjectBuilder, PrintLevel, ProgramMut, RingBuffer,
+    RingBufferBuilder,
+};
+use nix::errno::Errno;
+
+use crate::error::{GuardError, Os, text};
+
+/// Processes that a family may have at the same time; the size of the `family` map.
+pub(crate) const FAMILY: usize = 1024;
+
+/// Entries of the map of sites by address beyond which a family may not grow.
+const SITE_ENTRIES: u32 = 1 << 16;
+/// Bytes of a hash bucket (`struct bucket`, kernel/bpf/hashtab.c).
+const BUCKET_BYTES: u64 = 16;
+/// Bytes of an element of that map: `struct htab_elem` with key and value, kernel/bpf/hashtab.c.
+const SITE_BYTES: u64 = 48 + size_of::<SiteKey>() as u64 + size_of::<u64>() as u64;
+
+/// What the maps of an object must hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) programs: Programs,
+    /// Rows, the calibration's included; the last one counts hits at unknown addresses.
+    pub(crate) functions: u32,
+    pub(crate) frames: u32,
+    /// Sites of one process.
+    pub(crate) sites: u32,
+    pub(crate) follow_forks: bool,
+}
+
+impl Shape {
+    /// Do any of the programs write to the ring buffer?
+    fn tells(&self) -> bool {
+        self.follow_forks || self.programs.by_address()
+    }
+
+    /// Entries of the map of sites by address: every process of a family has its own. The kernel makes the
+    /// buckets for all of them at once, so a large plan gets fewer processes, never fewer than two.
+    fn site_entries(&self) -> u32 {
+        let processes = if self.follow_forks { FAMILY as u32 } else { 2 };
+        let wanted = self.sites.saturating_mul(processes).min(SITE_ENTRIES);
+        wanted.max(self.sites.saturating_mul(2))
+    }
+
+    /// Bytes of kernel memory that the arrays and tables take, without the kernel's own book-keeping.
+    pub(crate) fn bytes(&self, lanes: u32) -> u64 {
+        let frames = u64::from(self.frames.div_ceil(FRAME_WAYS as u32).max(1).next_power_of_two());
+        let sites =
+            if self.programs.by_address() { u64::from(self.site_entries().next_power_of_two()) } else { 0 };
+        u64::from(self.functions) * u64::from(lanes) * size_of::<Row>() as u64
+            + frames * size_of::<FrameSet>() as u64
+            + sites * BUCKET_BYTES
+            + u64::from(self.sites) * SITE_BYTES
+    }
+}
+
+/// What the kernel told about a family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FamilyEvent {
+    Fork { child: i32 },
+    Exec { pid: i32 },
+    UnknownSite { pid: i32 },
+}
+
+/// A loaded object. Dropping it removes programs and maps (probes hold their own references).
+pub(crate) struct Loaded {
+    pub(crate) object: Object,
+    pub(crate) programs: Programs,
+    pub(crate) lanes: u32,
+    pub(crate) frame_sets: u32,
+    pub(crate) switch: Switch,
+    family: Option<FamilyWatch>,
+}
+
+struct FamilyWatch {
+    ring: RingBuffer<'static>,
+    queue: Rc<RefCell<VecDeque<FamilyEvent>>>,
+    /// Programs that tell of forks and new images; none where nobody asked to follow them.
+    links: Vec<Link>,
+}
+
+impl Loaded {
+    /// Loads the programs that `shape` names.
+    pub(crate) fn new(shape: &Shape) -> Result<Self, GuardError> {
+        let lanes = libbpf_rs::num_possible_cpus()
+            .map_err(|error| GuardError::Map { reason: text(format_args!("number of CPUs: {error}")) })?
+            as u32;
+        let ways = FRAME_WAYS as u32;
+        let frame_sets = shape.frames.div_ceil(ways).max(1).next_power_of_two();
+        let messages = Messages::record();
+        let object = Self::load(shape, lanes, frame_sets);
+        let object = object.map_err(|error| messages.explain(&error))?;
+        drop(messages);
+
+        let control = map_fd(&object, |name| name.ends_with(map::CONTROL_SUFFIX))?;
+        let switch = Switch::map(control).map_err(|error| GuardError::Map { reason: text(error) })?;
+        let mut loaded = Self { object, programs: shape.programs, lanes, frame_sets, switch, family: None };
+        if shape.tells() {
+            loaded.family = Some(loaded.watch_family(shape.follow_forks)?);
+        }
+        Ok(loaded)
+    }
+
+    fn load(shape: &Shape, lanes: u32, frame_sets: u32) -> libbpf_rs::Result<Object> {
+        let mut open = ObjectBuilder::default().name("edgelat")?.open_memory(OBJECT)?;
+        for mut program in open.progs_mut() {
+            let name = program.name().to_string_lossy().into_owned();
+            let chosen = name == shape.programs.entry() || Some(name.as_str()) == shape.programs.exit();
+            let follows = shape.follow_forks && FAMILY_PROGRAMS.contains(&name.as_str());
+            program.set_autoload(chosen || follows);
+        }
+        for mut map in open.maps_mut() {
+            let name = map.name().to_string_lossy().into_owned();
+            // What no chosen program uses is not made at all.
+            let size = match name.as_str() {
+                map::ROWS => Some(shape.functions * lanes),
+                map::FRAMES => shape.programs.maps_frames().then_some(frame_sets),
+                map::FRAME_HASH => {
+                    (shape.programs == Programs::AddressHash).then_some(frame_sets * FRAME_WAYS as u32)
+                }
+                map::SITES => shape.programs.by_address().then(|| shape.site_entries()),
+                map::FAMILY => shape.follow_forks.then_some(FAMILY as u32),
+                map::EVENTS => {
+                    if !shape.tells() {
+                        map.set_autocreate(false)?;
+                    }
+                    continue;
+                }
+                name if name.ends_with(map::CONSTANTS_SUFFIX) => {
+                    if let Some(bytes) =
+                        map.initial_value_mut().filter(|bytes| bytes.len() == CONSTANTS_BYTES)
+                    {
+                        bytes.copy_from_slice(&constants(lanes, frame_sets, shape.functions - 1));
+                    }
+                    continue;
+                }
+                _ => continue,
+            };
+            match size {
+                Some(entries) => map.set_max_entries(entries.max(1))?,
+                None => map.set_autocreate(false)?,
+            }
+        }
+        open.load()
+    }
+
+    fn watch_family(&self, follow_forks: bool) -> Result<FamilyWatch, GuardError> {
+        let failed = |what: &str, error: libbpf_rs::Error| GuardError::Unsupported {
+            what: text("follow forks"),
+            reason: text(format_args!("{what}: {error}; --no-follow-forks measures the one process")),
+        };
+        let queue: Rc<RefCell<VecDeque<FamilyEvent>>> = Rc::default();
+        let sink = Rc::clone(&queue);
+        let events = self
+            .object
+            .maps()
+            .find(|m| m.name() == map::EVENTS)
+            .ok_or_else(|| GuardError::Map { reason: text("the object has no ring buffer") })?;
+        let mut builder = RingBufferBuilder::new();
+        builder
+            .add(&events, move |bytes| {
+                sink.borrow_mut().extend(parse_event(bytes));
+                0
+            })
+            .map_err(|error| failed("ring buffer", error))?;
+        let ring = builder.build().map_err(|error| failed("ring buffer", error))?;
+        let mut links = Vec::new();
+        for name in FAMILY_PROGRAMS.into_iter().filter(|_| follow_forks) {
+            let program = self.program(name)?;
+            links.push(program.attach().map_err(|error| failed(name, error))?);
+        }
+        Ok(FamilyWatch { ring, queue, links })
+    }
+
+    /// A program by name.
+    pub(crate) fn program(&self, name: &str) -> Result<ProgramMut<'_>, GuardError> {
+        self.object
+            .progs_mut()
+            .find(|program| program.name() == name)
+            .ok_or_else(|| GuardError::Map { reason: text(format_args!("the object has no program {name}")) })
+    }
+
+    /// A copy of a map's descriptor for the collector.
+    pub(crate) fn descriptor(&self, name: &str) -> Result<OwnedFd, GuardError> {
+        map_fd(&self.object, |found| found == name)?
+            .try_clone_to_owned()
+            .map_err(|error| GuardError::Map { reason: text(error) })
+    }
+
+    /// Makes a site known by its address in a process.
+    pub(crate) fn add_site(&self, pid: i32, address: u64, cookie: u64) -> Result<(), GuardError> {
+        self.update(map::SITES, &site_key(pid, address), &cookie.to_ne_bytes())
+    }
+
+    /// Forgets a site of a process that has ended.
+    pub(crate) fn remove_site(&self, pid: i32, address: u64) {
+        if let Some(sites) = self.object.maps().find(|m| m.name() == map::SITES) {
+            // Absent only where entering it failed.
+            _ = sites.delete(&site_key(pid, address));
+        }
+    }
+
+    /// Follows a process: its forks are told from now on.
+    pub(crate) fn add_family(&self, pid: i32) -> Result<(), GuardError> {
+        if self.family.as_ref().is_none_or(|family| family.links.is_empty()) {
+            return Ok(());
+        }
+        self.update(map::FAMILY, &pid.to_ne_bytes(), &pid.to_ne_bytes())
+    }
+
+    /// Forgets a process.
+    pub(crate) fn remove_family(&self, pid: i32) {
+        if let Some(found) = self.object.maps().find(|m| m.name() == map::FAMILY) {
+            // It may never have been entered.
+            _ = found.delete(&pid.to_ne_bytes());
+        }
+    }
+
+    fn update(&self, name: &str, key: &[u8], value: &[u8]) -> Result<(), GuardError> {
+        let found = self.object.maps().find(|m| m.name() == name);
+        let found = found.ok_or_else(|| GuardError::Map { reason: text(format_args!("no map {name}")) })?;
+        found
+            .update(key, value, MapFlags::ANY)
+            .map_err(|error| GuardError::Map { reason: text(format_args!("{name}: {error}")) })
+    }
+
+    /// Forks and new images since the last question.
+    pub(crate) fn family_events(&mut self) -> Vec<FamilyEvent> {
+        let Some(family) = &self.family else { return Vec::new() };
+        // An interrupted poll loses nothing: the ring keeps what was not consumed.
+        _ = family.ring.poll(Duration::ZERO);
+        family.queue.borrow_mut().drain(..).collect()
+    }
+
+    /// Readable when there are family events.
+    pub(crate) fn family_fd(&self) -> Option<BorrowedFd<'_>> {
+        let family = self.family.as_ref()?;
+        // SAFETY: the ring buffer owns its epoll descriptor and lives as long as the borrow of `self`.
+        Some(unsafe { BorrowedFd::borrow_raw(family.ring.epoll_fd()) })
+    }
+}
+
+fn map_fd(object: &Object, wanted: impl Fn(&str) -> bool) -> Result<BorrowedFd<'_>, GuardError> {
+    let found = object.maps().find(|m| m.name().to_str().is_some_and(&wanted));
+    let found = found.ok_or_else(|| GuardError::Map { reason: text("a map is not in the object") })?;
+    let fd = found.as_fd();
+    // SAFETY: the object owns the descriptor and the result borrows the object; `Map` is only a view of it.
+    Ok(unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(&fd)) })
+}
+
+fn site_key(pid: i32, address: u64) -> [u8; size_of::<SiteKey>()] {
+    let mut key = [0; size_of::<SiteKey>()];
+    key[std::mem::offset_of!(SiteKey, ip)..][..8].copy_from_slice(&address.to_ne_bytes());
+    key[std::mem::offset_of!(SiteKey, tgid)..][..4].copy_from_slice(&pid.to_ne_bytes());
+    key
+}
+
+fn parse_event(bytes: &[u8]) -> Option<FamilyEvent> {
+    let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let kind = word(std::mem::offset_of!(layout::Event, kind))?;
+    let pid = word(std::mem::offset_of!(layout::Event, tgid))? as i32;
+    let child = word(std::mem::offset_of!(layout::Event, child))? as i32;
+    match kind {
+        layout::EVENT_FORK => Some(FamilyEvent::Fork { child }),
+        layout::EVENT_EXEC => Some(FamilyEvent::Exec { pid }),
+        layout::EVENT_UNKNOWN_SITE => Some(FamilyEvent::UnknownSite { pid }),
+        _ => None,
+    }
+}
+
+/// Error number behind an error of libbpf-rs, which keeps it in its text only.
+pub(crate) fn os_error(error: &libbpf_rs::Error) -> Os {
+    let text = format!("{error:#}");
+    let number = text.rsplit_once("(os error ").and_then(|(_, rest)| rest.split_once(')')?.0.parse().ok());
+    match (number, error.kind()) {
+        (Some(number), _) => Os(number),
+        (None, ErrorKind::PermissionDenied) => Errno::EPERM.into(),
+        (None, _) => Errno::EIO.into(),
+    }
+}
+
+/// What libbpf prints while it is at work, kept for the error message instead of going to stderr.
+struct Messages;
+
+static MESSAGES: Mutex<String> = Mutex::new(String::new());
+/// Bytes of messages that are kept: the end of a verifier log says why.
+const MESSAGES_BYTES: usize = 8192;
+
+impl Messages {
+    fn record() -> Self {
+        with_messages(String::clear);
+        libbpf_rs::set_print(Some((PrintLevel::Warn, |_, line| {
+            with_messages(|all| {
+                all.push_str(&line);
+                let excess = all.len().saturating_sub(MESSAGES_BYTES);
+                let cut = (excess..all.len()).find(|at| all.is_char_boundary(*at)).unwrap_or(0);
+                all.drain(..cut);
+            });
+        })));
+        Self
+    }
+
+    fn explain(&self, error: &libbpf_rs::Error) -> GuardError {
+        let os = os_error(error);
+        if os.denied() && with_messages(|all| !all.contains("verif") && !all.contains("BEGIN PROG LOAD LOG"))
+        {
+            return GuardError::NotPermitted {
+                action: text("load BPF programs"),
+                os,
+                need: text("CAP_BPF and CAP_PERFMON"),
+            };
+        }
+        // The verifier's reason stands in its last lines.
+        let log = with_messages(|all| {
+            let lines: Vec<&str> = all.lines().filter(|line| !line.trim().is_empty()).collect();
+            lines[lines.len().saturating_sub(6)..].join("; ")
+        });
+        GuardError::Load { os, log: text(log) }
+    }
+}
+
+impl Drop for Messages {
+    fn drop(&mut self) {
+        libbpf_rs::set_print(None);
+    }
+}
+
+fn with_messages<T>(f: impl FnOnce(&mut String) -> T) -> T {
+    f(&mut MESSAGES.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Loading needs root; the tests of this crate are run as root.
+    #[test]
+    fn every_set_of_programs_passes_the_verifier_of_this_kernel() {
+        for programs in Programs::ALL {
+            let possible = match programs {
+                Programs::Multi | Programs::MultiReturn => crate::features::uprobe_multi().is_ok(),
+                Programs::Session => crate::features::session().is_ok(),
+                Programs::Address | Programs::AddressReturn => crate::features::compare_exchange().is_ok(),
+                Programs::AddressHash => true,
+            };
+            if possible {
+                let shape = Shape { programs, functions: 3, frames: 100, sites: 9, follow_forks: true };
+                let loaded = Loaded::new(&shape).unwrap_or_else(|error| panic!("{programs:?}: {error}"));
+                assert_eq!(loaded.frame_sets, 16, "100 frames in sets of eight, a power of two");
+                let frames = loaded.object.maps().any(|m| m.name() == map::FRAMES && m.autocreate());
+                assert_eq!(frames, programs.maps_frames(), "{programs:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_plan_with_a_large_family_does_not_take_a_machines_memory() {
+        let shape = |sites| Shape {
+            programs: Programs::Address,
+            functions: sites / 3,
+            frames: 8192,
+            sites,
+            follow_forks: true,
+        };
+        assert_eq!(shape(3).site_entries(), 3 * FAMILY as u32);
+        assert_eq!(shape(30_000).site_entries(), 1 << 16);
+        assert_eq!(shape(100_000).site_entries(), 200_000);
+        assert!(shape(3).bytes(2) < 1 << 20);
+    }
+
+    #[test]
+    fn events_that_are_cut_off_or_unknown_are_nothing() {
+        let mut bytes = [0u8; size_of::<layout::Event>()];
+        bytes[..4].copy_from_slice(&layout::EVENT_FORK.to_ne_bytes());
+        bytes[8..12].copy_from_slice(&77i32.to_ne_bytes());
+        assert_eq!(parse_event(&bytes), Some(FamilyEvent::Fork { child: 77 }));
+        assert_eq!(parse_event(&bytes[..10]), None);
+        bytes[0] = 99;
+        assert_eq!(parse_event(&bytes), None);
+    }
+
+    #[test]
+    fn the_error_number_of_a_refused_call_is_found() {
+        let error = libbpf_rs::Error::from_raw_os_error(Errno::EINVAL as i32);
+        assert_eq!(os_error(&error), Errno::EINVAL.into());
+    }
+}

@@ -1,0 +1,403 @@
+//! The messages between collector and guard.
+//!
+//! The two meet in this file and nowhere else. Every message has a fixed capacity ([`heapless`]), is written
+//! as [`postcard`], and fits [`MESSAGE_BYTES`], so neither side can make the other allocate. Descriptors
+//! travel beside a message, never in it.
+//!
+//! A session is a short state machine: open a target, open images of it, hand over a plan in pieces, attach,
+//! arm, listen to events, disarm, detach. The guard answers each [`Request`] with one [`Reply`]; a plan may
+//! name only a target and images that the guard has issued.
+
+use std::os::fd::OwnedFd;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::GuardError;
+use crate::guard::Guard;
+
+/// Largest encoded message in bytes.
+pub const MESSAGE_BYTES: usize = 16 * 1024;
+/// Longest path in a message in bytes; longer ones are cut and marked.
+pub const PATH_BYTES: usize = 512;
+/// Sites in one message.
+pub const SITES: usize = 256;
+/// Mapped images in one message.
+pub const IMAGES: usize = 16;
+/// Events in one message.
+pub const EVENTS: usize = 16;
+/// Longest build-id in bytes; GNU's are 20, some tools write 32.
+pub const BUILD_ID_BYTES: usize = 64;
+
+/// A path as text of bounded length.
+pub type Path = heapless::String<PATH_BYTES>;
+
+/// Number of a target that the guard issued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TargetId(pub u32);
+
+/// Number of an open image that the guard issued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ImageId(pub u32);
+
+/// Number of a plan that the guard issued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PlanId(pub u32);
+
+/// How returns are seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Returns {
+    /// A probe on every exit site. Safe everywhere.
+    Ret,
+    /// The kernel replaces the return address of every call.
+    Uretprobe,
+}
+
+/// How probes reach the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Route {
+    /// One link for all sites of an image and process. Linux 6.6.
+    UprobeMulti,
+    /// Events of the tracing file system with many probes each.
+    Tracefs,
+    /// One perf event a site; slow to detach, for a handful.
+    Single,
+}
+
+impl Route {
+    /// The word for it in options and output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UprobeMulti => "uprobe_multi",
+            Self::Tracefs => "tracefs",
+            Self::Single => "single",
+        }
+    }
+}
+
+/// What a plan asks for, apart from its sites.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanOptions {
+    /// Functions: rows of the histogram array.
+    pub functions: u32,
+    /// Frames of the frame table; rounded up to whole sets and a power of two.
+    pub frames: u32,
+    /// Upper bound for the arrays of the plan in bytes.
+    pub max_map_bytes: u64,
+    /// How returns are seen.
+    pub returns: Returns,
+    /// The route to take; `None` lets the guard choose the one that needs least.
+    pub route: Option<Route>,
+    /// Attach the children of the target as well.
+    pub follow_forks: bool,
+}
+
+/// A site of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanSite {
+    /// File offset of the instruction.
+    pub offset: u64,
+    /// What the program gets to know: function, condition, marks (the `SITE_` bits of the BPF layout).
+    pub cookie: u64,
+    /// An exit site; else an entry site.
+    pub exit: bool,
+    /// The bytes that stand there in the image that was decoded.
+    pub code: [u8; 4],
+    /// How many of them count: fewer than four at the end of an image.
+    pub code_len: u8,
+}
+
+/// What the collector asks of the guard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "one buffer of a fixed size each way is the point")]
+pub enum Request {
+    /// Open a running process as target.
+    OpenTarget {
+        /// Process id.
+        pid: i32,
+        /// Accept a target that a debugger traces.
+        allow_ptrace: bool,
+    },
+    /// List the executable mappings of a target, from number `from` on.
+    ListImages {
+        /// The target.
+        target: TargetId,
+        /// How many to skip.
+        from: u32,
+    },
+    /// Open a mapped image. The descriptor comes with the reply.
+    OpenImage {
+        /// The target.
+        target: TargetId,
+        /// Number in the list.
+        index: u32,
+    },
+    /// Begin a plan.
+    BeginPlan {
+        /// The target.
+        target: TargetId,
+        /// What it asks for.
+        options: PlanOptions,
+    },
+    /// Say which build-id an image must have, and where in the file it stands.
+    PlanBuildId {
+        /// The plan.
+        plan: PlanId,
+        /// The image.
+        image: ImageId,
+        /// File offset of the build-id.
+        offset: u64,
+        /// The build-id.
+        bytes: heapless::Vec<u8, BUILD_ID_BYTES>,
+    },
+    /// Add sites to a plan.
+    PlanSites {
+        /// The plan.
+        plan: PlanId,
+        /// The image they are in.
+        image: ImageId,
+        /// The sites.
+        sites: heapless::Vec<PlanSite, SITES>,
+    },
+    /// Load the programs. The descriptors of rows and frames come with the reply.
+    Load {
+        /// The plan.
+        plan: PlanId,
+    },
+    /// Measure what a probe itself adds, on functions of the agent's own.
+    Calibrate {
+        /// The plan.
+        plan: PlanId,
+    },
+    /// Attach all sites to the target, switched off.
+    Attach {
+        /// The plan.
+        plan: PlanId,
+    },
+    /// Count from now on.
+    Arm {
+        /// The plan.
+        plan: PlanId,
+    },
+    /// Count no more.
+    Disarm {
+        /// The plan.
+        plan: PlanId,
+    },
+    /// Remove every probe of a plan.
+    Detach {
+        /// The plan.
+        plan: PlanId,
+    },
+    /// What happened since the last question?
+    Events,
+}
+
+/// A mapped image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedImage {
+    /// Number for [`Request::OpenImage`].
+    pub index: u32,
+    /// Path as the process sees it.
+    pub path: Path,
+    /// The path was longer than [`PATH_BYTES`].
+    pub cut: bool,
+    /// The file was removed or replaced since it was mapped.
+    pub deleted: bool,
+    /// It is what the process executes.
+    pub executable: bool,
+}
+
+/// What the probes of one kind cost in the reported durations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bias {
+    /// Entry site that the kernel emulates, exit site that it emulates, ns.
+    pub emulated_emulated_ns: Option<u64>,
+    /// Entry emulated, exit single-stepped (or a return probe), ns.
+    pub emulated_stepped_ns: Option<u64>,
+    /// Entry single-stepped, exit emulated, ns.
+    pub stepped_emulated_ns: Option<u64>,
+    /// Both single-stepped, ns.
+    pub stepped_stepped_ns: Option<u64>,
+}
+
+/// Something that happened to a process of a target's family.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an error holds its text itself, so that nothing is allocated for it"
+)]
+pub enum Event {
+    /// The target or a child is covered from now on.
+    Covered {
+        /// The process.
+        pid: i32,
+    },
+    /// A child could not be attached.
+    NotCovered {
+        /// The process.
+        pid: i32,
+        /// Why.
+        error: GuardError,
+    },
+    /// The process ended.
+    Ended {
+        /// The process.
+        pid: i32,
+    },
+    /// The process executes another image now.
+    Replaced {
+        /// The process.
+        pid: i32,
+    },
+}
+
+/// The guard's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "one buffer of a fixed size each way is the point")]
+pub enum Reply {
+    /// A target was opened.
+    Target {
+        /// Its number.
+        target: TargetId,
+        /// Start time in clock ticks since boot (field 22 of /proc/PID/stat).
+        start: u64,
+    },
+    /// Mapped images.
+    Images {
+        /// The next ones.
+        images: heapless::Vec<MappedImage, IMAGES>,
+        /// There are more.
+        more: bool,
+    },
+    /// An image was opened; its descriptor comes with this.
+    Image {
+        /// Its number.
+        image: ImageId,
+    },
+    /// A plan was begun.
+    Plan {
+        /// Its number.
+        plan: PlanId,
+    },
+    /// The programs are loaded; rows and, if `maps_frames`, frames come with this.
+    Loaded {
+        /// Lanes of a function.
+        lanes: u32,
+        /// Rows of a lane. The first are those of the plan's functions; the `entries` of the last are hits of
+        /// probes at addresses that the guard did not know of at that time.
+        rows: u32,
+        /// Sets of the frame table.
+        frame_sets: u32,
+        /// Frames can be mapped.
+        maps_frames: bool,
+        /// The route that was chosen.
+        route: Route,
+        /// How returns are seen in the end.
+        session: bool,
+    },
+    /// The cost that stands in every reported duration.
+    Calibrated(Bias),
+    /// The sites are attached.
+    Attached {
+        /// Probes in the kernel.
+        sites: u32,
+        /// Time that it took in nanoseconds.
+        took_ns: u64,
+    },
+    /// The probes are gone.
+    Detached {
+        /// Time that it took in nanoseconds.
+        took_ns: u64,
+    },
+    /// Events, the oldest first.
+    Events {
+        /// The next ones.
+        events: heapless::Vec<Event, EVENTS>,
+        /// There are more.
+        more: bool,
+    },
+    /// Done.
+    Done,
+    /// Not done.
+    Refused(GuardError),
+}
+
+/// The collector's end of the line to a guard in the same process.
+///
+/// Every message is encoded and decoded as it would be on a socket, so that nothing can pass that a separate
+/// process could not send.
+#[derive(Debug)]
+pub struct Line {
+    guard: Guard,
+    buffer: Box<[u8; MESSAGE_BYTES]>,
+}
+
+impl Line {
+    /// A line to `guard`.
+    pub fn new(guard: Guard) -> Self {
+        Self { guard, buffer: Box::new([0; MESSAGE_BYTES]) }
+    }
+
+    /// Sends a request and waits for the answer and its descriptors.
+    ///
+    /// # Errors
+    /// What the guard refused, or [`GuardError::Message`] when a message does not fit.
+    pub fn call(&mut self, request: &Request) -> Result<(Reply, Vec<OwnedFd>), GuardError> {
+        let request: Request = carry(&mut self.buffer[..], request)?;
+        let (reply, descriptors) = self.guard.handle(request);
+        match carry(&mut self.buffer[..], &reply)? {
+            Reply::Refused(error) => Err(error),
+            reply => Ok((reply, descriptors)),
+        }
+    }
+
+    /// Readable when [`Request::Events`] has something to tell.
+    pub fn events(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.guard.events()
+    }
+}
+
+fn carry<T>(buffer: &mut [u8], message: &T) -> Result<T, GuardError>
+where
+    T: Serialize + for<'a> Deserialize<'a>,
+{
+    let bytes = postcard::to_slice(message, buffer).map_err(|_| GuardError::Message)?;
+    postcard::from_bytes(bytes).map_err(|_| GuardError::Message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_messages_fit_their_buffer() {
+        let site = PlanSite { offset: u64::MAX, cookie: u64::MAX, exit: true, code: [0xff; 4], code_len: 4 };
+        let sites = Request::PlanSites {
+            plan: PlanId(u32::MAX),
+            image: ImageId(u32::MAX),
+            sites: heapless::Vec::from_iter(std::iter::repeat_n(site, SITES)),
+        };
+        let image = MappedImage {
+            index: u32::MAX,
+            path: Path::try_from("x".repeat(PATH_BYTES).as_str()).unwrap(),
+            cut: true,
+            deleted: true,
+            executable: true,
+        };
+        let images = Reply::Images {
+            images: heapless::Vec::from_iter(std::iter::repeat_n(image, IMAGES)),
+            more: true,
+        };
+        let text = || crate::error::text("x".repeat(1000));
+        let error = GuardError::NotPermitted { action: text(), os: crate::error::Os(i32::MIN), need: text() };
+        let event = Event::NotCovered { pid: i32::MIN, error };
+        let events = Reply::Events {
+            events: heapless::Vec::from_iter(std::iter::repeat_n(event, EVENTS)),
+            more: true,
+        };
+        let mut buffer = [0; MESSAGE_BYTES];
+        assert_eq!(carry(&mut buffer, &events).unwrap(), events);
+        assert_eq!(carry(&mut buffer, &sites).unwrap(), sites);
+        assert_eq!(carry(&mut buffer, &images).unwrap(), images);
+    }
+}

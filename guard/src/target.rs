@@ -1,0 +1,327 @@
+//! A target: one running process, held by descriptors that cannot come to mean another process.
+//!
+//! Of a target the guard reads only short, capped text of /proc. The folder of /proc is opened once: when the
+//! process ends, every read through it fails, even if its number is used again.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+
+use crate::error::{GuardError, Os, text};
+use crate::protocol::TargetId;
+
+/// Longest line of /proc/PID/maps that is read: a path of PATH_MAX and what stands before it.
+const LINE_BYTES: u64 = 4096 + 128;
+/// Mappings that are read: the kernel's own default bound (vm.max_map_count).
+const MAPPINGS: usize = 65_530;
+/// Bytes of /proc/PID/stat and status that are read.
+const STATUS_BYTES: u64 = 4096;
+
+/// Device and inode as maps words them: comparable among lines of maps, but not with stat, which on overlay and
+/// btrfs tells another device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileKey {
+    pub(crate) device: (u32, u32),
+    pub(crate) inode: u64,
+}
+
+/// A file-backed executable mapping.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) offset: u64,
+    pub(crate) file: FileKey,
+    pub(crate) path: String,
+    pub(crate) deleted: bool,
+}
+
+/// A running process that somebody may want to measure.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) id: TargetId,
+    pub(crate) pid: i32,
+    /// Clock ticks since boot: together with the number it names one process for good.
+    pub(crate) start: u64,
+    proc: OwnedFd,
+    /// Readable when the process has ended.
+    pidfd: OwnedFd,
+}
+
+impl Target {
+    /// Opens a process; refuses what must not be probed.
+    pub(crate) fn open(id: TargetId, pid: i32, allow_ptrace: bool) -> Result<Self, GuardError> {
+        if pid <= 0 {
+            return Err(GuardError::NoProcess { pid });
+        }
+        if pid == std::process::id() as i32 {
+            return Err(GuardError::OwnProcess { pid });
+        }
+        let target = Self::unchecked(id, pid)?;
+        let status = target.read_capped("status")?;
+        let field = |name: &str| -> Option<i32> {
+            status.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+        };
+        match field("Tgid:") {
+            Some(process) if process != pid => return Err(GuardError::Thread { pid, process }),
+            _ => {}
+        }
+        if let Some(tracer) = field("TracerPid:").filter(|tracer| *tracer != 0 && !allow_ptrace) {
+            return Err(GuardError::Traced { pid, tracer });
+        }
+        match fstatat(&target.proc, "exe", AtFlags::empty()) {
+            Ok(_) => Ok(target),
+            Err(Errno::ENOENT | Errno::ESRCH) => Err(GuardError::NoImage { pid }),
+            Err(errno) => Err(target.denied("look at its executable", errno.into())),
+        }
+    }
+
+    /// Opens a process of which the caller knows what it is.
+    pub(crate) fn unchecked(id: TargetId, pid: i32) -> Result<Self, GuardError> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
+        let proc = nix::fcntl::open(format!("/proc/{pid}").as_str(), flags, Mode::empty());
+        let proc = proc.map_err(|errno| match errno {
+            Errno::ENOENT | Errno::ESRCH => GuardError::NoProcess { pid },
+            errno => GuardError::Proc { file: text(format_args!("/proc/{pid}")), os: errno.into() },
+        })?;
+        let pidfd = pidfd_open(pid).map_err(|errno| match errno {
+            // A thread that leads no process (EINVAL) is told apart by its Tgid below.
+            Errno::ESRCH => GuardError::NoProcess { pid },
+            errno => {
+                GuardError::Proc { file: text(format_args!("pidfd of process {pid}")), os: errno.into() }
+            }
+        });
+        let mut target =
+            Self { id, pid, start: 0, pidfd: proc.try_clone().map_err(|_| GuardError::Message)?, proc };
+        if pidfd.is_err() {
+            let status = target.read_capped("status").unwrap_or_default();
+            let process = status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok());
+            if let Some(process) = process.filter(|process| *process != pid) {
+                return Err(GuardError::Thread { pid, process });
+            }
+        }
+        target.pidfd = pidfd?;
+        target.start = target.read_start()?;
+        Ok(target)
+    }
+
+    /// Readable when the process has ended.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// The executable mappings that files back, in address order.
+    pub(crate) fn mappings(&self) -> Result<Vec<Mapping>, GuardError> {
+        let file = self.open_file("maps")?;
+        let mut reader = BufReader::with_capacity(16 * 1024, file);
+        let mut mappings = Vec::new();
+        let mut line = Vec::with_capacity(256);
+        for _ in 0..MAPPINGS {
+            line.clear();
+            let read = reader.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line);
+            if read.map_err(|error| self.unreadable("maps", error.into()))? == 0 {
+                break;
+            }
+            mappings.extend(parse_mapping(&line));
+        }
+        Ok(mappings)
+    }
+
+    /// What the process executes, as /proc words it.
+    pub(crate) fn executable(&self) -> Option<String> {
+        readlinkat(&self.proc, "exe").ok().map(|path| path.to_string_lossy().into_owned())
+    }
+
+    /// Status of the file that the process executes.
+    pub(crate) fn executable_stat(&self) -> Option<FileStat> {
+        fstatat(&self.proc, "exe", AtFlags::empty()).ok()
+    }
+
+    /// Opens the file behind a mapping, whatever stands at its path now and in whichever mount namespace.
+    pub(crate) fn open_mapped(&self, mapping: &Mapping) -> Result<File, GuardError> {
+        // The kernel's own link to the mapped file; needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN.
+        let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
+        let mut error = match self.open_read(&link) {
+            Ok(file) => return Ok(file),
+            Err(errno) => errno,
+        };
+        if self.executable().is_some_and(|path| path == mapping.path) {
+            match self.open_read("exe") {
+                Ok(file) => return Ok(file),
+                Err(errno) => error = errno,
+            }
+        }
+        if mapping.deleted {
+            return Err(self.image_error(mapping, error));
+        }
+        let file = self
+            .open_read(&format!("root/{}", mapping.path.trim_start_matches('/')))
+            .map_err(|errno| self.image_error(mapping, errno))?;
+        let stat = fstat(&file).map_err(|errno| self.image_error(mapping, errno))?;
+        // Only the inode: the device number in maps is not that of stat on overlay and btrfs.
+        if stat.st_ino != mapping.file.inode {
+            return Err(GuardError::ImageReplaced { pid: self.pid, path: text(&mapping.path) });
+        }
+        Ok(file)
+    }
+
+    fn image_error(&self, mapping: &Mapping, errno: Errno) -> GuardError {
+        GuardError::OpenImage { pid: self.pid, path: text(&mapping.path), os: errno.into() }
+    }
+
+    fn open_read(&self, name: &str) -> Result<File, Errno> {
+        // Without O_NONBLOCK a FIFO at the path would hold the guard.
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        openat(&self.proc, name, flags, Mode::empty()).map(File::from)
+    }
+
+    fn open_file(&self, name: &str) -> Result<File, GuardError> {
+        self.open_read(name).map_err(|errno| self.unreadable(name, errno.into()))
+    }
+
+    fn read_capped(&self, name: &str) -> Result<String, GuardError> {
+        let mut bytes = Vec::new();
+        let mut file = self.open_file(name)?.take(STATUS_BYTES);
+        file.read_to_end(&mut bytes).map_err(|error| self.unreadable(name, error.into()))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn read_start(&self) -> Result<u64, GuardError> {
+        let stat = self.read_capped("stat")?;
+        parse_start(&stat).ok_or_else(|| self.unreadable("stat", Errno::EBADMSG.into()))
+    }
+
+    fn unreadable(&self, name: &str, os: Os) -> GuardError {
+        match os.0 {
+            errno if errno == Errno::ESRCH as i32 || errno == Errno::ENOENT as i32 => {
+                GuardError::NoProcess { pid: self.pid }
+            }
+            _ if os.denied() => self.denied(&format!("read its {name}"), os),
+            _ => GuardError::Proc { file: text(format_args!("/proc/{}/{name}", self.pid)), os },
+        }
+    }
+
+    fn denied(&self, action: &str, os: Os) -> GuardError {
+        GuardError::NotPermitted {
+            action: text(format_args!("open process {} ({action})", self.pid)),
+            os,
+            need: text("CAP_SYS_PTRACE"),
+        }
+    }
+}
+
+/// Field 22 of /proc/PID/stat, counted behind the last parenthesis: a command name may hold spaces and
+/// parentheses itself.
+fn parse_start(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// A line of /proc/PID/maps; `None` for what is not executable or not a file.
+fn parse_mapping(line: &[u8]) -> Option<Mapping> {
+    let line = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(line));
+    let mut fields = line.splitn(6, ' ');
+    let (start, end) = fields.next()?.split_once('-')?;
+    let permissions = fields.next()?;
+    let offset = fields.next()?;
+    let (major, minor) = fields.next()?.split_once(':')?;
+    let inode: u64 = fields.next()?.parse().ok()?;
+    let path = fields.next()?.trim_start();
+    if permissions.as_bytes().get(2) != Some(&b'x') || inode == 0 {
+        return None;
+    }
+    let hex = |digits: &str| u64::from_str_radix(digits, 16).ok();
+    let device = |digits: &str| u32::from_str_radix(digits, 16).ok();
+    Some(Mapping {
+        start: hex(start)?,
+        end: hex(end)?,
+        offset: hex(offset)?,
+        file: FileKey { device: (device(major)?, device(minor)?), inode },
+        deleted: path.ends_with(" (deleted)"),
+        path: path.to_owned(),
+    })
+}
+
+fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: pidfd_open takes two integers and touches no memory of ours.
+    let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
+    let fd = Errno::result(fd)? as i32;
+    // SAFETY: the call succeeded, so this is a new descriptor (close-on-exec by definition) that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Path by which the kernel finds exactly the file behind a descriptor of ours.
+pub(crate) fn path_of(file: &impl AsRawFd) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapping_with_spaces_in_its_path_is_read_whole() {
+        let line =
+            b"7f00-7f10 r-xp 00001000 fe:00 1234                       /opt/my app/lib foo.so (deleted)\n";
+        let mapping = parse_mapping(line).unwrap();
+        assert_eq!((mapping.start, mapping.end, mapping.offset), (0x7f00, 0x7f10, 0x1000));
+        assert_eq!(mapping.file, FileKey { device: (0xfe, 0), inode: 1234 });
+        assert_eq!(mapping.path, "/opt/my app/lib foo.so (deleted)");
+        assert!(mapping.deleted);
+    }
+
+    #[test]
+    fn only_executable_files_are_mappings() {
+        for line in [
+            "7f00-7f10 r--p 00001000 fe:00 1234 /lib/x.so",
+            "7f00-7f10 r-xp 00000000 00:00 0 [vdso]",
+            "7f00-7f10 r-xp 00000000 00:00 0",
+            "nonsense",
+            "",
+        ] {
+            assert_eq!(parse_mapping(line.as_bytes()), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_command_name_with_parentheses_does_not_move_the_start_time() {
+        let stat = "12 (a) b) (c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 424242 20";
+        assert_eq!(parse_start(stat), Some(424_242));
+        assert_eq!(parse_start("12 (a"), None);
+    }
+
+    #[test]
+    fn a_process_that_does_not_exist_is_named() {
+        let error = Target::open(TargetId(1), i32::MAX, false).unwrap_err();
+        assert_eq!(error, GuardError::NoProcess { pid: i32::MAX });
+    }
+
+    #[test]
+    fn the_own_process_is_refused() {
+        let pid = std::process::id() as i32;
+        assert_eq!(Target::open(TargetId(1), pid, false).unwrap_err(), GuardError::OwnProcess { pid });
+    }
+
+    #[test]
+    fn the_mappings_of_a_live_process_contain_its_executable() {
+        let mut child = std::process::Command::new("sleep").arg("10").spawn().unwrap();
+        let target = Target::open(TargetId(1), child.id() as i32, false).unwrap();
+        // Until the child has executed sleep it still runs this test's image, and for a moment none at all.
+        let mapping = loop {
+            let executable = target.executable().unwrap_or_default();
+            let mappings = target.mappings().unwrap_or_default();
+            if let Some(mapping) = mappings.into_iter().find(|m| m.path == executable) {
+                break mapping;
+            }
+            std::thread::yield_now();
+        };
+        let file = target.open_mapped(&mapping).unwrap();
+        assert_eq!(fstat(&file).unwrap().st_ino, mapping.file.inode);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(target.mappings().is_ok_and(|m| m.is_empty()) || target.mappings().is_err());
+    }
+}

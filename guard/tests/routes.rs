@@ -1,0 +1,225 @@
+//! A whole session with the guard by each route, with the empty functions of the calibration as what is measured.
+//!
+//! The target sleeps; its probes sit on its start-up code, which never runs again. Needs root.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::process::{Child, Command};
+
+use edgelat_guard::protocol::{
+    Bias, ImageId, Line, MappedImage, PlanId, PlanOptions, PlanSite, Reply, Request, Returns, Route, TargetId,
+};
+use edgelat_guard::{Guard, GuardError};
+
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn start() -> Self {
+        Self(Command::new("sleep").arg("60").spawn().unwrap())
+    }
+
+    fn pid(&self) -> i32 {
+        self.0.id() as i32
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn call(line: &mut Line, request: Request) -> Reply {
+    line.call(&request).unwrap_or_else(|error| panic!("{request:?}: {error}")).0
+}
+
+fn open_target(line: &mut Line, pid: i32) -> TargetId {
+    match call(line, Request::OpenTarget { pid, allow_ptrace: false }) {
+        Reply::Target { target, .. } => target,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The executable of a sleeper, as soon as it executes it.
+fn open_executable(line: &mut Line, target: TargetId) -> (ImageId, File) {
+    let sleeps = |image: &MappedImage| image.executable && !image.path.contains("routes");
+    loop {
+        let Reply::Images { images, .. } = call(line, Request::ListImages { target, from: 0 }) else {
+            panic!()
+        };
+        if let Some(image) = images.iter().find(|image| sleeps(image)) {
+            let (reply, mut fds) = line.call(&Request::OpenImage { target, index: image.index }).unwrap();
+            let Reply::Image { image } = reply else { panic!("{reply:?}") };
+            return (image, File::from(fds.remove(0)));
+        }
+    }
+}
+
+/// Where the program starts: e_entry, which equals its file offset in Debian's coreutils.
+fn sites(file: &File) -> [PlanSite; 2] {
+    let mut entry = [0; 8];
+    file.read_exact_at(&mut entry, 24).unwrap();
+    let offset = u64::from_le_bytes(entry);
+    let site = |offset: u64, exit: bool| {
+        let mut code = [0; 4];
+        file.read_exact_at(&mut code, offset).unwrap();
+        PlanSite { offset, cookie: 0, exit, code, code_len: 4 }
+    };
+    // Four bytes on stands the next instruction: endbr64 on x86-64, any word on aarch64.
+    [site(offset, false), site(offset + 4, true)]
+}
+
+const OPTIONS: PlanOptions = PlanOptions {
+    functions: 1,
+    frames: 64,
+    max_map_bytes: 4 << 20,
+    returns: Returns::Ret,
+    route: None,
+    follow_forks: true,
+};
+
+fn begin(line: &mut Line, target: TargetId, options: PlanOptions) -> PlanId {
+    match call(line, Request::BeginPlan { target, options }) {
+        Reply::Plan { plan } => plan,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Everything that a session does; `None` where this kernel does not have the route.
+fn session(route: Route, returns: Returns) -> Option<Bias> {
+    let sleeper = Sleeper::start();
+    let mut line = Line::new(Guard::new());
+    let target = open_target(&mut line, sleeper.pid());
+    let (image, file) = open_executable(&mut line, target);
+    let plan = begin(&mut line, target, PlanOptions { route: Some(route), returns, ..OPTIONS });
+    let mut plan_sites = heapless::Vec::from_slice(&sites(&file)).unwrap();
+    if returns == Returns::Uretprobe {
+        plan_sites.truncate(1);
+    }
+    call(&mut line, Request::PlanSites { plan, image, sites: plan_sites });
+    match line.call(&Request::Load { plan }) {
+        Ok(_) => {}
+        Err(GuardError::Route { .. }) => return None,
+        Err(error) => panic!("{error}"),
+    }
+    let Reply::Calibrated(bias) = call(&mut line, Request::Calibrate { plan }) else { panic!() };
+    let Reply::Attached { sites, .. } = call(&mut line, Request::Attach { plan }) else { panic!() };
+    assert_eq!(sites, if returns == Returns::Ret { 2 } else { 1 });
+    call(&mut line, Request::Arm { plan });
+    call(&mut line, Request::Disarm { plan });
+    let Reply::Detached { .. } = call(&mut line, Request::Detach { plan }) else { panic!() };
+    Some(bias)
+}
+
+fn measured(bias: Option<Bias>) -> Option<u64> {
+    let bias = bias?;
+    let ns = bias.emulated_emulated_ns.expect("the empty function was measured");
+    assert!((10..1_000_000).contains(&ns), "{ns} ns for an empty function");
+    Some(ns)
+}
+
+#[test]
+fn a_session_by_uprobe_multi_measures() {
+    // The route is there or not according to the kernel; where it is not, the next ones must be.
+    measured(session(Route::UprobeMulti, Returns::Ret));
+    measured(session(Route::UprobeMulti, Returns::Uretprobe));
+}
+
+#[test]
+fn a_session_by_events_of_the_tracing_file_system_measures() {
+    measured(session(Route::Tracefs, Returns::Ret)).expect("every kernel from the floor on has this route");
+}
+
+#[test]
+fn a_session_by_single_events_measures() {
+    measured(session(Route::Single, Returns::Ret)).expect("every kernel from the floor on has this route");
+    measured(session(Route::Single, Returns::Uretprobe));
+}
+
+#[test]
+fn without_a_wish_the_guard_finds_a_route() {
+    let sleeper = Sleeper::start();
+    let mut line = Line::new(Guard::new());
+    let target = open_target(&mut line, sleeper.pid());
+    let (image, file) = open_executable(&mut line, target);
+    let plan = begin(&mut line, target, OPTIONS);
+    let sites = heapless::Vec::from_slice(&sites(&file)).unwrap();
+    call(&mut line, Request::PlanSites { plan, image, sites });
+    assert!(matches!(call(&mut line, Request::Load { plan }), Reply::Loaded { .. }));
+}
+
+#[test]
+fn a_plan_is_not_believed() {
+    let sleeper = Sleeper::start();
+    let mut line = Line::new(Guard::new());
+    let target = open_target(&mut line, sleeper.pid());
+    let (image, file) = open_executable(&mut line, target);
+    let plan = begin(&mut line, target, OPTIONS);
+    let [good, _] = sites(&file);
+    let mut refused = |site: PlanSite| {
+        let sites = heapless::Vec::from_slice(&[site]).unwrap();
+        line.call(&Request::PlanSites { plan, image, sites }).expect_err("it must be refused")
+    };
+    // The ELF header is mapped, but not executable.
+    assert!(matches!(refused(PlanSite { offset: 0, ..good }), GuardError::BadPlan { .. }));
+    assert!(matches!(refused(PlanSite { offset: u64::MAX, ..good }), GuardError::BadPlan { .. }));
+    assert!(matches!(refused(PlanSite { cookie: 1, ..good }), GuardError::BadPlan { .. }));
+    assert!(matches!(refused(PlanSite { code_len: 0, ..good }), GuardError::BadPlan { .. }));
+    assert!(matches!(refused(PlanSite { code_len: 9, ..good }), GuardError::BadPlan { .. }));
+    assert!(matches!(refused(PlanSite { code: [0xcc; 4], ..good }), GuardError::ImageChanged { .. }));
+    let bytes = heapless::Vec::from_slice(&[1; 20]).unwrap();
+    let wrong = line.call(&Request::PlanBuildId { plan, image, offset: 0, bytes }).unwrap_err();
+    assert!(matches!(wrong, GuardError::ImageChanged { .. }));
+}
+
+#[test]
+fn numbers_that_were_not_issued_and_requests_out_of_order_are_refused() {
+    let sleeper = Sleeper::start();
+    let mut line = Line::new(Guard::new());
+    let target = open_target(&mut line, sleeper.pid());
+    let refused = |line: &mut Line, request| {
+        let error = line.call(&request).expect_err("out of order");
+        assert!(matches!(error, GuardError::Order { .. }), "{request:?}: {error}");
+    };
+    let plan = PlanId(999);
+    for request in [
+        Request::ListImages { target: TargetId(999), from: 0 },
+        Request::BeginPlan { target: TargetId(999), options: OPTIONS },
+        Request::Load { plan },
+        Request::Attach { plan },
+        Request::Arm { plan },
+        Request::Detach { plan },
+        Request::Calibrate { plan },
+    ] {
+        refused(&mut line, request);
+    }
+    let plan = begin(&mut line, target, OPTIONS);
+    for request in [
+        Request::Load { plan },
+        Request::Attach { plan },
+        Request::Arm { plan },
+        Request::Calibrate { plan },
+        Request::PlanSites { plan, image: ImageId(999), sites: heapless::Vec::new() },
+    ] {
+        refused(&mut line, request);
+    }
+}
+
+#[test]
+fn a_plan_that_needs_more_memory_than_allowed_names_the_figure() {
+    let sleeper = Sleeper::start();
+    let mut line = Line::new(Guard::new());
+    let target = open_target(&mut line, sleeper.pid());
+    let (image, file) = open_executable(&mut line, target);
+    let options = PlanOptions { functions: 60_000, max_map_bytes: 1 << 20, ..OPTIONS };
+    let plan = begin(&mut line, target, options);
+    let sites = heapless::Vec::from_slice(&sites(&file)).unwrap();
+    call(&mut line, Request::PlanSites { plan, image, sites });
+    let error = line.call(&Request::Load { plan }).unwrap_err();
+    assert!(
+        matches!(error, GuardError::TooMuchMemory { functions: 60_000, bound: 1_048_576, .. }),
+        "{error}"
+    );
+}

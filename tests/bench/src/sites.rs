@@ -1,0 +1,129 @@
+//! The sites that edgelat chooses, asked of edgelat itself.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::error::{Error, file};
+
+/// Where a function is and where edgelat would probe it; all are offsets in the file.
+#[derive(Debug, Clone)]
+pub(crate) struct Function {
+    pub(crate) name: String,
+    /// First instruction.
+    pub(crate) start: u64,
+    pub(crate) entry: u64,
+    pub(crate) exits: Vec<u64>,
+    /// The first instruction's bytes and some that follow.
+    pub(crate) bytes: [u8; 8],
+}
+
+impl Function {
+    /// What the function starts with, in words.
+    pub(crate) fn first_instruction(&self) -> &'static str {
+        first_instruction(&self.bytes)
+    }
+}
+
+/// Names the few first instructions that the bench tells apart (x86-64; Intel SDM vol. 2).
+fn first_instruction(bytes: &[u8; 8]) -> &'static str {
+    match bytes {
+        [0x50..=0x57, ..] | [0x41, 0x50..=0x57, ..] => "push",
+        [0xf3, 0x0f, 0x1e, 0xfa, ..] => "endbr64",
+        [0x48, 0x83 | 0x81, 0xec, ..] => "sub",
+        [0x31 | 0x33, ..] => "xor",
+        [0x48 | 0x49 | 0x4c | 0x4d, 0x89 | 0x8b, ..] | [0x89 | 0x8b, ..] => "mov",
+        _ => "another instruction",
+    }
+}
+
+/// Asks `edgelat functions` for the functions of a file that match a name or glob.
+pub(crate) fn ask(edgelat: &Path, image: &Path, name: &str) -> Result<Vec<Function>, Error> {
+    let program = format!("{} functions", edgelat.display());
+    let output = Command::new(edgelat)
+        .arg("functions")
+        .arg("--json")
+        .arg(image)
+        .arg(name)
+        .output()
+        .map_err(|source| Error::Spawn { program: program.clone(), source })?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        return Err(Error::Failed {
+            program,
+            status: output.status.to_string(),
+            output: String::from_utf8_lossy(&output.stderr).into_owned(),
+        });
+    }
+    let bytes = std::fs::read(image).map_err(file("read", image))?;
+    let mut functions = Vec::new();
+    for line in text.lines() {
+        let unclear = || Error::Answer { program: program.clone(), answer: line.to_owned() };
+        let object: Value = serde_json::from_str(line).map_err(|_| unclear())?;
+        if object["probeable"] != true {
+            continue;
+        }
+        let sites = &object["sites"];
+        let address = object["start"].as_u64().ok_or_else(unclear)?;
+        let start = offset_of(&bytes, address).ok_or_else(unclear)?;
+        let first = bytes.get(start as usize..start as usize + 8).and_then(|b| b.try_into().ok());
+        functions.push(Function {
+            name: object["name"].as_str().ok_or_else(unclear)?.to_owned(),
+            start,
+            entry: sites["entry"].as_u64().ok_or_else(unclear)?,
+            exits: sites["exits"].as_array().ok_or_else(unclear)?.iter().filter_map(Value::as_u64).collect(),
+            bytes: first.ok_or_else(unclear)?,
+        });
+    }
+    Ok(functions)
+}
+
+/// The name that the symbol table has for a function, as tools want it that do not demangle.
+pub(crate) fn symbol_at(image: &Path, function: &Function) -> Result<String, Error> {
+    let failed = |source| Error::Spawn { program: "nm".into(), source };
+    let output = Command::new("nm").arg(image).output().map_err(failed)?;
+    let bytes = std::fs::read(image).map_err(file("read", image))?;
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .find_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            let address = u64::from_str_radix(words.next()?, 16).ok()?;
+            let kind = words.next()?;
+            let name = words.next()?;
+            let here = matches!(kind, "t" | "T") && offset_of(&bytes, address) == Some(function.start);
+            here.then(|| name.to_owned())
+        })
+        .ok_or_else(|| Error::Answer {
+            program: "nm".into(),
+            answer: format!("no symbol for {}", function.name),
+        })
+}
+
+/// File offset of an address by the program headers of a little-endian 64-bit ELF file (gABI, chapter 5).
+fn offset_of(elf: &[u8], address: u64) -> Option<u64> {
+    let word = |at: usize| Some(u64::from_le_bytes(elf.get(at..at + 8)?.try_into().ok()?));
+    let half = |at: usize| Some(u16::from_le_bytes(elf.get(at..at + 2)?.try_into().ok()?));
+    const PT_LOAD: u16 = 1;
+    let (table, size, count) = (word(32)? as usize, usize::from(half(54)?), usize::from(half(56)?));
+    (0..count).find_map(|index| {
+        let header = table + index * size;
+        let (offset, start, length) = (word(header + 8)?, word(header + 16)?, word(header + 32)?);
+        (half(header)? == PT_LOAD && (start..start + length).contains(&address))
+            .then(|| address - start + offset)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_instructions_are_told_apart() {
+        assert_eq!(first_instruction(&[0x53, 0x48, 0x89, 0xfb, 0, 0, 0, 0]), "push");
+        assert_eq!(first_instruction(&[0x41, 0x57, 0, 0, 0, 0, 0, 0]), "push");
+        assert_eq!(first_instruction(&[0xf3, 0x0f, 0x1e, 0xfa, 0x53, 0, 0, 0]), "endbr64");
+        assert_eq!(first_instruction(&[0x48, 0x83, 0xec, 0x28, 0, 0, 0, 0]), "sub");
+        assert_eq!(first_instruction(&[0x41, 0x89, 0, 0, 0, 0, 0, 0]), "another instruction");
+    }
+}

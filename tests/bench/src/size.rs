@@ -1,0 +1,145 @@
+//! What the bytes of the binary are for: sizes of the symbols of an unstripped build, summed by crate.
+//!
+//! A Rust symbol belongs to the crate that its path begins with, so generic code counts for the crate that wrote it, not
+//! for the one that asked for it. A C symbol belongs to the archive that defines it. Constants without a name (strings,
+//! tables, the BPF object) and unwind tables have no symbol: they are the rest of the file.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::error::{Error, file};
+
+/// Sizes in bytes.
+#[derive(Debug)]
+pub(crate) struct Sizes {
+    /// The binary as it ships.
+    pub(crate) stripped: u64,
+    /// Largest first.
+    pub(crate) parts: Vec<(String, u64)>,
+    /// The BPF object, which is one of the constants without a name.
+    pub(crate) bpf_object: u64,
+}
+
+impl Sizes {
+    /// What has no symbol.
+    pub(crate) fn rest(&self) -> u64 {
+        self.stripped.saturating_sub(self.parts.iter().map(|(_, size)| size).sum::<u64>())
+    }
+}
+
+/// Measures `stripped`, with the symbols of `unstripped`, the same build; looks for C archives below `folders`.
+pub(crate) fn measure(stripped: &Path, unstripped: &Path, folders: &[PathBuf]) -> Result<Sizes, Error> {
+    let mut archives = Vec::new();
+    for folder in folders {
+        find_archives(folder, &mut archives);
+    }
+    let mut owners = HashMap::new();
+    // libbpf, libelf and zlib first: musl's own names are looked up last.
+    archives.sort_by_key(|path| path.file_name() == Some("libc.a".as_ref()));
+    for archive in archives {
+        let Some(owner) = owner_of(&archive) else { continue };
+        for (_, name) in symbols(&archive, &["--defined-only"])? {
+            owners.entry(name).or_insert(owner);
+        }
+    }
+    let mut parts: BTreeMap<String, u64> = BTreeMap::new();
+    for (size, name) in symbols(unstripped, &["--demangle", "--print-size", "--defined-only"])? {
+        let part = match crate_of(&name) {
+            Some(part) => part.to_owned(),
+            None => owners.get(&name).map_or("C, other", |owner| owner).to_owned(),
+        };
+        *parts.entry(part).or_default() += size;
+    }
+    let mut parts: Vec<_> = parts.into_iter().filter(|(_, size)| *size > 0).collect();
+    parts.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
+    Ok(Sizes {
+        stripped: fs::metadata(stripped).map_err(file("look at", stripped))?.len(),
+        parts,
+        bpf_object: edgelat_bpf::object::OBJECT.len() as u64,
+    })
+}
+
+fn find_archives(folder: &Path, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            find_archives(&path, found);
+        } else if owner_of(&path).is_some() {
+            found.push(path);
+        }
+    }
+}
+
+fn owner_of(archive: &Path) -> Option<&'static str> {
+    match archive.file_name()?.to_str()? {
+        "libbpf.a" => Some("libbpf (C)"),
+        "libelf.a" => Some("libelf (C)"),
+        "libz.a" => Some("zlib (C)"),
+        "libc.a" => Some("musl (C)"),
+        _ => None,
+    }
+}
+
+/// Size (0 where nm has none) and name of each symbol of code or data in the file.
+fn symbols(path: &Path, options: &[&str]) -> Result<Vec<(u64, String)>, Error> {
+    let output = Command::new("nm")
+        .args(options)
+        .arg(path)
+        .output()
+        .map_err(|source| Error::Spawn { program: "nm".into(), source })?;
+    Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(symbol).collect())
+}
+
+/// `ADDRESS [SIZE] KIND NAME`; not what takes no room in the file (bss).
+fn symbol(line: &str) -> Option<(u64, String)> {
+    let (_, rest) = line.split_once(' ')?;
+    let (size, rest) = match rest.split_once(' ')? {
+        (kind, name) if kind.len() == 1 => (0, (kind, name)),
+        (size, rest) => (u64::from_str_radix(size, 16).ok()?, rest.split_once(' ')?),
+    };
+    let (kind, name) = rest;
+    matches!(kind, "t" | "T" | "w" | "W" | "r" | "R" | "d" | "D" | "V" | "v").then(|| (size, name.to_owned()))
+}
+
+/// The crate of a demangled Rust path, `None` for a C name.
+fn crate_of(name: &str) -> Option<&str> {
+    let mut rest = name;
+    // `<&mut [alloc::vec::Vec<T>] as Trait>::method`: the first path inside.
+    loop {
+        let shorter = rest.trim_start_matches(['<', '&', '(', '[', '*', ' ']);
+        let shorter =
+            ["mut ", "const ", "dyn "].iter().fold(shorter, |s, word| s.strip_prefix(word).unwrap_or(s));
+        if shorter == rest {
+            break;
+        }
+        rest = shorter;
+    }
+    let (first, _) = rest.split_once("::")?;
+    let ident = !first.is_empty() && first.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    // `<T as core::convert::Into<U>>::into` has no first path; its trait's crate wrote it.
+    if ident { Some(first) } else { rest.split_once(" as ").and_then(|(_, of)| crate_of(of)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_symbol_belongs_to_the_crate_that_wrote_it() {
+        assert_eq!(crate_of("edgelat_image::elf::parse"), Some("edgelat_image"));
+        assert_eq!(crate_of("<edgelat_guard::Error as core::fmt::Display>::fmt"), Some("edgelat_guard"));
+        assert_eq!(crate_of("<&mut alloc::vec::Vec<u8> as core::fmt::Write>::write_str"), Some("alloc"));
+        assert_eq!(crate_of("<T as core::convert::Into<U>>::into"), Some("core"));
+        assert_eq!(crate_of("bpf_object__load"), None);
+    }
+
+    #[test]
+    fn sizes_come_from_lines_that_have_them() {
+        assert_eq!(symbol("0000000000401000 0000000000000010 T main"), Some((16, "main".into())));
+        assert_eq!(symbol("0000000000401000 T main"), Some((0, "main".into())));
+        assert_eq!(symbol("0000000000401000 0000000000000010 b zeroes"), None);
+    }
+}

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/*
+ * The functions whose calls are timed, each in a file of its own so that none is inlined and each can be compiled with
+ * the options that give it the first instruction it is named after. The bench reads that instruction back from the
+ * finished program and refuses to go on where a compiler chose another one.
+ */
+#pragma once
+
+typedef long timed_function(long);
+
+timed_function starts_with_push;
+timed_function starts_with_sub;
+timed_function starts_with_endbr64;
+
+/* Opaque to the callers, so that they need a stack frame around its call. */
+long opaque(long value);
+void opaque_fill(long *cells, long value);

@@ -1,0 +1,57 @@
+//! End-to-end tests of edgelat on real programs.
+//!
+//! The idea: **the target is the judge**. Each program under `tests/targets` counts the calls of its own
+//! functions, knows how each call ended, times them with its own clock, checks the results of its own
+//! work, and tells all of that as one JSON line. A test starts a target, lets edgelat watch it, and
+//! compares what edgelat reported with what the target knows. It reads like a session at a shell:
+//!
+//! ```no_run
+//! use edgelat_tests::{Session, Target};
+//!
+//! let mut target = Target::start("plain", &["--calls", "1000", "--threads", "2"]);
+//! let session = Session::on(&target, &["add", "work"]);
+//! target.go();
+//! let oracle = target.end();
+//! session.end().agrees_with(&oracle);
+//! ```
+//!
+//! Map of the modules:
+//! - [`target`]: starts the programs and speaks their protocol (`tests/targets/oracle.h`);
+//! - [`session`]: runs edgelat, waits until it is armed, reads its reports;
+//! - [`report`]: the report and the oracle as types, the identity that must always hold, and the comparison;
+//! - [`machine`]: what the kernel says about the target and about what is left behind.
+//!
+//! All tests need root and say so; none skips itself. The binary under test is `EDGELAT_BIN`, or the one
+//! that cargo built in the same target directory. A helper that meets something unexpected panics: that
+//! is how a test fails.
+
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test helper fails its test by panicking")]
+
+use std::time::Duration;
+
+pub mod lines;
+pub mod machine;
+pub mod report;
+pub mod session;
+pub mod target;
+
+pub use machine::{TempDir, need_root};
+pub use report::{Function, Oracle, Report};
+pub use session::{Outcome, Session, edgelat};
+pub use target::{Target, target};
+
+/// Whether the long run was asked for: the same tests with the counts they are meant for.
+pub fn soaking() -> bool {
+    std::env::var_os("EDGELAT_SOAK").is_some_and(|v| v == "1")
+}
+
+/// A count: `usual` in every run, `soak` in the long one.
+pub fn amount(usual: u64, soak: u64) -> u64 {
+    if soaking() { soak } else { usual }
+}
+
+/// How long anything may take before a test gives up on it. Far above what is expected: the machine may
+/// be busy with other tests.
+pub fn patience() -> Duration {
+    Duration::from_secs(amount(60, 1800))
+}

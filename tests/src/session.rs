@@ -1,0 +1,286 @@
+//! Runs edgelat: short commands to their end, and `watch` as a session that can be spoken to.
+
+use std::ffi::OsStr;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::lines::Lines;
+use crate::patience;
+use crate::report::{Oracle, Report};
+use crate::target::{Target, wait};
+
+/// The line on stderr that says that probes count from now on.
+const ARMED: &str = "edgelat: armed";
+
+/// The binary under test: `EDGELAT_BIN`, or the one beside this test in cargo's target directory.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("EDGELAT_BIN") {
+        let path = PathBuf::from(path);
+        assert!(path.is_file(), "EDGELAT_BIN names {}, which is no file", path.display());
+        return path.canonicalize().expect("a file that exists");
+    }
+    let test = std::env::current_exe().expect("the path of this test");
+    let built = test.ancestors().skip(1).map(|folder| folder.join("edgelat")).find(|path| path.is_file());
+    built.unwrap_or_else(|| {
+        panic!(
+            "no edgelat stands above {}: build it first (`cargo build`, or `make build` and \
+             EDGELAT_BIN=dist/x86_64/edgelat)",
+            test.display()
+        )
+    })
+}
+
+/// What a command came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// All it printed to stdout.
+    pub stdout: String,
+    /// All it printed to stderr.
+    pub stderr: String,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Outcome {
+    /// Fails unless it ended with this exit status and said each of `words` on stderr, whatever the case
+    /// of the letters.
+    #[track_caller]
+    pub fn refused(&self, status: i32, words: &[&str]) {
+        assert_eq!(self.status.code(), Some(status), "exit status of {self:#?}");
+        let stderr = self.stderr.to_lowercase();
+        for word in words {
+            assert!(stderr.contains(&word.to_lowercase()), "`{word}` is not in the message of {self:#?}");
+        }
+        assert!(!stderr.contains("panicked"), "a panic instead of a message in {self:#?}");
+    }
+
+    /// Fails unless it ended well; gives stdout as JSON objects, one a line.
+    #[track_caller]
+    pub fn objects(&self) -> Vec<serde_json::Value> {
+        assert!(self.status.success(), "{self:#?}");
+        let parse = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("no JSON ({e}): {line}"));
+        self.stdout.lines().map(parse).collect()
+    }
+}
+
+/// Runs `edgelat` with these arguments to its end.
+#[track_caller]
+pub fn edgelat<S: AsRef<OsStr>>(arguments: &[S]) -> Outcome {
+    let mut command = Command::new(binary());
+    command.args(arguments);
+    run(command)
+}
+
+/// Runs any command to its end, which must come in time.
+#[track_caller]
+pub fn run(mut command: Command) -> Outcome {
+    let started = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+    let stdout = Lines::of(child.stdout.take().unwrap());
+    let stderr = Lines::of(child.stderr.take().unwrap());
+    let Some(status) = wait(&mut child, patience()) else {
+        let _ = child.kill();
+        panic!("{command:?} does not end; it said:\n{}\n{}", stdout.text(), stderr.text());
+    };
+    let took = started.elapsed();
+    stdout.to_the_end(patience());
+    stderr.to_the_end(patience());
+    Outcome { status, stdout: stdout.text(), stderr: stderr.text(), took }
+}
+
+/// A running `edgelat watch --json`. Ends with the test that started it.
+pub struct Session {
+    child: Child,
+    stdout: Lines,
+    stderr: Lines,
+    checked: bool,
+}
+
+impl Session {
+    /// Watches functions of a target; comes back when the probes count.
+    #[track_caller]
+    pub fn on(target: &Target, functions: &[&str]) -> Self {
+        Self::with(target, &[], functions)
+    }
+
+    /// As [`on`](Self::on), with more options.
+    #[track_caller]
+    pub fn with(target: &Target, options: &[&str], functions: &[&str]) -> Self {
+        let pid = target.pid().to_string();
+        let mut arguments = vec!["-p", &pid];
+        arguments.extend(options);
+        arguments.extend(functions);
+        Self::watch(&arguments)
+    }
+
+    /// Runs `edgelat watch --json` with any arguments; comes back when the probes count.
+    #[track_caller]
+    pub fn watch(arguments: &[&str]) -> Self {
+        let mut command = Command::new(binary());
+        command.args(["watch", "--json"]).args(arguments);
+        Self::start(command)
+    }
+
+    /// Runs a command that ends up as `edgelat watch --json`; comes back when the probes count.
+    #[track_caller]
+    pub fn start(mut command: Command) -> Self {
+        crate::need_root();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+        let stdout = Lines::of(child.stdout.take().unwrap());
+        let stderr = Lines::of(child.stderr.take().unwrap());
+        let session = Self { child, stdout, stderr, checked: false };
+        let armed = session.stderr.wait(0, patience(), |line| line.starts_with(ARMED).then_some(()));
+        assert!(armed.is_some(), "{command:?} was not armed; it said:\n{}", session.stderr.text());
+        session
+    }
+
+    /// Of the agent.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    /// Everything on stderr so far.
+    pub fn stderr(&self) -> String {
+        self.stderr.text()
+    }
+
+    /// Waits for a report for which `wanted` holds. Each one looked at must fulfil the identity, unless
+    /// it says that it is unsettled.
+    #[track_caller]
+    pub fn wait_for(&self, wanted: impl Fn(&Report) -> bool) -> Report {
+        let found = self.stdout.wait(0, patience(), |line| {
+            let report = Report::parse(line)?;
+            report.functions.iter().filter(|f| !f.unsettled).for_each(crate::Function::assert_identity);
+            wanted(&report).then_some(report)
+        });
+        match found {
+            Some((_, report)) => report,
+            None => panic!("no such report came; the last:\n{:#?}", self.reports().last()),
+        }
+    }
+
+    /// Waits until two reports in a row say the same: what was going on has come to rest.
+    #[track_caller]
+    pub fn at_rest(&self) -> Report {
+        let mut before: Option<Vec<(u64, u64)>> = None;
+        let mut from = self.reports().len();
+        let deadline = Instant::now() + patience();
+        loop {
+            let reports = self.reports();
+            for report in reports.iter().skip(from) {
+                let now: Vec<_> = report.functions.iter().map(|f| (f.entries, f.exits)).collect();
+                if before.as_ref() == Some(&now) {
+                    return report.clone();
+                }
+                before = Some(now);
+            }
+            from = reports.len();
+            assert!(Instant::now() < deadline, "reports do not come to rest: {:#?}", reports.last());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// All reports so far.
+    pub fn reports(&self) -> Vec<Report> {
+        self.stdout.text().lines().filter_map(Report::parse).collect()
+    }
+
+    /// What the command told that `watch` runs, when that is a target. Its output goes to stderr: stdout
+    /// is for reports.
+    pub fn oracles(&self) -> Vec<Oracle> {
+        self.stderr.text().lines().filter_map(Oracle::parse).collect()
+    }
+
+    /// Waits for the end as [`end`](Self::end) does; gives the report and the last figures of the command
+    /// that `watch` ran.
+    #[track_caller]
+    pub fn end_of_command(self) -> (Report, Oracle) {
+        let stderr = self.stderr.clone();
+        let report = self.end();
+        let oracle = stderr.text().lines().filter_map(Oracle::parse).rfind(|o| o.event == "end");
+        (report, oracle.unwrap_or_else(|| panic!("the command told no figures: {}", stderr.text())))
+    }
+
+    /// Sends the agent a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).unwrap_or_else(|e| panic!("{signal} to the agent: {e}"));
+    }
+
+    /// Ctrl-C, and then the [`end`](Self::end).
+    #[track_caller]
+    pub fn interrupt(self) -> Report {
+        self.signal(Signal::SIGINT);
+        self.end()
+    }
+
+    /// Waits for the end: exit status 0, a final report that fulfils the identity, and nothing left behind.
+    #[track_caller]
+    pub fn end(mut self) -> Report {
+        let status = wait(&mut self.child, patience());
+        let (lines, closed) = self.stdout.to_the_end(patience());
+        let stderr = self.stderr.to_the_end(patience()).0.join("\n");
+        self.checked = true;
+        let Some(status) = status else { panic!("edgelat does not end; it said:\n{stderr}") };
+        assert_eq!(status.code(), Some(0), "exit status of edgelat ({status}); it said:\n{stderr}");
+        assert!(closed, "somebody still holds the stdout of edgelat");
+        let reports: Vec<_> = lines.iter().filter_map(|line| Report::parse(line)).collect();
+        let finals = reports.iter().filter(|r| r.is_final).count();
+        assert_eq!(finals, 1, "one report is final; edgelat said:\n{stderr}");
+        let last = reports.last().expect("the final report").clone();
+        assert!(last.is_final, "the last report is the final one");
+        assert!(
+            reports
+                .windows(2)
+                .all(|pair| pair[1].seq == pair[0].seq + 1 && pair[1].elapsed_ns >= pair[0].elapsed_ns),
+            "reports are numbered and in order"
+        );
+        for pair in reports.windows(2) {
+            for (before, after) in pair[0].functions.iter().zip(&pair[1].functions) {
+                assert!(after.entries >= before.entries && after.exits >= before.exits, "counters only grow");
+            }
+        }
+        last.assert_identity();
+        let left = crate::machine::trace_events_of(self.pid());
+        assert!(left.is_empty(), "the agent left trace events behind: {left:?}");
+        last
+    }
+
+    /// Kills the agent as it stands and reaps it; gives its pid.
+    pub fn kill(mut self) -> i32 {
+        self.signal(Signal::SIGKILL);
+        let status = wait(&mut self.child, patience()).expect("a killed agent ends");
+        assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "the agent was killed while it ran");
+        self.checked = true;
+        self.pid()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if !self.checked {
+            // A test that failed: end it as gently as possible, so that it sweeps behind itself.
+            let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
+            if wait(&mut self.child, Duration::from_secs(5)).is_none() {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Starts the programs under `tests/targets` and speaks their protocol.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::lines::Lines;
+use crate::patience;
+use crate::report::Oracle;
+
+/// Where the built targets are; makes them first (once per process, one process at a time).
+pub fn folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folder =
+            std::env::var_os("EDGELAT_TARGETS").map_or_else(|| here.join("../build/targets"), PathBuf::from);
+        std::fs::create_dir_all(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        let folder = folder.canonicalize().expect("a directory that was just made");
+        let lock = std::fs::File::create(folder.join(".building")).expect("a lock file");
+        let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).map_err(|(_, e)| e);
+        let _lock = lock.expect("flock");
+        let output = Command::new("make")
+            .arg("-C")
+            .arg(here.join("targets"))
+            .arg("-j2")
+            .arg(format!("OUT={}", folder.display()))
+            .output()
+            .expect("`make` builds the targets of the tests");
+        assert!(
+            output.status.success(),
+            "the targets do not build (compilers come with `cross/setup test`):\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        folder
+    })
+}
+
+/// The path of a built target.
+pub fn target(name: &str) -> PathBuf {
+    let path = folder().join(name);
+    assert!(path.exists(), "no target is called `{name}`");
+    path
+}
+
+/// A running target. Ends with the test that started it.
+pub struct Target {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    /// What it printed.
+    pub lines: Lines,
+    seen: usize,
+    pid: i32,
+}
+
+impl Target {
+    /// Starts the target and waits until it is ready: it has called nothing yet.
+    pub fn start(name: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(target(name));
+        command.args(arguments);
+        Self::start_command(command)
+    }
+
+    /// As [`start`](Self::start), by any command that ends up as a target, such as `unshare`.
+    pub fn start_command(mut command: Command) -> Self {
+        crate::need_root();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+        let lines = Lines::of(child.stdout.take().unwrap());
+        let mut this = Self { stdin: child.stdin.take(), child, lines, seen: 0, pid: 0 };
+        this.pid = this.wait_for("ready").pid;
+        this
+    }
+
+    /// Of the process that said it was ready.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Says one line of the protocol.
+    pub fn say(&mut self, command: &str) {
+        let stdin = self.stdin.as_mut().expect("a target that is still spoken to");
+        writeln!(stdin, "{command}")
+            .unwrap_or_else(|e| panic!("the target does not listen to `{command}`: {e}"));
+    }
+
+    /// Lets the work begin, or go on after a rest.
+    pub fn go(&mut self) {
+        self.say("go");
+    }
+
+    /// Waits for the next line with that event.
+    #[track_caller]
+    pub fn wait_for(&mut self, event: &str) -> Oracle {
+        let found =
+            self.lines.wait(self.seen, patience(), |line| Oracle::parse(line).filter(|o| o.event == event));
+        let Some((at, oracle)) = found else {
+            panic!("the target did not say `{event}`; it said:\n{}", self.lines.text())
+        };
+        self.seen = at + 1;
+        oracle
+    }
+
+    /// Brings all its threads to rest and gives what stands then.
+    #[track_caller]
+    pub fn rest(&mut self) -> Oracle {
+        self.say("rest");
+        self.wait_for("rest")
+    }
+
+    /// Asks for the figures of the moment.
+    #[track_caller]
+    pub fn tell(&mut self) -> Oracle {
+        self.say("tell");
+        self.wait_for("told")
+    }
+
+    /// Waits until its workers have finished; it has ended by itself then, unless started with `--stay`.
+    #[track_caller]
+    pub fn finished(&mut self) -> Oracle {
+        self.wait_for("end")
+    }
+
+    /// Waits for its end; gives its last figures after checking that it ended well.
+    #[track_caller]
+    pub fn end(mut self) -> Oracle {
+        let oracle = self.finished();
+        drop(self.stdin.take());
+        oracle.assert_right();
+        let status = self.status();
+        assert!(status.success(), "the target ended with {status}");
+        oracle
+    }
+
+    /// Stops endless work and waits for the end.
+    #[track_caller]
+    pub fn stop(mut self) -> Oracle {
+        self.say("stop");
+        self.end()
+    }
+
+    /// Whether it has not ended yet.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().expect("waiting for a child").is_none()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid), signal).unwrap_or_else(|e| panic!("{signal} to {}: {e}", self.pid));
+    }
+
+    /// Kills it as it stands and reaps it.
+    pub fn kill(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.status();
+    }
+
+    /// Waits for its exit status.
+    #[track_caller]
+    pub fn status(&mut self) -> ExitStatus {
+        wait(&mut self.child, patience()).expect("a target that ends")
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if self.is_alive() {
+            let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Waits for the end of a child; `None` when the time was up.
+pub fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(status) = child.try_wait().expect("waiting for a child") {
+            return Some(status);
+        }
+        if Instant::now() > deadline {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,49 @@
+/* A program that replaces itself: after `--calls` calls it tells {"event":"exec"} and executes
+ * `--image` (default: itself) with `--generation` one less, from inside of a probed function. */
+#include "oracle.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+ORACLE(before_exec);
+ORACLE(replaces);
+
+static char **own;
+static char numbers[2][24];
+
+PROBED uint64_t before_exec(uint64_t x)
+{
+    ENTER(before_exec);
+    uint64_t y = oracle_mix(x);
+    LEAVE(before_exec);
+    return y;
+}
+
+PROBED void replaces(void)
+{
+    ENTER(replaces);
+    char *image = "/proc/self/exe";
+    for (int i = 1; own[i] && own[i + 1]; i++)
+        if (!strcmp(own[i], "--image")) image = own[i + 1];
+    snprintf(numbers[0], sizeof numbers[0], "%llu", (unsigned long long)oracle_option("calls", 1000));
+    snprintf(numbers[1], sizeof numbers[1], "%llu", (unsigned long long)oracle_option("generation", 1) - 1);
+    char *arguments[] = {own[0], "--calls", numbers[0], "--generation", numbers[1], NULL};
+    oracle_tell("exec");
+    execv(image, arguments);
+    abort();
+}
+
+static void loop(int thread)
+{
+    (void)thread;
+    for (uint64_t turn = 0; oracle_next(turn); turn++) EXPECT("before_exec", oracle_mix(turn), before_exec(turn));
+    if (oracle_option("generation", 1)) replaces();
+}
+
+int main(int argc, char **argv)
+{
+    own = argv;
+    return oracle_main(argc, argv, loop);
+}

@@ -1,0 +1,83 @@
+/* Children that share the address space of their parent for a while, as every posix_spawn makes them:
+ * the parent's text, probes included, is theirs too. `by_vfork` calls `step` in the child; `spawning`
+ * starts another program. Counters are in shared memory, so both processes count into the same. */
+#define _GNU_SOURCE
+#include "oracle.h"
+
+#include <errno.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+ORACLE(step);
+ORACLE(in_child);
+ORACLE(by_vfork);
+ORACLE(spawning);
+
+static volatile uint64_t answer;
+
+PROBED uint64_t step(uint64_t x)
+{
+    ENTER(step);
+    uint64_t y = oracle_mix(x);
+    LEAVE(step);
+    return y;
+}
+
+PROBED uint64_t in_child(uint64_t x)
+{
+    ENTER(in_child);
+    uint64_t y = oracle_mix(x);
+    LEAVE(in_child);
+    return y;
+}
+
+static void reap(pid_t child)
+{
+    int status = -1;
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+    EXPECT("child's end", 0, status);
+}
+
+/* Does not return twice: the child leaves by _exit. */
+PROBED void by_vfork(uint64_t x)
+{
+    ENTER(by_vfork);
+    pid_t child = vfork();
+    if (child < 0) abort();
+    if (child == 0) {
+        usleep(2000); /* time to be covered, if somebody covers it */
+        answer = in_child(x);
+        _exit(0);
+    }
+    LEAVE(by_vfork);
+    EXPECT("child's answer", oracle_mix(x), answer);
+    reap(child);
+}
+
+PROBED void spawning(void)
+{
+    ENTER(spawning);
+    static char *const arguments[] = {"true", NULL};
+    pid_t child;
+    EXPECT("posix_spawn", 0, posix_spawn(&child, "/bin/true", NULL, NULL, arguments, environ));
+    reap(child);
+    LEAVE(spawning);
+}
+
+static void loop(int thread)
+{
+    for (uint64_t turn = 0; oracle_next(turn); turn++) {
+        uint64_t x = turn + (uint64_t)thread;
+        /* The second thread only computes: it runs while the first one's child shares the memory. */
+        EXPECT("step", oracle_mix(x), step(x));
+        if (thread == 0 && turn % 20 == 0) by_vfork(x);
+        if (thread == 0 && turn % 20 == 10) spawning();
+    }
+}
+
+int main(int argc, char **argv)
+{
+    return oracle_main(argc, argv, loop);
+}

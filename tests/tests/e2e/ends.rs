@@ -1,0 +1,224 @@
+//! However it ends, the books are closed and nothing is left behind.
+
+use std::time::{Duration, Instant};
+
+use edgelat_tests::machine::{
+    Turn, assert_text_probed, assert_text_restored, eventually, state_of, trace_events_of,
+};
+use edgelat_tests::{Session, Target};
+use nix::sys::signal::Signal;
+
+fn endless() -> Target {
+    Target::start("plain", &["--calls", "0", "--threads", "2"])
+}
+
+/// A watch under load, seen to count.
+fn counting(target: &mut Target, options: &[&str]) -> Session {
+    let session = Session::with(target, options, &["add", "work", "hold"]);
+    target.go();
+    session.wait_for(|report| report.function("add").exits > 100);
+    session
+}
+
+#[test]
+fn the_end_of_the_target_ends_the_watch() {
+    let _turn = Turn::shared();
+    let mut target = Target::start("plain", &["--calls", "100"]);
+    let session = Session::on(&target, &["add"]);
+    target.go();
+    let oracle = target.end();
+    let report = session.end();
+    assert_eq!(report.ended.as_deref(), Some("target"));
+    report.agrees_with(&oracle);
+}
+
+#[test]
+fn ctrl_c_gives_the_final_summary_and_restores_the_text() {
+    let _turn = Turn::shared();
+    let mut target = endless();
+    let pid = target.pid();
+    let session = counting(&mut target, &["--interval", "0.1"]);
+    assert_text_probed(pid);
+    let report = session.interrupt();
+    assert_eq!(report.ended.as_deref(), Some("signal"));
+    assert!(report.function("work").count > 0);
+    assert_text_restored(pid);
+    target.stop();
+}
+
+#[test]
+fn sigterm_ends_as_cleanly_as_ctrl_c() {
+    let _turn = Turn::shared();
+    let mut target = endless();
+    let session = counting(&mut target, &["--interval", "0.1"]);
+    session.signal(Signal::SIGTERM);
+    assert_eq!(session.end().ended.as_deref(), Some("signal"));
+    assert_text_restored(target.pid());
+    target.stop();
+}
+
+#[test]
+fn a_duration_ends_the_watch_in_time() {
+    let _turn = Turn::shared();
+    let mut target = endless();
+    let session = Session::with(&target, &["--duration", "0.5"], &["add"]);
+    target.go();
+    let started = Instant::now();
+    let report = session.end();
+    assert_eq!(report.ended.as_deref(), Some("duration"));
+    assert!(report.elapsed_ns >= 500_000_000, "{} ns", report.elapsed_ns);
+    assert!(started.elapsed() < Duration::from_secs(5));
+    target.stop();
+}
+
+#[test]
+fn in_flight_equals_the_targets_own_figure_at_rest() {
+    let _turn = Turn::shared();
+    let mut target = Target::start("plain", &["--calls", "0", "--threads", "6"]);
+    let session = counting(&mut target, &["--interval", "0.1"]);
+    for _ in 0..3 {
+        let oracle = target.rest();
+        let report = session.at_rest();
+        for function in &report.functions {
+            let truth = oracle.function(&function.name);
+            assert_eq!(function.entries, truth.calls, "{function:#?}");
+            assert_eq!(function.exits, truth.completed, "{function:#?}");
+            assert_eq!(function.in_flight, truth.in_flight, "{function:#?}");
+        }
+        assert!(oracle.function("hold").in_flight > 0, "threads park inside: {oracle:#?}");
+        target.go();
+    }
+    let oracle = target.stop();
+    session.end().agrees_with(&oracle);
+}
+
+#[test]
+fn kill_9_of_the_target_at_rest_leaves_exactly_its_open_calls_inside() {
+    let _turn = Turn::shared();
+    let mut target = Target::start("plain", &["--calls", "0", "--threads", "6"]);
+    let session = counting(&mut target, &["--interval", "0.1"]);
+    let oracle = target.rest();
+    target.kill();
+    let report = session.end();
+    assert_eq!(report.ended.as_deref(), Some("target"));
+    for function in &report.functions {
+        let truth = oracle.function(&function.name);
+        assert_eq!(function.entries, truth.calls, "{function:#?}");
+        assert_eq!(function.exits, truth.completed, "{function:#?}");
+        assert_eq!(function.lost("ended_inside") + function.in_flight, truth.in_flight, "{function:#?}");
+        assert_eq!(function.in_flight, 0, "nothing is in flight in a process that is gone: {function:#?}");
+    }
+}
+
+#[test]
+fn kill_9_of_the_target_in_mid_call_keeps_the_identity() {
+    let _turn = Turn::shared();
+    for _ in 0..5 {
+        let mut target = endless();
+        let session = counting(&mut target, &["--interval", "0.05"]);
+        target.kill();
+        let report = session.end();
+        for function in &report.functions {
+            // Two threads, and none of these functions calls itself.
+            assert!(function.lost("ended_inside") + function.in_flight <= 2, "{function:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_target_killed_by_its_own_fault_keeps_the_identity() {
+    let _turn = Turn::shared();
+    let mut target = endless();
+    let session = counting(&mut target, &["--interval", "0.05"]);
+    target.signal(Signal::SIGSEGV);
+    let report = session.end();
+    assert!(report.ended.is_some());
+    assert!(!target.status().success());
+}
+
+fn kill_9_of_the_agent(options: &[&str]) {
+    let mut target = endless();
+    let pid = target.pid();
+    let session = counting(&mut target, options);
+    assert_text_probed(pid);
+    session.kill();
+    assert_text_restored(pid);
+    let before = target.tell();
+    assert!(eventually(Duration::from_secs(10), || {
+        target.tell().function("add").calls > before.function("add").calls
+    }));
+    target.stop();
+}
+
+#[test]
+fn kill_9_of_the_agent_restores_the_text_and_the_target_goes_on() {
+    let _turn = Turn::shared();
+    kill_9_of_the_agent(&["--interval", "0.1"]);
+}
+
+#[test]
+fn kill_9_of_the_agent_restores_the_text_on_the_single_route() {
+    let _turn = Turn::shared();
+    kill_9_of_the_agent(&["--interval", "0.1", "--route", "single"]);
+}
+
+/// Event definitions of tracefs outlive their maker: the next start of an agent takes them away.
+#[test]
+fn what_a_killed_agent_left_in_tracefs_is_swept_by_the_next() {
+    let _turn = Turn::shared();
+    let mut target = endless();
+    let session = counting(&mut target, &["--interval", "0.1", "--route", "tracefs"]);
+    let killed = session.kill();
+    assert_text_restored(target.pid());
+    let next = Session::with(&target, &["--route", "tracefs"], &["add"]);
+    let left = trace_events_of(killed);
+    assert!(left.is_empty(), "{left:?}");
+    assert!(!trace_events_of(next.pid()).is_empty(), "the tracefs route makes events");
+    next.interrupt();
+    target.stop();
+}
+
+/// A stopped target is not harmed by a watch that comes and goes meanwhile.
+#[test]
+fn a_stopped_target_can_be_watched_and_left() {
+    let _turn = Turn::shared();
+    let mut target = endless();
+    target.go();
+    target.signal(Signal::SIGSTOP);
+    assert!(eventually(Duration::from_secs(5), || state_of(target.pid()) == Some('T')));
+    let report = Session::with(&target, &["--duration", "0.3"], &["add"]).end();
+    assert_eq!(report.function("add").exits, 0);
+    target.signal(Signal::SIGCONT);
+    assert_text_restored(target.pid());
+    target.stop();
+}
+
+/// Nothing that watches twice gets in its own way: two agents on one target count the same calls.
+#[test]
+fn two_watches_of_one_target_count_the_same() {
+    let _turn = Turn::shared();
+    let mut target = Target::start("plain", &["--calls", "300"]);
+    let one = Session::on(&target, &["add", "work"]);
+    let two = Session::on(&target, &["work", "hold"]);
+    target.go();
+    let oracle = target.end();
+    one.end().agrees_with(&oracle);
+    two.end().agrees_with(&oracle);
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_watch_without_harm() {
+    let _turn = Turn::shared();
+    let mut target = endless();
+    target.go();
+    let pid = target.pid().to_string();
+    let edgelat = edgelat_tests::session::binary();
+    let script = format!("{} watch --json --interval 0.05 -p {pid} add | head -n 3", edgelat.display());
+    let mut command = std::process::Command::new("timeout");
+    command.args(["20", "bash", "-o", "pipefail", "-c", &script]);
+    let outcome = edgelat_tests::session::run(command);
+    assert!(outcome.took < Duration::from_secs(15), "it notices that nobody reads: {outcome:#?}");
+    assert!(!outcome.stderr.contains("panicked"), "{outcome:#?}");
+    assert_text_restored(target.pid());
+    target.stop();
+}

@@ -1,0 +1,204 @@
+//! Functions are found wherever their symbols are: libraries, debug files, MiniDebugInfo, the dynamic
+//! segment alone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use edgelat_tests::machine::Turn;
+use edgelat_tests::{Session, Target, TempDir, edgelat, target};
+
+use crate::counts::exact;
+
+/// The build-id of `plain-stripped`, as the Makefile of the targets sets it: "stripped", and a one.
+const STRIPPED: &str = "737472697070656400000001";
+
+/// Puts the debug file of `plain-stripped` where a directory of debug files has it.
+fn debug_file(directory: &Path) -> PathBuf {
+    let folder = directory.join(".build-id").join(&STRIPPED[..2]);
+    fs::create_dir_all(&folder).unwrap();
+    let path = folder.join(format!("{}.debug", &STRIPPED[2..]));
+    fs::copy(target("plain-stripped.debug"), &path).unwrap();
+    path
+}
+
+#[test]
+fn a_function_of_a_library_opened_at_run_time_is_counted() {
+    let _turn = Turn::shared();
+    exact("host", &["--calls", "500"], &["plugin.so:plugin_work", "plugin.so:plugin_more"]);
+}
+
+#[test]
+fn a_function_of_a_linked_library_is_counted() {
+    let _turn = Turn::shared();
+    exact("host", &["--calls", "500"], &["libshared.so:shared_work"]);
+}
+
+/// Each time at another address.
+fn comes_and_goes(route: &str) {
+    let _turn = Turn::shared();
+    let mut target = Target::start("host", &["--calls", "500", "--reopen", "50"]);
+    let session = Session::with(&target, &["--route", route], &["plugin.so:plugin_work"]);
+    target.go();
+    let oracle = target.end();
+    session.end().agrees_with(&oracle);
+}
+
+#[test]
+fn a_library_that_comes_and_goes_is_counted_each_time() {
+    comes_and_goes("auto");
+}
+
+#[test]
+fn a_library_that_comes_and_goes_is_counted_each_time_by_tracefs() {
+    comes_and_goes("tracefs");
+}
+
+#[test]
+fn a_library_that_comes_and_goes_is_counted_each_time_by_single_events() {
+    comes_and_goes("single");
+}
+
+fn mapped_twice(route: &str) {
+    let _turn = Turn::shared();
+    let mut target = Target::start("host", &["--calls", "500", "--twin", "1"]);
+    let session = Session::with(&target, &["--route", route], &["plugin.so:plugin_work"]);
+    target.go();
+    let oracle = target.end();
+    session.end().agrees_with(&oracle);
+}
+
+#[test]
+fn a_library_that_is_mapped_twice_is_counted_in_both_places() {
+    mapped_twice("auto");
+}
+
+#[test]
+fn a_library_that_is_mapped_twice_is_counted_in_both_places_by_tracefs() {
+    mapped_twice("tracefs");
+}
+
+#[test]
+fn globs_choose_several_functions() {
+    let _turn = Turn::shared();
+    let (report, _) = exact("host", &["--calls", "100"], &["plugin.so:plugin_*"]);
+    assert_eq!(report.functions.len(), 2);
+    assert!(report.functions.iter().all(|f| f.image.ends_with("plugin.so")), "{report:#?}");
+}
+
+/// libc's own functions, under a target that does not count them: the identity must hold.
+#[test]
+fn functions_of_libc_add_up() {
+    let _turn = Turn::shared();
+    let mut target = Target::start("timed", &["--calls", "100", "--room", "1000"]);
+    let session = Session::on(&target, &["libc.so.6:nanosleep", "sleeps"]);
+    target.go();
+    let oracle = target.end();
+    let report = session.end();
+    let sleeps = report.function("sleeps");
+    assert_eq!(sleeps.exits, oracle.function("sleeps").completed);
+    let nanosleep = report.functions.iter().find(|f| f.name.contains("nanosleep")).unwrap();
+    assert_eq!(nanosleep.exits, sleeps.exits, "one sleep calls nanosleep once: {report:#?}");
+}
+
+#[test]
+fn a_stripped_program_is_read_through_its_debug_file() {
+    let _turn = Turn::shared();
+    let folder = TempDir::new();
+    debug_file(folder.path());
+    let mut target = Target::start("plain-stripped", &["--calls", "300"]);
+    let directory = folder.path().to_str().unwrap();
+    let session = Session::with(&target, &["--debug-dir", directory], &["add", "work", "descend"]);
+    target.go();
+    let oracle = target.end();
+    session.end().agrees_with(&oracle);
+}
+
+#[test]
+fn the_usual_place_of_debug_files_is_looked_at() {
+    let _turn = Turn::shared();
+    struct Installed(PathBuf);
+    impl Drop for Installed {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.0);
+            let _ = fs::remove_dir(self.0.parent().unwrap());
+        }
+    }
+    let _installed = Installed(debug_file(Path::new("/usr/lib/debug")));
+    exact("plain-stripped", &["--calls", "300"], &["add", "work"]);
+}
+
+#[test]
+fn a_stripped_program_is_read_through_its_mini_debug_info() {
+    let _turn = Turn::shared();
+    exact("plain-debugdata", &["--calls", "300"], &["add", "work", "descend"]);
+}
+
+#[test]
+fn a_program_without_a_section_table_is_read_through_its_dynamic_segment() {
+    let _turn = Turn::shared();
+    exact("plain-nosections", &["--calls", "300"], &["add", "work"]);
+}
+
+#[test]
+fn a_program_without_any_symbols_says_what_is_missing() {
+    let _turn = Turn::shared();
+    let target = Target::start("plain-bare", &[]);
+    let pid = target.pid().to_string();
+    edgelat(&["watch", "-p", &pid, "add"]).refused(6, &["add"]);
+}
+
+/// The address form, with the build-id that it holds for.
+#[test]
+fn an_address_with_its_build_id_is_as_good_as_a_name() {
+    let _turn = Turn::shared();
+    let folder = TempDir::new();
+    debug_file(folder.path());
+    let path = target("plain-stripped");
+    let arguments = [
+        "functions",
+        path.to_str().unwrap(),
+        "add",
+        "--json",
+        "--debug-dir",
+        folder.path().to_str().unwrap(),
+    ];
+    let objects = edgelat(&arguments).objects();
+    let start = objects.iter().find(|o| o["name"] == "add").unwrap()["start"].as_u64().unwrap();
+
+    let mut target = Target::start("plain-stripped", &["--calls", "300"]);
+    let pid = target.pid().to_string();
+    // Another image's build-id: refused. None at all: refused.
+    let wrong = format!("+{start:#x}@00112233445566778899");
+    let outcome = edgelat(&["watch", "-p", &pid, "--duration", "1", &wrong]);
+    assert!(matches!(outcome.status.code(), Some(2 | 6)), "{outcome:#?}");
+    assert!(outcome.stderr.contains("build-id"), "{outcome:#?}");
+    let outcome = edgelat(&["watch", "-p", &pid, "--duration", "1", &format!("+{start:#x}")]);
+    assert!(matches!(outcome.status.code(), Some(2 | 6)), "{outcome:#?}");
+    assert!(outcome.stderr.contains("build-id"), "{outcome:#?}");
+
+    let outcome = edgelat(&["watch", "-p", &pid, "--duration", "0.1", &format!("+{start:#x}@{STRIPPED}")]);
+    if outcome.status.code() == Some(6) {
+        // Without symbols the end of the function is unknown: it may be refused, in words.
+        assert!(outcome.stderr.contains("end") || outcome.stderr.contains("size"), "{outcome:#?}");
+        return;
+    }
+    let session = Session::on(&target, &[&format!("+{start:#x}@{STRIPPED}")]);
+    target.go();
+    let oracle = target.end();
+    let report = session.end();
+    let function = &report.functions[0];
+    assert_eq!(function.entries, oracle.function("add").calls, "{function:#?}");
+    assert_eq!(function.exits, oracle.function("add").completed, "{function:#?}");
+}
+
+#[test]
+fn a_hundred_thousand_symbols_are_listed_in_good_time() {
+    let _turn = Turn::alone();
+    let path = target("hundred-thousand.so");
+    let outcome = edgelat(&["functions", path.to_str().unwrap(), "--json"]);
+    assert_eq!(outcome.objects().iter().filter(|o| o["probeable"] == true).count(), 100_000);
+    assert!(outcome.took < Duration::from_secs(20), "{:?}", outcome.took);
+    let outcome = edgelat(&["functions", path.to_str().unwrap(), "f09999?", "--json"]);
+    assert_eq!(outcome.objects().len(), 10);
+}

@@ -1,0 +1,19 @@
+//! End-to-end tests: real programs, real probes. Each is named after the promise it keeps.
+//!
+//! They need root. `EDGELAT_BIN` names the binary under test; `EDGELAT_SOAK=1` runs the same tests with
+//! the counts of `tests/soak`.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod attach;
+mod commands;
+mod counts;
+mod ends;
+mod images;
+mod judges;
+mod processes;
+mod quantiles;
+mod refusals;
+mod shapes;
+mod stacks;
+mod uretprobes;

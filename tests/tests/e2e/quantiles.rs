@@ -1,0 +1,42 @@
+//! The histogram says what the target's own clock says.
+
+use edgelat_tests::machine::Turn;
+use edgelat_tests::report::bucket_of_ns;
+use edgelat_tests::{Session, Target};
+
+/// Functions of 100 us to 10 ms, spread evenly over the logarithm: quantiles within one bucket of scale 3
+/// (9 %) after the bias that edgelat itself reports.
+#[test]
+fn quantiles_are_within_one_bucket_after_the_bias() {
+    let _turn = Turn::alone();
+    let mut target = Target::start("timed", &["--calls", "1200", "--room", "10000"]);
+    let session = Session::on(&target, &["computes", "sleeps"]);
+    target.go();
+    let oracle = target.end();
+    let report = session.end();
+    report.agrees_with(&oracle);
+    for function in &report.functions {
+        let truth = oracle.function(&function.name);
+        assert_eq!(function.scale, 3);
+        let bias = function.bias_ns.expect("a bias is measured at start") as f64;
+        assert!(bias < 100_000.0, "a bias of {bias} ns is no bias");
+        let wanted = truth.quantiles_ns.expect("a target with a clock");
+        for (q, wanted) in [0.5, 0.9, 0.99].into_iter().zip(wanted) {
+            let found = function.bucket_of_quantile(q).unwrap();
+            let expected = bucket_of_ns(wanted as f64 + bias);
+            assert!(
+                (found - expected).abs() <= 1,
+                "quantile {q} of `{}`: bucket {found}, by the target's clock ({wanted} ns, bias {bias} ns) {expected}",
+                function.name
+            );
+        }
+        let reported = function.quantiles.unwrap();
+        for (q, p) in [(0.5, reported.p50), (0.9, reported.p90), (0.99, reported.p99)] {
+            let bucket = function.bucket_of_quantile(q).unwrap();
+            assert!((bucket_of_ns(p as f64) - bucket).abs() <= 1, "p{q} = {p} ns stands in its bucket");
+        }
+        let sum = function.sum_ns as f64 - bias * function.count as f64;
+        let off = sum / truth.sum_ns as f64 - 1.0;
+        assert!(off.abs() < 0.03, "the sum of `{}` is off by {:.1} %", function.name, off * 100.0);
+    }
+}

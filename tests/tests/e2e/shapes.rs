@@ -1,0 +1,121 @@
+//! Every way a function may start, loop and end: counted right, or refused with a reason.
+
+use edgelat_tests::machine::Turn;
+use edgelat_tests::{edgelat, target};
+
+use crate::counts::exact;
+
+/// Functions that must be probeable.
+const SOUND: &[&str] = &[
+    "starts_with_push",
+    "starts_with_push_r12",
+    "starts_with_endbr64",
+    "starts_with_endbr64_push",
+    "starts_with_sub",
+    "starts_with_nop",
+    "starts_with_nop5",
+    "starts_with_test",
+    "slides_to_push",
+    "loops_to_the_slide",
+    "ends_with_rep_ret",
+    "ends_in_four_places",
+    "tail_callee",
+    "tail_direct",
+    "tail_or_return",
+    "loops_past_push",
+    "jump_table",
+    "jumps_back_from_cold",
+    "returns_from_cold",
+    "fallen_into",
+    "compiled_switch",
+    "compiled_cold",
+    "compiled_tail",
+    "compiled_loop",
+    "compiled_large_frame",
+];
+
+/// Functions that may be refused, but never counted wrong.
+const DOUBTFUL: &[&str] = &[
+    "ends_with_ret_imm",
+    "tail_conditional",
+    "tail_indirect",
+    "tail_indirect_memory",
+    "tail_only",
+    "loops_to_entry",
+    "tail_calls_itself",
+    "table_in_text",
+    "falls_through",
+];
+
+/// (name, probeable, reason) of the functions of an image.
+pub(crate) fn listed(image: &str) -> Vec<(String, bool, Option<String>)> {
+    let path = target(image);
+    let objects = edgelat(&["functions", path.to_str().unwrap(), "--json"]).objects();
+    assert!(!objects.is_empty());
+    let mut list = Vec::new();
+    for object in objects {
+        let name = object["name"].as_str().unwrap().to_owned();
+        let probeable = object["probeable"].as_bool().unwrap();
+        let reason = object["reason"].as_str().map(str::to_owned);
+        assert_eq!(probeable, reason.is_none(), "a refusal has a reason, and only a refusal: {object}");
+        assert!(object["start"].as_u64().unwrap() < object["end"].as_u64().unwrap(), "{object}");
+        list.push((name, probeable, reason));
+    }
+    list
+}
+
+fn shapes(image: &str) {
+    let _turn = Turn::shared();
+    let list = listed(image);
+    let find = |name: &str| {
+        list.iter().find(|(n, ..)| n == name).unwrap_or_else(|| panic!("`{name}` is not listed for {image}"))
+    };
+    for name in SOUND {
+        let (_, probeable, reason) = find(name);
+        assert!(probeable, "`{name}` of {image} is refused: {reason:?}");
+    }
+    let mut functions = SOUND.to_vec();
+    functions.extend(DOUBTFUL.iter().filter(|name| find(name).1));
+    let (report, _) = exact(image, &["--calls", "300"], &functions);
+    assert_eq!(report.functions.len(), functions.len(), "each is in the report");
+    for function in &report.functions {
+        assert_eq!((function.in_flight, function.all_lost()), (0, 0), "{function:#?}");
+        let tail = ["tail_direct", "tail_or_return", "tail_conditional", "compiled_tail"];
+        if tail.contains(&function.name.as_str()) {
+            assert!(function.until_tail_call, "{function:#?}");
+        }
+        if function.name.starts_with("starts_with") {
+            assert!(!function.until_tail_call, "{function:#?}");
+        }
+    }
+}
+
+#[test]
+fn every_shape_is_counted_right_or_refused() {
+    shapes("shapes");
+}
+
+#[test]
+fn every_shape_is_counted_right_or_refused_without_pie() {
+    shapes("shapes-nopie");
+}
+
+#[test]
+fn every_shape_is_counted_right_or_refused_from_clang() {
+    shapes("shapes-clang");
+}
+
+#[test]
+fn a_function_without_a_way_out_is_refused_with_a_reason() {
+    let list = listed("shapes");
+    let (_, probeable, reason) = list.iter().find(|(n, ..)| n == "never_returns").unwrap();
+    assert!(!probeable);
+    assert!(reason.as_ref().is_some_and(|r| !r.is_empty()));
+}
+
+/// The two halves of the same image together: a tail call ends one function where the next begins.
+#[test]
+fn a_tail_call_and_its_callee_are_counted_apart() {
+    let _turn = Turn::shared();
+    exact("shapes", &["--calls", "300"], &["tail_direct", "tail_callee"]);
+}

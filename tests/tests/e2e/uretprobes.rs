@@ -1,0 +1,68 @@
+//! `--returns uretprobe`: a choice where nothing can go wrong by it, refused elsewhere.
+
+use edgelat_tests::machine::{Turn, assert_text_restored};
+use edgelat_tests::{Session, Target, edgelat};
+
+use crate::counts::exact;
+
+#[test]
+fn uretprobes_count_plain_c_exactly() {
+    let _turn = Turn::shared();
+    let mut target = Target::start("plain", &["--calls", "500", "--threads", "2"]);
+    let session =
+        Session::with(&target, &["--returns", "uretprobe"], &["add", "work", "descend", "even", "odd"]);
+    target.go();
+    let oracle = target.end();
+    let report = session.end();
+    assert!(report.returns.starts_with("uretprobe"), "{}", report.returns);
+    report.agrees_with(&oracle);
+    assert!(report.functions.iter().all(|f| f.all_lost() == 0), "{report:#?}");
+}
+
+fn refused(name: &str, function: &str, word: &str) {
+    let _turn = Turn::shared();
+    let target = Target::start(name, &[]);
+    let pid = target.pid().to_string();
+    let outcome = edgelat(&["watch", "-p", &pid, "--returns", "uretprobe", "--duration", "1", function]);
+    outcome.refused(5, &["uretprobe", word]);
+    assert_text_restored(target.pid());
+}
+
+#[test]
+fn uretprobes_are_refused_where_an_unwinder_is_mapped() {
+    refused("throws", "throws::through", "unwind");
+}
+
+#[test]
+fn uretprobes_are_refused_in_rust() {
+    refused("unwinds", "unwinds::passes", "unwind");
+}
+
+#[test]
+fn uretprobes_are_refused_where_stacks_are_switched() {
+    refused("coroutines", "co_outer", "swapcontext");
+}
+
+/// Probes of either kind may make the kernel issue a system call on the thread's behalf (6.11: return
+/// probes; 6.18: five-byte nops). A thread that allows itself hardly any must not die of it.
+#[test]
+fn probes_on_exit_sites_do_not_harm_a_sandboxed_thread() {
+    let _turn = Turn::shared();
+    exact("sandboxed", &["--calls", "500"], &["confined", "starts_with_nop5"]);
+}
+
+#[test]
+fn uretprobes_do_not_harm_a_sandboxed_thread_or_are_refused() {
+    let _turn = Turn::shared();
+    let mut target = Target::start("sandboxed", &["--calls", "500"]);
+    let pid = target.pid().to_string();
+    let trial = edgelat(&["watch", "-p", &pid, "--returns", "uretprobe", "--duration", "0.1", "confined"]);
+    if trial.status.success() {
+        let session = Session::with(&target, &["--returns", "uretprobe"], &["confined", "starts_with_nop5"]);
+        target.go();
+        let oracle = target.end();
+        session.end().agrees_with(&oracle);
+    } else {
+        trial.refused(5, &["uretprobe", "seccomp"]);
+    }
+}
