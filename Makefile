@@ -14,6 +14,10 @@ CARGO := cross/cargo
 X86_64 := x86_64-unknown-linux-musl
 AARCH64 := aarch64-unknown-linux-musl
 
+# How often `make fuzz` damages each file, and how long it runs each coverage-guided target.
+FUZZ_ITERS ?= 5000
+FUZZ_SECONDS ?= 60
+
 # $(call agent,TRIPLE,MACHINE): compiles the static binary into dist/MACHINE, proves that it is static, prints its size.
 define agent
 $(CARGO) build --locked --release --package edgelat --target $(1)
@@ -24,7 +28,7 @@ endef
 .PHONY: help build cross demo test bench soak fuzz lint clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  MUSL_STD=rustup|source  where the musl standard library comes from (default: the first that works)'
 
@@ -42,19 +46,22 @@ demo: build ## A live latency histogram of a running program that was not rebuil
 
 test: cross ## All tests: unit, end to end on real programs (root), aarch64 under emulation
 	@cross/setup test
-	tests/run
+	EDGELAT_BIN=$(CURDIR)/dist/x86_64/edgelat $(CARGO) test --locked --workspace --no-fail-fast
+	$(CARGO) test --locked --target $(AARCH64) --package edgelat-image --package edgelat-histogram
+	cross/check-emulated dist/aarch64/edgelat
 
 bench: build ## Cost of probing beside other tools, sizes, memory; minutes (root)
 	@cross/setup bench
 	tests/bench/run
 
-soak: cross ## The long tests: attach and detach cycles under load (root)
+soak: build ## The long tests: attach and detach cycles under load (root)
 	@cross/setup test
-	tests/run soak
+	tests/soak
 
-fuzz: ## The readers of foreign bytes, fed with damaged ones, for minutes
+fuzz: ## The readers of foreign bytes, fed with damaged ones; coverage-guided where a nightly compiler is
 	@cross/setup build
-	tests/run fuzz
+	EDGELAT_FUZZ_ITERS=$(FUZZ_ITERS) $(CARGO) test --locked --release --package edgelat-image --test damaged
+	if cargo +nightly --version >/dev/null 2>&1; then CARGO_TARGET_DIR= tests/fuzz/run all $(FUZZ_SECONDS); fi
 
 lint: ## Formatting and lints, as CI wants them
 	@cross/setup build

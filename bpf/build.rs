@@ -22,6 +22,7 @@ fn build() -> Result<(), String> {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rerun-if-env-changed=CLANG");
+    println!("cargo::rerun-if-env-changed=LLVM_OBJCOPY");
 
     fs::write(out.join("layout.h"), header()).map_err(|e| format!("cannot write layout.h: {e}"))?;
 
@@ -58,6 +59,24 @@ fn compile(source: &Path, object: &Path, out: &Path, libbpf: &str) -> Result<(),
         .map_err(|e| format!("cannot run {clang} ({e}); install it with `cross/setup build` or set CLANG"))?;
     if !status.success() {
         return Err(format!("{clang} failed on {}", source.display()));
+    }
+    slim(object)
+}
+
+/// Takes out of the object what the kernel and libbpf never read, more than half of its bytes: DWARF (the types are in
+/// BTF), the relocations of BTF (already applied; only for tools that merge objects) and labels of basic blocks.
+fn slim(object: &Path) -> Result<(), String> {
+    let objcopy = env::var("LLVM_OBJCOPY").unwrap_or_else(|_| "llvm-objcopy".into());
+    let status = Command::new(&objcopy)
+        .args(["--strip-debug", "--remove-section=.rel.BTF", "--remove-section=.rel.BTF.ext"])
+        .args(["--remove-section=.llvm_addrsig", "--wildcard", "--strip-symbol=LBB*"])
+        .arg(object)
+        .status()
+        .map_err(|e| {
+            format!("cannot run {objcopy} ({e}); install it with `cross/setup build` or set LLVM_OBJCOPY")
+        })?;
+    if !status.success() {
+        return Err(format!("{objcopy} failed on {}", object.display()));
     }
     Ok(())
 }

@@ -34,7 +34,6 @@ enum bpf_map_type {
 enum {
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,
-	BPF_F_NO_PREALLOC = 1,
 	BPF_F_MMAPABLE = 1024,
 };
 
@@ -109,9 +108,9 @@ struct {
 	__type(value, __u64);
 } frame_hash SEC(".maps");
 
+/* Preallocated: kernels up to 6.0 warn of, or with PREEMPT_RT refuse, a tracing program with any other hash. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1);
 	__type(key, struct site_key);
 	__type(value, __u64);

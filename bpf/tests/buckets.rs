@@ -88,6 +88,11 @@ fn the_loaded_program_and_the_histogram_agree_from_nothing_to_the_end_of_time() 
             recorder.check(ns);
         }
     }
+}
+
+#[test]
+fn the_loaded_program_and_the_histogram_agree_on_random_durations() {
+    let recorder = Recorder::load();
     // xorshift64 (Marsaglia 2003): spread over all magnitudes by a random shift.
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     for _ in 0..20_000 {

@@ -65,12 +65,17 @@ const OLDEST_KERNEL: (u32, u32) = (5, 11);
 /// Everything: the surroundings, then the trials.
 pub fn check() -> Vec<Finding> {
     let mut findings = surroundings();
-    findings.push(programs(features::programs()));
+    let programs = programs(features::programs());
+    let loads = programs.state;
+    findings.push(programs);
     let tracefs = Tracefs::open().ok();
-    let tried = [Route::UprobeMulti, Route::Tracefs, Route::Single]
-        .map(|route| (route, can_use(route, Returns::Ret, tracefs.as_ref()).err()));
+    let reason = |route| match loads {
+        State::Ok => can_use(route, Returns::Ret, tracefs.as_ref()).err(),
+        _ => Some("no BPF program can be loaded".to_string()),
+    };
+    let tried = [Route::UprobeMulti, Route::Tracefs, Route::Single].map(|route| (route, reason(route)));
     let forbidden = findings.iter().any(|finding| finding.state == State::NotPermitted);
-    findings.extend(routes(&tried, forbidden));
+    findings.extend(routes(&tried, forbidden && loads != State::Missing));
     findings
 }
 

@@ -257,7 +257,11 @@ impl GuardError {
             {
                 Kind::Permission
             }
-            Self::NoBtf | Self::Unsupported { .. } | Self::Load { .. } | Self::NoRoute { .. } => Kind::Kernel,
+            Self::NoBtf
+            | Self::Unsupported { .. }
+            | Self::Load { .. }
+            | Self::Route { .. }
+            | Self::NoRoute { .. } => Kind::Kernel,
             Self::NoProcess { .. }
             | Self::Thread { .. }
             | Self::NoImage { .. }
@@ -272,7 +276,6 @@ impl GuardError {
             | Self::TooMuchMemory { .. }
             | Self::Map { .. }
             | Self::Attach { .. }
-            | Self::Route { .. }
             | Self::Order { .. }
             | Self::Message => Kind::Failure,
         }

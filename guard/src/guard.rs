@@ -1,28 +1,28 @@
 //! The state machine: one method for each request.
 
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 use std::time::Instant;
 
 use edgelat_bpf::Rows;
-use edgelat_bpf::layout::SITE_FUNCTION_MASK;
 use edgelat_bpf::object::map;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::epoll::Epoll;
 
 use crate::attach::tracefs::Tracefs;
-use crate::attach::{self, Attached, ImageSites, Site, Way};
+use crate::attach::{self, ImageSites, Site, Way};
 use crate::calibrate;
 use crate::elf::Executable;
 use crate::error::{GuardError, text};
+use crate::family::{Covered, watch};
 use crate::features;
-use crate::load::{FAMILY, FamilyEvent, Loaded, Shape};
+use crate::image::{Identity, OpenImage, check_site};
+use crate::load::{Loaded, Shape};
 use crate::protocol::{
     BUILD_ID_BYTES, Event, IMAGES, ImageId, MappedImage, PATH_BYTES, Path, PlanId, PlanOptions, PlanSite,
     Reply, Request, Returns, TargetId,
 };
-use crate::target::{FileKey, Mapping, Target};
+use crate::target::{Mapping, Target};
 
 /// Functions of one plan.
 const MAX_FUNCTIONS: u32 = 65_536;
@@ -38,49 +38,22 @@ const MAX_FRAMES: u32 = 1 << 20;
 pub struct Guard {
     targets: Vec<Target>,
     images: Vec<OpenImage>,
-    plans: Vec<Plan>,
-    tracefs: Option<Tracefs>,
-    epoll: Option<Epoll>,
-    events: std::collections::VecDeque<Event>,
+    pub(crate) plans: Vec<Plan>,
+    pub(crate) tracefs: Option<Tracefs>,
+    pub(crate) epoll: Option<Epoll>,
+    pub(crate) events: std::collections::VecDeque<Event>,
     issued: u32,
 }
 
-struct OpenImage {
-    id: ImageId,
-    target: TargetId,
-    file: Rc<File>,
-    executable: Executable,
-    key: FileKey,
-    identity: Identity,
-}
-
-/// What changes when a file is written to or replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Identity {
-    device: u64,
-    inode: u64,
-    size: u64,
-    mtime: (i64, i64),
-    ctime: (i64, i64),
-}
-
-struct Plan {
-    id: PlanId,
-    target: TargetId,
-    options: PlanOptions,
-    images: Vec<(ImageId, ImageSites)>,
-    sites: usize,
-    loaded: Option<(Way, Loaded)>,
-    processes: Vec<Covered>,
-    armed: bool,
-}
-
-/// A process with probes in it.
-struct Covered {
-    target: Target,
-    /// What it executed when the probes were attached.
-    executable: Option<(u64, u64)>,
-    attached: Attached,
+pub(crate) struct Plan {
+    pub(crate) id: PlanId,
+    pub(crate) target: TargetId,
+    pub(crate) options: PlanOptions,
+    pub(crate) images: Vec<(ImageId, ImageSites)>,
+    pub(crate) sites: usize,
+    pub(crate) loaded: Option<(Way, Loaded)>,
+    pub(crate) processes: Vec<Covered>,
+    pub(crate) armed: bool,
 }
 
 impl std::fmt::Debug for Guard {
@@ -390,20 +363,6 @@ impl Guard {
         Ok(Reply::Attached { sites, took_ns: elapsed(begin) })
     }
 
-    /// Attaches a plan to one more process and watches for its end.
-    fn cover(&mut self, index: usize, target: Target) -> Result<(), GuardError> {
-        let plan = &mut self.plans[index];
-        let (way, loaded) = plan.loaded.as_ref().ok_or_else(|| order("attach comes after load"))?;
-        // Before the probes: a fork between the two is then told, and its child attached late but not missed.
-        loaded.add_family(target.pid)?;
-        let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
-        let attached = attach::attach(way.route, loaded, &target, &images, self.tracefs.as_mut())?;
-        watch(&mut self.epoll, target.pidfd())?;
-        let executable = executable_of(&target);
-        plan.processes.push(Covered { target, executable, attached });
-        Ok(())
-    }
-
     /// The file is still the one whose sites were checked.
     fn unchanged(&self, image: ImageId) -> Result<(), GuardError> {
         let open = self.images.iter().find(|open| open.id == image).ok_or_else(|| order("no such image"))?;
@@ -448,142 +407,10 @@ impl Guard {
         }
         Reply::Events { events, more: !self.events.is_empty() }
     }
-
-    fn collect_events(&mut self) {
-        for index in 0..self.plans.len() {
-            let family = match &mut self.plans[index].loaded {
-                Some((_, loaded)) => loaded.family_events(),
-                None => continue,
-            };
-            for event in family {
-                match event {
-                    FamilyEvent::Fork { child } => self.cover_child(index, child),
-                    FamilyEvent::Exec { pid } => self.notice_exec(index, pid),
-                    FamilyEvent::UnknownSite { pid } => self.renew(index, pid),
-                }
-            }
-            self.drop_ended(index);
-        }
-    }
-
-    fn cover_child(&mut self, index: usize, pid: i32) {
-        if self.plans[index].processes.len() >= FAMILY {
-            let what = text(format_args!("follow more than {FAMILY} processes"));
-            let error = GuardError::Unsupported { what, reason: text("the table of processes is full") };
-            self.events.push_back(Event::NotCovered { pid, error });
-            return;
-        }
-        let covered = Target::unchecked(TargetId(0), pid).and_then(|target| self.cover(index, target));
-        match covered {
-            Ok(()) => self.events.push_back(Event::Covered { pid }),
-            // Born and gone before we came: nothing of it was measured, and nothing of it is left.
-            Err(GuardError::NoProcess { .. }) => self.forget(index, pid),
-            Err(error) => self.events.push_back(Event::NotCovered { pid, error }),
-        }
-    }
-
-    fn forget(&self, index: usize, pid: i32) {
-        if let Some((_, loaded)) = &self.plans[index].loaded {
-            loaded.remove_family(pid);
-        }
-    }
-
-    fn notice_exec(&mut self, index: usize, pid: i32) {
-        let Some(first) = self.plans[index].processes.first() else { return };
-        let executable = first.executable;
-        match self.plans[index].processes.iter().find(|covered| covered.target.pid == pid) {
-            Some(covered) if executable_of(&covered.target) != covered.executable => {
-                self.events.push_back(Event::Replaced { pid });
-            }
-            Some(_) => {}
-            // The child of a vfork has memory of its own now. Only one that executes the same image again is
-            // of the family; the commands that a service calls are not.
-            None => {
-                let child = Target::unchecked(TargetId(0), pid);
-                if child.is_ok_and(|child| executable_of(&child) == executable) {
-                    self.cover_child(index, pid);
-                }
-            }
-        }
-    }
-
-    /// A probe was hit where none was expected: a library has been mapped again elsewhere.
-    fn renew(&mut self, index: usize, pid: i32) {
-        let plan = &mut self.plans[index];
-        let Some((_, loaded)) = &plan.loaded else { return };
-        let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
-        if let Some(covered) = plan.processes.iter_mut().find(|covered| covered.target.pid == pid) {
-            // What fails stays counted as hits at unknown addresses; the report shows them.
-            _ = covered.attached.renew(loaded, &covered.target, &images);
-        }
-    }
-
-    /// Processes whose pidfd says that they ended.
-    fn drop_ended(&mut self, index: usize) {
-        let plan = &mut self.plans[index];
-        let mut ended = Vec::new();
-        plan.processes.retain(|covered| {
-            let alive = !readable(covered.target.pidfd());
-            if !alive {
-                ended.push(covered.target.pid);
-                if let Some((_, loaded)) = &plan.loaded {
-                    covered.attached.forget(loaded, covered.target.pid);
-                }
-            }
-            alive
-        });
-        for pid in ended {
-            self.forget(index, pid);
-            self.events.push_back(Event::Ended { pid });
-        }
-    }
 }
 
-impl Identity {
-    fn of(file: &File) -> Result<Self, GuardError> {
-        let meta = file
-            .metadata()
-            .map_err(|error| GuardError::Proc { file: text("the image"), os: error.into() })?;
-        Ok(Self {
-            device: meta.dev(),
-            inode: meta.ino(),
-            size: meta.size(),
-            mtime: (meta.mtime(), meta.mtime_nsec()),
-            ctime: (meta.ctime(), meta.ctime_nsec()),
-        })
-    }
-}
-
-/// What the guard must know to be true of a site, whoever names it.
-fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> Result<(), GuardError> {
-    let bad = |reason: &str| {
-        Err(GuardError::BadPlan { reason: text(format_args!("{reason} at {:#x}", site.offset)) })
-    };
-    if !open.executable.contains(site.offset) {
-        return bad("no executable segment");
-    }
-    if site.cookie & SITE_FUNCTION_MASK >= u64::from(functions) {
-        return bad("a function that the plan does not have");
-    }
-    let mut found = [0; 4];
-    let Some(expected) = site.code.get(..usize::from(site.code_len)).filter(|code| !code.is_empty()) else {
-        return bad("no bytes to compare");
-    };
-    let found = &mut found[..expected.len()];
-    // Reading also brings the page in, so that the kernel need not wait for the disk while it attaches.
-    if open.file.read_exact_at(found, site.offset).is_err() || found != expected {
-        let what = text(format_args!("the instruction at {:#x}", site.offset));
-        return Err(GuardError::ImageChanged { what });
-    }
-    Ok(())
-}
-
-/// Device and inode of what a process executes.
-fn executable_of(target: &Target) -> Option<(u64, u64)> {
-    target.executable_stat().map(|stat| (stat.st_dev, stat.st_ino))
-}
-
-fn order(what: &str) -> GuardError {
+/// A request at the wrong time.
+pub(crate) fn order(what: &str) -> GuardError {
     GuardError::Order { what: text(what) }
 }
 
@@ -595,20 +422,4 @@ fn bounded(path: &str) -> (Path, bool) {
 
 fn elapsed(begin: Instant) -> u64 {
     u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn watch(epoll: &mut Option<Epoll>, fd: BorrowedFd<'_>) -> Result<(), GuardError> {
-    let failed = |errno: nix::Error| GuardError::Proc { file: text("epoll"), os: errno.into() };
-    if epoll.is_none() {
-        *epoll = Some(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?);
-    }
-    match epoll.as_ref().map(|epoll| epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0))) {
-        Some(Err(errno)) => Err(failed(errno)),
-        _ => Ok(()),
-    }
-}
-
-fn readable(fd: BorrowedFd<'_>) -> bool {
-    let mut fds = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
-    nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|n| n > 0)
 }

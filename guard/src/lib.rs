@@ -14,6 +14,8 @@
 //! | `protocol.rs` | what can be asked, and what is answered? |
 //! | `guard.rs` | what happens at each request? |
 //! | `target.rs` | which process, which files does it map? |
+//! | `image.rs` | is this still the file that was decoded? |
+//! | `family.rs` | which processes are covered? |
 //! | `elf.rs` | which parts of an image are executable? |
 //! | `load.rs` | programs, maps and the switch in the kernel |
 //! | `attach/` | probes, by three routes |
@@ -26,8 +28,10 @@ mod calibrate;
 pub mod check;
 mod elf;
 pub mod error;
+mod family;
 mod features;
 mod guard;
+mod image;
 mod load;
 pub mod protocol;
 mod target;

@@ -21,8 +21,10 @@ use crate::error::{GuardError, Os, text};
 /// Processes that a family may have at the same time; the size of the `family` map.
 pub(crate) const FAMILY: usize = 1024;
 
-/// Entries of the map of sites by address beyond which a family may not grow.
-const SITE_ENTRIES: u32 = 1 << 16;
+/// Processes of a family that the map of sites by address has room for, while the plan is small.
+const SITE_PROCESSES: u32 = 64;
+/// Entries of that map beyond which it has room for fewer processes.
+const SITE_ENTRIES: u32 = 1 << 14;
 /// Bytes of a hash bucket (`struct bucket`, kernel/bpf/hashtab.c).
 const BUCKET_BYTES: u64 = 16;
 /// Bytes of an element of that map: `struct htab_elem` with key and value, kernel/bpf/hashtab.c.
@@ -46,10 +48,10 @@ impl Shape {
         self.follow_forks || self.programs.by_address()
     }
 
-    /// Entries of the map of sites by address: every process of a family has its own. The kernel makes the
-    /// buckets for all of them at once, so a large plan gets fewer processes, never fewer than two.
+    /// Entries of the map of sites by address: every process of a family has its own. The kernel makes all of
+    /// them at once, so a large plan gets fewer processes, never fewer than two.
     fn site_entries(&self) -> u32 {
-        let processes = if self.follow_forks { FAMILY as u32 } else { 2 };
+        let processes = if self.follow_forks { SITE_PROCESSES } else { 2 };
         let wanted = self.sites.saturating_mul(processes).min(SITE_ENTRIES);
         wanted.max(self.sites.saturating_mul(2))
     }
@@ -61,8 +63,8 @@ impl Shape {
             if self.programs.by_address() { u64::from(self.site_entries().next_power_of_two()) } else { 0 };
         u64::from(self.functions) * u64::from(lanes) * size_of::<Row>() as u64
             + frames * size_of::<FrameSet>() as u64
-            + sites * BUCKET_BYTES
-            + u64::from(self.sites) * SITE_BYTES
+            + sites * SITE_BYTES
+            + sites.next_power_of_two() * BUCKET_BYTES
     }
 }
 
@@ -374,8 +376,8 @@ mod tests {
             sites,
             follow_forks: true,
         };
-        assert_eq!(shape(3).site_entries(), 3 * FAMILY as u32);
-        assert_eq!(shape(30_000).site_entries(), 1 << 16);
+        assert_eq!(shape(3).site_entries(), 3 * SITE_PROCESSES);
+        assert_eq!(shape(3_000).site_entries(), SITE_ENTRIES);
         assert_eq!(shape(100_000).site_entries(), 200_000);
         assert!(shape(3).bytes(2) < 1 << 20);
     }

@@ -53,5 +53,5 @@ pub fn amount(usual: u64, soak: u64) -> u64 {
 /// How long anything may take before a test gives up on it. Far above what is expected: the machine may
 /// be busy with other tests.
 pub fn patience() -> Duration {
-    Duration::from_secs(amount(60, 1800))
+    Duration::from_secs(amount(120, 1800))
 }

@@ -113,6 +113,8 @@ pub struct Report {
     pub processes: Vec<i32>,
     /// In the order they were asked for.
     pub functions: Vec<Function>,
+    /// Hits of probes that could not be told to any function.
+    pub unattributed_hits: u64,
     /// The object itself, for what has no field here.
     pub value: Value,
 }
@@ -279,6 +281,7 @@ impl Report {
                 .map(|p| i32::try_from(number(p, "pid")).unwrap())
                 .collect(),
             functions: list(&value, "functions").iter().map(Function::parse).collect(),
+            unattributed_hits: number(&value, "unattributed_hits"),
             value,
         })
     }
@@ -308,6 +311,7 @@ impl Report {
         oracle.assert_right();
         self.assert_identity();
         assert!(!self.functions.is_empty(), "the report names no function");
+        assert_eq!(self.unattributed_hits, 0, "hits of no function");
         for function in &self.functions {
             let truth = oracle.function(&function.name);
             assert!(truth.calls > 0, "`{}` was never called: the test shows nothing", truth.name);

@@ -92,9 +92,13 @@ void oracle_rest_point(void)
     pthread_mutex_unlock(&mutex);
 }
 
+static __thread int rests_inside;
+
+void oracle_rests_inside(void) { rests_inside = 1; }
+
 int oracle_next(uint64_t turns)
 {
-    oracle_rest_point();
+    if (!rests_inside) oracle_rest_point();
     return !oracle_stopping() && (turns_wanted == 0 || turns < turns_wanted);
 }
 

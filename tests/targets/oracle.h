@@ -85,6 +85,9 @@ uint64_t oracle_option(const char *name, uint64_t otherwise);
 int oracle_next(uint64_t turns);
 /* Parks the caller where it stands, that is inside its function, when the test asked for rest. */
 void oracle_rest_point(void);
+/* Says that the calling thread will come to a rest point inside of its functions in every turn:
+ * `oracle_next` does not park it then. */
+void oracle_rests_inside(void);
 /* True while the test wants rest. */
 int oracle_resting(void);
 /* True when workers shall leave their loops. */

@@ -70,6 +70,7 @@ static void loop(int thread)
 {
     uint64_t depth = oracle_option("depth", 20);
     parks_inside = thread % 2 == 0;
+    if (parks_inside) oracle_rests_inside();
     for (uint64_t turn = 0; oracle_next(turn); turn++) {
         uint64_t seed = turn * 7 + (uint64_t)thread, sum = 0;
         for (uint64_t i = 0; i < 3; i++) sum = oracle_mix(seed + i) + sum;

@@ -42,6 +42,7 @@ static void loop(int thread)
 {
     uint64_t depth = oracle_option("depth", 1000);
     (void)thread;
+    oracle_rests_inside();
     for (uint64_t turn = 0; oracle_next(turn); turn++) {
         EXPECT("deep", depth * (depth + 1) / 2, deep(depth));
         EXPECT("tree", 64, left(6));

@@ -16,6 +16,7 @@ ORACLE(by_vfork);
 ORACLE(spawning);
 
 static volatile uint64_t answer;
+static volatile int done;
 
 PROBED uint64_t step(uint64_t x)
 {
@@ -47,7 +48,7 @@ PROBED void by_vfork(uint64_t x)
     pid_t child = vfork();
     if (child < 0) abort();
     if (child == 0) {
-        usleep(2000); /* time to be covered, if somebody covers it */
+        usleep(50000); /* time to be covered, if somebody covers it */
         answer = in_child(x);
         _exit(0);
     }
@@ -68,13 +69,15 @@ PROBED void spawning(void)
 
 static void loop(int thread)
 {
-    for (uint64_t turn = 0; oracle_next(turn); turn++) {
+    /* The second thread only computes, for as long as the first one's children share the memory. */
+    for (uint64_t turn = 0; thread ? !done : oracle_next(turn); turn++) {
         uint64_t x = turn + (uint64_t)thread;
-        /* The second thread only computes: it runs while the first one's child shares the memory. */
         EXPECT("step", oracle_mix(x), step(x));
-        if (thread == 0 && turn % 20 == 0) by_vfork(x);
-        if (thread == 0 && turn % 20 == 10) spawning();
+        if (thread == 0 && turn % 100 == 0) by_vfork(x);
+        if (thread == 0 && turn % 100 == 50) spawning();
+        if (thread) usleep(200);
     }
+    if (!thread) done = 1;
 }
 
 int main(int argc, char **argv)

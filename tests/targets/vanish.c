@@ -18,19 +18,24 @@ PROBED uint64_t lives_on(uint64_t x)
     return y;
 }
 
-PROBED void dies_inside(uint64_t x)
+/* Returns in the crowd's first member only, and only when the test says so: a function that never returns
+ * has no place for an exit probe. */
+PROBED uint64_t dies_inside(uint64_t x)
 {
     ENTER(dies_inside);
     lives_on(x);
     pthread_barrier_wait(&all_inside);
+    if (x == 0 && oracle_option("survivor", 0)) {
+        LEAVE(dies_inside);
+        return 1;
+    }
     UNWOUND(dies_inside);
     pthread_exit(NULL);
 }
 
 static void *victim(void *x)
 {
-    dies_inside((uint64_t)(uintptr_t)x);
-    oracle_wrong("lived on", 0, 1);
+    if (!dies_inside((uint64_t)(uintptr_t)x)) oracle_wrong("lived on", 0, 1);
     return NULL;
 }
 

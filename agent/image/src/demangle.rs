@@ -26,7 +26,8 @@ pub enum Form {
     /// As shown to people: with parameters, without return type (`ns::max<int>(int, int)`); Rust without its hash.
     /// Constructors that are templates are shown without parameters too.
     Full,
-    /// Without parameters (`ns::max<int>`). Rust names have none: as [`Form::Full`].
+    /// Without parameters (`ns::max<int>`). Rust names have none, but what scheme v0 adds to those of the legacy scheme
+    /// is left out: `<queue::Queue>::push::<u8>` is `queue::Queue::push`.
     Bare,
     /// With parameters, the return type that templates have (`int ns::max<int>(int, int)`) and the types of their
     /// arguments (`Ring<(unsigned long)8>`), as tools such as `nm -C` list it.
@@ -66,6 +67,9 @@ pub(crate) fn base(base: &[u8], form: Form) -> Option<String> {
         let name = std::str::from_utf8(base).ok()?;
         // The alternate form leaves the hash out.
         write!(out, "{:#}", rustc_demangle::try_demangle(name).ok()?).ok()?;
+        if form == Form::Bare {
+            return Some(without_generics(&out.0));
+        }
     } else {
         let options = ParseOptions::default().recursion_limit(DEMANGLE_DEPTH);
         let (symbol, rest) = BorrowedSymbol::with_tail_and_options(base, &options).ok()?;
@@ -91,7 +95,7 @@ pub(crate) fn base(base: &[u8], form: Form) -> Option<String> {
 /// is not.
 pub(crate) fn is_any_form(split: &Split<'_>, mut is: impl FnMut(&str) -> bool) -> bool {
     let forms: &[Form] = if split.base.starts_with(b"_R") || is_legacy_rust(split.base) {
-        &[Form::Full]
+        &[Form::Full, Form::Bare]
     } else {
         &[Form::Full, Form::Bare, Form::AsListed]
     };
@@ -106,21 +110,173 @@ pub(crate) fn is_any_form(split: &Split<'_>, mut is: impl FnMut(&str) -> bool) -
 pub(crate) fn may_be_abbreviated(word: &str) -> bool {
     const CODED: &[&str] = &[
         // Itanium C++ ABI 5.1.5, 5.1.10: substitutions, builtin types, operators, special names.
-        "std", "allocator", "basic_string", "basic_istream", "basic_ostream", "basic_iostream", "char_traits",
-        "char", "wchar_t", "bool", "signed", "unsigned", "short", "int", "long", "__int128", "float", "double",
-        "__float80", "__float128", "_Float16", "char8_t", "char16_t", "char32_t", "decimal32", "decimal64",
-        "decimal128", "decltype", "auto", "nullptr_t", "void", "const", "volatile", "restrict", "operator", "new",
-        "delete", "sizeof", "alignof", "noexcept", "co_await", "throw", "true", "false", "_Complex", "_Imaginary",
-        "anonymous", "namespace", "lambda", "unnamed", "type", "guard", "variable", "for", "vtable", "VTT",
-        "typeinfo", "name", "construction", "thunk", "to", "non-virtual", "virtual", "covariant", "return",
-        "string", "literal", "default", "arg", "clone", "abi", "dynamic_cast", "static_cast", "const_cast",
-        "reinterpret_cast", "typeid", "enable_if", "requires", "this", "block_invoke",
+        "std",
+        "allocator",
+        "basic_string",
+        "basic_istream",
+        "basic_ostream",
+        "basic_iostream",
+        "char_traits",
+        "char",
+        "wchar_t",
+        "bool",
+        "signed",
+        "unsigned",
+        "short",
+        "int",
+        "long",
+        "__int128",
+        "float",
+        "double",
+        "__float80",
+        "__float128",
+        "_Float16",
+        "char8_t",
+        "char16_t",
+        "char32_t",
+        "decimal32",
+        "decimal64",
+        "decimal128",
+        "decltype",
+        "auto",
+        "nullptr_t",
+        "void",
+        "const",
+        "volatile",
+        "restrict",
+        "operator",
+        "new",
+        "delete",
+        "sizeof",
+        "alignof",
+        "noexcept",
+        "co_await",
+        "throw",
+        "true",
+        "false",
+        "_Complex",
+        "_Imaginary",
+        "anonymous",
+        "namespace",
+        "lambda",
+        "unnamed",
+        "type",
+        "guard",
+        "variable",
+        "for",
+        "vtable",
+        "VTT",
+        "typeinfo",
+        "name",
+        "construction",
+        "thunk",
+        "to",
+        "non-virtual",
+        "virtual",
+        "covariant",
+        "return",
+        "string",
+        "literal",
+        "default",
+        "arg",
+        "clone",
+        "abi",
+        "dynamic_cast",
+        "static_cast",
+        "const_cast",
+        "reinterpret_cast",
+        "typeid",
+        "enable_if",
+        "requires",
+        "this",
+        "block_invoke",
         // Rust v0 basic types and words (rustc book, symbol mangling version 0).
-        "str", "usize", "isize", "u8", "u16", "u32", "u64", "u128", "i8", "i16", "i32", "i64", "i128", "f32", "f64",
-        "as", "mut", "dyn", "extern", "unsafe", "fn", "closure", "shim", "impl", "core", "alloc",
+        "str",
+        "usize",
+        "isize",
+        "u8",
+        "u16",
+        "u32",
+        "u64",
+        "u128",
+        "i8",
+        "i16",
+        "i32",
+        "i64",
+        "i128",
+        "f32",
+        "f64",
+        "as",
+        "mut",
+        "dyn",
+        "extern",
+        "unsafe",
+        "fn",
+        "closure",
+        "shim",
+        "impl",
+        "core",
+        "alloc",
     ];
     // A glob may show a piece of a word only; a piece that stands in a coded word says nothing.
-    word.len() < 3 || word.bytes().all(|byte| byte.is_ascii_digit()) || CODED.iter().any(|coded| coded.contains(word))
+    word.len() < 3
+        || word.bytes().all(|byte| byte.is_ascii_digit())
+        || CODED.iter().any(|coded| coded.contains(word))
+}
+
+/// A Rust name without the brackets round the type of an inherent method, and without the generic arguments of
+/// functions.
+fn without_generics(name: &str) -> String {
+    let mut bare = String::with_capacity(name.len());
+    let mut rest = name;
+    if let Some(end) = closing(name) {
+        let (own, after) = name.split_at(end + 1);
+        let inner = &own[1..end];
+        bare.push_str(if has_as(inner) { own } else { inner });
+        rest = after;
+    }
+    while let Some(at) = rest.find("::<") {
+        let (before, generic) = rest.split_at(at);
+        bare.push_str(before);
+        let Some(end) = closing(&generic[2..]) else {
+            rest = generic;
+            break;
+        };
+        rest = &generic[2 + end + 1..];
+    }
+    bare.push_str(rest);
+    bare
+}
+
+/// Where the bracket that a name begins with is closed. The `>` of `->` closes none.
+fn closing(name: &str) -> Option<usize> {
+    let mut depth = 0usize;
+    let mut before = b' ';
+    for (at, byte) in name.bytes().enumerate() {
+        match byte {
+            b'<' => depth += 1,
+            b'>' if before != b'-' => depth = depth.checked_sub(1)?,
+            _ => {}
+        }
+        if depth == 0 {
+            return (byte == b'>').then_some(at);
+        }
+        before = byte;
+    }
+    None
+}
+
+/// Whether a type is seen as a trait: ` as ` outside the brackets of other types.
+fn has_as(own: &str) -> bool {
+    let mut depth = 0usize;
+    own.bytes().enumerate().any(|(at, byte)| {
+        match byte {
+            b'<' => depth += 1,
+            b'>' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 0 && own[at..].starts_with(" as ")
+    })
 }
 
 /// The last part of a legacy Rust name is `h` and a hash of 16 digits.
@@ -184,17 +340,45 @@ mod tests {
             ("_ZThn16_N1A1fEi", "non-virtual thunk to A::f(int)", "non-virtual thunk to A::f"),
             ("_ZTv0_n24_N1AD1Ev", "virtual thunk to A::~A()", "virtual thunk to A::~A"),
             ("_ZN3fooEv.constprop.0", "foo() [clone .constprop.0]", "foo [clone .constprop.0]"),
-            ("_ZN4core3fmt9Formatter3pad17h0123456789abcdefE", "core::fmt::Formatter::pad", "core::fmt::Formatter::pad"),
+            (
+                "_ZN4core3fmt9Formatter3pad17h0123456789abcdefE",
+                "core::fmt::Formatter::pad",
+                "core::fmt::Formatter::pad",
+            ),
             ("_RNvC6_123foo3bar", "123foo::bar", "123foo::bar"),
-            ("_RNvMsa_NtCs3zSXJmDbpbR_4core3fmtNtB5_9Formatter3pad", "<core::fmt::Formatter>::pad", "<core::fmt::Formatter>::pad"),
+            (
+                "_RNvMsa_NtCs3zSXJmDbpbR_4core3fmtNtB5_9Formatter3pad",
+                "<core::fmt::Formatter>::pad",
+                "core::fmt::Formatter::pad",
+            ),
+            ("_RINvC1a4workhE", "a::work::<u8>", "a::work"),
+            (
+                "_RNvXC1aNtB2_5QueueNtB2_4Work4work",
+                "<a::Queue as a::Work>::work",
+                "<a::Queue as a::Work>::work",
+            ),
         ] {
             assert_eq!(demangle(linkage.as_bytes(), Form::Full).as_deref(), Some(full), "{linkage}");
             assert_eq!(demangle(linkage.as_bytes(), Form::Bare).as_deref(), Some(bare), "{linkage}");
         }
-        assert_eq!(
-            demangle(b"_Z3maxIiET_S0_S0_", Form::AsListed).as_deref(),
-            Some("int max<int>(int, int)")
-        );
+        assert_eq!(demangle(b"_Z3maxIiET_S0_S0_", Form::AsListed).as_deref(), Some("int max<int>(int, int)"));
+    }
+
+    #[test]
+    fn generic_arguments_of_rust_functions_are_left_out_whatever_stands_in_them() {
+        for (name, bare) in [
+            ("<a::Queue<u8>>::push", "a::Queue<u8>::push"),
+            ("a::map::<u8, fn(u8) -> u16>::inner::<_>", "a::map::inner"),
+            ("<a::B<c as D> as e::F>::g::<h>", "<a::B<c as D> as e::F>::g"),
+            ("<[T]>::len", "[T]::len"),
+            ("a::b::<unclosed", "a::b::<unclosed"),
+            ("<unclosed", "<unclosed"),
+            ("plain", "plain"),
+            ("", ""),
+            ("é::<ü>::ö", "é::ö"),
+        ] {
+            assert_eq!(without_generics(name), bare, "{name}");
+        }
     }
 
     #[test]

@@ -52,7 +52,9 @@ pub enum ImageError {
         what: String,
     },
     /// The file ends before something that it promises.
-    #[error("the file is truncated: its {what} should end at byte {end}, but it has {size} bytes; copy it again")]
+    #[error(
+        "the file is truncated: its {what} should end at byte {end}, but it has {size} bytes; copy it again"
+    )]
     Truncated {
         /// The part of the file.
         what: &'static str,

@@ -4,21 +4,34 @@ use thiserror::Error;
 
 use crate::elf::unwind::Unwind;
 use crate::pattern::Wanted;
-use crate::{Function, FunctionTable, Image, ImageError, Origin, Pattern, ReadAt};
+use crate::{Function, FunctionTable, Image, ImageError, Origin, Pattern, ReadAt, Refusal};
 
 /// Why a pattern chooses nothing.
 #[derive(Debug, Error)]
 pub enum FindError {
     /// No function has the name, and the glob matches none.
-    #[error("function '{name}' not found{}", near_text(.near))]
+    #[error("function '{name}' not found{}", next_step(.near, *.stripped))]
     NotFound {
         /// What was looked for.
         name: String,
         /// Names that may have been meant, nearest first.
         near: Vec<String>,
+        /// Only the functions that the image exports are known: it has no full symbol table, and no debug file was
+        /// found.
+        stripped: bool,
+    },
+    /// No function has the name, and none of the image could be probed.
+    #[error("function '{name}' not found, and it could not be probed: {refusal}")]
+    Refused {
+        /// What was looked for.
+        name: String,
+        /// Why no function of this image can be probed.
+        refusal: Refusal,
     },
     /// The image was built at another time or place than the pattern says.
-    #[error("the address is of build {wanted}, but this file has build-id {found}; look the address up again")]
+    #[error(
+        "the address is of build {wanted}, but this file has build-id {found}; look the address up again"
+    )]
     OtherBuild {
         /// The digits of the pattern.
         wanted: String,
@@ -34,7 +47,9 @@ pub enum FindError {
         text: String,
     },
     /// An address inside a function.
-    #[error("0x{address:x} lies {offset} bytes inside '{name}'; a function is chosen by the address where it starts")]
+    #[error(
+        "0x{address:x} lies {offset} bytes inside '{name}'; a function is chosen by the address where it starts"
+    )]
     InsideFunction {
         /// The address or offset of the pattern.
         address: u64,
@@ -57,11 +72,19 @@ pub enum FindError {
     Image(#[from] ImageError),
 }
 
-fn near_text(near: &[String]) -> String {
-    match near {
-        [] => "; list what there is with `edgelat functions`".to_owned(),
+fn next_step(near: &[String], stripped: bool) -> String {
+    let mut text = match near {
+        [] => String::new(),
         near => format!("; did you mean {}?", near.join(", ")),
-    }
+    };
+    text.push_str(match (stripped, near) {
+        (true, _) => {
+            "; the file is stripped: install the debug symbols of this build, or write +0xADDRESS@BUILDID"
+        }
+        (false, []) => "; list what there is with `edgelat functions`",
+        (false, _) => "",
+    });
+    text
 }
 
 impl<S: ReadAt> Image<S> {
@@ -75,13 +98,7 @@ impl<S: ReadAt> Image<S> {
             Wanted::Name(name) => {
                 let found: Vec<Function> =
                     table.named(name).into_iter().map(|index| table.function(index)).collect();
-                if found.is_empty() {
-                    return Err(FindError::NotFound {
-                        name: name.text().to_owned(),
-                        near: table.near(name.text()),
-                    });
-                }
-                return Ok(found);
+                return if found.is_empty() { Err(self.not_found(table, name.text())) } else { Ok(found) };
             }
             Wanted::Address { address, build_id } => {
                 (*address, Some(*address).filter(|&address| self.file_offset(address).is_some()), build_id)
@@ -99,6 +116,15 @@ impl<S: ReadAt> Image<S> {
             return Err(FindError::NotCode { address: number, text: self.text_ranges(by_offset) });
         };
         self.starting_at(table, address, number).map(|function| vec![function])
+    }
+
+    fn not_found(&self, table: &FunctionTable, name: &str) -> FindError {
+        let name = name.to_owned();
+        if let Some(refusal) = self.refusal() {
+            return FindError::Refused { name, refusal };
+        }
+        let near = table.near(&name);
+        FindError::NotFound { name, near, stripped: !self.facts().symtab && !table.has(Origin::DebugFile) }
     }
 
     /// The function that begins at an address, by its symbol or by the unwind tables.

@@ -9,7 +9,8 @@ use crate::elf::{ET_EXEC, Elf, PF_W, PF_X, PT_INTERP, PT_LOAD, Purpose, notes};
 use crate::functions::collect::Collector;
 use crate::source::read_exact;
 use crate::{
-    Arch, BuildId, DebugFiles, FunctionTable, Glob, ImageError, Origin, Progress, ReadAt, Refusal, Skipped, debugdata,
+    Arch, BuildId, DebugFiles, FunctionTable, Glob, ImageError, Origin, Progress, ReadAt, Refusal, Skipped,
+    debugdata,
 };
 
 /// What kind of image a file is.
@@ -107,7 +108,14 @@ impl<S: ReadAt> Image<S> {
             needed: dynamic.needed,
             soname: dynamic.soname,
         };
-        Ok(Self { elf, kind, build_id: notes.build_id, build_id_offset: notes.build_id_offset, segments, facts })
+        Ok(Self {
+            elf,
+            kind,
+            build_id: notes.build_id,
+            build_id_offset: notes.build_id_offset,
+            segments,
+            facts,
+        })
     }
 
     /// The instruction set.
@@ -247,7 +255,7 @@ impl<S: ReadAt> Image<S> {
         }
         self.add_debug_file(&mut collector, debug_files, progress);
         let unwind = Unwind::new(&self.elf)?;
-        collector.finish(unwind.as_ref(), |start, size| self.segment_of(start, size).is_some())
+        collector.finish(unwind.as_ref(), &|start, size| self.segment_of(start, size).is_some())
     }
 
     /// Adds the first debug file that can be used.
@@ -288,7 +296,7 @@ impl<S: ReadAt> Image<S> {
 /// Adds the full symbol table of a file that was made for its symbols.
 fn add_full(
     collector: &mut Collector,
-    elf: &Elf<impl ReadAt>,
+    elf: &Elf<dyn ReadAt + '_>,
     origin: Origin,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(), ImageError> {
@@ -300,7 +308,7 @@ fn add_full(
 
 /// The Go linker writes these whatever it strips (cmd/link/internal/ld/data.go and buildinfo). Position-independent
 /// executables had the second up to Go 1.25.
-fn has_go_sections(elf: &Elf<impl ReadAt>) -> bool {
+fn has_go_sections(elf: &Elf<dyn ReadAt + '_>) -> bool {
     [".go.buildinfo", ".gopclntab", ".data.rel.ro.gopclntab", ".note.go.buildid"]
         .iter()
         .any(|name| elf.section_named(name).is_some())
@@ -308,7 +316,7 @@ fn has_go_sections(elf: &Elf<impl ReadAt>) -> bool {
 
 /// UPX puts its `l_info` (a checksum, then the magic) right behind the program headers, and removes the section table
 /// (UPX, src/p_lx_elf.cpp and src/stub/src/include/linux.h).
-fn is_packed(elf: &Elf<impl ReadAt>) -> Result<bool, ImageError> {
+fn is_packed(elf: &Elf<dyn ReadAt + '_>) -> Result<bool, ImageError> {
     const MAGIC: &[u8; 4] = b"UPX!";
     const LOOKED_AT: u64 = 4_096;
     if !elf.sections().is_empty() {

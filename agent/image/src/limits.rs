@@ -27,7 +27,7 @@ pub const FUNCTIONS: usize = 4_000_000;
 
 /// Bytes of the names of all functions. Names may overlap in their string table, so that its size does not bound the
 /// time that it takes to look at all of them.
-pub const NAMES_TOTAL_BYTES: u64 = 512 << 20;
+pub const NAMES_TOTAL_BYTES: u64 = 256 << 20;
 
 /// Bytes of one string table of symbols, which is kept in memory while the functions are.
 pub const STRING_TABLE_BYTES: u64 = 256 << 20;

@@ -92,6 +92,10 @@ pub(crate) fn parent_of_cold(name: &[u8]) -> Option<&[u8]> {
 
 /// A name without the version that linkers append to names of versioned symbols in `.symtab` (`memcpy@@GLIBC_2.14`).
 pub(crate) fn without_version(name: &[u8]) -> &[u8] {
+    // `contains` is far faster than `position`, and most names have no version.
+    if !name.contains(&b'@') {
+        return name;
+    }
     match name.iter().skip(1).position(|&byte| byte == b'@') {
         Some(at) => &name[..at + 1],
         None => name,
@@ -148,7 +152,8 @@ mod tests {
 
     #[test]
     fn versions_are_cut_and_leading_at_signs_are_not() {
-        for (name, bare) in [("memcpy@@GLIBC_2.14", "memcpy"), ("memcpy@GLIBC_2.2.5", "memcpy"), ("@x", "@x")] {
+        for (name, bare) in [("memcpy@@GLIBC_2.14", "memcpy"), ("memcpy@GLIBC_2.2.5", "memcpy"), ("@x", "@x")]
+        {
             assert_eq!(without_version(name.as_bytes()), bare.as_bytes());
         }
     }

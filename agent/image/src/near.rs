@@ -18,8 +18,11 @@ type Distance = (u8, usize, usize);
 impl Nearest {
     /// Names like `wanted`; the characters of globs do not count.
     pub(crate) fn new(wanted: &str) -> Self {
-        let wanted: String =
-            wanted.chars().filter(|character| !"*?[]\\".contains(*character)).collect::<String>().to_lowercase();
+        let wanted: String = wanted
+            .chars()
+            .filter(|character| !"*?[]\\".contains(*character))
+            .collect::<String>()
+            .to_lowercase();
         Self { last: last_part(&wanted).to_owned(), wanted, found: Vec::new() }
     }
 
@@ -57,7 +60,9 @@ impl Nearest {
         // Half of the letters wrong is another name.
         let near = |a: &str, b: &str| {
             let most = (a.len().min(b.len()) / 3).clamp(1, 8);
-            (a.len() <= COMPARED && b.len() <= COMPARED).then(|| edits(a.as_bytes(), b.as_bytes(), most)).flatten()
+            (a.len() <= COMPARED && b.len() <= COMPARED)
+                .then(|| edits(a.as_bytes(), b.as_bytes(), most))
+                .flatten()
         };
         if let Some(edits) = near(&lower, &self.wanted).into_iter().chain(near(last, &self.last)).min() {
             return Some((1, edits, longer));

@@ -105,7 +105,9 @@ pub enum PatternError {
         build_id: String,
     },
     /// An address that is not a hexadecimal number of 64 bits.
-    #[error("'{text}' is not an address; write +0xADDRESS@BUILDID or IMAGE:0xOFFSET@BUILDID in hexadecimal digits")]
+    #[error(
+        "'{text}' is not an address; write +0xADDRESS@BUILDID or IMAGE:0xOFFSET@BUILDID in hexadecimal digits"
+    )]
     BadAddress {
         /// What was typed.
         text: String,
@@ -185,9 +187,8 @@ impl Pattern {
         let Some(file) = path.file_name().map(|name| name.to_string_lossy()) else { return false };
         let version = |rest: &str| {
             rest.strip_prefix('.').is_some_and(|rest| {
-                rest.split('.').all(|number| {
-                    !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())
-                })
+                rest.split('.')
+                    .all(|number| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()))
             })
         };
         file.strip_prefix(image).is_some_and(|rest| rest.is_empty() || version(rest))
@@ -341,10 +342,7 @@ mod tests {
     #[test]
     fn addresses_and_offsets_carry_a_build_id() {
         let address = Pattern::parse("+0x1139@6A3b08c1").unwrap();
-        assert_eq!(
-            address.wanted(),
-            &Wanted::Address { address: 0x1139, build_id: "6a3b08c1".to_owned() }
-        );
+        assert_eq!(address.wanted(), &Wanted::Address { address: 0x1139, build_id: "6a3b08c1".to_owned() });
         assert_eq!((address.image(), address.name()), (None, None));
         let offset = Pattern::parse("/opt/libfoo.so:0xFF@0123456789abcdef").unwrap();
         assert_eq!(
@@ -365,7 +363,8 @@ mod tests {
             let text = format!("libfoo.so:0x10@{build_id}");
             assert!(matches!(Pattern::parse(&text), Err(PatternError::BadBuildId { .. })), "{text}");
         }
-        for text in ["+0x@12345678", "+1139@12345678", "+0x+1@12345678", "0x11112222333344445@12345678", "+"] {
+        for text in ["+0x@12345678", "+1139@12345678", "+0x+1@12345678", "0x11112222333344445@12345678", "+"]
+        {
             assert!(matches!(Pattern::parse(text), Err(PatternError::BadAddress { .. })), "{text}");
         }
     }

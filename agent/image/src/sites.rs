@@ -158,17 +158,41 @@ fn missing_part(
 ) -> Result<Option<Around>, Refusal> {
     for leaving in &exits.leaving {
         let Some(around) = surroundings.code_around(leaving.target) else { continue };
-        if leaving.balance != Balance::Same && !around.named {
-            return Ok(Some(around));
+        // The ordinary tail call: to the start of a function, or through the procedure linkage table, which is one
+        // range of many stubs and would be decoded again and again.
+        if around.named && around.address == leaving.target || is_stub(arch, &around, leaving.target) {
+            continue;
         }
-        if leads_back(arch, code, &around)? {
-            if around.named {
+        let frame_stands = leaving.balance != Balance::Same && !around.named;
+        if frame_stands || leads_back(arch, code, &around)? {
+            let overlaps = code.overlaps(&around.part());
+            if around.named || overlaps {
                 return Err(Refusal::Entangled { address: leaving.from });
             }
             return Ok(Some(around));
         }
     }
+    for &target in &exits.beyond_tables {
+        let Some(around) = surroundings.code_around(target) else { continue };
+        if !around.named && !code.overlaps(&around.part()) && leads_back(arch, code, &around).unwrap_or(false) {
+            return Ok(Some(around));
+        }
+    }
     Ok(None)
+}
+
+/// Bytes of the longest stub of a procedure linkage table: x86-64 16, aarch64 with a landing pad 24.
+const STUB_BYTES: usize = 24;
+
+/// Whether the code at an address only jumps on through a word of memory, as the stubs of a linkage table do.
+fn is_stub(arch: Arch, around: &Around, address: u64) -> bool {
+    let length = if arch == Arch::X86_64 { 16 } else { STUB_BYTES };
+    let start = usize::try_from(address.wrapping_sub(around.address)).unwrap_or(usize::MAX);
+    let bytes = around.bytes.get(start..).unwrap_or_default();
+    let part = Part { address, bytes: bytes.get(..length).unwrap_or(bytes) };
+    let Ok(code) = Code::decode(arch, &[part]) else { return false };
+    let ends = code.steps.iter().find(|step| step.flow != Flow::Next);
+    ends.is_some_and(|step| matches!(step.flow, Flow::Indirect(_)))
 }
 
 /// Whether code jumps into the function other than to its start.

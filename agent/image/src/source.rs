@@ -90,7 +90,7 @@ pub fn boxed<S: ReadAt + 'static>(source: S) -> Box<dyn ReadAt> {
 
 /// Fills `buffer` from `offset`. `what` names the part of the file for the error.
 pub(crate) fn read_exact(
-    source: &(impl ReadAt + ?Sized),
+    source: &dyn ReadAt,
     what: &'static str,
     offset: u64,
     buffer: &mut [u8],
@@ -99,7 +99,9 @@ pub(crate) fn read_exact(
     let mut filled = 0;
     while filled < buffer.len() {
         match source.read_at(offset.saturating_add(filled as u64), &mut buffer[filled..]) {
-            Ok(0) => return Err(ImageError::Truncated { what, end, size: source.size().unwrap_or_default() }),
+            Ok(0) => {
+                return Err(ImageError::Truncated { what, end, size: source.size().unwrap_or_default() });
+            }
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(ImageError::Read { what, source: error }),
@@ -111,7 +113,7 @@ pub(crate) fn read_exact(
 /// Reads `size` bytes from `offset` after checking them against `limit` and the size of the source, in that order:
 /// nothing is allocated for bytes that are not there.
 pub(crate) fn read_range(
-    source: &(impl ReadAt + ?Sized),
+    source: &dyn ReadAt,
     what: &'static str,
     offset: u64,
     size: u64,
@@ -129,7 +131,7 @@ pub(crate) fn read_range(
 
 /// Refuses a range that does not lie within the source.
 pub(crate) fn check_range(
-    source: &(impl ReadAt + ?Sized),
+    source: &dyn ReadAt,
     what: &'static str,
     offset: u64,
     size: u64,
@@ -145,7 +147,7 @@ pub(crate) fn check_range(
 /// Calls `each` with consecutive records of `N` bytes, read through a buffer of fixed size, until it has had `count`
 /// or returns an error. The range must have been checked.
 pub(crate) fn for_each_record<const N: usize>(
-    source: &(impl ReadAt + ?Sized),
+    source: &dyn ReadAt,
     what: &'static str,
     offset: u64,
     count: u64,

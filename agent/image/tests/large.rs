@@ -1,5 +1,6 @@
 //! A file with a hundred thousand functions is read fast and in little memory. Alone in its binary, because the memory
 //! is that of the process.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod common;
 
@@ -46,7 +47,9 @@ fn a_hundred_thousand_functions_are_read_fast_and_in_little_memory() {
     assert!(reading < limit(1_000), "{reading:?}");
 
     let start = Instant::now();
-    let found = image.find(&table, &Pattern::parse("company::product::module04711::Worker::progress").unwrap()).unwrap();
+    let found = image
+        .find(&table, &Pattern::parse("company::product::module04711::Worker::progress").unwrap())
+        .unwrap();
     let finding = start.elapsed();
     assert_eq!((found.len(), found[0].start), (1, TEXT_ADDRESS + 4711 * 16));
     assert!(finding < limit(1_000), "{finding:?}");
@@ -57,7 +60,8 @@ fn a_hundred_thousand_functions_are_read_fast_and_in_little_memory() {
     assert!(start.elapsed() < limit(2_000), "{:?}", start.elapsed());
 
     let start = Instant::now();
-    let error = image.find(&table, &Pattern::parse("module04711::Worker::progres").unwrap()).unwrap_err().to_string();
+    let error =
+        image.find(&table, &Pattern::parse("module04711::Worker::progres").unwrap()).unwrap_err().to_string();
     assert!(error.contains("did you mean company::product::module"), "{error}");
     assert!(start.elapsed() < limit(4_000), "{:?}", start.elapsed());
 

@@ -167,6 +167,7 @@ impl Measurement {
             // A row that did not move is as it was; reading its buckets is what costs.
             let moved = self.frames.is_none()
                 || since_ns == 0
+                || report.unsettled
                 || report.in_flight != 0
                 || inside[index] != (0, report.lost.ended_inside)
                 || report.entries != self.rows.entries(index)

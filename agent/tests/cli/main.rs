@@ -1,4 +1,5 @@
 //! The command line as a person meets it: help, wrong usage, and the commands that attach nothing.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 #![allow(
     unreachable_pub,
     reason = "a test binary has no outside; pub marks what a module offers to the others"

@@ -134,7 +134,12 @@ pub(crate) fn measure(
             let answer = format!("{} functions for {glob}, not {size}", functions.len());
             return Err(Error::Answer { program: "edgelat functions".into(), answer });
         }
-        let choice = Choice { name: glob.clone(), symbol: glob };
+        // Not everyone takes a glob.
+        let symbol = match functions.as_slice() {
+            [only] => only.symbol.clone(),
+            _ => glob.clone(),
+        };
+        let choice = Choice { name: glob, symbol };
         let mut samples: Vec<Samples> = rows.iter().map(|_| Samples::default()).collect();
         for round in 0..effort.rounds {
             for (row, samples) in rows.iter().zip(&mut samples) {

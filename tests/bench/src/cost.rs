@@ -175,7 +175,7 @@ pub(crate) fn measure(
             wanted: subject.start,
         });
     }
-    let choice = Choice { name: subject.name.into(), symbol: sites::symbol_at(program, &function)? };
+    let choice = Choice { name: subject.name.into(), symbol: function.symbol.clone() };
     let outcomes = contenders().into_iter().map(|contender| Outcome {
         contender,
         rounds: Vec::new(),

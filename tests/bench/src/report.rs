@@ -234,6 +234,49 @@ fn attach(page: &mut String, results: &Results) -> Written {
         }
         writeln!(page)?;
     }
+    let phases: [(&str, Figure); 3] = [
+        ("attach", |cell| took(&cell.attach)),
+        ("text restored", |cell| took(&cell.restore)),
+        ("end", |cell| took(&cell.end)),
+    ];
+    for (what, of) in phases {
+        quicker(page, results, what, "ms", of)?;
+    }
+    writeln!(page)
+}
+
+/// A figure of a cell, where it has one.
+type Figure = fn(&attach::Cell) -> Option<f64>;
+
+fn took(phase: &Phase) -> Option<f64> {
+    match phase {
+        Phase::Took(spread) => Some(spread.median),
+        _ => None,
+    }
+}
+
+/// Names every peer that has less of something than edgelat by its default route.
+fn quicker(page: &mut String, results: &Results, what: &str, unit: &str, of: Figure) -> Written {
+    let rows = &results.attach;
+    let Some(ours) = rows.iter().find(|row| row.contender == attach::Contender::Tool(BY_RET)) else {
+        return Ok(());
+    };
+    for peer in PEERS {
+        let Some(theirs) = rows.iter().find(|row| row.contender == attach::Contender::Tool(peer)) else {
+            continue;
+        };
+        for ((size, ours), theirs) in attach::SIZES.iter().zip(&ours.cells).zip(&theirs.cells) {
+            if let (Some(ours), Some(theirs)) = (of(ours), of(theirs))
+                && theirs < ours
+            {
+                writeln!(
+                    page,
+                    "- {} is ahead of edgelat's default, {what}, {size} functions: {theirs:.1} {unit}, not {ours:.1}.",
+                    peer.label()
+                )?;
+            }
+        }
+    }
     Ok(())
 }
 
@@ -291,6 +334,10 @@ fn memory(page: &mut String, results: &Results) -> Written {
         let cells: String = row.cells.iter().map(show).collect();
         writeln!(page, "| {} |{cells}", row.contender.label())?;
     }
+    writeln!(page)?;
+    let resident =
+        |cell: &attach::Cell| cell.memory.map(|memory| memory.resident as f64 / f64::from(1 << 20));
+    quicker(page, results, "resident memory", "MiB", resident)?;
     writeln!(page)
 }
 

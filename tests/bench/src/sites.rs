@@ -10,7 +10,8 @@ use crate::error::{Error, file};
 /// Where a function is and where edgelat would probe it; all are offsets in the file.
 #[derive(Debug, Clone)]
 pub(crate) struct Function {
-    pub(crate) name: String,
+    /// Name in the symbol table, as tools want it that do not demangle.
+    pub(crate) symbol: String,
     /// First instruction.
     pub(crate) start: u64,
     pub(crate) entry: u64,
@@ -69,7 +70,7 @@ pub(crate) fn ask(edgelat: &Path, image: &Path, name: &str) -> Result<Vec<Functi
         let start = offset_of(&bytes, address).ok_or_else(unclear)?;
         let first = bytes.get(start as usize..start as usize + 8).and_then(|b| b.try_into().ok());
         functions.push(Function {
-            name: object["name"].as_str().ok_or_else(unclear)?.to_owned(),
+            symbol: object["linkage_name"].as_str().ok_or_else(unclear)?.to_owned(),
             start,
             entry: sites["entry"].as_u64().ok_or_else(unclear)?,
             exits: sites["exits"].as_array().ok_or_else(unclear)?.iter().filter_map(Value::as_u64).collect(),
@@ -77,27 +78,6 @@ pub(crate) fn ask(edgelat: &Path, image: &Path, name: &str) -> Result<Vec<Functi
         });
     }
     Ok(functions)
-}
-
-/// The name that the symbol table has for a function, as tools want it that do not demangle.
-pub(crate) fn symbol_at(image: &Path, function: &Function) -> Result<String, Error> {
-    let failed = |source| Error::Spawn { program: "nm".into(), source };
-    let output = Command::new("nm").arg(image).output().map_err(failed)?;
-    let bytes = std::fs::read(image).map_err(file("read", image))?;
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .find_map(|line| {
-            let mut words = line.split_ascii_whitespace();
-            let address = u64::from_str_radix(words.next()?, 16).ok()?;
-            let kind = words.next()?;
-            let name = words.next()?;
-            let here = matches!(kind, "t" | "T") && offset_of(&bytes, address) == Some(function.start);
-            here.then(|| name.to_owned())
-        })
-        .ok_or_else(|| Error::Answer {
-            program: "nm".into(),
-            answer: format!("no symbol for {}", function.name),
-        })
 }
 
 /// File offset of an address by the program headers of a little-endian 64-bit ELF file (gABI, chapter 5).

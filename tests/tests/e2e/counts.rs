@@ -81,9 +81,9 @@ fn a_rust_program_is_counted_under_its_demangled_names() {
 fn reports_under_load_add_up() {
     let _turn = Turn::shared();
     let mut target = Target::start("plain", &["--calls", "0", "--threads", "2"]);
-    let session = Session::with(&target, &["--interval", "0.05"], &["add", "work", "hold"]);
+    let session = Session::with(&target, &["--interval", "0.1"], &["add", "work", "hold"]);
     target.go();
-    let report = session.wait_for(|report| report.seq >= 20);
+    let report = session.wait_for(|report| report.seq >= 10);
     assert!(report.function("add").entries > 0);
     let oracle = target.stop();
     session.end().agrees_with(&oracle);

@@ -96,7 +96,7 @@ fn forked_children(route: &str) {
     let _turn = Turn::shared();
     let mut target =
         Target::start("forks", &["--calls", "500", "--child-calls", "700", "--children", "3", "--wait", "1"]);
-    let session = Session::with(&target, &["--interval", "0.05", "--route", route], &["step", "forking"]);
+    let session = Session::with(&target, &["--interval", "0.1", "--route", route], &["step", "forking"]);
     target.go();
     let children: Vec<_> = (0..3).map(|_| target.wait_for("child").pid).collect();
     // They wait at a gate: once edgelat says that it covers them, everything they do must be counted.
@@ -201,7 +201,7 @@ fn children_are_left_alone_when_asked() {
 fn the_text_of_children_is_restored_too() {
     let _turn = Turn::shared();
     let mut target = Target::start("forks", &["--calls", "10", "--children", "2", "--wait", "1"]);
-    let session = Session::with(&target, &["--interval", "0.05"], &["step"]);
+    let session = Session::with(&target, &["--interval", "0.1"], &["step"]);
     target.go();
     let children: Vec<_> = (0..2).map(|_| target.wait_for("child").pid).collect();
     session.wait_for(|report| children.iter().all(|child| report.processes.contains(child)));
@@ -219,7 +219,7 @@ fn the_text_of_children_is_restored_too() {
 fn a_target_that_executes_a_new_image_is_accounted_for() {
     let _turn = Turn::shared();
     let mut target = Target::start("execs", &["--calls", "300"]);
-    let session = Session::with(&target, &["--interval", "0.05"], &["before_exec", "replaces"]);
+    let session = Session::with(&target, &["--interval", "0.1"], &["before_exec", "replaces"]);
     target.go();
     let first = target.wait_for("exec");
     assert_eq!(first.function("replaces").in_flight, 1);
@@ -242,7 +242,7 @@ fn a_target_that_becomes_another_program_is_not_probed_there() {
     let _turn = Turn::shared();
     let other = target("plain");
     let mut target = Target::start("execs", &["--calls", "300", "--image", other.to_str().unwrap()]);
-    let session = Session::with(&target, &["--interval", "0.05"], &["before_exec"]);
+    let session = Session::with(&target, &["--interval", "0.1"], &["before_exec"]);
     target.go();
     let first = target.wait_for("exec");
     let ready = target.wait_for("ready");

@@ -21,9 +21,10 @@ const IMAGE: i32 = 7;
 #[test]
 fn no_such_process() {
     need_root();
-    // Above what the kernel gives out.
-    edgelat(&["watch", "-p", "4194305", "add"]).refused(TARGET, &["4194305"]);
-    edgelat(&["functions", "4194305"]).refused(TARGET, &["4194305"]);
+    // The first number that the kernel does not give out, and one that is no number of a process at all.
+    edgelat(&["watch", "-p", "4194304", "add"]).refused(TARGET, &["4194304"]);
+    edgelat(&["functions", "4194304"]).refused(TARGET, &["4194304"]);
+    edgelat(&["watch", "-p", "4194305", "add"]).refused(USAGE, &["4194305"]);
 }
 
 #[test]

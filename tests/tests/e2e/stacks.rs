@@ -21,7 +21,10 @@ fn unwound_is_lost(function: &Function, oracle: &Oracle) {
 fn unwound_is_abandoned(function: &Function, oracle: &Oracle, stacks: u64) {
     unwound_is_lost(function, oracle);
     let truth = oracle.function(&function.name);
-    assert!(function.lost("abandoned") >= truth.unwound - stacks, "{function:#?} of {truth:#?}");
+    assert!(
+        function.lost("abandoned") >= truth.unwound.saturating_sub(stacks),
+        "{function:#?} of {truth:#?}"
+    );
 }
 
 fn exceptions(name: &str) {

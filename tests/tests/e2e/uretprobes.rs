@@ -30,17 +30,17 @@ fn refused(name: &str, function: &str, word: &str) {
 
 #[test]
 fn uretprobes_are_refused_where_an_unwinder_is_mapped() {
-    refused("throws", "throws::through", "unwind");
+    refused("throws", "throws::through", "exception");
 }
 
 #[test]
 fn uretprobes_are_refused_in_rust() {
-    refused("unwinds", "unwinds::passes", "unwind");
+    refused("unwinds", "unwinds::passes", "panic");
 }
 
 #[test]
 fn uretprobes_are_refused_where_stacks_are_switched() {
-    refused("coroutines", "co_outer", "swapcontext");
+    refused("coroutines", "co_outer", "stack");
 }
 
 /// Probes of either kind may make the kernel issue a system call on the thread's behalf (6.11: return

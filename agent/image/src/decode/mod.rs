@@ -8,8 +8,10 @@
 //! The decoders never guess. An instruction whose effect on a register is not known in full *clobbers* that
 //! register, and bytes that are not an instruction refuse the function.
 
-pub(crate) mod aarch64;
-pub(crate) mod x86_64;
+mod aarch64;
+#[cfg(test)]
+mod oracle;
+mod x86_64;
 
 use std::ops::Range;
 
@@ -192,6 +194,27 @@ pub(crate) enum Effect {
     Call,
 }
 
+impl Effect {
+    /// Whether the value of a register may change.
+    pub(crate) const fn writes(self, register: u8) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Clobber(mask) => mask >> register & 1 != 0,
+            Self::Adjust { register: adjusted, clobbers, .. } => {
+                adjusted == register || clobbers >> register & 1 != 0
+            }
+            Self::Move { to, .. }
+            | Self::Set { to, .. }
+            | Self::AlignDown { to, .. }
+            | Self::Sum { to, .. }
+            | Self::Difference { to, .. }
+            | Self::Load { to, .. }
+            | Self::Extend { to, .. } => to == register,
+            Self::Leave | Self::Call => true,
+        }
+    }
+}
+
 /// How many bytes of a word count, and how the rest is filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Width {
@@ -265,8 +288,7 @@ impl Code {
             let bad = Refusal::BadParts { address: part.address };
             let end = part.address.checked_add(part.bytes.len() as u64).ok_or(bad.clone())?;
             let range = part.address..end;
-            let overlaps = |other: &Range<u64>| range.start < other.end && other.start < range.end;
-            if range.is_empty() || code.ranges.iter().any(overlaps) {
+            if range.is_empty() || code.overlaps(part) {
                 return Err(bad);
             }
             code.ranges.push(range);
@@ -279,6 +301,12 @@ impl Code {
         }
         code.steps.sort_unstable_by_key(|step| step.address);
         Ok(code)
+    }
+
+    /// Whether a part shares an address with one of the function's.
+    pub(crate) fn overlaps(&self, part: &Part<'_>) -> bool {
+        let end = part.address.saturating_add(part.bytes.len() as u64);
+        self.ranges.iter().any(|range| part.address < range.end && range.start < end)
     }
 
     /// Where the function begins.

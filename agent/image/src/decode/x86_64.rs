@@ -86,7 +86,7 @@ fn step(instruction: &Instruction, encoding: &Encoding, bytes: &[u8]) -> Option<
         effect,
         length: u8::try_from(bytes.len()).ok()?,
         probing: kernel::probing(encoding, bytes),
-        passable: flow == Flow::Next && !touches_stack_pointer(effect) && !encoding.is_slow_or_system(),
+        passable: flow == Flow::Next && !effect.writes(RSP) && !encoding.is_slow_or_system(),
         landing_pad,
         padding: encoding.is_padding(),
         locked: bytes.first() == Some(&0xf0),
@@ -193,22 +193,6 @@ fn note_references(instruction: &Instruction, address: u64, code: &mut Code) {
         if !nop {
             code.refer(address, instruction.ip_rel_memory_address(), accesses);
         }
-    }
-}
-
-fn touches_stack_pointer(effect: Effect) -> bool {
-    match effect {
-        Effect::Nothing => false,
-        Effect::Clobber(mask) => mask & bit(RSP) != 0,
-        Effect::Adjust { register, clobbers, .. } => register == RSP || clobbers & bit(RSP) != 0,
-        Effect::Move { to, .. }
-        | Effect::Set { to, .. }
-        | Effect::AlignDown { to, .. }
-        | Effect::Sum { to, .. }
-        | Effect::Difference { to, .. }
-        | Effect::Load { to, .. }
-        | Effect::Extend { to, .. } => to == RSP,
-        Effect::Leave | Effect::Call => true,
     }
 }
 
@@ -347,3 +331,6 @@ fn other_effect(instruction: &Instruction, encoding: &Encoding) -> Effect {
     };
     if mask == 0 { Effect::Nothing } else { Effect::Clobber(mask) }
 }
+
+#[cfg(test)]
+mod tests;

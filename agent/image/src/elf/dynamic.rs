@@ -41,7 +41,7 @@ pub(crate) struct Dynamic {
 
 impl Dynamic {
     /// Reads the section through `PT_DYNAMIC`; `None` in a static executable.
-    pub(crate) fn read(elf: &Elf<impl ReadAt>) -> Result<Option<Self>, ImageError> {
+    pub(crate) fn read(elf: &Elf<dyn ReadAt + '_>) -> Result<Option<Self>, ImageError> {
         let what = "dynamic section";
         let Some(segment) = elf.segments.iter().find(|segment| segment.kind == PT_DYNAMIC) else {
             return Ok(None);
@@ -82,7 +82,7 @@ impl Dynamic {
     }
 
     /// A string of the dynamic string table. File names are at most 255 bytes; what is longer or has no end is `None`.
-    fn string(&self, elf: &Elf<impl ReadAt>, at: u64) -> Option<String> {
+    fn string(&self, elf: &Elf<dyn ReadAt + '_>, at: u64) -> Option<String> {
         let (table, size) = (self.strings?, self.strings_size?);
         let offset = elf.offset_of(table.checked_add(at)?)?;
         let mut name = [0; 256];
@@ -93,7 +93,7 @@ impl Dynamic {
     }
 
     /// The dynamic symbol table as the dynamic linker finds it; `None` where the entries that lead to it are missing.
-    pub(crate) fn symbol_table(&self, elf: &Elf<impl ReadAt>) -> Result<Option<SymbolTable>, ImageError> {
+    pub(crate) fn symbol_table(&self, elf: &Elf<dyn ReadAt + '_>) -> Result<Option<SymbolTable>, ImageError> {
         let (Some(symbols), Some(strings), Some(strings_size)) =
             (self.symbols, self.strings, self.strings_size)
         else {
@@ -126,7 +126,7 @@ impl Dynamic {
     }
 
     /// `DT_HASH`: two 32-bit words, of which the second, `nchain`, is the number of symbols.
-    fn count_by_hash(&self, elf: &Elf<impl ReadAt>, hash: u64) -> Result<u64, ImageError> {
+    fn count_by_hash(&self, elf: &Elf<dyn ReadAt + '_>, hash: u64) -> Result<u64, ImageError> {
         let what = "symbol hash table";
         let offset = offset_of(elf, what, hash)?;
         let mut words = [0; 8];
@@ -135,14 +135,14 @@ impl Dynamic {
     }
 }
 
-fn offset_of(elf: &Elf<impl ReadAt>, what: &'static str, address: u64) -> Result<u64, ImageError> {
+fn offset_of(elf: &Elf<dyn ReadAt + '_>, what: &'static str, address: u64) -> Result<u64, ImageError> {
     elf.offset_of(address).ok_or(ImageError::Malformed { what, reason: "it is outside the segments" })
 }
 
 /// `DT_GNU_HASH` does not state the number of symbols. It is one more than the index at which the chain of the highest
 /// bucket ends: `nbuckets, symoffset, bloom_size, bloom_shift`, the bloom filter (64-bit words), the buckets, and for
 /// each symbol from `symoffset` on its hash, whose lowest bit ends a chain.
-fn count_by_gnu_hash(elf: &Elf<impl ReadAt>, hash: u64) -> Result<u64, ImageError> {
+fn count_by_gnu_hash(elf: &Elf<dyn ReadAt + '_>, hash: u64) -> Result<u64, ImageError> {
     let what = "GNU symbol hash table";
     let start = offset_of(elf, what, hash)?;
     let mut words = [0; 16];

@@ -10,6 +10,7 @@ pub(crate) mod symbols;
 pub(crate) mod unwind;
 
 use std::ffi::CStr;
+use std::ops::Deref;
 
 use crate::limits;
 use crate::source::{check_range, for_each_record, read_exact, read_range};
@@ -76,10 +77,9 @@ pub(crate) struct Section {
     pub(crate) align: u64,
 }
 
-/// Header, segments and sections of a file, and the file.
+/// What the headers of a file say.
 #[derive(Debug)]
-pub(crate) struct Elf<S> {
-    pub(crate) source: S,
+pub(crate) struct Layout {
     pub(crate) arch: Arch,
     pub(crate) file_type: u16,
     pub(crate) segments: Vec<ProgramHeader>,
@@ -87,133 +87,48 @@ pub(crate) struct Elf<S> {
     section_names: Vec<u8>,
 }
 
+/// A file and its layout. Parsers take it as `Elf<dyn ReadAt>`, so that each exists once in the program and not once
+/// for each kind of source.
+#[derive(Debug)]
+pub(crate) struct Elf<S: ?Sized> {
+    layout: Layout,
+    pub(crate) source: S,
+}
+
 impl<S: ReadAt> Elf<S> {
     /// Reads header, program headers and section headers.
     pub(crate) fn open(source: S, purpose: Purpose) -> Result<Self, ImageError> {
+        Ok(Self { layout: Layout::read(&source, purpose)?, source })
+    }
+}
+
+impl<S: ?Sized> Deref for Elf<S> {
+    type Target = Layout;
+
+    fn deref(&self) -> &Layout {
+        &self.layout
+    }
+}
+
+impl Layout {
+    fn read(source: &dyn ReadAt, purpose: Purpose) -> Result<Self, ImageError> {
         let what = "ELF header";
         let size = source.size().map_err(|source| ImageError::Read { what, source })?;
         if size == 0 {
             return Err(ImageError::Empty);
         }
         let mut start = [0; HEADER_BYTES];
-        let there = (size as usize).min(HEADER_BYTES);
-        read_exact(&source, what, 0, &mut start[..there])?;
+        let there = size.min(HEADER_BYTES as u64) as usize;
+        read_exact(source, what, 0, &mut start[..there])?;
         check_magic(&start[..there])?;
         if there < HEADER_BYTES {
             return Err(ImageError::Truncated { what, end: HEADER_BYTES as u64, size });
         }
         let header = Header::parse(&start)?;
-        let mut elf = Self {
-            source,
-            arch: header.arch,
-            file_type: header.file_type,
-            segments: Vec::new(),
-            sections: Vec::new(),
-            section_names: Vec::new(),
-        };
-        let counts = elf.counts(&header)?;
-        elf.read_segments(&header, counts.segments, purpose)?;
-        elf.read_sections(&header, counts.sections, counts.names)?;
-        Ok(elf)
-    }
-
-    /// The counts of headers, which stand in section header 0 where they do not fit the ELF header.
-    fn counts(&self, header: &Header) -> Result<Counts, ImageError> {
-        let mut counts = Counts {
-            segments: u64::from(header.segments),
-            sections: u64::from(header.sections),
-            names: u64::from(header.names),
-        };
-        let extended = header.segments == PN_XNUM
-            || header.names == SHN_XINDEX
-            || (header.sections == 0 && header.sections_at != 0);
-        if extended {
-            if header.sections_at == 0 {
-                return Err(ImageError::Malformed {
-                    what: "ELF header",
-                    reason: "it refers to section header 0, and there is no section table",
-                });
-            }
-            let mut first = [0; SECTION_HEADER_BYTES];
-            read_exact(&self.source, "section table", header.sections_at, &mut first)?;
-            if header.segments == PN_XNUM {
-                counts.segments = u64::from(u32_at(&first, 44)); // sh_info
-            }
-            if header.sections == 0 {
-                counts.sections = u64_at(&first, 32); // sh_size
-            }
-            if header.names == SHN_XINDEX {
-                counts.names = u64::from(u32_at(&first, 40)); // sh_link
-            }
-        }
-        Ok(counts)
-    }
-
-    fn read_segments(&mut self, header: &Header, count: u64, purpose: Purpose) -> Result<(), ImageError> {
-        let what = "program header table";
-        if count == 0 {
-            return Ok(());
-        }
-        if usize::from(header.segment_bytes) != PROGRAM_HEADER_BYTES {
-            return Err(ImageError::Malformed { what, reason: "its entries do not have 56 bytes" });
-        }
-        check_count(what, count, limits::PROGRAM_HEADERS as u64)?;
-        check_range(&self.source, what, header.segments_at, count * PROGRAM_HEADER_BYTES as u64)?;
-        let mut segments = Vec::with_capacity(count as usize);
-        for_each_record(&self.source, what, header.segments_at, count, |_, bytes| {
-            segments.push(ProgramHeader::parse(bytes));
-            Ok(())
-        })?;
-        if purpose == Purpose::Image {
-            for segment in segments.iter().filter(|segment| segment.kind == PT_LOAD) {
-                check_range(&self.source, "loadable segment", segment.offset, segment.file_size)?;
-                if segment.file_size > segment.memory_size {
-                    return Err(ImageError::Malformed {
-                        what: "loadable segment",
-                        reason: "it has more bytes in the file than in memory",
-                    });
-                }
-                if segment.address.checked_add(segment.memory_size).is_none() {
-                    return Err(ImageError::Malformed {
-                        what: "loadable segment",
-                        reason: "it ends beyond the address space",
-                    });
-                }
-            }
-        }
-        self.segments = segments;
-        Ok(())
-    }
-
-    fn read_sections(&mut self, header: &Header, count: u64, names: u64) -> Result<(), ImageError> {
-        let what = "section table";
-        if header.sections_at == 0 || count == 0 {
-            return Ok(());
-        }
-        if usize::from(header.section_bytes) != SECTION_HEADER_BYTES {
-            return Err(ImageError::Malformed { what, reason: "its entries do not have 64 bytes" });
-        }
-        check_count(what, count, limits::SECTIONS as u64)?;
-        check_range(&self.source, what, header.sections_at, count * SECTION_HEADER_BYTES as u64)?;
-        let mut sections = Vec::with_capacity(count as usize);
-        for_each_record(&self.source, what, header.sections_at, count, |_, bytes| {
-            sections.push(Section::parse(bytes));
-            Ok(())
-        })?;
-        if names != 0 {
-            let strings = usize::try_from(names).ok().and_then(|index| sections.get(index)).ok_or(
-                ImageError::Malformed { what, reason: "the index of the section with the names is too high" },
-            )?;
-            self.section_names = read_range(
-                &self.source,
-                "table of section names",
-                strings.offset,
-                strings.size,
-                limits::SECTION_NAME_BYTES,
-            )?;
-        }
-        self.sections = sections;
-        Ok(())
+        let counts = header.counts(source)?;
+        let segments = header.read_segments(source, counts.segments, purpose)?;
+        let (sections, section_names) = header.read_sections(source, counts.sections, counts.names)?;
+        Ok(Self { arch: header.arch, file_type: header.file_type, segments, sections, section_names })
     }
 
     /// All sections.
@@ -335,6 +250,114 @@ impl Header {
             sections: u16_at(bytes, 60),
             names: u16_at(bytes, 62),
         })
+    }
+
+    /// The counts of headers, which stand in section header 0 where they do not fit the ELF self.
+    fn counts(&self, source: &dyn ReadAt) -> Result<Counts, ImageError> {
+        let mut counts = Counts {
+            segments: u64::from(self.segments),
+            sections: u64::from(self.sections),
+            names: u64::from(self.names),
+        };
+        let extended = self.segments == PN_XNUM
+            || self.names == SHN_XINDEX
+            || (self.sections == 0 && self.sections_at != 0);
+        if extended {
+            if self.sections_at == 0 {
+                return Err(ImageError::Malformed {
+                    what: "ELF header",
+                    reason: "it refers to section header 0, and there is no section table",
+                });
+            }
+            let mut first = [0; SECTION_HEADER_BYTES];
+            read_exact(source, "section table", self.sections_at, &mut first)?;
+            if self.segments == PN_XNUM {
+                counts.segments = u64::from(u32_at(&first, 44)); // sh_info
+            }
+            if self.sections == 0 {
+                counts.sections = u64_at(&first, 32); // sh_size
+            }
+            if self.names == SHN_XINDEX {
+                counts.names = u64::from(u32_at(&first, 40)); // sh_link
+            }
+        }
+        Ok(counts)
+    }
+
+    fn read_segments(
+        &self,
+        source: &dyn ReadAt,
+        count: u64,
+        purpose: Purpose,
+    ) -> Result<Vec<ProgramHeader>, ImageError> {
+        let what = "program header table";
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        if usize::from(self.segment_bytes) != PROGRAM_HEADER_BYTES {
+            return Err(ImageError::Malformed { what, reason: "its entries do not have 56 bytes" });
+        }
+        check_count(what, count, limits::PROGRAM_HEADERS as u64)?;
+        check_range(source, what, self.segments_at, count * PROGRAM_HEADER_BYTES as u64)?;
+        let mut segments = Vec::with_capacity(count as usize);
+        for_each_record(source, what, self.segments_at, count, |_, bytes| {
+            segments.push(ProgramHeader::parse(bytes));
+            Ok(())
+        })?;
+        if purpose == Purpose::Image {
+            for segment in segments.iter().filter(|segment| segment.kind == PT_LOAD) {
+                check_range(source, "loadable segment", segment.offset, segment.file_size)?;
+                if segment.file_size > segment.memory_size {
+                    return Err(ImageError::Malformed {
+                        what: "loadable segment",
+                        reason: "it has more bytes in the file than in memory",
+                    });
+                }
+                if segment.address.checked_add(segment.memory_size).is_none() {
+                    return Err(ImageError::Malformed {
+                        what: "loadable segment",
+                        reason: "it ends beyond the address space",
+                    });
+                }
+            }
+        }
+        Ok(segments)
+    }
+
+    fn read_sections(
+        &self,
+        source: &dyn ReadAt,
+        count: u64,
+        names: u64,
+    ) -> Result<(Vec<Section>, Vec<u8>), ImageError> {
+        let what = "section table";
+        if self.sections_at == 0 || count == 0 {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        if usize::from(self.section_bytes) != SECTION_HEADER_BYTES {
+            return Err(ImageError::Malformed { what, reason: "its entries do not have 64 bytes" });
+        }
+        check_count(what, count, limits::SECTIONS as u64)?;
+        check_range(source, what, self.sections_at, count * SECTION_HEADER_BYTES as u64)?;
+        let mut sections = Vec::with_capacity(count as usize);
+        for_each_record(source, what, self.sections_at, count, |_, bytes| {
+            sections.push(Section::parse(bytes));
+            Ok(())
+        })?;
+        let mut section_names = Vec::new();
+        if names != 0 {
+            let strings = usize::try_from(names).ok().and_then(|index| sections.get(index)).ok_or(
+                ImageError::Malformed { what, reason: "the index of the section with the names is too high" },
+            )?;
+            section_names = read_range(
+                source,
+                "table of section names",
+                strings.offset,
+                strings.size,
+                limits::SECTION_NAME_BYTES,
+            )?;
+        }
+        Ok((sections, section_names))
     }
 }
 

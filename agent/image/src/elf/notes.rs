@@ -24,7 +24,7 @@ pub(crate) struct Notes {
 
 /// Reads the note segments and the note sections: the segments first in an image, because they are what is mapped;
 /// the sections first in a debug file, where the segments still say where the notes were in the image.
-pub(crate) fn read(elf: &Elf<impl ReadAt>, purpose: Purpose) -> Result<Notes, ImageError> {
+pub(crate) fn read(elf: &Elf<dyn ReadAt + '_>, purpose: Purpose) -> Result<Notes, ImageError> {
     let segments = elf
         .segments
         .iter()

@@ -64,12 +64,12 @@ pub(crate) struct SymbolTable {
 
 impl SymbolTable {
     /// The table of `.symtab`, if the file has one.
-    pub(crate) fn full(elf: &Elf<impl ReadAt>) -> Result<Option<Self>, ImageError> {
+    pub(crate) fn full(elf: &Elf<dyn ReadAt + '_>) -> Result<Option<Self>, ImageError> {
         Self::of_section(elf, SHT_SYMTAB, ".symtab")
     }
 
     /// The table of `.dynsym`, found by its section or, without sections, through the dynamic section.
-    pub(crate) fn dynamic(elf: &Elf<impl ReadAt>) -> Result<Option<Self>, ImageError> {
+    pub(crate) fn dynamic(elf: &Elf<dyn ReadAt + '_>) -> Result<Option<Self>, ImageError> {
         if let Some(table) = Self::of_section(elf, SHT_DYNSYM, ".dynsym")? {
             return Ok(Some(table));
         }
@@ -80,7 +80,7 @@ impl SymbolTable {
     }
 
     fn of_section(
-        elf: &Elf<impl ReadAt>,
+        elf: &Elf<dyn ReadAt + '_>,
         kind: u32,
         what: &'static str,
     ) -> Result<Option<Self>, ImageError> {
@@ -107,7 +107,7 @@ impl SymbolTable {
         table.checked(elf).map(Some)
     }
 
-    fn checked(self, elf: &Elf<impl ReadAt>) -> Result<Self, ImageError> {
+    fn checked(self, elf: &Elf<dyn ReadAt + '_>) -> Result<Self, ImageError> {
         if self.count > SYMBOLS {
             return Err(ImageError::TooLarge { what: self.what, size: self.count, limit: SYMBOLS });
         }
@@ -118,7 +118,7 @@ impl SymbolTable {
     /// Calls `each` with the number of symbols before it and the symbol.
     pub(crate) fn for_each(
         &self,
-        source: &impl ReadAt,
+        source: &dyn ReadAt,
         mut each: impl FnMut(u64, Symbol),
     ) -> Result<(), ImageError> {
         for_each_record(source, self.what, self.symbols_at, self.count, |index, bytes| {

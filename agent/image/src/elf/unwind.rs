@@ -26,9 +26,8 @@ const PCREL: u8 = 0x10;
 const DATAREL_SDATA4: u8 = 0x3b;
 
 /// The index of an image.
-#[derive(Debug)]
-pub(crate) struct Unwind<'e, S> {
-    elf: &'e Elf<S>,
+pub(crate) struct Unwind<'e> {
+    elf: &'e Elf<dyn ReadAt + 'e>,
     /// Address of the header, which the entries count from.
     header: u64,
     /// File offset of the first entry.
@@ -36,9 +35,9 @@ pub(crate) struct Unwind<'e, S> {
     count: u64,
 }
 
-impl<'e, S: ReadAt> Unwind<'e, S> {
+impl<'e> Unwind<'e> {
     /// The index; `None` where the image has none or one of a form that linkers do not make.
-    pub(crate) fn new(elf: &'e Elf<S>) -> Result<Option<Self>, ImageError> {
+    pub(crate) fn new(elf: &'e Elf<dyn ReadAt + 'e>) -> Result<Option<Self>, ImageError> {
         let Some(segment) = elf.segments.iter().find(|segment| segment.kind == PT_GNU_EH_FRAME) else {
             return Ok(None);
         };

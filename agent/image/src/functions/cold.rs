@@ -8,8 +8,8 @@
 
 use std::collections::HashMap;
 
-use super::collect::Raw;
 use super::Entry;
+use super::collect::Raw;
 use crate::linkage;
 
 /// Stands for the function of a part that several functions may own.
@@ -42,14 +42,14 @@ pub(super) fn link(raws: &[Raw], strings: &[Vec<u8>]) -> Cold {
     for (index, raw) in (0u32..).zip(raws) {
         for &symbol in wanted.get(raw.name.text(strings)).into_iter().flatten() {
             let part = &raws[symbol as usize];
-            // Tables of several sources list the same symbols; each table answers for its own.
-            if part.name.table != raw.name.table {
-                continue;
-            }
-            let rank = match raw.file {
-                file if file == part.file => 0,
-                0 => 1,
-                _ => 2,
+            // The debug file lists what the image lists too, so the same table comes first; but `.gnu_debugdata` leaves
+            // out what is in the dynamic table.
+            let rank = match (part.name.table == raw.name.table, raw.file) {
+                (true, file) if file == part.file => 0,
+                (true, 0) => 1,
+                (true, _) => 2,
+                (false, 0) => 3,
+                (false, _) => 4,
             };
             let (best, owners) = best.entry(symbol).or_insert((rank, Vec::new()));
             if rank < *best {

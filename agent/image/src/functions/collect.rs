@@ -50,7 +50,7 @@ impl Collector {
     /// Adds the symbols of a table.
     pub(crate) fn add(
         &mut self,
-        elf: &Elf<impl ReadAt>,
+        elf: &Elf<dyn ReadAt + '_>,
         table: SymbolTable,
         origin: Origin,
         progress: &mut dyn FnMut(Progress),
@@ -136,10 +136,10 @@ impl Collector {
     }
 
     /// Makes the table. `text` tells whether a range is file-backed code of the image.
-    pub(crate) fn finish<S: ReadAt>(
+    pub(crate) fn finish(
         mut self,
-        unwind: Option<&Unwind<'_, S>>,
-        text: impl Fn(u64, u64) -> bool,
+        unwind: Option<&Unwind<'_>>,
+        text: &dyn Fn(u64, u64) -> bool,
     ) -> Result<FunctionTable, ImageError> {
         self.end_symbols_without_size(unwind)?;
         self.data.sort_unstable();
@@ -162,7 +162,9 @@ impl Collector {
             let Some(first) = group.first().map(raw) else { continue };
             // A range that only cold names have is part of its owners; with another name it is a function too.
             let owners: Vec<u32> = group.iter().flat_map(|index| cold.owners(*index)).copied().collect();
-            parts.extend(owners.iter().map(|&owner| (owner, first.start, first.start.saturating_add(first.size))));
+            parts.extend(
+                owners.iter().map(|&owner| (owner, first.start, first.start.saturating_add(first.size))),
+            );
             let only_cold = group.iter().map(raw).all(|raw| is_cold(raw, &self.strings));
             if only_cold && !owners.is_empty() {
                 continue;
@@ -175,7 +177,7 @@ impl Collector {
             let mark = if only_cold {
                 Mark::ColdPart
             } else {
-                self.mark(first, group.iter().map(raw).any(|raw| raw.ifunc), &text)
+                self.mark(first, group.iter().map(raw).any(|raw| raw.ifunc), text)
             };
             table.functions.push(Entry {
                 start: first.start,
@@ -195,10 +197,7 @@ impl Collector {
     /// Gives symbols without size the size of a symbol with the same start, or the one of the unwind tables. The start
     /// of the next symbol would be an end too, but between the two there may be data, and data that is decoded as code
     /// looks like any instruction: a probe on it would change the data.
-    fn end_symbols_without_size<S: ReadAt>(
-        &mut self,
-        unwind: Option<&Unwind<'_, S>>,
-    ) -> Result<(), ImageError> {
+    fn end_symbols_without_size(&mut self, unwind: Option<&Unwind<'_>>) -> Result<(), ImageError> {
         let mut without: Vec<u32> =
             (0..self.raws.len() as u32).filter(|&index| self.raws[index as usize].size == 0).collect();
         if without.is_empty() {
@@ -232,7 +231,7 @@ impl Collector {
         Ok(())
     }
 
-    fn mark(&self, raw: &Raw, ifunc: bool, text: &impl Fn(u64, u64) -> bool) -> Mark {
+    fn mark(&self, raw: &Raw, ifunc: bool, text: &dyn Fn(u64, u64) -> bool) -> Mark {
         let Raw { start, size, .. } = *raw;
         let end = start.saturating_add(size);
         if ifunc {
@@ -246,7 +245,11 @@ impl Collector {
             && end > from
         {
             Mark::SelfChecked
-        } else if self.data.get(self.data.partition_point(|&data| data < start)).is_some_and(|&data| within(data, start, size)) {
+        } else if self
+            .data
+            .get(self.data.partition_point(|&data| data < start))
+            .is_some_and(|&data| within(data, start, size))
+        {
             Mark::DataInside
         } else {
             Mark::Fine

@@ -5,8 +5,8 @@
 //! [`FunctionTable`] holds the result in about 40 bytes a function beside the string tables as they stand in the file;
 //! a [`Function`] with its own text is made when one is asked for.
 
-pub(crate) mod collect;
 mod cold;
+pub(crate) mod collect;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -168,6 +168,12 @@ impl FunctionTable {
     #[must_use]
     pub fn skipped(&self) -> &[Skipped] {
         &self.skipped
+    }
+
+    /// Whether a function comes from this source.
+    #[must_use]
+    pub fn has(&self, origin: Origin) -> bool {
+        self.functions.iter().any(|entry| entry.origin == origin)
     }
 
     /// Those of `names` that a function of the image has as a linkage name, such as `_Unwind_RaiseException` where the

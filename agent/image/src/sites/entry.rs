@@ -17,11 +17,13 @@ const PASSED: usize = 24;
 /// The entry site. `by_table` are indices of instructions that indirect jumps may lead to, `exits` the exits.
 pub(super) fn entry(code: &Code, by_table: &[usize], exits: &[Site]) -> Result<Site, Refusal> {
     let start = code.at(code.start()).ok_or(Refusal::Undecodable { address: code.start() })?;
+    let targets = targets(code, by_table);
     let mut best: Option<(&Step, Stepping)> = None;
     let mut refusal = None;
     for index in start..=start + PASSED {
         let Some(step) = code.steps.get(index) else { break };
-        if let Some(from) = branch_to(code, index, by_table) {
+        if let Ok(target) = targets.binary_search_by_key(&index, |target| target.0) {
+            let from = targets.get(target).map_or(code.start(), |target| target.1);
             refusal = Some(Refusal::LoopsToEntry { from });
             break;
         }
@@ -53,12 +55,14 @@ pub(super) fn entry(code: &Code, by_table: &[usize], exits: &[Site]) -> Result<S
     }
 }
 
-/// An instruction of the function that may branch to the one at `index`.
-fn branch_to(code: &Code, index: usize, by_table: &[usize]) -> Option<u64> {
-    let direct = code.steps.iter().find(|step| match step.flow {
-        Flow::Jump(target) | Flow::Branch { target, .. } => landing(code, target) == Some(index),
-        _ => false,
+/// The instructions that branches of the function lead to, with one branch each, sorted.
+fn targets(code: &Code, by_table: &[usize]) -> Vec<(usize, u64)> {
+    let direct = code.steps.iter().filter_map(|step| match step.flow {
+        Flow::Jump(target) | Flow::Branch { target, .. } => Some((landing(code, target)?, step.address)),
+        _ => None,
     });
-    let indirect = || by_table.binary_search(&index).ok().map(|_| code.start());
-    direct.map(|step| step.address).or_else(indirect)
+    let mut targets: Vec<_> = direct.chain(by_table.iter().map(|&step| (step, code.start()))).collect();
+    targets.sort_unstable();
+    targets.dedup_by_key(|target| target.0);
+    targets
 }

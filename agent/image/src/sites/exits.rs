@@ -29,6 +29,8 @@ pub(super) struct Exits {
     sites: Vec<Site>,
     /// Direct jumps out of it, sound or not.
     pub(super) leaving: Vec<Leaving>,
+    /// Where entries lead that follow those of tables that were read: mostly nowhere.
+    pub(super) beyond_tables: Vec<u64>,
     /// The first reason to refuse, should no part be missing.
     refusal: Option<Refusal>,
     /// Indices of instructions that jumps through tables may lead to.
@@ -63,7 +65,7 @@ impl Exits {
 pub(super) fn exits(code: &Code, tables: &Tables<'_>) -> Result<Exits, Refusal> {
     check_branches(code)?;
     let trace = trace(code, tables)?;
-    let mut exits = Exits { sites: Vec::new(), leaving: Vec::new(), refusal: None, by_table: Vec::new() };
+    let mut exits = Exits { sites: Vec::new(), leaving: Vec::new(), beyond_tables: Vec::new(), refusal: None, by_table: Vec::new() };
     for ending in &trace.endings {
         if let Some(step) = code.steps.get(ending.step) {
             add(code, tables, &trace, ending, step, &mut exits);
@@ -95,8 +97,9 @@ fn check_branches(code: &Code) -> Result<(), Refusal> {
             _ => {}
         }
     }
-    // An address inside is that of a label when something jumps to it, and that of data otherwise.
-    match code.references.iter().find(|reference| reference.accesses || !indirect) {
+    // An address inside is that of a label when something may jump to it, and that of data otherwise.
+    let is_label = |to| indirect && code.at(to).is_some();
+    match code.references.iter().find(|reference| reference.accesses || !is_label(reference.to)) {
         Some(reference) => Err(Refusal::DataInCode { address: reference.from }),
         None => Ok(()),
     }
@@ -123,7 +126,10 @@ fn add(code: &Code, tables: &Tables<'_>, trace: &Trace, ending: &Ending, step: &
             }
         },
         Flow::Indirect(pointer) => match direction(code, tables, trace, ending, pointer) {
-            Direction::Inside(targets) => exits.by_table.extend(targets),
+            Direction::Inside(steps, next) => {
+                exits.by_table.extend(steps);
+                exits.beyond_tables.extend(next);
+            }
             Direction::Out => exit(code, ending.step, SiteKind::TailJump, None, false, exits),
             Direction::Unclear => exits.refuse(Refusal::IndirectJump { address }),
             Direction::Unbalanced => exits.refuse(Refusal::UnbalancedStack { address }),
@@ -167,8 +173,8 @@ fn in_exclusive_sequence(code: &Code, index: usize) -> bool {
 
 /// Where an indirect jump leads.
 enum Direction {
-    /// To places in the function, and which, as far as they are known.
-    Inside(Vec<usize>),
+    /// To places in the function, as far as they are known, and where a table's first odd entry leads.
+    Inside(Vec<usize>, Option<u64>),
     /// Out of it, with the stack as at the entry.
     Out,
     /// It cannot be told.
@@ -192,16 +198,17 @@ fn direction(code: &Code, tables: &Tables<'_>, trace: &Trace, ending: &Ending, p
     };
     match ending.target {
         Target::Table(table) => match (tables.targets(table, code), balance) {
-            (Targets::Inside(targets), _) => Direction::Inside(targets),
+            (Targets::Inside { steps, next }, _) => Direction::Inside(steps, next),
             (Targets::Outside, _) if !untracked => out,
-            (Targets::Unknown, Balance::Differs) => Direction::Inside(Vec::new()),
+            (Targets::Unknown, Balance::Differs) => Direction::Inside(Vec::new(), None),
             // The table may lead to the entry, and nothing says it does not.
             (Targets::Unknown, Balance::Same) if !trace.orphans && !untracked && table.base.is_none() => out,
             (Targets::Unknown | Targets::Outside, _) => Direction::Unclear,
         },
         Target::Foreign if !untracked => out,
         Target::Foreign | Target::Unknown | Target::Direct => match balance {
-            Balance::Differs if trace.orphans => Direction::Inside(Vec::new()),
+            // A jump to a label whose address the code takes, or to what only such a jump can reach.
+            Balance::Differs if trace.orphans || !code.references.is_empty() => Direction::Inside(Vec::new(), None),
             Balance::Same if !trace.orphans && !untracked => Direction::Out,
             _ => Direction::Unclear,
         },

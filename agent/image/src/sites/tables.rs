@@ -16,9 +16,15 @@ const CHUNK: usize = 512;
 /// Where the entries of a table lead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Targets {
-    /// Into the function: the indices of the instructions, sorted. The table may be shorter than what was read, so
-    /// some may not be targets; none is missing.
-    Inside(Vec<usize>),
+    /// Into the function.
+    Inside {
+        /// The indices of the instructions, sorted. The table may be shorter than what was read, so some may not be
+        /// targets.
+        steps: Vec<usize>,
+        /// What the first entry that does not lead to an instruction of the function leads to: that entry belongs to
+        /// something else, or leads to a part that is not known.
+        next: Option<u64>,
+    },
     /// To other functions: an array of function pointers.
     Outside,
     /// It cannot be read, or is filled in when the image is loaded.
@@ -67,7 +73,7 @@ impl<'s> Tables<'s> {
                     Some(step) => inside.push(step),
                     // A case that cannot happen may lead behind the last instruction.
                     None if !first && code.ranges.iter().any(|range| range.end == target) => {}
-                    None if !first => return sorted(inside),
+                    None if !first => return sorted(inside, Some(target)),
                     None if table.base.is_none() && entry != 0 && !code.contains(target) => return Targets::Outside,
                     None => return Targets::Unknown,
                 }
@@ -78,14 +84,14 @@ impl<'s> Tables<'s> {
             }
             address = address.wrapping_add(CHUNK as u64);
         }
-        if first { Targets::Unknown } else { sorted(inside) }
+        if first { Targets::Unknown } else { sorted(inside, None) }
     }
 }
 
-fn sorted(mut steps: Vec<usize>) -> Targets {
+fn sorted(mut steps: Vec<usize>, next: Option<u64>) -> Targets {
     steps.sort_unstable();
     steps.dedup();
-    Targets::Inside(steps)
+    Targets::Inside { steps, next }
 }
 
 /// A little-endian number of up to 8 bytes.

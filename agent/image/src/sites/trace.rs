@@ -32,7 +32,7 @@ pub(super) enum Reached {
     Never,
     /// From the entry, by branches and known tables.
     Directly,
-    /// By a jump through a table that is not known.
+    /// By a jump through a table that is not known, or not in full.
     ByTable,
     /// By an exception, supposedly.
     ByException,
@@ -69,8 +69,6 @@ pub(super) enum Target {
 pub(super) struct Trace {
     /// Returns and jumps that are reached, in address order.
     pub(super) endings: Vec<Ending>,
-    /// How each instruction is reached.
-    pub(super) reached: Vec<Reached>,
     /// Where the end of a part is reached by running on, the address.
     pub(super) falls_through: Option<u64>,
     /// Whether an instruction other than padding is reached by an unknown table or an exception only, or not at all.
@@ -93,8 +91,8 @@ struct Tracer<'c> {
     seen_tables: Vec<Table>,
     /// Targets of tables that are no leaders.
     missing: Vec<usize>,
-    /// Whether some jump goes through a table that is not known.
-    blind: bool,
+    /// Whether some jump goes through a table or to a place that is not known.
+    tabled: bool,
     /// Whether some function is called.
     calls: bool,
     falls_through: Option<u64>,
@@ -120,7 +118,7 @@ pub(super) fn trace(code: &Code, tables: &Tables<'_>) -> Result<Trace, Refusal> 
             work: Vec::new(),
             seen_tables: Vec::new(),
             missing: Vec::new(),
-            blind: false,
+            tabled: false,
             calls: false,
             falls_through: None,
             phase: Reached::Directly,
@@ -177,7 +175,8 @@ impl Tracer<'_> {
             self.meet(entry, &state);
             self.work_off();
         }
-        if self.blind {
+        // A table may have been read in part only, so what is left over counts as reached by it.
+        if self.tabled {
             self.phase = Reached::ByTable;
             let state = self.joined(|flow| matches!(flow, Flow::Indirect(_)));
             self.follow_orphans(state.as_deref());
@@ -319,15 +318,16 @@ impl Tracer<'_> {
         match target {
             Target::Direct | Target::Foreign => {}
             Target::Table(table) => match self.tables.targets(table, self.code) {
-                Targets::Inside(targets) => {
-                    for target in targets {
-                        self.meet(target, state);
+                Targets::Inside { steps, .. } => {
+                    self.tabled = true;
+                    for step in steps {
+                        self.meet(step, state);
                     }
                 }
                 Targets::Outside => {}
-                Targets::Unknown => self.blind = true,
+                Targets::Unknown => self.tabled = true,
             },
-            Target::Unknown => self.blind = true,
+            Target::Unknown => self.tabled = true,
         }
     }
 
@@ -375,7 +375,7 @@ impl Tracer<'_> {
             .iter()
             .zip(&self.reached)
             .any(|(step, reached)| *reached != Reached::Directly && !step.padding && step.flow != Flow::Stop);
-        Trace { endings, reached: self.reached, falls_through: self.falls_through, orphans }
+        Trace { endings, falls_through: self.falls_through, orphans }
     }
 }
 

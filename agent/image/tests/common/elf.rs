@@ -118,20 +118,21 @@ impl File {
         bytes.resize(bytes.len().next_multiple_of(8), 0);
         let mut names = vec![0];
         let mut headers = vec![[0; SECTION_HEADER]];
-        let mut section = |name: &str, kind: u32, flags: u64, address: u64, offset: usize, size: usize, link: u32| {
-            let mut header = [0; SECTION_HEADER];
-            header[0..4].copy_from_slice(&(names.len() as u32).to_le_bytes());
-            names.extend(name.as_bytes());
-            names.push(0);
-            header[4..8].copy_from_slice(&kind.to_le_bytes());
-            header[8..16].copy_from_slice(&flags.to_le_bytes());
-            header[16..24].copy_from_slice(&address.to_le_bytes());
-            header[24..32].copy_from_slice(&(offset as u64).to_le_bytes());
-            header[32..40].copy_from_slice(&(size as u64).to_le_bytes());
-            header[40..44].copy_from_slice(&link.to_le_bytes());
-            header[48..56].copy_from_slice(&4u64.to_le_bytes());
-            headers.push(header);
-        };
+        let mut section =
+            |name: &str, kind: u32, flags: u64, address: u64, offset: usize, size: usize, link: u32| {
+                let mut header = [0; SECTION_HEADER];
+                header[0..4].copy_from_slice(&(names.len() as u32).to_le_bytes());
+                names.extend(name.as_bytes());
+                names.push(0);
+                header[4..8].copy_from_slice(&kind.to_le_bytes());
+                header[8..16].copy_from_slice(&flags.to_le_bytes());
+                header[16..24].copy_from_slice(&address.to_le_bytes());
+                header[24..32].copy_from_slice(&(offset as u64).to_le_bytes());
+                header[32..40].copy_from_slice(&(size as u64).to_le_bytes());
+                header[40..44].copy_from_slice(&link.to_le_bytes());
+                header[48..56].copy_from_slice(&4u64.to_le_bytes());
+                headers.push(header);
+            };
         section(".text", 1, 6, TEXT_ADDRESS, TEXT_OFFSET as usize, self.text.len(), 0);
         let symbols_at = bytes.len();
         bytes.extend(&symbols);
@@ -188,7 +189,21 @@ impl File {
         let header = |index: usize| table_at + index * SECTION_HEADER;
         (
             bytes,
-            Layout { section_table: table_at, symtab: header(2), strtab: header(3), symbols: symbols_at, note: note_at },
+            Layout {
+                section_table: table_at,
+                symtab: header(2),
+                strtab: header(3),
+                symbols: symbols_at,
+                note: note_at,
+            },
         )
     }
+}
+
+/// Two functions, from which tests go on.
+pub fn small() -> File {
+    File::with_symbols(vec![
+        Symbol::function("first", TEXT_ADDRESS, 0x100),
+        Symbol::function("second", TEXT_ADDRESS + 0x100, 0xf00),
+    ])
 }

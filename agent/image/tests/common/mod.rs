@@ -1,6 +1,7 @@
 //! What the tests of the crate share: programs compiled on the spot, what binutils say about a file, and ELF files made
 //! by hand.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 pub mod elf;
 pub mod pipeline;
@@ -9,7 +10,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use edgelat_image::{DebugFiles, FunctionTable, Image, ReadAt};
+use edgelat_image::{DebugFiles, FunctionTable, Image, ImageError, ReadAt};
 
 /// An empty directory of this test, below the one cargo keeps for tests.
 pub fn directory(test: &str) -> PathBuf {
@@ -58,7 +59,14 @@ pub fn text(path: &Path) -> &str {
 }
 
 pub fn open(path: &Path) -> Image<std::fs::File> {
-    Image::open(std::fs::File::open(path).unwrap()).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    Image::open(std::fs::File::open(path).unwrap())
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A message must say what is wrong and what to do: two clauses.
+pub fn assert_helps(error: &ImageError) {
+    let message = error.to_string();
+    assert!(message.contains("; "), "no next step: {message}");
 }
 
 /// The functions that the file itself lists.
@@ -132,8 +140,17 @@ pub fn assert_same(table: &FunctionTable, expected: &BTreeSet<Symbol>) {
         }
     }
     for (start, size, name) in &found {
-        let known = expected.contains(&(*start, *size, name.clone())) || expected.contains(&(*start, 0, name.clone()));
+        let known = expected.contains(&(*start, *size, name.clone()))
+            || expected.contains(&(*start, 0, name.clone()));
         assert!(known, "{name} at {start:#x} with {size} bytes is not in binutils' list");
     }
-    assert_eq!(parts.len(), expected.iter().filter(|(_, _, name)| unlisted.contains(name)).map(|(start, size, _)| (start, size)).collect::<BTreeSet<_>>().len());
+    assert_eq!(
+        parts.len(),
+        expected
+            .iter()
+            .filter(|(_, _, name)| unlisted.contains(name))
+            .map(|(start, size, _)| (start, size))
+            .collect::<BTreeSet<_>>()
+            .len()
+    );
 }

@@ -29,8 +29,14 @@ pub fn exercise(bytes: &[u8]) -> Result<usize, ImageError> {
     }
     let build_id = image.build_id().map_or_else(|| "00000000".to_owned(), ToString::to_string);
     let build_id = format!("{build_id:0<8}");
-    let entry = image.segments().iter().find(|segment| segment.executable).map_or(0, |segment| segment.address);
-    for text in ["main".to_owned(), "*a?[b-z]*".to_owned(), "ns::f(int)".to_owned(), format!("+0x{entry:x}@{build_id}")] {
+    let entry =
+        image.segments().iter().find(|segment| segment.executable).map_or(0, |segment| segment.address);
+    for text in [
+        "main".to_owned(),
+        "*a?[b-z]*".to_owned(),
+        "ns::f(int)".to_owned(),
+        format!("+0x{entry:x}@{build_id}"),
+    ] {
         match image.find(&table, &Pattern::parse(&text).unwrap()) {
             Ok(found) => assert!(!found.is_empty()),
             Err(error) => assert!(!error.to_string().is_empty()),
@@ -42,7 +48,9 @@ pub fn exercise(bytes: &[u8]) -> Result<usize, ImageError> {
             Ok(sites) => {
                 for site in std::iter::once(&sites.entry).chain(&sites.exits) {
                     let inside = image.segments().iter().any(|segment| {
-                        segment.executable && (segment.file_offset..segment.file_offset + segment.file_size).contains(&site.file_offset)
+                        segment.executable
+                            && (segment.file_offset..segment.file_offset + segment.file_size)
+                                .contains(&site.file_offset)
                     });
                     assert!(inside, "{} of {}", site.file_offset, function.name);
                     assert_eq!(image.file_offset(site.site.address), Some(site.file_offset));

@@ -34,12 +34,10 @@ pub(super) struct Encoding {
     pub(super) notrack: bool,
     /// Any of es, cs, ss, ds, or LOCK: what the kernel calls bad prefixes.
     pub(super) bad_prefix: bool,
-    /// Any prefix before REX.
-    pub(super) prefixed: bool,
 }
 
 impl Encoding {
-    /// Reads the bytes of one valid instruction; `None` where they end too early.
+    /// Reads the bytes of one valid instruction; `None` where they end too early or a prefix follows REX.
     pub(super) fn of(bytes: &[u8]) -> Option<Self> {
         let mut this = Self {
             map: Map::One,
@@ -51,7 +49,6 @@ impl Encoding {
             repeat_not: false,
             notrack: false,
             bad_prefix: false,
-            prefixed: false,
         };
         let mut rest = bytes;
         let opcode = loop {
@@ -64,15 +61,18 @@ impl Encoding {
                 0x3e => (this.notrack, this.bad_prefix) = (true, true),
                 0x26 | 0x2e | 0x36 | 0xf0 => this.bad_prefix = true,
                 0x64 | 0x65 | 0x67 => {}
-                // REX counts only as the last prefix; an earlier one is ignored by the processor.
-                0x40..=0x4f => {
+                0x40..=0x4f if this.rex == 0 => {
                     this.rex = byte;
                     continue;
                 }
+                0x40..=0x4f => return None,
                 _ => break byte,
             }
-            this.rex = 0;
-            this.prefixed = true;
+            // REX counts only as the last prefix. No assembler puts another one behind it, and disassemblers do not
+            // agree about it.
+            if this.rex != 0 {
+                return None;
+            }
         };
         match opcode {
             0x0f => {

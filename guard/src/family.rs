@@ -1,0 +1,151 @@
+//! The processes of a plan: the target, and the children that it forked since.
+//!
+//! The kernel tells of forks and new images through a ring buffer, of ends through pidfds. Each process gets
+//! probes of its own; rows and frames are those of the plan.
+
+use std::os::fd::BorrowedFd;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+
+use crate::attach::{self, Attached, ImageSites};
+use crate::error::{GuardError, text};
+use crate::guard::{Guard, order};
+use crate::load::{FAMILY, FamilyEvent};
+use crate::protocol::{Event, TargetId};
+use crate::target::Target;
+
+/// A process with probes in it.
+pub(crate) struct Covered {
+    pub(crate) target: Target,
+    /// What it executed when the probes were attached.
+    pub(crate) executable: Option<(u64, u64)>,
+    pub(crate) attached: Attached,
+}
+
+impl Guard {
+    /// Attaches a plan to one more process and watches for its end.
+    pub(crate) fn cover(&mut self, index: usize, target: Target) -> Result<(), GuardError> {
+        let plan = &mut self.plans[index];
+        let (way, loaded) = plan.loaded.as_ref().ok_or_else(|| order("attach comes after load"))?;
+        // Before the probes: a fork between the two is then told, and its child attached late but not missed.
+        loaded.add_family(target.pid)?;
+        let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
+        let attached = attach::attach(way.route, loaded, &target, &images, self.tracefs.as_mut())?;
+        watch(&mut self.epoll, target.pidfd())?;
+        let executable = executable_of(&target);
+        plan.processes.push(Covered { target, executable, attached });
+        Ok(())
+    }
+
+    /// Takes in what the kernel told since the last time.
+    pub(crate) fn collect_events(&mut self) {
+        for index in 0..self.plans.len() {
+            let family = match &mut self.plans[index].loaded {
+                Some((_, loaded)) => loaded.family_events(),
+                None => continue,
+            };
+            for event in family {
+                match event {
+                    FamilyEvent::Fork { child } => self.cover_child(index, child),
+                    FamilyEvent::Exec { pid } => self.notice_exec(index, pid),
+                    FamilyEvent::UnknownSite { pid } => self.renew(index, pid),
+                }
+            }
+            self.drop_ended(index);
+        }
+    }
+
+    fn cover_child(&mut self, index: usize, pid: i32) {
+        if self.plans[index].processes.len() >= FAMILY {
+            let what = text(format_args!("follow more than {FAMILY} processes"));
+            let error = GuardError::Unsupported { what, reason: text("the table of processes is full") };
+            self.events.push_back(Event::NotCovered { pid, error });
+            return;
+        }
+        let covered = Target::unchecked(TargetId(0), pid).and_then(|target| self.cover(index, target));
+        match covered {
+            Ok(()) => self.events.push_back(Event::Covered { pid }),
+            // Born and gone before we came: nothing of it was measured, and nothing of it is left.
+            Err(GuardError::NoProcess { .. }) => self.forget(index, pid),
+            Err(error) => self.events.push_back(Event::NotCovered { pid, error }),
+        }
+    }
+
+    fn forget(&self, index: usize, pid: i32) {
+        if let Some((_, loaded)) = &self.plans[index].loaded {
+            loaded.remove_family(pid);
+        }
+    }
+
+    fn notice_exec(&mut self, index: usize, pid: i32) {
+        let Some(first) = self.plans[index].processes.first() else { return };
+        let executable = first.executable;
+        match self.plans[index].processes.iter().find(|covered| covered.target.pid == pid) {
+            Some(covered) if executable_of(&covered.target) != covered.executable => {
+                self.events.push_back(Event::Replaced { pid });
+            }
+            Some(_) => {}
+            // The child of a vfork has memory of its own now. Only one that executes the same image again is
+            // of the family; the commands that a service calls are not.
+            None => {
+                let child = Target::unchecked(TargetId(0), pid);
+                if child.is_ok_and(|child| executable_of(&child) == executable) {
+                    self.cover_child(index, pid);
+                }
+            }
+        }
+    }
+
+    /// A probe was hit where none was expected: a library has been mapped again elsewhere.
+    fn renew(&mut self, index: usize, pid: i32) {
+        let plan = &mut self.plans[index];
+        let Some((_, loaded)) = &plan.loaded else { return };
+        let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
+        if let Some(covered) = plan.processes.iter_mut().find(|covered| covered.target.pid == pid) {
+            // What fails stays counted as hits at unknown addresses; the report shows them.
+            _ = covered.attached.renew(loaded, &covered.target, &images);
+        }
+    }
+
+    /// Processes whose pidfd says that they ended.
+    fn drop_ended(&mut self, index: usize) {
+        let plan = &mut self.plans[index];
+        let mut ended = Vec::new();
+        plan.processes.retain(|covered| {
+            let alive = !readable(covered.target.pidfd());
+            if !alive {
+                ended.push(covered.target.pid);
+                if let Some((_, loaded)) = &plan.loaded {
+                    covered.attached.forget(loaded, covered.target.pid);
+                }
+            }
+            alive
+        });
+        for pid in ended {
+            self.forget(index, pid);
+            self.events.push_back(Event::Ended { pid });
+        }
+    }
+}
+
+/// Device and inode of what a process executes.
+fn executable_of(target: &Target) -> Option<(u64, u64)> {
+    target.executable_stat().map(|stat| (stat.st_dev, stat.st_ino))
+}
+
+/// Makes a descriptor wake whoever waits for events.
+pub(crate) fn watch(epoll: &mut Option<Epoll>, fd: BorrowedFd<'_>) -> Result<(), GuardError> {
+    let failed = |errno: nix::Error| GuardError::Proc { file: text("epoll"), os: errno.into() };
+    if epoll.is_none() {
+        *epoll = Some(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?);
+    }
+    match epoll.as_ref().map(|epoll| epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0))) {
+        Some(Err(errno)) => Err(failed(errno)),
+        _ => Ok(()),
+    }
+}
+
+fn readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
+    nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|n| n > 0)
+}

@@ -1,0 +1,71 @@
+//! An image that was opened for the collector, and what the guard itself makes sure of before it is probed.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::rc::Rc;
+
+use edgelat_bpf::layout::SITE_FUNCTION_MASK;
+
+use crate::elf::Executable;
+use crate::error::{GuardError, text};
+use crate::protocol::{ImageId, PlanSite, TargetId};
+use crate::target::FileKey;
+
+/// A file that a target maps, held open.
+pub(crate) struct OpenImage {
+    pub(crate) id: ImageId,
+    pub(crate) target: TargetId,
+    pub(crate) file: Rc<File>,
+    pub(crate) executable: Executable,
+    pub(crate) key: FileKey,
+    pub(crate) identity: Identity,
+}
+
+/// What changes when a file is written to or replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+impl Identity {
+    pub(crate) fn of(file: &File) -> Result<Self, GuardError> {
+        let meta = file
+            .metadata()
+            .map_err(|error| GuardError::Proc { file: text("the image"), os: error.into() })?;
+        Ok(Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            size: meta.size(),
+            mtime: (meta.mtime(), meta.mtime_nsec()),
+            ctime: (meta.ctime(), meta.ctime_nsec()),
+        })
+    }
+}
+
+/// What the guard must know to be true of a site, whoever names it.
+pub(crate) fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> Result<(), GuardError> {
+    let bad = |reason: &str| {
+        Err(GuardError::BadPlan { reason: text(format_args!("{reason} at {:#x}", site.offset)) })
+    };
+    if !open.executable.contains(site.offset) {
+        return bad("no executable segment");
+    }
+    if site.cookie & SITE_FUNCTION_MASK >= u64::from(functions) {
+        return bad("a function that the plan does not have");
+    }
+    let mut found = [0; 4];
+    let Some(expected) = site.code.get(..usize::from(site.code_len)).filter(|code| !code.is_empty()) else {
+        return bad("no bytes to compare");
+    };
+    let found = &mut found[..expected.len()];
+    // Reading also brings the page in, so that the kernel need not wait for the disk while it attaches.
+    if open.file.read_exact_at(found, site.offset).is_err() || found != expected {
+        let what = text(format_args!("the instruction at {:#x}", site.offset));
+        return Err(GuardError::ImageChanged { what });
+    }
+    Ok(())
+}
