@@ -11,19 +11,11 @@ MAKEFLAGS += --no-builtin-rules
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
 CARGO := cross/cargo
-X86_64 := x86_64-unknown-linux-musl
 AARCH64 := aarch64-unknown-linux-musl
 
 # How often `make fuzz` damages each file, and how long it runs each coverage-guided target.
 FUZZ_ITERS ?= 5000
 FUZZ_SECONDS ?= 60
-
-# $(call agent,TRIPLE,MACHINE): compiles the static binary into dist/MACHINE, proves that it is static, prints its size.
-define agent
-$(CARGO) build --locked --release --package edgelat --target $(1)
-install -D $(CARGO_TARGET_DIR)/$(1)/release/edgelat dist/$(2)/edgelat
-cross/show-static dist/$(2)/edgelat
-endef
 
 .PHONY: help build cross demo test bench soak fuzz lint clean
 
@@ -34,11 +26,11 @@ help: ## This list
 
 build: ## The static x86_64 binary: dist/x86_64/edgelat
 	@cross/setup build
-	@$(call agent,$(X86_64),x86_64)
+	@cross/agent x86_64
 
 cross: build ## Also the static aarch64 binary: dist/aarch64/edgelat
 	@cross/setup cross
-	@$(call agent,$(AARCH64),aarch64)
+	@cross/agent aarch64
 
 demo: build ## A live latency histogram of a running program that was not rebuilt (root)
 	@cross/setup demo

@@ -72,11 +72,16 @@ struct user_pt_regs {
 
 struct mm_struct;
 
+struct thread_struct {
+	unsigned long features;
+};
+
 struct task_struct {
 	int pid;
 	int tgid;
 	struct mm_struct *mm;
 	struct task_struct *real_parent;
+	struct thread_struct thread;
 };
 #pragma clang attribute pop
 
@@ -496,6 +501,45 @@ static __always_inline bool site_by_address(user_regs *regs, __u64 *site)
 
 BY_COOKIE("uprobe.multi", multi_entry, table_enter(regs, site))
 BY_COOKIE("uprobe.multi", multi_exit, table_exit(REGS_SP(regs), site))
+
+#if defined(__TARGET_ARCH_x86)
+/*
+ * The kernel emulates no `ret` on x86-64: it single-steps a copy, which costs many times all of the rest. Since
+ * 6.19 a uprobe program may write registers, and where it changes the instruction pointer the probed instruction
+ * counts as done. So this does what `ret` does. Whatever is not plain is left to the kernel: a stack page that
+ * cannot be read here and now, and threads with a shadow stack, whose second return address only the processor
+ * may take.
+ */
+#define ARCH_SHSTK_SHSTK 1 /* arch/x86/include/uapi/asm/prctl.h */
+
+static __always_inline void do_return(user_regs *regs)
+{
+	struct task_struct *task = (void *)bpf_get_current_task_btf();
+	__u64 sp = REGS_SP(regs), address;
+
+	if (bpf_core_field_exists(task->thread.features) && (task->thread.features & ARCH_SHSTK_SHSTK))
+		return;
+	if (bpf_probe_read_user(&address, sizeof(address), (void *)sp))
+		return;
+	regs->sp = sp + sizeof(address);
+	regs->ip = address;
+}
+
+SEC("uprobe.multi") int multi_exit_writing(user_regs *regs)
+{
+	__u64 site;
+
+	if (!control.armed)
+		return 0;
+	site = bpf_get_attach_cookie(regs);
+	if (counts(regs, site))
+		table_exit(REGS_SP(regs), site);
+	if (site & SITE_RETURN)
+		do_return(regs);
+	return 0;
+}
+#endif
+
 BY_COOKIE("uprobe.multi", multi_return, table_exit(RETURN_SP(regs), site))
 BY_COOKIE("uprobe", single_return, table_exit(RETURN_SP(regs), site))
 BY_ADDRESS(table_entry, table_enter(regs, site))

@@ -101,6 +101,9 @@ layout! {
         SITE_CONDITIONAL: u64 = 0x10_0000_0000;
         /// An exit site that may also be passed inside the function: no frame there is no loss.
         SITE_MAYBE: u64 = 0x20_0000_0000;
+        /// The instruction is a plain near return of x86-64 (`c3`, `f3 c3`): a program that may write registers does
+        /// it, so that the kernel need not single-step it.
+        SITE_RETURN: u64 = 0x40_0000_0000;
 
         /// `Event::kind`: a process of the family has a new child process.
         EVENT_FORK: u32 = 1;

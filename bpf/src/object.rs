@@ -38,6 +38,8 @@ pub const FAMILY_PROGRAMS: [&str; 2] = ["family_fork", "family_exec"];
 pub enum Programs {
     /// uprobe_multi links with cookies, probes on exit sites. Linux 6.6.
     Multi,
+    /// As `Multi`, but the program on exit sites does plain returns itself. x86-64, Linux 6.19.
+    MultiWriting,
     /// uprobe_multi links with cookies, return probes. Linux 6.6.
     MultiReturn,
     /// One uprobe session for both ends. Linux 6.13.
@@ -52,8 +54,10 @@ pub enum Programs {
 
 impl Programs {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: &[Self] = &[
         Self::Multi,
+        #[cfg(target_arch = "x86_64")]
+        Self::MultiWriting,
         Self::MultiReturn,
         Self::Session,
         Self::Address,
@@ -64,7 +68,7 @@ impl Programs {
     /// Program on the entry sites.
     pub fn entry(self) -> &'static str {
         match self {
-            Self::Multi | Self::MultiReturn => "multi_entry",
+            Self::Multi | Self::MultiWriting | Self::MultiReturn => "multi_entry",
             Self::Session => "session",
             Self::Address | Self::AddressReturn => "table_entry",
             Self::AddressHash => "hash_entry",
@@ -75,6 +79,7 @@ impl Programs {
     pub fn exit(self) -> Option<&'static str> {
         match self {
             Self::Multi => Some("multi_exit"),
+            Self::MultiWriting => Some("multi_exit_writing"),
             Self::MultiReturn => Some("multi_return"),
             Self::Session => None,
             Self::Address => Some("table_leave"),
@@ -127,7 +132,7 @@ mod tests {
         let maps: Vec<String> = object.maps().map(|m| m.name().to_string_lossy().into_owned()).collect();
 
         let mut named: Vec<&str> = FAMILY_PROGRAMS.to_vec();
-        for programs in Programs::ALL {
+        for &programs in Programs::ALL {
             named.push(programs.entry());
             named.extend(programs.exit());
         }

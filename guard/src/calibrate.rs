@@ -10,6 +10,7 @@ use std::fs::File;
 use std::rc::Rc;
 
 use edgelat_bpf::Rows;
+use edgelat_bpf::layout::SITE_RETURN;
 
 use crate::attach::{ImageSites, Site};
 use crate::error::{GuardError, text};
@@ -86,18 +87,20 @@ unsafe extern "C" {
 struct Empty {
     /// Row behind those of the plan.
     row: u32,
+    /// Its exit is a plain `ret` that some programs do themselves.
+    returns: bool,
     entry: unsafe extern "C" fn(),
     exit: unsafe extern "C" fn(),
 }
 
 fn empties() -> impl Iterator<Item = Empty> {
     let all = [
-        Some(Empty { row: 0, entry: edgelat_bias_ee, exit: edgelat_bias_ee_exit }),
-        Some(Empty { row: 1, entry: edgelat_bias_se, exit: edgelat_bias_se_exit }),
+        Some(Empty { row: 0, returns: false, entry: edgelat_bias_ee, exit: edgelat_bias_ee_exit }),
+        Some(Empty { row: 1, returns: false, entry: edgelat_bias_se, exit: edgelat_bias_se_exit }),
         #[cfg(target_arch = "x86_64")]
-        Some(Empty { row: 2, entry: edgelat_bias_es, exit: edgelat_bias_es_exit }),
+        Some(Empty { row: 2, returns: true, entry: edgelat_bias_es, exit: edgelat_bias_es_exit }),
         #[cfg(target_arch = "x86_64")]
-        Some(Empty { row: 3, entry: edgelat_bias_ss, exit: edgelat_bias_ss_exit }),
+        Some(Empty { row: 3, returns: true, entry: edgelat_bias_ss, exit: edgelat_bias_ss_exit }),
     ];
     all.into_iter().flatten()
 }
@@ -115,9 +118,13 @@ pub(crate) fn images(own: &Target, first_row: u32, returns: Returns) -> Result<V
         offset: function as *const () as u64 - mapping.start + mapping.offset,
         cookie: u64::from(first_row + row),
     };
+    let exit = |empty: &Empty| {
+        let site = site(empty.exit, empty.row);
+        Site { cookie: if empty.returns { site.cookie | SITE_RETURN } else { site.cookie }, ..site }
+    };
     let entries = empties().map(|empty| site(empty.entry, empty.row)).collect();
     let exits = match returns {
-        Returns::Ret => empties().map(|empty| site(empty.exit, empty.row)).collect(),
+        Returns::Ret => empties().map(|empty| exit(&empty)).collect(),
         Returns::Uretprobe => Vec::new(),
     };
     Ok(vec![ImageSites { file: Rc::new(file), key: mapping.file, entries, exits }])

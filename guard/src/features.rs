@@ -12,6 +12,8 @@ use nix::errno::Errno;
 
 /// Opcodes of `struct bpf_insn` (include/uapi/linux/bpf.h, bpf_common.h).
 mod op {
+    pub(super) const LOAD: u8 = 0x79; // BPF_LDX | BPF_MEM | BPF_DW
+    pub(super) const STORE: u8 = 0x7b; // BPF_STX | BPF_MEM | BPF_DW
     pub(super) const MOV64_IMM: u8 = 0xb7; // BPF_ALU64 | BPF_MOV | BPF_K
     pub(super) const STORE_IMM: u8 = 0x7a; // BPF_ST | BPF_MEM | BPF_DW
     pub(super) const ATOMIC: u8 = 0xdb; // BPF_STX | BPF_ATOMIC | BPF_DW
@@ -59,6 +61,24 @@ pub(crate) fn attach_cookie() -> Result<(), Errno> {
 /// type says by EBADF; a process of -1 is refused by EINVAL only where the filter was repaired.
 pub(crate) fn uprobe_multi() -> Result<(), Errno> {
     multi_link(libbpf_sys::BPF_TRACE_UPROBE_MULTI)
+}
+
+/// Uprobe programs that may write the registers of the thread: 6.19. Only asked on x86-64, whose `ret` the kernel
+/// would otherwise single-step; aarch64's is simulated.
+pub(crate) fn write_registers() -> Result<(), Errno> {
+    /// Offset of `sp` in `struct pt_regs` (arch/x86/include/uapi/asm/ptrace-abi.h, RSP).
+    const SP: i16 = 152;
+    if !cfg!(target_arch = "x86_64") {
+        return Err(Errno::ENOTSUP);
+    }
+    uprobe_multi()?;
+    let program = [
+        insn(op::LOAD, 2, 1, SP, 0),
+        insn(op::STORE, 1, 2, SP, 0),
+        insn(op::MOV64_IMM, 0, 0, 0, 0),
+        insn(op::EXIT, 0, 0, 0, 0),
+    ];
+    load(libbpf_sys::BPF_TRACE_UPROBE_MULTI, &program).map(drop)
 }
 
 /// Uprobe sessions: 6.13.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::rc::Rc;
 
-use edgelat_bpf::layout::SITE_FUNCTION_MASK;
+use edgelat_bpf::layout::{SITE_FUNCTION_MASK, SITE_RETURN};
 
 use crate::elf::Executable;
 use crate::error::{GuardError, text};
@@ -57,6 +57,10 @@ pub(crate) fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> R
     if site.cookie & SITE_FUNCTION_MASK >= u64::from(functions) {
         return bad("a function that the plan does not have");
     }
+    // The program will do what a return does: it must be one.
+    if site.cookie & SITE_RETURN != 0 && !is_return(&site.code, site.exit) {
+        return bad("no plain return");
+    }
     let mut found = [0; 4];
     let Some(expected) = site.code.get(..usize::from(site.code_len)).filter(|code| !code.is_empty()) else {
         return bad("no bytes to compare");
@@ -68,4 +72,9 @@ pub(crate) fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> R
         return Err(GuardError::ImageChanged { what });
     }
     Ok(())
+}
+
+/// `ret` or `rep ret` of x86-64 (Intel SDM vol. 2, RET: C3), at an exit site.
+fn is_return(code: &[u8; 4], exit: bool) -> bool {
+    cfg!(target_arch = "x86_64") && exit && matches!(code, [0xc3, ..] | [0xf3, 0xc3, ..])
 }

@@ -350,9 +350,10 @@ mod tests {
     /// Loading needs root; the tests of this crate are run as root.
     #[test]
     fn every_set_of_programs_passes_the_verifier_of_this_kernel() {
-        for programs in Programs::ALL {
+        for &programs in Programs::ALL {
             let possible = match programs {
                 Programs::Multi | Programs::MultiReturn => crate::features::uprobe_multi().is_ok(),
+                Programs::MultiWriting => crate::features::write_registers().is_ok(),
                 Programs::Session => crate::features::session().is_ok(),
                 Programs::Address | Programs::AddressReturn => crate::features::compare_exchange().is_ok(),
                 Programs::AddressHash => true,

@@ -174,6 +174,11 @@ fn a_plan_is_not_believed() {
     assert!(matches!(refused(PlanSite { offset: 0, ..good }), GuardError::BadPlan { .. }));
     assert!(matches!(refused(PlanSite { offset: u64::MAX, ..good }), GuardError::BadPlan { .. }));
     assert!(matches!(refused(PlanSite { cookie: 1, ..good }), GuardError::BadPlan { .. }));
+    let not_a_return = edgelat_bpf::layout::SITE_RETURN;
+    assert!(matches!(
+        refused(PlanSite { cookie: not_a_return, exit: true, ..good }),
+        GuardError::BadPlan { .. }
+    ));
     assert!(matches!(refused(PlanSite { code_len: 0, ..good }), GuardError::BadPlan { .. }));
     assert!(matches!(refused(PlanSite { code_len: 9, ..good }), GuardError::BadPlan { .. }));
     assert!(matches!(refused(PlanSite { code: [0xcc; 4], ..good }), GuardError::ImageChanged { .. }));

@@ -161,6 +161,11 @@ impl Session {
         self.stderr.text()
     }
 
+    /// The lines of stderr, which outlive the session.
+    pub fn stderr_lines(&self) -> Lines {
+        self.stderr.clone()
+    }
+
     /// Waits for a report for which `wanted` holds. Each one looked at must fulfil the identity, unless
     /// it says that it is unsettled.
     #[track_caller]
@@ -212,10 +217,17 @@ impl Session {
     /// that `watch` ran.
     #[track_caller]
     pub fn end_of_command(self) -> (Report, Oracle) {
+        let (report, stderr) = self.end_with_stderr();
+        let oracle = stderr.lines().filter_map(Oracle::parse).rfind(|o| o.event == "end");
+        (report, oracle.unwrap_or_else(|| panic!("the command told no figures: {stderr}")))
+    }
+
+    /// Waits for the end as [`end`](Self::end) does; gives the report and all of stderr.
+    #[track_caller]
+    pub fn end_with_stderr(self) -> (Report, String) {
         let stderr = self.stderr.clone();
         let report = self.end();
-        let oracle = stderr.text().lines().filter_map(Oracle::parse).rfind(|o| o.event == "end");
-        (report, oracle.unwrap_or_else(|| panic!("the command told no figures: {}", stderr.text())))
+        (report, stderr.text())
     }
 
     /// Sends the agent a signal.

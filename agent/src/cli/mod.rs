@@ -3,7 +3,7 @@
 //! | module | job |
 //! | --- | --- |
 //! | [`options`] | commands and options as data |
-//! | [`parse`] | arguments to the typed options of a command |
+//! | [`parse`], [`usage`] | arguments to the typed options of a command, and what is wrong with them |
 //! | [`help`] | `--help` from the same data |
 //! | [`generate`] | man page and shell completions from the same data |
 //! | [`exit`], [`failure`] | exit statuses, and errors that know theirs |
@@ -22,6 +22,7 @@ pub mod help;
 pub mod options;
 pub mod output;
 pub mod parse;
+pub mod usage;
 pub mod watch;
 
 use std::ffi::OsString;

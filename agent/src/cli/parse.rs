@@ -14,142 +14,12 @@ use std::{
 
 use edgelat_guard::protocol::{Returns, Route};
 use edgelat_image::Pattern;
-use thiserror::Error;
 
 use super::{
-    exit::Exit,
-    failure::Fails,
     help::Detail,
     options::{COMMANDS, Command, Complete, FRAMES, Id, MAP_BYTES, Opt},
+    usage::{UsageError, nearest},
 };
-
-/// What is wrong with a command line.
-#[derive(Debug, Error)]
-pub enum UsageError {
-    /// No command at all.
-    #[error("no command given; 'edgelat --help' lists them")]
-    NoCommand,
-    /// A command that there is not.
-    #[error("there is no command '{given}'; {}", did_you_mean(near, "edgelat "))]
-    UnknownCommand {
-        /// What was typed.
-        given: String,
-        /// The command that looks most like it.
-        near: Option<String>,
-    },
-    /// An option that the command does not have.
-    #[error("{command}: there is no option '{given}'; {}", did_you_mean_option(near, command))]
-    UnknownOption {
-        /// The command.
-        command: &'static str,
-        /// What was typed.
-        given: String,
-        /// The option that looks most like it.
-        near: Option<String>,
-    },
-    /// An option that needs a value and has none.
-    #[error("{command}: {option} needs a value; write {option} {value}")]
-    MissingValue {
-        /// The command.
-        command: &'static str,
-        /// The option.
-        option: String,
-        /// What stands for its value.
-        value: &'static str,
-    },
-    /// A switch with a value.
-    #[error("{command}: {option} takes no value, but has '{given}'; write {option} alone")]
-    UnexpectedValue {
-        /// The command.
-        command: &'static str,
-        /// The option.
-        option: String,
-        /// The value.
-        given: String,
-    },
-    /// An option given twice that can be given once.
-    #[error("{command}: {option} is given twice; leave one")]
-    Twice {
-        /// The command.
-        command: &'static str,
-        /// The option.
-        option: String,
-    },
-    /// A value that the option cannot have.
-    #[error("{command}: {option} cannot be '{given}'; give {wanted}")]
-    BadValue {
-        /// The command.
-        command: &'static str,
-        /// The option.
-        option: String,
-        /// The value.
-        given: String,
-        /// What it can be.
-        wanted: String,
-    },
-    /// Too few arguments.
-    #[error("{command}: {operand} is missing; write edgelat {command} {usage}")]
-    MissingOperand {
-        /// The command.
-        command: &'static str,
-        /// The argument.
-        operand: &'static str,
-        /// How the command is written.
-        usage: &'static str,
-    },
-    /// Too many arguments.
-    #[error("{command}: '{given}' is one argument too many; write edgelat {command} {usage}")]
-    ExtraOperand {
-        /// The command.
-        command: &'static str,
-        /// The argument.
-        given: String,
-        /// How the command is written.
-        usage: &'static str,
-    },
-    /// An argument that is not text.
-    #[error("{command}: '{given}' is not UTF-8 text; names of functions and values of options are")]
-    NotText {
-        /// The command.
-        command: &'static str,
-        /// The argument, as far as it can be shown.
-        given: String,
-    },
-    /// A pattern that is none.
-    #[error("{command}: {reason}")]
-    Pattern {
-        /// The command.
-        command: &'static str,
-        /// What is wrong with it and what to write.
-        reason: edgelat_image::PatternError,
-    },
-    /// Nothing to watch.
-    #[error("watch: nothing to measure; name a process with -p PID, or a command after --")]
-    NoTarget,
-    /// Two things to watch.
-    #[error("watch: both -p PID and a command after -- are given; leave one")]
-    TwoTargets,
-}
-
-impl Fails for UsageError {
-    fn exit(&self) -> Exit {
-        Exit::Usage
-    }
-}
-
-fn did_you_mean(near: &Option<String>, prefix: &str) -> String {
-    match near {
-        Some(near) => format!("did you mean '{prefix}{near}'?"),
-        None => "'edgelat --help' lists them".to_string(),
-    }
-}
-
-fn did_you_mean_option(near: &Option<String>, command: &str) -> String {
-    match near {
-        Some(near) => format!("did you mean {near}?"),
-        None => format!("'edgelat {command} --help' lists them"),
-    }
-}
 
 /// What a command line asks for.
 #[derive(Debug)]
@@ -577,30 +447,6 @@ fn seconds(text: &str) -> Option<Duration> {
     }
     let nanoseconds = digits(fraction)? * 10u64.pow(9 - fraction.len() as u32);
     Some(Duration::new(digits(whole)?, nanoseconds as u32))
-}
-
-/// The candidate that takes the fewest edits to be typed right, if those are about a third of its length at most.
-fn nearest(given: &str, candidates: impl Iterator<Item = String>) -> Option<String> {
-    candidates
-        .map(|candidate| (edits(given, &candidate), candidate))
-        .filter(|(edits, candidate)| edits * 3 <= candidate.len() + 1)
-        .min_by_key(|(edits, _)| *edits)
-        .map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein distance in bytes.
-fn edits(one: &str, two: &str) -> usize {
-    let mut row: Vec<usize> = (0..=two.len()).collect();
-    for (i, a) in one.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in two.bytes().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[two.len()]
 }
 
 #[cfg(test)]

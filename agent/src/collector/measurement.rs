@@ -131,6 +131,14 @@ impl Measurement {
         line.call(&Request::Arm { plan: self.plan }).map(drop)
     }
 
+    /// Counts no more. What is inside now stays in flight.
+    ///
+    /// # Errors
+    /// When the guard refuses.
+    pub fn disarm(&self, line: &mut Line) -> Result<(), GuardError> {
+        line.call(&Request::Disarm { plan: self.plan }).map(drop)
+    }
+
     /// Removes the probes; the rows can still be read. Returns the time it took in nanoseconds.
     ///
     /// # Errors

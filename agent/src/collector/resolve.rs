@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use edgelat_bpf::layout::{SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_MAYBE};
+use edgelat_bpf::layout::{SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_MAYBE, SITE_RETURN};
 use edgelat_guard::GuardError;
 use edgelat_guard::protocol::{ImageId, Line, MappedImage, PlanSite};
 use edgelat_image::{
@@ -267,6 +267,10 @@ fn plan_site(file: &std::fs::File, site: &edgelat_image::ProbeSite, exit: bool) 
     let mut code = [0; 4];
     // Fewer bytes at the end of the file; the guard compares as many as there are.
     let code_len = ReadAt::read_at(file, site.file_offset, &mut code).unwrap_or(0) as u8;
+    // Not `ret imm16`, which takes arguments off the stack as well.
+    if cfg!(target_arch = "x86_64") && exit && matches!(code, [0xc3, ..] | [0xf3, 0xc3, ..]) {
+        cookie |= SITE_RETURN;
+    }
     PlanSite { offset: site.file_offset, cookie, exit, code, code_len }
 }
 

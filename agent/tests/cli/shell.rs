@@ -26,7 +26,9 @@ pub fn edgelat_as_nobody(arguments: &[&str]) -> Ran {
     // The build directory may not be open to everybody.
     let folder = Folder::new();
     let copy = folder.path("edgelat");
-    fs::copy(env!("CARGO_BIN_EXE_edgelat"), &copy).expect("edgelat can be copied");
+    // By another process: a child that this one forks meanwhile would hold the copy open for writing, and what is
+    // written to cannot be executed.
+    succeed(Command::new("cp").args([env!("CARGO_BIN_EXE_edgelat"), &folder.text("edgelat")]));
     fs::set_permissions(folder.0.as_path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let mut command = Command::new(copy);
     command.args(arguments).uid(65_534).gid(65_534).current_dir("/");

@@ -137,6 +137,7 @@ pub(crate) fn can_use(route: Route, returns: Returns, tracefs: Option<&Tracefs>)
                 }
             })?;
             Ok(match returns {
+                Returns::Ret if features::write_registers().is_ok() => Programs::MultiWriting,
                 Returns::Ret => Programs::Multi,
                 Returns::Uretprobe if features::session().is_ok() => Programs::Session,
                 Returns::Uretprobe => Programs::MultiReturn,

@@ -65,7 +65,9 @@ impl Tracefs {
         let file = open_file(&self.root, "uprobe_events", OFlag::O_RDONLY)?;
         let mut reader = BufReader::new(file);
         let mut line = Vec::new();
-        let mut stale = Vec::new();
+        let mut stale: Vec<String> = Vec::new();
+        // A group has up to thousands of lines; whether its maker runs is asked once.
+        let mut judged: Option<(String, bool)> = None;
         for _ in 0..LINES {
             line.clear();
             match reader.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line) {
@@ -73,9 +75,12 @@ impl Tracefs {
                 Ok(_) => {}
             }
             let line = String::from_utf8_lossy(&line);
-            if let Some(event) = stale_event(&line, start_of)
-                && stale.last().is_none_or(|last| last != event)
-            {
+            let Some((event, owner)) = event_of(&line) else { continue };
+            if judged.as_ref().is_none_or(|(judged, _)| judged != owner) {
+                judged = Some((owner.to_owned(), is_gone(owner, start_of)));
+            }
+            let gone = judged.as_ref().is_some_and(|(_, gone)| *gone);
+            if gone && stale.last().is_none_or(|last| last != event) {
                 stale.push(event.to_owned());
             }
         }
@@ -190,13 +195,17 @@ fn remove(root: &OwnedFd, event: &str) -> Result<(), Errno> {
     file.write_all(format!("-:{event}\n").as_bytes()).map_err(errno_of)
 }
 
-/// The event of a line of uprobe_events, when it was made by an agent that no longer runs.
-fn stale_event(line: &str, start_of: impl Fn(i32) -> Option<u64>) -> Option<&str> {
-    // p:GROUP/EVENT PATH:OFFSET
+/// The event of a line of uprobe_events (`p:GROUP/EVENT PATH:OFFSET`) and its owner, when an agent made it.
+fn event_of(line: &str) -> Option<(&str, &str)> {
     let event = line.split_once(':')?.1.split_ascii_whitespace().next()?;
-    let (pid, start) = event.split_once('/')?.0.strip_prefix("edgelat_")?.split_once('_')?;
-    let (pid, start): (i32, u64) = (pid.parse().ok()?, start.parse().ok()?);
-    (start_of(pid) != Some(start)).then_some(event)
+    Some((event, event.split_once('/')?.0.strip_prefix("edgelat_")?))
+}
+
+/// Does the process `PID_START` run no longer? What is not such a name is nobody's, and stays.
+fn is_gone(owner: &str, start_of: impl Fn(i32) -> Option<u64>) -> bool {
+    let parsed =
+        owner.split_once('_').and_then(|(pid, start)| Some((pid.parse().ok()?, start.parse().ok()?)));
+    parsed.is_some_and(|(pid, start): (i32, u64)| start_of(pid) != Some(start))
 }
 
 /// Start time of a process in clock ticks since boot.
@@ -252,7 +261,9 @@ mod tests {
     #[test]
     fn only_events_of_agents_that_are_gone_are_stale() {
         let runs = |pid: i32| (pid == 7).then_some(100);
-        let stale = |line: &'static str| stale_event(line, runs);
+        let stale = |line: &'static str| {
+            event_of(line).filter(|(_, owner)| is_gone(owner, runs)).map(|(event, _)| event)
+        };
         assert_eq!(stale("p:edgelat_8_100/e0 /proc/self/fd/9:0x10"), Some("edgelat_8_100/e0"));
         // The number was used again by a process that started later.
         assert_eq!(stale("p:edgelat_7_99/e3 /x:0x10"), Some("edgelat_7_99/e3"));

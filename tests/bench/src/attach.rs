@@ -67,14 +67,6 @@ impl Contender {
             Self::Tool(tool) => tool.label(),
         }
     }
-
-    /// Why it is not asked for so many functions.
-    fn excuse(self, size: usize) -> Option<&'static str> {
-        match self {
-            Self::Tool(Tool::LibbpfTools) if size > 1 => Some("takes one function"),
-            _ => None,
-        }
-    }
 }
 
 /// Milliseconds of one phase, or why there are none.
@@ -104,8 +96,19 @@ impl Cell {
         Self { attach: phase.clone(), restore: phase.clone(), end: phase, memory: None }
     }
 
-    fn finished(&self) -> bool {
-        [&self.attach, &self.restore, &self.end].iter().all(|phase| matches!(phase, Phase::Took(_)))
+    /// Why ten times as many functions are not worth asking for: their events would be closed for minutes after the
+    /// limit, in a kernel that the next contender needs.
+    fn enough(&self, size: usize, limit: Duration) -> Option<String> {
+        match (&self.attach, &self.end) {
+            (Phase::Took(_), Phase::Took(end)) => {
+                // Attaching is mostly the program's start and says nothing about more functions.
+                let seconds = end.median / 1e3;
+                (seconds > 2.0 && seconds * 10.0 > limit.as_secs_f64())
+                    .then(|| format!("not asked: {size} took {seconds:.0} s"))
+            }
+            (Phase::Not(reason), _) if reason.starts_with("not asked") => Some(reason.clone()),
+            _ => Some(format!("not asked: failed with {size}")),
+        }
     }
 }
 
@@ -114,6 +117,17 @@ impl Cell {
 pub(crate) struct Row {
     pub(crate) contender: Contender,
     pub(crate) cells: Vec<Cell>,
+}
+
+impl Row {
+    /// Why the contender is not asked for so many functions.
+    fn excuse(&self, size: usize, limit: Duration) -> Option<String> {
+        if self.contender == Contender::Tool(Tool::LibbpfTools) && size > 1 {
+            return Some("takes one function".into());
+        }
+        let fewer = self.cells.len().checked_sub(1)?;
+        self.cells.get(fewer)?.enough(*SIZES.get(fewer)?, limit)
+    }
 }
 
 /// Measures everyone with every number of functions; small ones first, so that who fails there is not asked for more.
@@ -143,8 +157,7 @@ pub(crate) fn measure(
         let mut samples: Vec<Samples> = rows.iter().map(|_| Samples::default()).collect();
         for round in 0..effort.rounds {
             for (row, samples) in rows.iter().zip(&mut samples) {
-                let before = row.cells.last().is_none_or(Cell::finished);
-                if !before || row.contender.excuse(size).is_some() || samples.failed() {
+                if row.excuse(size, effort.limit).is_some() || samples.done() {
                     continue;
                 }
                 if round == 0 {
@@ -160,12 +173,9 @@ pub(crate) fn measure(
             }
         }
         for (row, samples) in rows.iter_mut().zip(samples) {
-            let cell = if let Some(excuse) = row.contender.excuse(size) {
-                Cell::not(excuse)
-            } else if row.cells.last().is_some_and(|cell| !cell.finished()) {
-                Cell::not("not asked: did not finish fewer")
-            } else {
-                samples.cell(effort.limit)
+            let cell = match row.excuse(size, effort.limit) {
+                Some(excuse) => Cell::not(excuse),
+                None => samples.cell(effort.limit),
             };
             row.cells.push(cell);
         }
@@ -185,8 +195,10 @@ struct Samples {
 }
 
 impl Samples {
-    fn failed(&self) -> bool {
-        self.failure.is_some() || self.late
+    /// No more rounds: it failed, or one round takes so long that nothing can be learned from a second.
+    fn done(&self) -> bool {
+        const LONG_MS: f64 = 5_000.0;
+        self.failure.is_some() || self.late || self.attach.iter().chain(&self.end).any(|&ms| ms > LONG_MS)
     }
 
     fn cell(self, limit: Duration) -> Cell {
@@ -203,11 +215,6 @@ impl Samples {
     }
 
     fn empty(&mut self, way: Way, target: &Target, functions: &[Function]) {
-        // Single events close in one grace period each: minutes for a thousand.
-        if way == Way::SingleReturn && functions.len() > 100 {
-            self.failure = Some("not asked: minutes".into());
-            return;
-        }
         let start = Instant::now();
         match Empty::attach(way, Work::Nothing, target.pid(), target.image(), functions) {
             Ok(empty) => {

@@ -13,6 +13,8 @@ pub(crate) struct Machine {
     pub(crate) virtualised: bool,
     /// Mitigations that make calls and returns in the kernel dearer.
     pub(crate) mitigations: Vec<String>,
+    /// Runnable tasks over the last minute before the run: what else the machine was busy with.
+    pub(crate) load: String,
     pub(crate) date: String,
 }
 
@@ -43,6 +45,7 @@ impl Machine {
                     (!state.is_empty() && state != "Not affected").then(|| format!("{name}: {state}"))
                 })
                 .collect(),
+            load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
             date: date(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() / 86_400)),
         }
     }

@@ -99,6 +99,7 @@ fn say(text: &str) {
 
 fn run(options: &Options) -> Result<(), Error> {
     let started = Instant::now();
+    let machine = machine::Machine::describe();
     let wanted = |part: &str| options.only.is_empty() || options.only.iter().any(|only| only == part);
     let cpu = leave_the_last_cpu();
     let installed = Installed { edgelat: options.edgelat.clone(), peers: options.peers.clone() };
@@ -142,7 +143,7 @@ fn run(options: &Options) -> Result<(), Error> {
         Err("left out of this run".into())
     };
     let page = report::page(&Results {
-        machine: machine::Machine::describe(),
+        machine,
         peers: peers.lines().map(str::to_owned).collect(),
         quick: options.quick,
         minutes: started.elapsed().as_secs_f64() / 60.0,

@@ -56,6 +56,7 @@ fn head(page: &mut String, results: &Results) -> Written {
         machine.cpu, machine.cpus, machine.memory_gib
     )?;
     writeln!(page, "| kernel | Linux {} |", machine.kernel)?;
+    writeln!(page, "| load before the run | {} |", machine.load)?;
     if !machine.mitigations.is_empty() {
         writeln!(page, "| mitigations | {} |", machine.mitigations.join("; "))?;
     }
@@ -366,10 +367,11 @@ fn size(page: &mut String, results: &Results) -> Written {
     if others > 0 {
         writeln!(page, "| {} smaller ones | {:.1} | {:.1} % |", small.len(), kib(others), share(others))?;
     }
+    writeln!(page, "| unwind tables | {:.1} | {:.1} % |", kib(sizes.unwind), share(sizes.unwind))?;
     let rest = sizes.rest();
     writeln!(
         page,
-        "| no symbol: constants (the BPF object is {:.1} KiB of them), unwind tables, headers | {:.1} | {:.1} % |",
+        "| constants without a name (the BPF object is {:.1} KiB of them), headers | {:.1} | {:.1} % |",
         kib(sizes.bpf_object),
         kib(rest),
         share(rest)

@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::error::{Error, file};
+use crate::tools::answer_of;
 
 /// Where a function is and where edgelat would probe it; all are offsets in the file.
 #[derive(Debug, Clone)]
@@ -42,21 +43,7 @@ fn first_instruction(bytes: &[u8; 8]) -> &'static str {
 /// Asks `edgelat functions` for the functions of a file that match a name or glob.
 pub(crate) fn ask(edgelat: &Path, image: &Path, name: &str) -> Result<Vec<Function>, Error> {
     let program = format!("{} functions", edgelat.display());
-    let output = Command::new(edgelat)
-        .arg("functions")
-        .arg("--json")
-        .arg(image)
-        .arg(name)
-        .output()
-        .map_err(|source| Error::Spawn { program: program.clone(), source })?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    if !output.status.success() {
-        return Err(Error::Failed {
-            program,
-            status: output.status.to_string(),
-            output: String::from_utf8_lossy(&output.stderr).into_owned(),
-        });
-    }
+    let text = answer_of(Command::new(edgelat).args(["functions", "--json"]).arg(image).arg(name))?;
     let bytes = std::fs::read(image).map_err(file("read", image))?;
     let mut functions = Vec::new();
     for line in text.lines() {

@@ -2,7 +2,7 @@
 //!
 //! A Rust symbol belongs to the crate that its path begins with, so generic code counts for the crate that wrote it, not
 //! for the one that asked for it. A C symbol belongs to the archive that defines it. Constants without a name (strings,
-//! tables, the BPF object) and unwind tables have no symbol: they are the rest of the file.
+//! tables, the BPF object) have no symbol: they are the rest of the file, after the sections with unwind tables.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::error::{Error, file};
+use crate::tools::answer_of;
 
 /// Sizes in bytes.
 #[derive(Debug)]
@@ -20,12 +21,15 @@ pub(crate) struct Sizes {
     pub(crate) parts: Vec<(String, u64)>,
     /// The BPF object, which is one of the constants without a name.
     pub(crate) bpf_object: u64,
+    /// Sections that only tell how to unwind the stack.
+    pub(crate) unwind: u64,
 }
 
 impl Sizes {
     /// What has no symbol.
     pub(crate) fn rest(&self) -> u64 {
-        self.stripped.saturating_sub(self.parts.iter().map(|(_, size)| size).sum::<u64>())
+        let named: u64 = self.parts.iter().map(|(_, size)| size).sum();
+        self.stripped.saturating_sub(named + self.unwind)
     }
 }
 
@@ -58,6 +62,7 @@ pub(crate) fn measure(stripped: &Path, unstripped: &Path, folders: &[PathBuf]) -
         stripped: fs::metadata(stripped).map_err(file("look at", stripped))?.len(),
         parts,
         bpf_object: edgelat_bpf::object::OBJECT.len() as u64,
+        unwind: unwind_tables(stripped)?,
     })
 }
 
@@ -85,12 +90,19 @@ fn owner_of(archive: &Path) -> Option<&'static str> {
 
 /// Size (0 where nm has none) and name of each symbol of code or data in the file.
 fn symbols(path: &Path, options: &[&str]) -> Result<Vec<(u64, String)>, Error> {
-    let output = Command::new("nm")
-        .args(options)
-        .arg(path)
-        .output()
-        .map_err(|source| Error::Spawn { program: "nm".into(), source })?;
-    Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(symbol).collect())
+    let output = answer_of(Command::new("nm").args(options).arg(path))?;
+    Ok(output.lines().filter_map(symbol).collect())
+}
+
+/// Bytes of the unwind tables: `NAME SIZE ADDRESS` lines of size.
+fn unwind_tables(path: &Path) -> Result<u64, Error> {
+    let output = answer_of(Command::new("size").args(["-A", "-d"]).arg(path))?;
+    let sizes = output.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let unwind = matches!(words.next()?, ".eh_frame" | ".eh_frame_hdr" | ".gcc_except_table");
+        words.next()?.parse::<u64>().ok().filter(|_| unwind)
+    });
+    Ok(sizes.sum())
 }
 
 /// `ADDRESS [SIZE] KIND NAME`; not what takes no room in the file (bss).

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, file};
+use crate::tools::answer_of;
 
 /// Where the finished target programs are.
 #[derive(Debug)]
@@ -31,27 +32,27 @@ impl Programs {
         for (name, protection) in
             [("calls", "none"), ("starts", "none"), ("opaque", "none"), ("starts_endbr64", "full")]
         {
-            compile(
+            answer_of(
                 Command::new(&cc)
                     .args(["-O2", "-g", "-c"])
                     .arg(format!("-fcf-protection={protection}"))
                     .args([source(&format!("{name}.c")), "-o".into(), object(&format!("{name}.o"))]),
             )?;
         }
-        compile(
+        answer_of(
             Command::new(&cc)
                 .args(["calls.o", "starts.o", "opaque.o", "starts_endbr64.o"].map(object))
                 .arg("-o")
                 .arg(&programs.c),
         )?;
-        compile(
+        answer_of(
             Command::new(&cc)
                 .args(["-O1", "-g", "-fcf-protection=none"])
                 .arg(source("many.c"))
                 .arg("-o")
                 .arg(&programs.many),
         )?;
-        compile(
+        answer_of(
             Command::new(rustc)
                 .args(["--edition", "2024", "-C", "opt-level=3", "-g"])
                 .arg(source("rust_calls.rs"))
@@ -60,19 +61,6 @@ impl Programs {
         )?;
         Ok(programs)
     }
-}
-
-fn compile(command: &mut Command) -> Result<(), Error> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().map_err(|source| Error::Spawn { program: program.clone(), source })?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(Error::Failed {
-        program,
-        status: output.status.to_string(),
-        output: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
 }
 
 /// What a batch of calls took.

@@ -166,6 +166,17 @@ impl Tool {
     }
 }
 
+/// Runs a command to its end and gives what it printed.
+pub(crate) fn answer_of(command: &mut Command) -> Result<String, Error> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(|source| Error::Spawn { program: program.clone(), source })?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(Error::Failed { program, status: output.status.to_string(), output: said })
+}
+
 fn collect(mut stream: impl Read + Send + 'static, output: &Arc<Mutex<String>>) -> JoinHandle<()> {
     let output = Arc::clone(output);
     thread::spawn(move || {

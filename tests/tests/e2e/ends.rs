@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use edgelat_tests::machine::{
-    Turn, assert_text_probed, assert_text_restored, eventually, state_of, trace_events_of,
+    Turn, assert_text_probed, assert_text_restored, eventually, state_of, trace_events, trace_events_of,
 };
 use edgelat_tests::{Session, Target};
 use nix::sys::signal::Signal;
@@ -158,6 +158,109 @@ fn kill_9_of_the_agent_restores_the_text_and_the_target_goes_on() {
 fn kill_9_of_the_agent_restores_the_text_on_the_single_route() {
     let _turn = Turn::shared();
     kill_9_of_the_agent(&["--interval", "0.1", "--route", "single"]);
+}
+
+/// Not only when it is armed: while it reads, loads, attaches, measures, and a second kill would find
+/// nothing left to do.
+#[test]
+fn kill_9_of_the_agent_at_any_moment_harms_nobody() {
+    let _turn = Turn::shared();
+    let mut target = endless();
+    target.go();
+    let pid = target.pid().to_string();
+    for round in 0..edgelat_tests::amount(16, 300) {
+        for route in ["uprobe_multi", "tracefs"] {
+            let mut agent = std::process::Command::new(edgelat_tests::session::binary())
+                .args(["watch", "-p", &pid, "--route", route, "add", "work", "hold", "descend"])
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            std::thread::sleep(Duration::from_millis(round * 7 % 110));
+            agent.kill().unwrap();
+            agent.wait().unwrap();
+        }
+    }
+    assert_text_restored(target.pid());
+    assert!(target.is_alive());
+    // The next one sweeps what all of them left.
+    Session::with(&target, &["--duration", "0.1", "--route", "tracefs"], &["add"]).end();
+    assert!(trace_events().is_empty() || trace_events().iter().all(|event| is_of_a_live_agent(event)));
+    target.stop();
+}
+
+/// Other tests run at the same time.
+fn is_of_a_live_agent(event: &str) -> bool {
+    let pid =
+        event.split("edgelat_").nth(1).and_then(|rest| rest.split('_').next()).and_then(|n| n.parse().ok());
+    pid.is_some_and(|pid: i32| state_of(pid).is_some())
+}
+
+/// A signal to end that comes before probes are armed ends as well, with or without something to report.
+#[test]
+fn ctrl_c_at_any_moment_ends_in_time() {
+    let _turn = Turn::shared();
+    let mut target = endless();
+    target.go();
+    let pid = target.pid().to_string();
+    for round in 0..12 {
+        let mut agent = std::process::Command::new(edgelat_tests::session::binary())
+            .args(["watch", "-p", &pid, "add", "work"])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(round * 9));
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(agent.id().try_into().unwrap()), Signal::SIGINT)
+            .unwrap();
+        let status = edgelat_tests::target::wait(&mut agent, edgelat_tests::patience()).expect("it ends");
+        // Before it catches the signal, the signal itself ends it.
+        let by_signal = std::os::unix::process::ExitStatusExt::signal(&status) == Some(Signal::SIGINT as i32);
+        assert!(by_signal || status.success(), "after {} ms: {status}", round * 9);
+    }
+    assert_text_restored(target.pid());
+    target.stop();
+}
+
+#[test]
+fn a_command_outlives_its_killed_agent() {
+    let _turn = Turn::shared();
+    let program = edgelat_tests::target("plain");
+    let arguments = ["--", program.to_str().unwrap(), "--at-once", "--calls", "3000000"];
+    let session = Session::watch(&[&["--interval", "0.1", "add"][..], &arguments].concat());
+    let report = session.wait_for(|report| report.function("add").exits > 100);
+    let command = report.processes[0];
+    let stderr = session.stderr_lines();
+    session.kill();
+    assert_text_restored(command);
+    let end = stderr.wait(0, edgelat_tests::patience(), |line| {
+        edgelat_tests::Oracle::parse(line).filter(|oracle| oracle.event == "end")
+    });
+    end.expect("the command went on to its end").1.assert_right();
+}
+
+/// The target may end at any moment while an agent comes to it.
+#[test]
+fn a_target_that_ends_while_probes_come_is_an_answer_not_an_accident() {
+    let _turn = Turn::shared();
+    for round in 0..12u64 {
+        let mut target = Target::start("plain", &["--calls", "0"]);
+        target.go();
+        let pid = target.pid().to_string();
+        let killer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(round * 9));
+            target.kill();
+        });
+        let outcome = edgelat_tests::edgelat(&["watch", "--json", "-p", &pid, "add", "work"]);
+        killer.join().unwrap();
+        assert!(matches!(outcome.status.code(), Some(0 | 5)), "after {} ms: {outcome:#?}", round * 9);
+        assert!(outcome.status.success() || outcome.stderr.contains(&pid), "{outcome:#?}");
+        if outcome.status.success() {
+            let last = outcome.stdout.lines().filter_map(edgelat_tests::Report::parse).next_back().unwrap();
+            assert!(last.is_final);
+            last.assert_identity();
+        }
+    }
 }
 
 /// Event definitions of tracefs outlive their maker: the next start of an agent takes them away.

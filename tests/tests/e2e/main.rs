@@ -12,6 +12,7 @@ mod ends;
 mod images;
 mod judges;
 mod processes;
+mod programs;
 mod quantiles;
 mod refusals;
 mod shapes;

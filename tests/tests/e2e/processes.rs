@@ -184,6 +184,23 @@ fn children_that_go_on_at_once_are_counted_from_their_coverage_on() {
     assert!(step.entries > parent, "children of {children} calls were never covered: {step:#?}");
 }
 
+/// Many that live shortly: each is covered, or gone before; nothing piles up and nothing is counted wrong.
+#[test]
+fn a_crowd_of_short_lived_children_is_followed() {
+    let _turn = Turn::shared();
+    let mut target = Target::start("forks", &["--calls", "300", "--child-calls", "50", "--children", "80"]);
+    let session = Session::on(&target, &["step"]);
+    target.go();
+    let ends: Vec<_> = (0..80).map(|_| target.wait_for("child-end")).collect();
+    let oracle = target.end();
+    let report = session.end();
+    let step = report.function("step");
+    let parent = oracle.function("step").calls;
+    let children: u64 = ends.iter().map(|o| o.function("step").calls).sum();
+    assert!(step.entries >= parent && step.entries <= parent + children, "{step:#?}");
+    assert!(report.processes.len() <= 81, "{:?}", report.processes);
+}
+
 #[test]
 fn children_are_left_alone_when_asked() {
     let _turn = Turn::shared();

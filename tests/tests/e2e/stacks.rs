@@ -126,6 +126,26 @@ fn a_table_too_small_for_the_depth_says_so() {
     assert!(deep.exits > 0, "what had room was measured: {deep:#?}");
 }
 
+/// Deeper than the default table has frames.
+#[test]
+fn recursion_deeper_than_the_table_is_accounted_for() {
+    let _turn = Turn::shared();
+    let (calls, depth) = (2u64, 12_000u64);
+    let mut target =
+        Target::start("recurse", &["--calls", &calls.to_string(), "--depth", &depth.to_string()]);
+    let session = Session::on(&target, &["deep"]);
+    target.go();
+    let oracle = target.end();
+    let report = session.end();
+    let deep = report.function("deep");
+    assert_eq!(deep.entries, oracle.function("deep").calls, "{deep:#?}");
+    let homeless = deep.lost("evicted") + deep.lost("table_full");
+    assert!(homeless >= calls * (depth - 8192), "{deep:#?}");
+    assert!(deep.exits >= calls * 4096, "most of the table is used: {deep:#?}");
+    // Each return either closed a frame or found none.
+    assert_eq!(deep.exits + deep.unmatched_exits, oracle.function("deep").completed, "{deep:#?}");
+}
+
 #[test]
 fn a_coroutine_that_moves_to_another_thread_is_measured_to_its_end() {
     let _turn = Turn::shared();

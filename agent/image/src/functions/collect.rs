@@ -198,8 +198,13 @@ impl Collector {
     /// of the next symbol would be an end too, but between the two there may be data, and data that is decoded as code
     /// looks like any instruction: a probe on it would change the data.
     fn end_symbols_without_size(&mut self, unwind: Option<&Unwind<'_>>) -> Result<(), ImageError> {
-        let mut without: Vec<u32> =
-            (0..self.raws.len() as u32).filter(|&index| self.raws[index as usize].size == 0).collect();
+        // An empty cold part is just that, even where another one begins at the same address.
+        let mut without: Vec<u32> = (0..self.raws.len() as u32)
+            .filter(|&index| {
+                let raw = &self.raws[index as usize];
+                raw.size == 0 && !is_cold(raw, &self.strings)
+            })
+            .collect();
         if without.is_empty() {
             return Ok(());
         }

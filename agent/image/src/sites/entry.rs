@@ -28,7 +28,7 @@ pub(super) fn entry(code: &Code, by_table: &[usize], exits: &[Site]) -> Result<S
             break;
         }
         if exits.iter().any(|exit| exit.address == step.address) {
-            refusal = Some(Refusal::Empty);
+            refusal = (index == start).then_some(Refusal::Empty);
             break;
         }
         match step.probing {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::cli::{exit::Exit, failure::Fails};
 
 fn parsed(line: &str) -> Result<Invocation, UsageError> {
     parse(line.split_whitespace().map(OsString::from))
@@ -240,7 +241,7 @@ fn random_arguments_never_panic() {
             // Numerical Recipes' constants; the top bits are the random ones.
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let number = (state >> 40) as usize;
-            if number % 8 == 0 {
+            if number.is_multiple_of(8) {
                 break;
             }
             line.push(OsString::from(words[number / 8 % words.len()]));

@@ -119,6 +119,8 @@ struct Watch {
     processes: Vec<ProcessReport>,
     alive: BTreeSet<i32>,
     armed: Instant,
+    /// How long was counted, once that is over.
+    measured: Option<Duration>,
     read: Instant,
     seq: u64,
     returns: Returns,
@@ -158,6 +160,7 @@ impl Watch {
             processes: vec![ProcessReport { pid, covered_since_ns: 0, ended_ns: None }],
             alive: BTreeSet::from([pid]),
             armed: now,
+            measured: None,
             read: now,
             seq: 0,
             returns: options.returns,
@@ -335,8 +338,9 @@ impl Watch {
         }
     }
 
+    /// Time since arming, or until disarming, in nanoseconds.
     fn elapsed(&self) -> u64 {
-        u64::try_from(self.armed.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from(self.measured.unwrap_or_else(|| self.armed.elapsed()).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Reads and prints.
@@ -400,8 +404,15 @@ impl Watch {
 
     /// Takes the probes off, reads for the last time and prints.
     fn end(mut self, ended: Ended) -> Result<Exit, Failure> {
-        // Detaching waits until no program runs any more: what is read after that does not move.
         let mut failure = None;
+        for measurement in &self.measurements {
+            if let Err(error) = measurement.disarm(&mut self.line) {
+                failure = Some(WatchError::from(error));
+            }
+        }
+        // Nothing counts from here on, and what detaching takes belongs to no rate.
+        self.measured = Some(self.armed.elapsed());
+        // Detaching waits until no program runs any more: what is read after that does not move.
         for measurement in &self.measurements {
             match measurement.detach(&mut self.line) {
                 Ok(ns) => *self.detach_ns.get_or_insert(0) += ns,

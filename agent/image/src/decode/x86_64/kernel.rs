@@ -6,11 +6,12 @@
 //! newer kernels only (nops of several bytes, from 6.18) counts as single-stepped here, so that one answer holds for
 //! all kernels.
 //!
-//! Three things in that code are traps, and probes that would fall into them are [`Probing::Unsound`]:
+//! Some things in that code are traps, and probes that would fall into them are [`Probing::Unsound`]:
 //!
 //! * It looks at the opcode byte without the map. A VEX or EVEX instruction with opcode 70 to 7f, 90, e8, e9 or eb
 //!   (`vmovdqa` to memory, `vzeroupper`, `vpor`...) is taken for a branch, nop or call and "emulated" as one.
-//! * `90` with REX.B is `xchg %rax, %r8` and is emulated as a nop.
+//! * `90` with REX.B is `xchg %rax, %r8` and is emulated as a nop. With prefix 66 it is a nop, which older kernels
+//!   refuse.
 //! * From 6.18 a 5-byte nop, later a 10-byte nop, and then also a `jmp` over exactly 8 bytes, may be overwritten
 //!   with a call of a trampoline. The call on a 5-byte nop writes below the stack pointer, where a leaf function may
 //!   keep data; the `jmp` may be one of the program's own, with code behind it that is overwritten.
@@ -66,7 +67,7 @@ fn risky(encoding: &Encoding, bytes: &[u8]) -> bool {
         (Map::One, 0xff) if encoding.operand_size => true,
         // loop and jrcxz: stepped out of line with the address put right afterwards; no need to rely on it.
         (Map::One, 0xe0..=0xe3) => true,
-        (Map::One, 0x90) => encoding.rex != 0 || encoding.repeat || encoding.repeat_not,
+        (Map::One, 0x90) => encoding.rex != 0 || encoding.repeat || encoding.repeat_not || encoding.operand_size,
         // pushf would push the trap flag of the step; popf would set it.
         (Map::One, 0x9c | 0x9d) => true,
         // mov to ss, pop to segments, int n, enter, xbegin, xabort.
@@ -151,6 +152,7 @@ mod tests {
             &[0xc5, 0xf1, 0xeb, 0xc2],            // vpor: taken for jmp
             &[0x62, 0xf1, 0x7d, 0x48, 0x6f, 0x07], // vmovdqa32
             &[0x49, 0x90],                        // xchg %rax, %r8: taken for nop
+            &[0x66, 0x90],                        // nop of two bytes: refused by older kernels
             &[0xcc],                              // int3
             &[0xf4],                              // hlt
             &[0xcd, 0x80],                        // int $0x80

@@ -1,0 +1,102 @@
+//! Hand-written assembly: for each rule a function that it is about.
+//!
+//! The assembly carries its own answers, as labels of the form `function.kind.flags`:
+//!
+//! * `f.entry.e` / `f.entry.s`: the entry site, emulated or single-stepped;
+//! * `f.ret`, `f.tail`: an exit site, with a number where there are several and `.cN` for the condition N;
+//! * `f.refused.reason`, with `_` for `-` in the reason.
+
+mod sites_support;
+
+use std::collections::BTreeMap;
+
+use edgelat_image::{FunctionSites, SiteKind, Stepping};
+use sites_support::{Built, Compiler, build};
+
+/// What the labels say of one function.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Wanted {
+    refused: Option<String>,
+    /// Address, and whether emulated.
+    entry: Option<(u64, bool)>,
+    /// Address, tail jump or not, condition.
+    exits: Vec<(u64, bool, Option<u8>)>,
+}
+
+fn wanted(built: &Built) -> BTreeMap<String, Wanted> {
+    let mut all: BTreeMap<String, Wanted> = BTreeMap::new();
+    for (name, address) in &built.symbols {
+        let mut words = name.split('.');
+        let (Some(function), Some(kind)) = (words.next(), words.next()) else { continue };
+        let rest: Vec<&str> = words.collect();
+        let wanted = match kind {
+            "entry" | "ret" | "tail" | "refused" => all.entry(function.to_owned()).or_default(),
+            _ => continue,
+        };
+        let condition = rest.iter().find_map(|word| word.strip_prefix('c')?.parse().ok());
+        match kind {
+            "entry" => wanted.entry = Some((*address, rest.contains(&"e"))),
+            "refused" => wanted.refused = Some(rest.concat().replace('_', "-")),
+            _ => wanted.exits.push((*address, kind == "tail", condition)),
+        }
+    }
+    for wanted in all.values_mut() {
+        wanted.exits.sort_unstable();
+    }
+    all
+}
+
+fn found(sites: &FunctionSites) -> Wanted {
+    assert_eq!(sites.entry.site.kind, SiteKind::Entry);
+    Wanted {
+        refused: None,
+        entry: Some((sites.entry.site.address, sites.entry.site.stepping == Stepping::Emulated)),
+        exits: sites
+            .exits
+            .iter()
+            .map(|exit| (exit.site.address, exit.site.kind == SiteKind::TailJump, exit.site.condition))
+            .collect(),
+    }
+}
+
+fn check(compiler: Compiler, name: &str, source: &str, flags: &[&str], least: usize) {
+    let built = build(compiler, name, source, flags);
+    let all = wanted(&built);
+    assert!(all.len() >= least, "{} functions carry answers", all.len());
+    let mut wrong = Vec::new();
+    for (function, wanted) in &all {
+        let found = match built.sites(function) {
+            Ok(sites) => found(&sites),
+            Err(refusal) => Wanted { refused: Some(refusal.code().to_owned()), ..Wanted::default() },
+        };
+        if found != *wanted {
+            wrong.push(format!("{function}\n  wanted {wanted:x?}\n  found  {found:x?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} wrong:\n{}", wrong.len(), all.len(), wrong.join("\n"));
+}
+
+#[test]
+fn x86_64_entries() {
+    check(Compiler::Gcc, "entries.s", include_str!("sites_assembly/x86_64_entries.s"), &[], 20);
+}
+
+#[test]
+fn x86_64_exits() {
+    check(Compiler::Gcc, "exits.s", include_str!("sites_assembly/x86_64_exits.s"), &[], 30);
+}
+
+#[test]
+fn x86_64_tables() {
+    check(Compiler::Gcc, "tables.s", include_str!("sites_assembly/x86_64_tables.s"), &[], 10);
+}
+
+#[test]
+fn x86_64_position_dependent() {
+    check(Compiler::Gcc, "absolute.s", include_str!("sites_assembly/x86_64_absolute.s"), &["-no-pie"], 3);
+}
+
+#[test]
+fn aarch64_entries_and_exits() {
+    check(Compiler::GccAarch64, "all.s", include_str!("sites_assembly/aarch64.s"), &["-march=armv8.5-a"], 30);
+}

@@ -1,0 +1,164 @@
+//! What gcc and clang make of C, with many flags, on both architectures. The oracle is objdump: every return that it
+//! shows and every jump to another function must be an exit, and nothing else.
+
+mod sites_support;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::process::Command;
+
+use edgelat_image::{Refusal, SiteKind, Stepping};
+use sites_support::{Built, Compiler, build, run};
+
+const SOURCE: &str = include_str!("sites_compilers/functions.c");
+
+/// Address to mnemonic and operands.
+type Listing = BTreeMap<u64, String>;
+
+fn listing(built: &Built, aarch64: bool) -> Listing {
+    let tool = if aarch64 == cfg!(target_arch = "aarch64") {
+        "objdump"
+    } else if aarch64 {
+        "aarch64-linux-gnu-objdump"
+    } else {
+        "x86_64-linux-gnu-objdump"
+    };
+    let text = run(Command::new(tool).args(["-d", "--no-show-raw-insn"]).arg(built.path()));
+    let line = |line: &str| {
+        let (address, text) = line.split_once(":\t")?;
+        let text = text.trim_start_matches("bnd ").trim_start_matches("notrack ").trim_start_matches("repz ");
+        Some((u64::from_str_radix(address.trim(), 16).ok()?, text.to_owned()))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// The exits of a function by its listing: address and kind.
+fn exits(listing: &Listing, parts: &[Range<u64>], indirect_is_tail: bool) -> Vec<(u64, SiteKind)> {
+    let mut exits = Vec::new();
+    for part in parts {
+        for (&address, text) in listing.range(part.clone()) {
+            let (mnemonic, operands) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+            let operands = operands.trim();
+            let branch = mnemonic.starts_with('j') || mnemonic == "b" || mnemonic.starts_with("b.");
+            if mnemonic == "ret" {
+                exits.push((address, SiteKind::Return));
+            } else if mnemonic == "br" || branch && operands.starts_with('*') {
+                // Through the global offset table it always is.
+                if indirect_is_tail || operands.contains("(%rip)") {
+                    exits.push((address, SiteKind::TailJump));
+                }
+            } else if branch {
+                let target = operands.split_whitespace().next().and_then(|word| u64::from_str_radix(word, 16).ok());
+                let target = target.unwrap_or_else(|| panic!("{text} has a target"));
+                if !parts.iter().any(|part| part.contains(&target)) {
+                    exits.push((address, SiteKind::TailJump));
+                }
+            }
+        }
+    }
+    exits.sort_unstable_by_key(|exit| exit.0);
+    exits
+}
+
+fn check(compiler: Compiler, flags: &[&str]) {
+    let aarch64 = matches!(compiler, Compiler::GccAarch64 | Compiler::ClangAarch64);
+    let built = build(compiler, "functions.c", SOURCE, flags);
+    let listing = listing(&built, aarch64);
+    let (mut probed, mut emulated) = (0, 0);
+    for function in built.functions.iter() {
+        let name = &function.linkage_name;
+        let place = format!("{name} of {compiler:?} {flags:?}");
+        let sites = match built.image.sites(&built.functions, &function) {
+            Ok(sites) => sites,
+            Err(Refusal::NoExit) if name.starts_with("never_") => continue,
+            Err(Refusal::LoopsToEntry { .. }) if name.starts_with("spin_") => continue,
+            // A function that only jumps to another one.
+            Err(Refusal::Empty) if listing.range(function.start..).next().is_some_and(|(_, text)| leaves(text)) => continue,
+            // The exclusive sequence of a lock begins with the first instruction.
+            Err(Refusal::Unsteppable { .. } | Refusal::LoopsToEntry { .. })
+                if aarch64 && matches!(name.as_str(), "locked" | "compare_and_swap") =>
+            {
+                continue;
+            }
+            Err(refusal) => panic!("{place}: {refusal}"),
+        };
+        assert!(!name.starts_with("never_"), "{place} was not refused");
+        probed += 1;
+        let parts: Vec<_> =
+            std::iter::once(function.start..function.end).chain(function.cold.iter().cloned()).collect();
+        let wanted = exits(&listing, &parts, name.starts_with("tail_"));
+        let found: Vec<_> = sites.exits.iter().map(|exit| (exit.site.address, exit.site.kind)).collect();
+        assert_eq!(found, wanted, "{place}: exits, addresses in decimal");
+        let entry = sites.entry.site;
+        let text = listing.get(&entry.address).unwrap_or_else(|| panic!("{place}: entry is no instruction"));
+        let mnemonic = text.split_whitespace().next().unwrap_or_default();
+        let cheap = if aarch64 {
+            mnemonic.starts_with("b.") || matches!(mnemonic, "b" | "bl" | "blr" | "cbz" | "cbnz" | "tbz" | "tbnz" | "adr" | "adrp")
+        } else {
+            mnemonic == "push" || mnemonic == "nop" || mnemonic.starts_with('j') || mnemonic == "call"
+        };
+        assert_eq!(entry.stepping == Stepping::Emulated, cheap, "{place}: entry on {text}");
+        emulated += usize::from(cheap);
+        // Up to the entry, nothing names the stack pointer as what it writes, and nothing branches.
+        for (_, text) in listing.range(function.start..entry.address) {
+            let destination = if aarch64 {
+                text.split_whitespace().nth(1).is_some_and(|word| word == "sp,") || text.contains("]!") || text.contains("[sp],")
+            } else {
+                text.ends_with(",%rsp") || text.starts_with("push") || text.starts_with("pop")
+            };
+            let mnemonic = text.split_whitespace().next().unwrap_or_default();
+            let branches = mnemonic.starts_with('j') || matches!(mnemonic, "call" | "bl" | "blr" | "ret" | "syscall" | "svc");
+            assert!(!destination && !branches, "{place}: the entry passes {text}");
+        }
+    }
+    println!("{compiler:?} {flags:?}: {probed} probed, {emulated} with an emulated entry");
+    assert!(probed >= 32, "{compiler:?} {flags:?}: only {probed}");
+}
+
+fn leaves(text: &str) -> bool {
+    matches!(text.split_whitespace().next(), Some("jmp" | "b" | "ret" | "br"))
+}
+
+const LEVELS: [&str; 5] = ["-O0", "-O1", "-O2", "-O3", "-Os"];
+
+#[test]
+fn gcc_x86_64() {
+    for level in LEVELS {
+        check(Compiler::Gcc, &[level, "-fPIC", "-fcf-protection=none"]);
+        check(Compiler::Gcc, &[level, "-fPIC", "-fcf-protection=full"]);
+        check(Compiler::Gcc, &[level, "-fno-pie", "-no-pie", "-fcf-protection=none"]);
+    }
+    check(Compiler::Gcc, &["-O2", "-fPIC", "-fstack-clash-protection", "-fstack-protector-strong"]);
+    check(Compiler::Gcc, &["-O2", "-fPIC", "-fno-omit-frame-pointer"]);
+    check(Compiler::Gcc, &["-O3", "-fPIC", "-march=haswell"]);
+    check(Compiler::Gcc, &["-O2", "-fPIC", "-fno-plt", "-fno-reorder-blocks-and-partition"]);
+}
+
+#[test]
+fn clang_x86_64() {
+    for level in LEVELS {
+        check(Compiler::Clang, &[level, "-fPIC"]);
+        check(Compiler::Clang, &[level, "-fPIC", "-fcf-protection=full"]);
+        check(Compiler::Clang, &[level, "-fno-pie", "-no-pie"]);
+    }
+    check(Compiler::Clang, &["-O2", "-fPIC", "-fno-omit-frame-pointer", "-fstack-protector-strong"]);
+    check(Compiler::Clang, &["-O3", "-fPIC", "-march=haswell"]);
+}
+
+#[test]
+fn gcc_aarch64() {
+    for level in LEVELS {
+        check(Compiler::GccAarch64, &[level, "-fPIC", "-mno-outline-atomics"]);
+        check(Compiler::GccAarch64, &[level, "-fno-pie", "-no-pie", "-mno-outline-atomics"]);
+    }
+    check(Compiler::GccAarch64, &["-O2", "-fPIC", "-mbranch-protection=standard", "-mno-outline-atomics"]);
+    check(Compiler::GccAarch64, &["-O2", "-fPIC", "-march=armv8.2-a", "-fstack-clash-protection"]);
+}
+
+#[test]
+fn clang_aarch64() {
+    for level in LEVELS {
+        check(Compiler::ClangAarch64, &[level, "-fPIC", "-mno-outline-atomics"]);
+    }
+    check(Compiler::ClangAarch64, &["-O2", "-fPIC", "-mbranch-protection=standard", "-mno-outline-atomics"]);
+}
