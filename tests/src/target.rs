@@ -80,6 +80,18 @@ impl Target {
         this
     }
 
+    /// As [`start_command`](Self::start_command), for a command that starts the target as its child in a
+    /// PID namespace: the target does not know its own number.
+    pub fn start_in_pid_namespace(command: Command) -> Self {
+        let mut this = Self::start_command(command);
+        let parent = this.child.id();
+        let children =
+            std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).expect("children");
+        this.pid =
+            children.trim().parse().unwrap_or_else(|_| panic!("one child of {parent}, not `{children}`"));
+        this
+    }
+
     /// Of the process that said it was ready.
     pub fn pid(&self) -> i32 {
         self.pid

@@ -37,7 +37,8 @@ fn count(path: &Path, debug: &DebugFiles<'_>) -> Result<(Count, String), Box<dyn
                 count.probeable += 1;
                 count.exits += sites.exits.len();
                 count.emulated += usize::from(sites.entry.site.stepping == Stepping::Emulated);
-                count.until_tail_call += usize::from(sites.until_tail_call());
+                let tail = sites.exits.iter().any(|exit| exit.site.until_tail_call());
+                count.until_tail_call += usize::from(tail);
             }
             // No code of the function's own: neither a function that can be probed nor one that cannot.
             Err(Refusal::IfuncResolver) => continue,

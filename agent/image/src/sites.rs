@@ -55,6 +55,14 @@ pub struct Site {
     pub maybe: bool,
 }
 
+impl Site {
+    /// Whether the measured time ends where another function takes over.
+    #[must_use]
+    pub const fn until_tail_call(&self) -> bool {
+        matches!(self.kind, SiteKind::TailJump)
+    }
+}
+
 /// The sites of one function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sites {
@@ -62,14 +70,6 @@ pub struct Sites {
     pub entry: Site,
     /// Where calls end, sorted by address, at least one, none at the entry's address.
     pub exits: Vec<Site>,
-}
-
-impl Sites {
-    /// Whether some exit is a tail jump, so that the measured time ends where another function takes over.
-    #[must_use]
-    pub fn until_tail_call(&self) -> bool {
-        self.exits.iter().any(|exit| exit.kind == SiteKind::TailJump)
-    }
 }
 
 /// A range of code near the function.

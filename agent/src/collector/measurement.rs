@@ -101,8 +101,7 @@ impl Measurement {
             }
             false => None,
         };
-        let rows =
-            Rows::map(descriptors.remove(0), rows as usize, lanes as usize).map_err(unmapped)?;
+        let rows = Rows::map(descriptors.remove(0), rows as usize, lanes as usize).map_err(unmapped)?;
         let bias = match options.calibrate {
             true => match line.call(&Request::Calibrate { plan })? {
                 (Reply::Calibrated(bias), _) => Some(bias),

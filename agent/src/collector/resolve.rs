@@ -17,7 +17,10 @@ use super::target::{OpenImage, Target, file_name};
 
 /// Why names did not become functions.
 #[derive(Debug, thiserror::Error)]
-#[expect(clippy::large_enum_variant, reason = "an error of the guard holds its text itself; it is rare and soon printed")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an error of the guard holds its text itself; it is rare and soon printed"
+)]
 pub enum ResolveError {
     /// The guard refused something.
     #[error(transparent)]

@@ -150,9 +150,9 @@ pub(crate) fn can_use(route: Route, returns: Returns, tracefs: Option<&Tracefs>)
             Some(_) => Ok(by_address()),
             None => Err("the tracing file system cannot be opened (CONFIG_UPROBE_EVENTS, uid 0)".to_owned()),
         },
-        (Route::Single, Returns::Ret) => perf::uprobe_type().map(|_| by_address()),
+        (Route::Single, Returns::Ret) => perf::may_open_uprobes().map(|()| by_address()),
         (Route::Single, Returns::Uretprobe) => {
-            perf::uprobe_type()?;
+            perf::may_open_uprobes()?;
             match (features::attach_cookie(), features::compare_exchange()) {
                 (Ok(()), Ok(())) => Ok(Programs::AddressReturn),
                 _ => Err("return probes need attach cookies (Linux 5.15)".to_owned()),

@@ -31,6 +31,19 @@ pub(crate) fn uprobe_type() -> Result<u32, String> {
     text.trim().parse().map_err(|_| format!("{path} holds no number"))
 }
 
+/// May this process open uprobe events? Asked with a path that leads nowhere: the kernel looks at the rights first
+/// (kernel/events/core.c, perf_uprobe_event_init), so nothing is probed for the answer.
+pub(crate) fn may_open_uprobes() -> Result<(), String> {
+    let kind = uprobe_type()?;
+    match open_uprobe(kind, 0, c"", 0, std::process::id() as i32) {
+        Err(errno @ (Errno::EPERM | Errno::EACCES)) => Err(format!(
+            "opening perf uprobe events is not permitted ({}); it needs CAP_SYS_ADMIN",
+            errno.desc()
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Bit of `config` that makes a return probe, from `format/retprobe` ("config:N").
 pub(super) fn return_bit() -> u32 {
     std::fs::read_to_string("/sys/bus/event_source/devices/uprobe/format/retprobe")

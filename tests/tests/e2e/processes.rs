@@ -307,6 +307,47 @@ fn a_target_in_a_chroot_is_found_with_its_libraries() {
     report.agrees_with(&oracle);
 }
 
+/// As in a container: the target takes itself for process 1.
+#[test]
+fn a_target_in_a_pid_namespace_of_its_own_is_measured() {
+    let _turn = Turn::shared();
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc"]).arg(target("plain"));
+    command.args(["--calls", "0", "--threads", "4"]);
+    let mut target = Target::start_in_pid_namespace(command);
+    let session = Session::with(&target, &["--interval", "0.1"], &["add", "hold"]);
+    target.go();
+    session.wait_for(|report| report.function("add").exits > 100);
+    let oracle = target.rest();
+    let report = session.at_rest();
+    for function in &report.functions {
+        assert_eq!(function.in_flight, oracle.function(&function.name).in_flight, "{function:#?}");
+    }
+    let oracle = target.stop();
+    session.end().agrees_with(&oracle);
+}
+
+/// The kernel tells processes by other numbers than an agent in a PID namespace sees: it is right even so,
+/// or says that it cannot be.
+#[test]
+fn an_agent_in_a_pid_namespace_of_its_own_is_right_or_refuses() {
+    let _turn = Turn::shared();
+    let program = target("plain");
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).arg(edgelat_tests::session::binary());
+    command.args(["watch", "--json", "--duration", "1", "work", "--"]).arg(&program);
+    command.args(["--at-once", "--threads", "4", "--calls", "0"]);
+    let outcome = edgelat_tests::session::run(command);
+    if !outcome.status.success() {
+        return outcome.refused(4, &["namespace"]);
+    }
+    let reports: Vec<_> = outcome.stdout.lines().filter_map(edgelat_tests::Report::parse).collect();
+    let work = reports.last().unwrap().function("work");
+    // It still runs: nothing has ended inside of it.
+    assert_eq!(work.lost("ended_inside"), 0, "{work:#?}");
+    assert!(work.exits > 0, "{work:#?}");
+}
+
 #[test]
 fn a_target_whose_file_was_deleted_is_still_measured_or_refused_in_words() {
     let _turn = Turn::shared();

@@ -46,6 +46,20 @@ fn a_kernel_thread() {
     edgelat(&["functions", "2"]).refused(TARGET, &["2"]);
 }
 
+/// The number of a thread is not that of a process: the message says whose it is.
+#[test]
+fn a_thread() {
+    let _turn = Turn::shared();
+    let mut target = Target::start("plain", &["--calls", "0"]);
+    target.go();
+    target.tell();
+    let tasks = fs::read_dir(format!("/proc/{}/task", target.pid())).unwrap();
+    let own = target.pid().to_string();
+    let thread = tasks.map(|t| t.unwrap().file_name().into_string().unwrap()).find(|t| *t != own).unwrap();
+    edgelat(&["watch", "-p", &thread, "add"]).refused(TARGET, &[&thread, &own]);
+    target.stop();
+}
+
 #[test]
 fn itself() {
     need_root();

@@ -126,6 +126,27 @@ fn a_table_too_small_for_the_depth_says_so() {
     assert!(deep.exits > 0, "what had room was measured: {deep:#?}");
 }
 
+/// Many threads that fight for two sets of frames: what they lose is told, each call once.
+#[test]
+fn threads_that_fight_for_a_small_table_lose_nothing_silently() {
+    let _turn = Turn::shared();
+    let mut target = Target::start("recurse", &["--calls", "20", "--depth", "60", "--threads", "8"]);
+    let functions = ["deep", "left", "right"];
+    let session = Session::with(&target, &["--frames", "16", "--interval", "0.1"], &functions);
+    target.go();
+    let oracle = target.end();
+    let report = session.end();
+    for function in &report.functions {
+        let truth = oracle.function(&function.name);
+        assert_eq!(function.entries, truth.calls, "{function:#?}");
+        assert_eq!(function.exits + function.unmatched_exits, truth.completed, "{function:#?}");
+        assert_eq!(function.exits + function.all_lost(), truth.calls, "{function:#?}");
+        assert!(function.all_lost() > 0, "the table was too small: {function:#?}");
+        // Nothing was left by another way than its return, and nothing is inside any more.
+        assert_eq!(function.lost("ended_inside"), 0, "{function:#?}");
+    }
+}
+
 /// Deeper than the default table has frames.
 #[test]
 fn recursion_deeper_than_the_table_is_accounted_for() {

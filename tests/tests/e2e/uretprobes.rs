@@ -5,18 +5,63 @@ use edgelat_tests::{Session, Target, edgelat};
 
 use crate::counts::exact;
 
-#[test]
-fn uretprobes_count_plain_c_exactly() {
+fn plain(route: &str) {
     let _turn = Turn::shared();
     let mut target = Target::start("plain", &["--calls", "500", "--threads", "2"]);
-    let session =
-        Session::with(&target, &["--returns", "uretprobe"], &["add", "work", "descend", "even", "odd"]);
+    let functions = ["add", "work", "descend", "even", "odd"];
+    let session = Session::with(&target, &["--returns", "uretprobe", "--route", route], &functions);
     target.go();
     let oracle = target.end();
     let report = session.end();
     assert!(report.returns.starts_with("uretprobe"), "{}", report.returns);
     report.agrees_with(&oracle);
     assert!(report.functions.iter().all(|f| f.all_lost() == 0), "{report:#?}");
+}
+
+#[test]
+fn uretprobes_count_plain_c_exactly() {
+    plain("auto");
+}
+
+#[test]
+fn uretprobes_count_plain_c_exactly_by_single_events() {
+    plain("single");
+}
+
+/// The kernel keeps 64 nested return probes of a thread and forgets the others without a word.
+#[test]
+fn recursion_deeper_than_the_kernel_keeps_return_probes_is_accounted_for() {
+    let _turn = Turn::shared();
+    for route in ["auto", "single"] {
+        let mut target = Target::start("recurse", &["--calls", "20", "--depth", "200"]);
+        let session =
+            Session::with(&target, &["--returns", "uretprobe", "--route", route], &["deep", "left"]);
+        target.go();
+        let oracle = target.end();
+        let report = session.end();
+        let (deep, left) = (report.function("deep"), report.function("left"));
+        let (deep_truth, left_truth) = (oracle.function("deep"), oracle.function("left"));
+        assert_eq!(deep.entries, deep_truth.calls, "{deep:#?}");
+        assert!(deep.exits >= 20 * 60 && deep.exits < deep_truth.calls, "{deep:#?}");
+        assert_eq!(deep.exits + deep.all_lost(), deep.entries, "{deep:#?}");
+        assert_eq!((left.entries, left.exits), (left_truth.calls, left_truth.completed), "{left:#?}");
+    }
+}
+
+#[test]
+fn kill_9_of_the_target_and_of_the_agent_under_uretprobes_harms_nobody() {
+    let _turn = Turn::shared();
+    let options = ["--returns", "uretprobe", "--interval", "0.1"];
+    let mut target = Target::start("plain", &["--calls", "0", "--threads", "2"]);
+    let session = Session::with(&target, &options, &["add", "work", "hold"]);
+    target.go();
+    session.wait_for(|report| report.function("add").exits > 100);
+    session.kill();
+    assert_text_restored(target.pid());
+    let session = Session::with(&target, &options, &["add", "work", "hold"]);
+    session.wait_for(|report| report.function("add").exits > 100);
+    target.kill();
+    session.end();
 }
 
 fn refused(name: &str, function: &str, word: &str) {

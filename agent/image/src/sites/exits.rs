@@ -127,7 +127,10 @@ fn add(code: &Code, tables: &Tables<'_>, trace: &Trace, ending: &Ending, step: &
         },
         Flow::Indirect(pointer) => match direction(code, tables, trace, ending, pointer) {
             Direction::Inside(steps, next) => {
-                exits.by_table.extend(steps);
+                // With a frame standing it cannot lead to the entry, whatever was read behind the table.
+                if balance != Balance::Differs {
+                    exits.by_table.extend(steps);
+                }
                 exits.beyond_tables.extend(next);
             }
             Direction::Out => exit(code, ending.step, SiteKind::TailJump, None, false, exits),
@@ -207,8 +210,8 @@ fn direction(code: &Code, tables: &Tables<'_>, trace: &Trace, ending: &Ending, p
         },
         Target::Foreign if !untracked => out,
         Target::Foreign | Target::Unknown | Target::Direct => match balance {
-            // A jump to a label whose address the code takes, or to what only such a jump can reach.
-            Balance::Differs if trace.orphans || !code.references.is_empty() => Direction::Inside(Vec::new(), None),
+            // There are labels whose address the code takes, a table of them, or what only such a jump can reach.
+            Balance::Differs if trace.orphans || trace.tabled || !code.references.is_empty() => Direction::Inside(Vec::new(), None),
             Balance::Same if !trace.orphans && !untracked => Direction::Out,
             _ => Direction::Unclear,
         },

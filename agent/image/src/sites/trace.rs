@@ -73,6 +73,8 @@ pub(super) struct Trace {
     pub(super) falls_through: Option<u64>,
     /// Whether an instruction other than padding is reached by an unknown table or an exception only, or not at all.
     pub(super) orphans: bool,
+    /// Whether a table leads into the function.
+    pub(super) tabled: bool,
 }
 
 struct Tracer<'c> {
@@ -87,11 +89,15 @@ struct Tracer<'c> {
     reached: Vec<Reached>,
     /// Leaders whose state changed.
     work: Vec<usize>,
+    /// Entries of tables still to be followed, with what is known there.
+    entries: Vec<(usize, State)>,
     /// The tables that values refer to.
     seen_tables: Vec<Table>,
     /// Targets of tables that are no leaders.
     missing: Vec<usize>,
-    /// Whether some jump goes through a table or to a place that is not known.
+    /// Whether some jump leads, or may lead, to a place in the function.
+    indirect: bool,
+    /// Whether a table leads into the function.
     tabled: bool,
     /// Whether some function is called.
     calls: bool,
@@ -116,8 +122,10 @@ pub(super) fn trace(code: &Code, tables: &Tables<'_>) -> Result<Trace, Refusal> 
             phases: vec![Reached::Never; leaders.len()],
             reached: vec![Reached::Never; code.steps.len()],
             work: Vec::new(),
+            entries: Vec::new(),
             seen_tables: Vec::new(),
             missing: Vec::new(),
+            indirect: false,
             tabled: false,
             calls: false,
             falls_through: None,
@@ -176,7 +184,7 @@ impl Tracer<'_> {
             self.work_off();
         }
         // A table may have been read in part only, so what is left over counts as reached by it.
-        if self.tabled {
+        if self.indirect {
             self.phase = Reached::ByTable;
             let state = self.joined(|flow| matches!(flow, Flow::Indirect(_)));
             self.follow_orphans(state.as_deref());
@@ -252,9 +260,28 @@ impl Tracer<'_> {
     }
 
     fn work_off(&mut self) {
-        while let Some(number) = self.work.pop() {
-            let (Some(&start), Some(Some(state))) = (self.leaders.get(number), self.states.get(number)) else { continue };
-            self.straight(start, state.clone());
+        loop {
+            while let Some(number) = self.work.pop() {
+                let (Some(&start), Some(Some(state))) = (self.leaders.get(number), self.states.get(number)) else {
+                    continue;
+                };
+                self.straight(start, state.clone());
+            }
+            let Some((step, state)) = self.entries.pop() else { return };
+            if !self.contradicts(step, &state) {
+                self.meet(step, &state);
+            }
+        }
+    }
+
+    /// Whether an instruction is known to run with another height of the stack. Then an entry that leads there was
+    /// read behind the end of its table: code that runs with two heights could not return.
+    fn contradicts(&self, step: usize, state: &[Value]) -> bool {
+        let stack_pointer = self.code.machine.stack_pointer;
+        let known = self.leaders.binary_search(&step).ok().and_then(|number| self.states.get(number)?.as_ref());
+        match (known.map(|known| get(known, stack_pointer)), get(state, stack_pointer)) {
+            (Some(Value::Entry(known)), Value::Entry(new)) => known != new,
+            _ => false,
         }
     }
 
@@ -319,15 +346,13 @@ impl Tracer<'_> {
             Target::Direct | Target::Foreign => {}
             Target::Table(table) => match self.tables.targets(table, self.code) {
                 Targets::Inside { steps, .. } => {
-                    self.tabled = true;
-                    for step in steps {
-                        self.meet(step, state);
-                    }
+                    (self.indirect, self.tabled) = (true, true);
+                    self.entries.extend(steps.into_iter().map(|step| (step, state.into())));
                 }
                 Targets::Outside => {}
-                Targets::Unknown => self.tabled = true,
+                Targets::Unknown => self.indirect = true,
             },
-            Target::Unknown => self.tabled = true,
+            Target::Unknown => self.indirect = true,
         }
     }
 
@@ -375,7 +400,7 @@ impl Tracer<'_> {
             .iter()
             .zip(&self.reached)
             .any(|(step, reached)| *reached != Reached::Directly && !step.padding && step.flow != Flow::Stop);
-        Trace { endings, falls_through: self.falls_through, orphans }
+        Trace { endings, falls_through: self.falls_through, orphans, tabled: self.tabled }
     }
 }
 

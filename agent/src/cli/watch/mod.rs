@@ -51,6 +51,16 @@ pub enum WatchError {
     /// The command did not start.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// The library of the only functions never came.
+    #[error(
+        "nothing was measured: process {pid} never mapped the library of '{pattern}'; `edgelat functions PID` lists what a process has mapped"
+    )]
+    NoLibrary {
+        /// What was asked for.
+        pattern: String,
+        /// The process.
+        pid: i32,
+    },
     /// Return probes would harm the target.
     #[error(
         "--returns uretprobe is unsafe for process {pid}: {reason}; leave it out: probes on exit sites are safe here"
@@ -75,6 +85,7 @@ impl Fails for WatchError {
             Self::Guard(error) | Self::Resolve(ResolveError::Guard(error)) => error.exit(),
             Self::Resolve(ResolveError::Image { .. }) => Exit::Image,
             Self::Resolve(ResolveError::Find { .. } | ResolveError::Refused { .. }) => Exit::Functions,
+            Self::NoLibrary { .. } => Exit::Functions,
             Self::UnsafeReturns { .. } => Exit::Target,
             Self::Spawn(error) => error.exit(),
             Self::Signals(_) | Self::Wait(_) => Exit::Failed,
@@ -183,9 +194,6 @@ impl Watch {
     }
 
     fn started(&mut self) -> Result<(), Failure> {
-        for refusal in &self.refused {
-            say(format_args!("not measured: {}: {}", refusal.name, refusal.text));
-        }
         for pattern in &self.pending {
             say(format_args!("waiting for the library of '{pattern}'"));
         }
@@ -197,6 +205,9 @@ impl Watch {
     fn cover(&mut self, options: &WatchOptions, patterns: &[Pattern]) -> Result<(), WatchError> {
         let resolved = self.resolve(options, patterns)?;
         self.pending.clone_from(&resolved.pending);
+        for refusal in &resolved.refused {
+            say(format_args!("not measured: {}: {}", refusal.name, refusal.text));
+        }
         self.refused.extend_from_slice(&resolved.refused);
         if resolved.functions.is_empty() {
             return Ok(());
@@ -228,9 +239,13 @@ impl Watch {
         resolve::resolve(&mut self.line, &self.target, patterns, &mut context)
     }
 
-    /// Has a library come that was waited for?
+    /// Has a library come that was waited for? A target that maps nothing any more has ended; where nothing is
+    /// attached yet, no event tells of that.
     fn look_for_libraries(&mut self, options: &WatchOptions) -> Result<(), WatchError> {
-        let Ok(images) = self.target.images(&mut self.line) else { return Ok(()) };
+        let images = self.target.images(&mut self.line).unwrap_or_default();
+        if images.is_empty() {
+            self.alive.remove(&self.target.pid);
+        }
         let here = |pattern: &Pattern| {
             images.iter().any(|image| pattern.matches_image(std::path::Path::new(image.path.as_str())))
         };
@@ -264,10 +279,15 @@ impl Watch {
             }
             if !self.pending.is_empty() && now >= look {
                 look = now + LOOK_FOR_LIBRARIES;
-                if let Err(error) = self.look_for_libraries(options) {
+                match self.look_for_libraries(options) {
+                    Ok(()) if self.alive.is_empty() => return Ok(Ended::Target),
+                    Ok(()) => {}
+                    Err(error) if self.measurements.is_empty() => return Err(error.into()),
                     // What is measured already goes on.
-                    say(&error);
-                    self.pending.clear();
+                    Err(error) => {
+                        say(&error);
+                        self.pending.clear();
+                    }
                 }
             }
             if now >= next {
@@ -422,6 +442,10 @@ impl Watch {
         let report = self.report(Some(ended));
         if ended != Ended::Output {
             self.print(&report)?;
+        }
+        if let (true, Some(pattern)) = (self.measurements.is_empty(), self.pending.first()) {
+            let pattern = pattern.to_string();
+            failure.get_or_insert(WatchError::NoLibrary { pattern, pid: self.target.pid });
         }
         failure.map_or(Ok(Exit::Ok), |error| Err(error.into()))
     }

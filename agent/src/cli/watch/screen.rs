@@ -73,7 +73,9 @@ fn picture(report: &Report, style: Style) -> String {
     }
     if report.unattributed_hits > 0 {
         let hits = report.unattributed_hits;
-        lines.push(style.yellow(&format!("{hits} hits at addresses that were not known yet are in no account")));
+        lines.push(
+            style.yellow(&format!("{hits} hits at addresses that were not known yet are in no account")),
+        );
     }
     lines.push(String::new());
     lines.join("\n")

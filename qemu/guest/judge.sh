@@ -1,0 +1,56 @@
+# shellcheck shell=sh
+# What the tests of this folder share: programs of tests/targets count their own calls, and what `edgelat watch --json`
+# reports must agree with them. Sourced; works in the current folder.
+
+fail() {
+    echo "$*"
+    # The files are small: whoever reads the log wants to see them all.
+    for file in told last errors; do
+        if [ -s "$file" ]; then
+            echo "[$file]"
+            cat "$file"
+        fi
+    done
+    exit 1
+}
+
+# wait_for TEXT FILE [TIMES]: until so many lines have it.
+wait_for() {
+    patience=300
+    until [ "$(grep -c "$1" "$2")" -ge "${3:-1}" ]; do
+        patience=$((patience - 1))
+        [ "$patience" -gt 0 ] || fail "$2 never said $1"
+        usleep 100000
+    done
+}
+
+# Reads ./report of the agent into ./measured and checks what must hold of any last line: the account of each function
+# adds up, and nothing is in flight that nobody is in. Both sides say {"name":"add",...} for each function.
+read_report() {
+    tail -n 1 report >last
+    grep -q '"final":true' last || fail "the last line of the report is not the final one"
+    sed -n 's/.*"functions":\[\(.*\)/\1/p' last | sed 's/{"name":"/\n&/g' | sed '/^$/d' >measured
+    for function in $(functions_in measured); do
+        sum=$(($(measured "$function" exits) + $(measured "$function" in_flight) + $(measured "$function" abandoned) + \
+            $(measured "$function" evicted) + $(measured "$function" ended_inside) + \
+            $(measured "$function" over_range) + $(measured "$function" table_full)))
+        [ "$(measured "$function" entries)" = "$sum" ] || fail "$function: the account does not add up"
+        [ "$(measured "$function" exits)" = "$(measured "$function" count)" ] || fail "$function: exits are not count"
+    done
+}
+
+# read_oracle EVENT: what the target said of itself, into ./counted.
+read_oracle() {
+    grep "\"event\":\"$1\"" told | sed 's/{"name":"/\n&/g' | grep '^{"name"' >counted
+    ! grep -q '"ok":false' told || fail "the target did not get right results"
+}
+
+functions_in() { sed -n 's/^{"name":"\([^"]*\)".*/\1/p' "$1"; }
+number() { sed -n "s/^{\"name\":\"$2\",.*\"$3\":\([0-9]*\)[,}].*/\1/p" "$1"; }
+measured() { number measured "$1" "$2"; }
+counted() { number counted "$1" "$2"; }
+
+# same FUNCTION FIGURE EXPECTED
+same() {
+    [ -n "$3" ] && [ "$(measured "$1" "$2")" = "$3" ] || fail "$1: $2 is $(measured "$1" "$2"), must be $3"
+}
