@@ -159,7 +159,7 @@ layout! {
             evicted: u64,
             /// Entries that found no frame to use.
             table_full: u64,
-            /// Calls that are inside now; kept by the programs whose frames cannot be mapped (hash and session).
+            /// Calls that are inside now; kept by the programs whose frames stand in a hash, which cannot be mapped.
             inside: i64,
             /// Durations by exponential bucket.
             buckets: [u64; 256],

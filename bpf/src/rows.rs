@@ -39,7 +39,7 @@ pub struct RowTotals {
     pub evicted: u64,
     /// Entries that found no frame.
     pub table_full: u64,
-    /// Calls inside now, where the programs count them themselves (hash and session); else 0.
+    /// Calls inside now, where frames stand in a hash and the programs count them themselves; else 0.
     pub inside: i64,
     /// Durations by bucket.
     pub buckets: [u64; ROW_BUCKETS],

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use crate::attach::{can_use, tracefs::Tracefs};
 use crate::features;
 use crate::protocol::{Returns, Route};
+use crate::target::in_first_pid_namespace;
 
 /// How a finding bears on measuring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,7 +138,7 @@ pub fn surroundings() -> Vec<Finding> {
         capabilities(held),
     ];
     findings.extend(user_namespace(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default()));
-    findings.extend(process_namespace(&fs::read_link("/proc/self/ns/pid").unwrap_or_default()));
+    findings.extend(process_namespace(in_first_pid_namespace()));
     findings.push(unprivileged_bpf(line("/proc/sys/kernel/unprivileged_bpf_disabled").as_deref()));
     findings.push(lockdown(line("/sys/kernel/security/lockdown").as_deref()));
     findings.extend(line("/proc/sys/net/core/bpf_jit_enable").map(|setting| jit(&setting)));
@@ -303,20 +304,16 @@ fn user_namespace(uid_map: &str) -> Option<Finding> {
     ))
 }
 
-/// Programs in the kernel see the numbers of the first process namespace.
-fn process_namespace(link: &Path) -> Option<Finding> {
-    // PROC_PID_INIT_INO of include/linux/proc_ns.h (since 3.8): 0xEFFFFFFC.
-    let text = link.to_string_lossy();
-    if text.is_empty() || text == "pid:[4026531836]" {
+/// Programs in the kernel see the numbers of the first process namespace; elsewhere the guard refuses targets.
+fn process_namespace(first: bool) -> Option<Finding> {
+    if first {
         return None;
     }
     Some(Finding::not_ok(
         "process-namespace",
-        State::Warn,
-        format!(
-            "this is not the first process namespace ({text}): process ids here are not those of the kernel"
-        ),
-        "run edgelat on the host, or in a container that shares the host's process ids",
+        State::Missing,
+        "this is not the first PID namespace: the kernel's numbers of processes are not the ones seen here",
+        "run edgelat outside of the container, or the container with the host's PID namespace (--pid=host, hostPID: true)",
     ))
 }
 
@@ -441,11 +438,8 @@ mod tests {
     fn namespaces_of_a_container_are_told() {
         assert_eq!(user_namespace("         0          0 4294967295\n"), None);
         assert_eq!(user_namespace("0 100000 65536\n").map(|found| found.state), Some(State::NotPermitted));
-        assert_eq!(process_namespace(Path::new("pid:[4026531836]")), None);
-        assert_eq!(
-            process_namespace(Path::new("pid:[4026532208]")).map(|found| found.state),
-            Some(State::Warn)
-        );
+        assert_eq!(process_namespace(true), None);
+        assert_eq!(process_namespace(false).map(|found| found.state), Some(State::Missing));
     }
 
     #[test]

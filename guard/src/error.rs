@@ -70,6 +70,11 @@ pub enum GuardError {
         /// Process id.
         pid: i32,
     },
+    /// We are inside a PID namespace.
+    #[error(
+        "edgelat runs in a PID namespace of its own, where the kernel's numbers of processes are not ours; run it outside, or the container with the host's PID namespace (--pid=host, hostPID: true)"
+    )]
+    PidNamespace,
     /// The number is a thread of another process.
     #[error("{pid} is a thread of process {process}; name the process: -p {process}")]
     Thread {
@@ -258,6 +263,7 @@ impl GuardError {
                 Kind::Permission
             }
             Self::NoBtf
+            | Self::PidNamespace
             | Self::Unsupported { .. }
             | Self::Load { .. }
             | Self::Route { .. }

@@ -58,6 +58,9 @@ impl Target {
         if pid <= 0 {
             return Err(GuardError::NoProcess { pid });
         }
+        if !in_first_pid_namespace() {
+            return Err(GuardError::PidNamespace);
+        }
         if pid == std::process::id() as i32 {
             return Err(GuardError::OwnProcess { pid });
         }
@@ -243,6 +246,14 @@ fn parse_mapping(line: &[u8]) -> Option<Mapping> {
         deleted: path.ends_with(" (deleted)"),
         path: path.to_owned(),
     })
+}
+
+/// Are our numbers of processes those that BPF programs see? They see the first namespace's.
+pub(crate) fn in_first_pid_namespace() -> bool {
+    /// PROC_PID_INIT_INO, include/linux/proc_ns.h (an enum of fixed values, part of the ABI).
+    const FIRST: u64 = 0xEFFF_FFFC;
+    // Where /proc does not tell, opening the target will say why.
+    nix::sys::stat::stat("/proc/self/ns/pid").map_or(true, |stat| stat.st_ino == FIRST)
 }
 
 fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {

@@ -71,16 +71,20 @@ fn main() -> ExitCode {
         eprintln!("usage: probeable_share [--debug DIRECTORY] IMAGE...");
         return ExitCode::from(2);
     }
-    println!("| image | arch, build-id | functions | probeable | entry emulated | until tail call | exits each | refused |");
+    println!(
+        "| image | arch, build-id | functions | probeable | entry emulated | until tail call | exits each | refused |"
+    );
     println!("| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |");
     let mut status = ExitCode::SUCCESS;
     for path in images {
-        let name = Path::new(&path).file_name().map_or(path.clone(), |name| name.to_string_lossy().into_owned());
+        let name =
+            Path::new(&path).file_name().map_or(path.clone(), |name| name.to_string_lossy().into_owned());
         match count(Path::new(&path), &debug) {
             Ok((count, image)) => {
                 let mut refused: Vec<_> = count.refused.iter().collect();
                 refused.sort_by_key(|(code, number)| (std::cmp::Reverse(**number), **code));
-                let refused: Vec<_> = refused.iter().map(|(code, number)| format!("{code} {number}")).collect();
+                let refused: Vec<_> =
+                    refused.iter().map(|(code, number)| format!("{code} {number}")).collect();
                 println!(
                     "| {name} | {image} | {} | {} | {} | {} | {:.2} | {} |",
                     count.functions,

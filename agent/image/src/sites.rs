@@ -174,7 +174,8 @@ fn missing_part(
     }
     for &target in &exits.beyond_tables {
         let Some(around) = surroundings.code_around(target) else { continue };
-        if !around.named && !code.overlaps(&around.part()) && leads_back(arch, code, &around).unwrap_or(false) {
+        if !around.named && !code.overlaps(&around.part()) && leads_back(arch, code, &around).unwrap_or(false)
+        {
             return Ok(Some(around));
         }
     }

@@ -1,5 +1,6 @@
 //! What gcc and clang make of C, with many flags, on both architectures. The oracle is objdump: every return that it
 //! shows and every jump to another function must be an exit, and nothing else.
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 mod sites_support;
 
@@ -48,7 +49,8 @@ fn exits(listing: &Listing, parts: &[Range<u64>], indirect_is_tail: bool) -> Vec
                     exits.push((address, SiteKind::TailJump));
                 }
             } else if branch {
-                let target = operands.split_whitespace().next().and_then(|word| u64::from_str_radix(word, 16).ok());
+                let target =
+                    operands.split_whitespace().next().and_then(|word| u64::from_str_radix(word, 16).ok());
                 let target = target.unwrap_or_else(|| panic!("{text} has a target"));
                 if !parts.iter().any(|part| part.contains(&target)) {
                     exits.push((address, SiteKind::TailJump));
@@ -73,7 +75,11 @@ fn check(compiler: Compiler, flags: &[&str]) {
             Err(Refusal::NoExit) if name.starts_with("never_") => continue,
             Err(Refusal::LoopsToEntry { .. }) if name.starts_with("spin_") => continue,
             // A function that only jumps to another one.
-            Err(Refusal::Empty) if listing.range(function.start..).next().is_some_and(|(_, text)| leaves(text)) => continue,
+            Err(Refusal::Empty)
+                if listing.range(function.start..).next().is_some_and(|(_, text)| leaves(text)) =>
+            {
+                continue;
+            }
             // The exclusive sequence of a lock begins with the first instruction.
             Err(Refusal::Unsteppable { .. } | Refusal::LoopsToEntry { .. })
                 if aarch64 && matches!(name.as_str(), "locked" | "compare_and_swap") =>
@@ -93,7 +99,8 @@ fn check(compiler: Compiler, flags: &[&str]) {
         let text = listing.get(&entry.address).unwrap_or_else(|| panic!("{place}: entry is no instruction"));
         let mnemonic = text.split_whitespace().next().unwrap_or_default();
         let cheap = if aarch64 {
-            mnemonic.starts_with("b.") || matches!(mnemonic, "b" | "bl" | "blr" | "cbz" | "cbnz" | "tbz" | "tbnz" | "adr" | "adrp")
+            mnemonic.starts_with("b.")
+                || matches!(mnemonic, "b" | "bl" | "blr" | "cbz" | "cbnz" | "tbz" | "tbnz" | "adr" | "adrp")
         } else {
             mnemonic == "push" || mnemonic == "nop" || mnemonic.starts_with('j') || mnemonic == "call"
         };
@@ -102,12 +109,15 @@ fn check(compiler: Compiler, flags: &[&str]) {
         // Up to the entry, nothing names the stack pointer as what it writes, and nothing branches.
         for (_, text) in listing.range(function.start..entry.address) {
             let destination = if aarch64 {
-                text.split_whitespace().nth(1).is_some_and(|word| word == "sp,") || text.contains("]!") || text.contains("[sp],")
+                text.split_whitespace().nth(1).is_some_and(|word| word == "sp,")
+                    || text.contains("]!")
+                    || text.contains("[sp],")
             } else {
                 text.ends_with(",%rsp") || text.starts_with("push") || text.starts_with("pop")
             };
             let mnemonic = text.split_whitespace().next().unwrap_or_default();
-            let branches = mnemonic.starts_with('j') || matches!(mnemonic, "call" | "bl" | "blr" | "ret" | "syscall" | "svc");
+            let branches = mnemonic.starts_with('j')
+                || matches!(mnemonic, "call" | "bl" | "blr" | "ret" | "syscall" | "svc");
             assert!(!destination && !branches, "{place}: the entry passes {text}");
         }
     }

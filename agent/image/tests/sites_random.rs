@@ -1,5 +1,6 @@
 //! Random code: whatever the bytes, nothing panics and sites are instructions of the function; and for random
 //! functions whose meaning is known, every way through them passes the entry once and leaves by one exit.
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use edgelat_image::sites::{Around, Part, Sites, Surroundings, find, find_in};
 use edgelat_image::{Arch, Refusal, SiteKind};
@@ -38,7 +39,11 @@ impl Surroundings for Nonsense {
     fn code_around(&self, address: u64) -> Option<Around> {
         let start = address as usize % self.0.len();
         let named = address.is_multiple_of(3);
-        (!address.is_multiple_of(5)).then(|| Around { address: address - 8, bytes: self.0[start..].to_vec(), named })
+        (!address.is_multiple_of(5)).then(|| Around {
+            address: address - 8,
+            bytes: self.0[start..].to_vec(),
+            named,
+        })
     }
 
     fn data_at(&self, address: u64, buffer: &mut [u8]) -> usize {
@@ -80,7 +85,8 @@ fn random_bytes_never_panic_and_sites_are_instructions() {
     let mut random = Random(0x1357_9bdf);
     let (mut found, mut refused) = (0, 0);
     // Random bytes are seldom clean code; these opcodes make it likelier.
-    let likely = [0x55, 0xc3, 0x74, 0x75, 0xeb, 0x90, 0x53, 0x5b, 0xff, 0x48, 0x89, 0xe8, 0x83, 0xec, 0x5d, 0xc9];
+    let likely =
+        [0x55, 0xc3, 0x74, 0x75, 0xeb, 0x90, 0x53, 0x5b, 0xff, 0x48, 0x89, 0xe8, 0x83, 0xec, 0x5d, 0xc9];
     for round in 0..rounds(30_000) {
         let arch = if round % 2 == 0 { Arch::X86_64 } else { Arch::Aarch64 };
         let length = 1 + random.below(200);
@@ -97,10 +103,10 @@ fn random_bytes_never_panic_and_sites_are_instructions() {
             for word in bytes.chunks_exact_mut(4) {
                 let word: &mut [u8; 4] = word.try_into().expect("four bytes");
                 match random.below(6) {
-                    0 => *word = 0xd65f_03c0u32.to_le_bytes(),                                      // ret
-                    1 => *word = (0x5400_0000u32 | (random.next() as u32 & 0x1ef)).to_le_bytes(),   // b.cond
-                    2 => *word = (0x1400_0000u32 | (random.next() as u32 & 0xf)).to_le_bytes(),     // b
-                    3 => *word = (0x9100_0000u32 | (random.next() as u32 & 0x7fff)).to_le_bytes(),  // add
+                    0 => *word = 0xd65f_03c0u32.to_le_bytes(), // ret
+                    1 => *word = (0x5400_0000u32 | (random.next() as u32 & 0x1ef)).to_le_bytes(), // b.cond
+                    2 => *word = (0x1400_0000u32 | (random.next() as u32 & 0xf)).to_le_bytes(), // b
+                    3 => *word = (0x9100_0000u32 | (random.next() as u32 & 0x7fff)).to_le_bytes(), // add
                     _ => {}
                 }
             }
@@ -172,11 +178,13 @@ fn encode(arch: Arch, op: Op, address: u64, places: &[u64], index: usize) -> Vec
     if arch == Arch::Aarch64 {
         let distance = |to: u64| (to.wrapping_sub(address) >> 2) as u32;
         return match op {
-            Op::Work(kind) => word([0xaa00_03e9, 0xeb01_001f, 0x9100_03e2, 0xd503_201f][usize::from(kind) % 4]),
+            Op::Work(kind) => {
+                word([0xaa00_03e9, 0xeb01_001f, 0x9100_03e2, 0xd503_201f][usize::from(kind) % 4])
+            }
             Op::Push => word(0xf81f_0ff3),
             Op::Pop => word(0xf841_07f3),
-            Op::Frame(count) if count > 0 => word(0xd100_03ff | u32::from(count.unsigned_abs()) * 16 << 10),
-            Op::Frame(count) => word(0x9100_03ff | u32::from(count.unsigned_abs()) * 16 << 10),
+            Op::Frame(count) if count > 0 => word(0xd100_03ff | u32::from(count.unsigned_abs()) << 14),
+            Op::Frame(count) => word(0x9100_03ff | u32::from(count.unsigned_abs()) << 14),
             Op::Branch(target) => word(0x5400_0001 | (distance(place(target)) & 0x7ffff) << 5),
             Op::Jump(target) => word(0x1400_0000 | distance(place(target)) & 0x03ff_ffff),
             Op::Call => word(0x9400_0000 | distance(OUTSIDE) & 0x03ff_ffff),
@@ -222,10 +230,11 @@ fn encode(arch: Arch, op: Op, address: u64, places: &[u64], index: usize) -> Vec
         Op::TailJump => relative(&[0xe9], OUTSIDE),
         Op::TailBranch => relative(&[0x0f, 0x8c], OUTSIDE),
         // lea table(%rip), %rdx; movslq (%rdx,%rdi,4), %rax; add %rdx, %rax; jmp *%rax
-        Op::Table(_) => {
-            [&relative(&[0x48, 0x8d, 0x15], table_address(index))[..], &[0x48, 0x63, 0x04, 0xba, 0x48, 0x01, 0xd0, 0xff, 0xe0]]
-                .concat()
-        }
+        Op::Table(_) => [
+            &relative(&[0x48, 0x8d, 0x15], table_address(index))[..],
+            &[0x48, 0x63, 0x04, 0xba, 0x48, 0x01, 0xd0, 0xff, 0xe0],
+        ]
+        .concat(),
     }
 }
 
@@ -250,7 +259,8 @@ impl Model {
             let at = places[index];
             places.push(at + encode(arch, *op, at, &[], index).len() as u64);
         }
-        let encoded = ops.iter().enumerate().flat_map(|(index, op)| encode(arch, *op, places[index], &places, index));
+        let encoded =
+            ops.iter().enumerate().flat_map(|(index, op)| encode(arch, *op, places[index], &places, index));
         let bytes = encoded.collect();
         Self { ops, places, bytes, word: if arch == Arch::Aarch64 { 16 } else { 8 } }
     }
@@ -321,7 +331,8 @@ impl Surroundings for Model {
     fn data_at(&self, address: u64, buffer: &mut [u8]) -> usize {
         let index = (address.wrapping_sub(TABLES) / 16) as usize;
         let Some(Op::Table(targets)) = self.ops.get(index) else { return 0 };
-        let entries = targets.iter().map(|&target| self.places[target].wrapping_sub(table_address(index)) as u32);
+        let entries =
+            targets.iter().map(|&target| self.places[target].wrapping_sub(table_address(index)) as u32);
         let bytes: Vec<u8> = entries.flat_map(u32::to_le_bytes).chain([0; 4]).collect();
         let length = buffer.len().min(bytes.len());
         buffer[..length].copy_from_slice(&bytes[..length]);
@@ -345,7 +356,10 @@ fn go(model: &Model, sites: &Sites, random: &mut Random) -> Result<bool, String>
         let Some(&op) = model.ops.get(way.op) else { return Err(format!("runs over the end: {way:?}")) };
         let address = model.places[way.op];
         // The table's sequence is several instructions, of which only the last one leaves.
-        let exit = sites.exits.iter().find(|exit| exit.address >= address && exit.address < model.places[way.op + 1]);
+        let exit = sites
+            .exits
+            .iter()
+            .find(|exit| exit.address >= address && exit.address < model.places[way.op + 1]);
         if sites.entry.address == address {
             way.entered += 1;
             if way.depth != 0 || way.left != 0 {
@@ -368,7 +382,11 @@ fn go(model: &Model, sites: &Sites, random: &mut Random) -> Result<bool, String>
             if matches!(op, Op::Return) && way.depth != 0 {
                 return Ok(false);
             }
-            return if way.depth != 0 || way.entered != 1 || way.left != 1 { Err(format!("{way:?}")) } else { Ok(true) };
+            return if way.depth != 0 || way.entered != 1 || way.left != 1 {
+                Err(format!("{way:?}"))
+            } else {
+                Ok(true)
+            };
         }
         way.op += 1;
         match op {

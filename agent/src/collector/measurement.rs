@@ -186,8 +186,12 @@ impl Measurement {
             let totals = self.rows.read(index);
             let (mut in_flight, mut ended_inside) = inside[index];
             if self.frames.is_none() {
-                // The programs count calls inside over all processes; which one a call is in is not known.
-                let inside = u64::try_from(totals.inside).unwrap_or(0);
+                let inside = match self.session {
+                    // The kernel keeps the frames of a session and tells nobody: what did not come back is inside.
+                    true => totals.entries.saturating_sub(totals.exits() + totals.over_range),
+                    false => u64::try_from(totals.inside).unwrap_or(0),
+                };
+                // Over all processes; which one a call is in is not known.
                 match alive.is_empty() {
                     true => ended_inside = inside,
                     false => in_flight = inside,

@@ -69,7 +69,8 @@ fn step(word: u32, address: u64) -> Option<Step> {
         return None;
     }
     let flow = flow(word, address)?;
-    let effect = if matches!(flow, Flow::Call(_)) { super::Effect::Call } else { effect::effect(word, address) };
+    let effect =
+        if matches!(flow, Flow::Call(_)) { super::Effect::Call } else { effect::effect(word, address) };
     Some(Step {
         address,
         flow,

@@ -283,7 +283,8 @@ pub(crate) struct Code {
 impl Code {
     /// Decodes `parts`, the main one first, each from its start to its end.
     pub(crate) fn decode(arch: Arch, parts: &[Part<'_>]) -> Result<Self, Refusal> {
-        let mut code = Self { machine: machine(arch), ranges: Vec::new(), steps: Vec::new(), references: Vec::new() };
+        let mut code =
+            Self { machine: machine(arch), ranges: Vec::new(), steps: Vec::new(), references: Vec::new() };
         for part in parts {
             let bad = Refusal::BadParts { address: part.address };
             let end = part.address.checked_add(part.bytes.len() as u64).ok_or(bad.clone())?;

@@ -187,7 +187,8 @@ fn gpr64(register: Register) -> Option<u8> {
 /// Notes operands relative to the instruction pointer that lie in the function.
 fn note_references(instruction: &Instruction, address: u64, code: &mut Code) {
     if instruction.is_ip_rel_memory_operand() {
-        let accesses = !matches!(instruction.code(), Opcode::Lea_r64_m | Opcode::Lea_r32_m | Opcode::Lea_r16_m);
+        let accesses =
+            !matches!(instruction.code(), Opcode::Lea_r64_m | Opcode::Lea_r32_m | Opcode::Lea_r16_m);
         // A multi-byte nop names memory and does not touch it.
         let nop = matches!(instruction.code(), Opcode::Nop_rm16 | Opcode::Nop_rm32 | Opcode::Nop_rm64);
         if !nop {
@@ -225,7 +226,11 @@ fn stack_effect(instruction: &Instruction, encoding: &Encoding) -> Option<Effect
         (Map::One, 0xff) if encoding.extension() == 2 => Effect::Call,
         _ => return None,
     };
-    Some(if narrow { Effect::Clobber(bit(RSP) | bit(RBP) | gpr(instruction.op0_register()).map_or(0, bit)) } else { effect })
+    Some(if narrow {
+        Effect::Clobber(bit(RSP) | bit(RBP) | gpr(instruction.op0_register()).map_or(0, bit))
+    } else {
+        effect
+    })
 }
 
 /// Instructions whose result is followed: copies, sums and loads of 64 bits, and what tables are read with.
@@ -250,7 +255,9 @@ fn followed_effect(instruction: &Instruction) -> Option<Effect> {
             None => load(4, true),
         },
         Opcode::Mov_r32_rm32 | Opcode::Mov_rm32_r32 => match (to, from) {
-            (Some(to), Some(from)) => Some(Effect::Extend { to, from, width: Width { bytes: 4, signed: false } }),
+            (Some(to), Some(from)) => {
+                Some(Effect::Extend { to, from, width: Width { bytes: 4, signed: false } })
+            }
             (Some(_), None) => load(4, false),
             _ => Some(Effect::Nothing),
         },
@@ -300,7 +307,9 @@ fn followed_effect(instruction: &Instruction) -> Option<Effect> {
         },
         // A negative mask keeps the sign and the high bits: `and $-16, %rsp`.
         Opcode::And_rm64_imm8 | Opcode::And_rm64_imm32 => match to {
-            Some(to) if instruction.immediate(1).cast_signed() < 0 => Some(Effect::AlignDown { to, from: to }),
+            Some(to) if instruction.immediate(1).cast_signed() < 0 => {
+                Some(Effect::AlignDown { to, from: to })
+            }
             Some(to) => Some(Effect::Clobber(bit(to))),
             None => Some(Effect::Nothing),
         },
@@ -312,7 +321,11 @@ fn followed_effect(instruction: &Instruction) -> Option<Effect> {
 fn other_effect(instruction: &Instruction, encoding: &Encoding) -> Effect {
     let named = |operand| {
         let register = instruction.op_kind(operand) == OpKind::Register;
-        if register && operand < instruction.op_count() { gpr(instruction.op_register(operand)).map_or(0, bit) } else { 0 }
+        if register && operand < instruction.op_count() {
+            gpr(instruction.op_register(operand)).map_or(0, bit)
+        } else {
+            0
+        }
     };
     let mask = if encoding.only_compares() {
         0

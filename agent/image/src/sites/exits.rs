@@ -65,7 +65,13 @@ impl Exits {
 pub(super) fn exits(code: &Code, tables: &Tables<'_>) -> Result<Exits, Refusal> {
     check_branches(code)?;
     let trace = trace(code, tables)?;
-    let mut exits = Exits { sites: Vec::new(), leaving: Vec::new(), beyond_tables: Vec::new(), refusal: None, by_table: Vec::new() };
+    let mut exits = Exits {
+        sites: Vec::new(),
+        leaving: Vec::new(),
+        beyond_tables: Vec::new(),
+        refusal: None,
+        by_table: Vec::new(),
+    };
     for ending in &trace.endings {
         if let Some(step) = code.steps.get(ending.step) {
             add(code, tables, &trace, ending, step, &mut exits);
@@ -85,10 +91,10 @@ fn check_branches(code: &Code) -> Result<(), Refusal> {
     let mut indirect = false;
     for step in &code.steps {
         match step.flow {
-            Flow::Jump(target) | Flow::Branch { target, .. } if code.contains(target) => {
-                if landing(code, target).is_none() {
-                    return Err(Refusal::JumpIntoInstruction { from: step.address, to: target });
-                }
+            Flow::Jump(target) | Flow::Branch { target, .. }
+                if code.contains(target) && landing(code, target).is_none() =>
+            {
+                return Err(Refusal::JumpIntoInstruction { from: step.address, to: target });
             }
             Flow::Call(Some(target)) if target != code.start() && code.contains(target) => {
                 return Err(Refusal::CallsInside { address: step.address });
@@ -191,7 +197,13 @@ enum Direction {
 /// A tail call leaves with the stack pointer that the caller gave, since the callee will return with it. So a jump
 /// with a frame still standing stays inside. Without a frame, what the pointer was made of decides, and where that is
 /// not known: if every instruction can be reached without this jump, there is nothing inside that it would be for.
-fn direction(code: &Code, tables: &Tables<'_>, trace: &Trace, ending: &Ending, pointer: Pointer) -> Direction {
+fn direction(
+    code: &Code,
+    tables: &Tables<'_>,
+    trace: &Trace,
+    ending: &Ending,
+    pointer: Pointer,
+) -> Direction {
     let untracked = matches!(pointer, Pointer::Untracked(_) | Pointer::UntrackedMemory(_));
     let balance = ending.stack_pointer.balance();
     let out = match balance {
@@ -211,7 +223,9 @@ fn direction(code: &Code, tables: &Tables<'_>, trace: &Trace, ending: &Ending, p
         Target::Foreign if !untracked => out,
         Target::Foreign | Target::Unknown | Target::Direct => match balance {
             // There are labels whose address the code takes, a table of them, or what only such a jump can reach.
-            Balance::Differs if trace.orphans || trace.tabled || !code.references.is_empty() => Direction::Inside(Vec::new(), None),
+            Balance::Differs if trace.orphans || trace.tabled || !code.references.is_empty() => {
+                Direction::Inside(Vec::new(), None)
+            }
             Balance::Same if !trace.orphans && !untracked => Direction::Out,
             _ => Direction::Unclear,
         },

@@ -74,7 +74,9 @@ impl<'s> Tables<'s> {
                     // A case that cannot happen may lead behind the last instruction.
                     None if !first && code.ranges.iter().any(|range| range.end == target) => {}
                     None if !first => return sorted(inside, Some(target)),
-                    None if table.base.is_none() && entry != 0 && !code.contains(target) => return Targets::Outside,
+                    None if table.base.is_none() && entry != 0 && !code.contains(target) => {
+                        return Targets::Outside;
+                    }
                     None => return Targets::Unknown,
                 }
                 first = false;

@@ -112,7 +112,10 @@ pub(super) fn trace(code: &Code, tables: &Tables<'_>) -> Result<Trace, Refusal> 
         let values = leaders.len().saturating_mul(usize::from(code.machine.registers));
         if values > STATE_VALUES {
             let size = code.ranges.iter().map(|range| range.end - range.start).sum();
-            return Err(Refusal::TooLarge { size, limit: STATE_VALUES as u64 / u64::from(code.machine.registers) });
+            return Err(Refusal::TooLarge {
+                size,
+                limit: STATE_VALUES as u64 / u64::from(code.machine.registers),
+            });
         }
         let mut tracer = Tracer {
             code,
@@ -235,7 +238,8 @@ impl Tracer<'_> {
         let Some(before) = before else { return true };
         let part = |address| self.code.ranges.iter().position(|range| range.contains(&address));
         let goes_on = matches!(before.flow, Flow::Next | Flow::Branch { .. } | Flow::Call(_));
-        let same_part = self.code.steps.get(index).is_some_and(|step| part(step.address) == part(before.address));
+        let same_part =
+            self.code.steps.get(index).is_some_and(|step| part(step.address) == part(before.address));
         !goes_on || !same_part
     }
 
@@ -245,7 +249,9 @@ impl Tracer<'_> {
             self.missing.push(index);
             return;
         };
-        let (Some(known), Some(phase)) = (self.states.get_mut(number), self.phases.get_mut(number)) else { return };
+        let (Some(known), Some(phase)) = (self.states.get_mut(number), self.phases.get_mut(number)) else {
+            return;
+        };
         let changed = match known {
             None => {
                 *known = Some(state.into());
@@ -262,7 +268,8 @@ impl Tracer<'_> {
     fn work_off(&mut self) {
         loop {
             while let Some(number) = self.work.pop() {
-                let (Some(&start), Some(Some(state))) = (self.leaders.get(number), self.states.get(number)) else {
+                let (Some(&start), Some(Some(state))) = (self.leaders.get(number), self.states.get(number))
+                else {
                     continue;
                 };
                 self.straight(start, state.clone());
@@ -278,7 +285,8 @@ impl Tracer<'_> {
     /// read behind the end of its table: code that runs with two heights could not return.
     fn contradicts(&self, step: usize, state: &[Value]) -> bool {
         let stack_pointer = self.code.machine.stack_pointer;
-        let known = self.leaders.binary_search(&step).ok().and_then(|number| self.states.get(number)?.as_ref());
+        let known =
+            self.leaders.binary_search(&step).ok().and_then(|number| self.states.get(number)?.as_ref());
         match (known.map(|known| get(known, stack_pointer)), get(state, stack_pointer)) {
             (Some(Value::Entry(known)), Value::Entry(new)) => known != new,
             _ => false,
@@ -307,8 +315,15 @@ impl Tracer<'_> {
                 Flow::Call(_) => {
                     self.calls = true;
                     // Nothing but padding follows: the call never returns.
-                    let end = code.ranges.iter().find(|range| range.contains(&step.address)).map_or(0, |range| range.end);
-                    if after_padding(code, index + 1).and_then(|next| code.steps.get(next)).is_none_or(|next| next.address >= end || next.address < step.address) {
+                    let end = code
+                        .ranges
+                        .iter()
+                        .find(|range| range.contains(&step.address))
+                        .map_or(0, |range| range.end);
+                    if after_padding(code, index + 1)
+                        .and_then(|next| code.steps.get(next))
+                        .is_none_or(|next| next.address >= end || next.address < step.address)
+                    {
                         return;
                     }
                 }
@@ -394,12 +409,10 @@ impl Tracer<'_> {
             endings.push(Ending { step: index, stack_pointer, target, reached });
         });
         endings.sort_unstable_by_key(|ending| ending.step);
-        let orphans = self
-            .code
-            .steps
-            .iter()
-            .zip(&self.reached)
-            .any(|(step, reached)| *reached != Reached::Directly && !step.padding && step.flow != Flow::Stop);
+        let orphans =
+            self.code.steps.iter().zip(&self.reached).any(|(step, reached)| {
+                *reached != Reached::Directly && !step.padding && step.flow != Flow::Stop
+            });
         Trace { endings, falls_through: self.falls_through, orphans, tabled: self.tabled }
     }
 }
@@ -427,7 +440,10 @@ fn join(known: &mut [Value], new: &[Value]) -> bool {
 
 fn clobber(state: &mut [Value], mask: u32) {
     for (register, value) in state.iter_mut().enumerate() {
-        if u32::try_from(register).ok().and_then(|register| mask.checked_shr(register)).is_some_and(|mask| mask & 1 != 0)
+        if u32::try_from(register)
+            .ok()
+            .and_then(|register| mask.checked_shr(register))
+            .is_some_and(|mask| mask & 1 != 0)
         {
             *value = Value::Unknown;
         }
@@ -505,7 +521,9 @@ fn sum(a: Value, b: Value, shift: u8, extend: Option<Width>, tables: &mut Vec<Ta
         (Value::Constant(base), entry) if known_table(entry, tables).is_some() => {
             based(base, entry, shift, extend, tables)
         }
-        (entry, Value::Constant(base)) if shift == 0 && extend.is_none() && known_table(entry, tables).is_some() => {
+        (entry, Value::Constant(base))
+            if shift == 0 && extend.is_none() && known_table(entry, tables).is_some() =>
+        {
             based(base, entry, 0, None, tables)
         }
         (value, Value::Constant(add)) | (Value::Constant(add), value) if shift == 0 && extend.is_none() => {
@@ -549,7 +567,9 @@ fn loaded(memory: Memory, width: Width, state: &[Value], tables: &mut Vec<Table>
         Some(base) => get(state, base),
     };
     match base {
-        Value::Constant(base) if memory.indexed => element(table(base.wrapping_add(memory.displacement)), tables),
+        Value::Constant(base) if memory.indexed => {
+            element(table(base.wrapping_add(memory.displacement)), tables)
+        }
         Value::From(base) => element(table(base.wrapping_add(memory.displacement)), tables),
         // A word at a fixed address, or behind a pointer from outside.
         Value::Constant(_) | Value::Foreign => pointer,

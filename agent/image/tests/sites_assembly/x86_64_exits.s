@@ -29,12 +29,13 @@ all_kinds_of_returns.ret.3:
     ret $16
     end all_kinds_of_returns
 
+# bnd ret
     function bound_return
 bound_return.entry.e:
     push %rbx
     pop %rbx
 bound_return.ret:
-    bnd ret
+    .byte 0xf2, 0xc3
     end bound_return
 
     function far_return

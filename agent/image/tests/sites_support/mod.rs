@@ -3,15 +3,13 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use edgelat_image::{DebugFiles, FunctionSites, FunctionTable, Image, Refusal};
+use edgelat_image::{DebugFiles, FunctionTable, Image};
 
 /// A shared object made from a source, in a directory that goes away with it.
 pub struct Built {
     directory: PathBuf,
     pub image: Image<Vec<u8>>,
     pub functions: FunctionTable,
-    /// All symbols: name and address.
-    pub symbols: Vec<(String, u64)>,
 }
 
 impl Drop for Built {
@@ -59,7 +57,8 @@ pub fn build(compiler: Compiler, name: &str, source: &str, flags: &[&str]) -> Bu
     let unique = format!("{name}-{compiler:?}-{}", flags.concat().replace(['/', '='], "_"));
     let directory = std::env::temp_dir().join(format!("edgelat-sites-{}-{unique}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("the temporary directory can be written");
-    let (input, object, output) = (directory.join(name), directory.join("object.o"), directory.join("image.so"));
+    let (input, object, output) =
+        (directory.join(name), directory.join("object.o"), directory.join("image.so"));
     std::fs::write(&input, source).expect("source is written");
     run(compiler.command().args(flags).arg("-c").arg(&input).arg("-o").arg(&object));
     let kind: &[&str] = if flags.contains(&"-no-pie") {
@@ -71,12 +70,7 @@ pub fn build(compiler: Compiler, name: &str, source: &str, flags: &[&str]) -> Bu
     let bytes = std::fs::read(&output).expect("the linker made it");
     let image = Image::open(bytes).expect("an image");
     let functions = image.functions(&DebugFiles::none(), &mut |_| ()).expect("functions");
-    let symbols = run(Command::new("nm").arg(&output));
-    let symbols = symbols.lines().filter_map(|line| {
-        let (address, rest) = line.split_once(' ')?;
-        Some((rest.split_once(' ')?.1.to_owned(), u64::from_str_radix(address, 16).ok()?))
-    });
-    Built { symbols: symbols.collect(), directory, image, functions }
+    Built { directory, image, functions }
 }
 
 /// Runs a tool and gives what it printed.
@@ -87,15 +81,7 @@ pub fn run(command: &mut Command) -> String {
 }
 
 impl Built {
-    /// The sites of the function of this linkage name.
-    pub fn sites(&self, name: &str) -> Result<FunctionSites, Refusal> {
-        let function = self.functions.iter().find(|function| function.linkage_name == name);
-        let function = function.unwrap_or_else(|| panic!("{name} is a function"));
-        self.image.sites(&self.functions, &function)
-    }
-
     /// The linked file.
-    #[allow(dead_code, reason = "not every test needs it")]
     pub fn path(&self) -> PathBuf {
         self.directory.join("image.so")
     }

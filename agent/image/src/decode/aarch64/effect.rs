@@ -49,8 +49,11 @@ fn immediate(word: u32, address: u64) -> Effect {
         // adr, adrp
         0 | 1 => {
             let offset = signed(word, 5, 19) << 2 | i64::from(bits(word, 29, 2));
-            let value =
-                if wide { (address & !0xfff).wrapping_add_signed(offset << 12) } else { address.wrapping_add_signed(offset) };
+            let value = if wide {
+                (address & !0xfff).wrapping_add_signed(offset << 12)
+            } else {
+                address.wrapping_add_signed(offset)
+            };
             if to == SP { Effect::Nothing } else { Effect::Set { to, value } }
         }
         // add, sub
@@ -266,7 +269,9 @@ fn single(word: u32) -> Effect {
     let read = |indexed, displacement| {
         let memory = Memory { base: Some(base), indexed, displacement };
         match opc {
-            1 | 2 if load && to != SP => Effect::Load { to, memory, width: Width { bytes: 1 << size, signed: opc == 2 } },
+            1 | 2 if load && to != SP => {
+                Effect::Load { to, memory, width: Width { bytes: 1 << size, signed: opc == 2 } }
+            }
             _ => clobber(clobbers),
         }
     };

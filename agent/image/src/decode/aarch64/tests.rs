@@ -81,7 +81,16 @@ fn addresses_of_tables_are_followed() {
 
 #[test]
 fn the_kernel_simulates_branches_and_addresses_and_refuses_what_it_cannot_step() {
-    for word in [0x1400_0010, 0x9400_0010, 0x5400_0201, 0xb400_0205, 0x3738_0205, 0xd61f_0040, 0xd65f_03c0, 0x9000_0000] {
+    for word in [
+        0x1400_0010,
+        0x9400_0010,
+        0x5400_0201,
+        0xb400_0205,
+        0x3738_0205,
+        0xd61f_0040,
+        0xd65f_03c0,
+        0x9000_0000,
+    ] {
         assert_eq!(of(word).probing, Probing::Emulated, "{word:08x}");
     }
     // stp, mov, nop, bti c, paciasp, mrs x0, tpidr_el0
@@ -89,9 +98,17 @@ fn the_kernel_simulates_branches_and_addresses_and_refuses_what_it_cannot_step()
         assert_eq!(of(word).probing, Probing::SingleStepped, "{word:08x}");
     }
     // ldr of a literal, ldxr, stxr, svc, brk, msr, wfe, retaa, braa
-    for word in
-        [0x5800_0040, 0xc85f_7c00, 0xc800_7c01, 0xd400_0001, 0xd420_0020, 0xd51b_d040, 0xd503_205f, 0xd65f_0bff, 0xd71f_0841]
-    {
+    for word in [
+        0x5800_0040,
+        0xc85f_7c00,
+        0xc800_7c01,
+        0xd400_0001,
+        0xd420_0020,
+        0xd51b_d040,
+        0xd503_205f,
+        0xd65f_0bff,
+        0xd71f_0841,
+    ] {
         assert_eq!(of(word).probing, Probing::Unsound, "{word:08x}");
     }
 }
@@ -117,7 +134,8 @@ fn random_lines() -> Vec<(u32, Line)> {
     let mut words: Vec<u32> = (0..200_000).map(|_| (random.next() >> 32) as u32).collect();
     // Half of them from the groups that matter: immediates, branches, loads and stores; many with the stack pointer.
     for word in words.iter_mut().step_by(2) {
-        let group = [0x1000_0000, 0x1400_0000, 0x0800_0000, 0x0c00_0000, 0x0a00_0000][(random.next() >> 40) as usize % 5];
+        let group = [0x1000_0000, 0x1400_0000, 0x0800_0000, 0x0c00_0000, 0x0a00_0000]
+            [(random.next() >> 40) as usize % 5];
         *word = *word & !0x1e00_0000 | group;
         match random.next() >> 33 & 3 {
             0 => *word |= 0x1f,
@@ -145,24 +163,40 @@ fn random_words_branch_where_objdump_says() {
             continue;
         };
         let target = || {
-            let last = text.split("//").next()?.split([' ', '\t', ',']).rfind(|field| field.starts_with("0x"))?;
+            let last =
+                text.split("//").next()?.split([' ', '\t', ',']).rfind(|field| field.starts_with("0x"))?;
             u64::from_str_radix(&last[2..], 16).ok()
         };
-        let register = || text.split_whitespace().nth(1).and_then(|name| name.strip_prefix('x')?.parse::<u8>().ok());
+        let register =
+            || text.split_whitespace().nth(1).and_then(|name| name.strip_prefix('x')?.parse::<u8>().ok());
         branches += 1;
         match mnemonic {
-            "b" | "b.al" | "b.nv" => assert_eq!(step.flow, Flow::Jump(target().expect("a target")), "{line:x?}"),
+            "b" | "b.al" | "b.nv" => {
+                assert_eq!(step.flow, Flow::Jump(target().expect("a target")), "{line:x?}")
+            }
             "bl" => assert_eq!(step.flow, Flow::Call(target()), "{line:x?}"),
             "ret" => assert_eq!(step.flow, Flow::Return, "{line:x?}"),
             "retaa" | "retab" => assert_eq!(step.flow, Flow::AuthenticatedReturn, "{line:x?}"),
-            "br" => assert_eq!(step.flow, Flow::Indirect(Pointer::Register(register().unwrap_or(SP))), "{line:x?}"),
+            "br" => assert_eq!(
+                step.flow,
+                Flow::Indirect(Pointer::Register(register().unwrap_or(SP))),
+                "{line:x?}"
+            ),
             "blr" => assert_eq!(step.flow, Flow::Call(None), "{line:x?}"),
             "cbz" | "cbnz" | "tbz" | "tbnz" => {
-                assert_eq!(step.flow, Flow::Branch { target: target().expect("a target"), condition: None }, "{line:x?}");
+                assert_eq!(
+                    step.flow,
+                    Flow::Branch { target: target().expect("a target"), condition: None },
+                    "{line:x?}"
+                );
             }
             _ if mnemonic.starts_with("b.") => {
                 let condition = Some(word as u8 & 0xf);
-                assert_eq!(step.flow, Flow::Branch { target: target().expect("a target"), condition }, "{line:x?}");
+                assert_eq!(
+                    step.flow,
+                    Flow::Branch { target: target().expect("a target"), condition },
+                    "{line:x?}"
+                );
             }
             _ => {
                 branches -= 1;
@@ -192,7 +226,8 @@ fn no_write_of_the_stack_pointer_is_missed() {
         // A tag of the stack pointer may be stored.
         let destination = matches!(first, "sp" | "wsp") && !compares && !mnemonic.starts_with("st");
         // [sp, #8]! and [sp], #8
-        let written_back = operands.contains("[sp], ") || operands.contains("[sp, ") && operands.ends_with("]!");
+        let written_back =
+            operands.contains("[sp], ") || operands.contains("[sp, ") && operands.ends_with("]!");
         if destination || written_back {
             writes += 1;
             assert!(step.effect.writes(SP), "{line:x?} {:?}", step.effect);

@@ -22,15 +22,15 @@ use crate::decode::Probing;
 /// `good_insns_64` of uprobes.c, Linux 6.12: bit n of row r stands for the opcode 0x10 * r + n. The rows of prefixes
 /// matter not, as the opcode byte is never one of them.
 const GOOD_ONE: [u16; 16] = [
-    0xbf3f, 0x3f3f, 0x7f7f, 0x7f7f, 0xffff, 0xffff, 0x0ff8, 0xffff, 0xfffb, 0xfbff, 0xffff, 0xffff, 0x0fff, 0xff8f,
-    0x0b0f, 0xf3ed,
+    0xbf3f, 0x3f3f, 0x7f7f, 0x7f7f, 0xffff, 0xffff, 0x0ff8, 0xffff, 0xfffb, 0xfbff, 0xffff, 0xffff, 0x0fff,
+    0xff8f, 0x0b0f, 0xf3ed,
 ];
 
 /// `good_2byte_insns` of uprobes.c, Linux 6.12. The kernel does not get to look at it, since 0f is good in the first
 /// table; its authors' opinion is followed all the same.
 const GOOD_TWO: [u16; 16] = [
-    0xf41c, 0xffff, 0xffff, 0xff4e, 0xffff, 0xffff, 0xffff, 0xfcff, 0xffff, 0xffff, 0xbfff, 0xffff, 0xffff, 0xffff,
-    0xffff, 0xffff,
+    0xf41c, 0xffff, 0xffff, 0xff4e, 0xffff, 0xffff, 0xffff, 0xfcff, 0xffff, 0xffff, 0xbfff, 0xffff, 0xffff,
+    0xffff, 0xffff, 0xffff,
 ];
 
 /// The kernel's treatment of a probe on the instruction of these bytes.
@@ -62,12 +62,16 @@ fn refused(encoding: &Encoding) -> bool {
 fn risky(encoding: &Encoding, bytes: &[u8]) -> bool {
     match (encoding.map, encoding.opcode) {
         // Near branches whose length or width depends on the maker of the processor.
-        (Map::One, 0xc2 | 0xc3 | 0xe0..=0xe3 | 0xe8 | 0xe9 | 0xeb | 0x70..=0x7f) if encoding.operand_size => true,
+        (Map::One, 0xc2 | 0xc3 | 0xe0..=0xe3 | 0xe8 | 0xe9 | 0xeb | 0x70..=0x7f) if encoding.operand_size => {
+            true
+        }
         (Map::Two, 0x80..=0x8f) if encoding.operand_size => true,
         (Map::One, 0xff) if encoding.operand_size => true,
         // loop and jrcxz: stepped out of line with the address put right afterwards; no need to rely on it.
         (Map::One, 0xe0..=0xe3) => true,
-        (Map::One, 0x90) => encoding.rex != 0 || encoding.repeat || encoding.repeat_not || encoding.operand_size,
+        (Map::One, 0x90) => {
+            encoding.rex != 0 || encoding.repeat || encoding.repeat_not || encoding.operand_size
+        }
         // pushf would push the trap flag of the step; popf would set it.
         (Map::One, 0x9c | 0x9d) => true,
         // mov to ss, pop to segments, int n, enter, xbegin, xabort.
@@ -88,11 +92,7 @@ fn risky(encoding: &Encoding, bytes: &[u8]) -> bool {
 fn emulated(encoding: &Encoding, bytes: &[u8]) -> bool {
     match (encoding.map, encoding.opcode) {
         // push_setup_xol_ops: one byte, or two of which the first is REX.B alone.
-        (Map::One, 0x50..=0x57) => match bytes {
-            [_] => true,
-            [0x41, _] => true,
-            _ => false,
-        },
+        (Map::One, 0x50..=0x57) => matches!(bytes, [_] | [0x41, _]),
         (Map::One, 0x70..=0x7f | 0xe8 | 0xe9 | 0xeb | 0x90) | (Map::Two, 0x80..=0x8f) => true,
         _ => false,
     }
@@ -109,15 +109,15 @@ mod tests {
     #[test]
     fn pushes_branches_and_the_short_nop_are_emulated() {
         for bytes in [
-            &[0x55][..],                          // push %rbp
-            &[0x41, 0x57],                        // push %r15
-            &[0x74, 0x05],                        // je
-            &[0x0f, 0x84, 0, 1, 0, 0],            // je, long
-            &[0xeb, 0x10],                        // jmp
-            &[0xe9, 0, 1, 0, 0],                  // jmp, long
-            &[0xf2, 0xe9, 0, 1, 0, 0],            // bnd jmp
-            &[0xe8, 0, 1, 0, 0],                  // call
-            &[0x90],                              // nop
+            &[0x55][..],               // push %rbp
+            &[0x41, 0x57],             // push %r15
+            &[0x74, 0x05],             // je
+            &[0x0f, 0x84, 0, 1, 0, 0], // je, long
+            &[0xeb, 0x10],             // jmp
+            &[0xe9, 0, 1, 0, 0],       // jmp, long
+            &[0xf2, 0xe9, 0, 1, 0, 0], // bnd jmp
+            &[0xe8, 0, 1, 0, 0],       // call
+            &[0x90],                   // nop
         ] {
             assert_eq!(of(bytes), Probing::Emulated, "{bytes:02x?}");
         }
@@ -126,15 +126,15 @@ mod tests {
     #[test]
     fn ordinary_instructions_are_single_stepped() {
         for bytes in [
-            &[0xc3][..],                          // ret
-            &[0xf3, 0xc3],                        // repz ret
-            &[0xc2, 8, 0],                        // ret $8
-            &[0xf3, 0x0f, 0x1e, 0xfa],            // endbr64
-            &[0x48, 0x83, 0xec, 0x18],            // sub $24, %rsp
-            &[0x48, 0x8b, 0x05, 0, 1, 0, 0],      // mov 256(%rip), %rax
-            &[0x48, 0x55],                        // push %rbp with a needless REX.W
-            &[0xff, 0xe0],                        // jmp *%rax
-            &[0xff, 0x25, 0, 1, 0, 0],            // jmp *256(%rip)
+            &[0xc3][..],                                    // ret
+            &[0xf3, 0xc3],                                  // repz ret
+            &[0xc2, 8, 0],                                  // ret $8
+            &[0xf3, 0x0f, 0x1e, 0xfa],                      // endbr64
+            &[0x48, 0x83, 0xec, 0x18],                      // sub $24, %rsp
+            &[0x48, 0x8b, 0x05, 0, 1, 0, 0],                // mov 256(%rip), %rax
+            &[0x48, 0x55],                                  // push %rbp with a needless REX.W
+            &[0xff, 0xe0],                                  // jmp *%rax
+            &[0xff, 0x25, 0, 1, 0, 0],                      // jmp *256(%rip)
             &[0x64, 0x48, 0x8b, 0x04, 0x25, 0x28, 0, 0, 0], // mov %fs:40, %rax
         ] {
             assert_eq!(of(bytes), Probing::SingleStepped, "{bytes:02x?}");
@@ -144,25 +144,25 @@ mod tests {
     #[test]
     fn what_the_kernel_refuses_or_gets_wrong_is_unsound() {
         for bytes in [
-            &[0x3e, 0xff, 0xe0][..],              // notrack jmp *%rax
-            &[0xf0, 0x48, 0x0f, 0xb1, 0x0f],      // lock cmpxchg
-            &[0x2e, 0x74, 0x05],                  // je, predicted not taken
-            &[0xc5, 0xf9, 0x7f, 0x07],            // vmovdqa %xmm0, (%rdi): taken for jg
-            &[0xc5, 0xf8, 0x77],                  // vzeroupper: taken for ja
-            &[0xc5, 0xf1, 0xeb, 0xc2],            // vpor: taken for jmp
+            &[0x3e, 0xff, 0xe0][..],               // notrack jmp *%rax
+            &[0xf0, 0x48, 0x0f, 0xb1, 0x0f],       // lock cmpxchg
+            &[0x2e, 0x74, 0x05],                   // je, predicted not taken
+            &[0xc5, 0xf9, 0x7f, 0x07],             // vmovdqa %xmm0, (%rdi): taken for jg
+            &[0xc5, 0xf8, 0x77],                   // vzeroupper: taken for ja
+            &[0xc5, 0xf1, 0xeb, 0xc2],             // vpor: taken for jmp
             &[0x62, 0xf1, 0x7d, 0x48, 0x6f, 0x07], // vmovdqa32
-            &[0x49, 0x90],                        // xchg %rax, %r8: taken for nop
-            &[0x66, 0x90],                        // nop of two bytes: refused by older kernels
-            &[0xcc],                              // int3
-            &[0xf4],                              // hlt
-            &[0xcd, 0x80],                        // int $0x80
-            &[0x0f, 0x05],                        // syscall
-            &[0x0f, 0x0b],                        // ud2
-            &[0x9c],                              // pushf
-            &[0xe3, 0x05],                        // jrcxz
-            &[0xeb, 0x08],                        // jmp over 8 bytes
-            &[0x66, 0xe9, 0, 0],                  // jmp of 16 bits
-            &[0xc7, 0xf8, 0, 1, 0, 0],            // xbegin
+            &[0x49, 0x90],                         // xchg %rax, %r8: taken for nop
+            &[0x66, 0x90],                         // nop of two bytes: refused by older kernels
+            &[0xcc],                               // int3
+            &[0xf4],                               // hlt
+            &[0xcd, 0x80],                         // int $0x80
+            &[0x0f, 0x05],                         // syscall
+            &[0x0f, 0x0b],                         // ud2
+            &[0x9c],                               // pushf
+            &[0xe3, 0x05],                         // jrcxz
+            &[0xeb, 0x08],                         // jmp over 8 bytes
+            &[0x66, 0xe9, 0, 0],                   // jmp of 16 bits
+            &[0xc7, 0xf8, 0, 1, 0, 0],             // xbegin
         ] {
             assert_eq!(of(bytes), Probing::Unsound, "{bytes:02x?}");
         }

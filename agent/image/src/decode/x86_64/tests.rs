@@ -17,7 +17,8 @@ fn first(bytes: &[u8], address: u64) -> Option<(Instruction, Step)> {
 
 fn is_prefix(word: &str) -> bool {
     let prefixes = [
-        "rex", "data16", "addr32", "cs", "ds", "es", "ss", "fs", "gs", "lock", "repz", "repnz", "bnd", "notrack",
+        "rex", "data16", "addr32", "cs", "ds", "es", "ss", "fs", "gs", "lock", "repz", "repnz", "bnd",
+        "notrack",
     ];
     prefixes.contains(&word.split('.').next().unwrap_or_default())
 }
@@ -120,7 +121,11 @@ fn no_write_of_a_general_register_is_missed() {
         // Half of them with a prefix and a two-byte opcode, which random bytes seldom have.
         if random.next() & 1 == 0 {
             bytes[0] = [0x0f, 0x48, 0x66, 0xf3, 0xf2, 0xc5, 0xc4, 0x62][(random.next() >> 40) as usize % 8];
-            bytes[1] = if bytes[0] == 0x0f { bytes[1] } else { [0x0f, bytes[1]][(random.next() >> 41) as usize % 2] };
+            bytes[1] = if bytes[0] == 0x0f {
+                bytes[1]
+            } else {
+                [0x0f, bytes[1]][(random.next() >> 41) as usize % 2]
+            };
         }
         let Some((instruction, step)) = first(&bytes, 0x1000) else { continue };
         checked += 1;
@@ -200,7 +205,8 @@ fn the_effects_that_are_followed_are_the_right_ones() {
 
 #[test]
 fn filling_after_the_last_instruction_is_left_out_and_other_bytes_refuse() {
-    let count = |bytes: &[u8]| Code::decode(Arch::X86_64, &[Part { address: 0, bytes }]).map(|code| code.steps.len());
+    let count =
+        |bytes: &[u8]| Code::decode(Arch::X86_64, &[Part { address: 0, bytes }]).map(|code| code.steps.len());
     assert_eq!(count(&[0xc3, 0, 0, 0]), Ok(1)); // ret, zeros
     assert_eq!(count(&[0xc3, 0xcc, 0xcc]), Ok(1)); // ret, int3
     assert_eq!(count(&[0xc3, 0x90]), Ok(2));
