@@ -138,9 +138,16 @@ struct {
  * result is not used: arm64 has only the plain add before 5.18. */
 #define count(counter, n) ((void)__sync_fetch_and_add(&(counter), (n)))
 
-static __always_inline __u64 current_tag(__u32 function)
+/* What tells a frame from others at the same stack pointer: process and function. */
+static __always_inline __u64 current_tag(__u64 site)
 {
-	return (bpf_get_current_pid_tgid() & 0xffffffff00000000ULL) | function;
+	return (bpf_get_current_pid_tgid() & 0xffffffff00000000ULL) | (site & SITE_FUNCTION_MASK);
+}
+
+/* The same, where the cookie of a link says which process the link belongs to: no call. */
+static __always_inline __u64 cookie_tag(__u64 site)
+{
+	return site >> SITE_PROCESS_SHIFT << 32 | (site & SITE_FUNCTION_MASK);
 }
 
 static __always_inline struct row *row_of(__u32 function)
@@ -313,11 +320,10 @@ static __noinline __u32 frame_find_oldest(struct frame_set *set)
 	return found;
 }
 
-static __always_inline void table_enter(user_regs *regs, __u64 site)
+static __always_inline void table_enter(user_regs *regs, __u64 tag)
 {
-	__u32 function = site & SITE_FUNCTION_MASK;
-	__u64 sp = REGS_SP(regs), tag = current_tag(function);
-	struct row *row = row_of(function);
+	__u64 sp = REGS_SP(regs);
+	struct row *row = row_of(tag & SITE_FUNCTION_MASK);
 	struct frame_set *set = set_of(sp, tag);
 
 	/* No call can be made on such a stack; as a key it would pass for a state of the frame. */
@@ -364,12 +370,11 @@ static __always_inline void table_enter(user_regs *regs, __u64 site)
 	count(row->table_full, 1);
 }
 
-static __always_inline void table_exit(__u64 sp, __u64 site)
+static __always_inline void table_exit(__u64 sp, __u64 tag, __u64 site)
 {
 	__u64 now = bpf_ktime_get_ns(), start, old;
-	__u32 function = site & SITE_FUNCTION_MASK, way;
-	__u64 tag = current_tag(function);
-	struct row *row = row_of(function);
+	__u32 way;
+	struct row *row = row_of(tag & SITE_FUNCTION_MASK);
 	struct frame_set *set = set_of(sp, tag);
 
 	if (!row || !set || sp <= FRAME_BUSY)
@@ -395,10 +400,11 @@ static __always_inline void table_exit(__u64 sp, __u64 site)
 static __always_inline void hash_enter(user_regs *regs, __u64 site)
 {
 	__u32 function = site & SITE_FUNCTION_MASK;
-	struct frame_key key = { .sp = REGS_SP(regs), .tag = current_tag(function) };
+	struct frame_key key = { .sp = REGS_SP(regs), .tag = current_tag(site) };
 	struct row *row = row_of(function);
 	__u64 now;
-	long err;
+	/* Not long: before 6.4 the upper half of the result is not that of the sign. */
+	int err;
 
 	if (!row)
 		return;
@@ -420,7 +426,7 @@ static __always_inline void hash_exit(__u64 sp, __u64 site)
 {
 	__u64 now = bpf_ktime_get_ns(), *start;
 	__u32 function = site & SITE_FUNCTION_MASK;
-	struct frame_key key = { .sp = sp, .tag = current_tag(function) };
+	struct frame_key key = { .sp = sp, .tag = current_tag(site) };
 	struct row *row = row_of(function);
 
 	if (!row)
@@ -499,8 +505,8 @@ static __always_inline bool site_by_address(user_regs *regs, __u64 *site)
 		return 0;                                                                                    \
 	}
 
-BY_COOKIE("uprobe.multi", multi_entry, table_enter(regs, site))
-BY_COOKIE("uprobe.multi", multi_exit, table_exit(REGS_SP(regs), site))
+BY_COOKIE("uprobe.multi", multi_entry, table_enter(regs, cookie_tag(site)))
+BY_COOKIE("uprobe.multi", multi_exit, table_exit(REGS_SP(regs), cookie_tag(site), site))
 
 #if defined(__TARGET_ARCH_x86)
 /*
@@ -512,38 +518,50 @@ BY_COOKIE("uprobe.multi", multi_exit, table_exit(REGS_SP(regs), site))
  */
 #define ARCH_SHSTK_SHSTK 1 /* arch/x86/include/uapi/asm/prctl.h */
 
-static __always_inline void do_return(user_regs *regs)
+static __always_inline bool has_shadow_stack(void)
 {
 	struct task_struct *task = (void *)bpf_get_current_task_btf();
-	__u64 sp = REGS_SP(regs), address;
 
-	if (bpf_core_field_exists(task->thread.features) && (task->thread.features & ARCH_SHSTK_SHSTK))
-		return;
-	if (bpf_probe_read_user(&address, sizeof(address), (void *)sp))
-		return;
-	regs->sp = sp + sizeof(address);
-	regs->ip = address;
+	return bpf_core_field_exists(task->thread.features) && (task->thread.features & ARCH_SHSTK_SHSTK);
 }
 
 SEC("uprobe.multi") int multi_exit_writing(user_regs *regs)
 {
-	__u64 site;
+	/* The word below the stack pointer, and the return address. */
+	__u64 site, sp, words[2];
+	bool at_site;
 
 	if (!control.armed)
 		return 0;
 	site = bpf_get_attach_cookie(regs);
+	sp = REGS_SP(regs);
+	/*
+	 * A second agent's program on this site may have done the return before us. Then the instruction pointer
+	 * is elsewhere: the call's stack pointer is the one below, and nothing is left to do.
+	 */
+	at_site = (REGS_IP(regs) & 0xfff) == (site >> SITE_PLACE_SHIFT & 0xfff);
 	if (counts(regs, site))
-		table_exit(REGS_SP(regs), site);
-	if (site & SITE_RETURN)
-		do_return(regs);
+		table_exit(at_site ? sp : sp - sizeof(*words), cookie_tag(site), site);
+	if (!(site & SITE_RETURN) || !at_site || has_shadow_stack())
+		return 0;
+	if (bpf_probe_read_user(words, sizeof(words), (void *)(sp - sizeof(*words))))
+		return 0;
+	/*
+	 * Elsewhere may by chance be at the same place of another page; a return that was done leaves its address
+	 * right below the stack pointer. So may an earlier call: where it is not clear, the kernel decides.
+	 */
+	if (words[0] == REGS_IP(regs))
+		return 0;
+	regs->sp = sp + sizeof(*words);
+	regs->ip = words[1];
 	return 0;
 }
 #endif
 
-BY_COOKIE("uprobe.multi", multi_return, table_exit(RETURN_SP(regs), site))
-BY_COOKIE("uprobe", single_return, table_exit(RETURN_SP(regs), site))
-BY_ADDRESS(table_entry, table_enter(regs, site))
-BY_ADDRESS(table_leave, table_exit(REGS_SP(regs), site))
+BY_COOKIE("uprobe.multi", multi_return, table_exit(RETURN_SP(regs), cookie_tag(site), site))
+BY_COOKIE("uprobe", single_return, table_exit(RETURN_SP(regs), current_tag(site), site))
+BY_ADDRESS(table_entry, table_enter(regs, current_tag(site)))
+BY_ADDRESS(table_leave, table_exit(REGS_SP(regs), current_tag(site), site))
 BY_ADDRESS(hash_entry, hash_enter(regs, site))
 BY_ADDRESS(hash_leave, hash_exit(REGS_SP(regs), site))
 

@@ -94,17 +94,21 @@ layout! {
         FRAME_ATTEMPTS: u32 = 4;
 
         /// Bits of a site's cookie that hold the function's number (its row).
-        SITE_FUNCTION_MASK: u64 = 0xffff_ffff;
+        SITE_FUNCTION_MASK: u64 = 0xf_ffff;
         /// First bit of the four that hold a condition code (x86-64: low nibble of the Jcc opcode; aarch64: cond field).
-        SITE_CONDITION_SHIFT: u32 = 32;
+        SITE_CONDITION_SHIFT: u32 = 20;
         /// The hit counts only when the condition code holds: a conditional jump out of the function.
-        SITE_CONDITIONAL: u64 = 0x10_0000_0000;
+        SITE_CONDITIONAL: u64 = 0x100_0000;
         /// An exit site that may also be passed inside the function: no frame there is no loss.
-        SITE_MAYBE: u64 = 0x20_0000_0000;
+        SITE_MAYBE: u64 = 0x200_0000;
         /// The instruction is a plain near return of x86-64 (`c3`, `f3 c3`): a program that may write registers does
         /// it, so that the kernel need not single-step it.
-        SITE_RETURN: u64 = 0x40_0000_0000;
-
+        SITE_RETURN: u64 = 0x400_0000;
+        /// First bit of the twelve that hold the instruction's place in its page of 4 KiB. Set by the guard.
+        SITE_PLACE_SHIFT: u32 = 28;
+        /// First bit of the process, in cookies of links, which belong to one process. Process numbers are below
+        /// 2^22 (PID_MAX_LIMIT, include/linux/threads.h). Set by the guard.
+        SITE_PROCESS_SHIFT: u32 = 40;
         /// `Event::kind`: a process of the family has a new child process.
         EVENT_FORK: u32 = 1;
         /// `Event::kind`: a process of the family, or a child that shared its memory until now, executes an image.

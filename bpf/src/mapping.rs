@@ -81,30 +81,32 @@ impl Mapping {
         Ok(Self { start: start.cast(), used, mapped })
     }
 
-    /// The 64-bit word at `offset` bytes; `None` past the end or off its alignment.
-    pub(crate) fn word(&self, offset: usize) -> Option<&AtomicU64> {
-        self.at::<AtomicU64>(offset)
+    /// `count` 64-bit words from `offset` bytes on; none past the end or off the alignment. One test for many
+    /// words: a snapshot reads hundreds of thousands.
+    pub(crate) fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
+        let size = count.checked_mul(size_of::<AtomicU64>());
+        let end = size.and_then(|size| offset.checked_add(size)).filter(|end| *end <= self.used);
+        if end.is_none() || !offset.is_multiple_of(align_of::<AtomicU64>()) {
+            return &[];
+        }
+        // SAFETY: the range was just checked to lie inside the mapping, which is page-aligned, so the words are
+        // aligned; every bit pattern is an atomic integer; the memory lives as long as `self`, which is borrowed.
+        unsafe { std::slice::from_raw_parts(self.start.add(offset).cast::<AtomicU64>().as_ptr(), count) }
     }
 
     /// The 32-bit word at `offset` bytes; `None` past the end or off its alignment.
     pub(crate) fn half(&self, offset: usize) -> Option<&AtomicU32> {
-        self.at::<AtomicU32>(offset)
-    }
-
-    fn at<T>(&self, offset: usize) -> Option<&T> {
-        let fits = offset.checked_add(size_of::<T>()).is_some_and(|end| end <= self.used);
-        if !fits || !offset.is_multiple_of(align_of::<T>()) {
+        let fits = offset.checked_add(size_of::<AtomicU32>()).is_some_and(|end| end <= self.used);
+        if !fits || !offset.is_multiple_of(align_of::<AtomicU32>()) {
             return None;
         }
-        // SAFETY: only called with atomic integers, for which every bit pattern is a value; the range was
-        // just checked to lie inside the mapping, whose start is page-aligned, so `offset` being aligned
-        // makes the address aligned; the memory lives as long as `self`, whose lifetime the result borrows.
-        Some(unsafe { self.start.add(offset).cast::<T>().as_ref() })
+        // SAFETY: as in `words`.
+        Some(unsafe { self.start.add(offset).cast::<AtomicU32>().as_ref() })
     }
 
     /// Loads the word at `offset`, 0 past the end.
     pub(crate) fn load(&self, offset: usize) -> u64 {
-        self.word(offset).map_or(0, |word| word.load(Ordering::Relaxed))
+        self.words(offset, 1).first().map_or(0, |word| word.load(Ordering::Relaxed))
     }
 }
 

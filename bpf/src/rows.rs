@@ -1,6 +1,7 @@
 //! What each function did: the rows of the histogram array, read without a system call.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 
 use edgelat_histogram::Histogram;
 
@@ -99,9 +100,14 @@ impl Rows {
         let before = self.entries(function);
         let mut buckets = [0; ROW_BUCKETS];
         for lane in 0..self.lanes {
-            let row = self.row(function, lane) + at!(buckets);
-            for (bucket, total) in buckets.iter_mut().enumerate() {
-                *total += self.mapping.load(row + bucket * size_of::<u64>());
+            let row = self.row(function, lane);
+            // A lane whose CPU never saw a call of this function has nothing in it.
+            if self.mapping.load(row + at!(sum_ns)) == 0 {
+                continue;
+            }
+            let words = self.mapping.words(row + at!(buckets), ROW_BUCKETS);
+            for (total, word) in buckets.iter_mut().zip(words) {
+                *total += word.load(Ordering::Relaxed);
             }
         }
         let mut totals = RowTotals {

@@ -163,7 +163,7 @@ pub enum Request {
         /// The plan.
         plan: PlanId,
     },
-    /// Measure what a probe itself adds, on functions of the agent's own.
+    /// Measure what a probe itself adds, on functions of the agent's own; at any time after loading.
     Calibrate {
         /// The plan.
         plan: PlanId,

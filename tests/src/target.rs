@@ -13,13 +13,16 @@ use crate::lines::Lines;
 use crate::patience;
 use crate::report::Oracle;
 
-/// Where the built targets are; makes them first (once per process, one process at a time).
+/// Where the built targets are; makes them first (once per process, one process at a time). Where
+/// `EDGELAT_TARGETS` names a folder they are taken as they stand there: for a machine without compilers.
 pub fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
+        if let Some(folder) = std::env::var_os("EDGELAT_TARGETS") {
+            return PathBuf::from(folder).canonicalize().expect("EDGELAT_TARGETS names a folder");
+        }
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let folder =
-            std::env::var_os("EDGELAT_TARGETS").map_or_else(|| here.join("../build/targets"), PathBuf::from);
+        let folder = here.join("../build/targets");
         std::fs::create_dir_all(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         let folder = folder.canonicalize().expect("a directory that was just made");
         let lock = std::fs::File::create(folder.join(".building")).expect("a lock file");

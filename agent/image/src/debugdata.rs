@@ -128,7 +128,7 @@ mod tests {
         let start = std::time::Instant::now();
         let error = unxz(&bomb, 1 << 20).unwrap_err();
         assert!(matches!(error, ImageError::TooLarge { limit, .. } if limit == 1 << 20), "{error}");
-        assert!(start.elapsed().as_secs() < 5);
+        assert!(start.elapsed().as_secs() < 30);
     }
 
     #[test]

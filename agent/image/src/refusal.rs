@@ -54,13 +54,17 @@ pub enum Refusal {
         reason: String,
     },
     /// The symbol is a part of a function whose other part has no symbol.
-    #[error("the symbol is the cold part of a function that has no symbol of its own; probe the function by its address")]
+    #[error(
+        "the symbol is the cold part of a function that has no symbol of its own; probe the function by its address"
+    )]
     ColdPart,
     /// A mapping symbol says that there is data between the instructions.
     #[error("there is data between the instructions of the function")]
     DataInside,
     /// The dynamic linker changes the text when it loads the image.
-    #[error("the image has text relocations: its code in memory differs from the file (rebuild it with -fPIC)")]
+    #[error(
+        "the image has text relocations: its code in memory differs from the file (rebuild it with -fPIC)"
+    )]
     TextRelocations,
     /// The segment of the code can be written.
     #[error("the code lies in a segment that the program may write, so it may change under a probe")]
@@ -93,13 +97,17 @@ pub enum Refusal {
         address: u64,
     },
     /// The function calls a place inside itself, so that its returns are not all returns of the function.
-    #[error("the function calls a place inside itself at 0x{address:x}, and the returns cannot be told apart")]
+    #[error(
+        "the function calls a place inside itself at 0x{address:x}, and the returns cannot be told apart"
+    )]
     CallsInside {
         /// ELF virtual address of the call.
         address: u64,
     },
     /// The function loops to its first instructions: a probe there would count each turn as a call.
-    #[error("the function loops to its entry from 0x{from:x}: turns of the loop and calls cannot be told apart")]
+    #[error(
+        "the function loops to its entry from 0x{from:x}: turns of the loop and calls cannot be told apart"
+    )]
     LoopsToEntry {
         /// ELF virtual address of the branch.
         from: u64,
@@ -129,19 +137,25 @@ pub enum Refusal {
         address: u64,
     },
     /// The function jumps to another one that jumps back into the middle of it.
-    #[error("the function jumps at 0x{address:x} into another one that jumps back into the middle of this one")]
+    #[error(
+        "the function jumps at 0x{address:x} into another one that jumps back into the middle of this one"
+    )]
     Entangled {
         /// ELF virtual address of the jump.
         address: u64,
     },
     /// A branch on a register (`jrcxz`, `loop`, `cbz`, `tbz`) leaves the function; only flags can be checked.
-    #[error("the branch at 0x{address:x} leaves the function depending on a register, which is not supported")]
+    #[error(
+        "the branch at 0x{address:x} leaves the function depending on a register, which is not supported"
+    )]
     RegisterBranch {
         /// ELF virtual address of the branch.
         address: u64,
     },
     /// Exit by `retaa` or `retab`: the kernel cannot step over them.
-    #[error("the function returns by an authenticated return at 0x{address:x}, which the kernel cannot step over")]
+    #[error(
+        "the function returns by an authenticated return at 0x{address:x}, which the kernel cannot step over"
+    )]
     AuthenticatedReturn {
         /// ELF virtual address of the return.
         address: u64,

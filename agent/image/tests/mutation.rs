@@ -125,7 +125,7 @@ fn damaged_files_never_panic_and_take_bounded_time() {
                     refused += 1;
                 }
             }
-            let limit = Duration::from_secs(20);
+            let limit = Duration::from_secs(60);
             assert!(start.elapsed() < limit, "seed {index}, iteration {iteration}: {:?}", start.elapsed());
         }
     }

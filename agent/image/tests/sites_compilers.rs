@@ -172,3 +172,31 @@ fn clang_aarch64() {
     }
     check(Compiler::ClangAarch64, &["-O2", "-fPIC", "-mbranch-protection=standard", "-mno-outline-atomics"]);
 }
+
+/// Where the sites of each exported function are, or why there are none.
+fn sites_by_name(built: &Built) -> BTreeMap<String, Result<Vec<u64>, &'static str>> {
+    let exported = built.functions.iter().filter(|function| !function.linkage_name.contains('.'));
+    let sites = |function| match built.image.sites(&built.functions, &function) {
+        Ok(sites) => {
+            let exits = sites.exits.iter().map(|exit| exit.site.address);
+            Ok(std::iter::once(sites.entry.site.address).chain(exits).collect())
+        }
+        Err(refusal) => Err(refusal.code()),
+    };
+    exported.map(|function| (function.linkage_name.clone(), sites(function))).collect()
+}
+
+/// A stripped library names no cold parts: they are found by following the jumps that lead there.
+#[test]
+fn a_stripped_library_has_the_same_sites() {
+    for compiler in [Compiler::Gcc, Compiler::GccAarch64] {
+        let mut built = build(compiler, "functions.c", SOURCE, &["-O2", "-fPIC", "-g0"]);
+        let cold = built.functions.iter().filter(|function| !function.cold.is_empty()).count();
+        assert!(cold > 0, "{compiler:?} put something aside");
+        let with_symbols = sites_by_name(&built);
+        built.strip(compiler);
+        assert!(built.functions.iter().all(|function| function.cold.is_empty()));
+        let without = sites_by_name(&built);
+        assert_eq!(with_symbols, without, "{compiler:?}, addresses in decimal");
+    }
+}

@@ -27,8 +27,6 @@ pub struct Options {
     pub route: Option<Route>,
     /// Attach children as well.
     pub follow_forks: bool,
-    /// Measure what the probes add.
-    pub calibrate: bool,
 }
 
 /// A plan in the kernel.
@@ -47,6 +45,9 @@ pub struct Measurement {
     /// Time that attaching took.
     pub attach_ns: u64,
     functions: Vec<FunctionReport>,
+    /// Of each function.
+    steppings: Vec<Steppings>,
+    returns: Returns,
 }
 
 impl Measurement {
@@ -102,24 +103,29 @@ impl Measurement {
             false => None,
         };
         let rows = Rows::map(descriptors.remove(0), rows as usize, lanes as usize).map_err(unmapped)?;
-        let bias = match options.calibrate {
-            true => match line.call(&Request::Calibrate { plan })? {
-                (Reply::Calibrated(bias), _) => Some(bias),
-                (reply, _) => return Err(unexpected(&reply)),
-            },
-            false => None,
-        };
         let (Reply::Attached { sites, took_ns }, _) = line.call(&Request::Attach { plan })? else {
             return Err(GuardError::Order { what: text("attach was not answered") });
         };
         let functions = resolved.functions.iter().map(|function| {
             let mut report = FunctionReport::new(function.name.clone(), function.image_path.clone());
-            report.bias_ns = bias.and_then(|bias| bias_of(&bias, function.steppings, options.returns));
             report.until_tail_call = function.until_tail_call && options.returns == Returns::Ret;
             report
         });
         let functions = functions.collect();
-        Ok(Self { plan, rows, frames, route, session, sites, attach_ns: took_ns, functions })
+        let steppings = resolved.functions.iter().map(|function| function.steppings).collect();
+        let returns = options.returns;
+        Ok(Self {
+            plan,
+            rows,
+            frames,
+            route,
+            session,
+            sites,
+            attach_ns: took_ns,
+            functions,
+            steppings,
+            returns,
+        })
     }
 
     /// Counts from now on.
@@ -128,6 +134,23 @@ impl Measurement {
     /// When the guard refuses.
     pub fn arm(&self, line: &mut Line) -> Result<(), GuardError> {
         line.call(&Request::Arm { plan: self.plan }).map(drop)
+    }
+
+    /// Has the guard measure what the probes themselves add. Takes some tenths of a second, and can be done while
+    /// everything counts.
+    ///
+    /// # Errors
+    /// When the guard refuses.
+    pub fn calibrate(&mut self, line: &mut Line) -> Result<(), GuardError> {
+        match line.call(&Request::Calibrate { plan: self.plan })? {
+            (Reply::Calibrated(bias), _) => {
+                for (report, steppings) in self.functions.iter_mut().zip(&self.steppings) {
+                    report.bias_ns = bias_of(&bias, *steppings, self.returns);
+                }
+                Ok(())
+            }
+            (reply, _) => Err(unexpected(&reply)),
+        }
     }
 
     /// Counts no more. What is inside now stays in flight.

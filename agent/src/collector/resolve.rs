@@ -122,6 +122,10 @@ pub fn resolve(
     context: &mut Context<'_>,
 ) -> Result<Resolved, ResolveError> {
     let mapped = target.images(line)?;
+    // A live process maps at least what it executes; one that maps nothing is ending or has ended.
+    if mapped.is_empty() {
+        return Err(GuardError::NoProcess { pid: target.pid }.into());
+    }
     let mut resolved = Resolved::default();
     let mut waiting: Vec<(&Pattern, bool)> = patterns.iter().map(|pattern| (pattern, false)).collect();
     for image in &mapped {

@@ -211,6 +211,22 @@ fn enter_addresses(loaded: &Loaded, target: &Target, images: &[ImageSites]) -> R
     Ok(addresses)
 }
 
+/// Closes what holds probes. Each close waits for a grace period of the kernel; waiting together takes as long as
+/// one.
+fn close_together<T: Send>(mut held: Vec<T>) {
+    const CLOSERS: usize = 64;
+    let share = held.len().div_ceil(CLOSERS).max(1);
+    std::thread::scope(|scope| {
+        while held.len() > share {
+            let rest = held.split_off(held.len() - share);
+            // Where no thread can be had, the share is closed here: later, but closed.
+            let builder = std::thread::Builder::new().stack_size(64 * 1024);
+            _ = builder.spawn_scoped(scope, move || drop(rest));
+        }
+        drop(held);
+    });
+}
+
 /// The error of a failed attempt to attach.
 fn failed(route: Route, target: &Target, images: &[ImageSites], os: Os, hint: &str) -> GuardError {
     if os.0 == nix::errno::Errno::ESRCH as i32 {

@@ -4,15 +4,28 @@ use std::ffi::c_ulong;
 
 use libbpf_rs::{Link, UprobeMultiOpts};
 
-use super::{ImageSites, Site, failed};
+use super::{ImageSites, Site, close_together, failed};
 use crate::error::GuardError;
 use crate::load::{Loaded, os_error};
 use crate::protocol::Route;
 use crate::target::{Target, path_of};
+use edgelat_bpf::layout::{SITE_PLACE_SHIFT, SITE_PROCESS_SHIFT};
 use edgelat_bpf::object::Programs;
 
 /// Links of one process. Dropping them removes the probes.
-pub(crate) struct Probes(#[expect(dead_code, reason = "held for their drop")] Vec<Link>);
+pub(crate) struct Probes(Vec<Link>);
+
+impl Drop for Probes {
+    fn drop(&mut self) {
+        close_together(std::mem::take(&mut self.0));
+    }
+}
+
+/// What a program is told at a site of this process.
+fn cookie(site: &Site, pid: i32) -> u64 {
+    let place = (site.offset & 0xfff) << SITE_PLACE_SHIFT;
+    site.cookie | place | (pid as u64) << SITE_PROCESS_SHIFT
+}
 
 pub(super) fn attach(loaded: &Loaded, target: &Target, images: &[ImageSites]) -> Result<Probes, GuardError> {
     let mut links = Vec::with_capacity(images.len() * 2);
@@ -24,7 +37,7 @@ pub(super) fn attach(loaded: &Loaded, target: &Target, images: &[ImageSites]) ->
             let options = UprobeMultiOpts {
                 // libbpf's `offsets` is an array of unsigned long, which is usize on every Linux.
                 offsets: sites.iter().map(|site| site.offset as c_ulong as usize).collect(),
-                cookies: sites.iter().map(|site| site.cookie).collect(),
+                cookies: sites.iter().map(|site| cookie(site, target.pid)).collect(),
                 retprobe,
                 session,
                 ..Default::default()

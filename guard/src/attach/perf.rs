@@ -140,21 +140,3 @@ pub(super) fn set(event: OwnedFd, program: BorrowedFd<'_>, cookie: Option<u64>) 
     unsafe { enable_event(event.as_raw_fd()) }?;
     Ok(Event { _link: link, _event: event })
 }
-
-/// Closes events. Each close waits for a grace period of the kernel; waiting together takes as long as one.
-pub(super) fn close(events: Vec<Event>) {
-    const CLOSERS: usize = 64;
-    if events.len() < 4 {
-        return;
-    }
-    let share = events.len().div_ceil(CLOSERS);
-    let mut events = events;
-    std::thread::scope(|scope| {
-        while !events.is_empty() {
-            let rest = events.split_off(events.len().saturating_sub(share));
-            // Where no thread can be had, the share is closed here: later, but closed.
-            let builder = std::thread::Builder::new().stack_size(64 * 1024);
-            _ = builder.spawn_scoped(scope, move || drop(rest));
-        }
-    });
-}

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use edgelat_bpf::object::Programs;
 
 use super::perf::{self, Event};
-use super::{ImageSites, Site, failed};
+use super::{ImageSites, Site, close_together, failed};
 use crate::error::{GuardError, Os, text};
 use crate::load::Loaded;
 use crate::protocol::Route;
@@ -20,7 +20,7 @@ pub(crate) struct Probes(Vec<Event>);
 
 impl Drop for Probes {
     fn drop(&mut self) {
-        perf::close(std::mem::take(&mut self.0));
+        close_together(std::mem::take(&mut self.0));
     }
 }
 

@@ -18,7 +18,7 @@ use nix::sys::stat::Mode;
 use nix::sys::statfs::{FsType, fstatfs};
 
 use super::perf::{self, Event};
-use super::{ImageSites, Site, failed};
+use super::{ImageSites, Site, close_together, failed};
 use crate::error::{GuardError, Os, text};
 use crate::load::Loaded;
 use crate::protocol::Route;
@@ -146,7 +146,7 @@ pub(crate) struct Probes {
 impl Drop for Probes {
     fn drop(&mut self) {
         // An event that is open cannot be removed.
-        perf::close(std::mem::take(&mut self.events));
+        close_together(std::mem::take(&mut self.events));
         self.definitions.clear();
     }
 }

@@ -218,7 +218,7 @@ fn attach(page: &mut String, results: &Results) -> Written {
          *Detach*: from Ctrl-C to the last breakpoint gone / to the end of the program. For the empty programs: loading and \
          creating the links / closing them.\n"
     )?;
-    let sizes = attach::SIZES.iter().map(|size| format!(" {size} functions |")).collect::<String>();
+    let sizes = attach::SIZES.iter().map(|&size| format!(" {} |", functions(size))).collect::<String>();
     for (title, show) in [
         ("attach", (|cell: &attach::Cell| phase(&cell.attach)) as fn(&attach::Cell) -> String),
         ("detach: text restored / ended", |cell| match (&cell.restore, &cell.end) {
@@ -244,6 +244,10 @@ fn attach(page: &mut String, results: &Results) -> Written {
         quicker(page, results, what, "ms", of)?;
     }
     writeln!(page)
+}
+
+fn functions(number: usize) -> String {
+    if number == 1 { "1 function".into() } else { format!("{number} functions") }
 }
 
 /// A figure of a cell, where it has one.
@@ -272,8 +276,9 @@ fn quicker(page: &mut String, results: &Results, what: &str, unit: &str, of: Fig
             {
                 writeln!(
                     page,
-                    "- {} is ahead of edgelat's default, {what}, {size} functions: {theirs:.1} {unit}, not {ours:.1}.",
-                    peer.label()
+                    "- {} is ahead of edgelat's default, {what}, {}: {theirs:.1} {unit}, not {ours:.1}.",
+                    peer.label(),
+                    functions(*size)
                 )?;
             }
         }
@@ -322,7 +327,7 @@ fn memory(page: &mut String, results: &Results) -> Written {
         page,
         "MiB while attached: resident (proportional share, all processes) / highest resident size / kernel memory of BPF maps.\n"
     )?;
-    let sizes = attach::SIZES.iter().map(|size| format!(" {size} functions |")).collect::<String>();
+    let sizes = attach::SIZES.iter().map(|&size| format!(" {} |", functions(size))).collect::<String>();
     writeln!(page, "| |{sizes}\n| --- |{}", " --: |".repeat(attach::SIZES.len()))?;
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     for row in results.attach.iter().filter(|row| matches!(row.contender, attach::Contender::Tool(_))) {
@@ -338,8 +343,7 @@ fn memory(page: &mut String, results: &Results) -> Written {
     writeln!(page)?;
     let resident =
         |cell: &attach::Cell| cell.memory.map(|memory| memory.resident as f64 / f64::from(1 << 20));
-    quicker(page, results, "resident memory", "MiB", resident)?;
-    writeln!(page)
+    quicker(page, results, "resident memory", "MiB", resident)
 }
 
 fn size(page: &mut String, results: &Results) -> Written {

@@ -1,6 +1,6 @@
 //! Compiling small sources and reading the result as an image.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use edgelat_image::{DebugFiles, FunctionTable, Image};
@@ -64,13 +64,18 @@ pub fn build(compiler: Compiler, name: &str, source: &str, flags: &[&str]) -> Bu
     let kind: &[&str] = if flags.contains(&"-no-pie") {
         &["--no-dynamic-linker", "-e", "0", "--unresolved-symbols=ignore-all"]
     } else {
-        &["-shared", "-z", "notext"]
+        &["-shared", "-z", "notext", "--eh-frame-hdr"]
     };
     run(Command::new(compiler.linker()).args(kind).arg(&object).arg("-o").arg(&output));
-    let bytes = std::fs::read(&output).expect("the linker made it");
+    let (image, functions) = read(&output);
+    Built { directory, image, functions }
+}
+
+fn read(path: &Path) -> (Image<Vec<u8>>, FunctionTable) {
+    let bytes = std::fs::read(path).expect("the linker made it");
     let image = Image::open(bytes).expect("an image");
     let functions = image.functions(&DebugFiles::none(), &mut |_| ()).expect("functions");
-    Built { directory, image, functions }
+    (image, functions)
 }
 
 /// Runs a tool and gives what it printed.
@@ -84,5 +89,13 @@ impl Built {
     /// The linked file.
     pub fn path(&self) -> PathBuf {
         self.directory.join("image.so")
+    }
+
+    /// Takes the symbols away that a stripped library lacks, and reads the file again.
+    #[allow(dead_code, reason = "one of the tests that share this does not strip")]
+    pub fn strip(&mut self, compiler: Compiler) {
+        let tool = compiler.linker().replace("ld", "strip");
+        run(Command::new(tool).arg("--strip-all").arg(self.path()));
+        (self.image, self.functions) = read(&self.path());
     }
 }

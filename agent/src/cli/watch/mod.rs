@@ -110,6 +110,9 @@ pub fn run(options: WatchOptions) -> Result<Exit, Failure> {
     };
     let mut watch = Watch::open(&options, pid, spawned.is_some())?;
     watch.begin(&options, spawned.as_mut())?;
+    if options.calibrate {
+        watch.calibrate();
+    }
     let ended = watch.run(&options, signals)?;
     let shown = watch.end(ended);
     if let Some(spawned) = spawned {
@@ -201,6 +204,15 @@ impl Watch {
         self.show()
     }
 
+    /// Learns what the probes add, while they count already: a person waits for numbers, not for this.
+    fn calibrate(&mut self) {
+        for measurement in &mut self.measurements {
+            if let Err(error) = measurement.calibrate(&mut self.line) {
+                say(format_args!("what the probes themselves add is not known: {error}"));
+            }
+        }
+    }
+
     /// Attaches and arms what of `patterns` is mapped; the rest is pending.
     fn cover(&mut self, options: &WatchOptions, patterns: &[Pattern]) -> Result<(), WatchError> {
         let resolved = self.resolve(options, patterns)?;
@@ -218,7 +230,6 @@ impl Watch {
             returns: options.returns,
             route: options.route,
             follow_forks: options.follow_forks,
-            calibrate: options.calibrate,
         };
         let measurement = Measurement::attach(&mut self.line, &self.target, &resolved, plan)?;
         measurement.arm(&mut self.line)?;
