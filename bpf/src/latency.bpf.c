@@ -7,6 +7,12 @@
  * stack pointer is the same at both and is unique among the live frames of an address space, so threads,
  * recursion, coroutines and signal stacks need no care.
  *
+ * These programs use little stack on purpose. From 6.13 on the kernel gives a program of their type whose stack, or that
+ * of a sub-program, is 64 bytes or more a stack of its own *per CPU* (BPF_PRIV_STACK_MIN_SIZE, kernel/bpf/verifier.c),
+ * because it knows that kprobes do not interrupt each other on a CPU. Uprobes do: a thread that is preempted in a program
+ * would find its spilled registers overwritten by the next one's. A test holds every (sub-)program to 48 bytes; where
+ * that is hard, a part becomes a sub-program.
+ *
  * There is one program for each way to find the function (cookie of a uprobe_multi link, or the address)
  * and for each kind of frame table (a mapped array with compare-and-exchange, or a hash for kernels before
  * 5.12, or the cookie of a session). The loader picks; what is not picked is never shown to the kernel, so
@@ -370,7 +376,7 @@ static __always_inline void table_enter(user_regs *regs, __u64 tag)
 	count(row->table_full, 1);
 }
 
-static __always_inline void table_exit(__u64 sp, __u64 tag, __u64 site)
+static __noinline void table_exit(__u64 sp, __u64 tag, __u64 site)
 {
 	__u64 now = bpf_ktime_get_ns(), start, old;
 	__u32 way;
@@ -445,7 +451,7 @@ static __always_inline void hash_exit(__u64 sp, __u64 site)
 
 /* ---- what the guard is told ---- */
 
-static __always_inline void tell(__u32 kind, __u32 tgid, __u32 child)
+static __noinline void tell(__u32 kind, __u32 tgid, __u32 child)
 {
 	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 
@@ -460,23 +466,22 @@ static __always_inline void tell(__u32 kind, __u32 tgid, __u32 child)
 
 /* ---- which function: by cookie, or by address where a probe cannot carry one ---- */
 
-static __always_inline bool site_by_address(user_regs *regs, __u64 *site)
+/* The cookie of the site at this address, or SITE_UNKNOWN. */
+static __noinline __u64 site_by_address(user_regs *regs)
 {
 	struct site_key key = { .ip = REGS_IP(regs), .tgid = bpf_get_current_pid_tgid() >> 32 };
 	__u64 *found = bpf_map_lookup_elem(&sites, &key), unknown = SITE_UNKNOWN;
 	struct row *row;
 
-	if (found && *found != SITE_UNKNOWN) {
-		*site = *found;
-		return true;
-	}
+	if (found && *found != SITE_UNKNOWN)
+		return *found;
 	/* A library that was mapped again elsewhere: the kernel moved the probe, and we learn of it here. */
 	row = row_of(constants.unknown_row);
 	if (row)
 		count(row->entries, 1);
 	if (!found && !bpf_map_update_elem(&sites, &key, &unknown, BPF_NOEXIST))
 		tell(EVENT_UNKNOWN_SITE, key.tgid, 0);
-	return false;
+	return SITE_UNKNOWN;
 }
 
 /*
@@ -498,9 +503,10 @@ static __always_inline bool site_by_address(user_regs *regs, __u64 *site)
 	SEC("uprobe") int name(user_regs *regs)                                                              \
 	{                                                                                                    \
 		__u64 site;                                                                                  \
-		if (!control.armed || !site_by_address(regs, &site))                                         \
+		if (!control.armed)                                                                          \
 			return 0;                                                                            \
-		if (counts(regs, site))                                                                      \
+		site = site_by_address(regs);                                                                \
+		if (site != SITE_UNKNOWN && counts(regs, site))                                                                      \
 			statement;                                                                           \
 		return 0;                                                                                    \
 	}
@@ -525,10 +531,27 @@ static __always_inline bool has_shadow_stack(void)
 	return bpf_core_field_exists(task->thread.features) && (task->thread.features & ARCH_SHSTK_SHSTK);
 }
 
+/* Where the return at `ip` goes, or 0 where the kernel had better find out. */
+static __noinline __u64 return_target(__u64 sp, __u64 ip)
+{
+	__u64 word;
+
+	if (has_shadow_stack())
+		return 0;
+	/*
+	 * A return that was done leaves its address right below the stack pointer. So may an earlier call: where it
+	 * is not clear whether this return was done already, the kernel decides.
+	 */
+	if (bpf_probe_read_user(&word, sizeof(word), (void *)(sp - sizeof(word))) || word == ip)
+		return 0;
+	if (bpf_probe_read_user(&word, sizeof(word), (void *)sp))
+		return 0;
+	return word;
+}
+
 SEC("uprobe.multi") int multi_exit_writing(user_regs *regs)
 {
-	/* The word below the stack pointer, and the return address. */
-	__u64 site, sp, words[2];
+	__u64 site, sp, target;
 	bool at_site;
 
 	if (!control.armed)
@@ -541,19 +564,14 @@ SEC("uprobe.multi") int multi_exit_writing(user_regs *regs)
 	 */
 	at_site = (REGS_IP(regs) & 0xfff) == (site >> SITE_PLACE_SHIFT & 0xfff);
 	if (counts(regs, site))
-		table_exit(at_site ? sp : sp - sizeof(*words), cookie_tag(site), site);
-	if (!(site & SITE_RETURN) || !at_site || has_shadow_stack())
+		table_exit(at_site ? sp : sp - sizeof(sp), cookie_tag(site), site);
+	if (!(site & SITE_RETURN) || !at_site)
 		return 0;
-	if (bpf_probe_read_user(words, sizeof(words), (void *)(sp - sizeof(*words))))
-		return 0;
-	/*
-	 * Elsewhere may by chance be at the same place of another page; a return that was done leaves its address
-	 * right below the stack pointer. So may an earlier call: where it is not clear, the kernel decides.
-	 */
-	if (words[0] == REGS_IP(regs))
-		return 0;
-	regs->sp = sp + sizeof(*words);
-	regs->ip = words[1];
+	target = return_target(sp, REGS_IP(regs));
+	if (target) {
+		regs->sp = sp + sizeof(sp);
+		regs->ip = target;
+	}
 	return 0;
 }
 #endif

@@ -394,6 +394,57 @@ mod tests {
         assert_eq!(parse_event(&bytes), None);
     }
 
+    /// Bytes of stack of each (sub-)program in a row of instructions.
+    fn stacks(instructions: &[libbpf_rs::libbpf_sys::bpf_insn]) -> Vec<i32> {
+        const FRAME_POINTER: u8 = 10;
+        const PSEUDO_CALL: u8 = 1; // BPF_PSEUDO_CALL: a call of a sub-program, by relative address
+        let calls =
+            instructions.iter().enumerate().filter(|(_, i)| i.code == 0x85 && i.src_reg() == PSEUDO_CALL);
+        let mut starts: Vec<usize> = calls.map(|(at, i)| (at as i32 + 1 + i.imm) as usize).collect();
+        starts.push(0);
+        starts.sort_unstable();
+        starts.dedup();
+        let mut lowest = vec![0; starts.len()];
+        let mut copies = [false; 16];
+        for (at, i) in instructions.iter().enumerate() {
+            let low = &mut lowest[starts.partition_point(|start| *start <= at) - 1];
+            match i.code & 7 {
+                // Loads (BPF_LDX) from and stores (BPF_ST, BPF_STX) to the stack.
+                1 if i.src_reg() == FRAME_POINTER => *low = (*low).max(-i32::from(i.off)),
+                2 | 3 if i.dst_reg() == FRAME_POINTER => *low = (*low).max(-i32::from(i.off)),
+                // `r = r10; r += -n` makes a pointer to the stack.
+                7 if i.code == 0xbf => copies[usize::from(i.dst_reg())] = i.src_reg() == FRAME_POINTER,
+                7 if i.code == 0x07 && copies[usize::from(i.dst_reg())] => *low = (*low).max(-i.imm),
+                _ => {}
+            }
+        }
+        lowest
+    }
+
+    /// See the head of latency.bpf.c: from 64 bytes on, threads would share the stack of a program.
+    #[test]
+    fn no_program_has_a_stack_that_the_kernel_would_make_private_to_a_cpu() {
+        const BOUND: i32 = 48;
+        let mut seen = 0;
+        for &programs in Programs::ALL {
+            let shape = Shape { programs, functions: 3, frames: 100, sites: 9, follow_forks: true };
+            // What this kernel does not take is judged where it does.
+            let Ok(loaded) = Loaded::new(&shape) else { continue };
+            for program in loaded.object.progs().filter(|program| program.autoload()) {
+                let stacks = stacks(program.insns());
+                assert!(stacks.iter().any(|bytes| *bytes > 0) || stacks.len() > 1, "{:?}", program.name());
+                assert!(
+                    stacks.iter().all(|bytes| *bytes <= BOUND),
+                    "{:?} {:?}: {stacks:?}",
+                    programs,
+                    program.name()
+                );
+                seen += 1;
+            }
+        }
+        assert!(seen > 0, "nothing could be loaded; this test needs root");
+    }
+
     #[test]
     fn the_error_number_of_a_refused_call_is_found() {
         let error = libbpf_rs::Error::from_raw_os_error(Errno::EINVAL as i32);

@@ -53,7 +53,9 @@ fn comes_and_goes(route: &str) {
     let (function, truth) = (report.function("plugin_work"), oracle.function("plugin_work"));
     let hits = function.entries + function.exits + function.unmatched_exits + report.unattributed_hits;
     assert_eq!(hits, truth.calls + truth.completed, "{report:#?}");
-    assert!(function.exits > truth.calls / 2, "the new address is learnt: {report:#?}");
+    // The first quarter of the calls is at the address that was known; how much of the others is known depends on
+    // how soon the agent gets to run.
+    assert!(function.exits > truth.calls / 4, "the new address is learnt: {report:#?}");
 }
 
 #[test]
