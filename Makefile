@@ -13,8 +13,10 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 CARGO := cross/cargo
 AARCH64 := aarch64-unknown-linux-musl
 
-# How often `make fuzz` damages each file, and how long it runs each coverage-guided target.
+# How often `make fuzz` damages each file, how much longer it goes on with random instructions than `make test`, and
+# how many seconds it gives to each coverage-guided target.
 FUZZ_ITERS ?= 5000
+FUZZ_FACTOR ?= 20
 FUZZ_SECONDS ?= 60
 
 .PHONY: help build cross demo test bench soak fuzz lint clean
@@ -39,7 +41,7 @@ demo: build ## A live latency histogram of a running program that was not rebuil
 test: cross ## All tests: unit, end to end on real programs (root), aarch64 under emulation
 	@cross/setup test
 	EDGELAT_BIN=$(CURDIR)/dist/x86_64/edgelat $(CARGO) test --locked --workspace --no-fail-fast
-	$(CARGO) test --locked --target $(AARCH64) --package edgelat-image --package edgelat-histogram
+	$(CARGO) test --locked --target $(AARCH64) --package edgelat-image --package edgelat-histogram --lib
 	cross/check-emulated dist/aarch64/edgelat
 
 bench: build ## Cost of probing beside other tools, sizes, memory; minutes (root)
@@ -52,7 +54,8 @@ soak: build ## The long tests: attach and detach cycles under load (root)
 
 fuzz: ## The readers of foreign bytes, fed with damaged ones; coverage-guided where a nightly compiler is
 	@cross/setup build
-	EDGELAT_FUZZ_ITERS=$(FUZZ_ITERS) $(CARGO) test --locked --release --package edgelat-image --test damaged
+	EDGELAT_FUZZ_ITERS=$(FUZZ_ITERS) $(CARGO) test --locked --release --package edgelat-image --test mutation
+	EDGELAT_FUZZ_ITERS=$(FUZZ_FACTOR) $(CARGO) test --locked --release --package edgelat-image --test sites_random
 	if cargo +nightly --version >/dev/null 2>&1; then CARGO_TARGET_DIR= tests/fuzz/run all $(FUZZ_SECONDS); fi
 
 lint: ## Formatting and lints, as CI wants them

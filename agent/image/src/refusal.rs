@@ -76,6 +76,14 @@ pub enum Refusal {
         /// Where the offending part starts.
         address: u64,
     },
+    /// More instructions, or places where ways through the function meet, than are followed.
+    #[error("the function has more than {limit} {what}, and is not followed")]
+    TooIntricate {
+        /// What there is too much of.
+        what: &'static str,
+        /// The cap.
+        limit: usize,
+    },
     /// Some bytes of the range are no instruction, or an instruction runs over the end of the range.
     #[error("the bytes at 0x{address:x} are not an instruction: data between the code, or a wrong range")]
     Undecodable {
@@ -193,6 +201,7 @@ impl Refusal {
             Self::TextRelocations => "text-relocations",
             Self::WritableText => "writable-text",
             Self::BadParts { .. } => "bad-parts",
+            Self::TooIntricate { .. } => "too-intricate",
             Self::Undecodable { .. } => "undecodable",
             Self::JumpIntoInstruction { .. } => "jump-into-instruction",
             Self::DataInCode { .. } => "data-in-code",

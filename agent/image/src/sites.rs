@@ -197,7 +197,7 @@ fn missing_part(
         if around.named && around.address == leaving.target || is_stub(arch, &around, leaving.target) {
             continue;
         }
-        let frame_stands = leaving.balance != Balance::Same && !around.named;
+        let frame_stands = leaving.balance == Balance::Differs && !around.named;
         if frame_stands || leads_back(arch, code, &around)? {
             let overlaps = code.overlaps(&around.part());
             if around.named || overlaps {

@@ -328,8 +328,7 @@ impl Code {
     /// Adds an instruction, as long as there is room.
     fn push(&mut self, step: Step) -> Result<(), Refusal> {
         if self.steps.len() >= STEPS {
-            let size = self.ranges.iter().map(|range| range.end - range.start).sum();
-            return Err(Refusal::TooLarge { size, limit: STEPS as u64 });
+            return Err(Refusal::TooIntricate { what: "instructions", limit: STEPS });
         }
         self.steps.push(step);
         Ok(())

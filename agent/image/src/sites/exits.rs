@@ -1,5 +1,7 @@
 //! Where calls of a function end.
 
+use std::rc::Rc;
+
 use super::tables::{Tables, Targets};
 use super::trace::{Ending, Reached, Target, Trace, landing, trace};
 use super::value::Balance;
@@ -135,7 +137,7 @@ fn add(code: &Code, tables: &Tables<'_>, trace: &Trace, ending: &Ending, step: &
             Direction::Inside(steps, next) => {
                 // With a frame standing it cannot lead to the entry, whatever was read behind the table.
                 if balance != Balance::Differs {
-                    exits.by_table.extend(steps);
+                    exits.by_table.extend_from_slice(&steps);
                 }
                 exits.beyond_tables.extend(next);
             }
@@ -183,7 +185,7 @@ fn in_exclusive_sequence(code: &Code, index: usize) -> bool {
 /// Where an indirect jump leads.
 enum Direction {
     /// To places in the function, as far as they are known, and where a table's first odd entry leads.
-    Inside(Vec<usize>, Option<u64>),
+    Inside(Rc<[usize]>, Option<u64>),
     /// Out of it, with the stack as at the entry.
     Out,
     /// It cannot be told.
@@ -215,7 +217,7 @@ fn direction(
         Target::Table(table) => match (tables.targets(table, code), balance) {
             (Targets::Inside { steps, next }, _) => Direction::Inside(steps, next),
             (Targets::Outside, _) if !untracked => out,
-            (Targets::Unknown, Balance::Differs) => Direction::Inside(Vec::new(), None),
+            (Targets::Unknown, Balance::Differs) => Direction::Inside(Rc::default(), None),
             // The table may lead to the entry, and nothing says it does not.
             (Targets::Unknown, Balance::Same) if !trace.orphans && !untracked && table.base.is_none() => out,
             (Targets::Unknown | Targets::Outside, _) => Direction::Unclear,
@@ -224,7 +226,7 @@ fn direction(
         Target::Foreign | Target::Unknown | Target::Direct => match balance {
             // There are labels whose address the code takes, a table of them, or what only such a jump can reach.
             Balance::Differs if trace.orphans || trace.tabled || !code.references.is_empty() => {
-                Direction::Inside(Vec::new(), None)
+                Direction::Inside(Rc::default(), None)
             }
             Balance::Same if !trace.orphans && !untracked => Direction::Out,
             _ => Direction::Unclear,

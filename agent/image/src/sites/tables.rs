@@ -1,7 +1,8 @@
 //! Jump tables, read from the image.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use super::Surroundings;
 use super::value::Table;
@@ -9,6 +10,9 @@ use crate::decode::{Code, Width};
 
 /// Entries read of one table. The largest switches of generated code have some thousand.
 const ENTRIES: usize = 1 << 14;
+
+/// Targets of all tables of one function together, which bounds the memory.
+const TARGETS: usize = 1 << 18;
 
 /// Bytes read at a time.
 const CHUNK: usize = 512;
@@ -20,7 +24,7 @@ pub(super) enum Targets {
     Inside {
         /// The indices of the instructions, sorted. The table may be shorter than what was read, so some may not be
         /// targets.
-        steps: Vec<usize>,
+        steps: Rc<[usize]>,
         /// What the first entry that does not lead to an instruction of the function leads to: that entry belongs to
         /// something else, or leads to a part that is not known.
         next: Option<u64>,
@@ -35,11 +39,13 @@ pub(super) enum Targets {
 pub(super) struct Tables<'s> {
     surroundings: Option<&'s dyn Surroundings>,
     known: RefCell<HashMap<Table, Targets>>,
+    /// How many more targets may be kept.
+    room: Cell<usize>,
 }
 
 impl<'s> Tables<'s> {
     pub(super) fn new(surroundings: Option<&'s dyn Surroundings>) -> Self {
-        Self { surroundings, known: RefCell::default() }
+        Self { surroundings, known: RefCell::default(), room: Cell::new(TARGETS) }
     }
 
     /// Where a jump through `table` leads.
@@ -47,7 +53,13 @@ impl<'s> Tables<'s> {
         if let Some(targets) = self.known.borrow().get(&table) {
             return targets.clone();
         }
-        let targets = self.read(table, code);
+        let mut targets = self.read(table, code);
+        if let Targets::Inside { steps, .. } = &targets {
+            match self.room.get().checked_sub(steps.len()) {
+                Some(room) => self.room.set(room),
+                None => targets = Targets::Unknown,
+            }
+        }
         self.known.borrow_mut().insert(table, targets.clone());
         targets
     }
@@ -93,7 +105,7 @@ impl<'s> Tables<'s> {
 fn sorted(mut steps: Vec<usize>, next: Option<u64>) -> Targets {
     steps.sort_unstable();
     steps.dedup();
-    Targets::Inside { steps, next }
+    Targets::Inside { steps: steps.into(), next }
 }
 
 /// A little-endian number of up to 8 bytes.

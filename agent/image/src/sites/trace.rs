@@ -8,6 +8,9 @@
 //! there: through a jump table whose entries are not known, or by an exception to a landing pad, where the stack
 //! pointer is what it was at the call. These assumptions are *weak*: they do not change what is already known.
 
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
 use super::tables::{Tables, Targets};
 use super::transfer::{apply, get, join, set, target};
 use super::value::{Table, Value};
@@ -87,8 +90,10 @@ struct Tracer<'c> {
     reached: Vec<Reached>,
     /// Leaders whose state changed.
     work: Vec<usize>,
-    /// Entries of tables still to be followed, with what is known there.
-    entries: Vec<(usize, State)>,
+    /// Instructions that may lead to others, or may not: jumps through tables, whose ends are not known, and calls
+    /// before code that a branch leads to, which may never return. They are followed after the branches, which tell
+    /// whether they can be true.
+    doubtful: BTreeMap<usize, (Rc<[usize]>, State)>,
     /// The tables that values refer to.
     seen_tables: Vec<Table>,
     /// Targets of tables that are no leaders.
@@ -109,11 +114,8 @@ pub(super) fn trace(code: &Code, tables: &Tables<'_>) -> Result<Trace, Refusal> 
     for _ in 0..ROUNDS {
         let values = leaders.len().saturating_mul(usize::from(code.machine.registers));
         if values > STATE_VALUES {
-            let size = code.ranges.iter().map(|range| range.end - range.start).sum();
-            return Err(Refusal::TooLarge {
-                size,
-                limit: STATE_VALUES as u64 / u64::from(code.machine.registers),
-            });
+            let limit = STATE_VALUES / usize::from(code.machine.registers);
+            return Err(Refusal::TooIntricate { what: "branch targets", limit });
         }
         let mut tracer = Tracer {
             code,
@@ -123,7 +125,7 @@ pub(super) fn trace(code: &Code, tables: &Tables<'_>) -> Result<Trace, Refusal> 
             phases: vec![Reached::Never; leaders.len()],
             reached: vec![Reached::Never; code.steps.len()],
             work: Vec::new(),
-            entries: Vec::new(),
+            doubtful: BTreeMap::new(),
             seen_tables: Vec::new(),
             missing: Vec::new(),
             indirect: false,
@@ -200,11 +202,11 @@ impl Tracer<'_> {
     /// What is known at all reached instructions of a kind together, after them.
     fn joined(&self, kind: impl Fn(Flow) -> bool) -> Option<State> {
         let mut joined: Option<State> = None;
+        let mut tables = self.seen_tables.clone();
         self.replay(|_, step, state| {
             if kind(step.flow) {
                 let mut after = state.clone();
-                // The tables of this replay are already known, so nothing can be added.
-                apply(self.code, step.effect, &mut after, &mut self.seen_tables.clone());
+                apply(self.code, step.effect, &mut after, &mut tables);
                 if let Some(joined) = &mut joined {
                     join(joined, &after);
                 } else {
@@ -264,23 +266,28 @@ impl Tracer<'_> {
     }
 
     fn work_off(&mut self) {
-        loop {
-            while let Some(number) = self.work.pop() {
-                let (Some(&start), Some(Some(state))) = (self.leaders.get(number), self.states.get(number))
-                else {
-                    continue;
-                };
-                self.straight(start, state.clone());
+        self.work_off_branches();
+        while let Some((_, (steps, state))) = self.doubtful.pop_first() {
+            for &step in steps.iter() {
+                if !self.contradicts(step, &state) {
+                    self.meet(step, &state);
+                    self.work_off_branches();
+                }
             }
-            let Some((step, state)) = self.entries.pop() else { return };
-            if !self.contradicts(step, &state) {
-                self.meet(step, &state);
+        }
+    }
+
+    fn work_off_branches(&mut self) {
+        while let Some(number) = self.work.pop() {
+            if let (Some(&start), Some(Some(state))) = (self.leaders.get(number), self.states.get(number)) {
+                self.straight(start, state.clone());
             }
         }
     }
 
     /// Whether an instruction is known to run with another height of the stack. Then an entry that leads there was
-    /// read behind the end of its table: code that runs with two heights could not return.
+    /// read behind the end of its table, or the call before it never returns: code that runs with two heights could
+    /// not return.
     fn contradicts(&self, step: usize, state: &[Value]) -> bool {
         let stack_pointer = self.code.machine.stack_pointer;
         let known =
@@ -295,10 +302,20 @@ impl Tracer<'_> {
     fn straight(&mut self, start: usize, mut state: State) {
         let code = self.code;
         let mut index = start;
+        let mut called = None;
         while let Some(step) = code.steps.get(index) {
             if index != start && self.leaders.binary_search(&index).is_ok() {
-                self.meet(index, &state);
+                match called {
+                    // The call may never return.
+                    Some(call) => {
+                        self.doubtful.insert(call, ([index].into(), state));
+                    }
+                    None => self.meet(index, &state),
+                }
                 return;
+            }
+            if !step.padding {
+                called = matches!(step.flow, Flow::Call(_)).then_some(index);
             }
             if let Some(reached) = self.reached.get_mut(index).filter(|reached| **reached == Reached::Never) {
                 *reached = self.phase;
@@ -337,7 +354,7 @@ impl Tracer<'_> {
                     return;
                 }
                 Flow::Indirect(_) => {
-                    self.follow_table(pointed, &state);
+                    self.follow_table(index, pointed, &state);
                     return;
                 }
                 Flow::Return | Flow::Stop | Flow::AuthenticatedReturn | Flow::SystemReturn => return,
@@ -354,13 +371,13 @@ impl Tracer<'_> {
         }
     }
 
-    fn follow_table(&mut self, target: Target, state: &[Value]) {
+    fn follow_table(&mut self, jump: usize, target: Target, state: &[Value]) {
         match target {
             Target::Direct | Target::Foreign => {}
             Target::Table(table) => match self.tables.targets(table, self.code) {
                 Targets::Inside { steps, .. } => {
                     (self.indirect, self.tabled) = (true, true);
-                    self.entries.extend(steps.into_iter().map(|step| (step, state.into())));
+                    self.doubtful.insert(jump, (steps, state.into()));
                 }
                 Targets::Outside => {}
                 Targets::Unknown => self.indirect = true,

@@ -268,6 +268,18 @@ falls_through_conditionally.refused.falls_through:
     jb outside
     end falls_through_conditionally
 
+# The call never returns, and the code behind it is another way's.
+    function call_that_never_returns
+    test %rdi, %rdi
+call_that_never_returns.entry.e:
+    jne 1f
+    push %rax
+    call outside
+1:
+call_that_never_returns.tail:
+    jmp outside
+    end call_that_never_returns
+
 # Filling.
     function filled_with_zeros
 filled_with_zeros.entry.e:

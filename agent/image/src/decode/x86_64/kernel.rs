@@ -9,9 +9,10 @@
 //! Some things in that code are traps, and probes that would fall into them are [`Probing::Unsound`]:
 //!
 //! * It looks at the opcode byte without the map. A VEX or EVEX instruction with opcode 70 to 7f, 90, e8, e9 or eb
-//!   (`vmovdqa` to memory, `vzeroupper`, `vpor`...) is taken for a branch, nop or call and "emulated" as one.
-//! * `90` with REX.B is `xchg %rax, %r8` and is emulated as a nop. With prefix 66 it is a nop, which older kernels
-//!   refuse.
+//!   (`vmovdqa` to memory, `vzeroupper`, `vpor`...) is taken for a branch, nop or call and "emulated" as one. Seen on
+//!   6.18: with a probe on `vmovdqu %xmm0, (%rdi)` nothing is stored.
+//! * `90` with REX.B is `xchg %rax, %r8` and is emulated as a nop (seen on 6.18). With prefix 66 it is a nop, which
+//!   older kernels refuse.
 //! * From 6.18 a 5-byte nop, later a 10-byte nop, and then also a `jmp` over exactly 8 bytes, may be overwritten
 //!   with a call of a trampoline. The call on a 5-byte nop writes below the stack pointer, where a leaf function may
 //!   keep data; the `jmp` may be one of the program's own, with code behind it that is overwritten.

@@ -88,7 +88,7 @@ fn boundaries_of_real_libraries_are_those_of_objdump() {
 
 #[test]
 fn lengths_of_random_instructions_are_those_of_objdump() {
-    let bytes = Random(0x9e37_79b9_7f4a_7c15).bytes(300_000);
+    let bytes = Random(0x9e37_79b9_7f4a_7c15).bytes(200_000);
     let file = Scratch::new("random-x86", &bytes);
     let (mut equal, mut refused) = (0, 0);
     for line in disassemble(Arch::X86_64, file.path(), true).into_iter().flatten() {
@@ -107,7 +107,7 @@ fn lengths_of_random_instructions_are_those_of_objdump() {
         }
     }
     println!("{equal} equal, {refused} refused");
-    assert!(equal > 50_000 && refused * 20 < equal, "{equal} equal, {refused} refused");
+    assert!(equal > 30_000 && refused * 20 < equal, "{equal} equal, {refused} refused");
 }
 
 /// iced's own tables of what instructions write are the oracle: nothing that they name may be missing here.
@@ -116,7 +116,7 @@ fn no_write_of_a_general_register_is_missed() {
     let mut random = Random(0x0123_4567_89ab_cdef);
     let mut factory = InstructionInfoFactory::new();
     let mut checked = 0;
-    while checked < 300_000 {
+    while checked < 100_000 {
         let mut bytes = random.bytes(15);
         // Half of them with a prefix and a two-byte opcode, which random bytes seldom have.
         if random.next() & 1 == 0 {
@@ -160,7 +160,7 @@ fn what_the_entry_may_pass_leaves_the_stack_pointer_alone_and_goes_on() {
     let mut random = Random(77);
     let mut factory = InstructionInfoFactory::new();
     let mut passed = 0;
-    while passed < 100_000 {
+    while passed < 40_000 {
         let Some((instruction, step)) = first(&random.bytes(15), 0) else { continue };
         if step.passable {
             passed += 1;
