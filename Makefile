@@ -43,6 +43,7 @@ test: cross ## All tests: unit, end to end on real programs (root), aarch64 unde
 	EDGELAT_BIN=$(CURDIR)/dist/x86_64/edgelat $(CARGO) test --locked --workspace --no-fail-fast
 	$(CARGO) test --locked --target $(AARCH64) --package edgelat-image --package edgelat-histogram --lib
 	cross/check-emulated dist/aarch64/edgelat
+	qemu/oldest
 
 bench: build ## Cost of probing beside other tools, sizes, memory; minutes (root)
 	@cross/setup bench

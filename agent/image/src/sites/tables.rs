@@ -1,7 +1,7 @@
 //! Jump tables, read from the image.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use super::Surroundings;
@@ -22,8 +22,8 @@ const CHUNK: usize = 512;
 pub(super) enum Targets {
     /// Into the function.
     Inside {
-        /// The indices of the instructions, sorted. The table may be shorter than what was read, so some may not be
-        /// targets.
+        /// The indices of the instructions, each once, in the order of the table. The table may be shorter than what
+        /// was read, so the last ones may not be targets.
         steps: Rc<[usize]>,
         /// What the first entry that does not lead to an instruction of the function leads to: that entry belongs to
         /// something else, or leads to a part that is not known.
@@ -72,7 +72,7 @@ impl<'s> Tables<'s> {
         if width == 0 || (table.base.is_none() && width != 8) {
             return Targets::Unknown;
         }
-        let mut inside = Vec::new();
+        let mut steps = Vec::new();
         let mut buffer = [0; CHUNK];
         let mut address = table.address;
         let mut first = true;
@@ -82,10 +82,10 @@ impl<'s> Tables<'s> {
                 let entry = extended(entry, table.width);
                 let target = table.base.unwrap_or(0).wrapping_add(entry << table.shift);
                 match code.at(target) {
-                    Some(step) => inside.push(step),
+                    Some(step) => steps.push(step),
                     // A case that cannot happen may lead behind the last instruction.
                     None if !first && code.ranges.iter().any(|range| range.end == target) => {}
-                    None if !first => return sorted(inside, Some(target)),
+                    None if !first => return inside(&steps, Some(target)),
                     None if table.base.is_none() && entry != 0 && !code.contains(target) => {
                         return Targets::Outside;
                     }
@@ -98,14 +98,14 @@ impl<'s> Tables<'s> {
             }
             address = address.wrapping_add(CHUNK as u64);
         }
-        if first { Targets::Unknown } else { sorted(inside, None) }
+        if first { Targets::Unknown } else { inside(&steps, None) }
     }
 }
 
-fn sorted(mut steps: Vec<usize>, next: Option<u64>) -> Targets {
-    steps.sort_unstable();
-    steps.dedup();
-    Targets::Inside { steps: steps.into(), next }
+fn inside(steps: &[usize], next: Option<u64>) -> Targets {
+    let mut seen = HashSet::new();
+    let steps = steps.iter().copied().filter(|step| seen.insert(*step));
+    Targets::Inside { steps: steps.collect(), next }
 }
 
 /// A little-endian number of up to 8 bytes.

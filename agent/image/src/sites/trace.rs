@@ -90,10 +90,12 @@ struct Tracer<'c> {
     reached: Vec<Reached>,
     /// Leaders whose state changed.
     work: Vec<usize>,
-    /// Instructions that may lead to others, or may not: jumps through tables, whose ends are not known, and calls
-    /// before code that a branch leads to, which may never return. They are followed after the branches, which tell
-    /// whether they can be true.
-    doubtful: BTreeMap<usize, (Rc<[usize]>, State)>,
+    /// Calls before code that a branch leads to, which may never return: where they would return to, and what is
+    /// known there. They are followed after the branches, which tell whether it can be true.
+    returns: BTreeMap<usize, (usize, State)>,
+    /// Jumps through tables, whose ends are not known: the targets, how many are done, and what is known there. They
+    /// come last, in the order of the table.
+    jumps: BTreeMap<usize, (Rc<[usize]>, usize, State)>,
     /// The tables that values refer to.
     seen_tables: Vec<Table>,
     /// Targets of tables that are no leaders.
@@ -125,7 +127,8 @@ pub(super) fn trace(code: &Code, tables: &Tables<'_>) -> Result<Trace, Refusal> 
             phases: vec![Reached::Never; leaders.len()],
             reached: vec![Reached::Never; code.steps.len()],
             work: Vec::new(),
-            doubtful: BTreeMap::new(),
+            returns: BTreeMap::new(),
+            jumps: BTreeMap::new(),
             seen_tables: Vec::new(),
             missing: Vec::new(),
             indirect: false,
@@ -266,14 +269,32 @@ impl Tracer<'_> {
     }
 
     fn work_off(&mut self) {
-        self.work_off_branches();
-        while let Some((_, (steps, state))) = self.doubtful.pop_first() {
-            for &step in steps.iter() {
-                if !self.contradicts(step, &state) {
-                    self.meet(step, &state);
-                    self.work_off_branches();
-                }
+        loop {
+            self.work_off_branches();
+            let doubtful = match self.returns.pop_first() {
+                Some((_, next)) => next,
+                None => match self.next_entry() {
+                    Some(next) => next,
+                    None => return,
+                },
+            };
+            let (step, state) = doubtful;
+            if !self.contradicts(step, &state) {
+                self.meet(step, &state);
             }
+        }
+    }
+
+    /// The next entry of a table that is still to be followed.
+    fn next_entry(&mut self) -> Option<(usize, State)> {
+        loop {
+            let mut jump = self.jumps.first_entry()?;
+            let (steps, done, state) = jump.get_mut();
+            if let Some(&step) = steps.get(*done) {
+                *done += 1;
+                return Some((step, state.clone()));
+            }
+            jump.remove();
         }
     }
 
@@ -308,7 +329,7 @@ impl Tracer<'_> {
                 match called {
                     // The call may never return.
                     Some(call) => {
-                        self.doubtful.insert(call, ([index].into(), state));
+                        self.returns.insert(call, (index, state));
                     }
                     None => self.meet(index, &state),
                 }
@@ -377,7 +398,7 @@ impl Tracer<'_> {
             Target::Table(table) => match self.tables.targets(table, self.code) {
                 Targets::Inside { steps, .. } => {
                     (self.indirect, self.tabled) = (true, true);
-                    self.doubtful.insert(jump, (steps, state.into()));
+                    self.jumps.insert(jump, (steps, 0, state.into()));
                 }
                 Targets::Outside => {}
                 Targets::Unknown => self.indirect = true,
