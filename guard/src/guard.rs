@@ -10,7 +10,7 @@ use edgelat_bpf::object::map;
 use nix::sys::epoll::Epoll;
 
 use crate::attach::tracefs::Tracefs;
-use crate::attach::{self, ImageSites, Site, Way};
+use crate::attach::{self, Attached, ImageSites, Site, Way};
 use crate::calibrate;
 use crate::elf::Executable;
 use crate::error::{GuardError, text};
@@ -53,6 +53,9 @@ pub(crate) struct Plan {
     pub(crate) sites: usize,
     pub(crate) loaded: Option<(Way, Loaded)>,
     pub(crate) processes: Vec<Covered>,
+    /// The calibration's probes. They stay until the plan is detached: nobody calls those functions any more, and
+    /// closing them alone would wait for the kernel while events of the target wait for us.
+    pub(crate) calibration: Option<Attached>,
     pub(crate) armed: bool,
 }
 
@@ -199,6 +202,7 @@ impl Guard {
             sites: 0,
             loaded: None,
             processes: Vec::new(),
+            calibration: None,
             armed: false,
         });
         Ok(Reply::Plan { plan: id })
@@ -331,7 +335,7 @@ impl Guard {
         if !plan.armed {
             loaded.switch.disarm();
         }
-        drop(probes);
+        self.plans[index].calibration = Some(probes);
         Ok(Reply::Calibrated(bias))
     }
 
@@ -392,7 +396,8 @@ impl Guard {
         if let Some((_, loaded)) = &plan.loaded {
             loaded.switch.disarm();
         }
-        plan.processes.clear();
+        let held = plan.processes.drain(..).map(|covered| covered.attached);
+        attach::close_together(held.chain(plan.calibration.take()).collect());
         Ok(Reply::Detached { took_ns: elapsed(begin) })
     }
 

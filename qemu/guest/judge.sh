@@ -17,7 +17,8 @@ fail() {
 # wait_for TEXT FILE [TIMES]: until so many lines have it.
 wait_for() {
     patience=300
-    until [ "$(grep -c "$1" "$2")" -ge "${3:-1}" ]; do
+    # The file may come with the program that writes it.
+    until [ "$(cat "$2" 2>/dev/null | grep -c "$1")" -ge "${3:-1}" ]; do
         patience=$((patience - 1))
         [ "$patience" -gt 0 ] || fail "$2 never said $1"
         usleep 100000

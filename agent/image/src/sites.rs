@@ -21,10 +21,11 @@
 //! # What is taken for granted
 //!
 //! Code follows the conventions of its ABI: a called function returns to the instruction after the call, with the
-//! stack pointer and the callee-saved registers as they were; a return with something else on top of the stack does
-//! not happen; the same instruction runs with one height of the stack, however it was reached, unless it is reached
-//! with two by direct branches, which is seen. Text is not changed while it runs. Pointers in memory that is not
-//! the function's own stack or static data do not lead into the middle of a function. An exception lands where no
+//! stack pointer and the callee-saved registers as they were, or never; a return with something else on top of the
+//! stack does not happen. An instruction runs with one height of the stack, however it is reached: where branches say
+//! one height and the end of a table or the return from a call another, the table ends earlier, or the call never
+//! returns; where branches disagree, nothing is known. Text is not changed while it runs. Pointers in memory that is
+//! not the function's own stack or static data do not lead into the middle of a function. An exception lands where no
 //! direct branch leads, with the stack as at some call of the function.
 //!
 //! Ranges of functions may overlap (assembly has entries inside other functions): then two functions share sites, and

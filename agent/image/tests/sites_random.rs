@@ -352,11 +352,12 @@ fn depth_after(model: &Model, op: Op, depth: i64) -> i64 {
     }
 }
 
-/// Whether a table leads to an instruction that runs with another height of the stack, too. No compiler makes that,
-/// as such a function could not return, and entries that would do it are taken for garbage behind the table.
+/// Whether a table or a return from a call leads to an instruction that runs with another height of the stack, too. No
+/// compiler makes that, as such a function could not return: such entries are taken for garbage behind the table, and
+/// such calls for ones that never return.
 fn heights_contradict(model: &Model) -> bool {
     let mut seen: BTreeSet<(usize, i64)> = BTreeSet::new();
-    let mut by_table = BTreeSet::new();
+    let mut doubtful = BTreeSet::new();
     let mut work = vec![(0, 0i64)];
     while let Some((index, depth)) = work.pop() {
         let Some(&op) = model.ops.get(index) else { continue };
@@ -366,16 +367,20 @@ fn heights_contradict(model: &Model) -> bool {
         let depth = depth_after(model, op, depth);
         match op {
             Op::Return | Op::TailJump => {}
+            Op::Call => {
+                doubtful.insert(index + 1);
+                work.push((index + 1, depth));
+            }
             Op::Jump(target) => work.push((target, depth)),
             Op::Branch(target) => work.extend([(target, depth), (index + 1, depth)]),
             Op::Table(targets) => {
-                by_table.extend(targets);
+                doubtful.extend(targets);
                 work.extend(targets.map(|target| (target, depth)));
             }
             _ => work.push((index + 1, depth)),
         }
     }
-    by_table.iter().any(|&target| seen.range((target, i64::MIN)..=(target, i64::MAX)).count() > 1)
+    doubtful.iter().any(|&target| seen.range((target, i64::MIN)..=(target, i64::MAX)).count() > 1)
 }
 
 /// Where one way through the function stands.

@@ -213,7 +213,7 @@ fn enter_addresses(loaded: &Loaded, target: &Target, images: &[ImageSites]) -> R
 
 /// Closes what holds probes. Each close waits for a grace period of the kernel; waiting together takes as long as
 /// one.
-fn close_together<T: Send>(mut held: Vec<T>) {
+pub(crate) fn close_together<T: Send>(mut held: Vec<T>) {
     const CLOSERS: usize = 64;
     let share = held.len().div_ceil(CLOSERS).max(1);
     std::thread::scope(|scope| {

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write as _};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -38,7 +38,7 @@ const LINES: usize = 1 << 20;
 /// The tracing file system, opened once; definitions are removed through the same descriptor.
 #[derive(Debug)]
 pub(crate) struct Tracefs {
-    root: Rc<OwnedFd>,
+    root: Arc<OwnedFd>,
     group: String,
     events: u32,
 }
@@ -51,7 +51,7 @@ impl Tracefs {
         open_file(&root, "uprobe_events", OFlag::O_WRONLY | OFlag::O_APPEND)?;
         let pid = std::process::id() as i32;
         let tracefs = Self {
-            root: Rc::new(root),
+            root: Arc::new(root),
             group: format!("edgelat_{pid}_{}", start_of(pid).unwrap_or(0)),
             events: 0,
         };
@@ -98,7 +98,7 @@ impl Tracefs {
     fn define(&mut self, image: &ImageSites, sites: &[Site]) -> Result<Definition, Errno> {
         let name = format!("{}/e{}", self.group, self.events);
         self.events += 1;
-        let definition = Definition { root: Rc::clone(&self.root), name };
+        let definition = Definition { root: Arc::clone(&self.root), name };
         let mut file = open_file(&self.root, "uprobe_events", OFlag::O_WRONLY | OFlag::O_APPEND)?;
         let path = path_of(&*image.file);
         let mut text = String::with_capacity(WRITE_BYTES);
@@ -116,7 +116,7 @@ impl Tracefs {
 /// An event that exists by our writing; removed when dropped.
 #[derive(Debug)]
 struct Definition {
-    root: Rc<OwnedFd>,
+    root: Arc<OwnedFd>,
     name: String,
 }
 

@@ -11,8 +11,8 @@ use crate::decode::{Code, Width};
 /// Entries read of one table. The largest switches of generated code have some thousand.
 const ENTRIES: usize = 1 << 14;
 
-/// Targets of all tables of one function together, which bounds the memory.
-const TARGETS: usize = 1 << 18;
+/// Entries read of all tables of one function together, which bounds time and memory.
+const ALL_ENTRIES: usize = 1 << 18;
 
 /// Bytes read at a time.
 const CHUNK: usize = 512;
@@ -39,13 +39,13 @@ pub(super) enum Targets {
 pub(super) struct Tables<'s> {
     surroundings: Option<&'s dyn Surroundings>,
     known: RefCell<HashMap<Table, Targets>>,
-    /// How many more targets may be kept.
+    /// How many more entries may be read.
     room: Cell<usize>,
 }
 
 impl<'s> Tables<'s> {
     pub(super) fn new(surroundings: Option<&'s dyn Surroundings>) -> Self {
-        Self { surroundings, known: RefCell::default(), room: Cell::new(TARGETS) }
+        Self { surroundings, known: RefCell::default(), room: Cell::new(ALL_ENTRIES) }
     }
 
     /// Where a jump through `table` leads.
@@ -53,13 +53,7 @@ impl<'s> Tables<'s> {
         if let Some(targets) = self.known.borrow().get(&table) {
             return targets.clone();
         }
-        let mut targets = self.read(table, code);
-        if let Targets::Inside { steps, .. } = &targets {
-            match self.room.get().checked_sub(steps.len()) {
-                Some(room) => self.room.set(room),
-                None => targets = Targets::Unknown,
-            }
-        }
+        let targets = self.read(table, code);
         self.known.borrow_mut().insert(table, targets.clone());
         targets
     }
@@ -79,6 +73,10 @@ impl<'s> Tables<'s> {
         for _ in 0..ENTRIES * width / CHUNK {
             let length = surroundings.data_at(address, &mut buffer).min(CHUNK);
             for entry in buffer[..length].chunks_exact(width) {
+                match self.room.get().checked_sub(1) {
+                    Some(room) => self.room.set(room),
+                    None => return Targets::Unknown,
+                }
                 let entry = extended(entry, table.width);
                 let target = table.base.unwrap_or(0).wrapping_add(entry << table.shift);
                 match code.at(target) {

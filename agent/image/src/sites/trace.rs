@@ -20,6 +20,10 @@ use crate::decode::{Code, Flow, Step};
 /// Most places where ways meet, times registers: bounds the memory (16 bytes each).
 const STATE_VALUES: usize = 1 << 20;
 
+/// Most instructions and entries of tables that are followed, again and again where ways meet. Bounds the time; the
+/// interpreter loop of CPython 3.11 needs 65,000.
+const EFFORT: usize = 1 << 21;
+
 /// How often the search starts again because a table leads to a place that was not known as one.
 const ROUNDS: usize = 64;
 
@@ -108,11 +112,14 @@ struct Tracer<'c> {
     calls: bool,
     falls_through: Option<u64>,
     phase: Reached,
+    /// What has been done of [`EFFORT`].
+    effort: usize,
 }
 
 /// Follows the registers through `code`.
 pub(super) fn trace(code: &Code, tables: &Tables<'_>) -> Result<Trace, Refusal> {
     let mut leaders = leaders(code);
+    let mut effort = 0;
     for _ in 0..ROUNDS {
         let values = leaders.len().saturating_mul(usize::from(code.machine.registers));
         if values > STATE_VALUES {
@@ -136,11 +143,16 @@ pub(super) fn trace(code: &Code, tables: &Tables<'_>) -> Result<Trace, Refusal> 
             calls: false,
             falls_through: None,
             phase: Reached::Directly,
+            effort,
         };
         tracer.run();
+        if tracer.effort > EFFORT {
+            return Err(Refusal::TooIntricate { what: "ways through it", limit: EFFORT });
+        }
         if tracer.missing.is_empty() {
             return Ok(tracer.result());
         }
+        effort = tracer.effort;
         let missing = tracer.missing;
         leaders.extend(missing);
         leaders.sort_unstable();
@@ -269,7 +281,8 @@ impl Tracer<'_> {
     }
 
     fn work_off(&mut self) {
-        loop {
+        while self.effort <= EFFORT {
+            self.effort += 1;
             self.work_off_branches();
             let doubtful = match self.returns.pop_first() {
                 Some((_, next)) => next,
@@ -299,7 +312,7 @@ impl Tracer<'_> {
     }
 
     fn work_off_branches(&mut self) {
-        while let Some(number) = self.work.pop() {
+        while let Some(number) = self.work.pop().filter(|_| self.effort <= EFFORT) {
             if let (Some(&start), Some(Some(state))) = (self.leaders.get(number), self.states.get(number)) {
                 self.straight(start, state.clone());
             }
@@ -335,6 +348,7 @@ impl Tracer<'_> {
                 }
                 return;
             }
+            self.effort += 1;
             if !step.padding {
                 called = matches!(step.flow, Flow::Call(_)).then_some(index);
             }
