@@ -38,7 +38,7 @@ pub const FAMILY_PROGRAMS: [&str; 2] = ["family_fork", "family_exec"];
 pub enum Programs {
     /// uprobe_multi links with cookies, probes on exit sites. Linux 6.6.
     Multi,
-    /// As `Multi`, but the program on exit sites does plain returns itself. x86-64, Linux 6.19.
+    /// As `Multi`, but the program on exit sites does plain returns itself. x86-64; distribution kernels from 6.18 on.
     MultiWriting,
     /// uprobe_multi links with cookies, return probes. Linux 6.6.
     MultiReturn,

@@ -63,7 +63,7 @@ pub(crate) fn uprobe_multi() -> Result<(), Errno> {
     multi_link(libbpf_sys::BPF_TRACE_UPROBE_MULTI)
 }
 
-/// Uprobe programs that may write the registers of the thread: 6.19. Only asked on x86-64, whose `ret` the kernel
+/// Uprobe programs that may write the registers of the thread: some 6.18 kernels, all from 6.19 on. Only asked on x86-64, whose `ret` the kernel
 /// would otherwise single-step; aarch64's is simulated.
 pub(crate) fn write_registers() -> Result<(), Errno> {
     /// Offset of `sp` in `struct pt_regs` (arch/x86/include/uapi/asm/ptrace-abi.h, RSP).
