@@ -41,7 +41,7 @@ demo: build ## A live latency histogram of a running program that was not rebuil
 test: cross ## All tests: unit, end to end on real programs (root), aarch64 under emulation
 	@cross/setup test
 	EDGELAT_BIN=$(CURDIR)/dist/x86_64/edgelat $(CARGO) test --locked --workspace --no-fail-fast
-	$(CARGO) test --locked --target $(AARCH64) --package edgelat-image --package edgelat-histogram --lib
+	CARGO_PROFILE_DEV_OPT_LEVEL=1 $(CARGO) test --locked --target $(AARCH64) --package edgelat-image --package edgelat-histogram --lib
 	cross/check-emulated dist/aarch64/edgelat
 	qemu/oldest
 
