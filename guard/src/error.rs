@@ -85,9 +85,17 @@ pub enum GuardError {
     },
     /// A process without a program.
     #[error(
-        "process {pid} executes no file (a kernel thread, or one that is about to end); it has no functions to measure"
+        "process {pid} executes no file (a kernel thread, or one that has ended or is about to); it has no functions to measure"
     )]
     NoImage {
+        /// Process id.
+        pid: i32,
+    },
+    /// Its main thread has ended while others run: the kernel shows neither image nor mappings of it any more.
+    #[error(
+        "the main thread of process {pid} has ended, and the kernel shows no image of a process without one; begin to measure before that, after a restart of the process"
+    )]
+    MainThreadEnded {
         /// Process id.
         pid: i32,
     },
@@ -271,6 +279,7 @@ impl GuardError {
             Self::NoProcess { .. }
             | Self::Thread { .. }
             | Self::NoImage { .. }
+            | Self::MainThreadEnded { .. }
             | Self::OwnProcess { .. }
             | Self::Traced { .. }
             | Self::NoMapping { .. }

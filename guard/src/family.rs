@@ -4,6 +4,7 @@
 //! probes of its own; rows and frames are those of the plan.
 
 use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
@@ -11,7 +12,7 @@ use crate::attach::{self, Attached, ImageSites};
 use crate::error::{GuardError, text};
 use crate::guard::{Guard, order};
 use crate::load::{FAMILY, FamilyEvent};
-use crate::protocol::{Event, TargetId};
+use crate::protocol::{Event, Route, TargetId};
 use crate::target::Target;
 
 /// A process with probes in it.
@@ -20,7 +21,12 @@ pub(crate) struct Covered {
     /// What it executed when the probes were attached.
     pub(crate) executable: Option<(u64, u64)>,
     pub(crate) attached: Attached,
+    /// Since when its main thread has been seen to have ended, on routes that live by that thread.
+    headless: Option<Instant>,
 }
+
+/// A process in which all threads end looks for a moment as if only the main one had.
+const ENDING: Duration = Duration::from_millis(100);
 
 impl Guard {
     /// Attaches a plan to one more process and watches for its end.
@@ -33,7 +39,7 @@ impl Guard {
         let attached = attach::attach(way.route, loaded, &target, &images, self.tracefs.as_mut())?;
         watch(&mut self.epoll, target.pidfd())?;
         let executable = executable_of(&target);
-        plan.processes.push(Covered { target, executable, attached });
+        plan.processes.push(Covered { target, executable, attached, headless: None });
         Ok(())
     }
 
@@ -107,24 +113,29 @@ impl Guard {
         }
     }
 
-    /// Processes whose pidfd says that they ended.
+    /// Processes that ended, and those whose probes the kernel no longer serves.
     fn drop_ended(&mut self, index: usize) {
         let plan = &mut self.plans[index];
-        let mut ended = Vec::new();
-        plan.processes.retain(|covered| {
-            let alive = !readable(covered.target.pidfd());
-            if !alive {
-                ended.push(covered.target.pid);
-                if let Some((_, loaded)) = &plan.loaded {
-                    covered.attached.forget(loaded, covered.target.pid);
-                }
+        let Some((way, loaded)) = &plan.loaded else { return };
+        // uprobe_multi asks for the address space only when probes are registered, not at each hit.
+        let lives_by_main_thread = way.route != Route::UprobeMulti;
+        let mut gone = Vec::new();
+        plan.processes.retain_mut(|covered| {
+            let pid = covered.target.pid;
+            if covered.target.ended() {
+                gone.push(Event::Ended { pid });
+            } else if !(lives_by_main_thread && covered.target.main_thread_ended()) {
+                return true;
+            } else if covered.headless.get_or_insert_with(Instant::now).elapsed() >= ENDING {
+                gone.push(Event::MainThreadEnded { pid });
+            } else {
+                return true;
             }
-            alive
+            covered.attached.forget(loaded, pid);
+            loaded.remove_family(pid);
+            false
         });
-        for pid in ended {
-            self.forget(index, pid);
-            self.events.push_back(Event::Ended { pid });
-        }
+        self.events.extend(gone);
     }
 }
 
@@ -143,9 +154,4 @@ pub(crate) fn watch(epoll: &mut Option<Epoll>, fd: BorrowedFd<'_>) -> Result<(),
         Some(Err(errno)) => Err(failed(errno)),
         _ => Ok(()),
     }
-}
-
-fn readable(fd: BorrowedFd<'_>) -> bool {
-    let mut fds = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
-    nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|n| n > 0)
 }

@@ -244,6 +244,12 @@ pub enum Event {
         /// The process.
         pid: i32,
     },
+    /// Its main thread ended while others run on, and with it this route's probes: the kernel finds the address space
+    /// of these events through that thread (Linux 6.18, kernel/trace/trace_uprobe.c, `__uprobe_perf_filter`).
+    MainThreadEnded {
+        /// The process.
+        pid: i32,
+    },
     /// The process executes another image now.
     Replaced {
         /// The process.

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 use crate::error::{GuardError, Os, text};
@@ -78,6 +79,9 @@ impl Target {
         }
         match fstatat(&target.proc, "exe", AtFlags::empty()) {
             Ok(_) => Ok(target),
+            Err(Errno::ENOENT | Errno::ESRCH) if target.main_thread_ended() => {
+                Err(GuardError::MainThreadEnded { pid })
+            }
             Err(Errno::ENOENT | Errno::ESRCH) => Err(GuardError::NoImage { pid }),
             Err(errno) => Err(target.denied("look at its executable", errno.into())),
         }
@@ -112,9 +116,21 @@ impl Target {
         Ok(target)
     }
 
-    /// Readable when the process has ended.
+    /// Readable when the process has ended, with all its threads.
     pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
+    }
+
+    /// Has the main thread ended, while others run on?
+    pub(crate) fn main_thread_ended(&self) -> bool {
+        let stat = self.read_capped("stat").unwrap_or_default();
+        parse_state(&stat).is_some_and(|state| matches!(state, "Z" | "X")) && !self.ended()
+    }
+
+    /// Has the process ended, with all its threads?
+    pub(crate) fn ended(&self) -> bool {
+        let mut fds = [PollFd::new(self.pidfd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|n| n > 0)
     }
 
     /// The executable mappings that files back, in address order.
@@ -217,10 +233,20 @@ impl Target {
     }
 }
 
-/// Field 22 of /proc/PID/stat, counted behind the last parenthesis: a command name may hold spaces and
-/// parentheses itself.
+/// Field 22 of /proc/PID/stat.
 fn parse_start(stat: &str) -> Option<u64> {
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+    behind_name(stat)?.nth(19)?.parse().ok()
+}
+
+/// Field 3 of /proc/PID/stat, the state of the main thread.
+fn parse_state(stat: &str) -> Option<&str> {
+    behind_name(stat)?.next()
+}
+
+/// The fields from the third on, counted behind the last parenthesis: a command name may hold spaces and parentheses
+/// itself.
+fn behind_name(stat: &str) -> Option<std::str::SplitAsciiWhitespace<'_>> {
+    Some(stat.rsplit_once(')')?.1.split_ascii_whitespace())
 }
 
 /// A line of /proc/PID/maps; `None` for what is not executable or not a file.
@@ -301,6 +327,7 @@ mod tests {
     fn a_command_name_with_parentheses_does_not_move_the_start_time() {
         let stat = "12 (a) b) (c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 424242 20";
         assert_eq!(parse_start(stat), Some(424_242));
+        assert_eq!(parse_state(stat), Some("S"));
         assert_eq!(parse_start("12 (a"), None);
     }
 

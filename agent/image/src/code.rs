@@ -1,5 +1,7 @@
 //! From a function to the file offsets of its probe sites.
 
+use std::cell::OnceCell;
+
 use crate::elf::unwind::Unwind;
 use crate::limits::{COLD_PARTS, FUNCTION_BYTES};
 use crate::sites::{self, Around, Part, Site, Surroundings};
@@ -49,7 +51,7 @@ impl<S: ReadAt> Image<S> {
         let cold: Vec<Part<'_>> =
             cold.iter().map(|(address, bytes)| Part { address: *address, bytes }).collect();
         let main = Part { address: function.start, bytes: &main };
-        let around = Neighbourhood { image: self, table, unwind: Unwind::new(&self.elf).ok().flatten() };
+        let around = Neighbourhood { image: self, table, unwind: OnceCell::new() };
         let sites = sites::find_in(self.arch(), main, &cold, &around)?;
         let place = |site: Site| {
             let file_offset =
@@ -83,14 +85,18 @@ impl<S: ReadAt> Image<S> {
 struct Neighbourhood<'i, S> {
     image: &'i Image<S>,
     table: &'i FunctionTable,
-    unwind: Option<Unwind<'i>>,
+    /// Read when first asked for: most functions never are.
+    unwind: OnceCell<Option<Unwind<'i>>>,
 }
 
 impl<S: ReadAt> Surroundings for Neighbourhood<'_, S> {
     fn code_around(&self, address: u64) -> Option<Around> {
         let (range, named) = match self.table.code_around(address) {
             Some(known) => known,
-            None => (self.unwind.as_ref()?.range(address).ok()??, false),
+            None => {
+                let unwind = self.unwind.get_or_init(|| Unwind::new(&self.image.elf).ok().flatten());
+                (unwind.as_ref()?.range(address).ok()??, false)
+            }
         };
         let bytes = self.image.code(range.start, range.end).ok()?;
         Some(Around { address: range.start, bytes, named })

@@ -3,6 +3,7 @@
 //! A pattern without an image means the executable; `libfoo.so:name` means a mapped library. What is found
 //! but cannot be probed is a refusal, which is reported; it is an error only when nothing is left.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use edgelat_bpf::layout::{SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_MAYBE, SITE_RETURN};
@@ -190,8 +191,8 @@ fn search(
         .functions(&debug_files, &mut |progress| (context.progress)(&name, progress))
         .map_err(image_error)?;
 
-    let first = resolved.functions.len();
-    let mut taken: Vec<(u64, u64)> = Vec::new();
+    let mut known = BTreeMap::new();
+    let mut taken = BTreeSet::new();
     for pattern in patterns {
         let found = image.find(&table, pattern).map_err(|error| ResolveError::Find {
             path: path.clone(),
@@ -202,15 +203,17 @@ fn search(
         let mut refusal = None;
         for function in found {
             // Two patterns may find the same range; it is measured once.
-            if taken.contains(&(function.start, function.end)) {
+            let range = (function.start, function.end);
+            if taken.contains(&range) {
                 probed = true;
                 continue;
             }
             match image.sites(&table, &function) {
                 Ok(sites) => {
                     probed = true;
-                    taken.push((function.start, function.end));
-                    add(resolved, first, open, &function.name, &sites);
+                    taken.insert(range);
+                    let index = *known.entry(function.name.clone()).or_insert(resolved.functions.len());
+                    add(resolved, index, open, function.name, &sites);
                 }
                 Err(reason) => {
                     refusal.get_or_insert_with(|| reason.to_string());
@@ -233,19 +236,17 @@ fn search(
     Ok(())
 }
 
-/// Adds a range to the function of its name, or makes one.
+/// Adds a range to the function at `index`, which is made where it is the next one.
 fn add(
     resolved: &mut Resolved,
-    first: usize,
+    index: usize,
     open: &OpenImage,
-    name: &str,
+    name: String,
     sites: &edgelat_image::FunctionSites,
 ) {
-    let known = resolved.functions[first..].iter().position(|function| function.name == name);
-    let index = known.map_or(resolved.functions.len(), |at| first + at);
-    if known.is_none() {
+    if index == resolved.functions.len() {
         resolved.functions.push(Function {
-            name: name.to_owned(),
+            name,
             image_path: open.path.clone(),
             image: open.id,
             steppings: Steppings { entry_stepped: false, exit_stepped: false },

@@ -368,3 +368,48 @@ fn a_target_whose_file_was_deleted_is_still_measured_or_refused_in_words() {
         outcome.refused(5, &["deleted"]);
     }
 }
+
+/// The kernel finds the address space of perf's events through the main thread. Whoever measures so must not show the
+/// calls of the other threads as calls that were not made.
+fn main_thread_ends(route: &str) {
+    let _turn = Turn::shared();
+    let mut target = Target::start("headless", &["--calls", "0"]);
+    let session = Session::with(&target, &["--interval", "0.1", "--route", route], &["works_on"]);
+    target.go();
+    session.wait_for(|report| report.function("works_on").exits > 100);
+    target.signal(nix::sys::signal::Signal::SIGUSR1);
+    let (report, words) = session.end_with_stderr();
+    assert_eq!(report.ended.as_deref(), Some("target"));
+    assert!(words.contains(&format!("the main thread of process {} has ended", target.pid())), "{words}");
+    let oracle = target.stop();
+    let function = report.function("works_on");
+    assert!(function.entries < oracle.function("works_on").calls, "{function:#?}");
+}
+
+#[test]
+fn the_end_of_the_main_thread_is_told_by_tracefs() {
+    main_thread_ends("tracefs");
+}
+
+#[test]
+fn the_end_of_the_main_thread_is_told_by_single_events() {
+    main_thread_ends("single");
+}
+
+/// uprobe_multi does not need that thread once it is attached; a process without one cannot be opened any more.
+#[test]
+fn a_process_is_measured_on_after_its_main_thread() {
+    let _turn = Turn::shared();
+    let mut target = Target::start("headless", &["--calls", "0"]);
+    let session = Session::with(&target, &["--interval", "0.1", "--route", "uprobe_multi"], &["works_on"]);
+    target.go();
+    session.wait_for(|report| report.function("works_on").exits > 100);
+    target.signal(nix::sys::signal::Signal::SIGUSR1);
+    let before = target.tell().function("works_on").calls;
+    session.wait_for(|report| report.function("works_on").exits > before + 1000);
+    let pid = target.pid().to_string();
+    edgelat_tests::edgelat(&["watch", "-p", &pid, "works_on"])
+        .refused(5, &["main thread of process", &pid, "after a restart of the process"]);
+    let oracle = target.stop();
+    session.end().agrees_with(&oracle);
+}

@@ -346,12 +346,13 @@ impl Watch {
                     Event::NotCovered { pid, error } => {
                         say(format_args!("child {pid} is not covered: {error}"))
                     }
-                    Event::Ended { pid } => {
-                        self.alive.remove(&pid);
-                        let process = self.processes.iter_mut().find(|process| process.pid == pid);
-                        if let Some(process) = process {
-                            process.ended_ns.get_or_insert(now);
-                        }
+                    Event::Ended { pid } => self.gone(pid, now),
+                    Event::MainThreadEnded { pid } => {
+                        say(format_args!(
+                            "the main thread of process {pid} has ended, and the kernel stops probes of this route \
+                             with it; calls from here on are not measured (--route uprobe_multi can, from Linux 6.6)"
+                        ));
+                        self.gone(pid, now);
                     }
                     Event::Replaced { pid } => {
                         say(format_args!(
@@ -366,6 +367,14 @@ impl Watch {
             if !more {
                 return Ok(self.alive.is_empty().then_some(Ended::Target));
             }
+        }
+    }
+
+    /// A process is no longer covered.
+    fn gone(&mut self, pid: i32, now: u64) {
+        self.alive.remove(&pid);
+        if let Some(process) = self.processes.iter_mut().find(|process| process.pid == pid) {
+            process.ended_ns.get_or_insert(now);
         }
     }
 
