@@ -22,7 +22,7 @@ fn spellings(option: &Opt) -> Vec<String> {
 
 /// A script for bash 4 and later. It needs no bash-completion package.
 pub(super) fn bash() -> String {
-    const PROCESSES: &str = "COMPREPLY=($(compgen -W \"$(command ps -e -o pid=)\" -- \"$current\"))";
+    const PROCESSES: &str = "COMPREPLY=($(compgen -W \"$(cd /proc && echo [0-9]*)\" -- \"$current\"))";
     let words = |words: &str| format!("COMPREPLY=($(compgen -W \"{words}\" -- \"$current\"))");
     let reply = |complete| match complete {
         Complete::Nothing => ":".to_string(),
