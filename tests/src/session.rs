@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill};
 use nix::unistd::Pid;
 
 use crate::lines::Lines;
@@ -19,6 +19,7 @@ const ARMED: &str = "edgelat: armed";
 
 /// The binary under test: `EDGELAT_BIN`, or the one beside this test in cargo's target directory.
 pub fn binary() -> PathBuf {
+    hear_signals();
     if let Some(path) = std::env::var_os("EDGELAT_BIN") {
         let path = PathBuf::from(path);
         assert!(path.is_file(), "EDGELAT_BIN names {}, which is no file", path.display());
@@ -33,6 +34,15 @@ pub fn binary() -> PathBuf {
             test.display()
         )
     })
+}
+
+/// A shell makes what it runs in the background ignore Ctrl-C. If it runs the tests so, the agent would inherit that.
+fn hear_signals() {
+    for signal in [Signal::SIGINT, Signal::SIGHUP] {
+        // SAFETY: the default action is no handler, so there is nothing that could be unsafe to run.
+        unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }
+            .expect("a signal that may be handled");
+    }
 }
 
 /// What a command came to.

@@ -222,6 +222,25 @@ fn ctrl_c_at_any_moment_ends_in_time() {
     target.stop();
 }
 
+/// `nohup edgelat watch ... &`: the terminal goes, and measuring goes on until somebody says TERM.
+#[test]
+fn what_it_was_started_to_ignore_does_not_end_it() {
+    let _turn = Turn::shared();
+    let mut target = endless();
+    target.go();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "trap '' HUP INT; exec \"$0\" watch --json --interval 0.1 -p \"$1\" work"]);
+    command.arg(edgelat_tests::session::binary()).arg(target.pid().to_string());
+    let session = Session::start(command);
+    session.signal(Signal::SIGHUP);
+    session.signal(Signal::SIGINT);
+    let before = session.wait_for(|report| report.function("work").exits > 0).function("work").exits;
+    session.wait_for(|report| report.function("work").exits > before + 1000);
+    session.signal(Signal::SIGTERM);
+    assert_eq!(session.end().ended.as_deref(), Some("signal"));
+    target.stop();
+}
+
 #[test]
 fn a_command_outlives_its_killed_agent() {
     let _turn = Turn::shared();

@@ -10,6 +10,7 @@
 
 mod refusals;
 mod screen;
+mod signals;
 mod spawn;
 
 use std::collections::BTreeSet;
@@ -98,7 +99,7 @@ impl Fails for WatchError {
 /// # Errors
 /// Why nothing could be measured. What was measured before an error is printed first.
 pub fn run(options: WatchOptions) -> Result<Exit, Failure> {
-    let signals = catch_signals().map_err(WatchError::Signals)?;
+    let signals = signals::catch().map_err(WatchError::Signals)?;
     let mut spawned = match &options.target {
         WatchTarget::Process(_) => None,
         WatchTarget::Command(words) => Some(Spawned::start(words, options.json).map_err(WatchError::from)?),
@@ -481,15 +482,6 @@ fn describe(line: &mut Line, target: &Target) -> Result<TargetReport, GuardError
         exe: executable.map(|image| image.path.to_string()).unwrap_or_default(),
         build_id: open.and_then(|open| resolve::build_id_of(&open.file)),
     })
-}
-
-/// INT, TERM and HUP become readable on a socket instead of killing us with probes attached.
-fn catch_signals() -> io::Result<UnixStream> {
-    let (read, write) = UnixStream::pair()?;
-    for signal in [nix::libc::SIGINT, nix::libc::SIGTERM, nix::libc::SIGHUP] {
-        signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
-    }
-    Ok(read)
 }
 
 /// Has the reader of standard output gone?
