@@ -243,7 +243,12 @@ fn attach(page: &mut String, results: &Results) -> Written {
     for (what, of) in phases {
         quicker(page, results, what, "ms", of)?;
     }
-    writeln!(page)
+    writeln!(
+        page,
+        "\nWhat edgelat does and the others do not: it asks the kernel by trials what it can do, decodes each function to \
+         find its returns, has the verifier pass two programs that keep an account of every call, and with `ret` it sets \
+         and removes at least two breakpoints a function where they set one and hijack the return address.\n"
+    )
 }
 
 fn functions(number: usize) -> String {
