@@ -1,4 +1,5 @@
-//! Writes `layout.h` from `src/layout.rs` and compiles `src/latency.bpf.c` with clang.
+//! Writes `layout.h` from `src/layout.rs`, compiles `src/latency.bpf.c` with clang and tells the crate the SHA-256 of the
+//! object.
 
 #[allow(dead_code, unreachable_pub, missing_docs)]
 #[path = "src/layout.rs"]
@@ -8,6 +9,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
+
+use sha2::{Digest as _, Sha256};
 
 fn main() {
     if let Err(message) = build() {
@@ -29,8 +32,15 @@ fn build() -> Result<(), String> {
     // libbpf-sys names the folder of libbpf's own BPF headers; using the vendored ones keeps the object
     // independent of what the build machine has installed.
     let libbpf = env::var("DEP_BPF_INCLUDE").map_err(|_| "libbpf-sys did not name its include folder")?;
-    compile(Path::new("src/latency.bpf.c"), &out.join("latency.bpf.o"), &out, &libbpf)?;
+    let object = out.join("latency.bpf.o");
+    compile(Path::new("src/latency.bpf.c"), &object, &out, &libbpf)?;
+    let bytes = fs::read(&object).map_err(|e| format!("cannot read {}: {e}", object.display()))?;
+    println!("cargo::rustc-env=OBJECT_SHA256={}", hex(&Sha256::digest(bytes)));
     compile(Path::new("src/record.bpf.c"), &out.join("record.bpf.o"), &out, &libbpf)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn compile(source: &Path, object: &Path, out: &Path, libbpf: &str) -> Result<(), String> {

@@ -10,6 +10,9 @@ use crate::layout::Constants;
 /// The compiled object of this architecture.
 pub const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/latency.bpf.o"));
 
+/// SHA-256 of [`OBJECT`] in hexadecimal: tells which programs a box runs.
+pub const OBJECT_SHA256: &str = env!("OBJECT_SHA256");
+
 /// Names of maps.
 pub mod map {
     /// Histograms, mapped by the collector.
@@ -119,6 +122,9 @@ pub fn constants(lanes: u32, frame_sets: u32, unknown_row: u32) -> [u8; CONSTANT
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
     use super::*;
     use crate::layout::STRUCTS;
     use libbpf_rs::btf::types::{Array, MemberAttr, Struct};
@@ -148,6 +154,16 @@ mod tests {
         for suffix in [map::CONTROL_SUFFIX, map::CONSTANTS_SUFFIX] {
             assert!(maps.iter().any(|m| m.ends_with(suffix)), "map {suffix} is not in the object");
         }
+    }
+
+    /// As anybody would check it, by the program of coreutils or BusyBox.
+    #[test]
+    fn the_hash_is_that_of_the_object() {
+        let command = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut command = command.unwrap();
+        command.stdin.take().unwrap().write_all(OBJECT).unwrap();
+        let told = command.wait_with_output().unwrap().stdout;
+        assert_eq!(String::from_utf8_lossy(&told).split_whitespace().next(), Some(OBJECT_SHA256));
     }
 
     #[test]

@@ -8,12 +8,14 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use caps::{CapSet, Capability};
+use caps::Capability;
+use edgelat_bpf::object::OBJECT_SHA256;
 use nix::errno::Errno;
 
-use crate::attach::{can_use, tracefs::Tracefs};
+use crate::attach::{can_use, perf::confidentiality, reason, tracefs::Tracefs};
 use crate::features;
 use crate::protocol::{Returns, Route};
+use crate::rights::{held, in_first_user_namespace};
 use crate::target::in_first_pid_namespace;
 
 /// How a finding bears on measuring.
@@ -63,15 +65,18 @@ impl Finding {
 /// no RLIMIT_MEMLOCK.
 const OLDEST_KERNEL: (u32, u32) = (5, 11);
 
-/// Everything: the surroundings, then the trials.
+/// Everything: the surroundings, which programs edgelat brings, then the trials.
 pub fn check() -> Vec<Finding> {
     let mut findings = surroundings();
+    findings.push(Finding::ok("object", format!("latency.bpf.o, sha256 {OBJECT_SHA256}")));
     let programs = programs(features::programs());
     let loads = programs.state;
     findings.push(programs);
-    let tracefs = Tracefs::open().ok();
+    let tracefs = Tracefs::open().map(drop);
+    let locked = confidentiality() == Some(true);
     let reason = |route| match loads {
-        State::Ok => can_use(route, Returns::Ret, tracefs.as_ref()).err(),
+        _ if locked => Some("the kernel is locked down for confidentiality".to_string()),
+        State::Ok => can_use(route, Returns::Ret, &tracefs).err().map(|error| reason(&error)),
         _ => Some("no BPF program can be loaded".to_string()),
     };
     let tried = [Route::UprobeMulti, Route::Tracefs, Route::Single].map(|route| (route, reason(route)));
@@ -129,18 +134,21 @@ fn routes(tried: &[(Route, Option<String>)], forbidden: bool) -> Vec<Finding> {
 
 /// Findings from files and harmless calls, in the order in which a person would repair them.
 pub fn surroundings() -> Vec<Finding> {
+    // The kernel's own word needs securityfs to be mounted.
+    let modes = line("/sys/kernel/security/lockdown");
+    let lockdown = lockdown(modes.as_deref(), confidentiality());
     let mut findings = vec![
         kernel(&nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned())),
         btf(&fs::File::open("/sys/kernel/btf/vmlinux").map(drop)),
         uprobes(Path::new("/sys/bus/event_source/devices/uprobe/type").exists()),
         perf_events(line("/proc/sys/kernel/perf_event_paranoid").as_deref(), held(Capability::CAP_PERFMON)),
-        tracefs(&fs::read_to_string("/proc/self/mounts").unwrap_or_default()),
+        tracefs(&fs::read_to_string("/proc/self/mounts").unwrap_or_default(), lockdown.state),
         capabilities(held),
     ];
     findings.extend(user_namespace(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default()));
     findings.extend(process_namespace(in_first_pid_namespace()));
     findings.push(unprivileged_bpf(line("/proc/sys/kernel/unprivileged_bpf_disabled").as_deref()));
-    findings.push(lockdown(line("/sys/kernel/security/lockdown").as_deref()));
+    findings.push(lockdown);
     findings.extend(line("/proc/sys/net/core/bpf_jit_enable").map(|setting| jit(&setting)));
     findings.push(clock(line("/sys/devices/system/clocksource/clocksource0/current_clocksource").as_deref()));
     findings
@@ -149,10 +157,6 @@ pub fn surroundings() -> Vec<Finding> {
 /// The first line of a small file, where it can be read.
 fn line(path: &str) -> Option<String> {
     Some(fs::read_to_string(path).ok()?.lines().next()?.trim().to_string())
-}
-
-fn held(capability: Capability) -> bool {
-    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
 }
 
 fn kernel(release: &Result<String, Errno>) -> Finding {
@@ -237,8 +241,12 @@ fn perf_events(paranoid: Option<&str>, perfmon: bool) -> Finding {
     }
 }
 
-fn tracefs(mounts: &str) -> Finding {
+fn tracefs(mounts: &str, lockdown: State) -> Finding {
     const NAME: &str = "tracefs";
+    if lockdown == State::Missing {
+        let detail = "off: the kernel is locked down for confidentiality";
+        return Finding::not_ok(NAME, State::Warn, detail, "see the finding lockdown");
+    }
     let mount = mounts.lines().find_map(|line| {
         let mut fields = line.split(' ');
         let (point, kind) = (fields.nth(1)?, fields.next()?);
@@ -292,8 +300,7 @@ fn capabilities(held: impl Fn(Capability) -> bool) -> Finding {
 
 /// Capabilities count for bpf() and perf events in the first user namespace only.
 fn user_namespace(uid_map: &str) -> Option<Finding> {
-    let fields: Vec<&str> = uid_map.split_ascii_whitespace().collect();
-    if fields.is_empty() || fields == ["0", "0", "4294967295"] {
+    if in_first_user_namespace(uid_map) {
         return None;
     }
     Some(Finding::not_ok(
@@ -329,19 +336,21 @@ fn unprivileged_bpf(setting: Option<&str>) -> Finding {
     Finding::ok("unprivileged-bpf-disabled", detail)
 }
 
-fn lockdown(modes: Option<&str>) -> Finding {
+/// The kernel's list of modes and the answer to a trial.
+fn lockdown(modes: Option<&str>, confidentiality: Option<bool>) -> Finding {
     const NAME: &str = "lockdown";
     // The file lists all modes, the present one in brackets: `none [integrity] confidentiality`.
     let mode = modes.and_then(|modes| Some(modes.split_once('[')?.1.split_once(']')?.0));
-    match mode {
-        Some("confidentiality") => Finding::not_ok(
+    match (mode, confidentiality) {
+        (Some("confidentiality"), _) | (None, Some(true)) => Finding::not_ok(
             NAME,
-            State::Warn,
-            "confidentiality: tracefs cannot be opened, and BPF programs may not read kernel memory",
-            "boot with lockdown=integrity if no route works",
+            State::Missing,
+            "confidentiality: BPF programs may not read kernel memory, and tracing is off; no capability helps",
+            "boot with lockdown=integrity or without lockdown",
         ),
-        Some(mode) => Finding::ok(NAME, mode),
-        None => Finding::ok(NAME, "none"),
+        (Some(mode), _) => Finding::ok(NAME, mode),
+        (None, Some(false)) => Finding::ok(NAME, "not for confidentiality"),
+        (None, None) => Finding::ok(NAME, "not told: securityfs is not mounted here"),
     }
 }
 
@@ -417,9 +426,9 @@ mod tests {
     #[test]
     fn tracefs_is_found_wherever_it_is_mounted() {
         let mounts = "proc /proc proc rw 0 0\ntracefs /sys/kernel/tracing tracefs rw,nosuid 0 0\n";
-        assert_eq!(tracefs(mounts).detail, "mounted at /sys/kernel/tracing");
-        assert_eq!(tracefs("tracefs /mnt/tracefs ext4 rw 0 0\n").state, State::Warn);
-        assert_eq!(tracefs("").state, State::Warn);
+        assert_eq!(tracefs(mounts, State::Ok).detail, "mounted at /sys/kernel/tracing");
+        assert_eq!(tracefs("tracefs /mnt/tracefs ext4 rw 0 0\n", State::Ok).state, State::Warn);
+        assert_eq!(tracefs("", State::Ok).state, State::Warn);
     }
 
     #[test]
@@ -444,10 +453,23 @@ mod tests {
 
     #[test]
     fn the_mode_of_lockdown_is_the_one_in_brackets() {
-        assert_eq!(lockdown(Some("none [integrity] confidentiality")).detail, "integrity");
-        assert_eq!(lockdown(Some("none integrity [confidentiality]")).state, State::Warn);
-        assert_eq!(lockdown(Some("[none] integrity confidentiality")).state, State::Ok);
-        assert_eq!(lockdown(None).state, State::Ok);
+        let told = |modes| lockdown(Some(modes), None);
+        assert_eq!(told("none [integrity] confidentiality").detail, "integrity");
+        assert_eq!(told("none integrity [confidentiality]").state, State::Missing);
+        assert_eq!(told("[none] integrity confidentiality").state, State::Ok);
+    }
+
+    #[test]
+    fn lockdown_is_found_out_where_it_is_not_told() {
+        assert_eq!(lockdown(None, Some(true)).state, State::Missing);
+        assert_eq!(lockdown(None, Some(false)).state, State::Ok);
+        assert_eq!(lockdown(None, None).state, State::Ok);
+    }
+
+    #[test]
+    fn nobody_is_told_to_mount_tracefs_under_lockdown() {
+        let next = tracefs("", State::Missing).next;
+        assert!(next.is_some_and(|next| !next.contains("mount")));
     }
 
     #[test]

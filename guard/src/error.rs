@@ -245,6 +245,8 @@ pub enum GuardError {
     NoRoute {
         /// Each with its reason.
         reasons: Text,
+        /// Is one of the reasons a lack of permission?
+        denied: bool,
     },
     /// A number that the guard did not issue, or a request out of order.
     #[error("request out of order: {what}")]
@@ -261,7 +263,7 @@ impl GuardError {
     /// What kind of trouble it is.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::NotPermitted { .. } => Kind::Permission,
+            Self::NotPermitted { .. } | Self::NoRoute { denied: true, .. } => Kind::Permission,
             Self::Proc { os, .. }
             | Self::OpenImage { os, .. }
             | Self::Attach { os, .. }
@@ -275,7 +277,7 @@ impl GuardError {
             | Self::Unsupported { .. }
             | Self::Load { .. }
             | Self::Route { .. }
-            | Self::NoRoute { .. } => Kind::Kernel,
+            | Self::NoRoute { denied: false, .. } => Kind::Kernel,
             Self::NoProcess { .. }
             | Self::Thread { .. }
             | Self::NoImage { .. }

@@ -281,10 +281,11 @@ impl Guard {
             return Err(GuardError::BadPlan { reason: text("an image has entry sites but no exit sites") });
         }
         // Events of a killed agent are swept whichever route is taken.
-        if self.tracefs.is_none() {
-            self.tracefs = Tracefs::open().ok();
-        }
-        let way = attach::choose(options.route, options.returns, plan.sites, self.tracefs.as_ref())?;
+        let tracefs = match &self.tracefs {
+            Some(_) => Ok(()),
+            None => Tracefs::open().map(|opened| self.tracefs = Some(opened)),
+        };
+        let way = attach::choose(options.route, options.returns, plan.sites, &tracefs)?;
         let functions = options.functions + EXTRA_ROWS;
         let shape = Shape {
             programs: way.programs,

@@ -21,7 +21,7 @@
 //! | `attach/` | probes, by three routes |
 //! | `calibrate.rs` | what does a probe itself add? |
 //! | `features.rs`, `check.rs` | what can this kernel do? |
-//! | `error.rs` | why not? |
+//! | `error.rs`, `rights.rs` | why not? |
 
 mod attach;
 mod calibrate;
@@ -34,6 +34,7 @@ mod guard;
 mod image;
 mod load;
 pub mod protocol;
+mod rights;
 mod target;
 
 pub use error::{GuardError, Kind};

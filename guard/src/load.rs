@@ -7,16 +7,18 @@ use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use caps::Capability;
 use edgelat_bpf::Switch;
 use edgelat_bpf::layout::{self, FRAME_WAYS, FrameSet, Row, SiteKey};
 use edgelat_bpf::object::{CONSTANTS_BYTES, FAMILY_PROGRAMS, OBJECT, Programs, constants, map};
 use libbpf_rs::{
-    ErrorKind, Link, MapCore, MapFlags, Object, ObjectBuilder, PrintLevel, ProgramMut, RingBuffer,
-    RingBufferBuilder,
+    ErrorKind, Link, MapCore, MapFlags, Object, ObjectBuilder, OpenObject, PrintLevel, ProgramMut,
+    RingBuffer, RingBufferBuilder,
 };
 use nix::errno::Errno;
 
 use crate::error::{GuardError, Os, text};
+use crate::rights;
 
 /// Processes that a family may have at the same time; the size of the `family` map.
 pub(crate) const FAMILY: usize = 1024;
@@ -102,7 +104,7 @@ impl Loaded {
         let ways = FRAME_WAYS as u32;
         let frame_sets = shape.frames.div_ceil(ways).max(1).next_power_of_two();
         let messages = Messages::record();
-        let object = Self::load(shape, lanes, frame_sets);
+        let object = Self::open(shape, lanes, frame_sets).and_then(OpenObject::load);
         let object = object.map_err(|error| messages.explain(&error))?;
         drop(messages);
 
@@ -115,7 +117,8 @@ impl Loaded {
         Ok(loaded)
     }
 
-    fn load(shape: &Shape, lanes: u32, frame_sets: u32) -> libbpf_rs::Result<Object> {
+    /// The object with what `shape` asks for, not yet shown to the kernel.
+    fn open(shape: &Shape, lanes: u32, frame_sets: u32) -> libbpf_rs::Result<OpenObject> {
         let mut open = ObjectBuilder::default().name("edgelat")?.open_memory(OBJECT)?;
         for mut program in open.progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
@@ -155,7 +158,7 @@ impl Loaded {
                 None => map.set_autocreate(false)?,
             }
         }
-        open.load()
+        Ok(open)
     }
 
     fn watch_family(&self, follow_forks: bool) -> Result<FamilyWatch, GuardError> {
@@ -293,6 +296,11 @@ pub(crate) fn os_error(error: &libbpf_rs::Error) -> Os {
     }
 }
 
+/// The error where the kernel takes no program from this caller.
+pub(crate) fn load_refused(os: Os) -> GuardError {
+    rights::refused("load BPF programs", os, &[Capability::CAP_BPF, Capability::CAP_PERFMON])
+}
+
 /// What libbpf prints while it is at work, kept for the error message instead of going to stderr.
 struct Messages;
 
@@ -318,11 +326,15 @@ impl Messages {
         let os = os_error(error);
         if os.denied() && with_messages(|all| !all.contains("verif") && !all.contains("BEGIN PROG LOAD LOG"))
         {
-            return GuardError::NotPermitted {
-                action: text("load BPF programs"),
-                os,
-                need: text("CAP_BPF and CAP_PERFMON"),
-            };
+            // Before 5.11 the memory of maps counts to the limit of locked memory, which libbpf then raises.
+            if with_messages(|all| all.contains("failed to create")) {
+                return rights::refused(
+                    "make BPF maps",
+                    os,
+                    &[Capability::CAP_BPF, Capability::CAP_SYS_RESOURCE],
+                );
+            }
+            return load_refused(os);
         }
         // The verifier's reason stands in its last lines.
         let log = with_messages(|all| {
@@ -345,26 +357,100 @@ fn with_messages<T>(f: impl FnOnce(&mut String) -> T) -> T {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::io::Write as _;
+
+    use libbpf_rs::{AsRawLibbpf as _, libbpf_sys};
+
     use super::*;
+    use crate::features;
+
+    fn shape(programs: Programs) -> Shape {
+        Shape { programs, functions: 3, frames: 100, sites: 9, follow_forks: true }
+    }
+
+    /// Has this kernel what the programs need?
+    fn possible(programs: Programs) -> bool {
+        match programs {
+            Programs::Multi | Programs::MultiReturn => features::uprobe_multi().is_ok(),
+            Programs::MultiWriting => features::write_registers().is_ok(),
+            Programs::Session => features::session().is_ok(),
+            Programs::Address => features::compare_exchange().is_ok(),
+            Programs::AddressReturn => {
+                features::compare_exchange().is_ok() && features::attach_cookie().is_ok()
+            }
+            Programs::AddressHash => true,
+        }
+    }
+
+    /// A line for the table of kernels, past libtest, which keeps what `println!` prints. It begins on a line of its
+    /// own: libtest may have begun one.
+    fn fact(fact: std::fmt::Arguments<'_>) {
+        std::io::stdout().write_all(format!("\nedgelat-fact {fact}\n").as_bytes()).unwrap();
+    }
 
     /// Loading needs root; the tests of this crate are run as root.
     #[test]
     fn every_set_of_programs_passes_the_verifier_of_this_kernel() {
         for &programs in Programs::ALL {
-            let possible = match programs {
-                Programs::Multi | Programs::MultiReturn => crate::features::uprobe_multi().is_ok(),
-                Programs::MultiWriting => crate::features::write_registers().is_ok(),
-                Programs::Session => crate::features::session().is_ok(),
-                Programs::Address | Programs::AddressReturn => crate::features::compare_exchange().is_ok(),
-                Programs::AddressHash => true,
-            };
-            if possible {
-                let shape = Shape { programs, functions: 3, frames: 100, sites: 9, follow_forks: true };
-                let loaded = Loaded::new(&shape).unwrap_or_else(|error| panic!("{programs:?}: {error}"));
-                assert_eq!(loaded.frame_sets, 16, "100 frames in sets of eight, a power of two");
-                let frames = loaded.object.maps().any(|m| m.name() == map::FRAMES && m.autocreate());
-                assert_eq!(frames, programs.maps_frames(), "{programs:?}");
+            if !possible(programs) {
+                fact(format_args!("programs {programs:?} -"));
+                continue;
             }
+            let loaded =
+                Loaded::new(&shape(programs)).unwrap_or_else(|error| panic!("{programs:?}: {error}"));
+            assert_eq!(loaded.frame_sets, 16, "100 frames in sets of eight, a power of two");
+            let frames = loaded.object.maps().any(|m| m.name() == map::FRAMES && m.autocreate());
+            assert_eq!(frames, programs.maps_frames(), "{programs:?}");
+            fact(format_args!("programs {programs:?} ok"));
+        }
+    }
+
+    /// Instructions that the verifier went through for each program of a set.
+    fn instructions_verified(programs: Programs) -> Vec<(String, u64)> {
+        const STATISTICS: u32 = 4; // BPF_LOG_STATS, include/linux/bpf_verifier.h: 5.2
+        const LOG_BYTES: usize = 64 * 1024;
+        let mut open = Loaded::open(&shape(programs), 2, 16).unwrap();
+        let mut logs = Vec::new();
+        for mut program in open.progs_mut().filter(|program| program.autoload()) {
+            program.set_log_level(STATISTICS);
+            let mut log: Box<[u8]> = vec![0; LOG_BYTES].into();
+            // SAFETY: the program is open and not loaded; the buffer is writable for its length, stays where it is, and
+            // outlives the loading below, after which libbpf writes to it no more.
+            let set = unsafe {
+                libbpf_sys::bpf_program__set_log_buf(
+                    program.as_libbpf_object().as_ptr(),
+                    log.as_mut_ptr().cast(),
+                    LOG_BYTES as _,
+                )
+            };
+            assert_eq!(set, 0);
+            logs.push((program.name().to_string_lossy().into_owned(), log));
+        }
+        drop(open.load().unwrap_or_else(|error| panic!("{programs:?}: {error}")));
+        let count = |log: &[u8]| -> Option<u64> {
+            let log = String::from_utf8_lossy(log);
+            log.split_once("processed ")?.1.split_once(" insns")?.0.parse().ok()
+        };
+        logs.into_iter()
+            .map(|(name, log)| {
+                let count = count(&log).unwrap_or_else(|| panic!("{name}: the verifier told no count"));
+                (name, count)
+            })
+            .collect()
+    }
+
+    /// The kernel gives up at a million. Each kernel counts in its own way; how much is told as a fact, for whoever keeps
+    /// the figures of all of them.
+    #[test]
+    fn no_program_comes_near_the_bound_of_the_verifier() {
+        const BOUND: u64 = 100_000;
+        let sets = Programs::ALL.iter().filter(|programs| possible(**programs));
+        // Sets share programs.
+        let counts: BTreeMap<String, u64> = sets.flat_map(|set| instructions_verified(*set)).collect();
+        for (program, count) in counts {
+            fact(format_args!("verifier {program} {count}"));
+            assert!((1..BOUND).contains(&count), "{program}: {count} instructions");
         }
     }
 
@@ -395,7 +481,7 @@ mod tests {
     }
 
     /// Bytes of stack of each (sub-)program in a row of instructions.
-    fn stacks(instructions: &[libbpf_rs::libbpf_sys::bpf_insn]) -> Vec<i32> {
+    fn stacks(instructions: &[libbpf_sys::bpf_insn]) -> Vec<i32> {
         const FRAME_POINTER: u8 = 10;
         const PSEUDO_CALL: u8 = 1; // BPF_PSEUDO_CALL: a call of a sub-program, by relative address
         let calls =
@@ -427,9 +513,8 @@ mod tests {
         const BOUND: i32 = 48;
         let mut seen = 0;
         for &programs in Programs::ALL {
-            let shape = Shape { programs, functions: 3, frames: 100, sites: 9, follow_forks: true };
             // What this kernel does not take is judged where it does.
-            let Ok(loaded) = Loaded::new(&shape) else { continue };
+            let Ok(loaded) = Loaded::new(&shape(programs)) else { continue };
             for program in loaded.object.progs().filter(|program| program.autoload()) {
                 let stacks = stacks(program.insns());
                 assert!(stacks.iter().any(|bytes| *bytes > 0) || stacks.len() > 1, "{:?}", program.name());

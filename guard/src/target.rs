@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use caps::Capability;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -14,6 +15,7 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 use crate::error::{GuardError, Os, text};
 use crate::protocol::TargetId;
+use crate::rights;
 
 /// Longest line of /proc/PID/maps that is read: a path of PATH_MAX and what stands before it.
 const LINE_BYTES: u64 = 4096 + 128;
@@ -189,6 +191,15 @@ impl Target {
     }
 
     fn image_error(&self, mapping: &Mapping, errno: Errno) -> GuardError {
+        if Os::from(errno).denied() {
+            // A file that is gone from its path can only be had by the kernel's link to it.
+            let wanted = match mapping.deleted {
+                true => Capability::CAP_CHECKPOINT_RESTORE,
+                false => Capability::CAP_DAC_READ_SEARCH,
+            };
+            let action = format_args!("open {} of process {}", mapping.path, self.pid);
+            return rights::refused(action, errno.into(), &[wanted]);
+        }
         GuardError::OpenImage { pid: self.pid, path: text(&mapping.path), os: errno.into() }
     }
 
@@ -225,11 +236,8 @@ impl Target {
     }
 
     fn denied(&self, action: &str, os: Os) -> GuardError {
-        GuardError::NotPermitted {
-            action: text(format_args!("open process {} ({action})", self.pid)),
-            os,
-            need: text("CAP_SYS_PTRACE"),
-        }
+        let action = format_args!("open process {} ({action})", self.pid);
+        rights::refused(action, os, &[Capability::CAP_SYS_PTRACE])
     }
 }
 

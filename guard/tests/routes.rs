@@ -3,12 +3,15 @@
 //! The target sleeps; its probes sit on its start-up code, which never runs again. Needs root.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command};
 
+use common::{OPTIONS, begin, call, open_executable, open_target};
 use edgelat_guard::protocol::{
-    Bias, ImageId, Line, MappedImage, PlanId, PlanOptions, PlanSite, Reply, Request, Returns, Route, TargetId,
+    Bias, ImageId, Line, PlanId, PlanOptions, PlanSite, Reply, Request, Returns, Route, TargetId,
 };
 use edgelat_guard::{Guard, GuardError};
 
@@ -31,30 +34,8 @@ impl Drop for Sleeper {
     }
 }
 
-fn call(line: &mut Line, request: Request) -> Reply {
-    line.call(&request).unwrap_or_else(|error| panic!("{request:?}: {error}")).0
-}
-
-fn open_target(line: &mut Line, pid: i32) -> TargetId {
-    match call(line, Request::OpenTarget { pid, allow_ptrace: false }) {
-        Reply::Target { target, .. } => target,
-        other => panic!("{other:?}"),
-    }
-}
-
-/// The executable of a sleeper, as soon as it executes it.
-fn open_executable(line: &mut Line, target: TargetId) -> (ImageId, File) {
-    let sleeps = |image: &MappedImage| image.executable && !image.path.contains("routes");
-    loop {
-        let Reply::Images { images, .. } = call(line, Request::ListImages { target, from: 0 }) else {
-            panic!()
-        };
-        if let Some(image) = images.iter().find(|image| sleeps(image)) {
-            let (reply, mut fds) = line.call(&Request::OpenImage { target, index: image.index }).unwrap();
-            let Reply::Image { image } = reply else { panic!("{reply:?}") };
-            return (image, File::from(fds.remove(0)));
-        }
-    }
+fn open_sleep(line: &mut Line, target: TargetId) -> (ImageId, File) {
+    open_executable(line, target, |image| !image.path.contains("routes"))
 }
 
 /// Where the program starts: e_entry, which equals its file offset in Debian's coreutils.
@@ -79,28 +60,12 @@ fn sites(file: &File) -> [PlanSite; 2] {
     [entry, site(offset + length, true)]
 }
 
-const OPTIONS: PlanOptions = PlanOptions {
-    functions: 1,
-    frames: 64,
-    max_map_bytes: 4 << 20,
-    returns: Returns::Ret,
-    route: None,
-    follow_forks: true,
-};
-
-fn begin(line: &mut Line, target: TargetId, options: PlanOptions) -> PlanId {
-    match call(line, Request::BeginPlan { target, options }) {
-        Reply::Plan { plan } => plan,
-        other => panic!("{other:?}"),
-    }
-}
-
 /// Everything that a session does; `None` where this kernel does not have the route.
 fn session(route: Route, returns: Returns) -> Option<Bias> {
     let sleeper = Sleeper::start();
     let mut line = Line::new(Guard::new());
     let target = open_target(&mut line, sleeper.pid());
-    let (image, file) = open_executable(&mut line, target);
+    let (image, file) = open_sleep(&mut line, target);
     let plan = begin(&mut line, target, PlanOptions { route: Some(route), returns, ..OPTIONS });
     let mut plan_sites = heapless::Vec::from_slice(&sites(&file)).unwrap();
     if returns == Returns::Uretprobe {
@@ -151,7 +116,7 @@ fn without_a_wish_the_guard_finds_a_route() {
     let sleeper = Sleeper::start();
     let mut line = Line::new(Guard::new());
     let target = open_target(&mut line, sleeper.pid());
-    let (image, file) = open_executable(&mut line, target);
+    let (image, file) = open_sleep(&mut line, target);
     let plan = begin(&mut line, target, OPTIONS);
     let sites = heapless::Vec::from_slice(&sites(&file)).unwrap();
     call(&mut line, Request::PlanSites { plan, image, sites });
@@ -163,7 +128,7 @@ fn a_plan_is_not_believed() {
     let sleeper = Sleeper::start();
     let mut line = Line::new(Guard::new());
     let target = open_target(&mut line, sleeper.pid());
-    let (image, file) = open_executable(&mut line, target);
+    let (image, file) = open_sleep(&mut line, target);
     let plan = begin(&mut line, target, OPTIONS);
     let [good, _] = sites(&file);
     let mut refused = |site: PlanSite| {
@@ -225,7 +190,7 @@ fn a_plan_that_needs_more_memory_than_allowed_names_the_figure() {
     let sleeper = Sleeper::start();
     let mut line = Line::new(Guard::new());
     let target = open_target(&mut line, sleeper.pid());
-    let (image, file) = open_executable(&mut line, target);
+    let (image, file) = open_sleep(&mut line, target);
     let options = PlanOptions { functions: 60_000, max_map_bytes: 1 << 20, ..OPTIONS };
     let plan = begin(&mut line, target, options);
     let sites = heapless::Vec::from_slice(&sites(&file)).unwrap();

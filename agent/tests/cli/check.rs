@@ -30,6 +30,7 @@ fn verdict(ran: &Ran) -> i32 {
         "perf-events",
         "tracefs",
         "capabilities",
+        "object",
         "programs",
         "lockdown",
         "clock",

@@ -24,10 +24,11 @@ use std::fs::File;
 use std::rc::Rc;
 
 use edgelat_bpf::object::Programs;
+use nix::errno::Errno;
 
-use crate::error::{GuardError, Os, text};
+use crate::error::{GuardError, Kind, Os, text};
 use crate::features;
-use crate::load::Loaded;
+use crate::load::{Loaded, load_refused};
 use crate::protocol::{Returns, Route};
 use crate::target::{FileKey, Target};
 use tracefs::Tracefs;
@@ -95,46 +96,74 @@ pub(crate) struct Way {
     pub(crate) programs: Programs,
 }
 
+/// Why nothing is measured under lockdown=confidentiality.
+pub(crate) const LOCKED_DOWN: &str = "it is locked down for confidentiality, so BPF programs may not read its memory \
+     and tracing is off; boot with lockdown=integrity or without lockdown";
+
 /// Chooses the way that needs least among those that work here, or says why none does.
 pub(crate) fn choose(
     wanted: Option<Route>,
     returns: Returns,
     sites: usize,
-    tracefs: Option<&Tracefs>,
+    tracefs: &Result<(), Errno>,
 ) -> Result<Way, GuardError> {
+    // No route works without; better said once than for each.
+    if let Err(errno @ (Errno::EPERM | Errno::EACCES)) = features::programs() {
+        return Err(load_refused(errno.into()));
+    }
+    if perf::confidentiality() == Some(true) {
+        return Err(GuardError::Unsupported { what: text("measure"), reason: text(LOCKED_DOWN) });
+    }
     let routes: &[Route] = match &wanted {
         Some(route) => std::slice::from_ref(route),
         None => &[Route::UprobeMulti, Route::Tracefs, Route::Single],
     };
     let mut reasons = String::new();
+    let mut denied = false;
     for &route in routes {
         let fits = if route == Route::Single && wanted.is_none() && sites > HANDFUL {
-            Err(format!("{sites} probes are too many for single events, which take seconds each to remove"))
+            let reason = text(format_args!(
+                "{sites} probes are too many for single events, which take seconds each to remove"
+            ));
+            Err(GuardError::Route { route, reason })
         } else {
             can_use(route, returns, tracefs)
         };
         match fits {
             Ok(programs) => return Ok(Way { route, programs }),
-            Err(reason) if wanted.is_some() => return Err(GuardError::Route { route, reason: text(reason) }),
-            Err(reason) => reasons.push_str(&format!("{}: {reason}; ", route.name())),
+            Err(error) if wanted.is_some() => return Err(error),
+            Err(error) => {
+                denied |= error.kind() == Kind::Permission;
+                reasons.push_str(&format!("{}: {}; ", route.name(), reason(&error)));
+            }
         }
     }
-    Err(GuardError::NoRoute { reasons: text(reasons.trim_end_matches("; ")) })
+    Err(GuardError::NoRoute { reasons: text(reasons.trim_end_matches("; ")), denied })
+}
+
+/// Why a route cannot be used, for a list that names the routes itself.
+pub(crate) fn reason(error: &GuardError) -> String {
+    match error {
+        GuardError::Route { reason, .. } => reason.to_string(),
+        other => other.to_string(),
+    }
 }
 
 /// The programs for a route on this kernel, or why it cannot be used.
-pub(crate) fn can_use(route: Route, returns: Returns, tracefs: Option<&Tracefs>) -> Result<Programs, String> {
+pub(crate) fn can_use(
+    route: Route,
+    returns: Returns,
+    tracefs: &Result<(), Errno>,
+) -> Result<Programs, GuardError> {
+    let lacking = |reason: &str| GuardError::Route { route, reason: text(reason) };
     let by_address = || match features::compare_exchange() {
         Ok(()) => Programs::Address,
         Err(_) => Programs::AddressHash,
     };
     match (route, returns) {
         (Route::UprobeMulti, _) => {
-            features::uprobe_multi().map_err(|errno| match Os::from(errno).denied() {
-                true => format!("loading BPF programs is not permitted ({})", errno.desc()),
-                false => {
-                    "it needs uprobe_multi links that filter by process (Linux 6.6.32 or 6.9)".to_owned()
-                }
+            features::uprobe_multi().map_err(|_| {
+                lacking("it needs uprobe_multi links that filter by process (Linux 6.6.32 or 6.9)")
             })?;
             Ok(match returns {
                 Returns::Ret if features::write_registers().is_ok() => Programs::MultiWriting,
@@ -144,18 +173,18 @@ pub(crate) fn can_use(route: Route, returns: Returns, tracefs: Option<&Tracefs>)
             })
         }
         (Route::Tracefs, Returns::Uretprobe) => {
-            Err("a return probe of a trace event does not know its function; use --route single".to_owned())
+            Err(lacking("a return probe of a trace event does not know its function; use --route single"))
         }
         (Route::Tracefs, Returns::Ret) => match tracefs {
-            Some(_) => Ok(by_address()),
-            None => Err("the tracing file system cannot be opened (CONFIG_UPROBE_EVENTS, uid 0)".to_owned()),
+            Ok(()) => perf::may_open_tracepoints().map(|()| by_address()),
+            Err(errno) => Err(tracefs::cannot_open(*errno)),
         },
         (Route::Single, Returns::Ret) => perf::may_open_uprobes().map(|()| by_address()),
         (Route::Single, Returns::Uretprobe) => {
             perf::may_open_uprobes()?;
             match (features::attach_cookie(), features::compare_exchange()) {
                 (Ok(()), Ok(())) => Ok(Programs::AddressReturn),
-                _ => Err("return probes need attach cookies (Linux 5.15)".to_owned()),
+                _ => Err(lacking("return probes need attach cookies (Linux 5.15)")),
             }
         }
     }
@@ -229,7 +258,7 @@ pub(crate) fn close_together<T: Send>(mut held: Vec<T>) {
 
 /// The error of a failed attempt to attach.
 fn failed(route: Route, target: &Target, images: &[ImageSites], os: Os, hint: &str) -> GuardError {
-    if os.0 == nix::errno::Errno::ESRCH as i32 {
+    if os.0 == Errno::ESRCH as i32 {
         return GuardError::NoProcess { pid: target.pid };
     }
     let sites = images.iter().map(|image| image.entries.len() + image.exits.len()).sum::<usize>() as u32;

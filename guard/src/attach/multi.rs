@@ -2,12 +2,14 @@
 
 use std::ffi::c_ulong;
 
+use caps::Capability;
 use libbpf_rs::{Link, UprobeMultiOpts};
 
 use super::{ImageSites, Site, close_together, failed};
 use crate::error::GuardError;
 use crate::load::{Loaded, os_error};
 use crate::protocol::Route;
+use crate::rights;
 use crate::target::{Target, path_of};
 use edgelat_bpf::layout::{SITE_PLACE_SHIFT, SITE_PROCESS_SHIFT};
 use edgelat_bpf::object::Programs;
@@ -46,8 +48,13 @@ pub(super) fn attach(loaded: &Loaded, target: &Target, images: &[ImageSites]) ->
             let link = program
                 .attach_uprobe_multi_with_opts(target.pid, path_of(&*image.file), "", options)
                 .map_err(|error| {
+                    let os = os_error(&error);
+                    if os.denied() {
+                        let wanted = [Capability::CAP_BPF, Capability::CAP_PERFMON];
+                        return rights::refused("make uprobe_multi links", os, &wanted);
+                    }
                     let hint = "`edgelat check` shows what this kernel allows";
-                    failed(Route::UprobeMulti, target, images, os_error(&error), hint)
+                    failed(Route::UprobeMulti, target, images, os, hint)
                 })?;
             links.push(link);
             Ok(())

@@ -3,8 +3,13 @@
 use std::ffi::c_int;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use caps::Capability;
 use libbpf_rs::libbpf_sys::{self, perf_event_attr};
 use nix::errno::Errno;
+
+use crate::error::{GuardError, Os, text};
+use crate::protocol::Route;
+use crate::rights;
 
 /// PERF_TYPE_TRACEPOINT, include/uapi/linux/perf_event.h.
 const TRACEPOINT: u32 = 2;
@@ -24,23 +29,68 @@ pub(super) struct Event {
 }
 
 /// Type number of the kernel's uprobe events, which is assigned at boot.
-pub(crate) fn uprobe_type() -> Result<u32, String> {
+pub(crate) fn uprobe_type() -> Result<u32, GuardError> {
     let path = "/sys/bus/event_source/devices/uprobe/type";
-    let text =
-        std::fs::read_to_string(path).map_err(|error| format!("{path}: {error} (CONFIG_UPROBE_EVENTS)"))?;
-    text.trim().parse().map_err(|_| format!("{path} holds no number"))
+    let lacking = |reason: String| GuardError::Route { route: Route::Single, reason: text(reason) };
+    let number = std::fs::read_to_string(path)
+        .map_err(|error| lacking(format!("{path}: {error} (CONFIG_UPROBE_EVENTS)")))?;
+    number.trim().parse().map_err(|_| lacking(format!("{path} holds no number")))
+}
+
+/// The error where the kernel does not let this caller open uprobe events. Before July 2025's kernels CAP_PERFMON was
+/// enough, without which no program would have been loaded.
+pub(super) fn refused(os: Os) -> GuardError {
+    rights::refused("open perf uprobe events", os, &[Capability::CAP_SYS_ADMIN])
 }
 
 /// May this process open uprobe events? Asked with a path that leads nowhere: the kernel looks at the rights first
 /// (kernel/events/core.c, perf_uprobe_event_init), so nothing is probed for the answer.
-pub(crate) fn may_open_uprobes() -> Result<(), String> {
+pub(crate) fn may_open_uprobes() -> Result<(), GuardError> {
     let kind = uprobe_type()?;
     match open_uprobe(kind, 0, c"", 0, std::process::id() as i32) {
-        Err(errno @ (Errno::EPERM | Errno::EACCES)) => Err(format!(
-            "opening perf uprobe events is not permitted ({}); it needs CAP_SYS_ADMIN",
-            errno.desc()
-        )),
+        Err(errno @ (Errno::EPERM | Errno::EACCES)) => Err(refused(errno.into())),
         _ => Ok(()),
+    }
+}
+
+/// May this process open trace events? Asked for one that does not exist: the rights are looked at first here too.
+pub(crate) fn may_open_tracepoints() -> Result<(), GuardError> {
+    match open_tracepoint(u64::MAX, std::process::id() as i32) {
+        Err(errno @ (Errno::EPERM | Errno::EACCES)) => Err(tracepoints_refused(errno.into())),
+        _ => Ok(()),
+    }
+}
+
+/// The error where the kernel does not let this caller open trace events. From level 3 of the sysctl on, an addition of
+/// some distributions, the kernels of some of them do not take CAP_PERFMON for an answer.
+pub(super) fn tracepoints_refused(os: Os) -> GuardError {
+    let level = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
+    let action = format!("open trace events while kernel.perf_event_paranoid is {}", level.trim());
+    rights::refused(action, os, &[Capability::CAP_PERFMON, Capability::CAP_SYS_ADMIN])
+}
+
+/// Is the kernel locked down for confidentiality? `None` where it cannot be told. It shows its mode only where securityfs
+/// is mounted, so it is asked for what this mode alone refuses: an event that samples registers. The process that it
+/// should watch does not exist, which the kernel finds out later (kernel/events/core.c, perf_event_open).
+pub(crate) fn confidentiality() -> Option<bool> {
+    /// PERF_TYPE_SOFTWARE with PERF_COUNT_SW_DUMMY and PERF_SAMPLE_REGS_INTR, include/uapi/linux/perf_event.h.
+    const SOFTWARE: u32 = 1;
+    const DUMMY: u64 = 9;
+    const REGISTERS: u64 = 1 << 18;
+    let answer = |sample_type| {
+        let mut attr = attributes(SOFTWARE);
+        attr.config = DUMMY;
+        attr.sample_type = sample_type;
+        attr.sample_regs_intr = 1;
+        attr.set_exclude_kernel(1);
+        // SAFETY: the attributes name no memory besides themselves.
+        unsafe { open(&attr, i32::MAX) }.err()
+    };
+    match (answer(REGISTERS), answer(0)) {
+        (Some(Errno::ESRCH), _) => Some(false),
+        // Without registers it is not refused, so it is not perf as such that is forbidden here.
+        (Some(Errno::EPERM), Some(Errno::ESRCH)) => Some(true),
+        _ => None,
     }
 }
 

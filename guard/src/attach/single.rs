@@ -10,7 +10,7 @@ use edgelat_bpf::object::Programs;
 
 use super::perf::{self, Event};
 use super::{ImageSites, Site, close_together, failed};
-use crate::error::{GuardError, Os, text};
+use crate::error::{GuardError, Os};
 use crate::load::Loaded;
 use crate::protocol::Route;
 use crate::target::{Target, path_of};
@@ -25,8 +25,7 @@ impl Drop for Probes {
 }
 
 pub(super) fn attach(loaded: &Loaded, target: &Target, images: &[ImageSites]) -> Result<Probes, GuardError> {
-    let kind = perf::uprobe_type()
-        .map_err(|reason| GuardError::Route { route: Route::Single, reason: text(reason) })?;
+    let kind = perf::uprobe_type()?;
     let returns = loaded.programs == Programs::AddressReturn;
     // Events that were opened before one failed are closed together by this drop as well.
     let mut probes = Probes(Vec::new());
@@ -40,11 +39,7 @@ pub(super) fn attach(loaded: &Loaded, target: &Target, images: &[ImageSites]) ->
                 .map_err(|errno| {
                     let os = Os::from(errno);
                     if os.denied() {
-                        return GuardError::NotPermitted {
-                            action: text("open perf uprobe events"),
-                            os,
-                            need: text("CAP_SYS_ADMIN (CAP_PERFMON before July 2025's kernels)"),
-                        };
+                        return perf::refused(os);
                     }
                     let hint = "--route tracefs attaches more probes with fewer descriptors";
                     failed(Route::Single, target, images, os, hint)

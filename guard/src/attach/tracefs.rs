@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Read, Write as _};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
+use caps::Capability;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
@@ -22,6 +23,7 @@ use super::{ImageSites, Site, close_together, failed};
 use crate::error::{GuardError, Os, text};
 use crate::load::Loaded;
 use crate::protocol::Route;
+use crate::rights;
 use crate::target::{Target, path_of};
 
 /// TRACEFS_MAGIC, include/uapi/linux/magic.h.
@@ -46,7 +48,14 @@ pub(crate) struct Tracefs {
 impl Tracefs {
     /// Opens it and removes what agents that no longer run have left.
     pub(crate) fn open() -> Result<Self, Errno> {
-        let root = mounted().map_or_else(detached_mount, Ok)?;
+        let root = match mounted() {
+            Some(root) => root,
+            // Booted with lockdown=confidentiality the kernel makes none of the files, which would keep the file system
+            // alive, and panics when its only mount is closed (fs/tracefs/inode.c: the root is no inode of tracefs'
+            // own).
+            None if perf::confidentiality() != Some(false) => return Err(Errno::EPERM),
+            None => detached_mount()?,
+        };
         // Without uprobe_events this kernel has no such events; better known now than in the middle.
         open_file(&root, "uprobe_events", OFlag::O_WRONLY | OFlag::O_APPEND)?;
         let pid = std::process::id() as i32;
@@ -164,16 +173,15 @@ pub(super) fn attach(
             let program = loaded.program(program)?;
             for sites in sites.chunks(PROBES_PER_EVENT) {
                 let definition = tracefs.define(image, sites).map_err(|errno| {
-                    refused(target, images, errno, "write uprobe_events", "uid 0, which owns that file")
+                    refused(target, images, errno, |os| {
+                        rights::refused("write uprobe_events", os, &[Capability::CAP_DAC_OVERRIDE])
+                    })
                 })?;
                 let event = definition
                     .id()
                     .and_then(|id| perf::open_tracepoint(id, target.pid))
                     .and_then(|event| perf::set(event, program.as_fd(), None))
-                    .map_err(|errno| {
-                        let need = "CAP_BPF and CAP_PERFMON, with kernel.perf_event_paranoid below 3";
-                        refused(target, images, errno, "open trace events", need)
-                    });
+                    .map_err(|errno| refused(target, images, errno, perf::tracepoints_refused));
                 probes.definitions.push(definition);
                 probes.events.push(event?);
             }
@@ -182,10 +190,36 @@ pub(super) fn attach(
     Ok(probes)
 }
 
-fn refused(target: &Target, images: &[ImageSites], errno: Errno, action: &str, need: &str) -> GuardError {
+/// Why [`Tracefs::open`] failed.
+pub(super) fn cannot_open(errno: Errno) -> GuardError {
+    match errno {
+        // It is mounted, and to others than root its files are closed.
+        Errno::EACCES => {
+            rights::refused("open the tracing file system", errno.into(), &[Capability::CAP_DAC_OVERRIDE])
+        }
+        Errno::EPERM => {
+            let action = "mount the tracing file system, which `mount -t tracefs tracefs /sys/kernel/tracing` would do";
+            rights::refused(action, errno.into(), &[Capability::CAP_SYS_ADMIN])
+        }
+        _ => {
+            let reason = format_args!(
+                "no tracing file system with uprobe_events: {} (CONFIG_UPROBE_EVENTS)",
+                errno.desc()
+            );
+            GuardError::Route { route: Route::Tracefs, reason: text(reason) }
+        }
+    }
+}
+
+fn refused(
+    target: &Target,
+    images: &[ImageSites],
+    errno: Errno,
+    denied: impl Fn(Os) -> GuardError,
+) -> GuardError {
     let os = Os::from(errno);
     if os.denied() {
-        return GuardError::NotPermitted { action: text(action), os, need: text(need) };
+        return denied(os);
     }
     failed(Route::Tracefs, target, images, os, "the file error_log of the tracing file system says more")
 }
@@ -224,7 +258,8 @@ fn errno_of(error: std::io::Error) -> Errno {
 /// Where it is usually mounted.
 fn mounted() -> Option<OwnedFd> {
     ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"].into_iter().find_map(|path| {
-        let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        // O_PATH: who may not look into the folder is told so when he opens a file of it.
+        let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
         let root = nix::fcntl::open(path, flags, Mode::empty()).ok()?;
         (fstatfs(&root).ok()?.filesystem_type() == TRACEFS).then_some(root)
     })

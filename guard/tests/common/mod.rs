@@ -1,0 +1,55 @@
+//! What the tests that hold a whole session with the guard share.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::fs::File;
+
+use edgelat_guard::protocol::{
+    ImageId, Line, MappedImage, PlanId, PlanOptions, Reply, Request, Returns, TargetId,
+};
+
+/// One function, forks followed, by the guard's own choice of a route.
+pub(crate) const OPTIONS: PlanOptions = PlanOptions {
+    functions: 1,
+    frames: 64,
+    max_map_bytes: 4 << 20,
+    returns: Returns::Ret,
+    route: None,
+    follow_forks: true,
+};
+
+pub(crate) fn call(line: &mut Line, request: Request) -> Reply {
+    line.call(&request).unwrap_or_else(|error| panic!("{request:?}: {error}")).0
+}
+
+pub(crate) fn open_target(line: &mut Line, pid: i32) -> TargetId {
+    match call(line, Request::OpenTarget { pid, allow_ptrace: false }) {
+        Reply::Target { target, .. } => target,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The executable of a target, as soon as it is one that is `wanted`: until it has executed its program a child still
+/// runs its parent's.
+pub(crate) fn open_executable(
+    line: &mut Line,
+    target: TargetId,
+    wanted: impl Fn(&MappedImage) -> bool,
+) -> (ImageId, File) {
+    loop {
+        let Reply::Images { images, .. } = call(line, Request::ListImages { target, from: 0 }) else {
+            panic!()
+        };
+        if let Some(image) = images.iter().find(|image| image.executable && wanted(image)) {
+            let (reply, mut fds) = line.call(&Request::OpenImage { target, index: image.index }).unwrap();
+            let Reply::Image { image } = reply else { panic!("{reply:?}") };
+            return (image, File::from(fds.remove(0)));
+        }
+    }
+}
+
+pub(crate) fn begin(line: &mut Line, target: TargetId, options: PlanOptions) -> PlanId {
+    match call(line, Request::BeginPlan { target, options }) {
+        Reply::Plan { plan } => plan,
+        other => panic!("{other:?}"),
+    }
+}

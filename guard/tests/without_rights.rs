@@ -1,0 +1,206 @@
+//! Once everything is armed, reading needs no right: a thread that has given up all capabilities, and for which every
+//! bpf() call fails, goes on reading mapped rows and frames and hears of forks. Needs root to begin with.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use caps::{CapSet, Capability};
+use common::{OPTIONS, begin, call, open_executable, open_target};
+use edgelat_bpf::{Frames, Rows};
+use edgelat_guard::Guard;
+use edgelat_guard::protocol::{Event, Line, PlanSite, Reply, Request, Route};
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+const TARGET: &str = "EDGELAT_TEST_TARGET";
+
+// One instruction and a return, each of which the kernel can probe.
+std::arch::global_asm!(
+    ".globl edgelat_test_probed",
+    ".globl edgelat_test_probed_return",
+    ".text",
+    "edgelat_test_probed:",
+    "nop",
+    "edgelat_test_probed_return:",
+    "ret",
+);
+
+unsafe extern "C" {
+    fn edgelat_test_probed();
+    fn edgelat_test_probed_return();
+}
+
+/// The target: this program again. It calls the function a thousand times a second, and forks when it is told to.
+#[test]
+fn the_target() {
+    if std::env::var_os(TARGET).is_none() {
+        return;
+    }
+    thread::spawn(|| {
+        loop {
+            // SAFETY: the function above does nothing and returns.
+            unsafe { edgelat_test_probed() };
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+    let mut word = [0];
+    while std::io::stdin().read(&mut word).unwrap() == 1 {
+        // SAFETY: the child makes nothing but two system calls before it ends.
+        match unsafe { nix::unistd::fork() }.unwrap() {
+            nix::unistd::ForkResult::Child => {
+                nix::unistd::sleep(1);
+                // SAFETY: ends the process without running anything of ours.
+                unsafe { libc::_exit(0) };
+            }
+            nix::unistd::ForkResult::Parent { child } => _ = nix::sys::wait::waitpid(child, None),
+        }
+    }
+    std::process::exit(0);
+}
+
+struct Target(Child);
+
+impl Target {
+    fn start() -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "the_target", "--nocapture"]).env(TARGET, "1");
+        Self(command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
+/// Where in the file of this program an address of it lies.
+fn file_offset(address: usize) -> u64 {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let hex = |digits: &str| u64::from_str_radix(digits, 16).unwrap();
+    let of_line = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let (start, end) = words.next()?.split_once('-')?;
+        let offset = words.nth(1)?;
+        let address = address as u64;
+        (hex(start)..hex(end)).contains(&address).then(|| address - hex(start) + hex(offset))
+    };
+    maps.lines().find_map(of_line).unwrap()
+}
+
+fn site(file: &fs::File, address: usize, exit: bool) -> PlanSite {
+    let offset = file_offset(address);
+    let mut code = [0; 4];
+    file.read_exact_at(&mut code, offset).unwrap();
+    PlanSite { offset, cookie: 0, exit, code, code_len: 4 }
+}
+
+/// What a bpf() call of this thread ends with: an empty one, which every kernel refuses in one way or another.
+fn bpf_call() -> Errno {
+    // SAFETY: no attributes are passed, so the kernel reads none.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, 0, std::ptr::null::<u8>(), 0) };
+    Errno::result(result).expect_err("an empty bpf() call must fail")
+}
+
+/// Gives up every capability of this thread, and bpf() by a filter that answers with an error of its own.
+fn give_up_rights() {
+    const FORBIDDEN: Errno = Errno::EXDEV;
+    assert_ne!(bpf_call(), FORBIDDEN);
+    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        caps::clear(None, set).unwrap();
+    }
+    assert!(!caps::has_cap(None, CapSet::Permitted, Capability::CAP_BPF).unwrap());
+    let word = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    // seccomp(2): the number of the call is the first word that the filter sees.
+    let mut filter = [
+        word(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
+        libc::sock_filter {
+            jf: 1,
+            ..word(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_bpf as u32)
+        },
+        word(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | FORBIDDEN as u32),
+        word(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    nix::sys::prctl::set_no_new_privs().unwrap();
+    // SAFETY: the program and its instructions outlive the call, which copies them.
+    let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    Errno::result(set).unwrap();
+    assert_eq!(bpf_call(), FORBIDDEN);
+}
+
+/// Until `done` says so.
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn read_without_rights(route: Route) {
+    let mut target = Target::start();
+    let pid = target.0.id() as i32;
+    let mut line = Line::new(Guard::new());
+    let id = open_target(&mut line, pid);
+    let (image, file) = open_executable(&mut line, id, |image| image.path.contains("without_rights"));
+    let plan = begin(&mut line, id, edgelat_guard::protocol::PlanOptions { route: Some(route), ..OPTIONS });
+    let sites = [
+        site(&file, edgelat_test_probed as *const () as usize, false),
+        site(&file, edgelat_test_probed_return as *const () as usize, true),
+    ];
+    call(&mut line, Request::PlanSites { plan, image, sites: heapless::Vec::from_slice(&sites).unwrap() });
+    let (loaded, mut descriptors) = match line.call(&Request::Load { plan }) {
+        Err(edgelat_guard::GuardError::Route { .. }) => return, // not on this kernel
+        answer => answer.unwrap(),
+    };
+    let Reply::Loaded { lanes, rows, frame_sets, maps_frames, .. } = loaded else { panic!("{loaded:?}") };
+    let rows = Rows::map(descriptors.remove(0), rows as usize, lanes as usize).unwrap();
+    let frames = maps_frames.then(|| Frames::map(descriptors.remove(0), frame_sets as usize).unwrap());
+    call(&mut line, Request::Attach { plan });
+    call(&mut line, Request::Arm { plan });
+
+    give_up_rights();
+    for _ in 0..2 {
+        let before = rows.read(0).exits();
+        wait_until("the rows grow", || rows.read(0).exits() > before + 20);
+    }
+    // A call of the function that lasts is not at hand; what is read must be of this target.
+    if let Some(frames) = frames {
+        assert!(frames.occupied().all(|frame| frame.tgid == pid as u32 && frame.function == 0));
+    }
+    target.0.stdin.as_mut().unwrap().write_all(b"f").unwrap();
+    let mut told = Vec::new();
+    wait_until("the fork is told", || {
+        let mut fds = [PollFd::new(line.events().unwrap(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::from(100u16)).unwrap();
+        let Reply::Events { events, .. } = call(&mut line, Request::Events) else { panic!() };
+        told.extend(events);
+        // To attach to the child is what rights are needed for.
+        told.iter().any(|event| matches!(event, Event::NotCovered { pid: child, .. } if *child != pid))
+    });
+    call(&mut line, Request::Disarm { plan });
+    let still = rows.read(0).entries;
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(rows.read(0).entries, still, "a switch in mapped memory turns counting off");
+    call(&mut line, Request::Detach { plan });
+    drop(target.0.stdin.take());
+    assert!(target.0.wait().unwrap().success(), "the target ends well, without probes");
+}
+
+/// Each in a thread of its own, which is the one that gives up its rights.
+#[test]
+fn what_is_armed_is_read_without_capabilities_and_without_bpf() {
+    for route in [Route::UprobeMulti, Route::Tracefs, Route::Single] {
+        thread::spawn(move || read_without_rights(route)).join().unwrap();
+    }
+}
