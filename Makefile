@@ -19,7 +19,7 @@ FUZZ_ITERS ?= 5000
 FUZZ_FACTOR ?= 20
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build cross demo test bench soak fuzz lint clean
+.PHONY: help build cross demo test matrix bench soak fuzz lint clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,12 +38,19 @@ demo: build ## A live latency histogram of a running program that was not rebuil
 	@cross/setup demo
 	tests/demo dist/x86_64/edgelat
 
-test: cross ## All tests: unit, end to end on real programs (root), aarch64 under emulation
+test: cross ## All tests: unit, end to end on real programs, aarch64 under emulation, kernels of CI's part
 	@cross/setup test
-	EDGELAT_BIN=$(CURDIR)/dist/x86_64/edgelat $(CARGO) test --locked --workspace --no-fail-fast
+	$(CARGO) test --locked --workspace --exclude edgelat-tests --exclude edgelat-guard --exclude edgelat-bpf --no-fail-fast
+	tests/end-to-end dist/x86_64/edgelat
 	CARGO_PROFILE_DEV_OPT_LEVEL=1 $(CARGO) test --locked --target $(AARCH64) --package edgelat-image --package edgelat-histogram --lib
 	cross/check-emulated dist/aarch64/edgelat
-	qemu/oldest
+	qemu/matrix PART=ci
+	qemu/without
+
+matrix: cross ## The kernels of qemu/kernels.toml in QEMU: K=6.1, ARCH=aarch64 choose; VMLINUZ=FILE is one of your own
+	@cross/setup test
+	qemu/matrix K=$(K) ARCH=$(ARCH) VMLINUZ=$(VMLINUZ) RECORD=$(RECORD)
+	qemu/without
 
 bench: build ## Cost of probing beside other tools, sizes, memory; minutes (root)
 	@cross/setup bench

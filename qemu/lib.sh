@@ -25,7 +25,8 @@ kernels() {
         tr -d '"'
 }
 
-# One field of a kernel of the list: `kernel_field SERIES ARCHITECTURE FIELD`. An array becomes words.
+# One field of a kernel of the list: `kernel_field SERIES ARCHITECTURE FIELD [DEFAULT]`. An array becomes words. Without
+# a default, a field that is not there is an error.
 kernel_field() {
     awk -v series="\"$1\"" -v architecture="\"$2\"" -v field="$3" '
         /^#/ || !NF { next }
@@ -44,6 +45,28 @@ kernel_field() {
                 exit
             }
         }
-        END { exit !found }' "$root/qemu/kernels.toml" ||
-        die "no kernel $1 for $2 in qemu/kernels.toml, or it has no $3"
+        END { exit !found }' "$root/qemu/kernels.toml" && return
+    if [ $# -gt 3 ]; then echo "$4"; else die "no kernel $1 for $2 in qemu/kernels.toml, or it has no $3"; fi
+}
+
+# kvm_works ARCHITECTURE VMLINUZ: can this machine's processor run a guest itself? Shown by a boot without a file system,
+# which ends in a panic at once, because a nested /dev/kvm may open and still be unable to run an ordinary guest.
+# EDGELAT_KVM=yes|no answers without a trial.
+kvm_works() {
+    case ${EDGELAT_KVM:-} in
+        yes) return 0 ;;
+        no) return 1 ;;
+    esac
+    [ "$1" = "$(uname -m)" ] && [ -w /dev/kvm ] || return 1
+    local answer=$out/kvm trial
+    # Two guests may ask at the same time; both come to the same answer.
+    if [ ! -s "$answer" ]; then
+        mkdir -p "$out"
+        trial=$(timeout 20 "qemu-system-$1" -M "$([ "$1" = x86_64 ] && echo q35 || echo virt,gic-version=host)" \
+            -accel kvm -cpu host -m 256 -nographic -no-reboot -nodefaults -serial stdio -kernel "$2" \
+            -append 'console=ttyS0 console=ttyAMA0 panic=-1' </dev/null 2>&1 || true)
+        if grep -q 'Linux version' <<<"$trial"; then echo yes; else echo no; fi >"$answer.$$"
+        mv "$answer.$$" "$answer"
+    fi
+    [ "$(<"$answer")" = yes ]
 }

@@ -1,7 +1,7 @@
 //! What the kernel says about a target, and about what an agent left behind.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -120,6 +120,10 @@ fn texts(pid: i32) -> Vec<Text> {
         .collect()
 }
 
+fn is_mapped(pid: i32, text: &Text) -> bool {
+    texts(pid).iter().any(|found| (found.start, found.end) == (text.start, text.end))
+}
+
 /// Every byte of the executable mappings of `pid` that is not as in the mapped file: (path, offset in
 /// the file). Probes are such bytes; after detaching there must be none.
 pub fn changed_text(pid: i32) -> Vec<(String, u64)> {
@@ -129,7 +133,14 @@ pub fn changed_text(pid: i32) -> Vec<(String, u64)> {
     for text in texts(pid) {
         // Through map_files: the path may mean another file here than it does there.
         let name = format!("/proc/{pid}/map_files/{:x}-{:x}", text.start, text.end);
-        let file = File::open(&name).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let file = match File::open(&name) {
+            Ok(file) => file,
+            // A program that has just begun maps its libraries: look again.
+            Err(error) if error.kind() == ErrorKind::NotFound && !is_mapped(pid, &text) => {
+                return changed_text(pid);
+            }
+            Err(error) => panic!("{name}: {error}"),
+        };
         let length = usize::try_from(text.end - text.start).unwrap();
         let (mut mapped, mut stored) = (vec![0; length], vec![0; length]);
         memory.seek(SeekFrom::Start(text.start)).unwrap();

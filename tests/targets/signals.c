@@ -84,6 +84,7 @@ static void *on_own_stack(void *unused)
     timer_t timer;
     if (timer_create(CLOCK_MONOTONIC, &event, &timer)) abort();
     struct itimerspec every = {{0, 1500000}, {0, 1500000}};
+    alternate(0); /* the first signal may come before the first turn */
     timer_settime(timer, 0, &every, NULL);
 
     for (volatile uint64_t turn = 0; oracle_next(turn); turn++) {

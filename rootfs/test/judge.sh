@@ -25,6 +25,11 @@ wait_for() {
     done
 }
 
+# What the list says that this kernel can do, ROUTE/RETURNS a word; `any` for a kernel that is not in the list.
+ways() { tr ' ' '\n' </proc/cmdline | sed -n 's/^edgelat\.ways=//p' | tr ',' ' '; }
+# What --returns is to be given for a way.
+returns_of() { echo "${1#*/}" | sed 's/-session$//'; }
+
 # Reads ./report of the agent into ./measured and checks what must hold of any last line: the account of each function
 # adds up, and nothing is in flight that nobody is in. Both sides say {"name":"add",...} for each function.
 read_report() {
