@@ -245,7 +245,7 @@ fn what_it_was_started_to_ignore_does_not_end_it() {
 fn a_command_outlives_its_killed_agent() {
     let _turn = Turn::shared();
     let program = edgelat_tests::target("plain");
-    let arguments = ["--", program.to_str().unwrap(), "--at-once", "--calls", "3000000"];
+    let arguments = ["--", program.to_str().unwrap(), "--at-once", "--calls", "30000000"];
     let session = Session::watch(&[&["--interval", "0.1", "add"][..], &arguments].concat());
     let report = session.wait_for(|report| report.function("add").exits > 100);
     let command = report.processes[0];
