@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use crate::layout::{FRAME_BUSY, FRAME_WAYS, FrameSet};
+use crate::layout::{FRAME_BUSY, FRAME_WAYS, FrameSet, SITE_FUNCTION_MASK};
 use crate::mapping::{MapError, Mapping};
 
 const SP: usize = std::mem::offset_of!(FrameSet, sp);
@@ -44,7 +44,7 @@ impl Frames {
                 return None;
             }
             let tag = self.mapping.load(at + TAG);
-            Some(Frame { tgid: (tag >> 32) as u32, function: tag as u32 })
+            Some(Frame { tgid: (tag >> 32) as u32, function: (tag & SITE_FUNCTION_MASK) as u32 })
         })
     }
 }

@@ -5,7 +5,8 @@
  * A hit's way: site -> frame -> bucket of a row. An entry stores its time in a frame under the exact key
  * (process, function, stack pointer); an exit takes the frame out again and counts the difference. The
  * stack pointer is the same at both and is unique among the live frames of an address space, so threads,
- * recursion, coroutines and signal stacks need no care.
+ * recursion, coroutines and signal stacks need no care. Go alone moves stacks: there the key has the goroutine
+ * and the distance from the upper end of its stack instead.
  *
  * These programs use little stack on purpose. From 6.13 on the kernel gives a program of their type whose stack, or that
  * of a sub-program, is 64 bytes or more a stack of its own *per CPU* (BPF_PRIV_STACK_MIN_SIZE, kernel/bpf/verifier.c),
@@ -53,6 +54,7 @@ enum {
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
+	unsigned long r14;
 	unsigned long flags;
 	unsigned long sp;
 	unsigned long ip;
@@ -61,10 +63,13 @@ struct pt_regs {
 #define REGS_SP(regs) ((regs)->sp)
 #define REGS_IP(regs) ((regs)->ip)
 #define REGS_FLAGS(regs) ((regs)->flags)
+/* Where compiled Go keeps its goroutine: cmd/compile/abi-internal.md, since 1.17. */
+#define REGS_G(regs) ((regs)->r14)
 /* A return probe runs after the return address was taken off the stack. */
 #define RETURN_SP(regs) ((regs)->sp - 8)
 #elif defined(__TARGET_ARCH_arm64)
 struct user_pt_regs {
+	__u64 regs[31];
 	__u64 sp;
 	__u64 pc;
 	__u64 pstate;
@@ -73,6 +78,7 @@ struct user_pt_regs {
 #define REGS_SP(regs) ((regs)->sp)
 #define REGS_IP(regs) ((regs)->pc)
 #define REGS_FLAGS(regs) ((regs)->pstate)
+#define REGS_G(regs) ((regs)->regs[28])
 #define RETURN_SP(regs) ((regs)->sp)
 #endif
 
@@ -154,6 +160,41 @@ static __always_inline __u64 current_tag(__u64 site)
 static __always_inline __u64 cookie_tag(__u64 site)
 {
 	return site >> SITE_PROCESS_SHIFT << 32 | (site & SITE_FUNCTION_MASK);
+}
+
+/*
+ * How far below the upper end of its goroutine's stack a stack pointer is, plus one; 0 where that is no goroutine or
+ * not its stack. A stack that grows is copied, and this stays. Go promises the offsets of lo and hi to C: runtime2.go,
+ * "offset known to runtime/cgo".
+ */
+static __noinline __u64 goroutine_depth(__u64 g, __u64 sp)
+{
+	__u64 stack[2];
+
+	if (bpf_probe_read_user(stack, sizeof(stack), (void *)g) || sp <= stack[0] || sp > stack[1])
+		return 0;
+	return stack[1] - sp + 1;
+}
+
+/*
+ * The key of the frame at a site: by default the stack pointer with the tag that is already there. For a goroutine
+ * the pair holds its address (45 bits, as it is aligned to eight), the depth in words (31 bits: 16 GiB, more than a
+ * stack may have), process and function, so that it is as exact.
+ */
+static __always_inline bool key_of(user_regs *regs, __u64 site, __u64 *sp, __u64 *tag)
+{
+	__u64 g, depth;
+
+	if (!(site & SITE_GOROUTINE))
+		/* No call can be made on such a stack; as a key it would pass for a state of the frame. */
+		return *sp > FRAME_BUSY;
+	g = REGS_G(regs);
+	depth = goroutine_depth(g, *sp);
+	if (!depth)
+		return false;
+	*sp = g >> 3 << 19 | (depth >> 3 & 0x7ffff);
+	*tag |= (depth >> 22 & 0xfff) << 20;
+	return true;
 }
 
 static __always_inline struct row *row_of(__u32 function)
@@ -326,16 +367,22 @@ static __noinline __u32 frame_find_oldest(struct frame_set *set)
 	return found;
 }
 
-static __always_inline void table_enter(user_regs *regs, __u64 tag)
+static __always_inline void table_enter(user_regs *regs, __u64 tag, __u64 site)
 {
 	__u64 sp = REGS_SP(regs);
 	struct row *row = row_of(tag & SITE_FUNCTION_MASK);
-	struct frame_set *set = set_of(sp, tag);
+	struct frame_set *set;
 
-	/* No call can be made on such a stack; as a key it would pass for a state of the frame. */
-	if (!row || !set || sp <= FRAME_BUSY)
+	if (!row)
 		return;
 	count(row->entries, 1);
+	if (!key_of(regs, site, &sp, &tag)) {
+		count(row->unkeyed, 1);
+		return;
+	}
+	set = set_of(sp, tag);
+	if (!set)
+		return;
 #pragma unroll
 	for (__u32 attempt = 0; attempt < FRAME_ATTEMPTS; attempt++) {
 		__u32 way = frame_find(set, sp, tag);
@@ -376,14 +423,14 @@ static __always_inline void table_enter(user_regs *regs, __u64 tag)
 	count(row->table_full, 1);
 }
 
-static __noinline void table_exit(__u64 sp, __u64 tag, __u64 site)
+static __noinline void table_leave_frame(__u64 sp, __u64 tag, __u64 site)
 {
 	__u64 now = bpf_ktime_get_ns(), start, old;
 	__u32 way;
 	struct row *row = row_of(tag & SITE_FUNCTION_MASK);
 	struct frame_set *set = set_of(sp, tag);
 
-	if (!row || !set || sp <= FRAME_BUSY)
+	if (!row || !set)
 		return;
 	way = frame_find(set, sp, tag);
 	if (way != FRAME_WAYS && frame_take(set, way, sp)) {
@@ -401,6 +448,12 @@ static __noinline void table_exit(__u64 sp, __u64 tag, __u64 site)
 		count(row->unmatched, 1);
 }
 
+static __always_inline void table_exit(user_regs *regs, __u64 sp, __u64 tag, __u64 site)
+{
+	if (key_of(regs, site, &sp, &tag))
+		table_leave_frame(sp, tag, site);
+}
+
 /* ---- frames in a hash: kernels without compare-and-exchange for BPF ---- */
 
 static __always_inline void hash_enter(user_regs *regs, __u64 site)
@@ -415,6 +468,10 @@ static __always_inline void hash_enter(user_regs *regs, __u64 site)
 	if (!row)
 		return;
 	count(row->entries, 1);
+	if (!key_of(regs, site, &key.sp, &key.tag)) {
+		count(row->unkeyed, 1);
+		return;
+	}
 	now = bpf_ktime_get_ns();
 	err = bpf_map_update_elem(&frame_hash, &key, &now, BPF_NOEXIST);
 	if (!err) {
@@ -428,14 +485,14 @@ static __always_inline void hash_enter(user_regs *regs, __u64 site)
 	}
 }
 
-static __always_inline void hash_exit(__u64 sp, __u64 site)
+static __always_inline void hash_exit(user_regs *regs, __u64 site)
 {
 	__u64 now = bpf_ktime_get_ns(), *start;
 	__u32 function = site & SITE_FUNCTION_MASK;
-	struct frame_key key = { .sp = sp, .tag = current_tag(site) };
+	struct frame_key key = { .sp = REGS_SP(regs), .tag = current_tag(site) };
 	struct row *row = row_of(function);
 
-	if (!row)
+	if (!row || !key_of(regs, site, &key.sp, &key.tag))
 		return;
 	start = bpf_map_lookup_elem(&frame_hash, &key);
 	if (start) {
@@ -511,8 +568,8 @@ static __noinline __u64 site_by_address(user_regs *regs)
 		return 0;                                                                                    \
 	}
 
-BY_COOKIE("uprobe.multi", multi_entry, table_enter(regs, cookie_tag(site)))
-BY_COOKIE("uprobe.multi", multi_exit, table_exit(REGS_SP(regs), cookie_tag(site), site))
+BY_COOKIE("uprobe.multi", multi_entry, table_enter(regs, cookie_tag(site), site))
+BY_COOKIE("uprobe.multi", multi_exit, table_exit(regs, REGS_SP(regs), cookie_tag(site), site))
 
 #if defined(__TARGET_ARCH_x86)
 /*
@@ -564,7 +621,7 @@ SEC("uprobe.multi") int multi_exit_writing(user_regs *regs)
 	 */
 	at_site = (REGS_IP(regs) & 0xfff) == (site >> SITE_PLACE_SHIFT & 0xfff);
 	if (counts(regs, site))
-		table_exit(at_site ? sp : sp - sizeof(sp), cookie_tag(site), site);
+		table_exit(regs, at_site ? sp : sp - sizeof(sp), cookie_tag(site), site);
 	if (!(site & SITE_RETURN) || !at_site)
 		return 0;
 	target = return_target(sp, REGS_IP(regs));
@@ -576,12 +633,12 @@ SEC("uprobe.multi") int multi_exit_writing(user_regs *regs)
 }
 #endif
 
-BY_COOKIE("uprobe.multi", multi_return, table_exit(RETURN_SP(regs), cookie_tag(site), site))
-BY_COOKIE("uprobe", single_return, table_exit(RETURN_SP(regs), current_tag(site), site))
-BY_ADDRESS(table_entry, table_enter(regs, current_tag(site)))
-BY_ADDRESS(table_leave, table_exit(REGS_SP(regs), current_tag(site), site))
+BY_COOKIE("uprobe.multi", multi_return, table_exit(regs, RETURN_SP(regs), cookie_tag(site), site))
+BY_COOKIE("uprobe", single_return, table_exit(regs, RETURN_SP(regs), current_tag(site), site))
+BY_ADDRESS(table_entry, table_enter(regs, current_tag(site), site))
+BY_ADDRESS(table_leave, table_exit(regs, REGS_SP(regs), current_tag(site), site))
 BY_ADDRESS(hash_entry, hash_enter(regs, site))
-BY_ADDRESS(hash_leave, hash_exit(REGS_SP(regs), site))
+BY_ADDRESS(hash_leave, hash_exit(regs, site))
 
 /* ---- sessions: the kernel keeps the frame (6.13) ---- */
 

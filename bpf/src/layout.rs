@@ -104,6 +104,9 @@ layout! {
         /// The instruction is a plain near return of x86-64 (`c3`, `f3 c3`): a program that may write registers does
         /// it, so that the kernel need not single-step it.
         SITE_RETURN: u64 = 0x400_0000;
+        /// The site is in code of Go that keeps its goroutine in a register: the frame's key is goroutine and depth,
+        /// because the stack moves when it grows and goroutines change threads.
+        SITE_GOROUTINE: u64 = 0x800_0000;
         /// First bit of the twelve that hold the instruction's place in its page of 4 KiB. Set by the guard.
         SITE_PLACE_SHIFT: u32 = 28;
         /// First bit of the process, in cookies of links, which belong to one process. Process numbers are below
@@ -145,7 +148,8 @@ layout! {
         /// What one function did on one CPU: the histogram and the account of its entries.
         ///
         /// Counters only grow and are never cleared. Over all lanes of a function,
-        /// `entries = zero + sum(buckets) + over_range + abandoned + evicted + table_full + frames in the table`.
+        /// `entries = zero + sum(buckets) + over_range + abandoned + evicted + table_full + unkeyed + frames in the
+        /// table`.
         Row as "row" {
             /// Hits of the entry site.
             entries: u64,
@@ -163,6 +167,8 @@ layout! {
             evicted: u64,
             /// Entries that found no frame to use.
             table_full: u64,
+            /// Entries whose frame has no key: the register holds no goroutine that the stack pointer is on.
+            unkeyed: u64,
             /// Calls that are inside now; kept by the programs whose frames stand in a hash, which cannot be mapped.
             inside: i64,
             /// Durations by exponential bucket.
@@ -170,11 +176,12 @@ layout! {
         }
 
         /// One set of the frame table. `sp` is state and lock of a frame: FRAME_FREE, FRAME_BUSY, or the stack
-        /// pointer of the call that stands there, which together with `tag` is its exact key.
+        /// pointer of the call that stands there (in Go: goroutine and depth), which together with `tag` is its exact key.
         FrameSet as "frame_set" {
             /// Stack pointers at entry, or FRAME_FREE, or FRAME_BUSY.
             sp: [u64; 8],
-            /// Process (upper half) and function (lower half).
+            /// Process (upper half), function (lower 20 bits) and, for a goroutine, the depth from 4 MiB on (the 12 bits
+            /// between).
             tag: [u64; 8],
             /// Time of entry, CLOCK_MONOTONIC nanoseconds.
             start: [u64; 8],

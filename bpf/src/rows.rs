@@ -40,6 +40,8 @@ pub struct RowTotals {
     pub evicted: u64,
     /// Entries that found no frame.
     pub table_full: u64,
+    /// Entries of Go functions where no goroutine could be told.
+    pub unkeyed: u64,
     /// Calls inside now, where frames stand in a hash and the programs count them themselves; else 0.
     pub inside: i64,
     /// Durations by bucket.
@@ -119,6 +121,7 @@ impl Rows {
             abandoned: self.sum(function, at!(abandoned)),
             evicted: self.sum(function, at!(evicted)),
             table_full: self.sum(function, at!(table_full)),
+            unkeyed: self.sum(function, at!(unkeyed)),
             inside: self.sum(function, at!(inside)) as i64,
             buckets,
             unsettled: false,

@@ -1,10 +1,12 @@
 //! From a function to the file offsets of its probe sites.
 
 use std::cell::OnceCell;
+use std::ops::Range;
 
 use crate::elf::unwind::Unwind;
 use crate::limits::{COLD_PARTS, FUNCTION_BYTES};
-use crate::sites::{self, Around, Part, Site, Surroundings};
+use crate::pack::{PackedFunction, PackedImage};
+use crate::sites::{self, Around, Part, Site, Sites, Surroundings};
 use crate::source::read_exact;
 use crate::{Function, FunctionTable, Image, ReadAt, Refusal};
 
@@ -35,6 +37,9 @@ impl<S: ReadAt> Image<S> {
         if let Some(refusal) = self.refusal().or_else(|| function.refusal.clone()) {
             return Err(refusal);
         }
+        if let Some(planned) = table.planned(function.start, function.end) {
+            return self.planned_sites(planned);
+        }
         let main = function.start..function.end;
         let parts = function.cold.get(..function.cold.len().min(COLD_PARTS)).unwrap_or_default();
         let size = std::iter::once(&main)
@@ -53,6 +58,61 @@ impl<S: ReadAt> Image<S> {
         let main = Part { address: function.start, bytes: &main };
         let around = Neighbourhood { image: self, table, unwind: OnceCell::new() };
         let sites = sites::find_in(self.arch(), main, &cold, &around)?;
+        self.place(sites)
+    }
+
+    /// The sites of a function of a pack, as far as they fit its code.
+    fn planned_sites(&self, planned: &PackedFunction) -> Result<FunctionSites, Refusal> {
+        let parts = self.parts_of(planned)?;
+        let parts: Vec<Part<'_>> =
+            parts.iter().map(|(address, bytes)| Part { address: *address, bytes }).collect();
+        let sites = planned.sites().ok_or(Refusal::NoExit)?;
+        self.place(sites::confirm::confirm(self.arch(), &parts, sites)?)
+    }
+
+    /// Where the parts of a function of a pack begin, with their bytes.
+    fn parts_of(&self, planned: &PackedFunction) -> Result<Vec<(u64, Vec<u8>)>, Refusal> {
+        planned.parts().map(|range| Ok((range.start, self.code(range.start, range.end)?))).collect()
+    }
+
+    /// Whether a function of a pack is the code that stands here.
+    pub(crate) fn holds(&self, planned: &PackedFunction) -> bool {
+        let bytes = |parts: Vec<(u64, Vec<u8>)>| parts.into_iter().flat_map(|(_, bytes)| bytes).collect();
+        self.parts_of(planned).map(bytes).is_ok_and(|bytes: Vec<u8>| planned.is_code(&bytes))
+    }
+
+    /// Puts a function into a pack: its names, its ranges and its sites.
+    ///
+    /// # Errors
+    /// The reason why it cannot be probed soundly.
+    pub fn pack(
+        &self,
+        table: &FunctionTable,
+        function: &Function,
+        pack: &mut PackedImage,
+    ) -> Result<(), Refusal> {
+        let sites = self.sites(table, function)?;
+        let main = function.start..function.end;
+        let mut parts: Vec<Range<u64>> = std::iter::once(main).chain(function.cold.iter().cloned()).collect();
+        // Parts without a symbol, which were found by following jumps, are known by their exits.
+        let around = Neighbourhood { image: self, table, unwind: OnceCell::new() };
+        for exit in &sites.exits {
+            let address = exit.site.address;
+            if !parts.iter().any(|part| part.contains(&address)) {
+                let found = around.code_around(address).ok_or(Refusal::BadParts { address })?;
+                parts.push(found.address..found.address.saturating_add(found.bytes.len() as u64));
+            }
+        }
+        let mut code = Vec::new();
+        for part in &parts {
+            code.extend(self.code(part.start, part.end)?);
+        }
+        pack.push(function, &parts, &sites, &code);
+        Ok(())
+    }
+
+    /// The places of sites in the file.
+    fn place(&self, sites: Sites) -> Result<FunctionSites, Refusal> {
         let place = |site: Site| {
             let file_offset =
                 self.file_offset(site.address).ok_or(Refusal::NotInText { address: site.address })?;

@@ -8,7 +8,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{BuildId, ReadAt};
+use crate::pack::PackedImage;
+use crate::{Arch, BuildId, Pack, ReadAt};
 
 /// Opens a path that may not exist.
 pub type Open<'o> = dyn Fn(&Path) -> io::Result<Box<dyn ReadAt>> + 'o;
@@ -18,6 +19,7 @@ pub type Open<'o> = dyn Fn(&Path) -> io::Result<Box<dyn ReadAt>> + 'o;
 pub struct DebugFiles<'o> {
     open: Option<&'o Open<'o>>,
     directories: Vec<PathBuf>,
+    packs: &'o [Pack],
 }
 
 impl<'o> DebugFiles<'o> {
@@ -25,13 +27,13 @@ impl<'o> DebugFiles<'o> {
     /// there is none; any other becomes a [`Skipped`](crate::Skipped) source.
     #[must_use]
     pub fn new(open: &'o Open<'o>) -> Self {
-        Self { open: Some(open), directories: vec![PathBuf::from("/usr/lib/debug")] }
+        Self { open: Some(open), directories: vec![PathBuf::from("/usr/lib/debug")], packs: &[] }
     }
 
     /// No debug files.
     #[must_use]
     pub fn none() -> Self {
-        Self { open: None, directories: Vec::new() }
+        Self { open: None, directories: Vec::new(), packs: &[] }
     }
 
     /// Looks below `directory` too, before those that were added earlier. It is one like `/usr/lib/debug`, with
@@ -40,6 +42,18 @@ impl<'o> DebugFiles<'o> {
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directories.insert(0, directory.into());
         self
+    }
+
+    /// Takes the functions of these packs too.
+    #[must_use]
+    pub fn packs(mut self, packs: &'o [Pack]) -> Self {
+        self.packs = packs;
+        self
+    }
+
+    /// What the packs have of this build.
+    pub(crate) fn packed(&self, arch: Arch, build_id: &BuildId) -> impl Iterator<Item = &'o PackedImage> {
+        self.packs.iter().flat_map(move |pack| pack.of(arch, build_id))
     }
 
     /// Every debug file of this build that can be opened, with its path, and the errors of those that cannot.

@@ -90,6 +90,14 @@ pub enum ImageError {
         /// What the decoder said.
         reason: String,
     },
+    /// A pack is for this build and not for this code.
+    #[error(
+        "the pack does not fit the code of '{name}', although the build-id is the same; make it from this very file"
+    )]
+    PackDiffers {
+        /// A function whose code differs.
+        name: String,
+    },
     /// A debug file belongs to another build.
     #[error("the debug file has build-id {found}, not {wanted}; install the debug file of this build")]
     DebugFileDiffers {

@@ -79,7 +79,8 @@ fn next_step(near: &[String], stripped: bool) -> String {
     };
     text.push_str(match (stripped, near) {
         (true, _) => {
-            "; the file is stripped: install the debug symbols of this build, or write +0xADDRESS@BUILDID"
+            "; the file is stripped: install the debug symbols of this build, bring a pack of its functions (`edgelat pack \
+             make`), or write +0xADDRESS@BUILDID"
         }
         (false, []) => "; list what there is with `edgelat functions`",
         (false, _) => "",

@@ -254,6 +254,7 @@ impl<S: ReadAt> Image<S> {
             collector.skip(Skipped { origin, path: None, error });
         }
         self.add_debug_file(&mut collector, debug_files, progress);
+        self.add_packs(&mut collector, debug_files)?;
         let unwind = Unwind::new(&self.elf)?;
         collector.finish(unwind.as_ref(), &|start, size| self.segment_of(start, size).is_some())
     }
@@ -277,6 +278,22 @@ impl<S: ReadAt> Image<S> {
                 Err(error) => collector.skip(Skipped { origin, path: Some(PathBuf::from(&path)), error }),
             }
         }
+    }
+
+    /// Adds the packs of this build that were made from this very code.
+    fn add_packs(&self, collector: &mut Collector, debug_files: &DebugFiles<'_>) -> Result<(), ImageError> {
+        let Some(build_id) = self.build_id else { return Ok(()) };
+        for packed in debug_files.packed(self.arch(), &build_id) {
+            match packed.functions().iter().find(|function| !self.holds(function)) {
+                None => collector.add_pack(packed)?,
+                Some(function) => {
+                    let name = function.names().first().cloned().unwrap_or_default();
+                    let error = ImageError::PackDiffers { name };
+                    collector.skip(Skipped { origin: Origin::Pack, path: None, error });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Opens a debug file and checks that it belongs to this build.

@@ -20,6 +20,7 @@
 //! | `source` | [`ReadAt`]: positioned reads from a file or from bytes |
 //! | `elf` | the layout of the file: headers, sections, notes, dynamic section, symbol tables, unwind tables |
 //! | `image` | [`Image`]: what one file is; segments, build-id, facts for the guard |
+//! | `pack` | [`Pack`]: functions with their sites for a stripped image |
 //! | `debug_files`, `debugdata` | symbols from elsewhere: the debug file of the build, and `.gnu_debugdata` |
 //! | `functions` | [`FunctionTable`]: symbols of all sources to functions with ranges, aliases and cold parts |
 //! | `linkage`, [`demangle`] | what compilers make of names, and back |
@@ -65,6 +66,7 @@ mod image;
 pub mod limits;
 mod linkage;
 mod near;
+mod pack;
 mod pattern;
 mod refusal;
 pub mod sites;
@@ -81,6 +83,7 @@ pub use find::FindError;
 pub use functions::{Function, FunctionTable, Origin, Progress, Skipped};
 pub use glob::Glob;
 pub use image::{Facts, Image, Kind, Segment};
+pub use pack::{Pack, PackError, PackedFunction, PackedImage};
 pub use pattern::{NamePattern, Pattern, PatternError, Wanted};
 pub use refusal::Refusal;
 pub use sites::{SiteKind, Stepping};

@@ -65,6 +65,12 @@ pub const UNWIND_ENTRIES: u64 = 4_000_000;
 /// Bytes of a build-id: 20 for SHA-1, 16 for MD5 and UUID, 8 for lld's fast hash; `--build-id=0x...` can be longer.
 pub const BUILD_ID_BYTES: usize = 64;
 
+/// Bytes of a pack: some 60 for each function.
+pub const PACK_BYTES: usize = 1 << 20;
+
+/// Functions of a pack, all images together.
+pub const PACK_FUNCTIONS: usize = 1 << 16;
+
 /// Bytes of a pattern typed by a person.
 pub const PATTERN_BYTES: usize = 1_024;
 

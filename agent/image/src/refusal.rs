@@ -174,6 +174,12 @@ pub enum Refusal {
         /// ELF virtual address of the instruction.
         address: u64,
     },
+    /// A pack names a site there that does not fit the code.
+    #[error("the pack has a site at 0x{address:x} that does not fit the code; make the pack again")]
+    PlanDiffers {
+        /// ELF virtual address of the site.
+        address: u64,
+    },
     /// The kernel refuses, or steps wrongly, a probe on the only instruction that could serve as a site.
     #[error("the kernel does not step correctly over the instruction at 0x{address:x}")]
     Unsteppable {
@@ -216,6 +222,7 @@ impl Refusal {
             Self::RegisterBranch { .. } => "register-branch",
             Self::AuthenticatedReturn { .. } => "authenticated-return",
             Self::SystemReturn { .. } => "system-return",
+            Self::PlanDiffers { .. } => "plan-differs",
             Self::Unsteppable { .. } => "unsteppable",
         }
     }

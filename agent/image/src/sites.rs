@@ -31,6 +31,7 @@
 //! Ranges of functions may overlap (assembly has entries inside other functions): then two functions share sites, and
 //! a call of the inner one shows as exits of the outer one that no frame matches.
 
+pub(crate) mod confirm;
 mod entry;
 mod exits;
 mod tables;

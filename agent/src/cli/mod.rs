@@ -8,7 +8,7 @@
 //! | [`generate`] | man page and shell completions from the same data |
 //! | [`exit`], [`failure`] | exit statuses, and errors that know theirs |
 //! | [`output`] | standard output, colours, progress |
-//! | [`functions`], [`check`], [`watch`] | a command each |
+//! | [`functions`], [`check`], [`pack`], [`watch`] | a command each |
 
 pub mod check;
 #[cfg(test)]
@@ -21,6 +21,7 @@ pub mod generate;
 pub mod help;
 pub mod options;
 pub mod output;
+pub mod pack;
 pub mod parse;
 pub mod usage;
 pub mod watch;
@@ -51,6 +52,7 @@ fn dispatch(invocation: Invocation) -> Result<Exit, Failure> {
         Invocation::Watch(options) => watch::run(options),
         Invocation::Functions(options) => functions::run(&options),
         Invocation::Check(options) => check::run(&options),
+        Invocation::Pack(options) => pack::run(&options),
         #[cfg(any(test, feature = "generate"))]
         Invocation::Completions(shell) => print(&generate::completions(&shell)),
         #[cfg(any(test, feature = "generate"))]

@@ -37,7 +37,6 @@ pub struct Operand {
     /// How many there may be.
     pub at_most: usize,
     /// What a shell can offer for it.
-    #[cfg_attr(not(any(test, feature = "generate")), expect(dead_code, reason = "only completions read it"))]
     pub complete: Complete,
 }
 
@@ -78,6 +77,8 @@ pub enum Complete {
     Nothing,
     /// One of these words.
     Words(&'static [&'static str]),
+    /// A file.
+    Files,
     /// A directory.
     Directories,
     /// The id of a process.
@@ -101,14 +102,18 @@ pub struct Example {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Id {
     AllowPtrace,
+    Debug,
     DebugDir,
     Duration,
     Frames,
+    Image,
     Interval,
     Json,
     MaxMapBytes,
     NoBias,
     NoFollowForks,
+    Output,
+    Pack,
     Pid,
     Returns,
     Route,
@@ -156,6 +161,17 @@ const DEBUG_DIR: Opt = Opt {
            same build-id. DIR is searched before /usr/lib/debug. The option may be repeated.",
     ..Opt::switch(Id::DebugDir, "debug-dir", "Look for debug files in DIR too")
 };
+
+const PACK: Opt = Opt {
+    value: Some(Value { name: "PACK", complete: Complete::Files }),
+    repeatable: true,
+    more: "A pack made by `edgelat pack make` from the files with symbols. It is used for images of the same build-id \
+           whose code is the same, byte for byte. The option may be repeated.",
+    ..Opt::switch(Id::Pack, "pack", "Take functions of stripped images from PACK")
+};
+
+/// Words for the first argument of `pack`.
+pub const PACK_ACTIONS: &[&str] = &["make", "show"];
 
 /// All commands, in the order of the help.
 pub const COMMANDS: &[Command] = &[
@@ -246,6 +262,7 @@ pub const COMMANDS: &[Command] = &[
                 )
             },
             DEBUG_DIR,
+            PACK,
             Opt {
                 more: "Calibration measures what the probes themselves add to each duration, on functions of edgelat's own, \
                        and reports it as bias_ns.",
@@ -300,6 +317,7 @@ pub const COMMANDS: &[Command] = &[
                 ..Opt::switch(Id::Json, "json", "Print one JSON object a function")
             },
             DEBUG_DIR,
+            PACK,
         ],
         examples: &[
             Example {
@@ -325,6 +343,68 @@ pub const COMMANDS: &[Command] = &[
         trailing: None,
         options: &[Opt::switch(Id::Json, "json", "Print one JSON object a finding")],
         examples: &[Example { line: "edgelat check", purpose: "Before the first measurement on a box." }],
+    },
+    Command {
+        name: "pack",
+        summary: "carry functions of unstripped files to where they run stripped",
+        usage: &["make -o PACK --debug FILE [--image FILE] FUNCTION...", "show PACK [--json]"],
+        about: &[
+            "A box often runs stripped programs, and the files with their symbols stay where they were built. make \
+             writes names, ranges and probe sites of functions into a small file, on any machine; watch and functions \
+             take it with --pack. It is bound to build-id and code, so that it cannot be used on another build.",
+        ],
+        operands: &[
+            Operand {
+                name: "make|show",
+                help: "Write a pack, or list what is in one",
+                at_least: 1,
+                at_most: 1,
+                complete: Complete::Words(PACK_ACTIONS),
+            },
+            Operand {
+                name: "FUNCTION|PACK",
+                help: "make: which functions, as for watch; show: the pack",
+                at_least: 1,
+                at_most: usize::MAX,
+                complete: Complete::Files,
+            },
+        ],
+        trailing: None,
+        options: &[
+            Opt {
+                short: Some('o'),
+                value: Some(Value { name: "PACK", complete: Complete::Files }),
+                ..Opt::switch(Id::Output, "output", "The pack to write")
+            },
+            Opt {
+                value: Some(Value { name: "FILE", complete: Complete::Files }),
+                repeatable: true,
+                more: "An unstripped executable or library, or the debug file of one; the option may be repeated.",
+                ..Opt::switch(Id::Debug, "debug", "A file with symbols")
+            },
+            Opt {
+                value: Some(Value { name: "FILE", complete: Complete::Files }),
+                repeatable: true,
+                more: "Needed where the files with symbols are debug files, which have no code. The option may be \
+                       repeated.",
+                ..Opt::switch(Id::Image, "image", "The stripped file with the code")
+            },
+            Opt {
+                more: "image, arch, build_id, name, linkage_name, start, size and exits.",
+                ..Opt::switch(Id::Json, "json", "show: print one JSON object a function")
+            },
+        ],
+        examples: &[
+            Example {
+                line: "edgelat pack make -o parser.pack --debug build/parserd 'Parser::*'",
+                purpose: "From an unstripped program.",
+            },
+            Example {
+                line: "edgelat pack make -o parser.pack --debug parserd.debug --image parserd parse",
+                purpose: "From a stripped program and its debug file.",
+            },
+            Example { line: "edgelat pack show parser.pack", purpose: "What is in it, and for which build." },
+        ],
     },
     #[cfg(any(test, feature = "generate"))]
     Command {

@@ -36,6 +36,8 @@ pub enum Invocation {
     Functions(FunctionsOptions),
     /// `edgelat check`.
     Check(CheckOptions),
+    /// `edgelat pack`.
+    Pack(PackOptions),
     /// `edgelat completions`, with the word for the shell.
     #[cfg(any(test, feature = "generate"))]
     Completions(String),
@@ -71,6 +73,8 @@ pub struct WatchOptions {
     pub follow_forks: bool,
     /// Where else to look for debug files.
     pub debug_dirs: Vec<PathBuf>,
+    /// Packs for stripped images.
+    pub packs: Vec<PathBuf>,
     /// Measure the cost of the probes themselves first.
     pub calibrate: bool,
 }
@@ -95,6 +99,8 @@ pub struct FunctionsOptions {
     pub json: bool,
     /// Where else to look for debug files.
     pub debug_dirs: Vec<PathBuf>,
+    /// Packs for stripped images.
+    pub packs: Vec<PathBuf>,
 }
 
 /// Whose functions are listed.
@@ -111,6 +117,29 @@ pub enum FunctionsOf {
 pub struct CheckOptions {
     /// Print JSON lines instead of a table.
     pub json: bool,
+}
+
+/// What `edgelat pack` is asked to do.
+#[derive(Debug)]
+pub enum PackOptions {
+    /// Write a pack.
+    Make {
+        /// The pack.
+        output: PathBuf,
+        /// Files with symbols; at least one.
+        debug: Vec<PathBuf>,
+        /// Files with the code, where the others have none.
+        images: Vec<PathBuf>,
+        /// Which functions; at least one.
+        functions: Vec<Pattern>,
+    },
+    /// List what is in a pack.
+    Show {
+        /// The pack.
+        path: PathBuf,
+        /// Print JSON lines instead of a table.
+        json: bool,
+    },
 }
 
 /// Reads a command line, without the name of the program.
@@ -137,6 +166,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     match command.name {
         "watch" => WatchOptions::from_matches(matches).map(Invocation::Watch),
         "functions" => FunctionsOptions::from_matches(matches).map(Invocation::Functions),
+        "pack" => PackOptions::from_matches(matches).map(Invocation::Pack),
         #[cfg(any(test, feature = "generate"))]
         "completions" => matches.operand_text(0).map(Invocation::Completions),
         #[cfg(any(test, feature = "generate"))]
@@ -278,7 +308,6 @@ impl Matches {
             .map_err(|reason| UsageError::Pattern { command: self.command.name, reason })
     }
 
-    #[cfg(any(test, feature = "generate"))]
     fn operand_text(&self, number: usize) -> Result<String, UsageError> {
         let operand = &self.command.operands[number];
         let given = self.text(&self.operands[number])?;
@@ -390,6 +419,7 @@ impl WatchOptions {
             allow_ptrace: matches.has(Id::AllowPtrace),
             follow_forks: !matches.has(Id::NoFollowForks),
             debug_dirs: matches.paths(Id::DebugDir),
+            packs: matches.paths(Id::Pack),
             calibrate: !matches.has(Id::NoBias),
         })
     }
@@ -412,7 +442,48 @@ impl FunctionsOptions {
             _ => FunctionsOf::File(PathBuf::from(of)),
         };
         let pattern = operands.next().map(|operand| matches.pattern(operand)).transpose()?;
-        Ok(Self { of, pattern, json: matches.has(Id::Json), debug_dirs: matches.paths(Id::DebugDir) })
+        Ok(Self {
+            of,
+            pattern,
+            json: matches.has(Id::Json),
+            debug_dirs: matches.paths(Id::DebugDir),
+            packs: matches.paths(Id::Pack),
+        })
+    }
+}
+
+impl PackOptions {
+    fn from_matches(matches: Matches) -> Result<Self, UsageError> {
+        let command = matches.command;
+        let rest = matches.operands.get(1..).unwrap_or_default();
+        if matches.operand_text(0)? == "make" {
+            let missing = |option: &'static str| UsageError::MissingOperand {
+                command: command.name,
+                operand: option,
+                usage: command.usage.first().copied().unwrap_or_default(),
+            };
+            let output = matches.paths(Id::Output).pop().ok_or_else(|| missing("-o PACK"))?;
+            let debug = matches.paths(Id::Debug);
+            if debug.is_empty() {
+                return Err(missing("--debug FILE"));
+            }
+            let functions = rest.iter().map(|operand| matches.pattern(operand)).collect::<Result<_, _>>()?;
+            return Ok(Self::Make { output, debug, images: matches.paths(Id::Image), functions });
+        }
+        let usage = command.usage.last().copied().unwrap_or_default();
+        match (rest, [Id::Output, Id::Debug, Id::Image].iter().any(|id| matches.has(*id))) {
+            ([path], false) => Ok(Self::Show { path: PathBuf::from(path), json: matches.has(Id::Json) }),
+            (_, true) => Err(UsageError::OnlyFor {
+                command: command.name,
+                options: "-o, --debug and --image",
+                action: "make",
+            }),
+            (more, false) => Err(UsageError::ExtraOperand {
+                command: command.name,
+                given: more.last().map(|operand| operand.to_string_lossy().into_owned()).unwrap_or_default(),
+                usage,
+            }),
+        }
     }
 }
 

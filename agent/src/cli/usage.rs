@@ -88,6 +88,16 @@ pub enum UsageError {
         /// How the command is written.
         usage: &'static str,
     },
+    /// Options of one action with another.
+    #[error("{command}: {options} are for {action} only; leave them out")]
+    OnlyFor {
+        /// The command.
+        command: &'static str,
+        /// The options.
+        options: &'static str,
+        /// The action that has them.
+        action: &'static str,
+    },
     /// An argument that is not text.
     #[error("{command}: '{given}' is not UTF-8 text; names of functions and values of options are")]
     NotText {

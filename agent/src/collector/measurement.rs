@@ -248,6 +248,7 @@ fn fill(
     report.lost.evicted = totals.evicted;
     report.lost.over_range = totals.over_range;
     report.lost.table_full = totals.table_full;
+    report.lost.unkeyed = totals.unkeyed;
     report.lost.ended_inside = ended_inside;
     report.unmatched_exits = totals.unmatched;
     report.count = histogram.count();

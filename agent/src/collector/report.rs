@@ -108,12 +108,14 @@ pub struct Lost {
     pub over_range: u64,
     /// Found no frame.
     pub table_full: u64,
+    /// Were not on the stack of a goroutine, where the function is one of Go.
+    pub unkeyed: u64,
 }
 
 impl Lost {
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.abandoned + self.evicted + self.ended_inside + self.over_range + self.table_full
+        self.abandoned + self.evicted + self.ended_inside + self.over_range + self.table_full + self.unkeyed
     }
 }
 

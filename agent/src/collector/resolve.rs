@@ -10,7 +10,8 @@ use edgelat_bpf::layout::{SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_MAYBE, SI
 use edgelat_guard::GuardError;
 use edgelat_guard::protocol::{ImageId, Line, MappedImage, PlanSite};
 use edgelat_image::{
-    DebugFiles, FindError, Image, ImageError, Pattern, Progress, ReadAt, SiteKind, Stepping,
+    DebugFiles, FindError, FunctionTable, Image, ImageError, Origin, Pack, Pattern, Progress, ReadAt,
+    SiteKind, Stepping,
 };
 
 use super::report::RefusedReport;
@@ -108,6 +109,8 @@ pub struct Resolved {
 pub struct Context<'a> {
     /// Folders with debug files, besides the usual one.
     pub debug_dirs: &'a [PathBuf],
+    /// Packs for stripped images.
+    pub packs: &'a [Pack],
     /// Told how far the reading of an image is.
     pub progress: &'a mut dyn FnMut(&str, Progress),
 }
@@ -182,7 +185,7 @@ fn search(
     let image_error = |error| ResolveError::Image { path: path.clone(), error };
     let image = Image::open(&open.file).map_err(image_error)?;
     let opener = |path: &Path| std::fs::File::open(path).map(edgelat_image::boxed);
-    let mut debug_files = DebugFiles::new(&opener);
+    let mut debug_files = DebugFiles::new(&opener).packs(context.packs);
     for folder in context.debug_dirs {
         debug_files = debug_files.directory(folder);
     }
@@ -197,7 +200,7 @@ fn search(
         let found = image.find(&table, pattern).map_err(|error| ResolveError::Find {
             path: path.clone(),
             error,
-            hint: hint(pattern),
+            hint: hint(pattern) + &of_packs(&image, &table, context.packs),
         })?;
         let mut probed = false;
         let mut refusal = None;
@@ -234,6 +237,23 @@ fn search(
     let build_id = build_id.map(|(id, offset)| (offset, id.bytes().to_vec()));
     resolved.images.push(ResolvedImage { id: open.id, build_id });
     Ok(())
+}
+
+/// Why packs did not help: they are for other builds, or for other code.
+fn of_packs<S: ReadAt>(image: &Image<S>, table: &FunctionTable, packs: &[Pack]) -> String {
+    if let Some(skipped) = table.skipped().iter().find(|skipped| skipped.origin == Origin::Pack) {
+        return format!("; {}", skipped.error);
+    }
+    let build_id = image.build_id().map_or_else(|| "none".to_owned(), ToString::to_string);
+    let mut images = packs.iter().flat_map(Pack::images).filter(|packed| packed.build_id() != build_id);
+    match images.next() {
+        Some(packed) => format!(
+            "; the pack is for build {} of {}, and this is build {build_id}",
+            packed.build_id(),
+            packed.name()
+        ),
+        None => String::new(),
+    }
 }
 
 /// Adds a range to the function at `index`, which is made where it is the next one.

@@ -11,6 +11,7 @@ mod counts;
 mod ends;
 mod images;
 mod judges;
+mod packs;
 mod processes;
 mod programs;
 mod quantiles;

@@ -1,6 +1,7 @@
 //! Reading symbol tables and bringing their symbols together.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 
 use super::{Entry, FunctionTable, Mark, Name, Origin, Progress, Skipped, cold};
 use crate::elf::symbols::{Binding, Symbol, SymbolKind, SymbolTable};
@@ -8,6 +9,7 @@ use crate::elf::unwind::Unwind;
 use crate::elf::{Elf, within};
 use crate::limits::{FUNCTIONS, NAMES_TOTAL_BYTES};
 use crate::linkage::{self, Body};
+use crate::pack::{PackedFunction, PackedImage};
 use crate::{Arch, ImageError, ReadAt};
 
 /// Begin and end of the text of BoringSSL's FIPS module, which hashes itself (`crypto/fipsmodule/bcm.cc`).
@@ -44,6 +46,7 @@ pub(crate) struct Collector {
     name_bytes: u64,
     files: u32,
     skipped: Vec<Skipped>,
+    planned: HashMap<(u64, u64), PackedFunction>,
 }
 
 impl Collector {
@@ -75,6 +78,37 @@ impl Collector {
         progress(Progress { origin, done: total, total });
         self.strings.push(table.strings);
         self.origins.push(origin);
+        Ok(())
+    }
+
+    /// Adds the functions of a pack. Their cold parts are not symbols of their own: the plan knows them.
+    pub(crate) fn add_pack(&mut self, image: &PackedImage) -> Result<(), ImageError> {
+        let what = "pack";
+        let index = u8::try_from(self.strings.len())
+            .map_err(|_| ImageError::Malformed { what, reason: "there are too many symbol tables" })?;
+        let mut strings = Vec::new();
+        for function in image.functions() {
+            let Some(main) = function.parts().next() else { continue };
+            for name in function.names() {
+                // Both are bounded by the caps of a pack.
+                let (Ok(offset), Ok(length)) = (u32::try_from(strings.len()), u16::try_from(name.len()))
+                else {
+                    continue;
+                };
+                strings.extend_from_slice(name.as_bytes());
+                self.raws.push(Raw {
+                    start: main.start,
+                    size: main.end.saturating_sub(main.start),
+                    name: Name { table: index, length, offset },
+                    file: 0,
+                    binding: Binding::Global,
+                    ifunc: false,
+                });
+            }
+            self.planned.insert((main.start, main.end), function.clone());
+        }
+        self.strings.push(strings);
+        self.origins.push(Origin::Pack);
         Ok(())
     }
 
@@ -191,6 +225,7 @@ impl Collector {
         table.cold = cold::parts(&parts, raws, &table.functions);
         table.strings = self.strings;
         table.skipped = self.skipped;
+        table.planned = self.planned;
         Ok(table)
     }
 

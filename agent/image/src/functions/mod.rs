@@ -8,12 +8,14 @@
 mod cold;
 pub(crate) mod collect;
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::PathBuf;
 
 use crate::demangle::{self, Form};
 use crate::linkage;
 use crate::near::Nearest;
+use crate::pack::PackedFunction;
 use crate::{ImageError, NamePattern, Refusal};
 
 /// Which table a function's symbol came from.
@@ -27,6 +29,8 @@ pub enum Origin {
     Debugdata,
     /// The separate debug file with the same build-id.
     DebugFile,
+    /// A pack for this build.
+    Pack,
     /// The unwind tables: a range without a name, found by its address.
     Unwind,
 }
@@ -40,6 +44,7 @@ impl Origin {
             Self::Dynsym => ".dynsym",
             Self::Debugdata => ".gnu_debugdata",
             Self::DebugFile => "debug file",
+            Self::Pack => "pack",
             Self::Unwind => ".eh_frame",
         }
     }
@@ -99,6 +104,8 @@ pub struct FunctionTable {
     /// Cold parts: index of the function ([`cold::UNCERTAIN`] where several come in question), start and end; sorted.
     cold: Vec<(u32, u64, u64)>,
     skipped: Vec<Skipped>,
+    /// Functions of packs, by start and end.
+    planned: HashMap<(u64, u64), PackedFunction>,
 }
 
 /// A name as it stands in a string table, without its version.
@@ -269,6 +276,11 @@ impl FunctionTable {
             let entry = &self.functions[index];
             address - entry.start < entry.size
         })
+    }
+
+    /// What a pack knows of the function with this range.
+    pub(crate) fn planned(&self, start: u64, end: u64) -> Option<&PackedFunction> {
+        self.planned.get(&(start, end))
     }
 
     /// The range of a function or cold part that contains `address`, and whether it is a function.

@@ -12,7 +12,7 @@ use crate::decode::{Code, Flow, Probing, Step};
 
 /// Most instructions that the entry slides over. What they do is not part of the measured time: a few nanoseconds,
 /// which more of them would no longer be.
-const PASSED: usize = 24;
+pub(super) const PASSED: usize = 24;
 
 /// The entry site. `by_table` are indices of instructions that indirect jumps may lead to, `exits` the exits.
 pub(super) fn entry(code: &Code, by_table: &[usize], exits: &[Site]) -> Result<Site, Refusal> {

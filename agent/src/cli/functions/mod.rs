@@ -16,7 +16,7 @@ use edgelat_guard::{
     Guard,
     protocol::{Line, MappedImage},
 };
-use edgelat_image::{DebugFiles, FindError, Function, Image, ImageError, Pattern};
+use edgelat_image::{DebugFiles, FindError, Function, Image, ImageError, Pack, Pattern};
 use nix::libc::O_NONBLOCK;
 
 use super::{
@@ -93,18 +93,24 @@ impl Fails for FunctionsError {
 /// # Errors
 /// When nothing can be listed, and why.
 pub fn run(options: &FunctionsOptions) -> Result<Exit, Failure> {
+    let packs = super::pack::read_all(&options.packs)?;
     to_stdout(Exit::Ok, |out| {
         let mut printer = Printer::new(out, options.json);
         match &options.of {
-            FunctionsOf::File(path) => file(&mut printer, path, options)?,
-            FunctionsOf::Process(pid) => process(&mut printer, *pid, options)?,
+            FunctionsOf::File(path) => file(&mut printer, path, options, &packs)?,
+            FunctionsOf::Process(pid) => process(&mut printer, *pid, options, &packs)?,
         }
         printer.finish()?;
         Ok(Exit::Ok)
     })
 }
 
-fn file(printer: &mut Printer<'_>, path: &Path, options: &FunctionsOptions) -> Result<(), PrintError> {
+fn file(
+    printer: &mut Printer<'_>,
+    path: &Path,
+    options: &FunctionsOptions,
+    packs: &[Pack],
+) -> Result<(), PrintError> {
     let name = path.to_string_lossy().into_owned();
     if let Some(pattern) = options.pattern.as_ref().filter(|pattern| !pattern.matches_image(path)) {
         return Err(other_image(pattern, &[file_name(&name)]));
@@ -115,11 +121,16 @@ fn file(printer: &mut Printer<'_>, path: &Path, options: &FunctionsOptions) -> R
         .custom_flags(O_NONBLOCK)
         .open(path)
         .map_err(|error| Failure::from(FunctionsError::Open { path: name.clone(), error }))?;
-    list(printer, &name, &file, options)
+    list(printer, &name, &file, options, packs)
 }
 
 /// Lists all images of a process. One that cannot be read is said so and left out, as long as another can.
-fn process(printer: &mut Printer<'_>, pid: i32, options: &FunctionsOptions) -> Result<(), PrintError> {
+fn process(
+    printer: &mut Printer<'_>,
+    pid: i32,
+    options: &FunctionsOptions,
+    packs: &[Pack],
+) -> Result<(), PrintError> {
     let mut line = Line::new(Guard::new());
     // Nothing is attached, so that a debugger does not matter.
     let target = Target::open(&mut line, pid, true).map_err(Failure::from)?;
@@ -139,7 +150,7 @@ fn process(printer: &mut Printer<'_>, pid: i32, options: &FunctionsOptions) -> R
     let mut failures: Vec<Failure> = Vec::new();
     for image in &wanted {
         let listed = match target.open_image(&mut line, image) {
-            Ok(open) => list(printer, &open.path, &open.file, options),
+            Ok(open) => list(printer, &open.path, &open.file, options, packs),
             Err(error) => Err(Failure::from(error).into()),
         };
         match listed {
@@ -170,6 +181,7 @@ fn list(
     path: &str,
     file: &File,
     options: &FunctionsOptions,
+    packs: &[Pack],
 ) -> Result<(), PrintError> {
     let unreadable = |error| Failure::from(FunctionsError::Image { path: path.to_string(), error });
     let image = Image::open(file).map_err(unreadable)?;
@@ -177,7 +189,7 @@ fn list(
     let debug_files = options
         .debug_dirs
         .iter()
-        .fold(DebugFiles::new(&open), |files, folder: &PathBuf| files.directory(folder));
+        .fold(DebugFiles::new(&open).packs(packs), |files, folder: &PathBuf| files.directory(folder));
     let mut progress = ProgressLine::new();
     let name = file_name(path);
     let table = image

@@ -28,6 +28,7 @@ pub(super) fn bash() -> String {
         Complete::Nothing => ":".to_string(),
         Complete::Words(list) => words(&list.join(" ")),
         Complete::CommandLine => "compopt -o default".to_string(),
+        Complete::Files => "COMPREPLY=($(compgen -f -- \"$current\"))".to_string(),
         Complete::Directories => "COMPREPLY=($(compgen -d -- \"$current\"))".to_string(),
         Complete::Processes => PROCESSES.to_string(),
         Complete::ProcessesAndFiles => format!("{PROCESSES}; compopt -o default"),
@@ -80,6 +81,7 @@ pub(super) fn zsh() -> String {
     let action = |complete| match complete {
         Complete::Nothing => String::new(),
         Complete::Words(list) => format!("({})", list.join(" ")),
+        Complete::Files => "_files".to_string(),
         Complete::Directories => "_files -/".to_string(),
         Complete::Processes => "_pids".to_string(),
         Complete::ProcessesAndFiles => "{_pids; _files}".to_string(),
@@ -142,6 +144,7 @@ pub(super) fn fish() -> String {
     let arguments = |complete| match complete {
         Complete::Nothing | Complete::CommandLine => String::new(),
         Complete::Words(list) => format!(" -a '{}'", list.join(" ")),
+        Complete::Files => " -F".to_string(),
         Complete::Directories => " -a '(__fish_complete_directories)'".to_string(),
         Complete::Processes => " -a '(__fish_complete_pids)'".to_string(),
         Complete::ProcessesAndFiles => " -F -a '(__fish_complete_pids)'".to_string(),

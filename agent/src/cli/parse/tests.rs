@@ -41,7 +41,7 @@ fn watch_without_options_has_the_defaults_of_the_table() {
 fn watch_takes_every_option_in_every_spelling() {
     let options = watch(
         "-p12 --duration=2.5 --interval 0.25 --json --returns uretprobe --route tracefs --frames 100 \
-         --max-map-bytes 64K --allow-ptrace --no-follow-forks --debug-dir /a --debug-dir=/b --no-bias f lib.so:g*",
+         --max-map-bytes 64K --allow-ptrace --no-follow-forks --debug-dir /a --debug-dir=/b --pack /c --no-bias f lib.so:g*",
     );
     assert_eq!(options.target, WatchTarget::Process(12));
     assert_eq!(options.functions.len(), 2);
@@ -53,6 +53,7 @@ fn watch_takes_every_option_in_every_spelling() {
     assert_eq!(options.max_map_bytes, 65_536);
     assert!(options.json && options.allow_ptrace && !options.follow_forks && !options.calibrate);
     assert_eq!(options.debug_dirs, [PathBuf::from("/a"), PathBuf::from("/b")]);
+    assert_eq!(options.packs, [PathBuf::from("/c")]);
 }
 
 #[test]
@@ -250,5 +251,34 @@ fn random_arguments_never_panic() {
         if let Err(error) = parse(line) {
             assert!(!error.to_string().is_empty());
         }
+    }
+}
+
+#[test]
+fn a_pack_is_made_of_files_and_shown_by_its_name() {
+    let options = match parsed("pack make -o a.pack --debug b --debug=c --image d f g*") {
+        Ok(Invocation::Pack(options)) => options,
+        other => panic!("{other:?}"),
+    };
+    let PackOptions::Make { output, debug, images, functions } = options else { panic!("{options:?}") };
+    assert_eq!(output, PathBuf::from("a.pack"));
+    assert_eq!(debug, [PathBuf::from("b"), PathBuf::from("c")]);
+    assert_eq!(images, [PathBuf::from("d")]);
+    assert_eq!(functions.len(), 2);
+    let shown = parsed("pack show a.pack --json");
+    assert!(matches!(shown, Ok(Invocation::Pack(PackOptions::Show { json: true, .. }))), "{shown:?}");
+}
+
+#[test]
+fn what_a_pack_cannot_be_made_or_shown_with_is_named() {
+    for (line, answer) in [
+        ("pack mkae a", "make|show cannot be 'mkae'; give make, show"),
+        ("pack make --debug b f", "-o PACK is missing"),
+        ("pack make -o a f", "--debug FILE is missing"),
+        ("pack make -o a --debug b", "FUNCTION|PACK is missing"),
+        ("pack show a b", "'b' is one argument too many; write edgelat pack show PACK [--json]"),
+        ("pack show a --debug b", "-o, --debug and --image are for make only"),
+    ] {
+        assert!(wrong(line).contains(answer), "{line}: {}", wrong(line));
     }
 }

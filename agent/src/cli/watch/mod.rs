@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use edgelat_guard::protocol::{Event, Line, Reply, Request, Returns};
 use edgelat_guard::{Guard, GuardError};
-use edgelat_image::Pattern;
+use edgelat_image::{Pack, Pattern};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::screen::Screen;
@@ -99,6 +99,7 @@ impl Fails for WatchError {
 /// # Errors
 /// Why nothing could be measured. What was measured before an error is printed first.
 pub fn run(options: WatchOptions) -> Result<Exit, Failure> {
+    let packs = super::pack::read_all(&options.packs)?;
     let signals = signals::catch().map_err(WatchError::Signals)?;
     let mut spawned = match &options.target {
         WatchTarget::Process(_) => None,
@@ -109,7 +110,7 @@ pub fn run(options: WatchOptions) -> Result<Exit, Failure> {
         (_, Some(spawned)) => spawned.pid(),
         (WatchTarget::Command(_), None) => unreachable!("a command was started above"),
     };
-    let mut watch = Watch::open(&options, pid, spawned.is_some())?;
+    let mut watch = Watch::open(&options, packs, pid, spawned.is_some())?;
     watch.begin(&options, spawned.as_mut())?;
     if options.calibrate {
         watch.calibrate();
@@ -141,6 +142,7 @@ struct Watch {
     returns: Returns,
     detach_ns: Option<u64>,
     output: Output,
+    packs: Vec<Pack>,
 }
 
 enum Output {
@@ -149,7 +151,7 @@ enum Output {
 }
 
 impl Watch {
-    fn open(options: &WatchOptions, pid: i32, own: bool) -> Result<Self, WatchError> {
+    fn open(options: &WatchOptions, packs: Vec<Pack>, pid: i32, own: bool) -> Result<Self, WatchError> {
         let mut line = Line::new(Guard::new());
         // A command of our own is under our own ptrace until its probes are in place.
         let target = Target::open(&mut line, pid, options.allow_ptrace || own)?;
@@ -181,6 +183,7 @@ impl Watch {
             returns: options.returns,
             detach_ns: None,
             output,
+            packs,
         })
     }
 
@@ -246,6 +249,7 @@ impl Watch {
         let mut progress = ProgressLine::new();
         let mut context = Context {
             debug_dirs: &options.debug_dirs,
+            packs: &self.packs,
             progress: &mut |image, at| progress.update(&format!("reading {image}"), at.done, at.total),
         };
         resolve::resolve(&mut self.line, &self.target, patterns, &mut context)

@@ -131,6 +131,7 @@ fn account(function: &FunctionReport) -> Option<String> {
         ("ended inside", lost.ended_inside),
         ("over range", lost.over_range),
         ("table full", lost.table_full),
+        ("unkeyed", lost.unkeyed),
         ("entered before", function.unmatched_exits),
     ];
     let words: Vec<String> =

@@ -1,0 +1,56 @@
+//! Sites that were found elsewhere, on this code.
+//!
+//! A pack brings sites that were found where all symbols are. What could do harm is checked again here, by decoding the
+//! same bytes: a site stands on an instruction, the instruction is one that ends a call where it is said to be an exit,
+//! and nothing that a probe must not pass stands between the start and the entry.
+
+use super::entry::PASSED;
+use super::{Part, Site, SiteKind, Sites, Stepping};
+use crate::decode::{Code, Flow, Probing, Step};
+use crate::{Arch, Refusal};
+
+/// `sites` with the cost of their probes told by this code, whose main part comes first.
+///
+/// # Errors
+/// [`Refusal::PlanDiffers`] where a site does not fit the code, or why the code cannot be decoded.
+pub(crate) fn confirm(arch: Arch, parts: &[Part<'_>], sites: Sites) -> Result<Sites, Refusal> {
+    let code = Code::decode(arch, parts)?;
+    let differs = |site: &Site| Refusal::PlanDiffers { address: site.address };
+    let entry = code.at(sites.entry.address).filter(|&index| is_entry(&code, index));
+    let entry = entry.ok_or_else(|| differs(&sites.entry))?;
+    let checked = |site: Site, step: &Step| match step.probing {
+        Probing::Emulated => Ok(Site { stepping: Stepping::Emulated, ..site }),
+        Probing::SingleStepped => Ok(Site { stepping: Stepping::SingleStepped, ..site }),
+        Probing::Unsound => Err(Refusal::Unsteppable { address: site.address }),
+    };
+    let exit = |exit: Site| match code.at(exit.address).map(|index| &code.steps[index]) {
+        Some(step) if is_exit(&code, step, &exit) => checked(exit, step),
+        _ => Err(differs(&exit)),
+    };
+    Ok(Sites {
+        entry: checked(sites.entry, &code.steps[entry])?,
+        exits: sites.exits.into_iter().map(exit).collect::<Result<_, Refusal>>()?,
+    })
+}
+
+/// Whether the entry may have slid to this instruction.
+fn is_entry(code: &Code, index: usize) -> bool {
+    let Some(passed) = code.at(code.start()).and_then(|start| code.steps.get(start..=index)) else {
+        return false;
+    };
+    passed.len() <= PASSED + 1
+        && passed.windows(2).all(|pair| pair[0].passable && pair[0].end() == pair[1].address)
+}
+
+/// Whether the instruction ends a call in the way that is said.
+fn is_exit(code: &Code, step: &Step, exit: &Site) -> bool {
+    match (exit.kind, step.flow) {
+        (SiteKind::Return, Flow::Return) => exit.condition.is_none(),
+        (SiteKind::TailJump, Flow::Jump(target)) => exit.condition.is_none() && !code.contains(target),
+        (SiteKind::TailJump, Flow::Branch { target, condition }) => {
+            exit.condition.is_some() && exit.condition == condition && !code.contains(target)
+        }
+        (SiteKind::TailJump, Flow::Indirect(_)) => exit.condition.is_none(),
+        _ => false,
+    }
+}
