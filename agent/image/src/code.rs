@@ -8,7 +8,7 @@ use crate::limits::{COLD_PARTS, FUNCTION_BYTES};
 use crate::pack::{PackedFunction, PackedImage};
 use crate::sites::{self, Around, Part, Site, Sites, Surroundings};
 use crate::source::read_exact;
-use crate::{Function, FunctionTable, Image, ReadAt, Refusal};
+use crate::{Function, FunctionTable, Image, Language, ReadAt, Refusal};
 
 /// A site and where it stands in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +57,12 @@ impl<S: ReadAt> Image<S> {
             cold.iter().map(|(address, bytes)| Part { address: *address, bytes }).collect();
         let main = Part { address: function.start, bytes: &main };
         let around = Neighbourhood { image: self, table, unwind: OnceCell::new() };
-        let sites = sites::find_in(self.arch(), main, &cold, &around)?;
-        self.place(sites)
+        let sites = match function.language {
+            Language::Native => sites::find_in(self.arch(), main, &cold, &around),
+            Language::Go => sites::golang::find(self.arch(), main, &around),
+            Language::GoAssembly => sites::golang::find_assembly(self.arch(), main, &around),
+        };
+        self.place(sites.map_err(|refusal| named(refusal, table))?)
     }
 
     /// The sites of a function of a pack, as far as they fit its code.
@@ -139,6 +143,16 @@ impl<S: ReadAt> Image<S> {
             .map_err(|error| Refusal::Unreadable { reason: error.to_string() })?;
         Ok(bytes)
     }
+}
+
+/// A refusal that names the function that should be probed instead.
+fn named(refusal: Refusal, table: &FunctionTable) -> Refusal {
+    let Refusal::GoWrapper { target, .. } = refusal else { return refusal };
+    let method = match table.starting_at(target) {
+        Some(index) => table.function(index).name,
+        None => format!("what begins at 0x{target:x}"),
+    };
+    Refusal::GoWrapper { target, method }
 }
 
 /// What the decoder may ask about the neighbourhood of a function.

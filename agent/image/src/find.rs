@@ -4,21 +4,20 @@ use thiserror::Error;
 
 use crate::elf::unwind::Unwind;
 use crate::pattern::Wanted;
-use crate::{Function, FunctionTable, Image, ImageError, Origin, Pattern, ReadAt, Refusal};
+use crate::{Function, FunctionTable, Image, ImageError, Language, Origin, Pattern, ReadAt, Refusal};
 
 /// Why a pattern chooses nothing.
 #[derive(Debug, Error)]
 pub enum FindError {
     /// No function has the name, and the glob matches none.
-    #[error("function '{name}' not found{}", next_step(.near, *.stripped))]
+    #[error("function '{name}' not found{}", next_step(.near, *.names))]
     NotFound {
         /// What was looked for.
         name: String,
         /// Names that may have been meant, nearest first.
         near: Vec<String>,
-        /// Only the functions that the image exports are known: it has no full symbol table, and no debug file was
-        /// found.
-        stripped: bool,
+        /// Which names are known.
+        names: Names,
     },
     /// No function has the name, and none of the image could be probed.
     #[error("function '{name}' not found, and it could not be probed: {refusal}")]
@@ -72,18 +71,32 @@ pub enum FindError {
     Image(#[from] ImageError),
 }
 
-fn next_step(near: &[String], stripped: bool) -> String {
+/// Which names of an image are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// Those of a full symbol table.
+    All,
+    /// Those that the image exports: it has no full symbol table, and no debug file was found.
+    Exported,
+    /// All of Go's, whether it is stripped or not.
+    Go,
+}
+
+fn next_step(near: &[String], names: Names) -> String {
     let mut text = match near {
         [] => String::new(),
         near => format!("; did you mean {}?", near.join(", ")),
     };
-    text.push_str(match (stripped, near) {
-        (true, _) => {
+    text.push_str(match (names, near) {
+        (Names::Go, _) => {
+            "; a short function may have been put into its callers (inlined) and has no code of its own then"
+        }
+        (Names::Exported, _) => {
             "; the file is stripped: install the debug symbols of this build, bring a pack of its functions (`edgelat pack \
              make`), or write +0xADDRESS@BUILDID"
         }
-        (false, []) => "; list what there is with `edgelat functions`",
-        (false, _) => "",
+        (Names::All, []) => "; list what there is with `edgelat functions`",
+        (Names::All, _) => "",
     });
     text
 }
@@ -125,7 +138,14 @@ impl<S: ReadAt> Image<S> {
             return FindError::Refused { name, refusal };
         }
         let near = table.near(&name);
-        FindError::NotFound { name, near, stripped: !self.facts().symtab && !table.has(Origin::DebugFile) }
+        let names = if table.has(Origin::Gopclntab) {
+            Names::Go
+        } else if self.facts().symtab || table.has(Origin::DebugFile) {
+            Names::All
+        } else {
+            Names::Exported
+        };
+        FindError::NotFound { name, near, names }
     }
 
     /// The function that begins at an address, by its symbol or by the unwind tables.
@@ -156,6 +176,7 @@ impl<S: ReadAt> Image<S> {
                 cold: Vec::new(),
                 origin: Origin::Unwind,
                 refusal: None,
+                language: Language::Native,
             }),
             Some(range) => Err(inside(format!("+0x{:x}", range.start), range.start)),
             None => Err(FindError::UnknownFunction { address: number }),

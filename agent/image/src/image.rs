@@ -7,6 +7,7 @@ use crate::elf::symbols::SymbolTable;
 use crate::elf::unwind::Unwind;
 use crate::elf::{ET_EXEC, Elf, PF_W, PF_X, PT_INTERP, PT_LOAD, Purpose, notes};
 use crate::functions::collect::Collector;
+use crate::go::{Go, pclntab};
 use crate::source::read_exact;
 use crate::{
     Arch, BuildId, DebugFiles, FunctionTable, Glob, ImageError, Origin, Progress, ReadAt, Refusal, Skipped,
@@ -44,8 +45,8 @@ pub struct Segment {
 /// What the guard and the collector want to know about an image beside its functions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Built by the Go tool chain.
-    pub go: bool,
+    /// Built by the Go tool chain, at least in part.
+    pub go: Option<Go>,
     /// Compressed by UPX.
     pub packed: bool,
     /// The dynamic linker changes the text.
@@ -101,7 +102,7 @@ impl<S: ReadAt> Image<S> {
             Kind::SharedObject
         };
         let facts = Facts {
-            go: notes.go || has_go_sections(&elf),
+            go: Go::find(&elf, notes.go)?,
             packed: is_packed(&elf)?,
             text_relocations: dynamic.text_relocations,
             symtab: elf.sections().iter().any(|section| section.kind == crate::elf::SHT_SYMTAB),
@@ -192,8 +193,6 @@ impl<S: ReadAt> Image<S> {
     pub fn refusal(&self) -> Option<Refusal> {
         if self.facts.packed {
             Some(Refusal::Packed)
-        } else if self.facts.go {
-            Some(Refusal::Go)
         } else if self.facts.text_relocations {
             Some(Refusal::TextRelocations)
         } else {
@@ -238,6 +237,16 @@ impl<S: ReadAt> Image<S> {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<FunctionTable, ImageError> {
         let mut collector = Collector::default();
+        if let Some(go) = &self.facts.go {
+            match pclntab::read(&self.elf) {
+                Ok(Some(table)) => collector.add_go(table, go.minor())?,
+                Ok(None) => collector.go_is_unknown(),
+                Err(error) => {
+                    collector.go_is_unknown();
+                    collector.skip(Skipped { origin: Origin::Gopclntab, path: None, error });
+                }
+            }
+        }
         if let Some(table) = SymbolTable::full(&self.elf)? {
             collector.add(&self.elf, table, Origin::Symtab, progress)?;
         }
@@ -325,12 +334,6 @@ fn add_full(
 
 /// The Go linker writes these whatever it strips (cmd/link/internal/ld/data.go and buildinfo). Position-independent
 /// executables had the second up to Go 1.25.
-fn has_go_sections(elf: &Elf<dyn ReadAt + '_>) -> bool {
-    [".go.buildinfo", ".gopclntab", ".data.rel.ro.gopclntab", ".note.go.buildid"]
-        .iter()
-        .any(|name| elf.section_named(name).is_some())
-}
-
 /// UPX puts its `l_info` (a checksum, then the magic) right behind the program headers, and removes the section table
 /// (UPX, src/p_lx_elf.cpp and src/stub/src/include/linux.h).
 fn is_packed(elf: &Elf<dyn ReadAt + '_>) -> Result<bool, ImageError> {

@@ -65,6 +65,9 @@ pub const UNWIND_ENTRIES: u64 = 4_000_000;
 /// Bytes of a build-id: 20 for SHA-1, 16 for MD5 and UUID, 8 for lld's fast hash; `--build-id=0x...` can be longer.
 pub const BUILD_ID_BYTES: usize = 64;
 
+/// Bytes looked through for Go's table of functions and its module data where no section names them.
+pub const GO_SCANNED_BYTES: u64 = 512 << 20;
+
 /// Bytes of a pack: some 60 for each function.
 pub const PACK_BYTES: usize = 1 << 20;
 

@@ -306,6 +306,8 @@ impl PackedFunction {
             stepping: Stepping::SingleStepped,
             condition: site.condition,
             maybe: site.maybe,
+            // Go needs no packs.
+            goroutine: false,
         });
         Some(Sites { entry: sites.next()?, exits: sites.collect() })
     }

@@ -12,9 +12,35 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
     // ---- known from the image and its symbols ----
-    /// The image was built by the Go tool chain.
-    #[error("Go functions are not supported by this version")]
+    /// The image was built by the Go tool chain, and the table that tells its functions apart is not there.
+    #[error(
+        "it is a Go program, and its table of functions (gopclntab) cannot be read: nothing tells what is safe"
+    )]
     Go,
+    /// The program comes from a version of Go that keeps the goroutine in memory.
+    #[error(
+        "it was built by a Go older than 1.17, which keeps its goroutines where they are not found; rebuild it"
+    )]
+    GoVersion,
+    /// A function of Go's runtime that runs on several stacks, or at the end of one.
+    #[error("the function changes the stack or stands at its end: its calls cannot be told apart")]
+    GoStack,
+    /// A function in assembly that calls others, while which its goroutine may move.
+    #[error(
+        "the function is written in assembly and calls others at 0x{address:x}; probe the function that calls it"
+    )]
+    GoAssembly {
+        /// ELF virtual address of the call.
+        address: u64,
+    },
+    /// A wrapper that the compiler made, which jumps to the method that it wraps.
+    #[error("the function only jumps to the method that it wraps; probe {method}")]
+    GoWrapper {
+        /// Where it jumps to.
+        target: u64,
+        /// The method that it wraps.
+        method: String,
+    },
     /// The symbol is of type `STT_GNU_IFUNC`: its code only chooses an implementation, once, at load time.
     #[error(
         "the symbol is an ifunc resolver, which runs once at load time; \
@@ -194,6 +220,10 @@ impl Refusal {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Go => "go",
+            Self::GoVersion => "go-version",
+            Self::GoStack => "go-stack",
+            Self::GoAssembly { .. } => "go-assembly",
+            Self::GoWrapper { .. } => "go-wrapper",
             Self::IfuncResolver => "ifunc-resolver",
             Self::UnknownEnd => "unknown-end",
             Self::SelfChecked => "self-checked",

@@ -34,6 +34,7 @@
 pub(crate) mod confirm;
 mod entry;
 mod exits;
+pub(crate) mod golang;
 mod tables;
 mod trace;
 mod transfer;
@@ -89,6 +90,9 @@ pub struct Site {
     pub condition: Option<u8>,
     /// The height of the stack there is an assumption: a hit with no matching frame is not an unmatched exit.
     pub maybe: bool,
+    /// The code keeps its goroutine in a register, and the frame's key is goroutine and depth instead of the stack
+    /// pointer, because the stack moves.
+    pub goroutine: bool,
 }
 
 impl Site {

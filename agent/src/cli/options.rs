@@ -312,8 +312,8 @@ pub const COMMANDS: &[Command] = &[
         trailing: None,
         options: &[
             Opt {
-                more: "name, linkage_name, aliases, image, start, end, size, probeable, reason, reason_text, sites and \
-                       origin.",
+                more: "name, linkage_name, aliases, image, start, end, size, probeable, reason, reason_text, sites, \
+                       origin, language and language_version.",
                 ..Opt::switch(Id::Json, "json", "Print one JSON object a function")
             },
             DEBUG_DIR,
@@ -337,12 +337,23 @@ pub const COMMANDS: &[Command] = &[
         about: &[
             "Looks at the kernel, its settings and the rights of the caller, and says for each what it finds and \
                  what to do about it. The exit status is 0 if watch would work, 3 if rights are missing, 4 if the \
-                 kernel lacks something.",
+                 kernel lacks something. With -p it also looks at a process: what it is, how its functions are named, and \
+                 what stands in the way.",
         ],
         operands: &[],
         trailing: None,
-        options: &[Opt::switch(Id::Json, "json", "Print one JSON object a finding")],
-        examples: &[Example { line: "edgelat check", purpose: "Before the first measurement on a box." }],
+        options: &[
+            Opt {
+                short: Some('p'),
+                value: Some(Value { name: "PID", complete: Complete::Processes }),
+                ..Opt::switch(Id::Pid, "pid", "Look at the running process PID too")
+            },
+            Opt::switch(Id::Json, "json", "Print one JSON object a finding"),
+        ],
+        examples: &[
+            Example { line: "edgelat check", purpose: "Before the first measurement on a box." },
+            Example { line: "edgelat check -p 1234", purpose: "Before the first measurement of a process." },
+        ],
     },
     Command {
         name: "pack",

@@ -180,7 +180,7 @@ fn add(
     let image = Image::open(file).map_err(unreadable)?;
     match image.refusal() {
         Some(edgelat_image::Refusal::NoText) => return Err(PackCommandError::DebugOnly { path: name }),
-        _ if image.facts().go => return Err(PackCommandError::Go { path: name }),
+        _ if image.facts().go.is_some() => return Err(PackCommandError::Go { path: name }),
         _ => {}
     }
     // Each file with symbols poses as a folder of debug files with one file in it; whether that is of this build, its

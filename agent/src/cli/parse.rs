@@ -115,6 +115,8 @@ pub enum FunctionsOf {
 /// What `edgelat check` is asked to do.
 #[derive(Debug)]
 pub struct CheckOptions {
+    /// Look at this process too.
+    pub pid: Option<i32>,
     /// Print JSON lines instead of a table.
     pub json: bool,
 }
@@ -171,7 +173,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         "completions" => matches.operand_text(0).map(Invocation::Completions),
         #[cfg(any(test, feature = "generate"))]
         "man" => Ok(Invocation::Man),
-        _ => Ok(Invocation::Check(CheckOptions { json: matches.has(Id::Json) })),
+        _ => {
+            let pid = matches.value(Id::Pid, pid_wanted, pid)?;
+            Ok(Invocation::Check(CheckOptions { pid, json: matches.has(Id::Json) }))
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use edgelat_bpf::layout::{SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_MAYBE, SITE_RETURN};
+use edgelat_bpf::layout::{SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_GOROUTINE, SITE_MAYBE, SITE_RETURN};
 use edgelat_guard::GuardError;
 use edgelat_guard::protocol::{ImageId, Line, MappedImage, PlanSite};
 use edgelat_image::{
@@ -291,6 +291,9 @@ fn plan_site(file: &std::fs::File, site: &edgelat_image::ProbeSite, exit: bool) 
     }
     if site.site.maybe {
         cookie |= SITE_MAYBE;
+    }
+    if site.site.goroutine {
+        cookie |= SITE_GOROUTINE;
     }
     let mut code = [0; 4];
     // Fewer bytes at the end of the file; the guard compares as many as there are.

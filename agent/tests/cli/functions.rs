@@ -224,6 +224,8 @@ fn every_line_has_every_field() {
         "build_id",
         "end",
         "image",
+        "language",
+        "language_version",
         "linkage_name",
         "name",
         "origin",

@@ -36,16 +36,43 @@ pub(crate) struct Subject {
     name: &'static str,
     /// What it must start with; empty where the compiler may choose.
     start: &'static str,
-    rust: bool,
+    language: Language,
+}
+
+/// What the function is written in, which says in which program it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Language {
+    C,
+    Rust,
+    Go,
 }
 
 /// All of them.
-pub(crate) const SUBJECTS: [Subject; 4] = [
-    Subject { title: "C, starts with push", name: "starts_with_push", start: "push", rust: false },
-    Subject { title: "C, starts with endbr64", name: "starts_with_endbr64", start: "endbr64", rust: false },
-    Subject { title: "C, starts with sub", name: "starts_with_sub", start: "sub", rust: false },
-    Subject { title: "Rust", name: "rust_calls::packets::checksum", start: "", rust: true },
+pub(crate) const SUBJECTS: [Subject; 6] = [
+    Subject { title: "C, starts with push", name: "starts_with_push", start: "push", language: Language::C },
+    Subject {
+        title: "C, starts with endbr64",
+        name: "starts_with_endbr64",
+        start: "endbr64",
+        language: Language::C,
+    },
+    Subject { title: "C, starts with sub", name: "starts_with_sub", start: "sub", language: Language::C },
+    Subject { title: "Rust", name: "rust_calls::packets::checksum", start: "", language: Language::Rust },
+    Subject { title: "Go, with a stack check", name: "main.checked", start: "", language: Language::Go },
+    Subject { title: "Go, a leaf", name: "main.leaf", start: "", language: Language::Go },
 ];
+
+impl Subject {
+    /// Return probes break Go: nobody who uses them is let near it.
+    fn bears(self, contender: Contender) -> bool {
+        let only_sites = match contender {
+            Contender::Unprobed => true,
+            Contender::Programs(way, _) => way == Way::MultiSites,
+            Contender::Tool(tool) => matches!(tool, Tool::Edgelat { returns: "ret", .. }),
+        };
+        self.language != Language::Go || only_sites
+    }
+}
 
 /// Who is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,7 +190,11 @@ pub(crate) fn measure(
     cpu: usize,
     effort: Effort,
 ) -> Result<Table, Error> {
-    let program = if subject.rust { &programs.rust } else { &programs.c };
+    let program = match subject.language {
+        Language::C => &programs.c,
+        Language::Rust => &programs.rust,
+        Language::Go => &programs.go,
+    };
     let function =
         sites::ask(&installed.edgelat, program, subject.name)?.into_iter().next().ok_or_else(|| {
             Error::Answer { program: "edgelat functions".into(), answer: format!("no {}", subject.name) }
@@ -176,7 +207,8 @@ pub(crate) fn measure(
         });
     }
     let choice = Choice { name: subject.name.into(), symbol: function.symbol.clone() };
-    let outcomes = contenders().into_iter().map(|contender| Outcome {
+    let able = contenders().into_iter().filter(|contender| subject.bears(*contender));
+    let outcomes = able.map(|contender| Outcome {
         contender,
         rounds: Vec::new(),
         failure: None,
@@ -288,7 +320,7 @@ fn generation(
 
 /// The word that the target's protocol has for the function.
 fn choice_of(subject: Subject) -> &'static str {
-    if subject.rust { "checksum" } else { subject.name }
+    if subject.language == Language::Rust { "checksum" } else { subject.name }
 }
 
 /// Waits for the breakpoint and the tool's own word; the reason where it does not come.

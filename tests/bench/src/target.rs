@@ -16,6 +16,7 @@ use crate::tools::answer_of;
 pub(crate) struct Programs {
     pub(crate) c: PathBuf,
     pub(crate) rust: PathBuf,
+    pub(crate) go: PathBuf,
     pub(crate) many: PathBuf,
 }
 
@@ -23,7 +24,12 @@ impl Programs {
     /// Compiles all of them into `work`, each function with the options that give it the start it is named after.
     pub(crate) fn compile(sources: &Path, work: &Path) -> Result<Self, Error> {
         fs::create_dir_all(work).map_err(file("create", work))?;
-        let programs = Self { c: work.join("calls"), rust: work.join("rust_calls"), many: work.join("many") };
+        let programs = Self {
+            c: work.join("calls"),
+            rust: work.join("rust_calls"),
+            go: work.join("go_calls"),
+            many: work.join("many"),
+        };
         let cc = std::env::var("CC").unwrap_or_else(|_| "cc".into());
         let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
         let source = |name: &str| sources.join(name).into_os_string();
@@ -58,6 +64,21 @@ impl Programs {
                 .arg(source("rust_calls.rs"))
                 .arg("-o")
                 .arg(&programs.rust),
+        )?;
+        // The folder of a tool chain that `tests/toolchain` has fetched.
+        let go = std::env::var("GOROOT").map_or_else(|_| "go".into(), |root| format!("{root}/bin/go"));
+        answer_of(
+            Command::new(go)
+                .envs([
+                    ("GO111MODULE", "off"),
+                    ("GOTOOLCHAIN", "local"),
+                    ("GOFLAGS", ""),
+                    ("CGO_ENABLED", "0"),
+                ])
+                .env("GOCACHE", work.join("go-cache"))
+                .args(["build", "-trimpath", "-o"])
+                .arg(&programs.go)
+                .arg(source("go_calls.go")),
         )?;
         Ok(programs)
     }

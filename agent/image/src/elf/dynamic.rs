@@ -11,6 +11,8 @@ const DT_NULL: u64 = 0;
 const DT_NEEDED: u64 = 1;
 const DT_HASH: u64 = 4;
 const DT_STRTAB: u64 = 5;
+const DT_RELA: u64 = 7;
+const DT_RELASZ: u64 = 8;
 const DT_SYMTAB: u64 = 6;
 const DT_STRSZ: u64 = 10;
 const DT_SYMENT: u64 = 11;
@@ -35,6 +37,8 @@ pub(crate) struct Dynamic {
     symbol_bytes: Option<u64>,
     strings: Option<u64>,
     strings_size: Option<u64>,
+    relocations: Option<u64>,
+    relocations_size: Option<u64>,
     hash: Option<u64>,
     gnu_hash: Option<u64>,
 }
@@ -64,6 +68,8 @@ impl Dynamic {
                 DT_SYMTAB => dynamic.symbols = Some(value),
                 DT_SYMENT => dynamic.symbol_bytes = Some(value),
                 DT_STRTAB => dynamic.strings = Some(value),
+                DT_RELA => dynamic.relocations = Some(value),
+                DT_RELASZ => dynamic.relocations_size = Some(value),
                 DT_STRSZ => dynamic.strings_size = Some(value),
                 DT_HASH => dynamic.hash = Some(value),
                 DT_GNU_HASH => dynamic.gnu_hash = Some(value),
@@ -79,6 +85,11 @@ impl Dynamic {
         }
         dynamic.soname = soname.and_then(|at| dynamic.string(elf, at));
         Ok(Some(dynamic))
+    }
+
+    /// Address and size of the relocations with addend, in bytes.
+    pub(crate) fn relocations(&self) -> Option<(u64, u64)> {
+        self.relocations.zip(self.relocations_size)
     }
 
     /// A string of the dynamic string table. File names are at most 255 bytes; what is longer or has no end is `None`.

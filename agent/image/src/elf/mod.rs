@@ -153,6 +153,15 @@ impl Layout {
             .find(|section| section.kind != SHT_NOBITS && self.section_name(section) == name.as_bytes())
     }
 
+    /// The address at which a byte of the file is loaded.
+    pub(crate) fn address_of(&self, offset: u64) -> Option<u64> {
+        self.segments
+            .iter()
+            .filter(|segment| segment.kind == PT_LOAD)
+            .find(|segment| within(offset, segment.offset, segment.file_size))
+            .map(|segment| segment.address.saturating_add(offset - segment.offset))
+    }
+
     /// The file offset of a loaded address, whatever the permissions of its segment.
     pub(crate) fn offset_of(&self, address: u64) -> Option<u64> {
         self.segments
@@ -160,6 +169,15 @@ impl Layout {
             .filter(|segment| segment.kind == PT_LOAD)
             .find(|segment| within(address, segment.address, segment.file_size))
             .map(|segment| segment.offset.saturating_add(address - segment.address))
+    }
+}
+
+impl Elf<dyn ReadAt + '_> {
+    /// The 64-bit word at a loaded address, as it stands in the file; `None` where there is none.
+    pub(crate) fn word_at(&self, address: u64) -> Option<u64> {
+        let mut word = [0; 8];
+        read_exact(&self.source, "data", self.offset_of(address)?, &mut word).ok()?;
+        Some(u64::from_le_bytes(word))
     }
 }
 

@@ -30,7 +30,7 @@ impl Cold {
 /// Finds the owners of all cold symbols.
 pub(super) fn link(raws: &[Raw], strings: &[Vec<u8>]) -> Cold {
     let mut wanted: HashMap<&[u8], Vec<u32>> = HashMap::new();
-    for (index, raw) in (0u32..).zip(raws) {
+    for (index, raw) in (0u32..).zip(raws).filter(|(_, raw)| raw.go.is_none()) {
         if let Some(parent) = linkage::parent_of_cold(raw.name.text(strings)) {
             wanted.entry(parent).or_default().push(index);
         }

@@ -1,12 +1,14 @@
 //! Reading symbol tables and bringing their symbols together.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use super::{Entry, FunctionTable, Mark, Name, Origin, Progress, Skipped, cold};
 use crate::elf::symbols::{Binding, Symbol, SymbolKind, SymbolTable};
 use crate::elf::unwind::Unwind;
 use crate::elf::{Elf, within};
+use crate::go::pclntab::{self, GoFunction, Layout, Pclntab};
 use crate::limits::{FUNCTIONS, NAMES_TOTAL_BYTES};
 use crate::linkage::{self, Body};
 use crate::pack::{PackedFunction, PackedImage};
@@ -32,6 +34,16 @@ pub(super) struct Raw {
     pub(super) file: u32,
     binding: Binding,
     ifunc: bool,
+    /// What Go's own table says of it.
+    pub(super) go: Option<Mark>,
+}
+
+/// What of an image Go made.
+#[derive(Clone, Debug)]
+struct GoText {
+    /// The table of strings with its names; `None` where its table of functions cannot be read.
+    table: Option<u8>,
+    range: Range<u64>,
 }
 
 /// Symbols of all tables read so far.
@@ -46,6 +58,7 @@ pub(crate) struct Collector {
     name_bytes: u64,
     files: u32,
     skipped: Vec<Skipped>,
+    go: Option<GoText>,
     planned: HashMap<(u64, u64), PackedFunction>,
 }
 
@@ -103,6 +116,7 @@ impl Collector {
                     file: 0,
                     binding: Binding::Global,
                     ifunc: false,
+                    go: None,
                 });
             }
             self.planned.insert((main.start, main.end), function.clone());
@@ -110,6 +124,59 @@ impl Collector {
         self.strings.push(strings);
         self.origins.push(Origin::Pack);
         Ok(())
+    }
+
+    /// Adds the functions of Go's own table, of a program whose version is 1.`minor`. To be called before the tables
+    /// of symbols are added.
+    pub(crate) fn add_go(&mut self, pclntab: Pclntab, minor: Option<u32>) -> Result<(), ImageError> {
+        let Pclntab { names, functions, layout } = pclntab;
+        let name = |function: &GoFunction| {
+            names.get(function.name as usize..)?.get(..usize::from(function.name_bytes))
+        };
+        // A wrapper of the same name calls the function that it wraps, which sees each call then.
+        let mut wrapped: HashSet<&[u8]> = HashSet::new();
+        wrapped.extend(functions.iter().filter(|function| !is_wrapper(function)).filter_map(name));
+        let self_checked = fips_range(&functions, &name);
+        let registers = layout >= Layout::Go118 || minor.is_some_and(|minor| minor >= GO_WITH_REGISTERS);
+        let table = u8::try_from(self.strings.len()).unwrap_or(u8::MAX);
+        self.raws.reserve_exact(functions.len());
+        for function in &functions {
+            let Some(text) = name(function) else { continue };
+            if is_wrapper(function) && wrapped.contains(text) {
+                continue;
+            }
+            let mark = if self_checked.contains(&function.start) {
+                Mark::SelfChecked
+            } else if !registers {
+                Mark::GoVersion
+            } else if function.flags & (pclntab::TOP_FRAME | pclntab::WRITES_SP) != 0 {
+                Mark::GoStack
+            } else if function.flags & pclntab::ASSEMBLY != 0 {
+                Mark::GoAssembly
+            } else {
+                Mark::Go
+            };
+            self.raws.push(Raw {
+                start: function.start,
+                size: function.size,
+                name: Name { table, length: function.name_bytes, offset: function.name },
+                file: 0,
+                binding: Binding::Global,
+                ifunc: false,
+                go: Some(mark),
+            });
+        }
+        let start = functions.first().map_or(0, |first| first.start);
+        let end = functions.last().map_or(0, |last| last.start.saturating_add(last.size));
+        self.go = Some(GoText { table: Some(table), range: start..end });
+        self.strings.push(names);
+        self.origins.push(Origin::Gopclntab);
+        Ok(())
+    }
+
+    /// Notes that Go's table of functions is not there or damaged: nothing tells its functions from others then.
+    pub(crate) fn go_is_unknown(&mut self) {
+        self.go = Some(GoText { table: None, range: 0..0 });
     }
 
     /// Notes a source that could not be used.
@@ -126,6 +193,9 @@ impl Collector {
     ) -> Result<(), ImageError> {
         match symbol.kind {
             SymbolKind::File => self.files = self.files.saturating_add(1),
+            // Go's own table knows its functions better, and each once.
+            SymbolKind::Function | SymbolKind::Ifunc
+                if self.go.as_ref().is_some_and(|go| go.range.contains(&symbol.value)) => {}
             SymbolKind::Function | SymbolKind::Ifunc if symbol.defined => {
                 let Some(name) = table.name(symbol) else { return Ok(()) };
                 self.name_bytes += name.len() as u64;
@@ -146,6 +216,7 @@ impl Collector {
                     file: if symbol.binding == Binding::Local { self.files } else { 0 },
                     binding: symbol.binding,
                     ifunc: symbol.kind == SymbolKind::Ifunc,
+                    go: None,
                 });
             }
             SymbolKind::Label if symbol.defined => {
@@ -226,6 +297,7 @@ impl Collector {
         table.strings = self.strings;
         table.skipped = self.skipped;
         table.planned = self.planned;
+        table.go = self.go.and_then(|go| go.table);
         Ok(table)
     }
 
@@ -274,7 +346,11 @@ impl Collector {
     fn mark(&self, raw: &Raw, ifunc: bool, text: &dyn Fn(u64, u64) -> bool) -> Mark {
         let Raw { start, size, .. } = *raw;
         let end = start.saturating_add(size);
-        if ifunc {
+        if let Some(mark) = raw.go {
+            if text(start, size) { mark } else { Mark::NotInText }
+        } else if self.go.as_ref().is_some_and(|go| go.table.is_none()) {
+            Mark::GoUnknown
+        } else if ifunc {
             Mark::Ifunc
         } else if size == 0 {
             Mark::UnknownEnd
@@ -297,13 +373,38 @@ impl Collector {
     }
 }
 
+/// Go keeps the goroutine in a register of x86-64 from 1.17 on.
+const GO_WITH_REGISTERS: u32 = 17;
+
+/// Numbers of functions from here on are those of wrappers (`FuncID_wrapper` is the last: 21 up to Go 1.22, 22 up to 1.24,
+/// 23 from 1.25 on; internal/abi/symtab.go), or of one of the runtime's that has no namesake.
+const WRAPPERS: u8 = 21;
+
+const fn is_wrapper(function: &GoFunction) -> bool {
+    function.id >= WRAPPERS && function.flags & pclntab::ASSEMBLY == 0
+}
+
+/// The text that checks itself where a Go program runs in FIPS mode. The linker puts everything whose name begins so, and
+/// what is private to those packages, in one piece (cmd/internal/obj/fips140.go, cmd/link/internal/ld/fips140.go, Go 1.24).
+fn fips_range<'n>(functions: &[GoFunction], name: &impl Fn(&GoFunction) -> Option<&'n [u8]>) -> Range<u64> {
+    const PACKAGE: &[u8] = b"crypto/internal/fips140";
+    let checked = |function: &&GoFunction| {
+        let rest = name(function).and_then(|name| name.strip_prefix(PACKAGE));
+        rest.is_some_and(|rest| matches!(rest.first(), Some(b'.' | b'/')))
+    };
+    let mut found = functions.iter().filter(checked);
+    let Some(first) = found.next() else { return 0..0 };
+    let last = found.next_back().unwrap_or(first);
+    first.start..last.start.saturating_add(last.size)
+}
+
 fn count_ranges(raws: &[Raw], order: &[u32]) -> usize {
     let range = |index: u32| (raws[index as usize].start, raws[index as usize].size);
     order.windows(2).filter(|pair| range(pair[0]) != range(pair[1])).count() + usize::from(!order.is_empty())
 }
 
 fn is_cold(raw: &Raw, strings: &[Vec<u8>]) -> bool {
-    linkage::split(raw.name.text(strings)).body == Body::Cold
+    raw.go.is_none() && linkage::split(raw.name.text(strings)).body == Body::Cold
 }
 
 /// Smaller is the better name to show: the one that others call it by, not the internal ones of a library.

@@ -31,8 +31,22 @@ pub enum Origin {
     DebugFile,
     /// A pack for this build.
     Pack,
+    /// The table of Go's own runtime.
+    Gopclntab,
     /// The unwind tables: a range without a name, found by its address.
     Unwind,
+}
+
+impl Language {
+    /// The word for JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Go => "go",
+            Self::GoAssembly => "go-assembly",
+        }
+    }
 }
 
 impl Origin {
@@ -45,6 +59,7 @@ impl Origin {
             Self::Debugdata => ".gnu_debugdata",
             Self::DebugFile => "debug file",
             Self::Pack => "pack",
+            Self::Gopclntab => ".gopclntab",
             Self::Unwind => ".eh_frame",
         }
     }
@@ -82,6 +97,19 @@ pub struct Function {
     pub origin: Origin,
     /// Why it cannot be probed, as far as that can be told without looking at its code.
     pub refusal: Option<Refusal>,
+    /// What made its code.
+    pub language: Language,
+}
+
+/// What made the code of a function, as far as it matters for probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Language {
+    /// C, C++, Rust or another language with the conventions of the platform.
+    Native,
+    /// Go, compiled.
+    Go,
+    /// Go's assembly.
+    GoAssembly,
 }
 
 /// A source of symbols that could not be used. The functions of the other sources are there.
@@ -104,6 +132,8 @@ pub struct FunctionTable {
     /// Cold parts: index of the function ([`cold::UNCERTAIN`] where several come in question), start and end; sorted.
     cold: Vec<(u32, u64, u64)>,
     skipped: Vec<Skipped>,
+    /// Which of the string tables holds names of Go, which are not mangled and have no suffixes.
+    go: Option<u8>,
     /// Functions of packs, by start and end.
     planned: HashMap<(u64, u64), PackedFunction>,
 }
@@ -137,12 +167,20 @@ enum Mark {
     NotInText,
     ColdPart,
     DataInside,
+    Go,
+    GoAssembly,
+    GoStack,
+    GoVersion,
+    GoUnknown,
 }
 
 impl Mark {
     fn refusal(self, start: u64) -> Option<Refusal> {
         match self {
-            Self::Fine => None,
+            Self::Fine | Self::Go | Self::GoAssembly => None,
+            Self::GoStack => Some(Refusal::GoStack),
+            Self::GoVersion => Some(Refusal::GoVersion),
+            Self::GoUnknown => Some(Refusal::Go),
             Self::Ifunc => Some(Refusal::IfuncResolver),
             Self::UnknownEnd => Some(Refusal::UnknownEnd),
             Self::SelfChecked => Some(Refusal::SelfChecked),
@@ -181,6 +219,20 @@ impl FunctionTable {
     #[must_use]
     pub fn has(&self, origin: Origin) -> bool {
         self.functions.iter().any(|entry| entry.origin == origin)
+    }
+
+    /// The sources that names come from, the best first.
+    #[must_use]
+    pub fn origins(&self) -> Vec<Origin> {
+        let all = [
+            Origin::Gopclntab,
+            Origin::Symtab,
+            Origin::Debugdata,
+            Origin::DebugFile,
+            Origin::Pack,
+            Origin::Dynsym,
+        ];
+        all.into_iter().filter(|origin| self.has(*origin)).collect()
     }
 
     /// Those of `names` that a function of the image has as a linkage name, such as `_Unwind_RaiseException` where the
@@ -227,6 +279,10 @@ impl FunctionTable {
         // Demangling all names of a large C++ image takes a second. A name that does not contain the longest word of
         // the pattern cannot match, except where the mangling has a shorthand for the word.
         let word = pattern.word_of_mangled();
+        let go = self.named_in_go(pattern);
+        if !go.is_empty() {
+            return go;
+        }
         let may_match = |name: &[u8]| demangle::is_mangled(name) && contains(name, word.as_bytes());
         let exact = self.matching(|name| {
             let split = linkage::split(name);
@@ -250,13 +306,38 @@ impl FunctionTable {
         })
     }
 
+    /// The functions of Go of that name: those with the very name, else the instances of the generic function of that
+    /// name, else those that the glob matches.
+    fn named_in_go(&self, pattern: &NamePattern) -> Vec<usize> {
+        let Some(go) = self.go else { return Vec::new() };
+        let matching = |matches: &dyn Fn(&[u8]) -> bool| -> Vec<usize> {
+            let has = |entry: &Entry| {
+                self.names_of(entry).iter().any(|&name| name.table == go && matches(self.linkage_name(name)))
+            };
+            (0..self.functions.len()).filter(|&index| has(&self.functions[index])).collect()
+        };
+        let exact = matching(&|name| pattern.is(name));
+        if !exact.is_empty() {
+            return exact;
+        }
+        let generic = without_types(pattern.text().as_bytes());
+        let instances = matching(&|name| name.contains(&b'[') && without_types(name) == generic);
+        if !instances.is_empty() || !pattern.is_glob() {
+            return instances;
+        }
+        matching(&|name| pattern.matches(name))
+    }
+
     /// The functions that have a name which `matches`.
     fn matching(&self, mut matches: impl FnMut(&[u8]) -> bool) -> Vec<usize> {
         self.functions
             .iter()
             .enumerate()
             .filter(|(_, entry)| entry.mark != Mark::ColdPart)
-            .filter(|(_, entry)| self.names_of(entry).iter().any(|&name| matches(self.linkage_name(name))))
+            .filter(|(_, entry)| {
+                let native = |name: &&Name| Some(name.table) != self.go;
+                self.names_of(entry).iter().filter(native).any(|&name| matches(self.linkage_name(name)))
+            })
             .map(|(index, _)| index)
             .collect()
     }
@@ -313,6 +394,11 @@ impl FunctionTable {
                 .collect(),
             origin: entry.origin,
             refusal: entry.mark.refusal(entry.start),
+            language: match entry.mark {
+                Mark::Go => Language::Go,
+                Mark::GoAssembly => Language::GoAssembly,
+                _ => Language::Native,
+            },
         }
     }
 
@@ -332,6 +418,21 @@ impl Name {
             .and_then(|strings| strings.get(self.offset as usize..)?.get(..usize::from(self.length)))
             .unwrap_or_default()
     }
+}
+
+/// A name of Go without what stands in brackets: the types that a generic function was made for.
+fn without_types(name: &[u8]) -> Vec<u8> {
+    let mut depth = 0usize;
+    let mut rest = Vec::with_capacity(name.len());
+    for &byte in name {
+        match byte {
+            b'[' => depth += 1,
+            b']' => depth = depth.saturating_sub(1),
+            byte if depth == 0 => rest.push(byte),
+            _ => {}
+        }
+    }
+    rest
 }
 
 fn contains(name: &[u8], word: &[u8]) -> bool {

@@ -48,15 +48,20 @@ pub(super) fn entry(code: &Code, by_table: &[usize], exits: &[Site]) -> Result<S
         }
     }
     match best {
-        Some((step, stepping)) => {
-            Ok(Site { address: step.address, kind: SiteKind::Entry, stepping, condition: None, maybe: false })
-        }
+        Some((step, stepping)) => Ok(Site {
+            address: step.address,
+            kind: SiteKind::Entry,
+            stepping,
+            condition: None,
+            maybe: false,
+            goroutine: false,
+        }),
         None => Err(refusal.unwrap_or(Refusal::Unsteppable { address: code.start() })),
     }
 }
 
 /// The instructions that branches of the function lead to, with one branch each, sorted.
-fn targets(code: &Code, by_table: &[usize]) -> Vec<(usize, u64)> {
+pub(super) fn targets(code: &Code, by_table: &[usize]) -> Vec<(usize, u64)> {
     let direct = code.steps.iter().filter_map(|step| match step.flow {
         Flow::Jump(target) | Flow::Branch { target, .. } => Some((landing(code, target)?, step.address)),
         _ => None,

@@ -173,7 +173,7 @@ fn exit(code: &Code, index: usize, kind: SiteKind, condition: Option<u8>, maybe:
     if in_exclusive_sequence(code, index) {
         return exits.refuse(Refusal::Unsteppable { address: step.address });
     }
-    exits.sites.push(Site { address: step.address, kind, stepping, condition, maybe });
+    exits.sites.push(Site { address: step.address, kind, stepping, condition, maybe, goroutine: false });
 }
 
 /// Whether an exclusive load stands before with no exclusive store between: the way that goes on would store in vain.

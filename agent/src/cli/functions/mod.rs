@@ -206,7 +206,7 @@ fn list(
         let build_id = build_id.map(|id| format!(" for its build-id {id}")).unwrap_or_default();
         return Err(Failure::from(FunctionsError::Stripped { path: path.to_string(), build_id }).into());
     }
-    printer.begin(path, build_id.as_deref());
+    printer.begin(path, build_id.as_deref(), image.facts().go.as_ref(), &table.origins());
     // On a terminal the list itself shows that something happens.
     let hidden = !io::stdout().is_terminal();
     let mut print = |done: usize, total: usize, function: &Function| {

@@ -5,7 +5,7 @@ use std::{
     io::{self, Write},
 };
 
-use edgelat_image::{Function, FunctionSites, Refusal, SiteKind, Stepping};
+use edgelat_image::{Function, FunctionSites, Go, Language, Origin, Refusal, SiteKind, Stepping};
 use serde::Serialize;
 
 use crate::{
@@ -25,6 +25,9 @@ pub(super) struct Printer<'o> {
     image_columns: Option<usize>,
     path: String,
     build_id: Option<String>,
+    language_version: Option<String>,
+    /// What there is to say of each image.
+    images: Vec<String>,
     functions: u64,
     probeable: u64,
     refused: BTreeMap<&'static str, u64>,
@@ -46,6 +49,8 @@ struct FunctionLine<'a> {
     reason_text: Option<String>,
     sites: Option<SitesLine>,
     origin: &'static str,
+    language: &'static str,
+    language_version: Option<&'a str>,
 }
 
 /// Where probes would sit, as file offsets.
@@ -73,6 +78,8 @@ impl<'o> Printer<'o> {
             image_columns: None,
             path: String::new(),
             build_id: None,
+            language_version: None,
+            images: Vec::new(),
             functions: 0,
             probeable: 0,
             refused: BTreeMap::new(),
@@ -85,9 +92,20 @@ impl<'o> Printer<'o> {
     }
 
     /// The functions that follow are those of this image.
-    pub(super) fn begin(&mut self, path: &str, build_id: Option<&str>) {
+    pub(super) fn begin(&mut self, path: &str, build_id: Option<&str>, go: Option<&Go>, origins: &[Origin]) {
         self.path = path.to_string();
         self.build_id = build_id.map(str::to_string);
+        self.language_version = go.and_then(|go| go.version.clone());
+        let mut image = format!("{}: ", file_name(path));
+        if let Some(go) = go {
+            image.push_str(&format!("{go}, "));
+        }
+        let origins: Vec<&str> = origins.iter().map(|origin| origin.name()).collect();
+        match origins.as_slice() {
+            [] => image.push_str("no names"),
+            origins => image.push_str(&format!("names from {}", origins.join(", "))),
+        }
+        self.images.push(image);
     }
 
     /// Writes a function.
@@ -165,6 +183,11 @@ impl<'o> Printer<'o> {
                 until_tail_call: sites.exits.iter().any(|exit| exit.site.kind == SiteKind::TailJump),
             }),
             origin: function.origin.name(),
+            language: function.language.name(),
+            language_version: match function.language {
+                Language::Native => None,
+                Language::Go | Language::GoAssembly => self.language_version.as_deref(),
+            },
         };
         serde_json::to_writer(&mut *self.out, &line).map_err(io::Error::from)?;
         Ok(self.out.write_all(b"\n")?)
@@ -184,6 +207,9 @@ impl<'o> Printer<'o> {
         refused.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         for (code, count) in refused {
             writeln!(self.out, "{count:>9}  {code}")?;
+        }
+        for image in self.images {
+            writeln!(self.out, "{}", self.style.dim(&image))?;
         }
         Ok(())
     }

@@ -2,13 +2,11 @@
 //!
 //! | module | job |
 //! | --- | --- |
-//! | [`refusals`] | targets for which return probes would be unsafe |
 //! | [`screen`] | the table and the histogram for a person |
 //! | [`spawn`] | a command that is started to be measured from its first instruction |
 //!
 //! The loop sleeps until one of three things happens: a signal, an event of the guard, the next report.
 
-mod refusals;
 mod screen;
 mod signals;
 mod spawn;
@@ -31,6 +29,7 @@ use super::failure::{Fails, Failure};
 use super::output::{ProgressLine, say};
 use super::parse::{WatchOptions, WatchTarget};
 use crate::collector::measurement::{self, Measurement, rate};
+use crate::collector::refusals;
 use crate::collector::report::{
     Ended, FunctionReport, ProcessReport, RefusedReport, Report, SCHEMA, TargetReport,
 };

@@ -9,7 +9,7 @@ use std::path::Path;
 use edgelat_guard::protocol::MappedImage;
 use edgelat_image::Image;
 
-use crate::collector::target::file_name;
+use super::target::file_name;
 
 /// Libraries whose presence means that frames are unwound.
 const UNWINDERS: [&str; 3] = ["libgcc_s.so", "libunwind.so", "libstdc++.so"];
@@ -18,7 +18,7 @@ const SWITCHES: [&str; 3] = ["swapcontext", "makecontext", "setcontext"];
 
 /// Why return probes are refused for a process, or `None`. That nothing switches stacks by instructions of
 /// its own cannot be proven.
-pub(super) fn return_probes(images: &[MappedImage], pid: i32) -> Option<String> {
+pub fn return_probes(images: &[MappedImage], pid: i32) -> Option<String> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).map(str::trim);
     if mode.is_some_and(|mode| mode != "0") {
@@ -42,6 +42,11 @@ pub(super) fn return_probes(images: &[MappedImage], pid: i32) -> Option<String> 
 
 fn unsafe_inside(path: &Path) -> Option<String> {
     let image = Image::open(std::fs::File::open(path).ok()?).ok()?;
+    if image.facts().go.is_some() {
+        return Some(
+            "is written in Go, which moves stacks and finds return addresses that are not its own".to_owned(),
+        );
+    }
     let imports = image.imports(&SWITCHES).unwrap_or_default();
     if let Some(import) = imports.first() {
         return Some(format!("calls {import}, which moves to another stack"));

@@ -1,4 +1,6 @@
-//! `edgelat check`: can this machine measure, and if not, what is missing?
+//! `edgelat check`: can this machine measure, and if not, what is missing? With a process: what is there to measure?
+
+mod target;
 
 use std::io::Write;
 
@@ -15,9 +17,12 @@ use super::{
 /// Prints what was found. The exit status tells a script whether `watch` would work.
 ///
 /// # Errors
-/// When standard output cannot be written.
+/// When the process cannot be looked at, or standard output cannot be written.
 pub fn run(options: &CheckOptions) -> Result<Exit, Failure> {
-    let findings = edgelat_guard::check::check();
+    let mut findings = edgelat_guard::check::check();
+    if let Some(pid) = options.pid {
+        findings.extend(target::findings(pid)?);
+    }
     let exit = verdict(&findings);
     to_stdout(exit, |out| {
         if options.json {
