@@ -166,11 +166,13 @@ impl Oracle {
     }
 
     /// What the target knows about the function that a report calls `name`. C++ names may carry their
-    /// parameter list in one and not in the other.
+    /// parameter list in one and not in the other; in Go's `main.(*T).method` a parenthesis begins none.
     pub fn function(&self, name: &str) -> &OracleFunction {
         let without_parameters = |name: &str| name.split_once('(').map_or(name, |(head, _)| head).to_owned();
         let wanted = without_parameters(name);
-        self.functions.iter().find(|f| without_parameters(&f.name) == wanted).unwrap_or_else(|| {
+        let mut same = self.functions.iter().filter(|f| f.name == name);
+        let mut alike = self.functions.iter().filter(|f| without_parameters(&f.name) == wanted);
+        same.next().or_else(|| alike.next()).unwrap_or_else(|| {
             panic!("the target knows no `{name}`, only {:?}", self.functions.iter().map(|f| &f.name))
         })
     }

@@ -18,35 +18,49 @@ use crate::report::Oracle;
 pub fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        if let Some(folder) = std::env::var_os("EDGELAT_TARGETS") {
-            return PathBuf::from(folder).canonicalize().expect("EDGELAT_TARGETS names a folder");
+        if let Some(folder) = ready_made() {
+            return folder;
         }
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let folder = here.join("../build/targets");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../build/targets");
         std::fs::create_dir_all(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         let folder = folder.canonicalize().expect("a directory that was just made");
-        let lock = std::fs::File::create(folder.join(".building")).expect("a lock file");
-        let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).map_err(|(_, e)| e);
-        let _lock = lock.expect("flock");
-        let output = Command::new("make")
-            .arg("-C")
-            .arg(here.join("targets"))
-            .arg("-j2")
-            .arg(format!("OUT={}", folder.display()))
-            .output()
-            .expect("`make` builds the targets of the tests");
-        assert!(
-            output.status.success(),
-            "the targets do not build (compilers come with `cross/setup test`):\n{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        make(&folder, "", &folder, "all");
         folder
     })
 }
 
-/// The path of a built target.
+fn ready_made() -> Option<PathBuf> {
+    let folder = PathBuf::from(std::env::var_os("EDGELAT_TARGETS")?);
+    Some(folder.canonicalize().expect("EDGELAT_TARGETS names a folder"))
+}
+
+/// Makes `goal` of the Makefile in `tests/targets/part` in the folder `out`; one process at a time.
+fn make(folder: &Path, part: &str, out: &Path, goal: &str) {
+    let lock = std::fs::File::create(folder.join(".building")).expect("a lock file");
+    let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).map_err(|(_, e)| e);
+    let _lock = lock.expect("flock");
+    let output = Command::new("make")
+        .arg("-C")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("targets").join(part))
+        .arg("-j2")
+        .arg(format!("OUT={}", out.display()))
+        .arg(goal)
+        .output()
+        .expect("`make` builds the targets of the tests");
+    assert!(
+        output.status.success(),
+        "the targets do not build (compilers come with `cross/setup test`):\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// The path of a built target. Those that are written in Go (`go/calls-1.24-plain`, see the Makefile there) are made one by
+/// one as they are asked for: each tool chain compiles its library first.
 pub fn target(name: &str) -> PathBuf {
     let path = folder().join(name);
+    if name.starts_with("go/") && ready_made().is_none() {
+        make(folder(), "go", &folder().join("go"), path.to_str().expect("a path in UTF-8"));
+    }
     assert!(path.exists(), "no target is called `{name}`");
     path
 }

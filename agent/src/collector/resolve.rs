@@ -45,6 +45,15 @@ pub enum ResolveError {
         /// Where it was found instead.
         hint: String,
     },
+    /// The process executes nothing that stands in a file.
+    #[error(
+        "process {pid} executes no code that stands in a file: it is packed (UPX) or made its code at run time; probes \
+         need a file, so unpack the program (upx -d) and start it again"
+    )]
+    NoFile {
+        /// The process.
+        pid: i32,
+    },
     /// Functions were found, but none can be probed.
     #[error("'{pattern}' cannot be probed in {path}: {reason}; `edgelat functions` shows what can")]
     Refused {
@@ -126,9 +135,13 @@ pub fn resolve(
     context: &mut Context<'_>,
 ) -> Result<Resolved, ResolveError> {
     let mapped = target.images(line)?;
-    // A live process maps at least what it executes; one that maps nothing is ending or has ended.
     if mapped.is_empty() {
-        return Err(GuardError::NoProcess { pid: target.pid }.into());
+        // One that has ended, or is about to, has no memory at all.
+        let memory = std::fs::read(format!("/proc/{}/maps", target.pid)).unwrap_or_default();
+        return Err(match memory.is_empty() {
+            true => GuardError::NoProcess { pid: target.pid }.into(),
+            false => ResolveError::NoFile { pid: target.pid },
+        });
     }
     let mut resolved = Resolved::default();
     let mut waiting: Vec<(&Pattern, bool)> = patterns.iter().map(|pattern| (pattern, false)).collect();

@@ -9,6 +9,8 @@ mod attach;
 mod commands;
 mod counts;
 mod ends;
+mod go;
+mod go_images;
 mod images;
 mod judges;
 mod packs;

@@ -6,11 +6,10 @@ use edgelat_tests::{Session, Target};
 
 /// Functions of 100 us to 10 ms, spread evenly over the logarithm: quantiles within one bucket of scale 3
 /// (9 %) after the bias that edgelat itself reports.
-#[test]
-fn quantiles_are_within_one_bucket_after_the_bias() {
+fn within_one_bucket(name: &str, functions: &[&str]) {
     let _turn = Turn::alone();
-    let mut target = Target::start("timed", &["--calls", "1200", "--room", "10000"]);
-    let session = Session::on(&target, &["computes", "sleeps"]);
+    let mut target = Target::start(name, &["--calls", "1200", "--room", "10000"]);
+    let session = Session::on(&target, functions);
     target.go();
     let oracle = target.end();
     let report = session.end();
@@ -18,9 +17,9 @@ fn quantiles_are_within_one_bucket_after_the_bias() {
     for function in &report.functions {
         let truth = oracle.function(&function.name);
         assert_eq!(function.scale, 3);
-        let bias = function.bias_ns.expect("a bias is measured at start") as f64;
+        let bias = function.bias_ns.unwrap() as f64;
         assert!(bias < 100_000.0, "a bias of {bias} ns is no bias");
-        let wanted = truth.quantiles_ns.expect("a target with a clock");
+        let wanted = truth.quantiles_ns.unwrap();
         for (q, wanted) in [0.5, 0.9, 0.99].into_iter().zip(wanted) {
             let found = function.bucket_of_quantile(q).unwrap();
             let expected = bucket_of_ns(wanted as f64 + bias);
@@ -39,4 +38,15 @@ fn quantiles_are_within_one_bucket_after_the_bias() {
         let off = sum / truth.sum_ns as f64 - 1.0;
         assert!(off.abs() < 0.03, "the sum of `{}` is off by {:.1} %", function.name, off * 100.0);
     }
+}
+
+#[test]
+fn quantiles_are_within_one_bucket_after_the_bias() {
+    within_one_bucket("timed", &["computes", "sleeps"]);
+}
+
+/// The goroutine sleeps, its thread does not.
+#[test]
+fn quantiles_of_go_are_within_one_bucket_after_the_bias() {
+    within_one_bucket("go/timed-1.27-plain", &["main.computes", "main.sleeps"]);
 }

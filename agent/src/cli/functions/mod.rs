@@ -16,7 +16,7 @@ use edgelat_guard::{
     Guard,
     protocol::{Line, MappedImage},
 };
-use edgelat_image::{DebugFiles, FindError, Function, Image, ImageError, Pack, Pattern};
+use edgelat_image::{DebugFiles, FindError, Function, Image, ImageError, Pack, Pattern, Refusal};
 use nix::libc::O_NONBLOCK;
 
 use super::{
@@ -66,6 +66,14 @@ pub enum FunctionsError {
         /// Its build-id, where it has one, as a part of the sentence.
         build_id: String,
     },
+    /// No function of the image can be probed, and none is named.
+    #[error("{path}: none of its functions can be named or probed: {refusal}")]
+    Refused {
+        /// The file.
+        path: String,
+        /// Why.
+        refusal: Refusal,
+    },
     /// The pattern names another image.
     #[error("'{pattern}' asks for an image that is not there; what is: {there}")]
     OtherImage {
@@ -83,7 +91,9 @@ impl Fails for FunctionsError {
             Self::Open { .. } | Self::Image { .. } | Self::Find { error: FindError::Image(_), .. } => {
                 Exit::Image
             }
-            Self::Find { .. } | Self::Stripped { .. } | Self::OtherImage { .. } => Exit::Functions,
+            Self::Find { .. } | Self::Stripped { .. } | Self::Refused { .. } | Self::OtherImage { .. } => {
+                Exit::Functions
+            }
         }
     }
 }
@@ -203,6 +213,9 @@ fn list(
     }
     let build_id = image.build_id().map(ToString::to_string);
     if table.is_empty() && options.pattern.as_ref().is_none_or(|pattern| pattern.name().is_some()) {
+        if let Some(refusal) = image.refusal() {
+            return Err(Failure::from(FunctionsError::Refused { path: path.to_string(), refusal }).into());
+        }
         let build_id = build_id.map(|id| format!(" for its build-id {id}")).unwrap_or_default();
         return Err(Failure::from(FunctionsError::Stripped { path: path.to_string(), build_id }).into());
     }

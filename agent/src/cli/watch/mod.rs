@@ -84,7 +84,9 @@ impl Fails for WatchError {
         match self {
             Self::Guard(error) | Self::Resolve(ResolveError::Guard(error)) => error.exit(),
             Self::Resolve(ResolveError::Image { .. }) => Exit::Image,
-            Self::Resolve(ResolveError::Find { .. } | ResolveError::Refused { .. }) => Exit::Functions,
+            Self::Resolve(
+                ResolveError::Find { .. } | ResolveError::Refused { .. } | ResolveError::NoFile { .. },
+            ) => Exit::Functions,
             Self::NoLibrary { .. } => Exit::Functions,
             Self::UnsafeReturns { .. } => Exit::Target,
             Self::Spawn(error) => error.exit(),

@@ -1,0 +1,3 @@
+module edgelat/targets
+
+go 1.19
