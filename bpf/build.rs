@@ -21,7 +21,7 @@ fn main() {
 
 fn build() -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: run this through cargo")?);
-    for path in ["src/layout.rs", "src/latency.bpf.c", "src/record.bpf.c", "build.rs"] {
+    for path in ["src/layout.rs", "src/latency.bpf.c", "src/python.bpf.h", "src/record.bpf.c", "build.rs"] {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rerun-if-env-changed=CLANG");

@@ -55,6 +55,8 @@ enum {
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
 	unsigned long r14;
+	unsigned long si;
+	unsigned long di;
 	unsigned long flags;
 	unsigned long sp;
 	unsigned long ip;
@@ -65,6 +67,7 @@ struct pt_regs {
 #define REGS_FLAGS(regs) ((regs)->flags)
 /* Where compiled Go keeps its goroutine: cmd/compile/abi-internal.md, since 1.17. */
 #define REGS_G(regs) ((regs)->r14)
+#define REGS_ARGUMENT(regs, n) ((n) ? (regs)->si : (regs)->di)
 /* A return probe runs after the return address was taken off the stack. */
 #define RETURN_SP(regs) ((regs)->sp - 8)
 #elif defined(__TARGET_ARCH_arm64)
@@ -79,6 +82,7 @@ struct user_pt_regs {
 #define REGS_IP(regs) ((regs)->pc)
 #define REGS_FLAGS(regs) ((regs)->pstate)
 #define REGS_G(regs) ((regs)->regs[28])
+#define REGS_ARGUMENT(regs, n) ((n) ? (regs)->regs[1] : (regs)->regs[0])
 #define RETURN_SP(regs) ((regs)->sp)
 #endif
 
@@ -145,6 +149,30 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 65536);
 } events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct code_slot);
+} code_slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct python_pool);
+} python_pool SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct code_text);
+} code_texts SEC(".maps");
 
 /* Uprobe programs can be preempted by each other, so that even a lane of its own needs an atomic add. The
  * result is not used: arm64 has only the plain add before 5.18. */
@@ -294,6 +322,21 @@ static __always_inline void record(struct row *row, __u64 ns)
 	count(row->sum_ns, ns);
 }
 
+/* ---- what the guard is told ---- */
+
+static __noinline void tell(__u32 kind, __u32 tgid, __u32 child)
+{
+	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+
+	if (!event)
+		return; /* The guard also looks for children when it reads the ring buffer. */
+	event->kind = kind;
+	event->tgid = tgid;
+	event->child = child;
+	event->reserved = 0;
+	bpf_ringbuf_submit(event, 0);
+}
+
 /* ---- frames in a mapped array: 5.12 on x86-64, 5.18 on arm64 ---- */
 
 /*
@@ -330,13 +373,27 @@ static __always_inline __u64 load(const __u64 *word)
 	return *(const volatile __u64 *)word;
 }
 
-/* The frame with exactly this key, or FRAME_WAYS. */
-static __always_inline __u32 frame_find(struct frame_set *set, __u64 sp, __u64 tag)
+/* Is this the tag of a frame of Python's evaluation loop in the process of `tag`? */
+static __always_inline bool is_python(__u64 old, __u64 tag)
+{
+	return old >> 32 == tag >> 32 &&
+	       (old & SITE_FUNCTION_MASK) - constants.python_first_row < constants.python_rows;
+}
+
+/*
+ * The frame with exactly this key, or FRAME_WAYS. A call that leaves Python's evaluation loop does not know its function
+ * any more: there, the function is no part of the key.
+ */
+static __always_inline __u32 frame_find(struct frame_set *set, __u64 sp, __u64 tag, bool python)
 {
 #pragma unroll
 	for (__u32 way = 0; way < FRAME_WAYS; way++)
-		if (load(&set->sp[way]) == sp && load(&set->tag[way]) == tag)
-			return way;
+		if (load(&set->sp[way]) == sp) {
+			__u64 old = load(&set->tag[way]);
+
+			if (python ? is_python(old, tag) : old == tag)
+				return way;
+		}
 	return FRAME_WAYS;
 }
 
@@ -367,25 +424,11 @@ static __noinline __u32 frame_find_oldest(struct frame_set *set)
 	return found;
 }
 
-static __always_inline void table_enter(user_regs *regs, __u64 tag, __u64 site)
+static __always_inline void frame_enter(struct row *row, struct frame_set *set, __u64 sp, __u64 tag, bool python)
 {
-	__u64 sp = REGS_SP(regs);
-	struct row *row = row_of(tag & SITE_FUNCTION_MASK);
-	struct frame_set *set;
-
-	if (!row)
-		return;
-	count(row->entries, 1);
-	if (!key_of(regs, site, &sp, &tag)) {
-		count(row->unkeyed, 1);
-		return;
-	}
-	set = set_of(sp, tag);
-	if (!set)
-		return;
 #pragma unroll
 	for (__u32 attempt = 0; attempt < FRAME_ATTEMPTS; attempt++) {
-		__u32 way = frame_find(set, sp, tag);
+		__u32 way = frame_find(set, sp, tag, python);
 		__u64 state = sp;
 
 		if (way == FRAME_WAYS) {
@@ -405,15 +448,14 @@ static __always_inline void table_enter(user_regs *regs, __u64 tag, __u64 site)
 		if (state != FRAME_FREE) {
 			/* Whose frame it is can be told only now that nobody else can change it. */
 			__u64 old = load(&set->tag[way & (FRAME_WAYS - 1)]);
-			struct row *loser;
+			struct row *loser = row_of(old & SITE_FUNCTION_MASK);
 
-			if (state == sp && old == tag) {
-				count(row->abandoned, 1);
-			} else {
-				loser = row_of(old & SITE_FUNCTION_MASK);
-				if (loser)
-					count(loser->evicted, 1);
-			}
+			if (!loser)
+				continue;
+			if (state == sp && (python ? is_python(old, tag) : old == tag))
+				count(loser->abandoned, 1);
+			else
+				count(loser->evicted, 1);
 		}
 		set->tag[way & (FRAME_WAYS - 1)] = tag;
 		set->start[way & (FRAME_WAYS - 1)] = bpf_ktime_get_ns();
@@ -432,7 +474,7 @@ static __noinline void table_leave_frame(__u64 sp, __u64 tag, __u64 site)
 
 	if (!row || !set)
 		return;
-	way = frame_find(set, sp, tag);
+	way = frame_find(set, sp, tag, false);
 	if (way != FRAME_WAYS && frame_take(set, way, sp)) {
 		old = load(&set->tag[way & (FRAME_WAYS - 1)]);
 		start = load(&set->start[way & (FRAME_WAYS - 1)]);
@@ -448,9 +490,41 @@ static __noinline void table_leave_frame(__u64 sp, __u64 tag, __u64 site)
 		count(row->unmatched, 1);
 }
 
+static __noinline void exact_frame_enter(struct row *row, struct frame_set *set, __u64 sp, __u64 tag)
+{
+	frame_enter(row, set, sp, tag, false);
+}
+
+#include "python.bpf.h"
+
+static __always_inline void table_enter(user_regs *regs, __u64 tag, __u64 site)
+{
+	__u64 sp = REGS_SP(regs);
+	struct frame_set *set;
+	struct row *row;
+
+	if (constants.python_rows && site & SITE_PYTHON) {
+		python_enter(regs, tag >> 32);
+		return;
+	}
+	row = row_of(tag & SITE_FUNCTION_MASK);
+	if (!row)
+		return;
+	count(row->entries, 1);
+	if (!key_of(regs, site, &sp, &tag)) {
+		count(row->unkeyed, 1);
+		return;
+	}
+	set = set_of(sp, tag);
+	if (set)
+		exact_frame_enter(row, set, sp, tag);
+}
+
 static __always_inline void table_exit(user_regs *regs, __u64 sp, __u64 tag, __u64 site)
 {
-	if (key_of(regs, site, &sp, &tag))
+	if (constants.python_rows && site & SITE_PYTHON)
+		python_leave(sp, tag);
+	else if (key_of(regs, site, &sp, &tag))
 		table_leave_frame(sp, tag, site);
 }
 
@@ -504,21 +578,6 @@ static __always_inline void hash_exit(user_regs *regs, __u64 site)
 	} else if (!(site & SITE_MAYBE)) {
 		count(row->unmatched, 1);
 	}
-}
-
-/* ---- what the guard is told ---- */
-
-static __noinline void tell(__u32 kind, __u32 tgid, __u32 child)
-{
-	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
-
-	if (!event)
-		return; /* The guard also looks for children when it reads the ring buffer. */
-	event->kind = kind;
-	event->tgid = tgid;
-	event->child = child;
-	event->reserved = 0;
-	bpf_ringbuf_submit(event, 0);
 }
 
 /* ---- which function: by cookie, or by address where a probe cannot carry one ---- */

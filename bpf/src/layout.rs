@@ -94,7 +94,9 @@ layout! {
         FRAME_ATTEMPTS: u32 = 4;
 
         /// Bits of a site's cookie that hold the function's number (its row).
-        SITE_FUNCTION_MASK: u64 = 0xf_ffff;
+        SITE_FUNCTION_MASK: u64 = 0x3_ffff;
+        /// The site is in the evaluation loop of Python: which function is called, its argument tells.
+        SITE_PYTHON: u64 = 0x4_0000;
         /// First bit of the four that hold a condition code (x86-64: low nibble of the Jcc opcode; aarch64: cond field).
         SITE_CONDITION_SHIFT: u32 = 20;
         /// The hit counts only when the condition code holds: a conditional jump out of the function.
@@ -118,6 +120,28 @@ layout! {
         EVENT_EXEC: u32 = 2;
         /// `Event::kind`: a probe was hit at an address that is not in the map of sites.
         EVENT_UNKNOWN_SITE: u32 = 3;
+        /// `Event::kind`: a Python function was called for the first time; its description waits in the array of texts.
+        EVENT_NEW_CODE: u32 = 4;
+
+        /// `CodeSlot::code` of a slot that nobody uses.
+        CODE_FREE: u64 = 0;
+        /// `CodeSlot::code` of a slot that one program holds while it changes the other words. No object stands at 1.
+        CODE_BUSY: u64 = 1;
+        /// Slots that are searched for a code object, from the one that its address leads to.
+        CODE_WAYS: u32 = 8;
+        /// Row of a code object that nobody asked for.
+        CODE_UNWANTED: u64 = 0xffff_ffff;
+        /// Row of a code object that has none yet, because all are in use.
+        CODE_WAITING: u64 = 0xffff_fffe;
+        /// Answer of a search that found no slot, or no object to search for.
+        CODE_LOST: u64 = 0xffff_fffd;
+        /// Descriptions that wait for the collector, at most; a power of two.
+        CODE_TEXTS: usize = 256;
+        /// Rows of Python functions, at most; a power of two.
+        POOL_ROWS: usize = 1024;
+        /// Words of a text that are kept.
+        TEXT_WORDS: usize = 24;
+
         /// Value in the map of sites of an address that was told and is not known yet.
         SITE_UNKNOWN: u64 = 0xffff_ffff_ffff_ffff;
     }
@@ -139,6 +163,30 @@ layout! {
             frame_set_mask: u32,
             /// The row whose `entries` are hits at unknown addresses.
             unknown_row: u32,
+            /// Rows of Python functions; 0 where none are measured.
+            python_rows: u32,
+            /// The first of them.
+            python_first_row: u32,
+            /// Slots for code objects less one; their number is a power of two.
+            code_slot_mask: u32,
+            /// Which argument of the evaluation loop is the frame, from 0.
+            python_frame_argument: u32,
+            /// Offset in a frame of its code object.
+            python_frame_code: u32,
+            /// Low bits of that pointer that are marks.
+            python_code_marks: u32,
+            /// Offset in a code object of the name of its file; the function's own name follows.
+            python_code_file: u32,
+            /// Offset in a code object of the name that is told.
+            python_code_name: u32,
+            /// Offset in a code object of its flags.
+            python_code_flags: u32,
+            /// Offset in a code object of its first line.
+            python_code_line: u32,
+            /// Offset of the text in a string of ASCII.
+            python_text: u32,
+            /// Not 0: frames cannot be told apart, so that calls are counted and not timed.
+            python_counts_only: u32,
             /// Keeps what follows aligned.
             reserved: u32,
             /// Bucket bounds of one octave of nanoseconds, from the histogram crate.
@@ -203,6 +251,56 @@ layout! {
             sp: u64,
             /// Process (upper half) and function (lower half).
             tag: u64,
+        }
+
+        /// What is known of one code object of one process. `code` is state and lock, as `FrameSet::sp` is.
+        CodeSlot as "code_slot" {
+            /// Address of the object, or CODE_FREE, or CODE_BUSY.
+            code: u64,
+            /// Process (upper half) and row, CODE_UNWANTED or CODE_WAITING (lower half); the collector answers here.
+            owner: u64,
+            /// Of what the object says, because addresses are used again.
+            fingerprint: u64,
+            /// Calls while it had no row.
+            waiting: u64,
+        }
+
+        /// Rows that are free, and how far the array of texts is written and read.
+        PythonPool as "python_pool" {
+            /// Rows taken by programs so far.
+            head: u64,
+            /// Rows given by the collector so far.
+            tail: u64,
+            /// Texts written by programs so far.
+            texts_head: u64,
+            /// Texts read by the collector so far.
+            texts_tail: u64,
+            /// The row numbers between head and tail, each at its count modulo POOL_ROWS.
+            rows: [u64; 1024],
+        }
+
+        /// The description of a code object that was seen for the first time.
+        CodeText as "code_text" {
+            /// One more than its count among the texts, once it is whole.
+            sequence: u64,
+            /// Address of the object.
+            code: u64,
+            /// Of what the object says.
+            fingerprint: u64,
+            /// Its slot (lower half) and process (upper half).
+            slot: u64,
+            /// Its row or CODE_WAITING.
+            row: u64,
+            /// First line (lower half) and flags (upper half).
+            line: u64,
+            /// Characters of the file's name (lower half) and state of that string (upper half).
+            file_length: u64,
+            /// The same of the name.
+            name_length: u64,
+            /// What stands where a string of ASCII has its text.
+            file: [u64; 24],
+            /// The same of the name.
+            name: [u64; 24],
         }
 
         /// What the kernel tells the guard about a family.

@@ -6,13 +6,15 @@
 //! | file | question |
 //! | --- | --- |
 //! | `layout.rs` | what do the BPF programs and Rust both touch, and how is it laid out? |
-//! | `latency.bpf.c` | what happens at a hit? |
+//! | `latency.bpf.c`, `python.bpf.h` | what happens at a hit? |
 //! | `object.rs` | what is in the object, and what do the parts of it need? |
 //! | `rows.rs` | what did each function do? |
 //! | `frames.rs` | which calls are inside now? |
+//! | `codes.rs` | which functions of Python are there, and what becomes of their calls? |
 //! | `control.rs` | the switch |
 //! | `mapping.rs` | memory shared with the kernel, the only unsafe code of the crate |
 
+pub mod codes;
 mod control;
 mod frames;
 pub mod layout;
@@ -20,6 +22,7 @@ mod mapping;
 pub mod object;
 mod rows;
 
+pub use codes::Codes;
 pub use control::Switch;
 pub use frames::{Frame, Frames};
 pub use mapping::MapError;

@@ -25,6 +25,12 @@ pub mod map {
     pub const SITES: &str = "sites";
     /// Followed processes.
     pub const FAMILY: &str = "family";
+    /// Code objects of Python, mapped by the collector, which answers in it.
+    pub const CODE_SLOTS: &str = "code_slots";
+    /// Free rows of Python functions, filled by the collector.
+    pub const PYTHON_POOL: &str = "python_pool";
+    /// Descriptions of code objects, read by the collector.
+    pub const CODE_TEXTS: &str = "code_texts";
     /// Ring buffer of forks and new images.
     pub const EVENTS: &str = "events";
     /// How the name of the array with the switch ends; libbpf may put the object's name before it.
@@ -96,6 +102,16 @@ impl Programs {
         !matches!(self, Self::Session | Self::AddressHash)
     }
 
+    /// Can they measure functions of Python? They need compare-and-exchange, and returns by sites.
+    pub fn knows_python(self) -> bool {
+        matches!(self, Self::Multi | Self::MultiWriting | Self::Address)
+    }
+
+    /// Do the programs refer to the maps of Python's code objects?
+    pub fn refers_to_python(self) -> bool {
+        self.maps_frames()
+    }
+
     /// Do the programs look their function up by address?
     pub fn by_address(self) -> bool {
         matches!(self, Self::Address | Self::AddressReturn | Self::AddressHash)
@@ -105,15 +121,67 @@ impl Programs {
 /// Size of the array of constants in bytes.
 pub const CONSTANTS_BYTES: usize = size_of::<Constants>();
 
+/// What the programs must know to measure functions of Python. Offsets are in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PythonConstants {
+    /// Rows, from [`PythonConstants::first_row`] on.
+    pub rows: u32,
+    /// The first of them.
+    pub first_row: u32,
+    /// Slots for code objects, a power of two.
+    pub slots: u32,
+    /// Which argument of the evaluation loop is the frame.
+    pub frame_argument: u32,
+    /// In a frame: its code object.
+    pub frame_code: u32,
+    /// Low bits of that pointer that are marks.
+    pub code_marks: u32,
+    /// In a code object: name of its file.
+    pub code_file: u32,
+    /// In a code object: the name that is told.
+    pub code_name: u32,
+    /// In a code object: flags.
+    pub code_flags: u32,
+    /// In a code object: first line.
+    pub code_line: u32,
+    /// In a string of ASCII: its text.
+    pub text: u32,
+    /// Frames cannot be told apart.
+    pub counts_only: bool,
+}
+
 /// The array of constants for `lanes` lanes, `frame_sets` (a power of two) sets of the frame table, and the row
 /// that counts hits at unknown addresses.
-pub fn constants(lanes: u32, frame_sets: u32, unknown_row: u32) -> [u8; CONSTANTS_BYTES] {
+pub fn constants(
+    lanes: u32,
+    frame_sets: u32,
+    unknown_row: u32,
+    python: Option<&PythonConstants>,
+) -> [u8; CONSTANTS_BYTES] {
     debug_assert!(frame_sets.is_power_of_two(), "the programs find a set by a mask");
     let mut bytes = [0; CONSTANTS_BYTES];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
     put(offset_of!(Constants, lanes), &lanes.to_ne_bytes());
     put(offset_of!(Constants, frame_set_mask), &(frame_sets - 1).to_ne_bytes());
     put(offset_of!(Constants, unknown_row), &unknown_row.to_ne_bytes());
+    if let Some(python) = python {
+        for (at, value) in [
+            (offset_of!(Constants, python_rows), python.rows),
+            (offset_of!(Constants, python_first_row), python.first_row),
+            (offset_of!(Constants, code_slot_mask), python.slots.saturating_sub(1)),
+            (offset_of!(Constants, python_frame_argument), python.frame_argument),
+            (offset_of!(Constants, python_frame_code), python.frame_code),
+            (offset_of!(Constants, python_code_marks), python.code_marks),
+            (offset_of!(Constants, python_code_file), python.code_file),
+            (offset_of!(Constants, python_code_name), python.code_name),
+            (offset_of!(Constants, python_code_flags), python.code_flags),
+            (offset_of!(Constants, python_code_line), python.code_line),
+            (offset_of!(Constants, python_text), python.text),
+            (offset_of!(Constants, python_counts_only), u32::from(python.counts_only)),
+        ] {
+            put(at, &value.to_ne_bytes());
+        }
+    }
     for (index, threshold) in edgelat_histogram::THRESHOLDS.iter().enumerate() {
         put(offset_of!(Constants, thresholds) + index * size_of::<u64>(), &threshold.to_ne_bytes());
     }
@@ -148,7 +216,17 @@ mod tests {
         for program in &programs {
             assert!(named.contains(&program.as_str()), "{program} is in the object but has no use");
         }
-        for name in [map::ROWS, map::FRAMES, map::FRAME_HASH, map::SITES, map::FAMILY, map::EVENTS] {
+        for name in [
+            map::ROWS,
+            map::FRAMES,
+            map::FRAME_HASH,
+            map::SITES,
+            map::FAMILY,
+            map::EVENTS,
+            map::CODE_SLOTS,
+            map::PYTHON_POOL,
+            map::CODE_TEXTS,
+        ] {
             assert!(maps.iter().any(|m| m == name), "map {name} is not in the object");
         }
         for suffix in [map::CONTROL_SUFFIX, map::CONSTANTS_SUFFIX] {

@@ -51,6 +51,61 @@ pub struct RowTotals {
 }
 
 impl RowTotals {
+    /// Nothing happened.
+    pub const NONE: Self = Self {
+        entries: 0,
+        unmatched: 0,
+        sum_ns: 0,
+        zero: 0,
+        over_range: 0,
+        abandoned: 0,
+        evicted: 0,
+        table_full: 0,
+        unkeyed: 0,
+        inside: 0,
+        buckets: [0; ROW_BUCKETS],
+        unsettled: false,
+    };
+
+    /// What happened since `before`, or before and since, where `combine` adds.
+    fn with(&self, other: &Self, combine: impl Fn(u64, u64) -> u64) -> Self {
+        let mut buckets = [0; ROW_BUCKETS];
+        for (into, (one, two)) in buckets.iter_mut().zip(self.buckets.iter().zip(&other.buckets)) {
+            *into = combine(*one, *two);
+        }
+        Self {
+            entries: combine(self.entries, other.entries),
+            unmatched: combine(self.unmatched, other.unmatched),
+            sum_ns: combine(self.sum_ns, other.sum_ns),
+            zero: combine(self.zero, other.zero),
+            over_range: combine(self.over_range, other.over_range),
+            abandoned: combine(self.abandoned, other.abandoned),
+            evicted: combine(self.evicted, other.evicted),
+            table_full: combine(self.table_full, other.table_full),
+            unkeyed: combine(self.unkeyed, other.unkeyed),
+            inside: self.inside,
+            buckets,
+            unsettled: self.unsettled || other.unsettled,
+        }
+    }
+
+    /// What happened since `before`, which was read of the same row.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        self.with(before, u64::saturating_sub)
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        self.with(other, u64::saturating_add)
+    }
+
+    /// Calls that will not return to be measured.
+    pub fn lost(&self) -> u64 {
+        self.over_range + self.abandoned + self.evicted + self.table_full + self.unkeyed
+    }
+
     /// The histogram of all measured durations.
     pub fn histogram(&self) -> Histogram {
         Histogram::from_counts(self.zero, &self.buckets, self.sum_ns)

@@ -55,6 +55,9 @@ impl Guard {
                     FamilyEvent::Fork { child } => self.cover_child(index, child),
                     FamilyEvent::Exec { pid } => self.notice_exec(index, pid),
                     FamilyEvent::UnknownSite { pid } => self.renew(index, pid),
+                    // Many may come at once, and one word is enough.
+                    FamilyEvent::NewCode if self.events.back() == Some(&Event::NewCode) => {}
+                    FamilyEvent::NewCode => self.events.push_back(Event::NewCode),
                 }
             }
             self.drop_ended(index);

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use edgelat_bpf::Rows;
-use edgelat_bpf::object::map;
+use edgelat_bpf::layout::POOL_ROWS;
+use edgelat_bpf::object::{PythonConstants, map};
 use nix::sys::epoll::Epoll;
 
 use crate::attach::tracefs::Tracefs;
@@ -20,7 +21,7 @@ use crate::image::{Identity, OpenImage, check_site};
 use crate::load::{Loaded, Shape};
 use crate::protocol::{
     BUILD_ID_BYTES, Event, IMAGES, ImageId, MappedImage, PATH_BYTES, Path, PlanId, PlanOptions, PlanSite,
-    Reply, Request, Returns, TargetId,
+    PythonPlan, Reply, Request, Returns, TargetId,
 };
 use crate::target::{Mapping, Target};
 
@@ -193,6 +194,9 @@ impl Guard {
         if options.frames == 0 || options.frames > MAX_FRAMES {
             return bad(format!("{} frames; 1 to {MAX_FRAMES} are possible", options.frames));
         }
+        if let Some(python) = &options.python {
+            check_python(python, &options)?;
+        }
         let id = PlanId(self.issue());
         self.plans.push(Plan {
             id,
@@ -293,7 +297,16 @@ impl Guard {
             frames: options.frames,
             sites: plan.sites as u32 + calibrate::SITES,
             follow_forks: options.follow_forks,
+            python: options.python.as_ref().map(|python| python_constants(python, options.functions)),
         };
+        if shape.python.is_some() && !way.programs.knows_python() {
+            return Err(GuardError::Unsupported {
+                what: text("measure functions of Python"),
+                reason: text(
+                    "BPF programs need compare-and-exchange for it (Linux 5.12, on arm64 5.18), and returns by exit sites",
+                ),
+            });
+        }
         let lanes = libbpf_rs::num_possible_cpus().unwrap_or(1) as u32;
         let bytes = shape.bytes(lanes);
         if bytes > options.max_map_bytes {
@@ -307,6 +320,11 @@ impl Guard {
         if maps_frames {
             descriptors.push(loaded.descriptor(map::FRAMES)?);
         }
+        if shape.python.is_some() {
+            for name in [map::CODE_SLOTS, map::PYTHON_POOL, map::CODE_TEXTS] {
+                descriptors.push(loaded.descriptor(name)?);
+            }
+        }
         let reply = Reply::Loaded {
             lanes: loaded.lanes,
             rows: functions,
@@ -314,6 +332,7 @@ impl Guard {
             maps_frames,
             route: way.route,
             session: way.programs.exit().is_none(),
+            code_slots: shape.python.map_or(0, |python| python.slots),
         };
         self.plans[index].loaded = Some((way, loaded));
         Ok(reply)
@@ -412,6 +431,52 @@ impl Guard {
             _ = events.push(event);
         }
         Reply::Events { events, more: !self.events.is_empty() }
+    }
+}
+
+/// Offsets in Python's objects are small.
+const MAX_OFFSET: u16 = 1 << 12;
+/// Slots for code objects of Python.
+const MAX_CODE_SLOTS: u32 = 1 << 20;
+
+/// What a plan says of a Python interpreter must be possible. The programs read the target's memory there and nowhere
+/// else, so that the worst that wrong offsets can do is to name nothing.
+fn check_python(python: &PythonPlan, options: &PlanOptions) -> Result<(), GuardError> {
+    let offsets = [
+        python.frame_code,
+        python.code_file,
+        python.code_name,
+        python.code_flags,
+        python.code_line,
+        python.text,
+    ];
+    let possible = offsets.iter().all(|offset| *offset < MAX_OFFSET)
+        && python.frame_argument < 2
+        && python.code_marks < 8
+        && (1..=POOL_ROWS as u32).contains(&python.rows)
+        && python.rows <= options.functions
+        && (1..=MAX_CODE_SLOTS).contains(&python.slots);
+    if possible {
+        Ok(())
+    } else {
+        Err(GuardError::BadPlan { reason: text("what it says of the Python interpreter is impossible") })
+    }
+}
+
+fn python_constants(python: &PythonPlan, functions: u32) -> PythonConstants {
+    PythonConstants {
+        rows: python.rows,
+        first_row: functions - python.rows,
+        slots: python.slots.next_power_of_two(),
+        frame_argument: python.frame_argument.into(),
+        frame_code: python.frame_code.into(),
+        code_marks: python.code_marks.into(),
+        code_file: python.code_file.into(),
+        code_name: python.code_name.into(),
+        code_flags: python.code_flags.into(),
+        code_line: python.code_line.into(),
+        text: python.text.into(),
+        counts_only: python.counts_only,
     }
 }
 

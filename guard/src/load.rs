@@ -9,8 +9,12 @@ use std::time::Duration;
 
 use caps::Capability;
 use edgelat_bpf::Switch;
-use edgelat_bpf::layout::{self, FRAME_WAYS, FrameSet, Row, SiteKey};
-use edgelat_bpf::object::{CONSTANTS_BYTES, FAMILY_PROGRAMS, OBJECT, Programs, constants, map};
+use edgelat_bpf::layout::{
+    self, CODE_TEXTS, CodeSlot, CodeText, FRAME_WAYS, FrameSet, PythonPool, Row, SiteKey,
+};
+use edgelat_bpf::object::{
+    CONSTANTS_BYTES, FAMILY_PROGRAMS, OBJECT, Programs, PythonConstants, constants, map,
+};
 use libbpf_rs::{
     ErrorKind, Link, MapCore, MapFlags, Object, ObjectBuilder, OpenObject, PrintLevel, ProgramMut,
     RingBuffer, RingBufferBuilder,
@@ -42,12 +46,14 @@ pub(crate) struct Shape {
     /// Sites of one process.
     pub(crate) sites: u32,
     pub(crate) follow_forks: bool,
+    /// Functions of Python are measured.
+    pub(crate) python: Option<PythonConstants>,
 }
 
 impl Shape {
     /// Do any of the programs write to the ring buffer?
     fn tells(&self) -> bool {
-        self.follow_forks || self.programs.by_address()
+        self.follow_forks || self.programs.by_address() || self.python.is_some()
     }
 
     /// Entries of the map of sites by address: every process of a family has its own. The kernel makes all of
@@ -67,6 +73,10 @@ impl Shape {
             + frames * size_of::<FrameSet>() as u64
             + sites * SITE_BYTES
             + sites.next_power_of_two() * BUCKET_BYTES
+            + self.python.map_or(0, |python| {
+                u64::from(python.slots) * size_of::<CodeSlot>() as u64
+                    + (CODE_TEXTS * size_of::<CodeText>() + size_of::<PythonPool>()) as u64
+            })
     }
 }
 
@@ -76,6 +86,7 @@ pub(crate) enum FamilyEvent {
     Fork { child: i32 },
     Exec { pid: i32 },
     UnknownSite { pid: i32 },
+    NewCode,
 }
 
 /// A loaded object. Dropping it removes programs and maps (probes hold their own references).
@@ -136,9 +147,18 @@ impl Loaded {
                     (shape.programs == Programs::AddressHash).then_some(frame_sets * FRAME_WAYS as u32)
                 }
                 map::SITES => shape.programs.by_address().then(|| shape.site_entries()),
+                map::CODE_SLOTS | map::PYTHON_POOL | map::CODE_TEXTS
+                    if !shape.programs.refers_to_python() =>
+                {
+                    None
+                }
+                map::CODE_SLOTS => Some(shape.python.map_or(1, |python| python.slots)),
+                map::PYTHON_POOL => Some(1),
+                map::CODE_TEXTS => Some(shape.python.map_or(1, |_| CODE_TEXTS as u32)),
                 map::FAMILY => shape.follow_forks.then_some(FAMILY as u32),
                 map::EVENTS => {
-                    if !shape.tells() {
+                    // The programs refer to it, even where they never get to use it.
+                    if !shape.tells() && !shape.programs.refers_to_python() {
                         map.set_autocreate(false)?;
                     }
                     continue;
@@ -147,7 +167,12 @@ impl Loaded {
                     if let Some(bytes) =
                         map.initial_value_mut().filter(|bytes| bytes.len() == CONSTANTS_BYTES)
                     {
-                        bytes.copy_from_slice(&constants(lanes, frame_sets, shape.functions - 1));
+                        bytes.copy_from_slice(&constants(
+                            lanes,
+                            frame_sets,
+                            shape.functions - 1,
+                            shape.python.as_ref(),
+                        ));
                     }
                     continue;
                 }
@@ -280,6 +305,7 @@ fn parse_event(bytes: &[u8]) -> Option<FamilyEvent> {
     match kind {
         layout::EVENT_FORK => Some(FamilyEvent::Fork { child }),
         layout::EVENT_EXEC => Some(FamilyEvent::Exec { pid }),
+        layout::EVENT_NEW_CODE => Some(FamilyEvent::NewCode),
         layout::EVENT_UNKNOWN_SITE => Some(FamilyEvent::UnknownSite { pid }),
         _ => None,
     }
@@ -366,7 +392,9 @@ mod tests {
     use crate::features;
 
     fn shape(programs: Programs) -> Shape {
-        Shape { programs, functions: 3, frames: 100, sites: 9, follow_forks: true }
+        let python = PythonConstants { rows: 1, first_row: 1, slots: 64, ..PythonConstants::default() };
+        let python = programs.knows_python().then_some(python);
+        Shape { programs, functions: 3, frames: 100, sites: 9, follow_forks: true, python }
     }
 
     /// Has this kernel what the programs need?
@@ -462,6 +490,7 @@ mod tests {
             frames: 8192,
             sites,
             follow_forks: true,
+            python: None,
         };
         assert_eq!(shape(3).site_entries(), 3 * SITE_PROCESSES);
         assert_eq!(shape(3_000).site_entries(), SITE_ENTRIES);

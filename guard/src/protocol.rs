@@ -89,6 +89,35 @@ pub struct PlanOptions {
     pub route: Option<Route>,
     /// Attach the children of the target as well.
     pub follow_forks: bool,
+    /// Measure functions of Python, whose rows are the last of [`functions`](Self::functions).
+    pub python: Option<PythonPlan>,
+}
+
+/// What the programs must know of a Python interpreter. Offsets are in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PythonPlan {
+    /// Rows for its functions.
+    pub rows: u32,
+    /// Slots for code objects; rounded up to a power of two.
+    pub slots: u32,
+    /// Which argument of the evaluation loop is the frame: 0 or 1.
+    pub frame_argument: u8,
+    /// In a frame: its code object.
+    pub frame_code: u16,
+    /// Low bits of that pointer that are marks.
+    pub code_marks: u8,
+    /// In a code object: name of its file.
+    pub code_file: u16,
+    /// In a code object: the name that is told.
+    pub code_name: u16,
+    /// In a code object: flags.
+    pub code_flags: u16,
+    /// In a code object: first line.
+    pub code_line: u16,
+    /// In a string of ASCII: its text.
+    pub text: u16,
+    /// Its frames cannot be told apart.
+    pub counts_only: bool,
 }
 
 /// A site of a plan.
@@ -255,6 +284,8 @@ pub enum Event {
         /// The process.
         pid: i32,
     },
+    /// Functions of Python were called for the first time; their descriptions wait in the mapped arrays.
+    NewCode,
 }
 
 /// The guard's answer.
@@ -285,7 +316,7 @@ pub enum Reply {
         /// Its number.
         plan: PlanId,
     },
-    /// The programs are loaded; rows and, if `maps_frames`, frames come with this.
+    /// The programs are loaded; the descriptors of rows and, if `maps_frames`, frames come with this.
     Loaded {
         /// Lanes of a function.
         lanes: u32,
@@ -300,6 +331,8 @@ pub enum Reply {
         route: Route,
         /// How returns are seen in the end.
         session: bool,
+        /// Slots for code objects of Python. Where there are any, the descriptors of slots, pool and texts come last.
+        code_slots: u32,
     },
     /// The cost that stands in every reported duration.
     Calibrated(Bias),

@@ -65,6 +65,21 @@ impl<S: ReadAt> Image<S> {
         self.place(sites.map_err(|refusal| named(refusal, table))?)
     }
 
+    /// The entry and the returns of a function of which it is known that it leaves by no other way.
+    pub(crate) fn returns(
+        &self,
+        table: &FunctionTable,
+        function: &Function,
+    ) -> Result<FunctionSites, Refusal> {
+        let bytes = self.code(function.start, function.end)?;
+        let around = Neighbourhood { image: self, table, unwind: OnceCell::new() };
+        self.place(sites::find_returns(
+            self.arch(),
+            Part { address: function.start, bytes: &bytes },
+            &around,
+        )?)
+    }
+
     /// The sites of a function of a pack, as far as they fit its code.
     fn planned_sites(&self, planned: &PackedFunction) -> Result<FunctionSites, Refusal> {
         let parts = self.parts_of(planned)?;

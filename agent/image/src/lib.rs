@@ -28,6 +28,7 @@
 //! | `find`, `near` | from a pattern to functions, or to names that may have been meant |
 //! | `code` | [`Image::sites`]: from a function to file offsets |
 //! | [`sites`], `decode` | from instructions to probe sites |
+//! | [`python`] | CPython: version, evaluation loop, layout of its objects |
 //! | `refusal` | [`Refusal`]: why a function is not probed |
 //! | [`limits`] | the caps on everything |
 //!
@@ -69,6 +70,7 @@ mod linkage;
 mod near;
 mod pack;
 mod pattern;
+pub mod python;
 mod refusal;
 pub mod sites;
 mod source;
@@ -87,6 +89,7 @@ pub use go::Go;
 pub use image::{Facts, Image, Kind, Segment};
 pub use pack::{Pack, PackError, PackedFunction, PackedImage};
 pub use pattern::{NamePattern, Pattern, PatternError, Wanted};
+pub use python::{Interpreter, PythonError, PythonPattern};
 pub use refusal::Refusal;
 pub use sites::{SiteKind, Stepping};
 pub use source::{ReadAt, boxed};

@@ -188,6 +188,19 @@ fn search(
     Err(Refusal::BadParts { address: main.address })
 }
 
+/// The sites of a function of which it is known from elsewhere that whatever leaves it by a jump with its frame standing
+/// comes back: its returns alone.
+pub(crate) fn find_returns(
+    arch: Arch,
+    main: Part<'_>,
+    surroundings: &dyn Surroundings,
+) -> Result<Sites, Refusal> {
+    let code = Code::decode(arch, &[main])?;
+    let (exits, by_table) = exits::exits(&code, &Tables::new(Some(surroundings)))?.returns()?;
+    let entry = entry::entry(&code, &by_table, &exits)?;
+    Ok(Sites { entry, exits })
+}
+
 /// A part of the function that is not among those known: a jump leads there although the frame still stands, or code
 /// there jumps back.
 fn missing_part(

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{exit::Exit, parse::parse};
 use crate::collector::report::{
-    Ended, FunctionReport, ProcessReport, RefusedReport, Report, SCHEMA, TargetReport,
+    Ended, FunctionReport, ProcessReport, PythonReport, RefusedReport, Report, SCHEMA, TargetReport,
 };
 
 fn document(name: &str) -> String {
@@ -53,6 +53,13 @@ fn full_report() -> Report {
         detach_ns: None,
         processes: vec![ProcessReport { pid: 1, covered_since_ns: 0, ended_ns: None }],
         functions: vec![FunctionReport::new("f".to_string(), "/f".to_string())],
+        python: Some(PythonReport {
+            version: "3.13".to_string(),
+            every_call: true,
+            counts_only: false,
+            calls: 0,
+            cost_percent: None,
+        }),
         unattributed_hits: 0,
         refused: vec![RefusedReport {
             name: "g".to_string(),

@@ -188,7 +188,8 @@ pub const COMMANDS: &[Command] = &[
         operands: &[Operand {
             name: "FUNCTION",
             help: "[IMAGE:]NAME, where NAME is exact or a glob (*, ?, [a-z]), in C++ and Rust as a person reads it, and \
-                   IMAGE is a library such as libfoo.so; or by address: +0xADDRESS@BUILDID, IMAGE:0xOFFSET@BUILDID",
+                   IMAGE is a library such as libfoo.so; or by address: +0xADDRESS@BUILDID, IMAGE:0xOFFSET@BUILDID; in Python \
+                   py:[FILE:]NAME, such as py:Server.handle",
             at_least: 1,
             at_most: usize::MAX,
             complete: Complete::Nothing,

@@ -13,7 +13,7 @@ use std::{
 };
 
 use edgelat_guard::protocol::{Returns, Route};
-use edgelat_image::Pattern;
+use edgelat_image::{Pattern, PatternError, PythonPattern};
 
 use super::{
     help::Detail,
@@ -51,8 +51,10 @@ pub enum Invocation {
 pub struct WatchOptions {
     /// What to measure.
     pub target: WatchTarget,
-    /// Which functions of it; at least one.
+    /// Which functions of it; at least one, here or in `python`.
     pub functions: Vec<Pattern>,
+    /// Which of its functions of Python.
+    pub python: Vec<PythonPattern>,
     /// End after this time.
     pub duration: Option<Duration>,
     /// Time between two reports.
@@ -309,8 +311,11 @@ impl Matches {
     }
 
     fn pattern(&self, argument: &OsStr) -> Result<Pattern, UsageError> {
-        Pattern::parse(self.text(argument)?)
-            .map_err(|reason| UsageError::Pattern { command: self.command.name, reason })
+        Pattern::parse(self.text(argument)?).map_err(|reason| self.bad_pattern(reason))
+    }
+
+    fn bad_pattern(&self, reason: PatternError) -> UsageError {
+        UsageError::Pattern { command: self.command.name, reason }
     }
 
     fn operand_text(&self, number: usize) -> Result<String, UsageError> {
@@ -375,8 +380,15 @@ impl WatchOptions {
             (None, true) => return Err(UsageError::NoTarget),
             (Some(_), false) => return Err(UsageError::TwoTargets),
         };
-        let functions =
-            matches.operands.iter().map(|operand| matches.pattern(operand)).collect::<Result<_, _>>()?;
+        let (mut functions, mut python) = (Vec::new(), Vec::new());
+        for operand in &matches.operands {
+            match matches.text(operand)?.strip_prefix(PythonPattern::PREFIX) {
+                Some(rest) => {
+                    python.push(PythonPattern::parse(rest).map_err(|reason| matches.bad_pattern(reason))?)
+                }
+                None => functions.push(matches.pattern(operand)?),
+            }
+        }
         let times = |id, range: RangeInclusive<Duration>| {
             let wanted = format!(
                 "seconds from {} to {}, such as 2 or 0.5",
@@ -413,6 +425,7 @@ impl WatchOptions {
         Ok(Self {
             target,
             functions,
+            python,
             duration: times(Id::Duration, DURATIONS)?,
             // The options below have defaults in the table; a test sees to it that they are these.
             interval: times(Id::Interval, INTERVALS)?.unwrap_or(Duration::from_secs(1)),

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use edgelat_bpf::{Frames, MapError, Rows};
+use edgelat_bpf::{Codes, Frames, MapError, RowTotals, Rows};
 use edgelat_guard::GuardError;
 use edgelat_guard::error::text;
 use edgelat_guard::protocol::{
-    Bias, Line, PlanId, PlanOptions, PlanSite, Reply, Request, Returns, Route, SITES,
+    Bias, ImageId, Line, PlanId, PlanOptions, PlanSite, PythonPlan, Reply, Request, Returns, Route, SITES,
 };
 
-use super::report::FunctionReport;
-use super::resolve::{Resolved, Steppings};
+use super::python::{self, Label, Python};
+use super::report::{FunctionReport, PythonReport};
+use super::resolve::{Resolved, ResolvedPython, Steppings};
 use super::target::Target;
 use super::unexpected;
 
@@ -48,6 +49,21 @@ pub struct Measurement {
     /// Of each function.
     steppings: Vec<Steppings>,
     returns: Returns,
+    python: Option<PythonPart>,
+}
+
+/// Functions of Python in a plan: their reports stand behind those of the others.
+#[derive(Debug)]
+struct PythonPart {
+    functions: Python,
+    version: String,
+    every_call: bool,
+    counts_only: bool,
+    steppings: Steppings,
+    bias_ns: Option<u64>,
+    /// Calls at the reading before, and what they cost since then.
+    calls: u64,
+    cost_percent: Option<f64>,
 }
 
 impl Measurement {
@@ -61,14 +77,15 @@ impl Measurement {
         resolved: &Resolved,
         options: Options,
     ) -> Result<Self, GuardError> {
-        let count = resolved.functions.len();
+        let rows = resolved.python.as_ref().map_or(0, |_| python::rows_for(options.max_map_bytes));
         let plan_options = PlanOptions {
-            functions: count as u32,
+            functions: resolved.functions.len() as u32 + rows,
             frames: options.frames,
             max_map_bytes: options.max_map_bytes,
             returns: options.returns,
             route: options.route,
             follow_forks: options.follow_forks,
+            python: resolved.python.as_ref().map(|python| python_plan(python, rows)),
         };
         let begun = line.call(&Request::BeginPlan { target: target.id, options: plan_options })?;
         let (Reply::Plan { plan }, _) = begun else { return Err(unexpected(&begun.0)) };
@@ -88,13 +105,23 @@ impl Measurement {
     ) -> Result<Self, GuardError> {
         hand_over(line, plan, resolved, options.returns)?;
         let (reply, mut descriptors) = line.call(&Request::Load { plan })?;
-        let Reply::Loaded { lanes, rows, frame_sets, maps_frames, route, session } = reply else {
+        let Reply::Loaded { lanes, rows, frame_sets, maps_frames, route, session, code_slots } = reply else {
             return Err(unexpected(&reply));
         };
         let unmapped = |error: MapError| GuardError::Map { reason: text(error) };
-        if descriptors.len() != 1 + usize::from(maps_frames) {
+        let of_python = if code_slots > 0 { 3 } else { 0 };
+        if descriptors.len() != 1 + usize::from(maps_frames) + of_python {
             return Err(GuardError::Map { reason: text("a descriptor is missing") });
         }
+        let python = match (&resolved.python, descriptors.split_off(1 + usize::from(maps_frames)).as_slice())
+        {
+            (Some(python), [slots, pool, texts]) => {
+                let codes = Codes::map(slots, pool, texts, code_slots as usize).map_err(unmapped)?;
+                let first_row = resolved.functions.len() as u32;
+                Some(PythonPart::new(python, codes, first_row, python::rows_for(options.max_map_bytes)))
+            }
+            _ => None,
+        };
         let frames = match maps_frames {
             true => {
                 let fd = descriptors.remove(1);
@@ -109,6 +136,7 @@ impl Measurement {
         let functions = resolved.functions.iter().map(|function| {
             let mut report = FunctionReport::new(function.name.clone(), function.image_path.clone());
             report.until_tail_call = function.until_tail_call && options.returns == Returns::Ret;
+            report.language = function.language;
             report
         });
         let functions = functions.collect();
@@ -125,6 +153,26 @@ impl Measurement {
             functions,
             steppings,
             returns,
+            python,
+        })
+    }
+
+    /// Takes in functions of Python that were called for the first time.
+    pub fn attend(&mut self) {
+        if let Some(python) = &mut self.python {
+            python.functions.attend(&self.rows);
+        }
+    }
+
+    /// What is known of the target's Python, where its functions are measured.
+    pub fn python(&self) -> Option<PythonReport> {
+        let python = self.python.as_ref()?;
+        Some(PythonReport {
+            version: python.version.clone(),
+            every_call: python.every_call,
+            counts_only: python.counts_only,
+            calls: python.calls,
+            cost_percent: python.cost_percent,
         })
     }
 
@@ -146,6 +194,9 @@ impl Measurement {
             (Reply::Calibrated(bias), _) => {
                 for (report, steppings) in self.functions.iter_mut().zip(&self.steppings) {
                     report.bias_ns = bias_of(&bias, *steppings, self.returns);
+                }
+                if let Some(python) = &mut self.python {
+                    python.bias_ns = bias_of(&bias, python.steppings, self.returns);
                 }
                 Ok(())
             }
@@ -181,11 +232,24 @@ impl Measurement {
     /// Reads all functions. Processes that are not in `alive` have ended, and calls inside them with them.
     /// `since_ns` is the time since the reading before, for the rates.
     pub fn read(&mut self, alive: &BTreeSet<i32>, since_ns: u64) -> &[FunctionReport] {
+        self.attend();
+        let natives = self.steppings.len();
+        let mut of_python = Vec::new();
+        if let Some(python) = &mut self.python {
+            of_python = python.read(&self.rows, since_ns);
+            self.functions.extend(python.new_reports(self.functions.len() - natives));
+        }
         let mut inside = vec![(0u64, 0u64); self.functions.len()];
         if let Some(frames) = &self.frames {
             for frame in frames.occupied() {
-                // The rows of the calibration stand behind those of the functions.
-                if let Some((in_flight, ended)) = inside.get_mut(frame.function as usize) {
+                let label = self.python.as_ref().and_then(|python| python.functions.label_of(frame.function));
+                let index = match label {
+                    Some(label) => natives + label,
+                    // Behind the rows of the others are those of Python and of the calibration.
+                    None if (frame.function as usize) < natives => frame.function as usize,
+                    None => continue,
+                };
+                if let Some((in_flight, ended)) = inside.get_mut(index) {
                     match alive.contains(&(frame.tgid as i32)) {
                         true => *in_flight += 1,
                         false => *ended += 1,
@@ -193,7 +257,18 @@ impl Measurement {
                 }
             }
         }
-        for (index, report) in self.functions.iter_mut().enumerate() {
+        let (native_reports, python_reports) = self.functions.split_at_mut(natives);
+        if let Some(python) = &self.python {
+            for (report, label) in python_reports.iter_mut().zip(python.functions.labels()) {
+                report.lost.unresolved = label.unresolved;
+            }
+        }
+        for ((report, totals), (in_flight, ended_inside)) in
+            python_reports.iter_mut().zip(&of_python).zip(&inside[natives..])
+        {
+            fill(report, totals, *in_flight, *ended_inside, since_ns);
+        }
+        for (index, report) in native_reports.iter_mut().enumerate() {
             // A row that did not move is as it was; reading its buckets is what costs.
             let moved = self.frames.is_none()
                 || since_ns == 0
@@ -226,18 +301,83 @@ impl Measurement {
     }
 }
 
+fn python_plan(python: &ResolvedPython, rows: u32) -> PythonPlan {
+    let layout = &python.interpreter.layout;
+    PythonPlan {
+        rows,
+        slots: python::SLOTS,
+        frame_argument: layout.frame_argument,
+        frame_code: layout.frame_code,
+        code_marks: layout.code_marks,
+        code_file: layout.code_file,
+        code_name: layout.code_name,
+        code_flags: layout.code_flags,
+        code_line: layout.code_line,
+        text: layout.text,
+        counts_only: python.counts_only,
+    }
+}
+
+impl PythonPart {
+    fn new(python: &ResolvedPython, codes: Codes, first_row: u32, rows: u32) -> Self {
+        let interpreter = &python.interpreter;
+        let qualified = interpreter.minor >= 11;
+        Self {
+            functions: Python::new(
+                codes,
+                interpreter.layout,
+                qualified,
+                python.patterns.clone(),
+                first_row,
+                rows,
+            ),
+            version: format!("3.{}", interpreter.minor),
+            every_call: python.every_call,
+            counts_only: python.counts_only,
+            steppings: python.steppings,
+            bias_ns: None,
+            calls: 0,
+            cost_percent: None,
+        }
+    }
+
+    /// What each function counted, its calls before it had a row among them.
+    fn read(&mut self, rows: &Rows, since_ns: u64) -> Vec<RowTotals> {
+        let calls = self.functions.calls(rows);
+        let new = calls.saturating_sub(self.calls);
+        self.calls = calls;
+        // Both probes of a call cost about what they add to the duration of one that does nothing.
+        self.cost_percent = self.bias_ns.filter(|_| since_ns > 0).map(|bias| {
+            let percent = new as f64 * bias as f64 * 100.0 / since_ns as f64;
+            (percent * 10.0).round() / 10.0
+        });
+        let mut totals = self.functions.totals(rows);
+        for (totals, label) in totals.iter_mut().zip(self.functions.labels()) {
+            totals.entries += label.unresolved;
+        }
+        totals
+    }
+
+    /// Reports of the functions from number `from` on.
+    fn new_reports(&self, from: usize) -> Vec<FunctionReport> {
+        let report = |label: &Label| {
+            let mut report = FunctionReport::new(label.name.clone(), label.file.clone());
+            report.language = "python";
+            report.line = Some(label.line);
+            report.resumes = label.resumes;
+            report.bias_ns = self.bias_ns;
+            report
+        };
+        self.functions.labels().iter().skip(from).map(report).collect()
+    }
+}
+
 /// Calls a second to one decimal.
 pub fn rate(calls: u64, ns: u64) -> f64 {
     if ns == 0 { 0.0 } else { (calls as f64 * 1e10 / ns as f64).round() / 10.0 }
 }
 
-fn fill(
-    report: &mut FunctionReport,
-    totals: &edgelat_bpf::RowTotals,
-    in_flight: u64,
-    ended_inside: u64,
-    since_ns: u64,
-) {
+fn fill(report: &mut FunctionReport, totals: &RowTotals, in_flight: u64, ended_inside: u64, since_ns: u64) {
     let histogram = totals.histogram();
     let new = totals.entries.saturating_sub(report.entries);
     report.rate_per_s = rate(new, since_ns);
@@ -282,11 +422,21 @@ fn hand_over(line: &mut Line, plan: PlanId, resolved: &Resolved, returns: Return
                 wanted.map(move |site| PlanSite { cookie: site.cookie | row as u64, ..*site })
             })
             .collect();
-        for sites in sites.chunks(SITES) {
-            // A chunk is never longer than the capacity.
-            let sites = heapless::Vec::from_slice(sites).map_err(|_| GuardError::Message)?;
-            line.call(&Request::PlanSites { plan, image: image.id, sites })?;
-        }
+        plan_sites(line, plan, image.id, &sites)?;
+    }
+    if let Some(python) = &resolved.python {
+        let row = resolved.functions.len() as u64;
+        let numbered = |site: &PlanSite| PlanSite { cookie: site.cookie | row, ..*site };
+        plan_sites(line, plan, python.image, &python.sites.iter().map(numbered).collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
+fn plan_sites(line: &mut Line, plan: PlanId, image: ImageId, sites: &[PlanSite]) -> Result<(), GuardError> {
+    for sites in sites.chunks(SITES) {
+        // A chunk is never longer than the capacity.
+        let sites = heapless::Vec::from_slice(sites).map_err(|_| GuardError::Message)?;
+        line.call(&Request::PlanSites { plan, image, sites })?;
     }
     Ok(())
 }

@@ -8,12 +8,14 @@
 //! | [`target`] | a process and its images, opened by the guard |
 //! | [`resolve`] | patterns to functions with sites, and refusals |
 //! | [`measurement`] | one loaded plan: attach, arm, read, detach |
+//! | [`python`] | functions of Python, found while they are called |
 //! | [`refusals`] | targets for which return probes would be unsafe |
 //! | [`report`] | what is known of each function at one moment |
 //!
 //! [`Line`]: edgelat_guard::protocol::Line
 
 pub mod measurement;
+pub mod python;
 pub mod refusals;
 pub mod report;
 pub mod resolve;

@@ -36,6 +36,8 @@ pub struct Report {
     pub processes: Vec<ProcessReport>,
     /// The functions, in the order in which they were resolved.
     pub functions: Vec<FunctionReport>,
+    /// What is known of the target's Python, where its functions are measured.
+    pub python: Option<PythonReport>,
     /// Hits of probes that could not be told to any function; not part of any account.
     pub unattributed_hits: u64,
     /// Functions that were asked for and are not measured.
@@ -69,6 +71,21 @@ pub struct TargetReport {
     pub exe: String,
     /// Build-id of its executable in hexadecimal, if it has one.
     pub build_id: Option<String>,
+}
+
+/// A Python interpreter whose functions are measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct PythonReport {
+    /// Its version, such as `3.11`.
+    pub version: String,
+    /// Every call of a function is seen, not only those that come from C.
+    pub every_call: bool,
+    /// Calls are counted and not timed.
+    pub counts_only: bool,
+    /// Calls of all its functions, measured or not: each costs.
+    pub calls: u64,
+    /// What measuring them costs now, in percent of one CPU; `None` where the cost of a call was not measured.
+    pub cost_percent: Option<f64>,
 }
 
 /// A process with probes in it.
@@ -108,6 +125,8 @@ pub struct Lost {
     pub over_range: u64,
     /// Found no frame.
     pub table_full: u64,
+    /// Were calls of a Python function before it had a row.
+    pub unresolved: u64,
     /// Were not on the stack of a goroutine, where the function is one of Go.
     pub unkeyed: u64,
 }
@@ -115,7 +134,13 @@ pub struct Lost {
 impl Lost {
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.abandoned + self.evicted + self.ended_inside + self.over_range + self.table_full + self.unkeyed
+        self.abandoned
+            + self.evicted
+            + self.ended_inside
+            + self.over_range
+            + self.table_full
+            + self.unkeyed
+            + self.unresolved
     }
 }
 
@@ -124,8 +149,14 @@ impl Lost {
 pub struct FunctionReport {
     /// Demangled name.
     pub name: String,
-    /// Path of its image as the process sees it.
+    /// Path of its image as the process sees it; for a function of Python, of its file.
     pub image: String,
+    /// What it is written in, as far as it is known: `native`, `go`, `go-assembly` or `python`.
+    pub language: &'static str,
+    /// For a function of Python, its first line.
+    pub line: Option<u32>,
+    /// It is a generator or coroutine of Python, whose calls are resumes.
+    pub resumes: bool,
     /// Calls that began.
     pub entries: u64,
     /// Calls that were measured to their end.
@@ -174,6 +205,9 @@ impl FunctionReport {
         Self {
             name,
             image,
+            language: "native",
+            line: None,
+            resumes: false,
             entries: 0,
             exits: 0,
             in_flight: 0,

@@ -6,12 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use edgelat_bpf::layout::{SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_GOROUTINE, SITE_MAYBE, SITE_RETURN};
+use edgelat_bpf::layout::{
+    SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_GOROUTINE, SITE_MAYBE, SITE_PYTHON, SITE_RETURN,
+};
 use edgelat_guard::GuardError;
 use edgelat_guard::protocol::{ImageId, Line, MappedImage, PlanSite};
 use edgelat_image::{
-    DebugFiles, FindError, FunctionTable, Image, ImageError, Origin, Pack, Pattern, Progress, ReadAt,
-    SiteKind, Stepping,
+    DebugFiles, FindError, FunctionTable, Image, ImageError, Interpreter, Origin, Pack, Pattern, Progress,
+    PythonError, PythonPattern, ReadAt, SiteKind, Stepping,
 };
 
 use super::report::RefusedReport;
@@ -54,6 +56,24 @@ pub enum ResolveError {
         /// The process.
         pid: i32,
     },
+    /// The process runs no Python.
+    #[error(
+        "process {pid} runs no CPython interpreter, so '{pattern}' names nothing; leave 'py:' out for machine code"
+    )]
+    NoPython {
+        /// The process.
+        pid: i32,
+        /// What was asked for.
+        pattern: String,
+    },
+    /// Its interpreter cannot be measured.
+    #[error("{path}: {error}")]
+    Python {
+        /// Path of the interpreter.
+        path: String,
+        /// Why not.
+        error: PythonError,
+    },
     /// Functions were found, but none can be probed.
     #[error("'{pattern}' cannot be probed in {path}: {reason}; `edgelat functions` shows what can")]
     Refused {
@@ -84,6 +104,8 @@ pub struct Function {
     pub image_path: String,
     /// The image.
     pub image: ImageId,
+    /// What it is written in.
+    pub language: &'static str,
     /// Kinds of its sites.
     pub steppings: Steppings,
     /// Some exits are jumps into another function.
@@ -112,6 +134,27 @@ pub struct Resolved {
     pub refused: Vec<RefusedReport>,
     /// Patterns whose image is not mapped (yet).
     pub pending: Vec<Pattern>,
+    /// The interpreter whose functions are measured.
+    pub python: Option<ResolvedPython>,
+}
+
+/// An interpreter of Python, and which of its functions are asked for.
+#[derive(Debug)]
+pub struct ResolvedPython {
+    /// The image that it is in.
+    pub image: ImageId,
+    /// Entry and exits of the evaluation loop, without a function's number.
+    pub sites: Vec<PlanSite>,
+    /// Kinds of its sites.
+    pub steppings: Steppings,
+    /// What it is.
+    pub interpreter: Interpreter,
+    /// The functions.
+    pub patterns: Vec<PythonPattern>,
+    /// Its frames cannot be told apart: it switches stacks.
+    pub counts_only: bool,
+    /// Every call enters the evaluation loop, not only those from C.
+    pub every_call: bool,
 }
 
 /// What resolving needs to know besides patterns and target.
@@ -160,6 +203,59 @@ pub fn resolve(
     resolved.pending =
         waiting.into_iter().filter(|(_, found)| !found).map(|(pattern, _)| pattern.clone()).collect();
     Ok(resolved)
+}
+
+/// Finds the interpreter of `target`; `None` where it has none mapped (yet).
+///
+/// # Errors
+/// When it has one that cannot be measured.
+pub fn resolve_python(
+    line: &mut Line,
+    target: &Target,
+    patterns: &[PythonPattern],
+) -> Result<Option<(ResolvedPython, ResolvedImage)>, ResolveError> {
+    let mapped = target.images(line)?;
+    // Coroutines of greenlet run on stacks that are moved about.
+    let counts_only = mapped.iter().any(|image| file_name(&image.path).contains("greenlet"));
+    // The interpreter is in the executable or in a library that is named after it.
+    let likely = |image: &&MappedImage| image.executable || file_name(&image.path).contains("python");
+    for image in mapped.iter().filter(likely) {
+        let open = target.open_image(line, image)?;
+        let Ok(parsed) = Image::open(&open.file) else { continue };
+        let Ok(table) = parsed.functions(&DebugFiles::none(), &mut |_| ()) else { continue };
+        let found = parsed.python(&table);
+        let found = found.map_err(|error| ResolveError::Python { path: open.path.clone(), error })?;
+        let Some(interpreter) = found else { continue };
+        let mut function = Function::of(&open, String::new());
+        function.take(&open, &interpreter.sites);
+        function.sites.iter_mut().for_each(|site| site.cookie |= SITE_PYTHON);
+        let resolved = ResolvedPython {
+            every_call: interpreter.sees_every_call()
+                || interpreter.has_perf_support() && perf_support(target.pid),
+            image: open.id,
+            sites: function.sites,
+            steppings: function.steppings,
+            interpreter,
+            patterns: patterns.to_vec(),
+            counts_only,
+        };
+        return Ok(Some((resolved, ResolvedImage::of(&open, &parsed))));
+    }
+    Ok(None)
+}
+
+/// Was the interpreter started with the support for perf? It says so in its environment or on its command line, and writes
+/// a file.
+fn perf_support(pid: i32) -> bool {
+    let has = |file: &str, word: &[u8]| {
+        std::fs::read(format!("/proc/{pid}/{file}"))
+            .is_ok_and(|text| text.split(|byte| *byte == 0).any(|part| part == word))
+    };
+    let written = || Path::new(&format!("/proc/{pid}/root/tmp/perf-{pid}.map")).exists();
+    has("environ", b"PYTHONPERFSUPPORT=1")
+        || has("cmdline", b"perf")
+        || has("cmdline", b"-Xperf")
+        || written()
 }
 
 /// Is this the image that a pattern speaks of?
@@ -229,7 +325,12 @@ fn search(
                     probed = true;
                     taken.insert(range);
                     let index = *known.entry(function.name.clone()).or_insert(resolved.functions.len());
-                    add(resolved, index, open, function.name, &sites);
+                    if index == resolved.functions.len() {
+                        resolved.functions.push(Function::of(open, function.name));
+                    }
+                    let measured = &mut resolved.functions[index];
+                    measured.language = function.language.name();
+                    measured.take(open, &sites);
                 }
                 Err(reason) => {
                     refusal.get_or_insert_with(|| reason.to_string());
@@ -246,9 +347,7 @@ fn search(
             return Err(ResolveError::Refused { pattern: pattern.to_string(), path: path.clone(), reason });
         }
     }
-    let build_id = image.build_id().zip(image.build_id_offset());
-    let build_id = build_id.map(|(id, offset)| (offset, id.bytes().to_vec()));
-    resolved.images.push(ResolvedImage { id: open.id, build_id });
+    resolved.images.push(ResolvedImage::of(open, &image));
     Ok(())
 }
 
@@ -269,31 +368,36 @@ fn of_packs<S: ReadAt>(image: &Image<S>, table: &FunctionTable, packs: &[Pack]) 
     }
 }
 
-/// Adds a range to the function at `index`, which is made where it is the next one.
-fn add(
-    resolved: &mut Resolved,
-    index: usize,
-    open: &OpenImage,
-    name: String,
-    sites: &edgelat_image::FunctionSites,
-) {
-    if index == resolved.functions.len() {
-        resolved.functions.push(Function {
+impl Function {
+    /// A function of an image, without ranges yet.
+    fn of(open: &OpenImage, name: String) -> Self {
+        Self {
             name,
             image_path: open.path.clone(),
             image: open.id,
+            language: edgelat_image::Language::Native.name(),
             steppings: Steppings { entry_stepped: false, exit_stepped: false },
             until_tail_call: false,
             sites: Vec::new(),
-        });
+        }
     }
-    let function = &mut resolved.functions[index];
-    function.steppings.entry_stepped |= sites.entry.site.stepping == Stepping::SingleStepped;
-    function.sites.push(plan_site(&open.file, &sites.entry, false));
-    for exit in &sites.exits {
-        function.steppings.exit_stepped |= exit.site.stepping == Stepping::SingleStepped;
-        function.until_tail_call |= exit.site.kind == SiteKind::TailJump;
-        function.sites.push(plan_site(&open.file, exit, true));
+
+    /// Adds a range.
+    fn take(&mut self, open: &OpenImage, sites: &edgelat_image::FunctionSites) {
+        self.steppings.entry_stepped |= sites.entry.site.stepping == Stepping::SingleStepped;
+        self.sites.push(plan_site(&open.file, &sites.entry, false));
+        for exit in &sites.exits {
+            self.steppings.exit_stepped |= exit.site.stepping == Stepping::SingleStepped;
+            self.until_tail_call |= exit.site.kind == SiteKind::TailJump;
+            self.sites.push(plan_site(&open.file, exit, true));
+        }
+    }
+}
+
+impl ResolvedImage {
+    fn of<S: ReadAt>(open: &OpenImage, image: &Image<S>) -> Self {
+        let build_id = image.build_id().zip(image.build_id_offset());
+        Self { id: open.id, build_id: build_id.map(|(id, offset)| (offset, id.bytes().to_vec())) }
     }
 }
 

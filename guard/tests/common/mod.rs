@@ -15,6 +15,7 @@ pub(crate) const OPTIONS: PlanOptions = PlanOptions {
     returns: Returns::Ret,
     route: None,
     follow_forks: true,
+    python: None,
 };
 
 pub(crate) fn call(line: &mut Line, request: Request) -> Reply {

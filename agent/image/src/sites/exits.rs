@@ -49,6 +49,13 @@ pub(super) struct Checked {
 }
 
 impl Exits {
+    /// The returns, whatever the other ways out are, and the instructions that jumps through tables may lead to.
+    pub(super) fn returns(self) -> Result<(Vec<Site>, Vec<usize>), Refusal> {
+        let returns: Vec<Site> =
+            self.sites.into_iter().filter(|site| site.kind == SiteKind::Return && !site.maybe).collect();
+        if returns.is_empty() { Err(Refusal::NoExit) } else { Ok((returns, self.by_table)) }
+    }
+
     /// The exits, if every way out can be probed.
     pub(super) fn sites(self) -> Result<Checked, Refusal> {
         match self.refusal {

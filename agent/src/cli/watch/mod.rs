@@ -2,11 +2,13 @@
 //!
 //! | module | job |
 //! | --- | --- |
+//! | [`notes`] | what a person should know before the figures |
 //! | [`screen`] | the table and the histogram for a person |
 //! | [`spawn`] | a command that is started to be measured from its first instruction |
 //!
 //! The loop sleeps until one of three things happens: a signal, an event of the guard, the next report.
 
+mod notes;
 mod screen;
 mod signals;
 mod spawn;
@@ -19,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use edgelat_guard::protocol::{Event, Line, Reply, Request, Returns};
 use edgelat_guard::{Guard, GuardError};
-use edgelat_image::{Pack, Pattern};
+use edgelat_image::{Pack, Pattern, PythonPattern};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::screen::Screen;
@@ -85,7 +87,11 @@ impl Fails for WatchError {
             Self::Guard(error) | Self::Resolve(ResolveError::Guard(error)) => error.exit(),
             Self::Resolve(ResolveError::Image { .. }) => Exit::Image,
             Self::Resolve(
-                ResolveError::Find { .. } | ResolveError::Refused { .. } | ResolveError::NoFile { .. },
+                ResolveError::Find { .. }
+                | ResolveError::Refused { .. }
+                | ResolveError::NoFile { .. }
+                | ResolveError::NoPython { .. }
+                | ResolveError::Python { .. },
             ) => Exit::Functions,
             Self::NoLibrary { .. } => Exit::Functions,
             Self::UnsafeReturns { .. } => Exit::Target,
@@ -133,6 +139,8 @@ struct Watch {
     refused: Vec<RefusedReport>,
     /// Patterns whose library is not mapped yet.
     pending: Vec<Pattern>,
+    /// Functions of Python whose interpreter is not mapped yet.
+    python_pending: Vec<PythonPattern>,
     processes: Vec<ProcessReport>,
     alive: BTreeSet<i32>,
     armed: Instant,
@@ -175,6 +183,7 @@ impl Watch {
             measurements: Vec::new(),
             refused: Vec::new(),
             pending: Vec::new(),
+            python_pending: Vec::new(),
             processes: vec![ProcessReport { pid, covered_since_ns: 0, ended_ns: None }],
             alive: BTreeSet::from([pid]),
             armed: now,
@@ -190,10 +199,19 @@ impl Watch {
 
     /// Resolves, attaches and arms; a command is let go then.
     fn begin(&mut self, options: &WatchOptions, spawned: Option<&mut Spawned>) -> Result<(), Failure> {
-        self.cover(options, &options.functions)?;
-        let Some(spawned) = spawned else { return self.started() };
+        if !options.functions.is_empty() {
+            self.cover(options, &options.functions)?;
+        }
+        self.cover_python(options, options.python.clone())?;
+        let Some(spawned) = spawned else {
+            if let Some(pattern) = self.python_pending.first() {
+                let pattern = pattern.to_string();
+                return Err(WatchError::from(ResolveError::NoPython { pid: self.target.pid, pattern }).into());
+            }
+            return self.started();
+        };
         // Libraries come one by one while a command starts; each is covered before it can be called.
-        while !self.pending.is_empty() && spawned.step().map_err(WatchError::from)? {
+        while self.waits() && spawned.step().map_err(WatchError::from)? {
             self.look_for_libraries(options)?;
         }
         self.started()?;
@@ -204,6 +222,9 @@ impl Watch {
     fn started(&mut self) -> Result<(), Failure> {
         for pattern in &self.pending {
             say(format_args!("waiting for the library of '{pattern}'"));
+        }
+        for pattern in &self.python_pending {
+            say(format_args!("waiting for the interpreter of '{pattern}'"));
         }
         say("armed");
         self.show()
@@ -229,6 +250,34 @@ impl Watch {
         if resolved.functions.is_empty() {
             return Ok(());
         }
+        self.measure(options, &resolved)
+    }
+
+    /// Attaches and arms functions of Python, once their interpreter is mapped.
+    fn cover_python(
+        &mut self,
+        options: &WatchOptions,
+        patterns: Vec<PythonPattern>,
+    ) -> Result<(), WatchError> {
+        if patterns.is_empty() {
+            return Ok(());
+        }
+        let found = resolve::resolve_python(&mut self.line, &self.target, &patterns)?;
+        let Some((python, image)) = found else {
+            self.python_pending = patterns;
+            return Ok(());
+        };
+        notes::of_python(&python).for_each(say);
+        let resolved = Resolved { images: vec![image], python: Some(python), ..Resolved::default() };
+        self.measure(options, &resolved)
+    }
+
+    /// Is there something that was asked for and is not mapped?
+    fn waits(&self) -> bool {
+        !self.pending.is_empty() || !self.python_pending.is_empty()
+    }
+
+    fn measure(&mut self, options: &WatchOptions, resolved: &Resolved) -> Result<(), WatchError> {
         let plan = measurement::Options {
             frames: options.frames,
             max_map_bytes: options.max_map_bytes,
@@ -236,7 +285,7 @@ impl Watch {
             route: options.route,
             follow_forks: options.follow_forks,
         };
-        let measurement = Measurement::attach(&mut self.line, &self.target, &resolved, plan)?;
+        let measurement = Measurement::attach(&mut self.line, &self.target, resolved, plan)?;
         measurement.arm(&mut self.line)?;
         if self.measurements.is_empty() {
             self.armed = Instant::now();
@@ -263,6 +312,8 @@ impl Watch {
         if images.is_empty() {
             self.alive.remove(&self.target.pid);
         }
+        let python = std::mem::take(&mut self.python_pending);
+        self.cover_python(options, python)?;
         let here = |pattern: &Pattern| {
             images.iter().any(|image| pattern.matches_image(std::path::Path::new(image.path.as_str())))
         };
@@ -281,7 +332,7 @@ impl Watch {
         loop {
             let now = Instant::now();
             let mut wake = next.min(end.unwrap_or(next));
-            if !self.pending.is_empty() {
+            if self.waits() {
                 wake = wake.min(look);
             }
             if self.wait(wake.saturating_duration_since(now), &signals)? {
@@ -294,7 +345,7 @@ impl Watch {
             if end.is_some_and(|end| now >= end) {
                 return Ok(Ended::Duration);
             }
-            if !self.pending.is_empty() && now >= look {
+            if self.waits() && now >= look {
                 look = now + LOOK_FOR_LIBRARIES;
                 match self.look_for_libraries(options) {
                     Ok(()) if self.alive.is_empty() => return Ok(Ended::Target),
@@ -304,6 +355,7 @@ impl Watch {
                     Err(error) => {
                         say(&error);
                         self.pending.clear();
+                        self.python_pending.clear();
                     }
                 }
             }
@@ -352,6 +404,7 @@ impl Watch {
                     Event::NotCovered { pid, error } => {
                         say(format_args!("child {pid} is not covered: {error}"))
                     }
+                    Event::NewCode => self.measurements.iter_mut().for_each(Measurement::attend),
                     Event::Ended { pid } => self.gone(pid, now),
                     Event::MainThreadEnded { pid } => {
                         say(format_args!(
@@ -430,6 +483,7 @@ impl Watch {
             detach_ns: self.detach_ns,
             processes: self.processes.clone(),
             functions,
+            python: self.measurements.iter().find_map(Measurement::python),
             unattributed_hits: self.measurements.iter().map(Measurement::unattributed_hits).sum(),
             refused: self.refused.clone(),
         };

@@ -132,6 +132,7 @@ fn account(function: &FunctionReport) -> Option<String> {
         ("over range", lost.over_range),
         ("table full", lost.table_full),
         ("unkeyed", lost.unkeyed),
+        ("unresolved", lost.unresolved),
         ("entered before", function.unmatched_exits),
     ];
     let words: Vec<String> =

@@ -1,0 +1,418 @@
+//! CPython interpreters: which version an image holds, where its evaluation loop is, and how its objects are laid out.
+//!
+//! A call of a Python function shows at the machine level where it enters `_PyEval_EvalFrameDefault`. What is called stands
+//! in the frame object that is passed: its code object names the function, its file and its first line. Up to 3.10 every
+//! call of a Python function enters; from 3.11 on the loop runs functions that are called from Python itself, and only
+//! calls from C enter (scripts, threads, callbacks), unless the interpreter was started with the support for perf
+//! (`PYTHONPERFSUPPORT=1` or `-X perf`, 3.12 and later), with which every call enters again.
+//!
+//! Whether the loop is one large function or, from 3.14 on, a function that calls the first of many which jump to each
+//! other, its entry and its return are those of a call.
+//!
+//! # Layouts
+//!
+//! From 3.13 on the interpreter states its layout for debuggers: `_PyRuntime` begins with `xdebugpy`, the version, and
+//! offsets (`_Py_DebugOffsets`, Include/internal/pycore_runtime.h of 3.13, pycore_debug_offsets.h of 3.14 and 3.15). The
+//! table of offsets is another one in each version. For 3.8 to 3.12 the offsets are those of the headers: Include/code.h
+//! (3.8), Include/cpython/code.h, Include/cpython/frameobject.h (3.8 to 3.10: `PyFrameObject`),
+//! Include/internal/pycore_frame.h (from 3.11 on: `_PyInterpreterFrame`), Include/cpython/unicodeobject.h.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use crate::elf::symbols::SymbolTable;
+use crate::glob::Glob;
+use crate::limits::PATTERN_BYTES;
+use crate::source::read_exact;
+use crate::{Function, FunctionSites, FunctionTable, Image, ImageError, PatternError, ReadAt, Refusal};
+
+/// The evaluation loop.
+const LOOP: &str = "_PyEval_EvalFrameDefault";
+/// Where the debug offsets stand.
+const RUNTIME: &str = "_PyRuntime";
+/// The version as a number, from 3.11 on.
+const VERSION: &str = "Py_Version";
+/// Exported first by 3.8, 3.9 and 3.10 (Doc/whatsnew of each): tell the versions that do not state theirs.
+const MARKS: [(&str, u8); 3] =
+    [("PyModule_AddObjectRef", 10), ("PyFrame_GetBack", 9), ("PyCode_NewWithPosOnlyArgs", 8)];
+/// Words read of the debug offsets.
+const OFFSET_WORDS: usize = 96;
+/// Offsets in objects are small; larger ones are damage.
+const LARGEST_OFFSET: u64 = 1 << 12;
+
+/// Where the parts of the interpreter's objects are, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Which argument of the evaluation loop is the frame, from 0.
+    pub frame_argument: u8,
+    /// In the frame: its code object.
+    pub frame_code: u16,
+    /// Low bits of that pointer that are marks.
+    pub code_marks: u8,
+    /// In the code object: the name of the file, a string.
+    pub code_file: u16,
+    /// In the code object: the function's name with those around it, or where there is none (before 3.11) its own name.
+    pub code_name: u16,
+    /// In the code object: flags.
+    pub code_flags: u16,
+    /// In the code object: the first line.
+    pub code_line: u16,
+    /// In a string: bytes of the header of one in ASCII; the text follows.
+    pub text: u16,
+    /// In a string: bytes of the header of any other.
+    pub wide_text: u16,
+}
+
+/// An interpreter that can be measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interpreter {
+    /// The second part of the version: 11 of 3.11.
+    pub minor: u8,
+    /// Where its objects have what.
+    pub layout: Layout,
+    /// Where calls enter and leave the evaluation loop.
+    pub sites: FunctionSites,
+}
+
+/// Why an interpreter cannot be measured.
+#[derive(Debug, Error)]
+pub enum PythonError {
+    /// A version whose layout is not known.
+    #[error("this is Python {found}, and edgelat knows the layout of 3.8 to 3.15")]
+    Version {
+        /// Which it is, as far as it can be told.
+        found: String,
+    },
+    /// An interpreter without the global lock.
+    #[error(
+        "this is a free-threaded Python {minor}, whose objects are laid out differently; use the usual build"
+    )]
+    FreeThreaded {
+        /// As in [`Interpreter::minor`].
+        minor: String,
+    },
+    /// The debug offsets make no sense.
+    #[error("the offsets that this Python states for debuggers make no sense ({what}); is it a debug build?")]
+    Offsets {
+        /// Which.
+        what: &'static str,
+    },
+    /// The evaluation loop cannot be probed.
+    #[error("the evaluation loop of this Python cannot be probed: {0}")]
+    Loop(Refusal),
+    /// The image cannot be read any further.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+}
+
+/// Functions that somebody asks for: `[FILE:]NAME`, each exact or a glob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PythonPattern {
+    text: String,
+    file: Option<String>,
+    name: String,
+}
+
+impl PythonPattern {
+    /// How such a pattern begins on a command line.
+    pub const PREFIX: &'static str = "py:";
+
+    /// Understands what follows the prefix.
+    ///
+    /// # Errors
+    /// A [`PatternError`] that says what to write instead.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        let whole = || format!("{}{text}", Self::PREFIX);
+        if text.len() > PATTERN_BYTES {
+            return Err(PatternError::TooLong { bytes: text.len() });
+        }
+        let (file, name) = match text.rsplit_once(':') {
+            Some(("", _)) => return Err(PatternError::EmptyImage { text: whole() }),
+            Some((file, name)) => (Some(file.to_owned()), name),
+            None => (None, text),
+        };
+        if name.is_empty() {
+            return Err(PatternError::EmptyName { text: whole() });
+        }
+        Ok(Self { text: whole(), file, name: name.to_owned() })
+    }
+
+    /// Whether a function is meant. `qualified` says whether `name` has the names of what is around the function, as
+    /// from 3.11 on; otherwise only the last part of the pattern is compared.
+    #[must_use]
+    pub fn matches(&self, file: &str, name: &str, qualified: bool) -> bool {
+        let wanted = match self.name.rsplit_once('.') {
+            Some((_, last)) if !qualified => last,
+            _ => &self.name,
+        };
+        let file_fits = self.file.as_deref().is_none_or(|wanted| {
+            let base = file.rsplit('/').next().unwrap_or(file);
+            fits(wanted, file) || !wanted.contains('/') && fits(wanted, base)
+        });
+        file_fits && fits(wanted, name)
+    }
+}
+
+/// Whether a text is the wanted one, or the glob matches it.
+fn fits(wanted: &str, text: &str) -> bool {
+    wanted == text || Glob::is_glob(wanted) && Glob::new(wanted).matches(text.chars())
+}
+
+impl fmt::Display for PythonPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Layout {
+    /// The text of a string, of which `bytes` stand where one of ASCII has its text; cut off where it is long.
+    /// `None` where the state makes no sense. The state has, from bit 2 on, the width of a character (three bits),
+    /// whether the text follows the header, and whether it is ASCII (Include/cpython/unicodeobject.h, 3.8 to 3.15).
+    #[must_use]
+    pub fn text_of(&self, length: u32, state: u32, bytes: &[u8]) -> Option<String> {
+        const COMPACT: u32 = 1 << 5;
+        const ASCII: u32 = 1 << 6;
+        if state & COMPACT == 0 {
+            return None;
+        }
+        let wide = usize::from(self.wide_text - self.text);
+        let bytes = if state & ASCII == 0 { bytes.get(wide..)? } else { bytes };
+        let width = (state >> 2 & 7) as usize;
+        let code_points: Vec<u32> = match width {
+            1 => bytes.iter().map(|&byte| byte.into()).collect(),
+            2 => bytes.as_chunks().0.iter().map(|pair| u16::from_le_bytes(*pair).into()).collect(),
+            4 => bytes.as_chunks().0.iter().map(|four| u32::from_le_bytes(*four)).collect(),
+            _ => return None,
+        };
+        let length = length as usize;
+        let known = code_points.len();
+        let text = code_points.into_iter().take(length);
+        let mut text: String = text.map(|code| char::from_u32(code).unwrap_or('\u{fffd}')).collect();
+        if length > known {
+            text.push_str("...");
+        }
+        // What a program names itself must not move a terminal's cursor.
+        Some(text.replace(char::is_control, "\u{fffd}"))
+    }
+}
+
+impl fmt::Display for Interpreter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Python 3.{}", self.minor)
+    }
+}
+
+impl Interpreter {
+    /// Does every call of a Python function enter the evaluation loop, whatever the environment?
+    #[must_use]
+    pub const fn sees_every_call(&self) -> bool {
+        self.minor <= 10
+    }
+
+    /// Can it be started so that every call enters?
+    #[must_use]
+    pub const fn has_perf_support(&self) -> bool {
+        self.minor >= 12
+    }
+}
+
+impl<S: ReadAt> Image<S> {
+    /// The interpreter in this image; `None` where there is none.
+    ///
+    /// # Errors
+    /// Why it cannot be measured.
+    pub fn python(&self, table: &FunctionTable) -> Result<Option<Interpreter>, PythonError> {
+        let mut loops = table.iter().filter(|function| function.linkage_name == LOOP);
+        let Some(function) = loops.next() else { return Ok(None) };
+        let [runtime, version] = self.data([RUNTIME, VERSION])?;
+        let minor = self.python_minor(table, version)?;
+        let layout = match (minor, runtime) {
+            (8..=12, _) => Layout::of(minor),
+            (13..=15, Some(runtime)) => self.stated_layout(minor, runtime)?,
+            _ => return Err(PythonError::Version { found: format!("3.{minor}") }),
+        };
+        // Its unlikely parts may be mixed with those of others; they return into it.
+        let sites = self.sites(table, &function).or_else(|_| self.returns(table, &function));
+        let sites = sites.map_err(PythonError::Loop)?;
+        self.passes_no_argument(&function, &sites)?;
+        Ok(Some(Interpreter { minor, layout, sites }))
+    }
+
+    /// The entry may have slid past a landing pad, which leaves all registers alone, and past nothing else.
+    fn passes_no_argument(&self, function: &Function, sites: &FunctionSites) -> Result<(), PythonError> {
+        const LANDING_PAD_BYTES: u64 = 4;
+        let passed = sites.entry.site.address.saturating_sub(function.start);
+        let address = sites.entry.site.address;
+        if passed > LANDING_PAD_BYTES {
+            Err(PythonError::Loop(Refusal::Unsteppable { address }))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn python_minor(&self, table: &FunctionTable, version: Option<u64>) -> Result<u8, PythonError> {
+        if let Some(hex) = version.and_then(|address| self.version_word(address)) {
+            // PY_VERSION_HEX: major, minor, micro, level and serial; Include/patchlevel.h.
+            return match ((hex >> 24) as u8, (hex >> 16) as u8) {
+                (3, minor) => Ok(minor),
+                (major, minor) => Err(PythonError::Version { found: format!("{major}.{minor}") }),
+            };
+        }
+        let marks: Vec<&str> = MARKS.iter().map(|(mark, _)| *mark).collect();
+        let defined = table.defines(&marks);
+        let found = MARKS.iter().find(|(mark, _)| defined.iter().any(|name| name == mark));
+        found.map(|(_, minor)| *minor).ok_or(PythonError::Version { found: "3.7 or older".to_owned() })
+    }
+
+    /// The layout that an interpreter states itself.
+    fn stated_layout(&self, minor: u8, runtime: u64) -> Result<Layout, PythonError> {
+        let bad = |what| PythonError::Offsets { what };
+        let offset = self.elf.offset_of(runtime).ok_or(bad("they are not in the file"))?;
+        let mut bytes = [0; OFFSET_WORDS * 8];
+        read_exact(&self.elf.source, "offsets of Python", offset, &mut bytes)?;
+        let word = |index: usize| {
+            bytes.get(index * 8..).and_then(<[u8]>::first_chunk).copied().map_or(u64::MAX, u64::from_le_bytes)
+        };
+        if !bytes.starts_with(b"xdebugpy") || (word(1) >> 16) as u16 != 0x300 | u16::from(minor) {
+            return Err(bad("they are not those of its version"));
+        }
+        if word(2) != 0 {
+            return Err(PythonError::FreeThreaded { minor: format!("3.{minor}") });
+        }
+        // Places of executable, filename, qualname, firstlineno, and of length and size of a string, in words.
+        let [executable, file, qualname, line, length, header] = match minor {
+            13 => [30, 35, 37, 39, 69, 70],
+            14 => [33, 40, 42, 44, 79, 80],
+            _ => [41, 48, 50, 52, 91, 92],
+        };
+        let small = |index: usize, what: &'static str| {
+            u16::try_from(word(index)).ok().filter(|&at| u64::from(at) < LARGEST_OFFSET).ok_or(bad(what))
+        };
+        if word(length) != u64::from(Layout::LENGTH) {
+            return Err(bad("the length of a string"));
+        }
+        let usual = Layout::of(minor);
+        let layout = Layout {
+            frame_code: small(executable, "the code of a frame")?,
+            code_file: small(file, "the file of a code object")?,
+            code_name: small(qualname, "the name of a code object")?,
+            code_line: small(line, "the line of a code object")?,
+            text: small(header, "the header of a string")?,
+            ..usual
+        };
+        // The programs read file, name and qualified name in one piece.
+        if layout.code_name != layout.code_file + 16 || layout.text != usual.text {
+            return Err(bad("names of a code object"));
+        }
+        Ok(layout)
+    }
+
+    /// The addresses of data symbols.
+    fn data<const N: usize>(&self, names: [&str; N]) -> Result<[Option<u64>; N], ImageError> {
+        let mut found = [None; N];
+        for table in [SymbolTable::dynamic(&self.elf)?, SymbolTable::full(&self.elf)?].into_iter().flatten() {
+            table.for_each(&self.elf.source, |_, symbol| {
+                let name = table.name(symbol).map(crate::linkage::without_version);
+                for (wanted, found) in names.iter().zip(&mut found) {
+                    if symbol.defined && name == Some(wanted.as_bytes()) {
+                        *found = Some(symbol.value);
+                    }
+                }
+            })?;
+        }
+        Ok(found)
+    }
+
+    fn version_word(&self, address: u64) -> Option<u64> {
+        let mut word = [0; 8];
+        read_exact(&self.elf.source, "version of Python", self.elf.offset_of(address)?, &mut word).ok()?;
+        Some(u64::from_le_bytes(word))
+    }
+}
+
+impl Layout {
+    /// In a string: its length, in all versions; the hash of its text stands behind it, then its state.
+    pub const LENGTH: u16 = 16;
+    /// In a string: its state.
+    pub const STATE: u16 = 32;
+
+    /// By the headers of the version; where it states its offsets, those count.
+    const fn of(minor: u8) -> Self {
+        let common = Self {
+            frame_argument: if minor == 8 { 0 } else { 1 },
+            frame_code: 0,
+            code_marks: 0,
+            code_file: 112,
+            code_name: 128,
+            code_flags: 48,
+            code_line: 68,
+            text: 40,
+            wide_text: 56,
+        };
+        match minor {
+            8..=10 => Self {
+                frame_code: 32,
+                code_file: 104,
+                code_name: 112,
+                code_flags: 36,
+                code_line: 40,
+                text: 48,
+                wide_text: 72,
+                ..common
+            },
+            11 => Self { frame_code: 32, code_line: 72, text: 48, wide_text: 72, ..common },
+            12 | 13 => common,
+            // The reference to the code has marks in its low bits.
+            _ => Self { code_marks: 3, ..common },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_of_all_versions_have_file_and_name_in_reach_of_one_reading() {
+        for minor in 8..=15 {
+            let layout = Layout::of(minor);
+            assert!(matches!(layout.code_name - layout.code_file, 8 | 16), "3.{minor}");
+            assert!(layout.text >= Layout::STATE + 4 && layout.wide_text > layout.text, "3.{minor}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_names_functions_with_or_without_their_file() {
+        let matches = |pattern: &str, file: &str, name: &str| {
+            PythonPattern::parse(pattern).unwrap().matches(file, name, true)
+        };
+        assert!(matches("work", "/srv/app.py", "work"));
+        assert!(!matches("work", "/srv/app.py", "Worker.work"));
+        assert!(matches("Worker.*", "/srv/app.py", "Worker.work"));
+        assert!(matches("app.py:work", "/srv/app.py", "work"));
+        assert!(matches("/srv/*:work", "/srv/app.py", "work"));
+        assert!(!matches("b.py:work", "/srv/app.py", "work"));
+        assert!(matches("<module>", "/srv/app.py", "<module>"));
+        // Up to 3.10 the name has no class.
+        assert!(PythonPattern::parse("Worker.work").unwrap().matches("a.py", "work", false));
+        assert!(matches!(PythonPattern::parse("a.py:"), Err(PatternError::EmptyName { .. })));
+        assert!(matches!(PythonPattern::parse(":f"), Err(PatternError::EmptyImage { .. })));
+        assert!(matches!(PythonPattern::parse(""), Err(PatternError::EmptyName { .. })));
+    }
+
+    #[test]
+    fn strings_of_every_width_are_read() {
+        let layout = Layout::of(13);
+        let state = |width: u32, ascii: u32| width << 2 | 1 << 5 | ascii << 6;
+        assert_eq!(layout.text_of(3, state(1, 1), b"abcdef"), Some("abc".to_owned()));
+        let wide = |text: &[u8]| [&[0; 16], text].concat();
+        assert_eq!(layout.text_of(2, state(1, 0), &wide(&[0xe4, 0x62])), Some("\u{e4}b".to_owned()));
+        assert_eq!(layout.text_of(1, state(2, 0), &wide(&[0xac, 0x20])), Some("\u{20ac}".to_owned()));
+        assert_eq!(layout.text_of(1, state(4, 0), &wide(&[0, 0xf6, 1, 0])), Some("\u{1f600}".to_owned()));
+        assert_eq!(layout.text_of(9, state(1, 1), b"abc"), Some("abc...".to_owned()));
+        assert_eq!(layout.text_of(2, state(1, 1), b"\x1b["), Some("\u{fffd}[".to_owned()));
+        assert_eq!(layout.text_of(3, 0, b"abc"), None);
+        assert_eq!(layout.text_of(3, state(3, 0), &wide(b"abc")), None);
+    }
+}
