@@ -127,22 +127,30 @@ impl Codes {
     /// Answers what becomes of the calls of a code object from now on, and returns how many there were while it had no
     /// row. Does nothing where another object has taken its place.
     pub fn answer(&self, code: &Code, answer: Answer) -> u64 {
-        let at = code.slot as usize * size_of::<CodeSlot>();
-        let load = |field: usize| self.slots.load(at + field);
-        let same = load(offset_of!(CodeSlot, code)) == code.object
-            && load(offset_of!(CodeSlot, fingerprint)) == code.fingerprint;
-        if !same {
-            return 0;
-        }
+        let Some(at) = self.slot_of(code) else { return 0 };
         let row = match answer {
             Answer::Row(row) => u64::from(row),
             Answer::Unwanted => CODE_UNWANTED,
         };
         self.store(&self.slots, at + offset_of!(CodeSlot, owner), u64::from(code.tgid) << 32 | row);
-        match code.row {
-            Some(_) => 0,
-            None => load(offset_of!(CodeSlot, waiting)),
+        self.waiting(code)
+    }
+
+    /// Calls of a code object while it had no row.
+    pub fn waiting(&self, code: &Code) -> u64 {
+        match (code.row, self.slot_of(code)) {
+            (None, Some(at)) => self.slots.load(at + offset_of!(CodeSlot, waiting)),
+            _ => 0,
         }
+    }
+
+    /// Where its slot is; `None` where another object has taken its place.
+    fn slot_of(&self, code: &Code) -> Option<usize> {
+        let at = code.slot as usize * size_of::<CodeSlot>();
+        let load = |field: usize| self.slots.load(at + field);
+        let same = load(offset_of!(CodeSlot, code)) == code.object
+            && load(offset_of!(CodeSlot, fingerprint)) == code.fingerprint;
+        same.then_some(at)
     }
 
     fn pool(&self, field: usize) -> u64 {

@@ -64,6 +64,8 @@ struct PythonPart {
     /// Calls at the reading before, and what they cost since then.
     calls: u64,
     cost_percent: Option<f64>,
+    /// Calls of each function before it had a row.
+    unresolved: Vec<u64>,
 }
 
 impl Measurement {
@@ -259,8 +261,8 @@ impl Measurement {
         }
         let (native_reports, python_reports) = self.functions.split_at_mut(natives);
         if let Some(python) = &self.python {
-            for (report, label) in python_reports.iter_mut().zip(python.functions.labels()) {
-                report.lost.unresolved = label.unresolved;
+            for (report, unresolved) in python_reports.iter_mut().zip(&python.unresolved) {
+                report.lost.unresolved = *unresolved;
             }
         }
         for ((report, totals), (in_flight, ended_inside)) in
@@ -338,6 +340,7 @@ impl PythonPart {
             bias_ns: None,
             calls: 0,
             cost_percent: None,
+            unresolved: Vec::new(),
         }
     }
 
@@ -352,8 +355,9 @@ impl PythonPart {
             (percent * 10.0).round() / 10.0
         });
         let mut totals = self.functions.totals(rows);
-        for (totals, label) in totals.iter_mut().zip(self.functions.labels()) {
-            totals.entries += label.unresolved;
+        self.unresolved = self.functions.unresolved();
+        for (totals, unresolved) in totals.iter_mut().zip(&self.unresolved) {
+            totals.entries += unresolved;
         }
         totals
     }

@@ -39,7 +39,7 @@ pub struct Label {
     /// What was counted in rows that it has no more.
     counted: RowTotals,
     /// Calls before it had a row.
-    pub unresolved: u64,
+    unresolved: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -255,6 +255,17 @@ impl Python {
             }
         }
         totals
+    }
+
+    /// Calls of each function while it had no row.
+    pub fn unresolved(&self) -> Vec<u64> {
+        let mut unresolved: Vec<u64> = self.labels.iter().map(|label| label.unresolved).collect();
+        for (code, label) in &self.waiting {
+            if let Some(sum) = unresolved.get_mut(*label) {
+                *sum += self.codes.waiting(code);
+            }
+        }
+        unresolved
     }
 
     /// Calls of Python functions that entered the evaluation loop, wanted or not.

@@ -16,6 +16,7 @@ mod judges;
 mod packs;
 mod processes;
 mod programs;
+mod python;
 mod quantiles;
 mod refusals;
 mod shapes;

@@ -1,0 +1,250 @@
+//! Programs written in Python, by interpreters of Debian packages (tests/toolchains.txt). Others can be named:
+//! `EDGELAT_PYTHONS=/path/python3.8:/path/python3.10`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use edgelat_tests::machine::{Turn, assert_text_restored};
+use edgelat_tests::{Oracle, Report, Session, Target, amount, edgelat};
+
+/// What is called from Python itself. Before 3.11 names are short, and others have them too.
+const INSIDE: &[&str] = &[
+    "py:calls.py:add",
+    "py:calls.py:Server.handle",
+    "py:calls.py:descend",
+    "py:calls.py:outer.<locals>.inner",
+    "py:calls.py:numbers",
+    "py:calls.py:step",
+    "py:calls.py:Once.__await__",
+    "py:calls.py:raises",
+    "py:calls.py:passes",
+    "py:calls.py:größe_木_𝛼",
+    "py:calls.py:waits",
+    "py:short_*",
+];
+
+/// What is called from C, and so seen in any version.
+const FROM_C: &[&str] = &["py:calls.py:keyed", "py:calls.py:work.<locals>.<lambda>", "py:script.py:<module>"];
+
+fn project() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+fn script(name: &str) -> PathBuf {
+    project().join("tests/targets/python").join(name)
+}
+
+/// `calls.py` under an interpreter of the packages.
+fn packaged(version: &str) -> Command {
+    let mut command = Command::new(project().join("tests/python"));
+    command.arg(version).arg(script("calls.py"));
+    command
+}
+
+/// Starts `calls.py`, with the support for perf or without.
+fn start(mut command: Command, perf: bool, arguments: &[&str]) -> Target {
+    if perf {
+        command.env("PYTHONPERFSUPPORT", "1");
+    }
+    command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONUTF8", "1").args(arguments);
+    Target::start_command(command)
+}
+
+/// Every call of every function is counted, and none twice.
+#[track_caller]
+fn exact(command: Command, perf: bool, functions: &[&str], options: &[&str]) -> (Report, Oracle) {
+    let _turn = Turn::shared();
+    let mut target = start(command, perf, &["--calls", "200", "--threads", "3"]);
+    let session = Session::with(&target, options, functions);
+    target.go();
+    let oracle = target.end();
+    let report = session.end();
+    report.agrees_with(&oracle);
+    assert_eq!(report.unattributed_hits, 0, "{report:#?}");
+    for function in &report.functions {
+        let truth = oracle.function(&function.name);
+        assert_eq!(function.all_lost() + function.in_flight, 0, "{function:#?} of {truth:#?}");
+    }
+    (report, oracle)
+}
+
+fn every_call(command: Command, perf: bool) -> Report {
+    let functions = [INSIDE, FROM_C].concat();
+    let (report, oracle) = exact(command, perf, &functions, &[]);
+    // Ten of them are `short_N`.
+    assert!(report.functions.len() >= functions.len() + 8, "{report:#?}");
+    assert_eq!(report.value["python"]["every_call"], true);
+    // The function times itself, and waits for the lock before it reads the clock for the second time.
+    let (waits, truth) = (report.function("waits"), oracle.function("waits"));
+    assert!((0.98..1.3).contains(&(waits.sum_ns as f64 / truth.sum_ns as f64)), "{waits:#?} of {truth:#?}");
+    report
+}
+
+fn calls_from_c(command: Command) {
+    let (report, _) = exact(command, false, FROM_C, &[]);
+    assert!(report.functions.len() == 3, "{report:#?}");
+    assert_eq!(report.value["python"]["every_call"], false);
+}
+
+#[test]
+fn every_call_is_counted_in_python_3_9() {
+    every_call(packaged("3.9"), false);
+}
+
+#[test]
+fn every_call_from_c_is_counted_in_python_3_11() {
+    calls_from_c(packaged("3.11"));
+}
+
+#[test]
+fn every_call_from_c_is_counted_in_python_3_13() {
+    calls_from_c(packaged("3.13"));
+}
+
+#[test]
+fn every_call_is_counted_in_python_3_13_with_perf_support() {
+    let report = every_call(packaged("3.13"), true);
+    let of = |name: &str| {
+        report.value["functions"].as_array().unwrap().iter().find(|f| f["name"] == name).unwrap()
+    };
+    assert_eq!(of("numbers")["resumes"], true);
+    assert_eq!(of("step")["resumes"], true);
+    assert_eq!(of("descend")["resumes"], false);
+    assert_eq!(of("descend")["language"], "python");
+    assert!(of("descend")["image"].as_str().unwrap().ends_with("/calls.py"));
+    let line = std::fs::read_to_string(script("calls.py")).unwrap();
+    let line = line.lines().position(|line| line.starts_with("def descend")).unwrap() + 1;
+    assert_eq!(of("descend")["line"], line);
+}
+
+#[test]
+fn every_call_is_counted_in_python_3_14_with_perf_support() {
+    every_call(packaged("3.14"), true);
+}
+
+#[test]
+fn every_call_is_counted_in_python_3_15_with_perf_support() {
+    every_call(packaged("3.15"), true);
+}
+
+#[test]
+#[ignore = "set EDGELAT_PYTHONS to the paths of interpreters, with colons between them"]
+fn every_call_is_counted_in_the_interpreters_that_are_named() {
+    let paths = std::env::var("EDGELAT_PYTHONS").unwrap();
+    for path in paths.split(':') {
+        let version =
+            Command::new(path).args(["-c", "import sys; print(sys.version_info[1])"]).output().unwrap();
+        let minor: u32 = String::from_utf8(version.stdout).unwrap().trim().parse().unwrap();
+        let command = || {
+            let mut command = Command::new(path);
+            command.arg(script("calls.py"));
+            command
+        };
+        println!("{path}: 3.{minor}");
+        match minor {
+            ..=10 => drop(every_call(command(), false)),
+            11 => calls_from_c(command()),
+            12.. => drop((calls_from_c(command()), every_call(command(), true))),
+        }
+    }
+}
+
+#[test]
+fn every_call_is_counted_in_python_by_tracefs() {
+    let functions = [INSIDE, FROM_C].concat();
+    assert_eq!(exact(packaged("3.13"), true, &functions, &["--route", "tracefs"]).0.route, "tracefs");
+}
+
+#[test]
+fn every_call_is_counted_in_python_by_single_events() {
+    let functions = [INSIDE, FROM_C].concat();
+    assert_eq!(exact(packaged("3.9"), false, &functions, &["--route", "single"]).0.route, "single");
+}
+
+/// Everything of the interpreter's own library as well: hundreds of functions, most of them at the start.
+#[test]
+fn all_functions_of_a_program_can_be_asked_for() {
+    let _turn = Turn::shared();
+    let mut target = start(packaged("3.9"), false, &["--calls", "100"]);
+    let session = Session::with(&target, &["--max-map-bytes", "64M"], &["py:*"]);
+    target.go();
+    let oracle = target.end();
+    let report = session.end();
+    for name in ["descend", "handle", "short_3"] {
+        assert_eq!(report.function(name).exits, oracle.function(name).calls, "{name}");
+    }
+    report.functions.iter().for_each(edgelat_tests::Function::assert_identity);
+}
+
+/// More functions than there are rows: what finds none is told, and what has one is exact.
+#[test]
+fn functions_that_find_no_row_are_accounted_for() {
+    let _turn = Turn::shared();
+    let mut target = start(packaged("3.9"), false, &["--calls", "100", "--many", "600"]);
+    let session = Session::on(&target, &["py:*"]);
+    target.go();
+    let oracle = target.end();
+    let report = session.end();
+    assert!(report.functions.len() > 600, "{}", report.functions.len());
+    let many = report.functions.iter().filter(|function| function.name.starts_with("many_"));
+    let (entries, lost) = many.fold((0, 0), |sum, f| (sum.0 + f.entries, sum.1 + f.lost("unresolved")));
+    let truth: u64 = oracle.functions.iter().filter(|f| f.name.starts_with("many_")).map(|f| f.calls).sum();
+    assert!(
+        (truth - report.unattributed_hits..=truth).contains(&entries),
+        "{entries} of {truth}, {lost} without a row"
+    );
+    assert!(lost > 0, "there were rows for all of them");
+    report.functions.iter().for_each(edgelat_tests::Function::assert_identity);
+}
+
+/// The interpreter of Debian 12 runs outside of its own root too, where its library is named.
+#[test]
+fn a_command_in_python_is_measured_from_its_first_call_on() {
+    let _turn = Turn::shared();
+    let folder = Command::new(project().join("tests/toolchain")).args(["python", "3.11"]).output().unwrap();
+    let folder = PathBuf::from(String::from_utf8(folder.stdout).unwrap().trim());
+    let mut command = Command::new(edgelat_tests::session::binary());
+    command.env("PYTHONHOME", folder.join("usr")).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.args(["watch", "--json", "py:<module>", "py:keyed", "--"]);
+    command.arg(folder.join("usr/bin/python3.11")).arg(script("calls.py"));
+    command.args(["--calls", "60", "--at-once"]);
+    let (report, oracle) = Session::start(command).end_of_command();
+    assert_eq!(report.function("keyed").exits, oracle.function("keyed").calls);
+    // The program itself and the modules that it imports are scripts too; each is a function of its own.
+    let scripts = report.functions.iter().filter(|function| function.name == "<module>");
+    assert!(scripts.clone().any(|function| function.image.ends_with("/calls.py")), "{report:#?}");
+    assert!(scripts.count() > 10, "{report:#?}");
+}
+
+#[test]
+fn attaching_again_and_again_never_harms_python() {
+    let _turn = Turn::shared();
+    for (version, perf) in [("3.9", false), ("3.13", true), ("3.15", true)] {
+        let mut target = start(packaged(version), perf, &["--calls", "50", "--threads", "2", "--stay"]);
+        target.go();
+        for cycle in 0..amount(5, 200) {
+            let session = Session::with(&target, &["--interval", "0.1", "--no-bias"], INSIDE);
+            session.wait_for(|report| report.functions.iter().any(|function| function.exits > 10));
+            match cycle % 2 {
+                0 => drop(session.kill()),
+                _ => drop(session.interrupt()),
+            }
+            assert_text_restored(target.pid());
+        }
+        // It tells after each round that it has done, all results of which it has checked.
+        let before = target.wait_for("told");
+        let now = target.wait_for("told");
+        now.assert_right();
+        assert!(now.function("descend").calls > before.function("descend").calls);
+        target.kill();
+    }
+}
+
+#[test]
+fn what_is_no_python_is_said_to_be_none() {
+    let _turn = Turn::shared();
+    let target = Target::start("plain", &[]);
+    let pid = target.pid().to_string();
+    edgelat(&["watch", "-p", &pid, "py:work"]).refused(6, &["no CPython interpreter", "py:work"]);
+    edgelat(&["watch", "-p", &pid, "py:"]).refused(2, &["no function after its colon"]);
+}
