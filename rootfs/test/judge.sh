@@ -39,7 +39,8 @@ read_report() {
     for function in $(functions_in measured); do
         sum=$(($(measured "$function" exits) + $(measured "$function" in_flight) + $(measured "$function" abandoned) + \
             $(measured "$function" evicted) + $(measured "$function" ended_inside) + \
-            $(measured "$function" over_range) + $(measured "$function" table_full)))
+            $(measured "$function" over_range) + $(measured "$function" table_full) + \
+            $(measured "$function" unkeyed) + $(measured "$function" unresolved)))
         [ "$(measured "$function" entries)" = "$sum" ] || fail "$function: the account does not add up"
         [ "$(measured "$function" exits)" = "$(measured "$function" count)" ] || fail "$function: exits are not count"
     done
