@@ -58,8 +58,8 @@ fn full_report() -> Report {
             every_call: true,
             counts_only: false,
             calls: 0,
-            cost_percent: None,
         }),
+        cost_percent: None,
         unattributed_hits: 0,
         refused: vec![RefusedReport {
             name: "g".to_string(),

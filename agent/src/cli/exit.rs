@@ -22,11 +22,13 @@ pub enum Exit {
     Functions = 6,
     /// A file is not an image that can be read.
     Image = 7,
+    /// The probes cost more than was allowed.
+    Budget = 8,
 }
 
 impl Exit {
     /// All of them with what they mean, for help, man page and the test of the README.
-    pub const ALL: [(Self, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str); 9] = [
         (Self::Ok, "done"),
         (Self::Failed, "something failed at run time"),
         (Self::Usage, "wrong usage; nothing was done"),
@@ -35,6 +37,7 @@ impl Exit {
         (Self::Target, "the target was not found, has ended, or must not be probed"),
         (Self::Functions, "a function was not found, or none can be probed"),
         (Self::Image, "a file is not an ELF image, or is damaged"),
+        (Self::Budget, "measuring was stopped, because it cost more than --max-cost allows"),
     ];
 
     /// The number that the shell sees.

@@ -19,6 +19,7 @@ pub mod functions;
 #[cfg(any(test, feature = "generate"))]
 pub mod generate;
 pub mod help;
+mod notes;
 pub mod options;
 pub mod output;
 pub mod pack;

@@ -109,6 +109,7 @@ pub enum Id {
     Image,
     Interval,
     Json,
+    MaxCost,
     MaxMapBytes,
     NoBias,
     NoFollowForks,
@@ -264,6 +265,13 @@ pub const COMMANDS: &[Command] = &[
             },
             DEBUG_DIR,
             PACK,
+            Opt {
+                value: Some(Value { name: "PERCENT", complete: Complete::Nothing }),
+                more: "Of one CPU, from 0.1 to 1000. When the hits of all probes cost more twice within 0.3 seconds, the \
+                       probes are removed, what was measured is printed, and the exit status is 8. Without it the cost \
+                       is shown and nothing is stopped.",
+                ..Opt::switch(Id::MaxCost, "max-cost", "End when the probes cost more than that")
+            },
             Opt {
                 more: "Calibration measures what the probes themselves add to each duration, on functions of edgelat's own, \
                        and reports it as bias_ns.",

@@ -79,6 +79,8 @@ pub struct WatchOptions {
     pub packs: Vec<PathBuf>,
     /// Measure the cost of the probes themselves first.
     pub calibrate: bool,
+    /// End when the probes cost more than this, in percent of one CPU.
+    pub max_cost: Option<f64>,
 }
 
 /// What `edgelat watch` measures.
@@ -368,6 +370,9 @@ const PIDS: RangeInclusive<u64> = 1..=4 << 20;
 /// Reports closer together than this tell nothing more and cost; further apart than a day is a mistake.
 const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(86_400);
 
+/// Percent of one CPU: less is not measured, and more is more than a box has.
+const COSTS: RangeInclusive<f64> = 0.1..=1000.0;
+
 /// From a tenth of a second to ten years.
 const DURATIONS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(315_360_000);
 
@@ -422,6 +427,16 @@ impl WatchOptions {
             || "bytes from 4K to 1024M, such as 4194304, 4096K or 4M".to_string(),
             |text| bytes(text).filter(|bytes| MAP_BYTES.contains(bytes)),
         )?;
+        let max_cost = matches.value(
+            Id::MaxCost,
+            || "percent of one CPU from 0.1 to 1000, such as 5 or 0.5".to_string(),
+            |text| {
+                seconds(text).map(|percent| percent.as_secs_f64()).filter(|percent| COSTS.contains(percent))
+            },
+        )?;
+        if max_cost.is_some() && matches.has(Id::NoBias) {
+            return Err(UsageError::NoCost { command: matches.command.name });
+        }
         Ok(Self {
             target,
             functions,
@@ -439,6 +454,7 @@ impl WatchOptions {
             debug_dirs: matches.paths(Id::DebugDir),
             packs: matches.paths(Id::Pack),
             calibrate: !matches.has(Id::NoBias),
+            max_cost,
         })
     }
 }
@@ -528,7 +544,7 @@ fn bytes(text: &str) -> Option<u64> {
     digits(number)?.checked_mul(unit)
 }
 
-/// Seconds with up to nine decimals, exactly.
+/// Seconds, or another number of up to nine decimals, exactly.
 fn seconds(text: &str) -> Option<Duration> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     if fraction.is_empty() || fraction.len() > 9 {

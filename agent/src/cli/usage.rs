@@ -88,6 +88,12 @@ pub enum UsageError {
         /// How the command is written.
         usage: &'static str,
     },
+    /// The cost is to be bounded and not to be measured.
+    #[error("{command}: --max-cost needs the calibration that --no-bias leaves out; leave out one of them")]
+    NoCost {
+        /// The command.
+        command: &'static str,
+    },
     /// Options of one action with another.
     #[error("{command}: {options} are for {action} only; leave them out")]
     OnlyFor {

@@ -61,9 +61,8 @@ struct PythonPart {
     counts_only: bool,
     steppings: Steppings,
     bias_ns: Option<u64>,
-    /// Calls at the reading before, and what they cost since then.
+    /// Calls of all functions at the last reading.
     calls: u64,
-    cost_percent: Option<f64>,
     /// Calls of each function before it had a row.
     unresolved: Vec<u64>,
 }
@@ -174,8 +173,18 @@ impl Measurement {
             every_call: python.every_call,
             counts_only: python.counts_only,
             calls: python.calls,
-            cost_percent: python.cost_percent,
         })
+    }
+
+    /// What the probes have cost so far, in nanoseconds: the calls that they saw, times what they add to the duration of
+    /// one that does nothing. `None` where that was not measured.
+    pub fn cost_ns(&self) -> Option<u64> {
+        let native = self.functions.iter().take(self.steppings.len()).enumerate();
+        let native = native.map(|(row, report)| Some(self.rows.entries(row).saturating_mul(report.bias_ns?)));
+        let python = self.python.as_ref();
+        let python =
+            python.map(|python| Some(python.functions.calls(&self.rows).saturating_mul(python.bias_ns?)));
+        native.chain(python).sum()
     }
 
     /// Counts from now on.
@@ -238,7 +247,7 @@ impl Measurement {
         let natives = self.steppings.len();
         let mut of_python = Vec::new();
         if let Some(python) = &mut self.python {
-            of_python = python.read(&self.rows, since_ns);
+            of_python = python.read(&self.rows);
             self.functions.extend(python.new_reports(self.functions.len() - natives));
         }
         let mut inside = vec![(0u64, 0u64); self.functions.len()];
@@ -339,21 +348,13 @@ impl PythonPart {
             steppings: python.steppings,
             bias_ns: None,
             calls: 0,
-            cost_percent: None,
             unresolved: Vec::new(),
         }
     }
 
     /// What each function counted, its calls before it had a row among them.
-    fn read(&mut self, rows: &Rows, since_ns: u64) -> Vec<RowTotals> {
-        let calls = self.functions.calls(rows);
-        let new = calls.saturating_sub(self.calls);
-        self.calls = calls;
-        // Both probes of a call cost about what they add to the duration of one that does nothing.
-        self.cost_percent = self.bias_ns.filter(|_| since_ns > 0).map(|bias| {
-            let percent = new as f64 * bias as f64 * 100.0 / since_ns as f64;
-            (percent * 10.0).round() / 10.0
-        });
+    fn read(&mut self, rows: &Rows) -> Vec<RowTotals> {
+        self.calls = self.functions.calls(rows);
         let mut totals = self.functions.totals(rows);
         self.unresolved = self.functions.unresolved();
         for (totals, unresolved) in totals.iter_mut().zip(&self.unresolved) {

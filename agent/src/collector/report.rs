@@ -38,6 +38,9 @@ pub struct Report {
     pub functions: Vec<FunctionReport>,
     /// What is known of the target's Python, where its functions are measured.
     pub python: Option<PythonReport>,
+    /// What the probes cost since the report before, in the last report on the whole, in percent of one CPU; `None` where the
+    /// cost of a call was not measured.
+    pub cost_percent: Option<f64>,
     /// Hits of probes that could not be told to any function; not part of any account.
     pub unattributed_hits: u64,
     /// Functions that were asked for and are not measured.
@@ -58,6 +61,8 @@ pub enum Ended {
     Replaced,
     /// Nobody reads the output any more.
     Output,
+    /// The probes cost more than was allowed.
+    Budget,
 }
 
 /// The process that was named.
@@ -84,8 +89,6 @@ pub struct PythonReport {
     pub counts_only: bool,
     /// Calls of all its functions, measured or not: each costs.
     pub calls: u64,
-    /// What measuring them costs now, in percent of one CPU; `None` where the cost of a call was not measured.
-    pub cost_percent: Option<f64>,
 }
 
 /// A process with probes in it.

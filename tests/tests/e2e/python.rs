@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use edgelat_tests::machine::{Turn, assert_text_restored};
+use edgelat_tests::machine::{TempDir, Turn, assert_text_restored};
 use edgelat_tests::{Oracle, Report, Session, Target, amount, edgelat};
 
 /// What is called from Python itself. Before 3.11 names are short, and others have them too.
@@ -237,6 +237,76 @@ fn attaching_again_and_again_never_harms_python() {
         now.assert_right();
         assert!(now.function("descend").calls > before.function("descend").calls);
         target.kill();
+    }
+}
+
+/// A process that does not look at what its probes cost would be slowed down by the hottest function there is.
+#[test]
+fn too_high_a_cost_ends_the_measurement_and_loses_nothing() {
+    let _turn = Turn::shared();
+    let mut target = start(packaged("3.9"), false, &["--calls", "1000000"]);
+    let pid = target.pid().to_string();
+    target.go();
+    let outcome =
+        edgelat(&["watch", "--json", "--max-cost", "0.1", "--duration", "60", "-p", &pid, "py:calls.py:add"]);
+    outcome.refused(8, &["% of one CPU", "--max-cost"]);
+    let last = Report::parse(outcome.stdout.lines().last().unwrap()).unwrap();
+    assert_eq!(last.ended.as_deref(), Some("budget"));
+    assert!(last.is_final && last.function("add").exits > 100, "{last:#?}");
+    assert!(last.value["cost_percent"].as_f64().unwrap() > 0.1, "{last:#?}");
+    last.assert_identity();
+    assert!(outcome.took < std::time::Duration::from_secs(30), "{:?}", outcome.took);
+    assert_text_restored(target.pid());
+    // What costs less goes on.
+    let calm = edgelat(&["watch", "--max-cost", "1000", "--duration", "0.5", "-p", &pid, "py:calls.py:add"]);
+    assert!(calm.status.success() && calm.stdout.contains("probes cost"), "{calm:#?}");
+    target.kill();
+}
+
+#[test]
+fn what_can_be_seen_of_python_is_said_before_anything_is_measured() {
+    let _turn = Turn::shared();
+    for (version, perf, word) in [
+        ("3.9", false, "every call is seen"),
+        ("3.11", false, "from Python 3.12 on"),
+        ("3.13", false, "start it with PYTHONPERFSUPPORT=1"),
+        ("3.13", true, "/tmp/perf-PID.map, which grows"),
+    ] {
+        let target = start(packaged(version), perf, &[]);
+        let pid = target.pid().to_string();
+        for arguments in [&["check", "-p", &pid][..], &["functions", &pid]] {
+            let outcome = edgelat(arguments);
+            let shown = outcome.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(outcome.status.success() && shown.contains(word), "{version}: {outcome:#?}");
+            assert!(shown.contains(&format!("Python {version}")) && shown.contains("waiting for"), "{shown}");
+        }
+    }
+}
+
+/// Coroutines of greenlet run on stacks that are copied away; the library's name is what tells.
+#[test]
+fn a_process_with_greenlets_has_its_calls_counted_and_not_timed() {
+    let _turn = Turn::shared();
+    let folder = TempDir::new();
+    folder.copy(&script("calls.py"), "calls.py");
+    folder.copy(&script("oracle.py"), "oracle.py");
+    // A library of this name that the process maps as it does its others.
+    let starter = "import ctypes, runpy\nctypes.CDLL('/mnt/_greenlet.so')\nrunpy.run_path('/mnt/calls.py', run_name='__main__')";
+    std::fs::write(folder.path().join("with_greenlet.py"), starter).unwrap();
+    folder.copy(&edgelat_tests::target::target("plugin.so"), "_greenlet.so");
+    let mut command = Command::new(project().join("tests/python"));
+    command.arg("3.9").arg(folder.path().join("with_greenlet.py"));
+    let mut target = start(command, false, &["--calls", "100"]);
+    let session = Session::on(&target, &["py:calls.py:add", "py:calls.py:descend"]);
+    target.go();
+    let oracle = target.end();
+    let (report, told) = session.end_with_stderr();
+    assert!(told.contains("greenlets"), "{told}");
+    assert_eq!(report.value["python"]["counts_only"], true);
+    for name in ["add", "descend"] {
+        let function = report.function(name);
+        assert_eq!(function.entries, oracle.function(name).calls, "{function:#?}");
+        assert_eq!(function.count, 0, "{function:#?}");
     }
 }
 

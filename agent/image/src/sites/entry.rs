@@ -16,6 +16,16 @@ pub(super) const PASSED: usize = 24;
 
 /// The entry site. `by_table` are indices of instructions that indirect jumps may lead to, `exits` the exits.
 pub(super) fn entry(code: &Code, by_table: &[usize], exits: &[Site]) -> Result<Site, Refusal> {
+    entry_among(code, by_table, exits, |_| true)
+}
+
+/// The entry site, at an instruction that `once` says is run once by each call that passes it.
+pub(super) fn entry_among(
+    code: &Code,
+    by_table: &[usize],
+    exits: &[Site],
+    once: impl Fn(&Step) -> bool,
+) -> Result<Site, Refusal> {
     let start = code.at(code.start()).ok_or(Refusal::Undecodable { address: code.start() })?;
     let targets = targets(code, by_table);
     let mut best: Option<(&Step, Stepping)> = None;
@@ -32,6 +42,7 @@ pub(super) fn entry(code: &Code, by_table: &[usize], exits: &[Site]) -> Result<S
             break;
         }
         match step.probing {
+            _ if !once(step) => {}
             Probing::Emulated => {
                 best = Some((step, Stepping::Emulated));
                 break;

@@ -16,6 +16,12 @@
 //! (cmd/internal/obj/x86/obj6.go and arm64/obj7.go, `stacksplit`, Go 1.17 to 1.27; 16 is the offset of `stackguard0`, and
 //! functions that run on the system's stack use `stackguard1` at 24.)
 //!
+//! **Sequences that begin again.** Where an operation takes several instructions on aarch64, because of a large address
+//! or constant, the assembler computes that in X27. A goroutine that is interrupted within such a sequence goes on at the
+//! start of the sequence, not where it was (cmd/internal/obj/arm64/asm7.go, `isRestartable`; runtime/preempt.go,
+//! `isAsyncSafePoint`; Go 1.15 to 1.27). A probe on any but its last instruction, which only reads X27, would count such a
+//! call twice. Functions that begin with a stack check are not interrupted until they have passed it.
+//!
 //! **Constants in the text.** The assembler for aarch64 puts constants that fit no instruction behind the code, or
 //! between it. They are words that a load refers to by its own address; they are taken out before anything is decoded.
 //!
@@ -32,6 +38,9 @@ use crate::{Arch, Refusal};
 
 /// Instructions that come before the branch of the stack check, at most.
 const CHECK_STEPS: usize = 6;
+
+/// The register of aarch64 that the assembler uses for itself (`REGTMP`), by its number in the decoder.
+const ASSEMBLERS_REGISTER: u8 = 27;
 
 /// What is done where the branch is not taken, by the numbers of [`Site::condition`].
 const fn enough_stack(arch: Arch) -> u8 {
@@ -63,7 +72,9 @@ pub(crate) fn find(arch: Arch, main: Part<'_>, surroundings: &dyn Surroundings) 
     }
     let entry = match stack_check(arch, &code, part, &found.by_table) {
         Some(entry) => entry,
-        None => entry::entry(&code, &found.by_table, &found.sites)?,
+        None => entry::entry_among(&code, &found.by_table, &found.sites, |step| {
+            arch != Arch::Aarch64 || !step.effect.writes(ASSEMBLERS_REGISTER)
+        })?,
     };
     let on_goroutine = |site| Site { goroutine: true, ..site };
     Ok(Sites { entry: on_goroutine(entry), exits: found.sites.into_iter().map(on_goroutine).collect() })
@@ -102,22 +113,22 @@ fn without_constants(arch: Arch, part: Part<'_>) -> (Cow<'_, [u8]>, Vec<u64>) {
     }
     const TRAP: [u8; 4] = 0xd420_0000_u32.to_le_bytes(); // brk #0
     let words = part.bytes.as_chunks::<4>().0;
-    let mut constants: Vec<usize> = Vec::new();
-    // A constant may look like a load itself, and what that would load is code.
-    loop {
-        let mut found = Vec::new();
-        for (index, word) in words.iter().enumerate() {
-            if constants.binary_search(&index).is_err() {
-                found.extend(loaded(u32::from_le_bytes(*word), index).filter(|&word| word < words.len()));
-            }
-        }
+    let loaded_besides = |constants: &[usize]| {
+        let code = words.iter().enumerate().filter(|(index, _)| constants.binary_search(index).is_err());
+        let found = code.flat_map(|(index, word)| loaded(u32::from_le_bytes(*word), index));
+        let mut found: Vec<usize> = found.filter(|&word| word < words.len()).collect();
         found.sort_unstable();
         found.dedup();
-        // Without the false loads there are fewer at each turn, until none is left.
-        if found == constants || !constants.is_empty() && found.len() >= constants.len() {
+        found
+    };
+    // A constant may look like a load itself, and what that would load is code: without the false loads there are fewer.
+    let mut constants = loaded_besides(&[]);
+    loop {
+        let fewer = loaded_besides(&constants);
+        if fewer.len() >= constants.len() {
             break;
         }
-        constants = found;
+        constants = fewer;
     }
     let mut bytes = part.bytes.to_vec();
     for &index in &constants {

@@ -1,5 +1,6 @@
 //! ELF files made by hand, right or wrong in the places that a test wants.
 
+pub const OBJECT: u8 = 1;
 pub const FUNC: u8 = 2;
 pub const IFUNC: u8 = 10;
 pub const LABEL: u8 = 0;
@@ -11,6 +12,8 @@ pub const AARCH64: u16 = 183;
 
 pub const TEXT_ADDRESS: u64 = 0x40_1000;
 pub const TEXT_OFFSET: u64 = 0x1000;
+/// Data is loaded at this address and its offset in the file.
+pub const DATA_ADDRESS: u64 = 0x60_0000;
 pub const BUILD_ID: [u8; 20] = [0xab; 20];
 
 pub struct Symbol {
@@ -41,13 +44,16 @@ impl Symbol {
     }
 }
 
-/// A position-dependent executable with one executable segment, a build-id, and a full symbol table.
+/// A position-dependent executable with one executable segment, a build-id, and a full symbol table; and a writable
+/// segment where there is data.
 pub struct File {
     pub machine: u16,
     pub text: Vec<u8>,
     pub symbols: Vec<Symbol>,
     /// Further sections: name, type and bytes.
     pub sections: Vec<(&'static str, u32, Vec<u8>)>,
+    /// Sections of the data segment.
+    pub data: Vec<(&'static str, Vec<u8>)>,
     pub flags: u32,
     pub section_table: bool,
 }
@@ -60,6 +66,7 @@ impl Default for File {
             text: [vec![0x90; 0xfff], vec![0xc3]].concat(),
             symbols: Vec::new(),
             sections: Vec::new(),
+            data: Vec::new(),
             flags: 5,
             section_table: true,
         }
@@ -82,6 +89,14 @@ pub const SECTION_HEADER: usize = 64;
 impl File {
     pub fn with_symbols(symbols: Vec<Symbol>) -> Self {
         Self { symbols, ..Self::default() }
+    }
+
+    /// Address of a section of the data segment. The segment begins where the text ends, and each section at a multiple
+    /// of 16 bytes.
+    pub fn data_address(&self, section: usize) -> u64 {
+        let before =
+            self.data[..section].iter().map(|(_, content)| content.len().next_multiple_of(16) as u64);
+        DATA_ADDRESS + (TEXT_OFFSET + self.text.len() as u64).next_multiple_of(16) + before.sum::<u64>()
     }
 
     pub fn build(&self) -> Vec<u8> {
@@ -110,12 +125,21 @@ impl File {
             symbols.extend(symbol.value.to_le_bytes());
             symbols.extend(symbol.size.to_le_bytes());
         }
-        let mut bytes = vec![0; HEADER + 2 * PROGRAM_HEADER];
+        let segments = if self.data.is_empty() { 2 } else { 3 };
+        let mut bytes = vec![0; HEADER + segments * PROGRAM_HEADER];
         let note_at = bytes.len();
         bytes.extend(&note);
         bytes.resize(TEXT_OFFSET as usize, 0);
         bytes.extend(&self.text);
-        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        bytes.resize(bytes.len().next_multiple_of(16), 0);
+        let data_at = bytes.len();
+        let mut data = Vec::new();
+        for (name, content) in &self.data {
+            data.push((*name, bytes.len(), content.len()));
+            bytes.extend(content);
+            bytes.resize(bytes.len().next_multiple_of(16), 0);
+        }
+        let data_size = (bytes.len() - data_at) as u64;
         let mut names = vec![0];
         let mut headers = vec![[0; SECTION_HEADER]];
         let mut section =
@@ -140,6 +164,9 @@ impl File {
         section(".strtab", 3, 0, 0, bytes.len(), strings.len(), 0);
         bytes.extend(&strings);
         section(".note.gnu.build-id", 7, 2, 0, note_at, note.len(), 0);
+        for (name, offset, size) in data {
+            section(name, 1, 3, DATA_ADDRESS + offset as u64, offset, size, 0);
+        }
         for (name, kind, content) in &self.sections {
             section(name, *kind, 0, 0, bytes.len(), content.len(), 0);
             bytes.extend(content);
@@ -168,7 +195,7 @@ impl File {
         put(40, &(table_at as u64).to_le_bytes());
         put(52, &64u16.to_le_bytes());
         put(54, &56u16.to_le_bytes());
-        put(56, &2u16.to_le_bytes());
+        put(56, &(segments as u16).to_le_bytes());
         put(58, &64u16.to_le_bytes());
         put(60, &count.to_le_bytes());
         put(62, &if self.section_table { last as u16 } else { 0 }.to_le_bytes());
@@ -176,7 +203,11 @@ impl File {
         for (index, kind, flags, offset, address, size, align) in [
             (0, 1u32, self.flags, TEXT_OFFSET, TEXT_ADDRESS, text_size, 0x1000u64),
             (1, 4, 4, note_at as u64, 0, note.len() as u64, 4),
-        ] {
+            (2, 1, 6, data_at as u64, DATA_ADDRESS + data_at as u64, data_size, 0x1000),
+        ]
+        .into_iter()
+        .take(segments)
+        {
             let at = HEADER + index * PROGRAM_HEADER;
             put(at, &kind.to_le_bytes());
             put(at + 4, &flags.to_le_bytes());

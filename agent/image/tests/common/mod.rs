@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 pub mod elf;
+pub mod languages;
 pub mod pipeline;
 
 use std::collections::BTreeSet;

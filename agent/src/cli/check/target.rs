@@ -8,7 +8,9 @@ use edgelat_guard::protocol::{Line, MappedImage};
 use edgelat_image::{DebugFiles, Image, Origin};
 
 use crate::cli::failure::Failure;
+use crate::cli::notes;
 use crate::collector::refusals;
+use crate::collector::resolve;
 use crate::collector::target::{Target, file_name};
 
 /// Looks at a process.
@@ -24,6 +26,7 @@ pub(super) fn findings(pid: i32) -> Result<Vec<Finding>, Failure> {
     if let Some(executable) = images.iter().find(|image| image.executable) {
         executable_findings(&mut line, &target, executable, &mut findings)?;
     }
+    findings.extend(python_finding(&mut line, &target));
     let libraries: Vec<&str> =
         images.iter().filter(|image| !image.executable).map(|image| file_name(&image.path)).collect();
     if !libraries.is_empty() {
@@ -54,6 +57,28 @@ pub(super) fn findings(pid: i32) -> Result<Vec<Finding>, Failure> {
 
 /// Libraries that are named; a person looks for one, not for all.
 const LIBRARIES: usize = 8;
+
+/// Whether the process runs Python, and what of it can be measured.
+fn python_finding(line: &mut Line, target: &Target) -> Option<Finding> {
+    let next =
+        "edgelat watch -p PID 'py:NAME' measures functions of Python; they are known when they are called";
+    match resolve::resolve_python(line, target, &[]) {
+        Ok(None) => None,
+        Ok(Some((python, _))) => {
+            let detail = notes::of_python(&python).collect::<Vec<_>>().join("; ");
+            Some(match python.every_call && !python.counts_only {
+                true => Finding::ok("python", detail),
+                false => Finding::not_ok("python", State::Warn, detail, next),
+            })
+        }
+        Err(error) => Some(Finding::not_ok(
+            "python",
+            State::Warn,
+            error.to_string(),
+            "functions of its libraries in C can be measured all the same",
+        )),
+    }
+}
 
 fn executable_findings(
     line: &mut Line,

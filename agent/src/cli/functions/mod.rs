@@ -22,9 +22,11 @@ use nix::libc::O_NONBLOCK;
 use super::{
     exit::Exit,
     failure::{Fails, Failure},
+    notes,
     output::{PrintError, ProgressLine, reason, say, to_stdout},
     parse::{FunctionsOf, FunctionsOptions},
 };
+use crate::collector::resolve;
 use crate::collector::target::{Target, file_name};
 use print::Printer;
 
@@ -157,6 +159,11 @@ fn process(
         return Err(other_image(pattern, &there.iter().map(|path| file_name(path)).collect::<Vec<_>>()));
     }
     printer.images(wanted.iter().map(|image| file_name(&image.path).chars().count()).max().unwrap_or(0));
+    // What is written in Python has no addresses: it is known when it is called.
+    if let Ok(Some((python, _))) = resolve::resolve_python(&mut line, &target, &[]) {
+        printer.note(format!("functions of Python: edgelat watch -p {pid} 'py:*'"));
+        notes::of_python(&python).for_each(|note| printer.note(note));
+    }
     let mut failures: Vec<Failure> = Vec::new();
     for image in &wanted {
         let listed = match target.open_image(&mut line, image) {

@@ -26,8 +26,8 @@ pub(super) struct Printer<'o> {
     path: String,
     build_id: Option<String>,
     language_version: Option<String>,
-    /// What there is to say of each image.
-    images: Vec<String>,
+    /// What there is to say of the images and the process.
+    notes: Vec<String>,
     functions: u64,
     probeable: u64,
     refused: BTreeMap<&'static str, u64>,
@@ -79,7 +79,7 @@ impl<'o> Printer<'o> {
             path: String::new(),
             build_id: None,
             language_version: None,
-            images: Vec::new(),
+            notes: Vec::new(),
             functions: 0,
             probeable: 0,
             refused: BTreeMap::new(),
@@ -105,7 +105,12 @@ impl<'o> Printer<'o> {
             [] => image.push_str("no names"),
             origins => image.push_str(&format!("names from {}", origins.join(", "))),
         }
-        self.images.push(image);
+        self.note(image);
+    }
+
+    /// Something to say below the table.
+    pub(super) fn note(&mut self, note: String) {
+        self.notes.push(note);
     }
 
     /// Writes a function.
@@ -208,8 +213,8 @@ impl<'o> Printer<'o> {
         for (code, count) in refused {
             writeln!(self.out, "{count:>9}  {code}")?;
         }
-        for image in self.images {
-            writeln!(self.out, "{}", self.style.dim(&image))?;
+        for note in self.notes {
+            writeln!(self.out, "{}", self.style.dim(&note))?;
         }
         Ok(())
     }

@@ -35,6 +35,7 @@ fn watch_without_options_has_the_defaults_of_the_table() {
     assert_eq!(options.max_map_bytes, 4 << 20);
     assert!(!options.json && !options.allow_ptrace && options.follow_forks && options.calibrate);
     assert!(options.debug_dirs.is_empty());
+    assert_eq!(options.max_cost, None);
 }
 
 #[test]
@@ -228,6 +229,7 @@ fn random_arguments_never_panic() {
         "",
         "+",
         "--no-bias",
+        "--max-cost",
         "99999999999999999999",
         "a::b",
         ":",
@@ -281,4 +283,16 @@ fn what_a_pack_cannot_be_made_or_shown_with_is_named() {
     ] {
         assert!(wrong(line).contains(answer), "{line}: {}", wrong(line));
     }
+}
+
+#[test]
+fn a_bound_for_the_cost_is_a_percentage_that_can_be_measured() {
+    assert_eq!(watch("-p1 --max-cost 2.5 f").max_cost, Some(2.5));
+    for wrong in ["0", "0.05", "1001", "-1", "x", "1e3"] {
+        let line = format!("watch -p1 --max-cost={wrong} f");
+        let error = parse(line.split(' ').map(OsString::from)).unwrap_err().to_string();
+        assert!(error.contains("--max-cost") && error.contains("percent of one CPU"), "{error}");
+    }
+    let both = parse("watch -p1 --max-cost 1 --no-bias f".split(' ').map(OsString::from)).unwrap_err();
+    assert!(both.to_string().contains("--no-bias"), "{both}");
 }

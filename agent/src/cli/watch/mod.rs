@@ -2,13 +2,13 @@
 //!
 //! | module | job |
 //! | --- | --- |
-//! | [`notes`] | what a person should know before the figures |
+//! | [`budget`] | what the probes may cost |
 //! | [`screen`] | the table and the histogram for a person |
 //! | [`spawn`] | a command that is started to be measured from its first instruction |
 //!
 //! The loop sleeps until one of three things happens: a signal, an event of the guard, the next report.
 
-mod notes;
+mod budget;
 mod screen;
 mod signals;
 mod spawn;
@@ -24,10 +24,12 @@ use edgelat_guard::{Guard, GuardError};
 use edgelat_image::{Pack, Pattern, PythonPattern};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use self::budget::Budget;
 use self::screen::Screen;
 use self::spawn::{SpawnError, Spawned};
 use super::exit::Exit;
 use super::failure::{Fails, Failure};
+use super::notes;
 use super::output::{ProgressLine, say};
 use super::parse::{WatchOptions, WatchTarget};
 use crate::collector::measurement::{self, Measurement, rate};
@@ -147,6 +149,8 @@ struct Watch {
     /// How long was counted, once that is over.
     measured: Option<Duration>,
     read: Instant,
+    /// What the probes had cost then, in nanoseconds.
+    cost_ns: u64,
     seq: u64,
     returns: Returns,
     detach_ns: Option<u64>,
@@ -189,6 +193,7 @@ impl Watch {
             armed: now,
             measured: None,
             read: now,
+            cost_ns: 0,
             seq: 0,
             returns: options.returns,
             detach_ns: None,
@@ -329,9 +334,14 @@ impl Watch {
         let end = options.duration.map(|duration| self.armed + duration);
         let mut next = self.armed + options.interval;
         let mut look = Instant::now() + LOOK_FOR_LIBRARIES;
+        let mut budget =
+            options.max_cost.map(|percent| Budget::new(percent, Instant::now(), self.cost().unwrap_or(0)));
         loop {
             let now = Instant::now();
             let mut wake = next.min(end.unwrap_or(next));
+            if let Some(budget) = &budget {
+                wake = wake.min(budget.next());
+            }
             if self.waits() {
                 wake = wake.min(look);
             }
@@ -344,6 +354,14 @@ impl Watch {
             let now = Instant::now();
             if end.is_some_and(|end| now >= end) {
                 return Ok(Ended::Duration);
+            }
+            if let Some(budget) = &mut budget
+                && let Some(percent) = budget.look(now, self.cost().unwrap_or(0))
+            {
+                say(format_args!(
+                    "the probes cost {percent} % of one CPU, more than --max-cost allows; what was measured until now follows"
+                ));
+                return Ok(Ended::Budget);
             }
             if self.waits() && now >= look {
                 look = now + LOOK_FOR_LIBRARIES;
@@ -442,6 +460,11 @@ impl Watch {
         u64::try_from(self.measured.unwrap_or_else(|| self.armed.elapsed()).as_nanos()).unwrap_or(u64::MAX)
     }
 
+    /// What the probes have cost so far, in nanoseconds; `None` where that is not known.
+    fn cost(&self) -> Option<u64> {
+        self.measurements.iter().map(Measurement::cost_ns).sum()
+    }
+
     /// Reads and prints.
     fn show(&mut self) -> Result<(), Failure> {
         let report = self.report(None);
@@ -454,6 +477,12 @@ impl Watch {
             _ => u64::try_from(self.read.elapsed().as_nanos()).unwrap_or(u64::MAX),
         };
         self.read = Instant::now();
+        let cost = self.cost();
+        let before = std::mem::replace(&mut self.cost_ns, cost.unwrap_or(0));
+        let cost_percent = cost.filter(|_| since > 0).map(|cost| match ended {
+            None => budget::percent(cost.saturating_sub(before), Duration::from_nanos(since)),
+            Some(_) => budget::percent(cost, Duration::from_nanos(self.elapsed())),
+        });
         let mut functions: Vec<FunctionReport> = Vec::new();
         for measurement in &mut self.measurements {
             functions.extend_from_slice(measurement.read(&self.alive, since));
@@ -484,6 +513,7 @@ impl Watch {
             processes: self.processes.clone(),
             functions,
             python: self.measurements.iter().find_map(Measurement::python),
+            cost_percent,
             unattributed_hits: self.measurements.iter().map(Measurement::unattributed_hits).sum(),
             refused: self.refused.clone(),
         };
@@ -527,7 +557,8 @@ impl Watch {
             let pattern = pattern.to_string();
             failure.get_or_insert(WatchError::NoLibrary { pattern, pid: self.target.pid });
         }
-        failure.map_or(Ok(Exit::Ok), |error| Err(error.into()))
+        let exit = if ended == Ended::Budget { Exit::Budget } else { Exit::Ok };
+        failure.map_or(Ok(exit), |error| Err(error.into()))
     }
 }
 

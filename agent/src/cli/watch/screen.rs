@@ -95,9 +95,12 @@ fn heading(report: &Report) -> String {
         Some(Ended::Target) => ", the target has ended".to_owned(),
         Some(Ended::Replaced) => ", the target executes another image".to_owned(),
         Some(Ended::Output) => ", output closed".to_owned(),
+        Some(Ended::Budget) => ", stopped by --max-cost".to_owned(),
     };
+    let cost =
+        report.cost_percent.map(|percent| format!(", probes cost {percent} % of a CPU")).unwrap_or_default();
     format!(
-        "{} (process {}{family}), {} by {}, {:.1} s{end}",
+        "{} (process {}{family}), {} by {}, {:.1} s{cost}{end}",
         report.target.exe,
         report.target.pid,
         report.returns,

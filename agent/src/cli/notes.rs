@@ -2,10 +2,19 @@
 
 use crate::collector::resolve::ResolvedPython;
 
-/// For an interpreter of Python.
-pub(super) fn of_python(python: &ResolvedPython) -> impl Iterator<Item = String> {
+/// For an interpreter of Python whose functions are measured.
+pub fn of_python(python: &ResolvedPython) -> impl Iterator<Item = String> {
+    let greenlets = python.counts_only.then(|| {
+        "it uses greenlets, whose frames cannot be told apart: calls are counted and not timed".to_owned()
+    });
+    let lock = "durations include waiting for the interpreter's lock; each resume of a generator or coroutine is a call";
+    [Some(visible_in(python)), greenlets, Some(lock.to_owned())].into_iter().flatten()
+}
+
+/// Which calls of an interpreter can be seen, and how to see more.
+fn visible_in(python: &ResolvedPython) -> String {
     let interpreter = &python.interpreter;
-    let seen = match (python.every_call, interpreter.sees_every_call(), interpreter.has_perf_support()) {
+    match (python.every_call, interpreter.sees_every_call(), interpreter.has_perf_support()) {
         (true, true, _) => {
             format!("{interpreter}: every call is seen, under the function's own name (without its class)")
         }
@@ -21,10 +30,5 @@ pub(super) fn of_python(python: &ResolvedPython) -> impl Iterator<Item = String>
             "{interpreter}: only calls from C are seen (scripts, threads, callbacks); from Python 3.12 on, \
              PYTHONPERFSUPPORT=1 in the environment makes every call visible"
         ),
-    };
-    let greenlets = python.counts_only.then(|| {
-        "it uses greenlets, whose frames cannot be told apart: calls are counted and not timed".to_owned()
-    });
-    let lock = "durations include waiting for the interpreter's lock; each resume of a generator or coroutine is a call";
-    [Some(seen), greenlets, Some(lock.to_owned())].into_iter().flatten()
+    }
 }

@@ -1,0 +1,65 @@
+//! Writes what the fuzz targets for Go's and Python's tables start from: `seeds TARGET FOLDER`.
+
+mod common;
+
+use std::path::Path;
+
+use common::elf::{AARCH64, X86_64};
+use common::languages::{GoTable, MAGICS, build_info, debug_offsets, module_data};
+
+fn main() -> std::io::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [target, folder] = arguments.as_slice() else { panic!("usage: seeds TARGET FOLDER") };
+    let folder = Path::new(folder);
+    match target.as_str() {
+        "gopclntab" => go(folder),
+        "debug_offsets" => python(folder),
+        other => panic!("no seeds for {other}"),
+    }
+}
+
+fn go(folder: &Path) -> std::io::Result<()> {
+    // Stack check, call, return, more stack; a leaf; a jump.
+    let code = b"\x49\x3b\x66\x10\x76\x0d\x55\x48\x89\xe5\xe8\0\xf0\xff\xff\x90\x5d\xc3\x90\xe8\0\xf0\xff\xff\xeb\xe6\xcc\xcc\
+                 \x90\xc3\xcc\xcc\xeb\xfa\xcc\xcc";
+    let arm: [u32; 9] = [
+        0xf940_0b90,
+        0xeb30_63ff,
+        0x5400_0089,
+        0x97ff_fc00,
+        0xd65f_03c0,
+        0xd503_201f,
+        0x97ff_fc00,
+        0x17ff_fff9,
+        0,
+    ];
+    let arm = arm.map(u32::to_le_bytes).concat();
+    for (magic, version) in MAGICS {
+        for (machine, name, code) in [(X86_64, "x86_64", &code[..]), (AARCH64, "aarch64", &arm)] {
+            let functions = [(0, "main.a", 0), (28, "main.asm", 4), (32, "main.(*T).b", 0)];
+            let table = GoTable {
+                states_text: magic != 0xffff_fff1,
+                ..GoTable::new(magic, &functions, code.len() as u32)
+            };
+            let address = table.program(code, machine).data_address(0);
+            let parts = [table.build(machine), module_data(address, code.len() as u64), build_info(version)];
+            let mut seed = vec![u8::from(machine == AARCH64), 0];
+            parts.iter().for_each(|part| seed.extend((part.len() as u16).to_le_bytes()));
+            parts.iter().for_each(|part| seed.extend(part));
+            seed.extend(code);
+            std::fs::write(folder.join(format!("{version}-{name}")), seed)?;
+        }
+    }
+    Ok(())
+}
+
+fn python(folder: &Path) -> std::io::Result<()> {
+    for (index, state) in [0x64_u32, 0x24, 0x28, 0x30].into_iter().enumerate() {
+        let mut seed = 7_u32.to_le_bytes().to_vec();
+        seed.extend(state.to_le_bytes());
+        seed.extend([b'x'; 32]);
+        debug_offsets().iter().for_each(|word| seed.extend(word.to_le_bytes()));
+        std::fs::write(folder.join(index.to_string()), seed)?;
+    }
+    Ok(())
+}
