@@ -4,6 +4,8 @@ comes the next one. What has been done is written to the file `done`."""
 
 import os
 import sys
+import threading
+import time
 
 
 def say(verb, number):
@@ -23,6 +25,14 @@ def perform(verb, numbers):
     return all([say(verb, number) for number in numbers])
 
 
+def end_with(parent):
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(0)
+
+
+# An exabgp that is killed does not tell, and the pipe has no end.
+threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
 while True:
     with open("/mnt/orders") as orders:
         for line in orders:

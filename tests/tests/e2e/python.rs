@@ -222,7 +222,8 @@ fn attaching_again_and_again_never_harms_python() {
     for (version, perf) in [("3.9", false), ("3.13", true), ("3.15", true)] {
         let mut target = start(packaged(version), perf, &["--calls", "50", "--threads", "2", "--stay"]);
         target.go();
-        for cycle in 0..amount(5, 200) {
+        let cycles = amount(5, 200);
+        for cycle in 0..cycles {
             let session = Session::with(&target, &["--interval", "0.1", "--no-bias"], INSIDE);
             session.wait_for(|report| report.functions.iter().any(|function| function.exits > 10));
             match cycle % 2 {
@@ -236,6 +237,7 @@ fn attaching_again_and_again_never_harms_python() {
         let now = target.wait_for("told");
         now.assert_right();
         assert!(now.function("descend").calls > before.function("descend").calls);
+        println!("figure: {cycles} cycles on Python {version}, half of them killed, 0 wrong");
         target.kill();
     }
 }
