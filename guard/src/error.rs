@@ -99,6 +99,57 @@ pub enum GuardError {
         /// Process id.
         pid: i32,
     },
+    /// The collector lost its guard.
+    #[error("the guard has ended, and its probes went with it; nothing is measured any more")]
+    Gone,
+    /// The collector was killed.
+    #[error("the collector was ended by {signal}; all probes are removed")]
+    CollectorKilled {
+        /// The signal.
+        signal: Text,
+    },
+    /// Two processes could not be made of one, or could not talk.
+    #[error("cannot {step}: {os}")]
+    Split {
+        /// What failed.
+        step: Text,
+        /// Why.
+        os: Os,
+    },
+    /// The collector could not give up its rights.
+    #[error(
+        "cannot give up {what}: {reason}; nothing was measured, because that would need more rights than it should"
+    )]
+    Rights {
+        /// What.
+        what: Text,
+        /// Why not.
+        reason: Text,
+    },
+    /// A command did not start.
+    #[error("cannot start '{command}': {reason}; give a path or a name in PATH after --")]
+    Start {
+        /// The word after `--`.
+        command: Text,
+        /// The system's reason.
+        reason: Text,
+    },
+    /// A command ended before its probes were in place.
+    #[error("'{command}' ended before anything could be measured: {how}")]
+    EndedEarly {
+        /// The word after `--`.
+        command: Text,
+        /// Exit status or signal.
+        how: Text,
+    },
+    /// A command could not be held.
+    #[error("cannot hold '{command}' while probes are attached: {os}; start it yourself and use -p")]
+    Hold {
+        /// The word after `--`.
+        command: Text,
+        /// The system's reason.
+        os: Os,
+    },
     /// The agent itself.
     #[error("process {pid} is edgelat itself, which must not stop at its own probes; name another process")]
     OwnProcess {
@@ -283,6 +334,8 @@ impl GuardError {
             | Self::NoImage { .. }
             | Self::MainThreadEnded { .. }
             | Self::OwnProcess { .. }
+            | Self::Start { .. }
+            | Self::EndedEarly { .. }
             | Self::Traced { .. }
             | Self::NoMapping { .. }
             | Self::OpenImage { .. }
@@ -294,6 +347,11 @@ impl GuardError {
             | Self::Map { .. }
             | Self::Attach { .. }
             | Self::Order { .. }
+            | Self::Gone
+            | Self::CollectorKilled { .. }
+            | Self::Split { .. }
+            | Self::Rights { .. }
+            | Self::Hold { .. }
             | Self::Message => Kind::Failure,
         }
     }

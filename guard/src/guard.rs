@@ -13,6 +13,7 @@ use nix::sys::epoll::Epoll;
 use crate::attach::tracefs::Tracefs;
 use crate::attach::{self, Attached, ImageSites, Site, Way};
 use crate::calibrate;
+use crate::command::Command;
 use crate::elf::Executable;
 use crate::error::{GuardError, text};
 use crate::family::{Covered, watch};
@@ -21,7 +22,7 @@ use crate::image::{Identity, OpenImage, check_site};
 use crate::load::{Loaded, Shape};
 use crate::protocol::{
     BUILD_ID_BYTES, Event, IMAGES, ImageId, MappedImage, PATH_BYTES, Path, PlanId, PlanOptions, PlanSite,
-    PythonPlan, Reply, Request, Returns, TargetId,
+    PythonPlan, Reply, Request, Returns, TargetFile, TargetId,
 };
 use crate::target::{Mapping, Target};
 
@@ -43,6 +44,10 @@ pub struct Guard {
     pub(crate) tracefs: Option<Tracefs>,
     pub(crate) epoll: Option<Epoll>,
     pub(crate) events: std::collections::VecDeque<Event>,
+    /// What `watch` was told to start.
+    command: Option<Command>,
+    /// The process without rights.
+    collector: Option<i32>,
     issued: u32,
 }
 
@@ -75,6 +80,22 @@ impl Guard {
         Self::default()
     }
 
+    /// A guard that has started a command.
+    #[must_use]
+    pub fn of_command(command: Command) -> Self {
+        Self { command: Some(command), ..Self::default() }
+    }
+
+    /// The process that must not be measured either.
+    pub(crate) fn set_collector(&mut self, pid: i32) {
+        self.collector = Some(pid);
+    }
+
+    /// Is there anything to tell?
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// Answers one request. Descriptors of the answer come beside it.
     pub fn handle(&mut self, request: Request) -> (Reply, Vec<OwnedFd>) {
         let mut descriptors = Vec::new();
@@ -94,6 +115,17 @@ impl Guard {
             Request::Disarm { plan } => self.switch(plan, false),
             Request::Detach { plan } => self.detach(plan),
             Request::Events => Ok(self.tell_events()),
+            Request::OpenFile { target, file } => self.open_file(target, file, &mut descriptors),
+            Request::StepCommand => {
+                self.command().and_then(|command| Ok(Reply::Stepped { more: command.step()? }))
+            }
+            Request::ReleaseCommand => self.command().map(|command| {
+                command.release();
+                Reply::Done
+            }),
+            Request::FinishCommand { terminate } => {
+                self.command().map(|command| Reply::Finished { badly: command.finish(terminate) })
+            }
         };
         (reply.unwrap_or_else(Reply::Refused), descriptors)
     }
@@ -108,7 +140,27 @@ impl Guard {
         self.issued
     }
 
+    fn command(&mut self) -> Result<&mut Command, GuardError> {
+        self.command.as_mut().ok_or_else(|| order("no command was started"))
+    }
+
+    fn open_file(
+        &self,
+        target: TargetId,
+        file: TargetFile,
+        descriptors: &mut Vec<OwnedFd>,
+    ) -> Result<Reply, GuardError> {
+        descriptors.extend(self.target(target)?.open_told(file));
+        Ok(Reply::File)
+    }
+
     fn open_target(&mut self, pid: i32, allow_ptrace: bool) -> Result<Reply, GuardError> {
+        if self.collector == Some(pid) {
+            return Err(GuardError::OwnProcess { pid });
+        }
+        // A command of our own is under our own ptrace until its probes are in place.
+        let own = self.command.as_ref().is_some_and(|command| command.pid() == pid);
+        let allow_ptrace = allow_ptrace || own;
         let id = TargetId(self.issue());
         let target = Target::open(id, pid, allow_ptrace)?;
         let start = target.start;
@@ -135,6 +187,9 @@ impl Guard {
         let target = self.target(target)?;
         let executable = target.executable();
         let mapped = Self::mapped(target)?;
+        if mapped.is_empty() && !target.has_memory() {
+            return Err(GuardError::NoProcess { pid: target.pid });
+        }
         let mut images = heapless::Vec::<MappedImage, IMAGES>::new();
         let rest = mapped.iter().enumerate().skip(from as usize);
         for (index, mapping) in rest.take(IMAGES) {

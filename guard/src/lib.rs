@@ -11,8 +11,10 @@
 //!
 //! | file | question |
 //! | --- | --- |
-//! | `protocol.rs` | what can be asked, and what is answered? |
+//! | `split.rs`, `sandbox/` | two processes, one of them without rights |
+//! | `protocol.rs`, `line.rs` | what can be asked, what is answered, and how does it get there? |
 //! | `guard.rs` | what happens at each request? |
+//! | `command.rs` | a command that is held until its probes are in place |
 //! | `target.rs` | which process, which files does it map? |
 //! | `image.rs` | is this still the file that was decoded? |
 //! | `family.rs` | which processes are covered? |
@@ -26,16 +28,23 @@
 mod attach;
 mod calibrate;
 pub mod check;
+mod command;
 mod elf;
 pub mod error;
 mod family;
 mod features;
 mod guard;
 mod image;
+pub mod line;
 mod load;
 pub mod protocol;
 mod rights;
+mod sandbox;
+mod split;
 mod target;
 
+pub use command::Command;
 pub use error::{GuardError, Kind};
 pub use guard::Guard;
+pub use line::Line;
+pub use split::split;

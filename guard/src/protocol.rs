@@ -1,6 +1,6 @@
 //! The messages between collector and guard.
 //!
-//! The two meet in this file and nowhere else. Every message has a fixed capacity ([`heapless`]), is written
+//! The two meet in this file; `line.rs` carries it. Every message has a fixed capacity ([`heapless`]), is written
 //! as [`postcard`], and fits [`MESSAGE_BYTES`], so neither side can make the other allocate. Descriptors
 //! travel beside a message, never in it.
 //!
@@ -8,12 +8,9 @@
 //! arm, listen to events, disarm, detach. The guard answers each [`Request`] with one [`Reply`]; a plan may
 //! name only a target and images that the guard has issued.
 
-use std::os::fd::OwnedFd;
-
 use serde::{Deserialize, Serialize};
 
-use crate::error::GuardError;
-use crate::guard::Guard;
+use crate::error::{GuardError, Text};
 
 /// Largest encoded message in bytes.
 pub const MESSAGE_BYTES: usize = 16 * 1024;
@@ -219,6 +216,33 @@ pub enum Request {
     },
     /// What happened since the last question?
     Events,
+    /// Open a file of a target's folder in /proc, or one that it writes. The descriptor comes with the reply.
+    OpenFile {
+        /// The target.
+        target: TargetId,
+        /// Which.
+        file: TargetFile,
+    },
+    /// Lead the command that the guard has started to the end of its next system call.
+    StepCommand,
+    /// Let it run.
+    ReleaseCommand,
+    /// Wait for its end.
+    FinishCommand {
+        /// Ask it to end.
+        terminate: bool,
+    },
+}
+
+/// A file that says something of a target. Only the collector looks at what is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TargetFile {
+    /// The environment that it was started with.
+    Environment,
+    /// Its command line.
+    CommandLine,
+    /// The map of its functions that a program with its own compiler writes for perf, as `/tmp/perf-PID.map`.
+    PerfMap,
 }
 
 /// A mapped image.
@@ -355,88 +379,20 @@ pub enum Reply {
         /// There are more.
         more: bool,
     },
+    /// A file was opened; its descriptor comes with this. None where there is no such file.
+    File,
+    /// The command was led on.
+    Stepped {
+        /// It can be led further: it neither ended nor was led as far as is sensible.
+        more: bool,
+    },
+    /// The command has ended.
+    Finished {
+        /// How, where that was not well.
+        badly: Option<Text>,
+    },
     /// Done.
     Done,
     /// Not done.
     Refused(GuardError),
-}
-
-/// The collector's end of the line to a guard in the same process.
-///
-/// Every message is encoded and decoded as it would be on a socket, so that nothing can pass that a separate
-/// process could not send.
-#[derive(Debug)]
-pub struct Line {
-    guard: Guard,
-    buffer: Box<[u8; MESSAGE_BYTES]>,
-}
-
-impl Line {
-    /// A line to `guard`.
-    pub fn new(guard: Guard) -> Self {
-        Self { guard, buffer: Box::new([0; MESSAGE_BYTES]) }
-    }
-
-    /// Sends a request and waits for the answer and its descriptors.
-    ///
-    /// # Errors
-    /// What the guard refused, or [`GuardError::Message`] when a message does not fit.
-    pub fn call(&mut self, request: &Request) -> Result<(Reply, Vec<OwnedFd>), GuardError> {
-        let request: Request = carry(&mut self.buffer[..], request)?;
-        let (reply, descriptors) = self.guard.handle(request);
-        match carry(&mut self.buffer[..], &reply)? {
-            Reply::Refused(error) => Err(error),
-            reply => Ok((reply, descriptors)),
-        }
-    }
-
-    /// Readable when [`Request::Events`] has something to tell.
-    pub fn events(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        self.guard.events()
-    }
-}
-
-fn carry<T>(buffer: &mut [u8], message: &T) -> Result<T, GuardError>
-where
-    T: Serialize + for<'a> Deserialize<'a>,
-{
-    let bytes = postcard::to_slice(message, buffer).map_err(|_| GuardError::Message)?;
-    postcard::from_bytes(bytes).map_err(|_| GuardError::Message)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_largest_messages_fit_their_buffer() {
-        let site = PlanSite { offset: u64::MAX, cookie: u64::MAX, exit: true, code: [0xff; 4], code_len: 4 };
-        let sites = Request::PlanSites {
-            plan: PlanId(u32::MAX),
-            image: ImageId(u32::MAX),
-            sites: heapless::Vec::from_iter(std::iter::repeat_n(site, SITES)),
-        };
-        let image = MappedImage {
-            index: u32::MAX,
-            path: Path::try_from("x".repeat(PATH_BYTES).as_str()).unwrap(),
-            cut: true,
-            deleted: true,
-            executable: true,
-        };
-        let images = Reply::Images {
-            images: heapless::Vec::from_iter(std::iter::repeat_n(image, IMAGES)),
-            more: true,
-        };
-        let text = || crate::error::text("x".repeat(1000));
-        let error = GuardError::NotPermitted { action: text(), os: crate::error::Os(i32::MIN), need: text() };
-        let event = Event::NotCovered { pid: i32::MIN, error };
-        let events = Reply::Events {
-            events: heapless::Vec::from_iter(std::iter::repeat_n(event, EVENTS)),
-            more: true,
-        };
-        let mut buffer = [0; MESSAGE_BYTES];
-        assert_eq!(carry(&mut buffer, &events).unwrap(), events);
-        assert_eq!(carry(&mut buffer, &sites).unwrap(), sites);
-        assert_eq!(carry(&mut buffer, &images).unwrap(), images);
-    }
 }

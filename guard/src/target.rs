@@ -9,12 +9,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use caps::Capability;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 use crate::error::{GuardError, Os, text};
-use crate::protocol::TargetId;
+use crate::protocol::{TargetFile, TargetId};
 use crate::rights;
 
 /// Longest line of /proc/PID/maps that is read: a path of PATH_MAX and what stands before it.
@@ -201,6 +201,30 @@ impl Target {
             return rights::refused(action, errno.into(), &[wanted]);
         }
         GuardError::OpenImage { pid: self.pid, path: text(&mapping.path), os: errno.into() }
+    }
+
+    /// Has it memory? One that has ended, or is about to, has none.
+    pub(crate) fn has_memory(&self) -> bool {
+        let mut byte = [0];
+        self.open_read("maps").is_ok_and(|mut maps| maps.read(&mut byte).is_ok_and(|read| read > 0))
+    }
+
+    /// Opens a file that says something of it, for somebody who has no right to.
+    pub(crate) fn open_told(&self, file: TargetFile) -> Option<OwnedFd> {
+        match file {
+            TargetFile::Environment => self.open_read("environ").ok().map(OwnedFd::from),
+            TargetFile::CommandLine => self.open_read("cmdline").ok().map(OwnedFd::from),
+            TargetFile::PerfMap => {
+                // The path is the target's own. It may lead to any file, so it is followed in the target's root only, and
+                // not opened for reading: that it is there is all that counts.
+                let root =
+                    openat(&self.proc, "root", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
+                let how = OpenHow::new()
+                    .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
+                    .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+                openat2(&root, format!("tmp/perf-{}.map", self.pid).as_str(), how).ok()
+            }
+        }
     }
 
     fn open_read(&self, name: &str) -> Result<File, Errno> {

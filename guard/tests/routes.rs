@@ -11,9 +11,9 @@ use std::process::{Child, Command};
 
 use common::{OPTIONS, begin, call, open_executable, open_target};
 use edgelat_guard::protocol::{
-    Bias, ImageId, Line, PlanId, PlanOptions, PlanSite, Reply, Request, Returns, Route, TargetId,
+    Bias, ImageId, PlanId, PlanOptions, PlanSite, Reply, Request, Returns, Route, TargetId,
 };
-use edgelat_guard::{Guard, GuardError};
+use edgelat_guard::{Guard, GuardError, Line};
 
 struct Sleeper(Child);
 

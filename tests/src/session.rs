@@ -176,6 +176,22 @@ impl Session {
         self.stderr.clone()
     }
 
+    /// The lines of stdout, which outlive the session.
+    pub fn stdout_lines(&self) -> Lines {
+        self.stdout.clone()
+    }
+
+    /// Waits for the end, whatever it is.
+    #[track_caller]
+    pub fn ended(mut self) -> Outcome {
+        let started = Instant::now();
+        let status = wait(&mut self.child, patience()).expect("edgelat ends");
+        self.stdout.to_the_end(patience());
+        self.stderr.to_the_end(patience());
+        self.checked = true;
+        Outcome { status, stdout: self.stdout.text(), stderr: self.stderr.text(), took: started.elapsed() }
+    }
+
     /// Waits for a report for which `wanted` holds. Each one looked at must fulfil the identity, unless
     /// it says that it is unsettled.
     #[track_caller]

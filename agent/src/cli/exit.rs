@@ -40,6 +40,11 @@ impl Exit {
         (Self::Budget, "measuring was stopped, because it cost more than --max-cost allows"),
     ];
 
+    /// The one with that number; what is none of them is a failure.
+    pub fn of(status: u8) -> Self {
+        Self::ALL.iter().map(|(exit, _)| *exit).find(|exit| exit.status() == status).unwrap_or(Self::Failed)
+    }
+
     /// The number that the shell sees.
     pub const fn status(self) -> u8 {
         self as u8
@@ -60,6 +65,7 @@ mod tests {
     fn every_status_is_listed_at_its_own_number() {
         for (status, (exit, _)) in Exit::ALL.iter().enumerate() {
             assert_eq!(usize::from(exit.status()), status);
+            assert_eq!(Exit::of(exit.status()), *exit);
         }
     }
 }

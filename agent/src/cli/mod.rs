@@ -7,6 +7,8 @@
 //! | [`help`] | `--help` from the same data |
 //! | [`generate`] | man page and shell completions from the same data |
 //! | [`exit`], [`failure`] | exit statuses, and errors that know theirs |
+//! | [`guarded`] | a command in a process without rights |
+//! | [`notes`] | what a person should know before the figures |
 //! | [`output`] | standard output, colours, progress |
 //! | [`functions`], [`check`], [`pack`], [`watch`] | a command each |
 
@@ -18,6 +20,7 @@ pub mod failure;
 pub mod functions;
 #[cfg(any(test, feature = "generate"))]
 pub mod generate;
+mod guarded;
 pub mod help;
 mod notes;
 pub mod options;
@@ -36,7 +39,12 @@ use parse::Invocation;
 
 /// Does what the arguments (without the name of the program) ask for, and says on standard error why not.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
-    match parse::parse(arguments).map_err(Failure::from).and_then(dispatch) {
+    exit_of(parse::parse(arguments).map_err(Failure::from).and_then(dispatch))
+}
+
+/// Says why a command failed.
+fn exit_of(outcome: Result<Exit, Failure>) -> Exit {
+    match outcome {
         Ok(exit) => exit,
         Err(failure) => {
             output::say(&failure.message);
@@ -51,7 +59,7 @@ fn dispatch(invocation: Invocation) -> Result<Exit, Failure> {
         Invocation::Help(command, detail) => print(&help::of(command, detail)),
         Invocation::Version => print(concat!("edgelat ", env!("CARGO_PKG_VERSION"), "\n")),
         Invocation::Watch(options) => watch::run(options),
-        Invocation::Functions(options) => functions::run(&options),
+        Invocation::Functions(options) => functions::run(options),
         Invocation::Check(options) => check::run(&options),
         Invocation::Pack(options) => pack::run(&options),
         #[cfg(any(test, feature = "generate"))]

@@ -113,15 +113,35 @@ pub fn run(options: &PackOptions) -> Result<Exit, Failure> {
     }
 }
 
-/// Reads the packs of these files.
+/// A pack of which nobody has looked at what is in it.
+#[derive(Debug)]
+pub struct PackFile {
+    path: String,
+    bytes: Vec<u8>,
+}
+
+/// Reads files that should be packs.
 ///
 /// # Errors
 /// A [`PackCommandError`] as a failure, for the first that cannot be read.
-pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Pack>, Failure> {
+pub fn read_all(paths: &[PathBuf]) -> Result<Vec<PackFile>, Failure> {
     paths.iter().map(|path| read(path)).collect()
 }
 
-fn read(path: &Path) -> Result<Pack, Failure> {
+/// What is in them.
+///
+/// # Errors
+/// A [`PackCommandError`] as a failure, for the first that is no pack.
+pub fn understand_all(files: &[PackFile]) -> Result<Vec<Pack>, Failure> {
+    files.iter().map(understand).collect()
+}
+
+fn understand(file: &PackFile) -> Result<Pack, Failure> {
+    let failed = |error| PackCommandError::Pack { path: file.path.clone(), error }.into();
+    Pack::read(&file.bytes).map_err(failed)
+}
+
+fn read(path: &Path) -> Result<PackFile, Failure> {
     let name = path.display().to_string();
     // One byte more than there may be: what is too long is told by the reader.
     let most = edgelat_image::limits::PACK_BYTES as u64 + 1;
@@ -129,7 +149,7 @@ fn read(path: &Path) -> Result<Pack, Failure> {
     File::open(path)
         .and_then(|file| io::Read::read_to_end(&mut io::Read::take(file, most), &mut bytes))
         .map_err(|error| PackCommandError::File { path: name.clone(), action: "read", error })?;
-    Pack::read(&bytes).map_err(|error| PackCommandError::Pack { path: name, error }.into())
+    Ok(PackFile { path: name, bytes })
 }
 
 fn make(output: &Path, debug: &[PathBuf], images: &[PathBuf], patterns: &[Pattern]) -> Result<Exit, Failure> {
@@ -241,7 +261,7 @@ struct FunctionLine<'a> {
 }
 
 fn show(path: &Path, json: bool) -> Result<Exit, Failure> {
-    let pack = read(path)?;
+    let pack = understand(&read(path)?)?;
     to_stdout(Exit::Ok, |out| {
         for image in pack.images() {
             if !json {

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use edgelat_bpf::{Codes, Frames, MapError, RowTotals, Rows};
-use edgelat_guard::GuardError;
 use edgelat_guard::error::text;
 use edgelat_guard::protocol::{
-    Bias, ImageId, Line, PlanId, PlanOptions, PlanSite, PythonPlan, Reply, Request, Returns, Route, SITES,
+    Bias, ImageId, PlanId, PlanOptions, PlanSite, PythonPlan, Reply, Request, Returns, Route, SITES,
 };
+use edgelat_guard::{GuardError, Line};
 
 use super::python::{self, Label, Python};
 use super::report::{FunctionReport, PythonReport};

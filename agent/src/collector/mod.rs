@@ -6,14 +6,16 @@
 //! | module | job |
 //! | --- | --- |
 //! | [`target`] | a process and its images, opened by the guard |
+//! | [`debug_dirs`] | folders with debug files, opened while there are rights |
 //! | [`resolve`] | patterns to functions with sites, and refusals |
 //! | [`measurement`] | one loaded plan: attach, arm, read, detach |
 //! | [`python`] | functions of Python, found while they are called |
 //! | [`refusals`] | targets for which return probes would be unsafe |
 //! | [`report`] | what is known of each function at one moment |
 //!
-//! [`Line`]: edgelat_guard::protocol::Line
+//! [`Line`]: edgelat_guard::Line
 
+pub mod debug_dirs;
 pub mod measurement;
 pub mod python;
 pub mod refusals;

@@ -4,12 +4,13 @@
 //! return addresses then goes wrong: an unwinder stops a C++ exception or a Rust panic with an abort, a
 //! coroutine returns into another one. Some kernels return through a system call that a seccomp filter kills.
 
-use std::path::Path;
+use std::fs::File;
 
+use edgelat_guard::Line;
 use edgelat_guard::protocol::MappedImage;
 use edgelat_image::Image;
 
-use super::target::file_name;
+use super::target::{Target, file_name};
 
 /// Libraries whose presence means that frames are unwound.
 const UNWINDERS: [&str; 3] = ["libgcc_s.so", "libunwind.so", "libstdc++.so"];
@@ -18,8 +19,8 @@ const SWITCHES: [&str; 3] = ["swapcontext", "makecontext", "setcontext"];
 
 /// Why return probes are refused for a process, or `None`. That nothing switches stacks by instructions of
 /// its own cannot be proven.
-pub fn return_probes(images: &[MappedImage], pid: i32) -> Option<String> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+pub fn return_probes(line: &mut Line, target: &Target, images: &[MappedImage]) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", target.pid)).unwrap_or_default();
     let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).map(str::trim);
     if mode.is_some_and(|mode| mode != "0") {
         return Some("it runs under seccomp, which may kill it at the first return".to_owned());
@@ -35,13 +36,13 @@ pub fn return_probes(images: &[MappedImage], pid: i32) -> Option<String> {
             return Some(format!("{name} is mapped, and its coroutines move stacks"));
         }
         // The C library defines these functions; only who calls them matters.
-        unsafe_inside(Path::new(&format!("/proc/{pid}/root{}", image.path)))
-            .map(|reason| format!("{name} {reason}"))
+        let open = target.open_image(line, image).ok()?;
+        unsafe_inside(&open.file).map(|reason| format!("{name} {reason}"))
     })
 }
 
-fn unsafe_inside(path: &Path) -> Option<String> {
-    let image = Image::open(std::fs::File::open(path).ok()?).ok()?;
+fn unsafe_inside(file: &File) -> Option<String> {
+    let image = Image::open(file).ok()?;
     if image.facts().go.is_some() {
         return Some(
             "is written in Go, which moves stacks and finds return addresses that are not its own".to_owned(),

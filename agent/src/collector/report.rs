@@ -63,6 +63,8 @@ pub enum Ended {
     Output,
     /// The probes cost more than was allowed.
     Budget,
+    /// Somebody has ended the guard, and the kernel removed the probes.
+    Guard,
 }
 
 /// The process that was named.

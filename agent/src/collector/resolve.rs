@@ -4,18 +4,19 @@
 //! but cannot be probed is a refusal, which is reported; it is an error only when nothing is left.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use edgelat_bpf::layout::{
     SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_GOROUTINE, SITE_MAYBE, SITE_PYTHON, SITE_RETURN,
 };
-use edgelat_guard::GuardError;
-use edgelat_guard::protocol::{ImageId, Line, MappedImage, PlanSite};
+use edgelat_guard::protocol::{ImageId, MappedImage, PlanSite, TargetFile};
+use edgelat_guard::{GuardError, Line};
 use edgelat_image::{
     DebugFiles, FindError, FunctionTable, Image, ImageError, Interpreter, Origin, Pack, Pattern, Progress,
     PythonError, PythonPattern, ReadAt, SiteKind, Stepping,
 };
 
+use super::debug_dirs::DebugDirs;
 use super::report::RefusedReport;
 use super::target::{OpenImage, Target, file_name};
 
@@ -160,7 +161,7 @@ pub struct ResolvedPython {
 /// What resolving needs to know besides patterns and target.
 pub struct Context<'a> {
     /// Folders with debug files, besides the usual one.
-    pub debug_dirs: &'a [PathBuf],
+    pub debug_dirs: &'a DebugDirs,
     /// Packs for stripped images.
     pub packs: &'a [Pack],
     /// Told how far the reading of an image is.
@@ -179,12 +180,7 @@ pub fn resolve(
 ) -> Result<Resolved, ResolveError> {
     let mapped = target.images(line)?;
     if mapped.is_empty() {
-        // One that has ended, or is about to, has no memory at all.
-        let memory = std::fs::read(format!("/proc/{}/maps", target.pid)).unwrap_or_default();
-        return Err(match memory.is_empty() {
-            true => GuardError::NoProcess { pid: target.pid }.into(),
-            false => ResolveError::NoFile { pid: target.pid },
-        });
+        return Err(ResolveError::NoFile { pid: target.pid });
     }
     let mut resolved = Resolved::default();
     let mut waiting: Vec<(&Pattern, bool)> = patterns.iter().map(|pattern| (pattern, false)).collect();
@@ -194,8 +190,8 @@ pub fn resolve(
             continue;
         }
         let open = target.open_image(line, image)?;
-        let hint = |pattern: &Pattern| elsewhere(target, &mapped, image, pattern);
-        search(&open, &wanted, context, &hint, &mut resolved)?;
+        let mut hint = |pattern: &Pattern| elsewhere(line, target, &mapped, image, pattern);
+        search(&open, &wanted, context, &mut hint, &mut resolved)?;
         for entry in &mut waiting {
             entry.1 |= wanted.iter().any(|pattern| std::ptr::eq(*pattern, entry.0));
         }
@@ -231,7 +227,7 @@ pub fn resolve_python(
         function.sites.iter_mut().for_each(|site| site.cookie |= SITE_PYTHON);
         let resolved = ResolvedPython {
             every_call: interpreter.sees_every_call()
-                || interpreter.has_perf_support() && perf_support(target.pid),
+                || interpreter.has_perf_support() && perf_support(line, target),
             image: open.id,
             sites: function.sites,
             steppings: function.steppings,
@@ -246,16 +242,11 @@ pub fn resolve_python(
 
 /// Was the interpreter started with the support for perf? It says so in its environment or on its command line, and writes
 /// a file.
-fn perf_support(pid: i32) -> bool {
-    let has = |file: &str, word: &[u8]| {
-        std::fs::read(format!("/proc/{pid}/{file}"))
-            .is_ok_and(|text| text.split(|byte| *byte == 0).any(|part| part == word))
-    };
-    let written = || Path::new(&format!("/proc/{pid}/root/tmp/perf-{pid}.map")).exists();
-    has("environ", b"PYTHONPERFSUPPORT=1")
-        || has("cmdline", b"perf")
-        || has("cmdline", b"-Xperf")
-        || written()
+fn perf_support(line: &mut Line, target: &Target) -> bool {
+    target.says(line, TargetFile::Environment, b"PYTHONPERFSUPPORT=1")
+        || target.says(line, TargetFile::CommandLine, b"perf")
+        || target.says(line, TargetFile::CommandLine, b"-Xperf")
+        || target.has(line, TargetFile::PerfMap)
 }
 
 /// Is this the image that a pattern speaks of?
@@ -267,13 +258,17 @@ fn means(pattern: &Pattern, image: &MappedImage) -> bool {
 }
 
 /// A person who forgot the library's name learns where the function is.
-fn elsewhere(target: &Target, mapped: &[MappedImage], searched: &MappedImage, pattern: &Pattern) -> String {
+fn elsewhere(
+    line: &mut Line,
+    target: &Target,
+    mapped: &[MappedImage],
+    searched: &MappedImage,
+    pattern: &Pattern,
+) -> String {
     let Some(name) = pattern.name().filter(|_| pattern.image().is_none()) else { return String::new() };
-    let root = PathBuf::from(format!("/proc/{}/root", target.pid));
     for image in mapped.iter().filter(|image| image.index != searched.index) {
-        let path = root.join(image.path.trim_start_matches('/'));
-        let Ok(file) = std::fs::File::open(path) else { continue };
-        let Ok(parsed) = Image::open(file) else { continue };
+        let Ok(open) = target.open_image(line, image) else { continue };
+        let Ok(parsed) = Image::open(&open.file) else { continue };
         let Ok(functions) = parsed.functions(&DebugFiles::none(), &mut |_| ()) else { continue };
         if parsed.find(&functions, pattern).is_ok() {
             return format!("; it is in a library: write {}:{name}", file_name(&image.path));
@@ -287,15 +282,15 @@ fn search(
     open: &OpenImage,
     patterns: &[&Pattern],
     context: &mut Context<'_>,
-    hint: &dyn Fn(&Pattern) -> String,
+    hint: &mut dyn FnMut(&Pattern) -> String,
     resolved: &mut Resolved,
 ) -> Result<(), ResolveError> {
     let path = &open.path;
     let image_error = |error| ResolveError::Image { path: path.clone(), error };
     let image = Image::open(&open.file).map_err(image_error)?;
-    let opener = |path: &Path| std::fs::File::open(path).map(edgelat_image::boxed);
+    let opener = |path: &Path| context.debug_dirs.file(path).map(edgelat_image::boxed);
     let mut debug_files = DebugFiles::new(&opener).packs(context.packs);
-    for folder in context.debug_dirs {
+    for folder in context.debug_dirs.paths() {
         debug_files = debug_files.directory(folder);
     }
     let name = file_name(path).to_owned();

@@ -3,9 +3,8 @@
 
 use std::fs::File;
 
-use edgelat_guard::protocol::{
-    ImageId, Line, MappedImage, PlanId, PlanOptions, Reply, Request, Returns, TargetId,
-};
+use edgelat_guard::Line;
+use edgelat_guard::protocol::{ImageId, MappedImage, PlanId, PlanOptions, Reply, Request, Returns, TargetId};
 
 /// One function, forks followed, by the guard's own choice of a route.
 pub(crate) const OPTIONS: PlanOptions = PlanOptions {

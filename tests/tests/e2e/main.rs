@@ -20,6 +20,7 @@ mod programs;
 mod python;
 mod quantiles;
 mod refusals;
+mod rights;
 mod shapes;
 mod stacks;
 mod uretprobes;

@@ -4,12 +4,14 @@ mod target;
 
 use std::io::Write;
 
+use edgelat_guard::Guard;
 use edgelat_guard::check::{Finding, State};
 use serde::Serialize;
 
 use super::{
     exit::Exit,
     failure::Failure,
+    guarded::guarded,
     output::{PrintError, Style, to_stdout},
     parse::CheckOptions,
 };
@@ -19,18 +21,25 @@ use super::{
 /// # Errors
 /// When the process cannot be looked at, or standard output cannot be written.
 pub fn run(options: &CheckOptions) -> Result<Exit, Failure> {
-    let mut findings = edgelat_guard::check::check();
-    if let Some(pid) = options.pid {
-        findings.extend(target::findings(pid)?);
+    let findings = edgelat_guard::check::check();
+    match options.pid {
+        None => show(options, &findings),
+        Some(pid) => guarded(Guard::new(), |mut line| {
+            let of_target = target::findings(&mut line, pid)?;
+            show(options, &[findings, of_target].concat())
+        }),
     }
-    let exit = verdict(&findings);
+}
+
+fn show(options: &CheckOptions, findings: &[Finding]) -> Result<Exit, Failure> {
+    let exit = verdict(findings);
     to_stdout(exit, |out| {
         if options.json {
-            for finding in &findings {
+            for finding in findings {
                 json(out, finding)?;
             }
         } else {
-            table(out, &findings, Style::of_stdout())?;
+            table(out, findings, Style::of_stdout())?;
         }
         Ok(exit)
     })

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use edgelat_guard::Guard;
+use edgelat_guard::Line;
 use edgelat_guard::check::{Finding, State};
-use edgelat_guard::protocol::{Line, MappedImage};
+use edgelat_guard::protocol::MappedImage;
 use edgelat_image::{DebugFiles, Image, Origin};
 
 use crate::cli::failure::Failure;
@@ -17,16 +17,15 @@ use crate::collector::target::{Target, file_name};
 ///
 /// # Errors
 /// Why the guard refuses it.
-pub(super) fn findings(pid: i32) -> Result<Vec<Finding>, Failure> {
-    let mut line = Line::new(Guard::new());
+pub(super) fn findings(line: &mut Line, pid: i32) -> Result<Vec<Finding>, Failure> {
     // Nothing is attached, so that a debugger does not matter here; below it does.
-    let target = Target::open(&mut line, pid, true)?;
-    let images = target.images(&mut line)?;
+    let target = Target::open(line, pid, true)?;
+    let images = target.images(line)?;
     let mut findings = Vec::new();
     if let Some(executable) = images.iter().find(|image| image.executable) {
-        executable_findings(&mut line, &target, executable, &mut findings)?;
+        executable_findings(line, &target, executable, &mut findings)?;
     }
-    findings.extend(python_finding(&mut line, &target));
+    findings.extend(python_finding(line, &target));
     let libraries: Vec<&str> =
         images.iter().filter(|image| !image.executable).map(|image| file_name(&image.path)).collect();
     if !libraries.is_empty() {
@@ -37,13 +36,13 @@ pub(super) fn findings(pid: i32) -> Result<Vec<Finding>, Failure> {
         }
         findings.push(Finding::ok("libraries", names));
     }
-    findings.push(match Target::open(&mut line, pid, false) {
+    findings.push(match Target::open(line, pid, false) {
         Ok(_) => Finding::ok("debugger", "none"),
         Err(error) => {
             Finding::not_ok("debugger", State::Warn, error.to_string(), "end it, or --allow-ptrace")
         }
     });
-    let returns = match refusals::return_probes(&images, pid) {
+    let returns = match refusals::return_probes(line, &target, &images) {
         Some(reason) => format!("probes on return instructions; return probes are refused: {reason}"),
         None => {
             "probes on return instructions; nothing speaks against --returns uretprobe, but that the process \

@@ -9,23 +9,22 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, IsTerminal},
     os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
-use edgelat_guard::{
-    Guard,
-    protocol::{Line, MappedImage},
-};
+use edgelat_guard::{Guard, Line, protocol::MappedImage};
 use edgelat_image::{DebugFiles, FindError, Function, Image, ImageError, Pack, Pattern, Refusal};
 use nix::libc::O_NONBLOCK;
 
 use super::{
     exit::Exit,
     failure::{Fails, Failure},
+    guarded::guarded,
     notes,
     output::{PrintError, ProgressLine, reason, say, to_stdout},
     parse::{FunctionsOf, FunctionsOptions},
 };
+use crate::collector::debug_dirs::DebugDirs;
 use crate::collector::resolve;
 use crate::collector::target::{Target, file_name};
 use print::Printer;
@@ -104,49 +103,61 @@ impl Fails for FunctionsError {
 ///
 /// # Errors
 /// When nothing can be listed, and why.
-pub fn run(options: &FunctionsOptions) -> Result<Exit, Failure> {
+pub fn run(options: FunctionsOptions) -> Result<Exit, Failure> {
+    // All that only who called us may open is opened here; what is in it is looked at without rights.
     let packs = super::pack::read_all(&options.packs)?;
-    to_stdout(Exit::Ok, |out| {
-        let mut printer = Printer::new(out, options.json);
-        match &options.of {
-            FunctionsOf::File(path) => file(&mut printer, path, options, &packs)?,
-            FunctionsOf::Process(pid) => process(&mut printer, *pid, options, &packs)?,
-        }
-        printer.finish()?;
-        Ok(Exit::Ok)
+    let debug_dirs = DebugDirs::open(&options.debug_dirs);
+    let file = match &options.of {
+        FunctionsOf::File(path) => Some(open(path, &options)?),
+        FunctionsOf::Process(_) => None,
+    };
+    guarded(Guard::new(), |mut line| {
+        let sources = Sources { packs: super::pack::understand_all(&packs)?, debug_dirs };
+        to_stdout(Exit::Ok, |out| {
+            let mut printer = Printer::new(out, options.json);
+            match (&options.of, file) {
+                (FunctionsOf::File(path), Some(file)) => {
+                    list(&mut printer, &path.to_string_lossy(), &file, &options, &sources)?;
+                }
+                (FunctionsOf::Process(pid), _) => process(&mut printer, &mut line, *pid, &options, &sources)?,
+                (FunctionsOf::File(_), None) => {}
+            }
+            printer.finish()?;
+            Ok(Exit::Ok)
+        })
     })
 }
 
-fn file(
-    printer: &mut Printer<'_>,
-    path: &Path,
-    options: &FunctionsOptions,
-    packs: &[Pack],
-) -> Result<(), PrintError> {
+/// Where functions of a stripped image come from.
+struct Sources {
+    packs: Vec<Pack>,
+    debug_dirs: DebugDirs,
+}
+
+fn open(path: &Path, options: &FunctionsOptions) -> Result<File, Failure> {
     let name = path.to_string_lossy().into_owned();
     if let Some(pattern) = options.pattern.as_ref().filter(|pattern| !pattern.matches_image(path)) {
         return Err(other_image(pattern, &[file_name(&name)]));
     }
     // A FIFO would otherwise hold us until somebody writes to it.
-    let file = OpenOptions::new()
+    OpenOptions::new()
         .read(true)
         .custom_flags(O_NONBLOCK)
         .open(path)
-        .map_err(|error| Failure::from(FunctionsError::Open { path: name.clone(), error }))?;
-    list(printer, &name, &file, options, packs)
+        .map_err(|error| FunctionsError::Open { path: name, error }.into())
 }
 
 /// Lists all images of a process. One that cannot be read is said so and left out, as long as another can.
 fn process(
     printer: &mut Printer<'_>,
+    line: &mut Line,
     pid: i32,
     options: &FunctionsOptions,
-    packs: &[Pack],
+    sources: &Sources,
 ) -> Result<(), PrintError> {
-    let mut line = Line::new(Guard::new());
     // Nothing is attached, so that a debugger does not matter.
-    let target = Target::open(&mut line, pid, true).map_err(Failure::from)?;
-    let mapped = target.images(&mut line).map_err(Failure::from)?;
+    let target = Target::open(line, pid, true).map_err(Failure::from)?;
+    let mapped = target.images(line).map_err(Failure::from)?;
     let path = |image: &MappedImage| image.path.trim_end_matches(" (deleted)").to_string();
     let wanted: Vec<&MappedImage> = mapped
         .iter()
@@ -156,18 +167,19 @@ fn process(
         .collect();
     if let (true, Some(pattern)) = (wanted.is_empty(), &options.pattern) {
         let there: Vec<String> = mapped.iter().map(path).collect();
-        return Err(other_image(pattern, &there.iter().map(|path| file_name(path)).collect::<Vec<_>>()));
+        let there: Vec<&str> = there.iter().map(|path| file_name(path)).collect();
+        return Err(other_image(pattern, &there).into());
     }
     printer.images(wanted.iter().map(|image| file_name(&image.path).chars().count()).max().unwrap_or(0));
     // What is written in Python has no addresses: it is known when it is called.
-    if let Ok(Some((python, _))) = resolve::resolve_python(&mut line, &target, &[]) {
+    if let Ok(Some((python, _))) = resolve::resolve_python(line, &target, &[]) {
         printer.note(format!("functions of Python: edgelat watch -p {pid} 'py:*'"));
         notes::of_python(&python).for_each(|note| printer.note(note));
     }
     let mut failures: Vec<Failure> = Vec::new();
     for image in &wanted {
-        let listed = match target.open_image(&mut line, image) {
-            Ok(open) => list(printer, &open.path, &open.file, options, packs),
+        let listed = match target.open_image(line, image) {
+            Ok(open) => list(printer, &open.path, &open.file, options, sources),
             Err(error) => Err(Failure::from(error).into()),
         };
         match listed {
@@ -187,9 +199,8 @@ fn process(
     Ok(())
 }
 
-fn other_image(pattern: &Pattern, there: &[&str]) -> PrintError {
-    let error = FunctionsError::OtherImage { pattern: pattern.to_string(), there: there.join(", ") };
-    Failure::from(error).into()
+fn other_image(pattern: &Pattern, there: &[&str]) -> Failure {
+    FunctionsError::OtherImage { pattern: pattern.to_string(), there: there.join(", ") }.into()
 }
 
 /// Lists one image.
@@ -198,15 +209,13 @@ fn list(
     path: &str,
     file: &File,
     options: &FunctionsOptions,
-    packs: &[Pack],
+    sources: &Sources,
 ) -> Result<(), PrintError> {
     let unreadable = |error| Failure::from(FunctionsError::Image { path: path.to_string(), error });
     let image = Image::open(file).map_err(unreadable)?;
-    let open = |path: &Path| File::open(path).map(edgelat_image::boxed);
-    let debug_files = options
-        .debug_dirs
-        .iter()
-        .fold(DebugFiles::new(&open).packs(packs), |files, folder: &PathBuf| files.directory(folder));
+    let open = |path: &Path| sources.debug_dirs.file(path).map(edgelat_image::boxed);
+    let debug_files = DebugFiles::new(&open).packs(&sources.packs);
+    let debug_files = sources.debug_dirs.paths().fold(debug_files, DebugFiles::directory);
     let mut progress = ProgressLine::new();
     let name = file_name(path);
     let table = image

@@ -4,14 +4,12 @@
 //! | --- | --- |
 //! | [`budget`] | what the probes may cost |
 //! | [`screen`] | the table and the histogram for a person |
-//! | [`spawn`] | a command that is started to be measured from its first instruction |
 //!
 //! The loop sleeps until one of three things happens: a signal, an event of the guard, the next report.
 
 mod budget;
 mod screen;
 mod signals;
-mod spawn;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -19,19 +17,20 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use edgelat_guard::protocol::{Event, Line, Reply, Request, Returns};
-use edgelat_guard::{Guard, GuardError};
+use edgelat_guard::protocol::{Event, Reply, Request, Returns};
+use edgelat_guard::{Command, Guard, GuardError, Line};
 use edgelat_image::{Pack, Pattern, PythonPattern};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::budget::Budget;
 use self::screen::Screen;
-use self::spawn::{SpawnError, Spawned};
 use super::exit::Exit;
 use super::failure::{Fails, Failure};
+use super::guarded::guarded;
 use super::notes;
 use super::output::{ProgressLine, say};
 use super::parse::{WatchOptions, WatchTarget};
+use crate::collector::debug_dirs::DebugDirs;
 use crate::collector::measurement::{self, Measurement, rate};
 use crate::collector::refusals;
 use crate::collector::report::{
@@ -52,9 +51,6 @@ pub enum WatchError {
     /// Names did not become functions.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
-    /// The command did not start.
-    #[error(transparent)]
-    Spawn(#[from] SpawnError),
     /// The library of the only functions never came.
     #[error(
         "nothing was measured: process {pid} never mapped the library of '{pattern}'; `edgelat functions PID` lists what a process has mapped"
@@ -97,7 +93,6 @@ impl Fails for WatchError {
             ) => Exit::Functions,
             Self::NoLibrary { .. } => Exit::Functions,
             Self::UnsafeReturns { .. } => Exit::Target,
-            Self::Spawn(error) => error.exit(),
             Self::Signals(_) | Self::Wait(_) => Exit::Failed,
         }
     }
@@ -108,28 +103,33 @@ impl Fails for WatchError {
 /// # Errors
 /// Why nothing could be measured. What was measured before an error is printed first.
 pub fn run(options: WatchOptions) -> Result<Exit, Failure> {
+    // All that only who called us may do is done here: the rest has no rights.
     let packs = super::pack::read_all(&options.packs)?;
-    let signals = signals::catch().map_err(WatchError::Signals)?;
-    let mut spawned = match &options.target {
-        WatchTarget::Process(_) => None,
-        WatchTarget::Command(words) => Some(Spawned::start(words, options.json).map_err(WatchError::from)?),
+    let debug_dirs = DebugDirs::open(&options.debug_dirs);
+    let (guard, pid) = match &options.target {
+        WatchTarget::Process(pid) => (Guard::new(), *pid),
+        WatchTarget::Command(words) => {
+            // Lines on standard output are ours where another program reads them.
+            let command = Command::start(words, options.json)?;
+            let pid = command.pid();
+            (Guard::of_command(command), pid)
+        }
     };
-    let pid = match (&options.target, &spawned) {
-        (WatchTarget::Process(pid), _) => *pid,
-        (_, Some(spawned)) => spawned.pid(),
-        (WatchTarget::Command(_), None) => unreachable!("a command was started above"),
-    };
-    let mut watch = Watch::open(&options, packs, pid, spawned.is_some())?;
-    watch.begin(&options, spawned.as_mut())?;
-    if options.calibrate {
-        watch.calibrate();
-    }
-    let ended = watch.run(&options, signals)?;
-    let shown = watch.end(ended);
-    if let Some(spawned) = spawned {
-        spawned.finish(ended);
-    }
-    shown
+    guarded(guard, |line| {
+        let signals = signals::catch().map_err(WatchError::Signals)?;
+        let packs = super::pack::understand_all(&packs)?;
+        let mut watch = Watch::open(&options, line, pid, packs, debug_dirs)?;
+        watch.begin(&options)?;
+        if options.calibrate {
+            watch.calibrate();
+        }
+        let ended = watch.run(&options, signals)?;
+        let shown = watch.end(ended);
+        if watch.own {
+            watch.finish_command(ended);
+        }
+        shown
+    })
 }
 
 /// Everything that lives while a target is watched.
@@ -156,6 +156,9 @@ struct Watch {
     detach_ns: Option<u64>,
     output: Output,
     packs: Vec<Pack>,
+    debug_dirs: DebugDirs,
+    /// The target is a command that the guard has started.
+    own: bool,
 }
 
 enum Output {
@@ -164,13 +167,18 @@ enum Output {
 }
 
 impl Watch {
-    fn open(options: &WatchOptions, packs: Vec<Pack>, pid: i32, own: bool) -> Result<Self, WatchError> {
-        let mut line = Line::new(Guard::new());
-        // A command of our own is under our own ptrace until its probes are in place.
-        let target = Target::open(&mut line, pid, options.allow_ptrace || own)?;
+    fn open(
+        options: &WatchOptions,
+        mut line: Line,
+        pid: i32,
+        packs: Vec<Pack>,
+        debug_dirs: DebugDirs,
+    ) -> Result<Self, WatchError> {
+        let own = matches!(options.target, WatchTarget::Command(_));
+        let target = Target::open(&mut line, pid, options.allow_ptrace)?;
         if options.returns == Returns::Uretprobe {
             let images = target.images(&mut line)?;
-            if let Some(reason) = refusals::return_probes(&images, pid) {
+            if let Some(reason) = refusals::return_probes(&mut line, &target, &images) {
                 return Err(WatchError::UnsafeReturns { pid, reason });
             }
         }
@@ -199,29 +207,50 @@ impl Watch {
             detach_ns: None,
             output,
             packs,
+            debug_dirs,
+            own,
         })
     }
 
     /// Resolves, attaches and arms; a command is let go then.
-    fn begin(&mut self, options: &WatchOptions, spawned: Option<&mut Spawned>) -> Result<(), Failure> {
+    fn begin(&mut self, options: &WatchOptions) -> Result<(), Failure> {
         if !options.functions.is_empty() {
             self.cover(options, &options.functions)?;
         }
         self.cover_python(options, options.python.clone())?;
-        let Some(spawned) = spawned else {
+        if !self.own {
             if let Some(pattern) = self.python_pending.first() {
                 let pattern = pattern.to_string();
                 return Err(WatchError::from(ResolveError::NoPython { pid: self.target.pid, pattern }).into());
             }
             return self.started();
-        };
+        }
         // Libraries come one by one while a command starts; each is covered before it can be called.
-        while self.waits() && spawned.step().map_err(WatchError::from)? {
+        while self.waits() && self.step_command()? {
             self.look_for_libraries(options)?;
         }
         self.started()?;
-        spawned.release();
+        self.line.call(&Request::ReleaseCommand)?;
         Ok(())
+    }
+
+    /// Leads the command on to where it may have mapped a library. False when that is far enough.
+    fn step_command(&mut self) -> Result<bool, WatchError> {
+        match self.line.call(&Request::StepCommand)?.0 {
+            Reply::Stepped { more } => Ok(more),
+            _ => Ok(false),
+        }
+    }
+
+    /// After measuring: a command that ended by itself is reported, one that runs on is ended with us, as a
+    /// shell would end it at Ctrl-C.
+    fn finish_command(&mut self, ended: Ended) {
+        let terminate = ended != Ended::Target && ended != Ended::Replaced;
+        if let Ok((Reply::Finished { badly: Some(how) }, _)) =
+            self.line.call(&Request::FinishCommand { terminate })
+        {
+            say(how);
+        }
     }
 
     fn started(&mut self) -> Result<(), Failure> {
@@ -246,7 +275,7 @@ impl Watch {
 
     /// Attaches and arms what of `patterns` is mapped; the rest is pending.
     fn cover(&mut self, options: &WatchOptions, patterns: &[Pattern]) -> Result<(), WatchError> {
-        let resolved = self.resolve(options, patterns)?;
+        let resolved = self.resolve(patterns)?;
         self.pending.clone_from(&resolved.pending);
         for refusal in &resolved.refused {
             say(format_args!("not measured: {}: {}", refusal.name, refusal.text));
@@ -300,10 +329,10 @@ impl Watch {
         Ok(())
     }
 
-    fn resolve(&mut self, options: &WatchOptions, patterns: &[Pattern]) -> Result<Resolved, ResolveError> {
+    fn resolve(&mut self, patterns: &[Pattern]) -> Result<Resolved, ResolveError> {
         let mut progress = ProgressLine::new();
         let mut context = Context {
-            debug_dirs: &options.debug_dirs,
+            debug_dirs: &self.debug_dirs,
             packs: &self.packs,
             progress: &mut |image, at| progress.update(&format!("reading {image}"), at.done, at.total),
         };
@@ -348,8 +377,12 @@ impl Watch {
             if self.wait(wake.saturating_duration_since(now), &signals)? {
                 return Ok(Ended::Signal);
             }
-            if let Some(ended) = self.take_events()? {
-                return Ok(ended);
+            match self.take_events() {
+                Ok(None) => {}
+                Ok(Some(ended)) => return Ok(ended),
+                // What was counted can still be read.
+                Err(WatchError::Guard(GuardError::Gone)) => return Ok(Ended::Guard),
+                Err(error) => return Err(error.into()),
             }
             let now = Instant::now();
             if end.is_some_and(|end| now >= end) {
@@ -394,6 +427,8 @@ impl Watch {
     fn wait(&self, time: Duration, signals: &UnixStream) -> Result<bool, WatchError> {
         let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.line.events().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        // Nothing comes unasked but its end.
+        fds.extend(self.line.guard().map(|fd| PollFd::new(fd, PollFlags::empty())));
         // Rounded up: waking a little too early would spin until the time has come.
         let time = PollTimeout::try_from(time + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, time) {
@@ -533,7 +568,7 @@ impl Watch {
     }
 
     /// Takes the probes off, reads for the last time and prints.
-    fn end(mut self, ended: Ended) -> Result<Exit, Failure> {
+    fn end(&mut self, ended: Ended) -> Result<Exit, Failure> {
         let mut failure = None;
         for measurement in &self.measurements {
             if let Err(error) = measurement.disarm(&mut self.line) {

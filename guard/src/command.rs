@@ -7,8 +7,9 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use nix::errno::Errno;
 use nix::sys::ptrace;
@@ -16,96 +17,56 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::cli::exit::Exit;
-use crate::cli::failure::Fails;
-use crate::cli::output::say;
-use crate::collector::report::Ended;
+use crate::error::{GuardError, Text, text};
 
 /// System calls through which a starting command is led at most; a dynamic linker needs some hundreds.
 const STEPS: u32 = 20_000;
 
-/// Why a command did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum SpawnError {
-    /// It could not be executed.
-    #[error("cannot start '{command}': {error}; give a path or a name in PATH after --")]
-    Start {
-        /// The word after `--`.
-        command: String,
-        /// The system's reason.
-        error: io::Error,
-    },
-    /// It ended before its probes were in place.
-    #[error("'{command}' ended before anything could be measured: {how}")]
-    Ended {
-        /// The word after `--`.
-        command: String,
-        /// Exit status or signal.
-        how: String,
-    },
-    /// Tracing failed.
-    #[error("cannot hold '{command}' while probes are attached: {errno}; start it yourself and use -p")]
-    Trace {
-        /// The word after `--`.
-        command: String,
-        /// The system's reason.
-        errno: Errno,
-    },
-}
-
-impl Fails for SpawnError {
-    fn exit(&self) -> Exit {
-        match self {
-            Self::Start { .. } | Self::Ended { .. } => Exit::Target,
-            Self::Trace { .. } => Exit::Failed,
-        }
-    }
-}
-
-/// A started command, stopped until [`release`](Self::release).
+/// A started command, stopped until the collector has it released.
 #[derive(Debug)]
-pub(super) struct Spawned {
+pub struct Command {
     child: Child,
-    command: String,
+    name: Text,
     stopped: bool,
     steps: u32,
     /// The stop that comes next is the return from a system call.
     inside_call: bool,
 }
 
-impl Spawned {
-    /// Starts a command up to its first instruction. With `json`, its output goes to standard error: the
-    /// lines on standard output are ours.
-    pub(super) fn start(words: &[OsString], json: bool) -> Result<Self, SpawnError> {
-        let (program, arguments) = words.split_first().ok_or_else(|| SpawnError::Start {
-            command: String::new(),
-            error: io::Error::from(io::ErrorKind::InvalidInput),
-        })?;
-        let name = program.to_string_lossy().into_owned();
-        let start = |error: io::Error| SpawnError::Start { command: name.clone(), error };
-        let mut command = Command::new(program);
+impl Command {
+    /// Starts a command up to its first instruction. With `quiet`, its output goes to standard error.
+    ///
+    /// # Errors
+    /// When it cannot be executed or held, or ends at once.
+    pub fn start(words: &[OsString], quiet: bool) -> Result<Self, GuardError> {
+        let (program, arguments) = words
+            .split_first()
+            .ok_or_else(|| GuardError::Start { command: Text::new(), reason: text("there is no command") })?;
+        let name = text(program.to_string_lossy());
+        let start = |error: io::Error| GuardError::Start { command: name.clone(), reason: text(error) };
+        let mut command = std::process::Command::new(program);
         command.args(arguments);
-        if json {
-            use std::os::fd::AsFd;
+        if quiet {
             let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(start)?;
             command.stdout(Stdio::from(stderr));
         }
         // SAFETY: between fork and exec the closure makes one system call and touches no lock and no heap.
         unsafe { command.pre_exec(|| ptrace::traceme().map_err(io::Error::from)) };
         let child = command.spawn().map_err(start)?;
-        let spawned = Self { child, command: name, stopped: true, steps: 0, inside_call: false };
-        match waitpid(spawned.process(), Some(WaitPidFlag::__WALL)) {
+        let started = Self { child, name, stopped: true, steps: 0, inside_call: false };
+        match waitpid(started.process(), Some(WaitPidFlag::__WALL)) {
             Ok(WaitStatus::Stopped(_, Signal::SIGTRAP)) => {}
-            Ok(status) => return Err(spawned.ended(&status)),
-            Err(errno) => return Err(spawned.trace(errno)),
+            Ok(status) => return Err(started.ended(&status)),
+            Err(errno) => return Err(started.trace(errno)),
         }
         let options = ptrace::Options::PTRACE_O_TRACESYSGOOD | ptrace::Options::PTRACE_O_EXITKILL;
-        ptrace::setoptions(spawned.process(), options).map_err(|errno| spawned.trace(errno))?;
-        Ok(spawned)
+        ptrace::setoptions(started.process(), options).map_err(|errno| started.trace(errno))?;
+        Ok(started)
     }
 
     /// Its process id.
-    pub(super) fn pid(&self) -> i32 {
+    #[must_use]
+    pub fn pid(&self) -> i32 {
         self.process().as_raw()
     }
 
@@ -114,7 +75,7 @@ impl Spawned {
     }
 
     /// Leads it to the end of its next system call. False when it was led far enough or has ended.
-    pub(super) fn step(&mut self) -> Result<bool, SpawnError> {
+    pub(crate) fn step(&mut self) -> Result<bool, GuardError> {
         let mut signal = None;
         loop {
             self.steps += 1;
@@ -142,40 +103,41 @@ impl Spawned {
     }
 
     /// Lets it run, no longer traced.
-    pub(super) fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         if std::mem::take(&mut self.stopped) {
             // Fails only where it has been killed meanwhile, which its end will tell.
             _ = ptrace::detach(self.process(), None);
         }
     }
 
-    /// After measuring: a command that ended by itself is reported, one that runs on is ended with us, as a
-    /// shell would end it at Ctrl-C.
-    pub(super) fn finish(mut self, ended: Ended) {
-        if ended != Ended::Target && ended != Ended::Replaced {
+    /// Waits for its end, after asking for it where `terminate` says so. Says how it ended where that was not well.
+    pub(crate) fn finish(&mut self, terminate: bool) -> Option<Text> {
+        if terminate {
             _ = kill(self.process(), Signal::SIGTERM);
         }
         match self.child.wait() {
-            Ok(status) if !status.success() => say(format_args!("'{}' ended with {status}", self.command)),
-            _ => {}
+            Ok(status) if !status.success() => {
+                Some(text(format_args!("'{}' ended with {status}", self.name)))
+            }
+            _ => None,
         }
     }
 
-    fn ended(&self, status: &WaitStatus) -> SpawnError {
+    fn ended(&self, status: &WaitStatus) -> GuardError {
         let how = match status {
-            WaitStatus::Exited(_, code) => format!("exit status {code}"),
-            WaitStatus::Signaled(_, signal, _) => format!("signal {signal}"),
-            other => format!("{other:?}"),
+            WaitStatus::Exited(_, code) => text(format_args!("exit status {code}")),
+            WaitStatus::Signaled(_, signal, _) => text(format_args!("signal {signal}")),
+            other => text(format_args!("{other:?}")),
         };
-        SpawnError::Ended { command: self.command.clone(), how }
+        GuardError::EndedEarly { command: self.name.clone(), how }
     }
 
-    fn trace(&self, errno: Errno) -> SpawnError {
-        SpawnError::Trace { command: self.command.clone(), errno }
+    fn trace(&self, errno: Errno) -> GuardError {
+        GuardError::Hold { command: self.name.clone(), os: errno.into() }
     }
 }
 
-impl Drop for Spawned {
+impl Drop for Command {
     fn drop(&mut self) {
         // Measuring failed before the command ran: it must not stay behind as a stopped process.
         if self.stopped {

@@ -1,0 +1,127 @@
+//! Two processes: the guard, which has privilege, and the collector, which has none.
+//!
+//! The process that was started becomes the guard, so that whoever stops or kills it stops what has privilege. Its child
+//! gives up every right before it looks at a byte that a target could have written. Each ends when the other does: the
+//! collector sees the line hung up, and the guard removes all probes.
+
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+
+use crate::error::{GuardError, text};
+use crate::guard::Guard;
+use crate::line::{self, Line, Served};
+use crate::sandbox;
+
+/// Signals that ask to end. They are the collector's to answer, which has something to say at the end.
+const PASSED_ON: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+/// Runs `collector` in a process without rights and serves it here. Returns its exit status. Where the rights could not
+/// be given up, the collector gets the reason and no line.
+///
+/// # Errors
+/// When there could be no second process, or when it did not end by itself.
+pub fn split(guard: Guard, collector: impl FnOnce(Result<Line, GuardError>) -> u8) -> Result<u8, GuardError> {
+    let failed =
+        |step: &'static str| move |errno: Errno| GuardError::Split { step: text(step), os: errno.into() };
+    let (line, served) = line::pair()?;
+    if threads() != Some(1) {
+        return Err(failed("count the threads")(Errno::EBUSY));
+    }
+    // From before the fork, so that no signal comes in between and ends one of the two.
+    let asked = SigSet::from_iter(PASSED_ON);
+    let mut before = SigSet::empty();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&asked), Some(&mut before))
+        .map_err(failed("hold signals back"))?;
+    // SAFETY: there is one thread, so that the child has all that the parent has and no lock is held by nobody.
+    match unsafe { fork() }.map_err(failed("start a second process"))? {
+        ForkResult::Child => {
+            drop(served);
+            // What the guard holds is the other process' to end; here it is only forgotten.
+            std::mem::forget(guard);
+            let line = sandbox::give_up_rights().map(|()| line);
+            _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+            std::process::exit(collector(line).into())
+        }
+        ForkResult::Parent { child } => {
+            drop(line);
+            let served = attend(guard, served, &asked, child);
+            match (waitpid(child, None), served) {
+                (Ok(WaitStatus::Exited(_, code)), Ok(())) => Ok(code as u8),
+                (Ok(WaitStatus::Signaled(_, signal, _)), _) => {
+                    Err(GuardError::CollectorKilled { signal: text(signal) })
+                }
+                (Err(errno), _) => Err(failed("wait for the second process")(errno)),
+                (_, Err(error)) => Err(error),
+                (Ok(_), Ok(())) => Err(failed("wait for the second process")(Errno::ECHILD)),
+            }
+        }
+    }
+}
+
+fn threads() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Threads:")?.trim().parse().ok())
+}
+
+/// Serves until the collector has ended; then no probe is left.
+fn attend(mut guard: Guard, mut served: Served, asked: &SigSet, child: Pid) -> Result<(), GuardError> {
+    let failed = |errno: Errno| GuardError::Split { step: text("wait for requests"), os: errno.into() };
+    let signals =
+        SignalFd::with_flags(asked, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(failed)?;
+    guard.set_collector(child.as_raw());
+    let ended = serve(&mut guard, &mut served, &signals, child).map_err(|error| match error {
+        // It ended while it was answered.
+        GuardError::Gone => None,
+        error => Some(error),
+    });
+    drop(guard);
+    match ended {
+        Ok(()) | Err(None) => Ok(()),
+        Err(Some(error)) => {
+            // A collector that cannot be understood is not to go on.
+            _ = kill(child, Signal::SIGKILL);
+            Err(error)
+        }
+    }
+}
+
+fn serve(guard: &mut Guard, served: &mut Served, signals: &SignalFd, child: Pid) -> Result<(), GuardError> {
+    let failed = |errno: Errno| GuardError::Split { step: text("wait for requests"), os: errno.into() };
+    loop {
+        let [asked, signalled, happened] = {
+            let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+            let (asked, signalled) = (readable(served.socket()), readable(signals.as_fd()));
+            // Before anything is attached there is nothing that could happen.
+            let mut fds = [asked, signalled, readable(guard.events().unwrap_or(signals.as_fd()))];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) => {}
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(failed(errno)),
+            }
+            fds.map(|fd| fd.revents().is_some_and(|events| !events.is_empty()))
+        };
+        while signalled && let Ok(Some(signal)) = signals.read_signal() {
+            if let Ok(signal) = Signal::try_from(signal.ssi_signo as i32) {
+                // Where it has ended already the socket tells.
+                _ = kill(child, signal);
+            }
+        }
+        if happened {
+            guard.collect_events();
+            if guard.has_events() {
+                served.wake();
+            }
+        }
+        if asked {
+            let Some(request) = served.request()? else { return Ok(()) };
+            let (reply, descriptors) = guard.handle(request);
+            served.reply(&reply, &descriptors)?;
+        }
+    }
+}

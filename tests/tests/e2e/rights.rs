@@ -1,0 +1,146 @@
+//! Two processes: the guard, which is the process that was started, and the collector, which has no right at all.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use edgelat_tests::machine::{Turn, assert_text_restored, eventually, state_of};
+use edgelat_tests::{Session, Target, edgelat, patience};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The one child of a process.
+fn child_of(pid: i32) -> i32 {
+    let mut children = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let text = std::fs::read_to_string(task.unwrap().path().join("children")).unwrap();
+        children.extend(text.split_whitespace().map(|pid| pid.parse::<i32>().unwrap()));
+    }
+    let [child] = children[..] else { panic!("children of {pid}: {children:?}") };
+    child
+}
+
+/// Fields of /proc/PID/status of every thread.
+fn status_of_threads(pid: i32) -> Vec<BTreeMap<String, String>> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads
+        .map(|thread| {
+            let text = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+            let fields = text.lines().filter_map(|line| line.split_once(':'));
+            fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
+        })
+        .collect()
+}
+
+/// A target at work, and an agent that counts its calls.
+fn measured() -> (Target, Session) {
+    let mut target = Target::start("plain", &["--calls", "0"]);
+    let session = Session::on(&target, &["add"]);
+    target.go();
+    session.wait_for(|report| report.function("add").exits > 100);
+    (target, session)
+}
+
+#[test]
+fn the_collector_holds_no_capability() {
+    let _turn = Turn::shared();
+    let (target, session) = measured();
+    let collector = child_of(session.pid());
+    let threads = status_of_threads(collector);
+    assert!(!threads.is_empty());
+    for thread in &threads {
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert_eq!(thread[set], "0000000000000000", "{set}");
+        }
+        assert_eq!(thread["NoNewPrivs"], "1");
+    }
+    // It goes on measuring so.
+    let before = session.reports().last().unwrap().function("add").exits;
+    session.wait_for(|report| report.function("add").exits > before);
+    session.interrupt();
+    target.stop().assert_right();
+}
+
+/// What the guard holds in the kernel goes with it, and what was counted is still there to be read.
+#[test]
+fn a_collector_without_its_guard_tells_what_was_counted() {
+    let _turn = Turn::shared();
+    let (target, session) = measured();
+    let collector = child_of(session.pid());
+    let (stdout, stderr) = (session.stdout_lines(), session.stderr_lines());
+    session.kill();
+    let (lines, ended) = stdout.to_the_end(patience());
+    assert!(ended, "the collector runs on");
+    let last = edgelat_tests::Report::parse(lines.last().unwrap()).unwrap();
+    assert_eq!((last.is_final, last.ended.as_deref()), (true, Some("guard")));
+    assert!(last.function("add").exits > 100);
+    let (told, _) = stderr.to_the_end(patience());
+    assert!(told.join("\n").contains("the guard has ended"), "{told:?}");
+    assert!(eventually(patience(), || state_of(collector).is_none_or(|state| state == 'Z')));
+    assert_text_restored(target.pid());
+    target.stop().assert_right();
+}
+
+#[test]
+fn a_guard_without_its_collector_removes_the_probes_and_says_why() {
+    let _turn = Turn::shared();
+    let (target, session) = measured();
+    kill(Pid::from_raw(child_of(session.pid())), Signal::SIGKILL).unwrap();
+    let outcome = session.ended();
+    outcome.refused(1, &["the collector was ended by SIGKILL", "probes are removed"]);
+    assert_text_restored(target.pid());
+    target.stop().assert_right();
+}
+
+#[test]
+fn neither_of_the_two_can_be_measured() {
+    let _turn = Turn::shared();
+    let target = Target::start("plain", &[]);
+    let session = Session::on(&target, &["add"]);
+    // The guard of another agent is a process like others; that of its own is not.
+    let own = "p=$$; exec \"$0\" watch --duration 1 -p $p main";
+    let outcome =
+        Command::new("sh").args(["-c", own]).arg(edgelat_tests::session::binary()).output().unwrap();
+    assert_eq!(outcome.status.code(), Some(5));
+    assert!(String::from_utf8_lossy(&outcome.stderr).contains("edgelat itself"));
+    session.interrupt();
+}
+
+/// Files of a folder that nobody else may enter are read through the folder, which was opened with rights.
+#[test]
+fn debug_files_in_a_closed_folder_are_found() {
+    let _turn = Turn::shared();
+    let folder = edgelat_tests::machine::TempDir::new();
+    let stripped = edgelat_tests::target::target("plain-stripped");
+    let debug = edgelat_tests::target::target("plain-stripped.debug");
+    let id = build_id(&stripped);
+    let home = folder.path().join("home");
+    let below = home.join("debug/.build-id").join(&id[..2]);
+    std::fs::create_dir_all(&below).unwrap();
+    std::fs::copy(debug, below.join(format!("{}.debug", &id[2..]))).unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        assert!(Command::new(program).args(arguments).status().unwrap().success());
+    };
+    run("chown", &["1000", home.to_str().unwrap()]);
+    run("chmod", &["0700", home.to_str().unwrap()]);
+    let outcome = edgelat(&[
+        "functions",
+        stripped.to_str().unwrap(),
+        "add",
+        "--debug-dir",
+        home.join("debug").to_str().unwrap(),
+    ]);
+    assert!(outcome.status.success() && outcome.stdout.contains("debug file"), "{outcome:#?}");
+}
+
+fn build_id(path: &std::path::Path) -> String {
+    let outcome = edgelat(&["functions", "--json", path.to_str().unwrap(), "main"]);
+    let line = outcome.stdout.lines().next().map(str::to_owned).unwrap_or_default();
+    match serde_json::from_str::<serde_json::Value>(&line) {
+        Ok(value) => value["build_id"].as_str().unwrap().to_owned(),
+        // Without names the message says which build it is.
+        Err(_) => {
+            let words = outcome.stderr.split("build-id ").nth(1).unwrap();
+            words.split(';').next().unwrap().trim().to_owned()
+        }
+    }
+}
