@@ -39,7 +39,7 @@ pub mod line;
 mod load;
 pub mod protocol;
 mod rights;
-mod sandbox;
+pub mod sandbox;
 mod split;
 mod target;
 

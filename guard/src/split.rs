@@ -44,7 +44,7 @@ pub fn split(guard: Guard, collector: impl FnOnce(Result<Line, GuardError>) -> u
             drop(served);
             // What the guard holds is the other process' to end; here it is only forgotten.
             std::mem::forget(guard);
-            let line = sandbox::give_up_rights().map(|()| line);
+            let line = sandbox::enter_collector().map(|()| line);
             _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
             std::process::exit(collector(line).into())
         }

@@ -51,7 +51,7 @@ fn the_collector_holds_no_capability() {
         for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
             assert_eq!(thread[set], "0000000000000000", "{set}");
         }
-        assert_eq!(thread["NoNewPrivs"], "1");
+        assert_eq!((thread["NoNewPrivs"].as_str(), thread["Seccomp"].as_str()), ("1", "2"));
     }
     // It goes on measuring so.
     let before = session.reports().last().unwrap().function("add").exits;

@@ -1,0 +1,152 @@
+//! System calls of the collector, as data.
+//!
+//! It reads files that it was given or that anybody may read, reads mapped memory, talks to the guard over a socket that is
+//! open already, and prints. What is in [`DEADLY`] nobody but an intruder would call, and the process is ended for it;
+//! everything else that is not in [`ALLOWED`] fails with EPERM. `guard/tests/sandbox.rs` walks both lists and all numbers
+//! that are in neither.
+
+use nix::libc::{
+    self, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFD, O_ACCMODE, O_CREAT, O_TRUNC, PROT_EXEC, TCGETS,
+    TIOCGWINSZ,
+};
+
+/// A system call that is allowed.
+#[derive(Debug)]
+pub struct Allowed {
+    /// Its name.
+    pub name: &'static str,
+    /// Its number on this architecture.
+    pub number: i64,
+    /// With these arguments only; without an entry with any.
+    pub only: Only,
+}
+
+/// What arguments must be like.
+#[derive(Debug)]
+pub enum Only {
+    /// Anything.
+    Any,
+    /// Argument number, and the values it may have.
+    OneOf(u8, &'static [u64]),
+    /// Argument number, and bits that must not be set in it.
+    Without(u8, u64),
+}
+
+/// A system call that ends the process.
+#[derive(Debug)]
+pub struct Deadly {
+    /// Its name.
+    pub name: &'static str,
+    /// Its number on this architecture.
+    pub number: i64,
+}
+
+macro_rules! allowed {
+    ($($name:ident $(: $only:expr)?),* $(,)?) => {
+        &[$(Allowed {
+            name: stringify!($name),
+            number: libc::$name,
+            only: { let only = Only::Any; $(let _ = only; let only = $only;)? only },
+        }),*]
+    };
+}
+
+macro_rules! deadly {
+    ($($name:ident),* $(,)?) => { &[$(Deadly { name: stringify!($name), number: libc::$name }),*] };
+}
+
+/// Bits of an open that writes or makes a file.
+const WRITING: u64 = (O_ACCMODE | O_CREAT | O_TRUNC) as u64;
+/// Descriptors are shared and marked, never moved to a number that is in use.
+const OF_FCNTL: &[u64] = &[F_DUPFD_CLOEXEC as u64, F_GETFD as u64, F_SETFD as u64, F_GETFL as u64];
+/// How wide is the terminal, and is it one?
+#[allow(clippy::unnecessary_cast, reason = "musl has these numbers as another type")]
+const OF_IOCTL: &[u64] = &[TIOCGWINSZ as u64, TCGETS as u64];
+
+/// On every architecture.
+pub const ALLOWED: &[Allowed] = allowed![
+    // Files and output.
+    SYS_read,
+    SYS_pread64,
+    SYS_write,
+    SYS_writev,
+    SYS_lseek,
+    SYS_close,
+    SYS_fstat,
+    SYS_newfstatat,
+    SYS_statx,
+    SYS_openat: Only::Without(2, WRITING),
+    SYS_fcntl: Only::OneOf(1, OF_FCNTL),
+    SYS_ioctl: Only::OneOf(1, OF_IOCTL),
+    // The line to the guard; signal handlers send a byte over a socket pair of this process' own.
+    SYS_sendmsg,
+    SYS_recvmsg,
+    SYS_sendto,
+    SYS_socketpair: Only::OneOf(0, &[libc::AF_UNIX as u64]),
+    SYS_ppoll,
+    // Memory, none of which is ever executed.
+    SYS_brk,
+    SYS_mmap: Only::Without(2, PROT_EXEC as u64),
+    SYS_mprotect: Only::Without(2, PROT_EXEC as u64),
+    SYS_mremap,
+    SYS_munmap,
+    SYS_madvise,
+    // Signals of its own.
+    SYS_rt_sigaction,
+    SYS_rt_sigprocmask,
+    SYS_rt_sigreturn,
+    SYS_sigaltstack,
+    // Time; most of it comes without a call.
+    SYS_clock_gettime,
+    SYS_clock_nanosleep,
+    SYS_nanosleep,
+    SYS_restart_syscall,
+    // The library's own.
+    SYS_futex,
+    SYS_getpid,
+    SYS_gettid,
+    SYS_getrandom,
+    SYS_exit,
+    SYS_exit_group,
+];
+
+/// Older names of the same, which musl uses where an architecture has them.
+#[cfg(target_arch = "x86_64")]
+pub const ALLOWED_HERE: &[Allowed] = allowed![SYS_open: Only::Without(1, WRITING), SYS_poll];
+/// Older names of the same, of which this architecture has none.
+#[cfg(not(target_arch = "x86_64"))]
+pub const ALLOWED_HERE: &[Allowed] = &[];
+
+/// On every architecture.
+pub const DEADLY: &[Deadly] = deadly![
+    SYS_bpf,
+    SYS_perf_event_open,
+    SYS_ptrace,
+    SYS_process_vm_readv,
+    SYS_process_vm_writev,
+    SYS_execve,
+    SYS_execveat,
+    SYS_clone,
+    SYS_clone3,
+    SYS_socket,
+    SYS_connect,
+    SYS_bind,
+    SYS_listen,
+    SYS_accept4,
+    SYS_kill,
+    SYS_pidfd_send_signal,
+    SYS_pidfd_getfd,
+    SYS_mount,
+    SYS_umount2,
+    SYS_setns,
+    SYS_unshare,
+    SYS_init_module,
+    SYS_finit_module,
+    SYS_reboot,
+    SYS_memfd_create,
+    SYS_userfaultfd,
+    SYS_io_uring_setup,
+    SYS_open_by_handle_at,
+    SYS_add_key,
+    SYS_keyctl,
+];

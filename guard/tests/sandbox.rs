@@ -1,0 +1,125 @@
+//! Every system call of the collector's policy, and every number that is in none of its lists: each is tried by a process of
+//! its own, which is this program again.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use edgelat_guard::sandbox::collector::{ALLOWED, ALLOWED_HERE, DEADLY, Only};
+use edgelat_guard::sandbox::enter_collector;
+use nix::errno::Errno;
+use nix::libc;
+
+/// What became of a call.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    /// It came to the kernel.
+    Let,
+    /// It was answered with EPERM.
+    Refused,
+    /// The process was ended with SIGSYS.
+    Deadly,
+}
+
+/// The environment of a process that is to try a call: number and three arguments.
+const TRY: &str = "EDGELAT_TRY_CALL";
+const REFUSED: i32 = 77;
+
+fn try_call(number: i64, arguments: [u64; 6]) -> Fate {
+    let words: Vec<String> =
+        std::iter::once(number.to_string()).chain(arguments.iter().map(u64::to_string)).collect();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "the_process_that_tries", "--ignored", "--test-threads", "1"])
+        .env(TRY, words.join(" "))
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    // A thread that has ended by the call leaves the process waiting for it.
+    let begun = Instant::now();
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None if begun.elapsed() > Duration::from_secs(5) => {
+                child.kill().unwrap();
+                break child.wait().unwrap();
+            }
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    match (status.signal(), status.code()) {
+        (Some(libc::SIGSYS), _) => Fate::Deadly,
+        (_, Some(REFUSED)) => Fate::Refused,
+        // The call itself may end the process.
+        _ => Fate::Let,
+    }
+}
+
+/// Not a test: what the tests start.
+#[test]
+#[ignore = "started by the others"]
+fn the_process_that_tries() {
+    let Ok(words) = std::env::var(TRY) else { return };
+    let words: Vec<i64> = words.split(' ').map(|word| word.parse::<u64>().unwrap() as i64).collect();
+    enter_collector().unwrap();
+    // SAFETY: a call that is let through has bad arguments throughout, or ends this process, which is for that.
+    let result =
+        unsafe { libc::syscall(words[0], words[1], words[2], words[3], words[4], words[5], words[6]) };
+    let refused = result == -1 && Errno::last() == Errno::EPERM;
+    // SAFETY: the process ends.
+    unsafe { libc::_exit(if refused { REFUSED } else { 0 }) };
+}
+
+/// A descriptor, address or flag that nothing is.
+const BAD: [u64; 6] = [u64::MAX; 6];
+
+fn with(argument: u8, value: u64) -> [u64; 6] {
+    let mut arguments = BAD;
+    arguments[usize::from(argument)] = value;
+    arguments
+}
+
+#[test]
+fn what_the_collector_needs_is_allowed_with_the_arguments_that_it_needs() {
+    for call in ALLOWED.iter().chain(ALLOWED_HERE) {
+        match call.only {
+            Only::Any => assert_eq!(try_call(call.number, BAD), Fate::Let, "{}", call.name),
+            Only::OneOf(argument, values) => {
+                for value in values {
+                    let fate = try_call(call.number, with(argument, *value));
+                    assert_eq!(fate, Fate::Let, "{} with {value:#x}", call.name);
+                }
+                assert_eq!(try_call(call.number, with(argument, 0x7777)), Fate::Refused, "{}", call.name);
+            }
+            Only::Without(argument, bits) => {
+                assert_eq!(try_call(call.number, with(argument, 0)), Fate::Let, "{}", call.name);
+                for bit in (0..64).map(|bit| 1 << bit).filter(|bit| bits & bit != 0) {
+                    let fate = try_call(call.number, with(argument, bit));
+                    assert_eq!(fate, Fate::Refused, "{} with {bit:#x}", call.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_only_an_intruder_would_call_ends_the_process() {
+    for call in DEADLY {
+        assert_eq!(try_call(call.number, BAD), Fate::Deadly, "{}", call.name);
+    }
+}
+
+#[test]
+fn everything_else_is_refused() {
+    let known = |number: i64| {
+        ALLOWED.iter().chain(ALLOWED_HERE).any(|call| call.number == number)
+            || DEADLY.iter().any(|call| call.number == number)
+    };
+    // How return probes and optimised probes come back: no filter sees them (Linux 6.14, kernel/seccomp.c,
+    // `seccomp_uprobe_exception`), and whoever calls them otherwise is ended by SIGILL.
+    let of_probes = |number| cfg!(target_arch = "x86_64") && matches!(number, 335 | 336);
+    for number in (0..512).filter(|number| !known(*number) && !of_probes(*number)) {
+        assert_eq!(try_call(number, BAD), Fate::Refused, "system call {number}");
+    }
+}
