@@ -24,6 +24,8 @@ use crate::protocol::{
     BUILD_ID_BYTES, Event, IMAGES, ImageId, MappedImage, PATH_BYTES, Path, PlanId, PlanOptions, PlanSite,
     PythonPlan, Reply, Request, Returns, TargetFile, TargetId,
 };
+use crate::sandbox;
+use crate::sandbox::guard::Tasks;
 use crate::target::{Mapping, Target};
 
 /// Functions of one plan.
@@ -123,6 +125,7 @@ impl Guard {
                 command.release();
                 Reply::Done
             }),
+            Request::Settle => self.settle(),
             Request::FinishCommand { terminate } => {
                 self.command().map(|command| Reply::Finished { badly: command.finish(terminate) })
             }
@@ -142,6 +145,15 @@ impl Guard {
 
     fn command(&mut self) -> Result<&mut Command, GuardError> {
         self.command.as_mut().ok_or_else(|| order("no command was started"))
+    }
+
+    /// From here on only children of plans that follow them are attached.
+    fn settle(&self) -> Result<Reply, GuardError> {
+        let following = self.plans.iter().filter(|plan| plan.options.follow_forks);
+        let routes = following.filter_map(|plan| plan.loaded.as_ref()).map(|(way, _)| way.route);
+        let none = Tasks { command: self.command.is_some(), ..Tasks::NONE };
+        sandbox::settle_guard(routes.fold(none, Tasks::and))?;
+        Ok(Reply::Done)
     }
 
     fn open_file(

@@ -227,6 +227,8 @@ pub enum Request {
     StepCommand,
     /// Let it run.
     ReleaseCommand,
+    /// No further plan will come. The guard gives up what it does not need any more.
+    Settle,
     /// Wait for its end.
     FinishCommand {
         /// Ask it to end.

@@ -1,5 +1,5 @@
-//! Every system call of the collector's policy, and every number that is in none of its lists: each is tried by a process of
-//! its own, which is this program again.
+//! Every system call of both policies, and every number that is in none of the collector's lists: each is tried by a process
+//! of its own, which is this program again.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::os::unix::process::ExitStatusExt;
@@ -7,7 +7,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use edgelat_guard::sandbox::collector::{ALLOWED, ALLOWED_HERE, DEADLY, Only};
-use edgelat_guard::sandbox::enter_collector;
+use edgelat_guard::sandbox::guard::{self, Tasks};
+use edgelat_guard::sandbox::{enter_collector, settle_guard};
 use nix::errno::Errno;
 use nix::libc;
 
@@ -22,16 +23,22 @@ enum Fate {
     Deadly,
 }
 
-/// The environment of a process that is to try a call: number and three arguments.
+/// The environment of a process that is to try a call: number and arguments; and as whom.
 const TRY: &str = "EDGELAT_TRY_CALL";
+const AS: &str = "EDGELAT_TRY_AS";
 const REFUSED: i32 = 77;
 
 fn try_call(number: i64, arguments: [u64; 6]) -> Fate {
+    try_as("collector", number, arguments)
+}
+
+fn try_as(who: &str, number: i64, arguments: [u64; 6]) -> Fate {
     let words: Vec<String> =
         std::iter::once(number.to_string()).chain(arguments.iter().map(u64::to_string)).collect();
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "the_process_that_tries", "--ignored", "--test-threads", "1"])
         .env(TRY, words.join(" "))
+        .env(AS, who)
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
         .spawn()
@@ -62,7 +69,10 @@ fn try_call(number: i64, arguments: [u64; 6]) -> Fate {
 fn the_process_that_tries() {
     let Ok(words) = std::env::var(TRY) else { return };
     let words: Vec<i64> = words.split(' ').map(|word| word.parse::<u64>().unwrap() as i64).collect();
-    enter_collector().unwrap();
+    match std::env::var(AS).as_deref() {
+        Ok("guard") => settle_guard(Tasks::NONE).unwrap(),
+        _ => enter_collector().unwrap(),
+    }
     // SAFETY: a call that is let through has bad arguments throughout, or ends this process, which is for that.
     let result =
         unsafe { libc::syscall(words[0], words[1], words[2], words[3], words[4], words[5], words[6]) };
@@ -107,6 +117,19 @@ fn what_the_collector_needs_is_allowed_with_the_arguments_that_it_needs() {
 fn what_only_an_intruder_would_call_ends_the_process() {
     for call in DEADLY {
         assert_eq!(try_call(call.number, BAD), Fate::Deadly, "{}", call.name);
+    }
+}
+
+#[test]
+fn what_a_guard_never_does_ends_it() {
+    for call in guard::DEADLY.iter().chain(guard::DEADLY_HERE) {
+        assert_eq!(try_as("guard", call.number, BAD), Fate::Deadly, "{}", call.name);
+    }
+    // What it goes on doing it may.
+    for number in
+        [libc::SYS_bpf, libc::SYS_perf_event_open, libc::SYS_kill, libc::SYS_openat, libc::SYS_close]
+    {
+        assert_ne!(try_as("guard", number, BAD), Fate::Deadly, "system call {number}");
     }
 }
 

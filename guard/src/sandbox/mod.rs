@@ -1,18 +1,21 @@
-//! What the collector gives up.
+//! What the two processes give up: the collector everything before it does anything, the guard what it does not need any
+//! more once everything is in place.
 //!
-//! In this order: capabilities, the way to get new ones, system calls.
+//! In this order: capabilities, the way to get new ones, system calls. What is kept is data: [`collector`], [`guard`].
 
 pub mod collector;
+pub mod guard;
 
 use std::collections::BTreeMap;
 
-use caps::CapSet;
+use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-use self::collector::{ALLOWED, ALLOWED_HERE, Allowed, DEADLY, Only};
+use self::collector::{ALLOWED, ALLOWED_HERE, Allowed, Deadly, Only};
+use self::guard::Tasks;
 use crate::error::{GuardError, text};
 
 /// Makes this process one that can do what a collector does, and nothing else.
@@ -20,37 +23,64 @@ use crate::error::{GuardError, text};
 /// # Errors
 /// What could not be given up.
 pub fn enter_collector() -> Result<(), GuardError> {
-    give_up_capabilities()?;
-    prctl::set_no_new_privs().map_err(|errno| kept("programs that bring privilege", errno.desc()))?;
-    let failed = |error: seccompiler::Error| kept("system calls", error);
-    for filter in [deadly().map_err(|error| kept("system calls", error))?, allowed()?] {
-        let program = BpfProgram::try_from(filter).map_err(|error| kept("system calls", error))?;
-        seccompiler::apply_filter(&program).map_err(failed)?;
-    }
-    Ok(())
+    keep_capabilities(&CapsHashSet::new())?;
+    no_new_privileges()?;
+    apply(deadly(collector::DEADLY, &[])?)?;
+    apply(allowed()?)
 }
 
-fn kept(what: &str, reason: impl std::fmt::Display) -> GuardError {
+/// Makes this process one that can do what is left of a guard's tasks.
+///
+/// # Errors
+/// What could not be given up.
+pub fn settle_guard(tasks: Tasks) -> Result<(), GuardError> {
+    let paranoid = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
+    // A kernel that does not say is as strict as any.
+    let kept = tasks.kept(paranoid.trim().parse().unwrap_or(i32::MAX));
+    let held = caps::read(None, CapSet::Permitted).map_err(|error| not_given_up("capabilities", error))?;
+    let wanted: CapsHashSet = kept
+        .iter()
+        .map(|(capability, _)| *capability)
+        .filter(|capability| held.contains(capability))
+        .collect();
+    keep_capabilities(&wanted)?;
+    no_new_privileges()?;
+    apply(deadly(guard::DEADLY, guard::DEADLY_HERE)?)
+}
+
+fn no_new_privileges() -> Result<(), GuardError> {
+    prctl::set_no_new_privs().map_err(|errno| not_given_up("programs that bring privilege", errno.desc()))
+}
+
+fn apply(filter: SeccompFilter) -> Result<(), GuardError> {
+    let program = BpfProgram::try_from(filter).map_err(|error| not_given_up("system calls", error))?;
+    seccompiler::apply_filter(&program).map_err(|error| not_given_up("system calls", error))
+}
+
+fn not_given_up(what: &str, reason: impl std::fmt::Display) -> GuardError {
     GuardError::Rights { what: text(what), reason: text(reason) }
 }
 
-/// Gives up every capability for good: none is held, none can be inherited, and no program that this process might
-/// execute brings one.
-fn give_up_capabilities() -> Result<(), GuardError> {
+/// Gives up every capability but these for good: no other is held, none can be inherited, and no program that this process
+/// might execute brings one.
+fn keep_capabilities(wanted: &CapsHashSet) -> Result<(), GuardError> {
+    let failed = |set: CapSet| move |error| not_given_up(&format!("the {set:?} capabilities"), error);
     // Without CAP_SETPCAP nothing can be taken out of the bounding set, and nothing can come in through it either: no
     // program gives capabilities to a process with no_new_privs.
-    if caps::has_cap(None, CapSet::Effective, caps::Capability::CAP_SETPCAP).unwrap_or(false) {
-        clear(CapSet::Bounding)?;
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false) {
+        let bounding = caps::read(None, CapSet::Bounding).map_err(failed(CapSet::Bounding))?;
+        for capability in bounding.difference(wanted) {
+            caps::drop(None, CapSet::Bounding, *capability).map_err(failed(CapSet::Bounding))?;
+        }
     }
     // Each subset before the set that it must be in.
-    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-        clear(set)?;
+    for set in [CapSet::Ambient, CapSet::Inheritable] {
+        caps::clear(None, set).map_err(failed(set))?;
+    }
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        caps::set(None, set, wanted).map_err(failed(set))?;
     }
     Ok(())
-}
-
-fn clear(set: CapSet) -> Result<(), GuardError> {
-    caps::clear(None, set).map_err(|error| kept(&format!("the {set:?} capabilities"), error))
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -59,20 +89,21 @@ const ARCH: seccompiler::TargetArch = seccompiler::TargetArch::x86_64;
 const ARCH: seccompiler::TargetArch = seccompiler::TargetArch::aarch64;
 
 /// Ends the process at calls that nobody but an intruder would make.
-fn deadly() -> Result<SeccompFilter, seccompiler::BackendError> {
-    let rules = DEADLY.iter().map(|call| (call.number, Vec::new())).collect();
+fn deadly(calls: &[Deadly], older: &[Deadly]) -> Result<SeccompFilter, GuardError> {
+    let rules = calls.iter().chain(older).map(|call| (call.number, Vec::new())).collect();
     SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::KillProcess, ARCH)
+        .map_err(|error| not_given_up("system calls", error))
 }
 
 /// Refuses what is not in the list. The kernel takes the stricter answer of the two filters.
 fn allowed() -> Result<SeccompFilter, GuardError> {
     let mut rules = BTreeMap::new();
     for call in ALLOWED.iter().chain(ALLOWED_HERE) {
-        rules.insert(call.number, rules_for(call).map_err(|error| kept(call.name, error))?);
+        rules.insert(call.number, rules_for(call).map_err(|error| not_given_up(call.name, error))?);
     }
     let refused = SeccompAction::Errno(nix::libc::EPERM as u32);
     SeccompFilter::new(rules, refused, SeccompAction::Allow, ARCH)
-        .map_err(|error| kept("system calls", error))
+        .map_err(|error| not_given_up("system calls", error))
 }
 
 fn rules_for(call: &Allowed) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {

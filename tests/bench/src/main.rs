@@ -76,6 +76,11 @@ fn options() -> Result<Options, lexopt::Error> {
 }
 
 fn main() -> ExitCode {
+    // A shell makes what it runs in the background ignore Ctrl-C, which the tools would inherit and not end by.
+    // SAFETY: the default action is no handler, so there is nothing that could be unsafe to run.
+    _ = unsafe {
+        nix::sys::signal::signal(nix::sys::signal::Signal::SIGINT, nix::sys::signal::SigHandler::SigDfl)
+    };
     let result = match options() {
         Ok(options) => run(&options),
         Err(error) => {

@@ -60,6 +60,76 @@ fn the_collector_holds_no_capability() {
     target.stop().assert_right();
 }
 
+/// Capabilities by their numbers (include/uapi/linux/capability.h).
+const CAP_KILL: u64 = 1 << 5;
+const CAP_SYS_PTRACE: u64 = 1 << 19;
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+const CAP_PERFMON: u64 = 1 << 38;
+const CAP_BPF: u64 = 1 << 39;
+const CAP_CHECKPOINT_RESTORE: u64 = 1 << 40;
+/// What attaching to children takes.
+const ATTACHING: u64 = CAP_BPF | CAP_PERFMON | CAP_SYS_PTRACE | CAP_CHECKPOINT_RESTORE;
+
+/// What a guard holds once everything is in place.
+#[track_caller]
+fn holds(session: &Session, wanted: u64) {
+    let capabilities =
+        |thread: &BTreeMap<String, String>, set: &str| u64::from_str_radix(&thread[set], 16).unwrap();
+    let pid = session.pid();
+    let settled = || {
+        let threads = status_of_threads(pid);
+        threads.iter().all(|thread| thread["Seccomp"] == "2" && thread["NoNewPrivs"] == "1")
+    };
+    assert!(eventually(patience(), settled), "{:?}", status_of_threads(pid));
+    for thread in status_of_threads(pid) {
+        for set in ["CapPrm", "CapEff", "CapBnd"] {
+            assert_eq!(capabilities(&thread, set), wanted, "{set}");
+        }
+        for set in ["CapInh", "CapAmb"] {
+            assert_eq!(capabilities(&thread, set), 0, "{set}");
+        }
+    }
+}
+
+#[test]
+fn the_guard_keeps_what_is_still_to_be_done() {
+    let _turn = Turn::shared();
+    let paranoid = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap();
+    let strict = paranoid.trim().parse::<i32>().unwrap() > 2;
+    let target = Target::start("plain", &[]);
+    for route in ["uprobe_multi", "tracefs", "single"] {
+        let outcome = edgelat(&[
+            "watch",
+            "--route",
+            route,
+            "--duration",
+            "0.1",
+            "-p",
+            &target.pid().to_string(),
+            "add",
+        ]);
+        if outcome.status.code() == Some(4) {
+            continue; // not on this kernel
+        }
+        let session = Session::with(&target, &["--route", route], &["add"]);
+        let perf = strict && route != "uprobe_multi";
+        holds(&session, ATTACHING | if perf { CAP_SYS_ADMIN } else { 0 });
+        session.interrupt();
+        let session = Session::with(&target, &["--route", route, "--no-follow-forks"], &["add"]);
+        holds(&session, 0);
+        session.interrupt();
+    }
+    assert_text_restored(target.pid());
+}
+
+#[test]
+fn a_guard_with_a_command_may_end_it() {
+    let _turn = Turn::shared();
+    let session = Session::watch(&["--no-follow-forks", "libc.so.6:clock_nanosleep", "--", "sleep", "1000"]);
+    holds(&session, CAP_KILL);
+    session.interrupt();
+}
+
 /// What the guard holds in the kernel goes with it, and what was counted is still there to be read.
 #[test]
 fn a_collector_without_its_guard_tells_what_was_counted() {

@@ -123,6 +123,7 @@ pub fn run(options: WatchOptions) -> Result<Exit, Failure> {
         if options.calibrate {
             watch.calibrate();
         }
+        watch.settle()?;
         let ended = watch.run(&options, signals)?;
         let shown = watch.end(ended);
         if watch.own {
@@ -159,6 +160,8 @@ struct Watch {
     debug_dirs: DebugDirs,
     /// The target is a command that the guard has started.
     own: bool,
+    /// The guard knows that no plan will follow.
+    settled: bool,
 }
 
 enum Output {
@@ -209,6 +212,7 @@ impl Watch {
             packs,
             debug_dirs,
             own,
+            settled: false,
         })
     }
 
@@ -271,6 +275,14 @@ impl Watch {
                 say(format_args!("what the probes themselves add is not known: {error}"));
             }
         }
+    }
+
+    /// Once nothing is waited for, the guard needs fewer rights.
+    fn settle(&mut self) -> Result<(), WatchError> {
+        if !self.waits() && !std::mem::replace(&mut self.settled, true) {
+            self.line.call(&Request::Settle)?;
+        }
+        Ok(())
     }
 
     /// Attaches and arms what of `patterns` is mapped; the rest is pending.
@@ -400,7 +412,7 @@ impl Watch {
                 look = now + LOOK_FOR_LIBRARIES;
                 match self.look_for_libraries(options) {
                     Ok(()) if self.alive.is_empty() => return Ok(Ended::Target),
-                    Ok(()) => {}
+                    Ok(()) => self.settle()?,
                     Err(error) if self.measurements.is_empty() => return Err(error.into()),
                     // What is measured already goes on.
                     Err(error) => {

@@ -1,0 +1,133 @@
+//! What the guard keeps once everything is in place, as data.
+//!
+//! From then on it covers children of the target, takes probes off, and passes signals on. What that takes depends on how
+//! probes reach the kernel (docs/KERNELS.md says what each way took on each kernel that was tried). No program is executed,
+//! nothing is traced and nothing is sent over a network any more: such calls end the process, which takes the probes off.
+
+use caps::Capability;
+
+use super::collector::Deadly;
+use crate::protocol::Route;
+
+/// A capability that is kept, and what for.
+pub type Kept = (Capability, &'static str);
+
+/// For any route.
+const ALWAYS: &[Kept] = &[
+    (Capability::CAP_BPF, "load programs for libraries that come later, attach children"),
+    (Capability::CAP_PERFMON, "attach children"),
+    (Capability::CAP_SYS_PTRACE, "tell which program a child of another user executes"),
+    (Capability::CAP_CHECKPOINT_RESTORE, "open libraries that come later, whatever stands at their path"),
+];
+
+/// Where `perf_event_paranoid` is 3 or more, as Debian has it, perf events take this one.
+const OF_PARANOID_PERF: Kept =
+    (Capability::CAP_SYS_ADMIN, "perf events of children, because perf_event_paranoid is above 2");
+
+/// For a command that was started, which may have become another user's.
+const OF_COMMAND: Kept = (Capability::CAP_KILL, "end the command that was started");
+
+/// What is still to be done.
+#[derive(Debug, Clone, Copy)]
+pub struct Tasks {
+    /// The routes of the plans that will attach children, each once or more often.
+    pub uprobe_multi: bool,
+    /// As before, of perf events in their two kinds.
+    pub perf_events: bool,
+    /// There is a command to end.
+    pub command: bool,
+}
+
+impl Tasks {
+    /// None.
+    pub const NONE: Self = Self { uprobe_multi: false, perf_events: false, command: false };
+
+    /// With those of one more plan.
+    #[must_use]
+    pub fn and(self, route: Route) -> Self {
+        match route {
+            Route::UprobeMulti => Self { uprobe_multi: true, ..self },
+            Route::Tracefs | Route::Single => Self { perf_events: true, ..self },
+        }
+    }
+
+    /// What has to be kept for them, where `perf_event_paranoid` is `paranoid`.
+    #[must_use]
+    pub fn kept(self, paranoid: i32) -> Vec<Kept> {
+        let attaching = self.uprobe_multi || self.perf_events;
+        let always = ALWAYS.iter().copied().filter(|_| attaching);
+        let perf = (self.perf_events && paranoid > 2).then_some(OF_PARANOID_PERF);
+        always.chain(perf).chain(self.command.then_some(OF_COMMAND)).collect()
+    }
+}
+
+macro_rules! deadly {
+    ($($name:ident),* $(,)?) => {
+        &[$(Deadly { name: stringify!($name), number: nix::libc::$name }),*]
+    };
+}
+
+/// What a guard never does once everything is in place. Threads it starts at the end: the kernel takes its time to close
+/// many probes.
+pub const DEADLY: &[Deadly] = deadly![
+    SYS_execve,
+    SYS_execveat,
+    SYS_ptrace,
+    SYS_process_vm_readv,
+    SYS_process_vm_writev,
+    SYS_socket,
+    SYS_connect,
+    SYS_bind,
+    SYS_listen,
+    SYS_accept4,
+    SYS_mount,
+    SYS_umount2,
+    SYS_pivot_root,
+    SYS_setns,
+    SYS_unshare,
+    SYS_init_module,
+    SYS_finit_module,
+    SYS_delete_module,
+    SYS_kexec_load,
+    SYS_reboot,
+    SYS_unlinkat,
+    SYS_renameat2,
+    SYS_mkdirat,
+    SYS_fchmodat,
+    SYS_fchownat,
+    SYS_memfd_create,
+    SYS_userfaultfd,
+    SYS_io_uring_setup,
+    SYS_open_by_handle_at,
+    SYS_pidfd_getfd,
+    SYS_add_key,
+    SYS_keyctl,
+];
+
+/// Older names of the same, which musl uses where an architecture has them.
+#[cfg(target_arch = "x86_64")]
+pub const DEADLY_HERE: &[Deadly] = deadly![SYS_fork, SYS_vfork];
+/// Older names of the same, of which this architecture has none.
+#[cfg(not(target_arch = "x86_64"))]
+pub const DEADLY_HERE: &[Deadly] = &[];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_depends_on_what_is_still_to_be_done() {
+        let names = |tasks: Tasks, paranoid| {
+            tasks.kept(paranoid).into_iter().map(|(capability, _)| capability).collect::<Vec<_>>()
+        };
+        assert!(names(Tasks::NONE, 3).is_empty());
+        let few = names(Tasks::NONE.and(Route::UprobeMulti), 3);
+        assert!(few.contains(&Capability::CAP_PERFMON) && !few.contains(&Capability::CAP_SYS_ADMIN));
+        assert_eq!(names(Tasks::NONE.and(Route::Tracefs), 2), few);
+        for route in [Route::Tracefs, Route::Single] {
+            let both = Tasks::NONE.and(Route::UprobeMulti).and(route);
+            assert!(names(both, 3).contains(&Capability::CAP_SYS_ADMIN));
+        }
+        assert_eq!(names(Tasks { command: true, ..Tasks::NONE }, 3), [Capability::CAP_KILL]);
+    }
+}
