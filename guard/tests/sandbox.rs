@@ -113,6 +113,36 @@ fn what_the_collector_needs_is_allowed_with_the_arguments_that_it_needs() {
     }
 }
 
+/// Not a test: what the next one starts.
+#[test]
+#[ignore = "started by the others"]
+fn the_process_that_writes() {
+    let Ok(folder) = std::env::var(TRY) else { return };
+    let open = std::fs::File::create(format!("{folder}/open")).unwrap();
+    enter_collector().unwrap();
+    assert!(std::fs::read_to_string("/proc/self/status").is_ok());
+    std::io::Write::write_all(&mut &open, b"still").unwrap();
+    // The filter knows flags, and the kernel paths: each refuses by itself.
+    assert!(std::fs::File::create(format!("{folder}/new")).is_err());
+    assert!(std::fs::OpenOptions::new().append(true).open(format!("{folder}/open")).is_err());
+    assert!(std::fs::remove_file(format!("{folder}/open")).is_err());
+}
+
+#[test]
+fn the_collector_writes_to_what_was_open_and_to_nothing_else() {
+    let folder = std::env::temp_dir().join(format!("edgelat-sandbox-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "the_process_that_writes", "--ignored", "--test-threads", "1"])
+        .env(TRY, &folder)
+        .status()
+        .unwrap();
+    let written = std::fs::read_to_string(folder.join("open")).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(status.success());
+    assert_eq!(written, "still");
+}
+
 #[test]
 fn what_only_an_intruder_would_call_ends_the_process() {
     for call in DEADLY {

@@ -1,7 +1,7 @@
 //! What the two processes give up: the collector everything before it does anything, the guard what it does not need any
 //! more once everything is in place.
 //!
-//! In this order: capabilities, the way to get new ones, system calls. What is kept is data: [`collector`], [`guard`].
+//! In this order: capabilities, the way to get new ones, files, system calls. What is kept is data: [`collector`], [`guard`].
 
 pub mod collector;
 pub mod guard;
@@ -9,6 +9,7 @@ pub mod guard;
 use std::collections::BTreeMap;
 
 use caps::{CapSet, Capability, CapsHashSet};
+use landlock::{ABI, AccessFs, Ruleset, RulesetAttr};
 use nix::sys::prctl;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -25,6 +26,7 @@ use crate::error::{GuardError, text};
 pub fn enter_collector() -> Result<(), GuardError> {
     keep_capabilities(&CapsHashSet::new())?;
     no_new_privileges()?;
+    no_new_files()?;
     apply(deadly(collector::DEADLY, &[])?)?;
     apply(allowed()?)
 }
@@ -50,6 +52,16 @@ pub fn settle_guard(tasks: Tasks) -> Result<(), GuardError> {
 
 fn no_new_privileges() -> Result<(), GuardError> {
     prctl::set_no_new_privs().map_err(|errno| not_given_up("programs that bring privilege", errno.desc()))
+}
+
+/// Nothing can be made, changed, removed or executed in any file system any more, where the kernel has landlock (5.13 and
+/// later, unless it is switched off). What is open stays open.
+fn no_new_files() -> Result<(), GuardError> {
+    // The newest set of rights that is asked for; an older kernel takes what it knows of it.
+    let writing = AccessFs::from_write(ABI::V5) | AccessFs::Execute;
+    let ruleset = Ruleset::default().handle_access(writing).and_then(Ruleset::create);
+    let restricted = ruleset.and_then(landlock::RulesetCreated::restrict_self);
+    restricted.map(drop).map_err(|error| not_given_up("writing to files", error))
 }
 
 fn apply(filter: SeccompFilter) -> Result<(), GuardError> {
