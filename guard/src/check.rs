@@ -16,6 +16,7 @@ use crate::attach::{can_use, perf::confidentiality, reason, tracefs::Tracefs};
 use crate::features;
 use crate::protocol::{Returns, Route};
 use crate::rights::{held, in_first_user_namespace};
+use crate::sandbox;
 use crate::target::in_first_pid_namespace;
 
 /// How a finding bears on measuring.
@@ -82,6 +83,12 @@ pub fn check() -> Vec<Finding> {
     let tried = [Route::UprobeMulti, Route::Tracefs, Route::Single].map(|route| (route, reason(route)));
     let forbidden = findings.iter().any(|finding| finding.state == State::NotPermitted);
     findings.extend(routes(&tried, forbidden && loads != State::Missing));
+    // The route that will be taken is the first that works.
+    if let Some((route, _)) = tried.iter().find(|(_, reason)| reason.is_none()) {
+        let root = nix::unistd::geteuid().is_root();
+        let kept = sandbox::guard::in_words(*route, sandbox::perf_event_paranoid(), root);
+        findings.push(Finding::ok("keeps", kept));
+    }
     findings
 }
 

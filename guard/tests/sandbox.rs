@@ -94,6 +94,8 @@ fn with(argument: u8, value: u64) -> [u64; 6] {
 fn what_the_collector_needs_is_allowed_with_the_arguments_that_it_needs() {
     for call in ALLOWED.iter().chain(ALLOWED_HERE) {
         match call.only {
+            // It makes sense at the end of a signal handler only; elsewhere the kernel ends the process and complains.
+            Only::Any if call.number == libc::SYS_rt_sigreturn => {}
             Only::Any => assert_eq!(try_call(call.number, BAD), Fate::Let, "{}", call.name),
             Only::OneOf(argument, values) => {
                 for value in values {

@@ -37,10 +37,12 @@ const LINE_BYTES: u64 = 8192;
 /// Lines that are read in the sweep.
 const LINES: usize = 1 << 20;
 
-/// The tracing file system, opened once; definitions are removed through the same descriptor.
+/// The tracing file system, opened once; definitions are removed through the same descriptors, which takes no right.
 #[derive(Debug)]
 pub(crate) struct Tracefs {
     root: Arc<OwnedFd>,
+    /// `uprobe_events`, for writing.
+    events_file: Arc<File>,
     group: String,
     events: u32,
 }
@@ -57,10 +59,11 @@ impl Tracefs {
             None => detached_mount()?,
         };
         // Without uprobe_events this kernel has no such events; better known now than in the middle.
-        open_file(&root, "uprobe_events", OFlag::O_WRONLY | OFlag::O_APPEND)?;
+        let events_file = open_file(&root, "uprobe_events", OFlag::O_WRONLY | OFlag::O_APPEND)?;
         let pid = std::process::id() as i32;
         let tracefs = Self {
             root: Arc::new(root),
+            events_file: Arc::new(events_file),
             group: format!("edgelat_{pid}_{}", start_of(pid).unwrap_or(0)),
             events: 0,
         };
@@ -100,15 +103,16 @@ impl Tracefs {
     }
 
     fn remove(&self, event: &str) -> Result<(), Errno> {
-        remove(&self.root, event)
+        remove(&self.events_file, event)
     }
 
     /// Defines an event with a probe at each site; returns its name.
     fn define(&mut self, image: &ImageSites, sites: &[Site]) -> Result<Definition, Errno> {
         let name = format!("{}/e{}", self.group, self.events);
         self.events += 1;
-        let definition = Definition { root: Arc::clone(&self.root), name };
-        let mut file = open_file(&self.root, "uprobe_events", OFlag::O_WRONLY | OFlag::O_APPEND)?;
+        let definition =
+            Definition { root: Arc::clone(&self.root), events_file: Arc::clone(&self.events_file), name };
+        let mut file = &*self.events_file;
         let path = path_of(&*image.file);
         let mut text = String::with_capacity(WRITE_BYTES);
         for (index, site) in sites.iter().enumerate() {
@@ -126,6 +130,7 @@ impl Tracefs {
 #[derive(Debug)]
 struct Definition {
     root: Arc<OwnedFd>,
+    events_file: Arc<File>,
     name: String,
 }
 
@@ -142,7 +147,7 @@ impl Definition {
 impl Drop for Definition {
     fn drop(&mut self) {
         // Fails only while somebody else has the event open; the next start sweeps it.
-        _ = remove(&self.root, &self.name);
+        _ = remove(&self.events_file, &self.name);
     }
 }
 
@@ -224,9 +229,8 @@ fn refused(
     failed(Route::Tracefs, target, images, os, "the file error_log of the tracing file system says more")
 }
 
-fn remove(root: &OwnedFd, event: &str) -> Result<(), Errno> {
-    let mut file = open_file(root, "uprobe_events", OFlag::O_WRONLY | OFlag::O_APPEND)?;
-    file.write_all(format!("-:{event}\n").as_bytes()).map_err(errno_of)
+fn remove(mut events_file: &File, event: &str) -> Result<(), Errno> {
+    events_file.write_all(format!("-:{event}\n").as_bytes()).map_err(errno_of)
 }
 
 /// The event of a line of uprobe_events (`p:GROUP/EVENT PATH:OFFSET`) and its owner, when an agent made it.

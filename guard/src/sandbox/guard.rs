@@ -24,6 +24,9 @@ const ALWAYS: &[Kept] = &[
 const OF_PARANOID_PERF: Kept =
     (Capability::CAP_SYS_ADMIN, "perf events of children, because perf_event_paranoid is above 2");
 
+/// Files of the tracing file system belong to root.
+const OF_TRACEFS: Kept = (Capability::CAP_DAC_OVERRIDE, "define events of children");
+
 /// For a command that was started, which may have become another user's.
 const OF_COMMAND: Kept = (Capability::CAP_KILL, "end the command that was started");
 
@@ -32,32 +35,36 @@ const OF_COMMAND: Kept = (Capability::CAP_KILL, "end the command that was starte
 pub struct Tasks {
     /// The routes of the plans that will attach children, each once or more often.
     pub uprobe_multi: bool,
-    /// As before, of perf events in their two kinds.
-    pub perf_events: bool,
+    /// As before.
+    pub tracefs: bool,
+    /// As before.
+    pub single: bool,
     /// There is a command to end.
     pub command: bool,
 }
 
 impl Tasks {
     /// None.
-    pub const NONE: Self = Self { uprobe_multi: false, perf_events: false, command: false };
+    pub const NONE: Self = Self { uprobe_multi: false, tracefs: false, single: false, command: false };
 
     /// With those of one more plan.
     #[must_use]
     pub fn and(self, route: Route) -> Self {
         match route {
             Route::UprobeMulti => Self { uprobe_multi: true, ..self },
-            Route::Tracefs | Route::Single => Self { perf_events: true, ..self },
+            Route::Tracefs => Self { tracefs: true, ..self },
+            Route::Single => Self { single: true, ..self },
         }
     }
 
-    /// What has to be kept for them, where `perf_event_paranoid` is `paranoid`.
+    /// What has to be kept for them, where `perf_event_paranoid` is `paranoid`, by root or another user.
     #[must_use]
-    pub fn kept(self, paranoid: i32) -> Vec<Kept> {
-        let attaching = self.uprobe_multi || self.perf_events;
+    pub fn kept(self, paranoid: i32, root: bool) -> Vec<Kept> {
+        let attaching = self.uprobe_multi || self.tracefs || self.single;
         let always = ALWAYS.iter().copied().filter(|_| attaching);
-        let perf = (self.perf_events && paranoid > 2).then_some(OF_PARANOID_PERF);
-        always.chain(perf).chain(self.command.then_some(OF_COMMAND)).collect()
+        let perf = ((self.tracefs || self.single) && paranoid > 2).then_some(OF_PARANOID_PERF);
+        let tracefs = (self.tracefs && !root).then_some(OF_TRACEFS);
+        always.chain(perf).chain(tracefs).chain(self.command.then_some(OF_COMMAND)).collect()
     }
 }
 
@@ -111,6 +118,21 @@ pub const DEADLY_HERE: &[Deadly] = deadly![SYS_fork, SYS_vfork];
 #[cfg(not(target_arch = "x86_64"))]
 pub const DEADLY_HERE: &[Deadly] = &[];
 
+/// What `check` says of it, where probes would reach the kernel by a route.
+#[must_use]
+pub fn in_words(route: Route, paranoid: i32, root: bool) -> String {
+    let kept: Vec<String> = Tasks::NONE
+        .and(route)
+        .kept(paranoid, root)
+        .into_iter()
+        .map(|(capability, what)| format!("{capability} ({what})"))
+        .collect();
+    format!(
+        "what reads files and figures: nothing; what attaches, once everything is in place: {}; with --no-follow-forks nothing",
+        kept.join(", ")
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,7 +140,7 @@ mod tests {
     #[test]
     fn what_is_kept_depends_on_what_is_still_to_be_done() {
         let names = |tasks: Tasks, paranoid| {
-            tasks.kept(paranoid).into_iter().map(|(capability, _)| capability).collect::<Vec<_>>()
+            tasks.kept(paranoid, true).into_iter().map(|(capability, _)| capability).collect::<Vec<_>>()
         };
         assert!(names(Tasks::NONE, 3).is_empty());
         let few = names(Tasks::NONE.and(Route::UprobeMulti), 3);
@@ -129,5 +151,10 @@ mod tests {
             assert!(names(both, 3).contains(&Capability::CAP_SYS_ADMIN));
         }
         assert_eq!(names(Tasks { command: true, ..Tasks::NONE }, 3), [Capability::CAP_KILL]);
+        let overrides = |root: bool| {
+            let kept = Tasks::NONE.and(Route::Tracefs).kept(2, root);
+            kept.iter().any(|(capability, _)| *capability == Capability::CAP_DAC_OVERRIDE)
+        };
+        assert!(overrides(false) && !overrides(true));
     }
 }

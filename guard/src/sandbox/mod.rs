@@ -36,9 +36,7 @@ pub fn enter_collector() -> Result<(), GuardError> {
 /// # Errors
 /// What could not be given up.
 pub fn settle_guard(tasks: Tasks) -> Result<(), GuardError> {
-    let paranoid = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
-    // A kernel that does not say is as strict as any.
-    let kept = tasks.kept(paranoid.trim().parse().unwrap_or(i32::MAX));
+    let kept = tasks.kept(perf_event_paranoid(), nix::unistd::geteuid().is_root());
     let held = caps::read(None, CapSet::Permitted).map_err(|error| not_given_up("capabilities", error))?;
     let wanted: CapsHashSet = kept
         .iter()
@@ -48,6 +46,12 @@ pub fn settle_guard(tasks: Tasks) -> Result<(), GuardError> {
     keep_capabilities(&wanted)?;
     no_new_privileges()?;
     apply(deadly(guard::DEADLY, guard::DEADLY_HERE)?)
+}
+
+/// A kernel that does not say is as strict as any.
+pub(crate) fn perf_event_paranoid() -> i32 {
+    let level = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
+    level.trim().parse().unwrap_or(i32::MAX)
 }
 
 fn no_new_privileges() -> Result<(), GuardError> {

@@ -120,6 +120,14 @@ fn the_guard_keeps_what_is_still_to_be_done() {
         session.interrupt();
     }
     assert_text_restored(target.pid());
+    // `check` says so beforehand.
+    let findings = edgelat(&["check", "--json"]).objects();
+    let keeps = findings.iter().find(|finding| finding["name"] == "keeps").unwrap();
+    let detail = keeps["detail"].as_str().unwrap();
+    for capability in ["CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_CHECKPOINT_RESTORE"] {
+        assert!(detail.contains(capability), "{detail}");
+    }
+    assert!(!detail.contains("CAP_SYS_MODULE"), "{detail}");
 }
 
 #[test]
