@@ -1,14 +1,14 @@
 //! The switch that every program tests first.
 
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::layout::Control;
+use crate::layout::{CONTROL_ARMED, CONTROL_FAULTED, CONTROL_OFF, Control};
 use crate::mapping::{MapError, Mapping};
 
-const ARMED: usize = std::mem::offset_of!(Control, armed);
+const STATE: usize = std::mem::offset_of!(Control, state);
 
-/// The armed flag of one loaded object. Held by the guard alone.
+/// The switch of one loaded object. Held by the guard alone; a fatal signal turns it off in the kernel, for good.
 #[derive(Debug)]
 pub struct Switch(Mapping);
 
@@ -21,19 +21,29 @@ impl Switch {
         Ok(Self(Mapping::write(control, 1, size_of::<Control>())?))
     }
 
-    /// From the next hit on, everything counts.
-    pub fn arm(&self) {
-        self.set(1);
+    /// From the next hit on, everything counts; false after a fault.
+    pub fn arm(&self) -> bool {
+        self.turn(CONTROL_OFF, CONTROL_ARMED)
     }
 
     /// No program that begins after this counts anything. Programs that are past their test finish.
     pub fn disarm(&self) {
-        self.set(0);
+        self.turn(CONTROL_ARMED, CONTROL_OFF);
     }
 
-    fn set(&self, value: u32) {
-        if let Some(armed) = self.0.half(ARMED) {
-            armed.store(value, Ordering::SeqCst);
-        }
+    /// Has a process of the family got a fatal signal?
+    pub fn faulted(&self) -> bool {
+        self.state().is_none_or(|state| state.load(Ordering::SeqCst) == CONTROL_FAULTED)
+    }
+
+    fn turn(&self, from: u32, to: u32) -> bool {
+        let Some(state) = self.state() else { return false };
+        // What the kernel turned off stays off: the exchange fails.
+        let was = state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
+        was.is_ok() || was == Err(to)
+    }
+
+    fn state(&self) -> Option<&AtomicU32> {
+        self.0.half(STATE)
     }
 }

@@ -92,12 +92,35 @@ struct thread_struct {
 	unsigned long features;
 };
 
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct signal_struct {
+	atomic_t live;
+	int group_exit_code;
+};
+
 struct task_struct {
 	int pid;
 	int tgid;
+	int exit_code;
 	struct mm_struct *mm;
+	struct signal_struct *signal;
 	struct task_struct *real_parent;
 	struct thread_struct thread;
+};
+
+struct kernel_siginfo {
+	int si_code;
+};
+
+struct sigaction {
+	void *sa_handler;
+};
+
+struct k_sigaction {
+	struct sigaction sa;
 };
 #pragma clang attribute pop
 
@@ -324,7 +347,7 @@ static __always_inline void record(struct row *row, __u64 ns)
 
 /* ---- what the guard is told ---- */
 
-static __noinline void tell(__u32 kind, __u32 tgid, __u32 child)
+static __noinline void tell(__u32 kind, __u32 tgid, __u32 value, __u32 detail)
 {
 	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 
@@ -332,8 +355,8 @@ static __noinline void tell(__u32 kind, __u32 tgid, __u32 child)
 		return; /* The guard also looks for children when it reads the ring buffer. */
 	event->kind = kind;
 	event->tgid = tgid;
-	event->child = child;
-	event->reserved = 0;
+	event->value = value;
+	event->detail = detail;
 	bpf_ringbuf_submit(event, 0);
 }
 
@@ -596,7 +619,7 @@ static __noinline __u64 site_by_address(user_regs *regs)
 	if (row)
 		count(row->entries, 1);
 	if (!found && !bpf_map_update_elem(&sites, &key, &unknown, BPF_NOEXIST))
-		tell(EVENT_UNKNOWN_SITE, key.tgid, 0);
+		tell(EVENT_UNKNOWN_SITE, key.tgid, 0, 0);
 	return SITE_UNKNOWN;
 }
 
@@ -607,7 +630,7 @@ static __noinline __u64 site_by_address(user_regs *regs)
 	SEC(section) int name(user_regs *regs)                                                               \
 	{                                                                                                    \
 		__u64 site;                                                                                  \
-		if (!control.armed)                                                                          \
+		if (control.state != CONTROL_ARMED)                                                          \
 			return 0;                                                                            \
 		site = bpf_get_attach_cookie(regs);                                                          \
 		if (counts(regs, site))                                                                      \
@@ -619,7 +642,7 @@ static __noinline __u64 site_by_address(user_regs *regs)
 	SEC("uprobe") int name(user_regs *regs)                                                              \
 	{                                                                                                    \
 		__u64 site;                                                                                  \
-		if (!control.armed)                                                                          \
+		if (control.state != CONTROL_ARMED)                                                          \
 			return 0;                                                                            \
 		site = site_by_address(regs);                                                                \
 		if (site != SITE_UNKNOWN && counts(regs, site))                                                                      \
@@ -670,7 +693,7 @@ SEC("uprobe.multi") int multi_exit_writing(user_regs *regs)
 	__u64 site, sp, target;
 	bool at_site;
 
-	if (!control.armed)
+	if (control.state != CONTROL_ARMED)
 		return 0;
 	site = bpf_get_attach_cookie(regs);
 	sp = REGS_SP(regs);
@@ -714,7 +737,7 @@ int session(user_regs *regs)
 	struct row *row;
 	bool leaving;
 
-	if (!control.armed)
+	if (control.state != CONTROL_ARMED)
 		return 1; /* from the entry: no return probe for this call */
 	if (bpf_ksym_exists(bpf_session_is_return___context)) {
 		leaving = bpf_session_is_return___context(regs);
@@ -754,7 +777,7 @@ int family_fork(__u64 *args)
 		return 0;
 	/* At once, or a grandchild born before the guard wakes up would be missed. */
 	bpf_map_update_elem(&family, &child_tgid, &tgid, BPF_ANY);
-	tell(EVENT_FORK, tgid, child_tgid);
+	tell(EVENT_FORK, tgid, child_tgid, 0);
 	return 0;
 }
 
@@ -765,7 +788,49 @@ int family_exec(__u64 *args)
 	__u32 tgid = BPF_CORE_READ(task, tgid), parent = BPF_CORE_READ(task, real_parent, tgid);
 
 	if (bpf_map_lookup_elem(&family, &tgid) || bpf_map_lookup_elem(&family, &parent))
-		tell(EVENT_EXEC, tgid, 0);
+		tell(EVENT_EXEC, tgid, 0, 0);
+	return 0;
+}
+
+/* ---- the end of a process, as early as the kernel knows of it ---- */
+
+#define SIG_DFL 0 /* include/uapi/asm-generic/signal-defs.h */
+#define SIG_IGN 1
+
+/*
+ * Before the signal does anything, every program of ours is switched off: what begins after this counts nothing. The guard
+ * takes the probes off then. That is not this program's task, but from here on they only cost.
+ */
+SEC("tp_btf/signal_deliver")
+int family_signal(__u64 *args)
+{
+	__u32 signal = args[0], tgid = bpf_get_current_pid_tgid() >> 32;
+	struct kernel_siginfo *info = (void *)args[1];
+	struct k_sigaction *action = (void *)args[2];
+	__u64 handler;
+
+	if (signal > 31 || !(FATAL_SIGNALS >> signal & 1) || !bpf_map_lookup_elem(&family, &tgid))
+		return 0;
+	handler = (__u64)BPF_CORE_READ(action, sa.sa_handler);
+	if (handler == SIG_IGN || (handler != SIG_DFL && constants.only_unhandled))
+		return 0;
+	if (control.state == CONTROL_FAULTED)
+		return 0; /* The first one is the reason; threads that end with it have nothing to add. */
+	control.state = CONTROL_FAULTED;
+	tell(EVENT_FAULT, tgid, signal | (handler == SIG_DFL ? 0 : FAULT_HANDLED), BPF_CORE_READ(info, si_code));
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int family_exit(__u64 *args)
+{
+	struct task_struct *task = (void *)args[0];
+	__u32 tgid = BPF_CORE_READ(task, tgid), status;
+
+	if (BPF_CORE_READ(task, signal, live.counter) || !bpf_map_lookup_elem(&family, &tgid))
+		return 0;
+	status = BPF_CORE_READ(task, signal, group_exit_code);
+	tell(EVENT_EXIT, tgid, status ? status : (__u32)BPF_CORE_READ(task, exit_code), 0);
 	return 0;
 }
 

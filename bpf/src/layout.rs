@@ -122,6 +122,24 @@ layout! {
         EVENT_UNKNOWN_SITE: u32 = 3;
         /// `Event::kind`: a Python function was called for the first time; its description waits in the array of texts.
         EVENT_NEW_CODE: u32 = 4;
+        /// `Event::kind`: a process of the family got a signal for which everything was switched off.
+        EVENT_FAULT: u32 = 5;
+        /// `Event::kind`: the last thread of a process of the family ends.
+        EVENT_EXIT: u32 = 6;
+
+        /// `Control::state`: nothing counts.
+        CONTROL_OFF: u32 = 0;
+        /// `Control::state`: everything counts.
+        CONTROL_ARMED: u32 = 1;
+        /// `Control::state`: a process of the family got a fatal signal, and nothing counts ever again.
+        CONTROL_FAULTED: u32 = 2;
+
+        /// Signals for which everything is switched off, a bit each: ILL 4, TRAP 5, ABRT 6, BUS 7, FPE 8, SEGV 11, SYS 31
+        /// (asm-generic/signal.h, the same on both architectures). The kernel delivers each by itself, unlike signals that
+        /// only end a process, which it turns into KILL (`complete_signal`, kernel/signal.c).
+        FATAL_SIGNALS: u64 = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 31;
+        /// In `Event::value` of a fault: the process has a handler for the signal.
+        FAULT_HANDLED: u32 = 0x100;
 
         /// `CodeSlot::code` of a slot that nobody uses.
         CODE_FREE: u64 = 0;
@@ -149,8 +167,8 @@ layout! {
     structures {
         /// The guard's switch, in an array of its own that only the guard maps.
         Control as "control" {
-            /// Nothing is counted while this is 0; every program tests it first.
-            armed: u32,
+            /// One of the CONTROL_ constants. Nothing is counted unless this is CONTROL_ARMED; every program tests it first.
+            state: u32,
             /// Keeps the size a multiple of eight.
             reserved: u32,
         }
@@ -187,8 +205,8 @@ layout! {
             python_text: u32,
             /// Not 0: frames cannot be told apart, so that calls are counted and not timed.
             python_counts_only: u32,
-            /// Keeps what follows aligned.
-            reserved: u32,
+            /// Not 0: only a signal that ends the process switches off, not one that it handles.
+            only_unhandled: u32,
             /// Bucket bounds of one octave of nanoseconds, from the histogram crate.
             thresholds: [u64; 8],
         }
@@ -307,12 +325,13 @@ layout! {
         Event as "event" {
             /// One of the EVENT_ constants.
             kind: u32,
-            /// The process that forked or executed.
+            /// The process that it happened to.
             tgid: u32,
-            /// The child process of a fork.
-            child: u32,
-            /// Keeps the size a multiple of eight.
-            reserved: u32,
+            /// Of a fork, the child process; of a fault, the signal, perhaps with FAULT_HANDLED; of an exit, the status as
+            /// wait(2) tells it.
+            value: u32,
+            /// Of a fault, the signal's `si_code`.
+            detail: u32,
         }
     }
 }

@@ -42,6 +42,9 @@ pub mod map {
 /// Names of the programs that follow a family.
 pub const FAMILY_PROGRAMS: [&str; 2] = ["family_fork", "family_exec"];
 
+/// Names of the programs that see the end of its processes.
+pub const END_PROGRAMS: [&str; 2] = ["family_signal", "family_exit"];
+
 /// A way to measure: which programs sit on the sites and which maps they need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Programs {
@@ -151,11 +154,12 @@ pub struct PythonConstants {
 }
 
 /// The array of constants for `lanes` lanes, `frame_sets` (a power of two) sets of the frame table, and the row
-/// that counts hits at unknown addresses.
+/// that counts hits at unknown addresses. With `only_unhandled`, a signal that a process has a handler for is no fault.
 pub fn constants(
     lanes: u32,
     frame_sets: u32,
     unknown_row: u32,
+    only_unhandled: bool,
     python: Option<&PythonConstants>,
 ) -> [u8; CONSTANTS_BYTES] {
     debug_assert!(frame_sets.is_power_of_two(), "the programs find a set by a mask");
@@ -164,6 +168,7 @@ pub fn constants(
     put(offset_of!(Constants, lanes), &lanes.to_ne_bytes());
     put(offset_of!(Constants, frame_set_mask), &(frame_sets - 1).to_ne_bytes());
     put(offset_of!(Constants, unknown_row), &unknown_row.to_ne_bytes());
+    put(offset_of!(Constants, only_unhandled), &u32::from(only_unhandled).to_ne_bytes());
     if let Some(python) = python {
         for (at, value) in [
             (offset_of!(Constants, python_rows), python.rows),
@@ -205,7 +210,7 @@ mod tests {
         let programs: Vec<String> = object.progs().map(|p| p.name().to_string_lossy().into_owned()).collect();
         let maps: Vec<String> = object.maps().map(|m| m.name().to_string_lossy().into_owned()).collect();
 
-        let mut named: Vec<&str> = FAMILY_PROGRAMS.to_vec();
+        let mut named: Vec<&str> = [FAMILY_PROGRAMS, END_PROGRAMS].concat();
         for &programs in Programs::ALL {
             named.push(programs.entry());
             named.extend(programs.exit());

@@ -10,9 +10,9 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 use crate::attach::{self, Attached, ImageSites};
 use crate::error::{GuardError, text};
-use crate::guard::{Guard, order};
+use crate::guard::{Guard, elapsed, order};
 use crate::load::{FAMILY, FamilyEvent};
-use crate::protocol::{Event, Route, TargetId};
+use crate::protocol::{Event, Fault, Route, TargetId};
 use crate::target::Target;
 
 /// A process with probes in it.
@@ -20,9 +20,12 @@ pub(crate) struct Covered {
     pub(crate) target: Target,
     /// What it executed when the probes were attached.
     pub(crate) executable: Option<(u64, u64)>,
-    pub(crate) attached: Attached,
+    /// Its probes; none any more after a fault.
+    pub(crate) attached: Option<Attached>,
     /// Since when its main thread has been seen to have ended, on routes that live by that thread.
     headless: Option<Instant>,
+    /// How it ended, once the kernel has said so.
+    status: Option<u32>,
 }
 
 /// A process in which all threads end looks for a moment as if only the main one had.
@@ -39,7 +42,8 @@ impl Guard {
         let attached = attach::attach(way.route, loaded, &target, &images, self.tracefs.as_mut())?;
         watch(&mut self.epoll, target.pidfd())?;
         let executable = executable_of(&target);
-        plan.processes.push(Covered { target, executable, attached, headless: None });
+        let attached = Some(attached);
+        plan.processes.push(Covered { target, executable, attached, headless: None, status: None });
         Ok(())
     }
 
@@ -52,6 +56,8 @@ impl Guard {
             };
             for event in family {
                 match event {
+                    FamilyEvent::Fault { pid, fault } => self.take_off_after(index, pid, fault),
+                    FamilyEvent::Exit { pid, status } => self.note_exit(index, pid, status),
                     FamilyEvent::Fork { child } => self.cover_child(index, child),
                     FamilyEvent::Exec { pid } => self.notice_exec(index, pid),
                     FamilyEvent::UnknownSite { pid } => self.renew(index, pid),
@@ -60,11 +66,36 @@ impl Guard {
                     FamilyEvent::NewCode => self.events.push_back(Event::NewCode),
                 }
             }
+            if self.plans[index].faulted() && !self.plans[index].fault_told {
+                // The kernel found no room to tell of it.
+                let pid = self.plans[index].processes.first().map_or(0, |covered| covered.target.pid);
+                self.take_off_after(index, pid, Fault::UNTOLD);
+            }
             self.drop_ended(index);
         }
     }
 
+    /// The kernel has switched the programs off; what is left of us in the processes goes now, before anything else.
+    fn take_off_after(&mut self, index: usize, pid: i32, fault: Fault) {
+        let plan = &mut self.plans[index];
+        let begin = Instant::now();
+        let sites = (plan.sites * plan.processes.len()) as u32;
+        plan.take_off();
+        plan.fault_told = true;
+        self.events.push_back(Event::Faulted { pid, fault, sites, took_ns: elapsed(begin) });
+    }
+
+    fn note_exit(&mut self, index: usize, pid: i32, status: u32) {
+        let processes = &mut self.plans[index].processes;
+        if let Some(covered) = processes.iter_mut().find(|covered| covered.target.pid == pid) {
+            covered.status = Some(status);
+        }
+    }
+
     fn cover_child(&mut self, index: usize, pid: i32) {
+        if self.plans[index].faulted() {
+            return;
+        }
         if self.plans[index].processes.len() >= FAMILY {
             let what = text(format_args!("follow more than {FAMILY} processes"));
             let error = GuardError::Unsupported { what, reason: text("the table of processes is full") };
@@ -112,7 +143,7 @@ impl Guard {
         let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
         if let Some(covered) = plan.processes.iter_mut().find(|covered| covered.target.pid == pid) {
             // What fails stays counted as hits at unknown addresses; the report shows them.
-            _ = covered.attached.renew(loaded, &covered.target, &images);
+            _ = covered.attached.as_mut().map(|attached| attached.renew(loaded, &covered.target, &images));
         }
     }
 
@@ -126,7 +157,7 @@ impl Guard {
         plan.processes.retain_mut(|covered| {
             let pid = covered.target.pid;
             if covered.target.ended() {
-                gone.push(Event::Ended { pid });
+                gone.push(Event::Ended { pid, status: covered.status });
             } else if !(lives_by_main_thread && covered.target.main_thread_ended()) {
                 return true;
             } else if covered.headless.get_or_insert_with(Instant::now).elapsed() >= ENDING {
@@ -134,7 +165,9 @@ impl Guard {
             } else {
                 return true;
             }
-            covered.attached.forget(loaded, pid);
+            if let Some(attached) = &covered.attached {
+                attached.forget(loaded, pid);
+            }
             loaded.remove_family(pid);
             false
         });

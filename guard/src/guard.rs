@@ -21,8 +21,8 @@ use crate::features;
 use crate::image::{Identity, OpenImage, check_site};
 use crate::load::{Loaded, Shape};
 use crate::protocol::{
-    BUILD_ID_BYTES, Event, IMAGES, ImageId, MappedImage, PATH_BYTES, Path, PlanId, PlanOptions, PlanSite,
-    PythonPlan, Reply, Request, Returns, TargetFile, TargetId,
+    BUILD_ID_BYTES, Event, IMAGES, ImageId, MappedImage, OnSignal, PATH_BYTES, Path, PlanId, PlanOptions,
+    PlanSite, PythonPlan, Reply, Request, Returns, TargetFile, TargetId,
 };
 use crate::sandbox;
 use crate::sandbox::guard::Tasks;
@@ -65,6 +65,32 @@ pub(crate) struct Plan {
     /// closing them alone would wait for the kernel while events of the target wait for us.
     pub(crate) calibration: Option<Attached>,
     pub(crate) armed: bool,
+    /// What taking the probes off took.
+    detach_ns: u64,
+    /// A fault has been told.
+    pub(crate) fault_told: bool,
+}
+
+impl Plan {
+    /// Removes every probe; gives the time that it took in nanoseconds, the first time.
+    pub(crate) fn take_off(&mut self) -> u64 {
+        let begin = Instant::now();
+        if let Some((_, loaded)) = &self.loaded {
+            loaded.switch.disarm();
+        }
+        let attached = self.processes.iter_mut().filter_map(|covered| covered.attached.take());
+        let held: Vec<Attached> = attached.chain(self.calibration.take()).collect();
+        if !held.is_empty() {
+            attach::close_together(held);
+            self.detach_ns += elapsed(begin);
+        }
+        self.detach_ns
+    }
+
+    /// Has one of its processes got a signal after which it is left alone?
+    pub(crate) fn faulted(&self) -> bool {
+        self.loaded.as_ref().is_some_and(|(_, loaded)| loaded.switch.faulted())
+    }
 }
 
 impl std::fmt::Debug for Guard {
@@ -275,6 +301,8 @@ impl Guard {
             processes: Vec::new(),
             calibration: None,
             armed: false,
+            detach_ns: 0,
+            fault_told: false,
         });
         Ok(Reply::Plan { plan: id })
     }
@@ -364,6 +392,7 @@ impl Guard {
             frames: options.frames,
             sites: plan.sites as u32 + calibrate::SITES,
             follow_forks: options.follow_forks,
+            only_unhandled: options.on_signal == OnSignal::Fatal,
             python: options.python.as_ref().map(|python| python_constants(python, options.functions)),
         };
         if shape.python.is_some() && !way.programs.knows_python() {
@@ -447,9 +476,8 @@ impl Guard {
         let begin = Instant::now();
         self.cover(index, target)?;
         let sites = self.plans[index].sites as u32;
-        let family = self.plans[index].loaded.as_ref().and_then(|(_, loaded)| loaded.family_fd());
-        if let Some(fd) = family {
-            watch(&mut self.epoll, fd)?;
+        if let Some((_, loaded)) = &self.plans[index].loaded {
+            watch(&mut self.epoll, loaded.family_fd())?;
         }
         Ok(Reply::Attached { sites, took_ns: elapsed(begin) })
     }
@@ -468,6 +496,7 @@ impl Guard {
         let plan = &mut self.plans[index];
         let (_, loaded) = plan.loaded.as_ref().ok_or_else(|| order("arm comes after attach"))?;
         if arm {
+            // After a fault it stays off; an event tells of that.
             loaded.switch.arm();
         } else {
             loaded.switch.disarm();
@@ -478,14 +507,9 @@ impl Guard {
 
     fn detach(&mut self, id: PlanId) -> Result<Reply, GuardError> {
         let index = self.plan_index(id)?;
-        let begin = Instant::now();
         let mut plan = self.plans.swap_remove(index);
-        if let Some((_, loaded)) = &plan.loaded {
-            loaded.switch.disarm();
-        }
-        let held = plan.processes.drain(..).map(|covered| covered.attached);
-        attach::close_together(held.chain(plan.calibration.take()).collect());
-        Ok(Reply::Detached { took_ns: elapsed(begin) })
+        let took_ns = plan.take_off();
+        Ok(Reply::Detached { took_ns })
     }
 
     fn tell_events(&mut self) -> Reply {
@@ -558,6 +582,6 @@ fn bounded(path: &str) -> (Path, bool) {
     (Path::try_from(&path[..cut]).unwrap_or_default(), cut < path.len())
 }
 
-fn elapsed(begin: Instant) -> u64 {
+pub(crate) fn elapsed(begin: Instant) -> u64 {
     u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }

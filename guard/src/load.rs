@@ -13,7 +13,7 @@ use edgelat_bpf::layout::{
     self, CODE_TEXTS, CodeSlot, CodeText, FRAME_WAYS, FrameSet, PythonPool, Row, SiteKey,
 };
 use edgelat_bpf::object::{
-    CONSTANTS_BYTES, FAMILY_PROGRAMS, OBJECT, Programs, PythonConstants, constants, map,
+    CONSTANTS_BYTES, END_PROGRAMS, FAMILY_PROGRAMS, OBJECT, Programs, PythonConstants, constants, map,
 };
 use libbpf_rs::{
     ErrorKind, Link, MapCore, MapFlags, Object, ObjectBuilder, OpenObject, PrintLevel, ProgramMut,
@@ -22,6 +22,7 @@ use libbpf_rs::{
 use nix::errno::Errno;
 
 use crate::error::{GuardError, Os, text};
+use crate::protocol::Fault;
 use crate::rights;
 
 /// Processes that a family may have at the same time; the size of the `family` map.
@@ -46,16 +47,13 @@ pub(crate) struct Shape {
     /// Sites of one process.
     pub(crate) sites: u32,
     pub(crate) follow_forks: bool,
+    /// A signal that a process has a handler for is no fault.
+    pub(crate) only_unhandled: bool,
     /// Functions of Python are measured.
     pub(crate) python: Option<PythonConstants>,
 }
 
 impl Shape {
-    /// Do any of the programs write to the ring buffer?
-    fn tells(&self) -> bool {
-        self.follow_forks || self.programs.by_address() || self.python.is_some()
-    }
-
     /// Entries of the map of sites by address: every process of a family has its own. The kernel makes all of
     /// them at once, so a large plan gets fewer processes, never fewer than two.
     fn site_entries(&self) -> u32 {
@@ -83,10 +81,25 @@ impl Shape {
 /// What the kernel told about a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FamilyEvent {
-    Fork { child: i32 },
-    Exec { pid: i32 },
-    UnknownSite { pid: i32 },
+    Fork {
+        child: i32,
+    },
+    Exec {
+        pid: i32,
+    },
+    UnknownSite {
+        pid: i32,
+    },
     NewCode,
+    Fault {
+        pid: i32,
+        fault: Fault,
+    },
+    /// With the status as wait(2) tells it.
+    Exit {
+        pid: i32,
+        status: u32,
+    },
 }
 
 /// A loaded object. Dropping it removes programs and maps (probes hold their own references).
@@ -96,14 +109,14 @@ pub(crate) struct Loaded {
     pub(crate) lanes: u32,
     pub(crate) frame_sets: u32,
     pub(crate) switch: Switch,
-    family: Option<FamilyWatch>,
+    family: FamilyWatch,
 }
 
 struct FamilyWatch {
     ring: RingBuffer<'static>,
     queue: Rc<RefCell<VecDeque<FamilyEvent>>>,
-    /// Programs that tell of forks and new images; none where nobody asked to follow them.
-    links: Vec<Link>,
+    /// Programs that tell of faults, ends, forks and new images.
+    _links: Vec<Link>,
 }
 
 impl Loaded {
@@ -121,11 +134,8 @@ impl Loaded {
 
         let control = map_fd(&object, |name| name.ends_with(map::CONTROL_SUFFIX))?;
         let switch = Switch::map(control).map_err(|error| GuardError::Map { reason: text(error) })?;
-        let mut loaded = Self { object, programs: shape.programs, lanes, frame_sets, switch, family: None };
-        if shape.tells() {
-            loaded.family = Some(loaded.watch_family(shape.follow_forks)?);
-        }
-        Ok(loaded)
+        let family = watch_family(&object, shape.follow_forks)?;
+        Ok(Self { object, programs: shape.programs, lanes, frame_sets, switch, family })
     }
 
     /// The object with what `shape` asks for, not yet shown to the kernel.
@@ -135,7 +145,7 @@ impl Loaded {
             let name = program.name().to_string_lossy().into_owned();
             let chosen = name == shape.programs.entry() || Some(name.as_str()) == shape.programs.exit();
             let follows = shape.follow_forks && FAMILY_PROGRAMS.contains(&name.as_str());
-            program.set_autoload(chosen || follows);
+            program.set_autoload(chosen || follows || END_PROGRAMS.contains(&name.as_str()));
         }
         for mut map in open.maps_mut() {
             let name = map.name().to_string_lossy().into_owned();
@@ -155,14 +165,7 @@ impl Loaded {
                 map::CODE_SLOTS => Some(shape.python.map_or(1, |python| python.slots)),
                 map::PYTHON_POOL => Some(1),
                 map::CODE_TEXTS => Some(shape.python.map_or(1, |_| CODE_TEXTS as u32)),
-                map::FAMILY => shape.follow_forks.then_some(FAMILY as u32),
-                map::EVENTS => {
-                    // The programs refer to it, even where they never get to use it.
-                    if !shape.tells() && !shape.programs.refers_to_python() {
-                        map.set_autocreate(false)?;
-                    }
-                    continue;
-                }
+                map::FAMILY => Some(if shape.follow_forks { FAMILY as u32 } else { 1 }),
                 name if name.ends_with(map::CONSTANTS_SUFFIX) => {
                     if let Some(bytes) =
                         map.initial_value_mut().filter(|bytes| bytes.len() == CONSTANTS_BYTES)
@@ -171,6 +174,7 @@ impl Loaded {
                             lanes,
                             frame_sets,
                             shape.functions - 1,
+                            shape.only_unhandled,
                             shape.python.as_ref(),
                         ));
                     }
@@ -186,40 +190,9 @@ impl Loaded {
         Ok(open)
     }
 
-    fn watch_family(&self, follow_forks: bool) -> Result<FamilyWatch, GuardError> {
-        let failed = |what: &str, error: libbpf_rs::Error| GuardError::Unsupported {
-            what: text("follow forks"),
-            reason: text(format_args!("{what}: {error}; --no-follow-forks measures the one process")),
-        };
-        let queue: Rc<RefCell<VecDeque<FamilyEvent>>> = Rc::default();
-        let sink = Rc::clone(&queue);
-        let events = self
-            .object
-            .maps()
-            .find(|m| m.name() == map::EVENTS)
-            .ok_or_else(|| GuardError::Map { reason: text("the object has no ring buffer") })?;
-        let mut builder = RingBufferBuilder::new();
-        builder
-            .add(&events, move |bytes| {
-                sink.borrow_mut().extend(parse_event(bytes));
-                0
-            })
-            .map_err(|error| failed("ring buffer", error))?;
-        let ring = builder.build().map_err(|error| failed("ring buffer", error))?;
-        let mut links = Vec::new();
-        for name in FAMILY_PROGRAMS.into_iter().filter(|_| follow_forks) {
-            let program = self.program(name)?;
-            links.push(program.attach().map_err(|error| failed(name, error))?);
-        }
-        Ok(FamilyWatch { ring, queue, links })
-    }
-
     /// A program by name.
     pub(crate) fn program(&self, name: &str) -> Result<ProgramMut<'_>, GuardError> {
-        self.object
-            .progs_mut()
-            .find(|program| program.name() == name)
-            .ok_or_else(|| GuardError::Map { reason: text(format_args!("the object has no program {name}")) })
+        program(&self.object, name)
     }
 
     /// A copy of a map's descriptor for the collector.
@@ -242,11 +215,8 @@ impl Loaded {
         }
     }
 
-    /// Follows a process: its forks are told from now on.
+    /// Watches a process: its forks, faults and end are told from now on.
     pub(crate) fn add_family(&self, pid: i32) -> Result<(), GuardError> {
-        if self.family.as_ref().is_none_or(|family| family.links.is_empty()) {
-            return Ok(());
-        }
         self.update(map::FAMILY, &pid.to_ne_bytes(), &pid.to_ne_bytes())
     }
 
@@ -266,20 +236,49 @@ impl Loaded {
             .map_err(|error| GuardError::Map { reason: text(format_args!("{name}: {error}")) })
     }
 
-    /// Forks and new images since the last question.
+    /// What happened in the family since the last question.
     pub(crate) fn family_events(&mut self) -> Vec<FamilyEvent> {
-        let Some(family) = &self.family else { return Vec::new() };
         // An interrupted poll loses nothing: the ring keeps what was not consumed.
-        _ = family.ring.poll(Duration::ZERO);
-        family.queue.borrow_mut().drain(..).collect()
+        _ = self.family.ring.poll(Duration::ZERO);
+        self.family.queue.borrow_mut().drain(..).collect()
     }
 
     /// Readable when there are family events.
-    pub(crate) fn family_fd(&self) -> Option<BorrowedFd<'_>> {
-        let family = self.family.as_ref()?;
+    pub(crate) fn family_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the ring buffer owns its epoll descriptor and lives as long as the borrow of `self`.
-        Some(unsafe { BorrowedFd::borrow_raw(family.ring.epoll_fd()) })
+        unsafe { BorrowedFd::borrow_raw(self.family.ring.epoll_fd()) }
     }
+}
+
+fn program<'o>(object: &'o Object, name: &str) -> Result<ProgramMut<'o>, GuardError> {
+    let found = object.progs_mut().find(|program| program.name() == name);
+    found.ok_or_else(|| GuardError::Map { reason: text(format_args!("the object has no program {name}")) })
+}
+
+fn watch_family(object: &Object, follow_forks: bool) -> Result<FamilyWatch, GuardError> {
+    let failed = |what: &str, error: libbpf_rs::Error| GuardError::Unsupported {
+        what: text("watch the processes that are measured"),
+        reason: text(format_args!("{what}: {error}")),
+    };
+    let queue: Rc<RefCell<VecDeque<FamilyEvent>>> = Rc::default();
+    let sink = Rc::clone(&queue);
+    let events = object
+        .maps()
+        .find(|m| m.name() == map::EVENTS)
+        .ok_or_else(|| GuardError::Map { reason: text("the object has no ring buffer") })?;
+    let mut builder = RingBufferBuilder::new();
+    builder
+        .add(&events, move |bytes| {
+            sink.borrow_mut().extend(parse_event(bytes));
+            0
+        })
+        .map_err(|error| failed("ring buffer", error))?;
+    let ring = builder.build().map_err(|error| failed("ring buffer", error))?;
+    let mut links = Vec::new();
+    for name in END_PROGRAMS.into_iter().chain(FAMILY_PROGRAMS.into_iter().filter(|_| follow_forks)) {
+        links.push(program(object, name)?.attach().map_err(|error| failed(name, error))?);
+    }
+    Ok(FamilyWatch { ring, queue, _links: links })
 }
 
 fn map_fd(object: &Object, wanted: impl Fn(&str) -> bool) -> Result<BorrowedFd<'_>, GuardError> {
@@ -301,12 +300,19 @@ fn parse_event(bytes: &[u8]) -> Option<FamilyEvent> {
     let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     let kind = word(std::mem::offset_of!(layout::Event, kind))?;
     let pid = word(std::mem::offset_of!(layout::Event, tgid))? as i32;
-    let child = word(std::mem::offset_of!(layout::Event, child))? as i32;
+    let value = word(std::mem::offset_of!(layout::Event, value))?;
+    let detail = word(std::mem::offset_of!(layout::Event, detail))?;
     match kind {
-        layout::EVENT_FORK => Some(FamilyEvent::Fork { child }),
+        layout::EVENT_FORK => Some(FamilyEvent::Fork { child: value as i32 }),
         layout::EVENT_EXEC => Some(FamilyEvent::Exec { pid }),
         layout::EVENT_NEW_CODE => Some(FamilyEvent::NewCode),
         layout::EVENT_UNKNOWN_SITE => Some(FamilyEvent::UnknownSite { pid }),
+        layout::EVENT_FAULT => {
+            let handled = value & layout::FAULT_HANDLED != 0;
+            let signal = (value & !layout::FAULT_HANDLED) as i32;
+            Some(FamilyEvent::Fault { pid, fault: Fault { signal, code: detail as i32, handled } })
+        }
+        layout::EVENT_EXIT => Some(FamilyEvent::Exit { pid, status: value }),
         _ => None,
     }
 }
@@ -394,7 +400,15 @@ mod tests {
     fn shape(programs: Programs) -> Shape {
         let python = PythonConstants { rows: 1, first_row: 1, slots: 64, ..PythonConstants::default() };
         let python = programs.knows_python().then_some(python);
-        Shape { programs, functions: 3, frames: 100, sites: 9, follow_forks: true, python }
+        Shape {
+            programs,
+            functions: 3,
+            frames: 100,
+            sites: 9,
+            follow_forks: true,
+            only_unhandled: false,
+            python,
+        }
     }
 
     /// Has this kernel what the programs need?
@@ -490,6 +504,7 @@ mod tests {
             frames: 8192,
             sites,
             follow_forks: true,
+            only_unhandled: false,
             python: None,
         };
         assert_eq!(shape(3).site_entries(), 3 * SITE_PROCESSES);
@@ -504,6 +519,12 @@ mod tests {
         bytes[..4].copy_from_slice(&layout::EVENT_FORK.to_ne_bytes());
         bytes[8..12].copy_from_slice(&77i32.to_ne_bytes());
         assert_eq!(parse_event(&bytes), Some(FamilyEvent::Fork { child: 77 }));
+        bytes[..4].copy_from_slice(&layout::EVENT_FAULT.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&88i32.to_ne_bytes());
+        bytes[8..12].copy_from_slice(&(11 | layout::FAULT_HANDLED).to_ne_bytes());
+        bytes[12..].copy_from_slice(&(-6i32).to_ne_bytes());
+        let fault = Fault { signal: 11, code: -6, handled: true };
+        assert_eq!(parse_event(&bytes), Some(FamilyEvent::Fault { pid: 88, fault }));
         assert_eq!(parse_event(&bytes[..10]), None);
         bytes[0] = 99;
         assert_eq!(parse_event(&bytes), None);

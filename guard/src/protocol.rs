@@ -71,6 +71,32 @@ impl Route {
     }
 }
 
+/// Which of the signals that say of a fault (SEGV, BUS, ILL, TRAP, ABRT, FPE, SYS) take the probes off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnSignal {
+    /// Each that reaches a process, even if it handles it.
+    Any,
+    /// Those that end the process: for programs whose runtime makes sense of faults, as Go's does.
+    Fatal,
+}
+
+/// A signal that took the probes off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Its number.
+    pub signal: i32,
+    /// Where it came from: `si_code` of sigaction(2). Above 0 the kernel itself; of the others, SI_TKILL is the process' own
+    /// abort as a rule.
+    pub code: i32,
+    /// The process has a handler for it.
+    pub handled: bool,
+}
+
+impl Fault {
+    /// One that the kernel found no room to tell of.
+    pub const UNTOLD: Self = Self { signal: 0, code: 0, handled: false };
+}
+
 /// What a plan asks for, apart from its sites.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanOptions {
@@ -86,6 +112,8 @@ pub struct PlanOptions {
     pub route: Option<Route>,
     /// Attach the children of the target as well.
     pub follow_forks: bool,
+    /// Which signals take the probes off.
+    pub on_signal: OnSignal,
     /// Measure functions of Python, whose rows are the last of [`functions`](Self::functions).
     pub python: Option<PythonPlan>,
 }
@@ -294,10 +322,24 @@ pub enum Event {
         /// Why.
         error: GuardError,
     },
+    /// The process got a signal that says of a fault. Nothing counts from that moment on, in none of the plan's processes, and
+    /// all its probes are gone.
+    Faulted {
+        /// The process.
+        pid: i32,
+        /// Which signal.
+        fault: Fault,
+        /// Probes that were taken off.
+        sites: u32,
+        /// Time that it took from when the guard heard of it, in nanoseconds.
+        took_ns: u64,
+    },
     /// The process ended.
     Ended {
         /// The process.
         pid: i32,
+        /// Its status as wait(2) tells it, where the kernel said it.
+        status: Option<u32>,
     },
     /// Its main thread ended while others run on, and with it this route's probes: the kernel finds the address space
     /// of these events through that thread (Linux 6.18, kernel/trace/trace_uprobe.c, `__uprobe_perf_filter`).

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, raise, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
@@ -54,6 +54,11 @@ pub fn split(guard: Guard, collector: impl FnOnce(Result<Line, GuardError>) -> u
             match (waitpid(child, None), served) {
                 (Ok(WaitStatus::Exited(_, code)), Ok(())) => Ok(code as u8),
                 (Ok(WaitStatus::Signaled(_, signal, _)), _) => {
+                    if PASSED_ON.contains(&signal) {
+                        // It came before the collector had something to say at the end: that is our end as well.
+                        _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+                        _ = raise(signal);
+                    }
                     Err(GuardError::CollectorKilled { signal: text(signal) })
                 }
                 (Err(errno), _) => Err(failed("wait for the second process")(errno)),

@@ -113,6 +113,7 @@ pub enum Id {
     MaxMapBytes,
     NoBias,
     NoFollowForks,
+    OnSignal,
     Output,
     Pack,
     Pid,
@@ -147,6 +148,9 @@ pub const MAP_BYTES: std::ops::RangeInclusive<u64> = 4 << 10..=1 << 30;
 
 /// Words for `--returns`.
 pub const RETURNS: &[&str] = &["ret", "uretprobe"];
+
+/// Words for `--on-signal`.
+pub const ON_SIGNAL: &[&str] = &["auto", "any", "fatal"];
 
 /// Words for `--route`.
 pub const ROUTES: &[&str] = &["auto", "uprobe_multi", "tracefs", "single"];
@@ -262,6 +266,15 @@ pub const COMMANDS: &[Command] = &[
                     "no-follow-forks",
                     "Do not measure the children of the process",
                 )
+            },
+            Opt {
+                value: Some(Value { name: "WHICH", complete: Complete::Words(ON_SIGNAL) }),
+                default: Some("auto"),
+                more: "SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGABRT, SIGFPE and SIGSYS say that a process is in trouble: all \
+                       counting stops in the kernel while the signal is delivered, the probes are removed, and what was \
+                       measured is printed. any: also where the process handles the signal; fatal: only where that ends it. \
+                       auto is fatal for functions of Go, whose runtime recovers from faults, and any for others.",
+                ..Opt::switch(Id::OnSignal, "on-signal", "Which signals of the process end the watch")
             },
             DEBUG_DIR,
             PACK,

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use edgelat_guard::protocol::{Returns, Route};
+use edgelat_guard::protocol::{OnSignal, Returns, Route};
 use edgelat_image::{Pattern, PatternError, PythonPattern};
 
 use super::{
@@ -81,6 +81,8 @@ pub struct WatchOptions {
     pub calibrate: bool,
     /// End when the probes cost more than this, in percent of one CPU.
     pub max_cost: Option<f64>,
+    /// Which signals take the probes off; `None`: as the language of the functions wants it.
+    pub on_signal: Option<OnSignal>,
 }
 
 /// What `edgelat watch` measures.
@@ -417,6 +419,13 @@ impl WatchOptions {
             "uretprobe" => Some(Returns::Uretprobe),
             _ => Some(Returns::Ret),
         })?;
+        let on_signal = matches.value(Id::OnSignal, String::new, |word| {
+            Some(match word {
+                "any" => Some(OnSignal::Any),
+                "fatal" => Some(OnSignal::Fatal),
+                _ => None,
+            })
+        })?;
         let frames = matches.value(
             Id::Frames,
             || format!("a whole number from {} to {}", FRAMES.start(), FRAMES.end()),
@@ -455,6 +464,7 @@ impl WatchOptions {
             packs: matches.paths(Id::Pack),
             calibrate: !matches.has(Id::NoBias),
             max_cost,
+            on_signal: on_signal.flatten(),
         })
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use edgelat_bpf::{Codes, Frames, MapError, RowTotals, Rows};
 use edgelat_guard::error::text;
 use edgelat_guard::protocol::{
-    Bias, ImageId, PlanId, PlanOptions, PlanSite, PythonPlan, Reply, Request, Returns, Route, SITES,
+    Bias, ImageId, OnSignal, PlanId, PlanOptions, PlanSite, PythonPlan, Reply, Request, Returns, Route, SITES,
 };
 use edgelat_guard::{GuardError, Line};
 
@@ -28,6 +28,8 @@ pub struct Options {
     pub route: Option<Route>,
     /// Attach children as well.
     pub follow_forks: bool,
+    /// Which signals take the probes off; `None`: as the language of the functions wants it.
+    pub on_signal: Option<OnSignal>,
 }
 
 /// A plan in the kernel.
@@ -86,6 +88,7 @@ impl Measurement {
             returns: options.returns,
             route: options.route,
             follow_forks: options.follow_forks,
+            on_signal: options.on_signal.unwrap_or_else(|| usual(resolved)),
             python: resolved.python.as_ref().map(|python| python_plan(python, rows)),
         };
         let begun = line.call(&Request::BeginPlan { target: target.id, options: plan_options })?;
@@ -309,6 +312,16 @@ impl Measurement {
             fill(report, &totals, in_flight, ended_inside, since_ns);
         }
         &self.functions
+    }
+}
+
+/// Go's runtime makes panics of faults and recovers from them, and has a handler for each signal. In other programs a
+/// fault that is handled is still one.
+fn usual(resolved: &Resolved) -> OnSignal {
+    let of_go = |language: &str| language.starts_with(edgelat_image::Language::Go.name());
+    match resolved.functions.iter().any(|function| of_go(function.language)) {
+        true => OnSignal::Fatal,
+        false => OnSignal::Any,
     }
 }
 

@@ -63,6 +63,8 @@ pub enum Ended {
     Output,
     /// The probes cost more than was allowed.
     Budget,
+    /// The target got a signal that says of a fault, and was left alone from that moment on.
+    Fault,
     /// Somebody has ended the guard, and the kernel removed the probes.
     Guard,
 }

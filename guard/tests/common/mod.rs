@@ -4,7 +4,9 @@
 use std::fs::File;
 
 use edgelat_guard::Line;
-use edgelat_guard::protocol::{ImageId, MappedImage, PlanId, PlanOptions, Reply, Request, Returns, TargetId};
+use edgelat_guard::protocol::{
+    ImageId, MappedImage, OnSignal, PlanId, PlanOptions, Reply, Request, Returns, TargetId,
+};
 
 /// One function, forks followed, by the guard's own choice of a route.
 pub(crate) const OPTIONS: PlanOptions = PlanOptions {
@@ -14,6 +16,7 @@ pub(crate) const OPTIONS: PlanOptions = PlanOptions {
     returns: Returns::Ret,
     route: None,
     follow_forks: true,
+    on_signal: OnSignal::Any,
     python: None,
 };
 

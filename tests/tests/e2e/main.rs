@@ -10,6 +10,7 @@ mod bgp;
 mod commands;
 mod counts;
 mod ends;
+mod faults;
 mod go;
 mod go_images;
 mod images;

@@ -17,10 +17,11 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use edgelat_guard::protocol::{Event, Reply, Request, Returns};
+use edgelat_guard::protocol::{Event, Fault, Reply, Request, Returns};
 use edgelat_guard::{Command, Guard, GuardError, Line};
 use edgelat_image::{Pack, Pattern, PythonPattern};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
 
 use self::budget::Budget;
 use self::screen::Screen;
@@ -330,6 +331,7 @@ impl Watch {
             returns: options.returns,
             route: options.route,
             follow_forks: options.follow_forks,
+            on_signal: options.on_signal,
         };
         let measurement = Measurement::attach(&mut self.line, &self.target, resolved, plan)?;
         measurement.arm(&mut self.line)?;
@@ -470,7 +472,11 @@ impl Watch {
                         say(format_args!("child {pid} is not covered: {error}"))
                     }
                     Event::NewCode => self.measurements.iter_mut().for_each(Measurement::attend),
-                    Event::Ended { pid } => self.gone(pid, now),
+                    Event::Faulted { pid, fault, sites, took_ns } => {
+                        say(fault_in_words(pid, fault, sites, took_ns));
+                        return Ok(Some(Ended::Fault));
+                    }
+                    Event::Ended { pid, .. } => self.gone(pid, now),
                     Event::MainThreadEnded { pid } => {
                         say(format_args!(
                             "the main thread of process {pid} has ended, and the kernel stops probes of this route \
@@ -619,6 +625,21 @@ fn describe(line: &mut Line, target: &Target) -> Result<TargetReport, GuardError
         exe: executable.map(|image| image.path.to_string()).unwrap_or_default(),
         build_id: open.and_then(|open| resolve::build_id_of(&open.file)),
     })
+}
+
+fn fault_in_words(pid: i32, fault: Fault, sites: u32, took_ns: u64) -> String {
+    let signal = match Signal::try_from(fault.signal) {
+        Ok(signal) => signal.as_str(),
+        Err(_) => "a signal",
+    };
+    let handled = match fault.handled {
+        true => ", which it handles (--on-signal fatal goes on then)",
+        false => "",
+    };
+    format!(
+        "process {pid} got {signal}{handled}: counting stopped at once, and its {sites} probes were gone {:.1} ms later",
+        took_ns as f64 / 1e6
+    )
 }
 
 /// Has the reader of standard output gone?

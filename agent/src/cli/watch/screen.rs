@@ -95,6 +95,7 @@ fn heading(report: &Report) -> String {
         Some(Ended::Target) => ", the target has ended".to_owned(),
         Some(Ended::Replaced) => ", the target executes another image".to_owned(),
         Some(Ended::Output) => ", output closed".to_owned(),
+        Some(Ended::Fault) => ", the target got into trouble".to_owned(),
         Some(Ended::Guard) => ", the guard has ended".to_owned(),
         Some(Ended::Budget) => ", stopped by --max-cost".to_owned(),
     };
