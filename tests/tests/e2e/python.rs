@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use edgelat_tests::machine::{TempDir, Turn, assert_text_restored};
+use edgelat_tests::machine::{TempDir, Turn, assert_text_restored, eventually};
 use edgelat_tests::{Oracle, Report, Session, Target, amount, edgelat};
 
 /// What is called from Python itself. Before 3.11 names are short, and others have them too.
@@ -41,6 +42,24 @@ fn packaged(version: &str) -> Command {
     command
 }
 
+/// The same, asked to use its just-in-time compiler, which the packages have from 3.14 on; 3.15 then compiles loops after
+/// 64 turns.
+fn compiling(version: &str) -> Command {
+    let mut command = packaged(version);
+    let soon =
+        [("PYTHON_JIT_JUMP_BACKWARD_INITIAL_VALUE", "63"), ("PYTHON_JIT_JUMP_BACKWARD_INITIAL_BACKOFF", "6")];
+    command.env("PYTHON_JIT", "1").envs(soon);
+    command
+}
+
+/// Whether a process runs code that no file holds.
+fn has_compiled(pid: i32) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    maps.lines().any(|line| {
+        line.contains(" r-xp ") && line.split_whitespace().nth(4) == Some("0") && !line.ends_with(']')
+    })
+}
+
 /// Starts `calls.py`, with the support for perf or without.
 fn start(mut command: Command, perf: bool, arguments: &[&str]) -> Target {
     if perf {
@@ -53,10 +72,23 @@ fn start(mut command: Command, perf: bool, arguments: &[&str]) -> Target {
 /// Every call of every function is counted, and none twice.
 #[track_caller]
 fn exact(command: Command, perf: bool, functions: &[&str], options: &[&str]) -> (Report, Oracle) {
+    exact_while(command, perf, functions, options, |_| ())
+}
+
+/// [`exact`], with something to look at while it runs.
+#[track_caller]
+fn exact_while(
+    command: Command,
+    perf: bool,
+    functions: &[&str],
+    options: &[&str],
+    look: impl FnOnce(i32),
+) -> (Report, Oracle) {
     let _turn = Turn::shared();
     let mut target = start(command, perf, &["--calls", "200", "--threads", "3"]);
     let session = Session::with(&target, options, functions);
     target.go();
+    look(target.pid());
     let oracle = target.end();
     let report = session.end();
     report.agrees_with(&oracle);
@@ -125,6 +157,22 @@ fn every_call_is_counted_in_python_3_14_with_perf_support() {
 #[test]
 fn every_call_is_counted_in_python_3_15_with_perf_support() {
     every_call(packaged("3.15"), true);
+}
+
+/// The interpreter leaves its compiler off where it supports perf. Compiled code would hide calls.
+#[test]
+fn every_call_is_counted_with_perf_support_where_python_was_asked_to_compile() {
+    for version in ["3.14", "3.15"] {
+        every_call(compiling(version), true);
+    }
+}
+
+/// Compiled code runs below the evaluation loop, which is entered from C as before.
+#[test]
+fn every_call_from_c_is_counted_where_python_3_15_has_compiled_its_loops() {
+    let compiled = |pid| assert!(eventually(Duration::from_secs(20), || has_compiled(pid)));
+    let (report, _) = exact_while(compiling("3.15"), false, FROM_C, &[], compiled);
+    assert!(report.functions.len() == 3, "{report:#?}");
 }
 
 #[test]
@@ -257,7 +305,7 @@ fn too_high_a_cost_ends_the_measurement_and_loses_nothing() {
     assert!(last.is_final && last.function("add").exits > 100, "{last:#?}");
     assert!(last.value["cost_percent"].as_f64().unwrap() > 0.1, "{last:#?}");
     last.assert_identity();
-    assert!(outcome.took < std::time::Duration::from_secs(30), "{:?}", outcome.took);
+    assert!(outcome.took < Duration::from_secs(30), "{:?}", outcome.took);
     assert_text_restored(target.pid());
     // What costs less goes on.
     let calm = edgelat(&["watch", "--max-cost", "1000", "--duration", "0.5", "-p", &pid, "py:calls.py:add"]);
