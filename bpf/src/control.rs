@@ -7,6 +7,7 @@ use crate::layout::{CONTROL_ARMED, CONTROL_FAULTED, CONTROL_OFF, Control};
 use crate::mapping::{MapError, Mapping};
 
 const STATE: usize = std::mem::offset_of!(Control, state);
+const LOST_EVENTS: usize = std::mem::offset_of!(Control, lost_events);
 
 /// The switch of one loaded object. Held by the guard alone; a fatal signal turns it off in the kernel, for good.
 #[derive(Debug)]
@@ -34,6 +35,11 @@ impl Switch {
     /// Has a process of the family got a fatal signal?
     pub fn faulted(&self) -> bool {
         self.state().is_none_or(|state| state.load(Ordering::SeqCst) == CONTROL_FAULTED)
+    }
+
+    /// Events that were not told, because nobody made room in time.
+    pub fn lost_events(&self) -> u32 {
+        self.0.half(LOST_EVENTS).map_or(0, |lost| lost.load(Ordering::Relaxed))
     }
 
     fn turn(&self, from: u32, to: u32) -> bool {

@@ -351,8 +351,10 @@ static __noinline void tell(__u32 kind, __u32 tgid, __u32 value, __u32 detail)
 {
 	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 
-	if (!event)
-		return; /* The guard also looks for children when it reads the ring buffer. */
+	if (!event) {
+		__sync_fetch_and_add(&control.lost_events, 1);
+		return;
+	}
 	event->kind = kind;
 	event->tgid = tgid;
 	event->value = value;

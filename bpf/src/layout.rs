@@ -169,8 +169,8 @@ layout! {
         Control as "control" {
             /// One of the CONTROL_ constants. Nothing is counted unless this is CONTROL_ARMED; every program tests it first.
             state: u32,
-            /// Keeps the size a multiple of eight.
-            reserved: u32,
+            /// Events that the ring buffer had no room for.
+            lost_events: u32,
         }
 
         /// What is known when the object is loaded and never changes: the verifier folds it into the programs.

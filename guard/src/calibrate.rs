@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::rc::Rc;
+use std::time::Instant;
 
 use edgelat_bpf::Rows;
 use edgelat_bpf::layout::SITE_RETURN;
@@ -83,6 +84,15 @@ unsafe extern "C" {
     fn edgelat_bias_ss_exit();
 }
 
+/// What a call costs, for each kind of site.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Costs {
+    /// In the reported durations.
+    pub(crate) bias: Bias,
+    /// In all.
+    pub(crate) cost: Bias,
+}
+
 /// One of the empty functions.
 struct Empty {
     /// Row behind those of the plan.
@@ -130,30 +140,45 @@ pub(crate) fn images(own: &Target, first_row: u32, returns: Returns) -> Result<V
     Ok(vec![ImageSites { file: Rc::new(file), key: mapping.file, entries, exits }])
 }
 
-/// Calls the empty functions with probes on them and reads what the rows say.
-pub(crate) fn run(rows: &Rows, first_row: u32) -> Bias {
+/// Calls the empty functions with probes on them. Reads what the rows say, and how long the calls took in all: a trap
+/// begins before the first reading of the clock and ends after the last one.
+pub(crate) fn run(rows: &Rows, first_row: u32) -> Costs {
     let mut bias = [None; FUNCTIONS as usize];
+    let mut cost = bias;
     for empty in empties() {
         let row = (first_row + empty.row) as usize;
         let mut means = Vec::with_capacity(BATCHES);
+        let mut whole = Vec::with_capacity(BATCHES);
         for _ in 0..BATCHES {
             let before = rows.read(row);
+            let begin = Instant::now();
             for _ in 0..BATCH {
                 // SAFETY: the function is the assembly above: it takes nothing, keeps the stack and all
                 // registers but rax/x0, which every caller gives up, and returns. A probe on it runs in the
                 // kernel and restores all registers.
                 unsafe { (empty.entry)() };
             }
+            whole.push(begin.elapsed().as_nanos() as u64 / u64::from(BATCH));
             let after = rows.read(row);
             means.extend((after.sum_ns - before.sum_ns).checked_div(after.exits() - before.exits()));
         }
-        means.sort_unstable();
-        bias[empty.row as usize] = means.get(means.len() / 2).copied();
+        bias[empty.row as usize] = median(means);
+        // Where nothing was counted, there was no probe to pay for.
+        cost[empty.row as usize] = bias[empty.row as usize].and_then(|_| median(whole));
     }
+    Costs { bias: by_kind(bias), cost: by_kind(cost) }
+}
+
+fn median(mut means: Vec<u64>) -> Option<u64> {
+    means.sort_unstable();
+    means.get(means.len() / 2).copied()
+}
+
+fn by_kind(rows: [Option<u64>; FUNCTIONS as usize]) -> Bias {
     Bias {
-        emulated_emulated_ns: bias[0],
-        stepped_emulated_ns: bias[1],
-        emulated_stepped_ns: bias[2],
-        stepped_stepped_ns: bias[3],
+        emulated_emulated_ns: rows[0],
+        stepped_emulated_ns: rows[1],
+        emulated_stepped_ns: rows[2],
+        stepped_stepped_ns: rows[3],
     }
 }

@@ -108,6 +108,14 @@ pub enum GuardError {
         /// The signal.
         signal: Text,
     },
+    /// The collector does nothing any more.
+    #[error(
+        "the collector has asked for nothing for {seconds} s, so it hangs; all probes are removed, and whoever supervises edgelat should start it again"
+    )]
+    Silent {
+        /// How long it may be silent.
+        seconds: u32,
+    },
     /// Two processes could not be made of one, or could not talk.
     #[error("cannot {step}: {os}")]
     Split {
@@ -349,6 +357,7 @@ impl GuardError {
             | Self::Order { .. }
             | Self::Gone
             | Self::CollectorKilled { .. }
+            | Self::Silent { .. }
             | Self::Split { .. }
             | Self::Rights { .. }
             | Self::Hold { .. }

@@ -12,7 +12,7 @@ use crate::attach::{self, Attached, ImageSites};
 use crate::error::{GuardError, text};
 use crate::guard::{Guard, elapsed, order};
 use crate::load::{FAMILY, FamilyEvent};
-use crate::protocol::{Event, Fault, Route, TargetId};
+use crate::protocol::{Event, Fault, Route, TargetId, Told};
 use crate::target::Target;
 
 /// A process with probes in it.
@@ -62,8 +62,9 @@ impl Guard {
                     FamilyEvent::Exec { pid } => self.notice_exec(index, pid),
                     FamilyEvent::UnknownSite { pid } => self.renew(index, pid),
                     // Many may come at once, and one word is enough.
-                    FamilyEvent::NewCode if self.events.back() == Some(&Event::NewCode) => {}
-                    FamilyEvent::NewCode => self.events.push_back(Event::NewCode),
+                    FamilyEvent::NewCode
+                        if self.events.back().is_some_and(|told| told.event == Event::NewCode) => {}
+                    FamilyEvent::NewCode => self.tell(index, Event::NewCode),
                 }
             }
             if self.plans[index].faulted() && !self.plans[index].fault_told {
@@ -82,7 +83,7 @@ impl Guard {
         let sites = (plan.sites * plan.processes.len()) as u32;
         plan.take_off();
         plan.fault_told = true;
-        self.events.push_back(Event::Faulted { pid, fault, sites, took_ns: elapsed(begin) });
+        self.tell(index, Event::Faulted { pid, fault, sites, took_ns: elapsed(begin) });
     }
 
     fn note_exit(&mut self, index: usize, pid: i32, status: u32) {
@@ -99,15 +100,15 @@ impl Guard {
         if self.plans[index].processes.len() >= FAMILY {
             let what = text(format_args!("follow more than {FAMILY} processes"));
             let error = GuardError::Unsupported { what, reason: text("the table of processes is full") };
-            self.events.push_back(Event::NotCovered { pid, error });
+            self.tell(index, Event::NotCovered { pid, error });
             return;
         }
         let covered = Target::unchecked(TargetId(0), pid).and_then(|target| self.cover(index, target));
         match covered {
-            Ok(()) => self.events.push_back(Event::Covered { pid }),
+            Ok(()) => self.tell(index, Event::Covered { pid }),
             // Born and gone before we came: nothing of it was measured, and nothing of it is left.
             Err(GuardError::NoProcess { .. }) => self.forget(index, pid),
-            Err(error) => self.events.push_back(Event::NotCovered { pid, error }),
+            Err(error) => self.tell(index, Event::NotCovered { pid, error }),
         }
     }
 
@@ -122,7 +123,7 @@ impl Guard {
         let executable = first.executable;
         match self.plans[index].processes.iter().find(|covered| covered.target.pid == pid) {
             Some(covered) if executable_of(&covered.target) != covered.executable => {
-                self.events.push_back(Event::Replaced { pid });
+                self.tell(index, Event::Replaced { pid });
             }
             Some(_) => {}
             // The child of a vfork has memory of its own now. Only one that executes the same image again is
@@ -171,7 +172,11 @@ impl Guard {
             loaded.remove_family(pid);
             false
         });
-        self.events.extend(gone);
+        gone.into_iter().for_each(|event| self.tell(index, event));
+    }
+
+    fn tell(&mut self, index: usize, event: Event) {
+        self.events.push_back(Told { plan: self.plans[index].id, event });
     }
 }
 

@@ -1,28 +1,32 @@
 //! The state machine: one method for each request.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use edgelat_bpf::Rows;
 use edgelat_bpf::layout::POOL_ROWS;
-use edgelat_bpf::object::{PythonConstants, map};
+use edgelat_bpf::object::{Programs, PythonConstants, map};
 use nix::sys::epoll::Epoll;
 
 use crate::attach::tracefs::Tracefs;
 use crate::attach::{self, Attached, ImageSites, Site, Way};
-use crate::calibrate;
+use crate::budget::{self, Bound, Budget, KindsOfRows, Meter, Ppm};
+use crate::calibrate::{self, Costs};
 use crate::command::Command;
 use crate::elf::Executable;
 use crate::error::{GuardError, text};
 use crate::family::{Covered, watch};
 use crate::features;
+use crate::find::Search;
 use crate::image::{Identity, OpenImage, check_site};
 use crate::load::{Loaded, Shape};
 use crate::protocol::{
     BUILD_ID_BYTES, Event, IMAGES, ImageId, MappedImage, OnSignal, PATH_BYTES, Path, PlanId, PlanOptions,
-    PlanSite, PythonPlan, Reply, Request, Returns, TargetFile, TargetId,
+    PlanSite, PythonPlan, Reply, Request, Returns, TargetFile, TargetId, Told,
 };
 use crate::sandbox;
 use crate::sandbox::guard::Tasks;
@@ -34,6 +38,8 @@ const MAX_FUNCTIONS: u32 = 65_536;
 const MAX_SITES: usize = 1 << 19;
 /// Rows behind those of a plan's functions: the calibration's, and one for hits at unknown addresses.
 const EXTRA_ROWS: u32 = calibrate::FUNCTIONS + 1;
+/// Time between two looks at the probed files.
+const LOOK_AT_IMAGES: Duration = Duration::from_secs(1);
 /// Frames of one plan.
 const MAX_FRAMES: u32 = 1 << 20;
 
@@ -45,11 +51,23 @@ pub struct Guard {
     pub(crate) plans: Vec<Plan>,
     pub(crate) tracefs: Option<Tracefs>,
     pub(crate) epoll: Option<Epoll>,
-    pub(crate) events: std::collections::VecDeque<Event>,
+    pub(crate) events: std::collections::VecDeque<Told>,
     /// What `watch` was told to start.
     command: Option<Command>,
     /// The process without rights.
     collector: Option<i32>,
+    /// What a call costs, by the programs that were calibrated.
+    costs: Vec<(Programs, Returns, Costs)>,
+    /// What all plans together may cost.
+    total: Option<Bound>,
+    search: Option<Search>,
+    /// The configuration file, where there is one.
+    config: Option<PathBuf>,
+    /// How long the collector may be silent, or leave events unread, before it is given up.
+    watchdog: Option<Duration>,
+    heard: Option<Instant>,
+    /// When the probed files were last looked at.
+    looked_at_images: Option<Instant>,
     issued: u32,
 }
 
@@ -59,6 +77,8 @@ pub(crate) struct Plan {
     pub(crate) options: PlanOptions,
     pub(crate) images: Vec<(ImageId, ImageSites)>,
     pub(crate) sites: usize,
+    kinds: KindsOfRows,
+    budget: Option<Budget>,
     pub(crate) loaded: Option<(Way, Loaded)>,
     pub(crate) processes: Vec<Covered>,
     /// The calibration's probes. They stay until the plan is detached: nobody calls those functions any more, and
@@ -114,6 +134,28 @@ impl Guard {
         Self { command: Some(command), ..Self::default() }
     }
 
+    /// A guard for a service, whose plans together may cost `total_ppm` millionths of one CPU's time, and whose collector
+    /// asks for something at least every `watchdog`.
+    #[must_use]
+    pub fn of_service(config: PathBuf, total_ppm: u64, watchdog: Duration) -> Self {
+        let total = Some(Bound::new(total_ppm));
+        Self { config: Some(config), total, watchdog: Some(watchdog), ..Self::default() }
+    }
+
+    /// Is the collector still there, and does it do its work?
+    ///
+    /// # Errors
+    /// When it has been silent for too long.
+    pub(crate) fn check_collector(&mut self, now: Instant) -> Result<(), GuardError> {
+        let heard = *self.heard.get_or_insert(now);
+        match self.watchdog {
+            Some(bound) if now.saturating_duration_since(heard) > bound => {
+                Err(GuardError::Silent { seconds: bound.as_secs() as u32 })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The process that must not be measured either.
     pub(crate) fn set_collector(&mut self, pid: i32) {
         self.collector = Some(pid);
@@ -127,6 +169,7 @@ impl Guard {
     /// Answers one request. Descriptors of the answer come beside it.
     pub fn handle(&mut self, request: Request) -> (Reply, Vec<OwnedFd>) {
         let mut descriptors = Vec::new();
+        self.heard = Some(Instant::now());
         let reply = match request {
             Request::OpenTarget { pid, allow_ptrace } => self.open_target(pid, allow_ptrace),
             Request::ListImages { target, from } => self.list_images(target, from),
@@ -151,12 +194,45 @@ impl Guard {
                 command.release();
                 Reply::Done
             }),
+            Request::FindProcesses { word, begins, whole } => {
+                Search::begin(word, begins, whole).map(|search| self.found(search))
+            }
+            Request::FindMore => match self.search.take() {
+                Some(search) => Ok(self.found(search)),
+                None => Err(order("no search goes on")),
+            },
+            Request::ForgetTarget { target } => self.forget_target(target),
+            Request::OpenConfig => self.open_config(&mut descriptors),
             Request::Settle => self.settle(),
             Request::FinishCommand { terminate } => {
                 self.command().map(|command| Reply::Finished { badly: command.finish(terminate) })
             }
         };
         (reply.unwrap_or_else(Reply::Refused), descriptors)
+    }
+
+    /// The next processes of a search, which is over when they are fewer than a message holds.
+    fn found(&mut self, mut search: Search) -> Reply {
+        let processes = search.next();
+        self.search = processes.is_full().then_some(search);
+        Reply::Processes { processes }
+    }
+
+    fn forget_target(&mut self, id: TargetId) -> Result<Reply, GuardError> {
+        if self.plans.iter().any(|plan| plan.target == id) {
+            return Err(order("the target still has a plan"));
+        }
+        self.targets.retain(|target| target.id != id);
+        self.images.retain(|image| image.target != id);
+        Ok(Reply::Done)
+    }
+
+    fn open_config(&self, descriptors: &mut Vec<OwnedFd>) -> Result<Reply, GuardError> {
+        let path = self.config.as_ref().ok_or_else(|| order("there is no configuration file"))?;
+        let file = File::open(path)
+            .map_err(|error| GuardError::Proc { file: text(path.display()), os: error.into() })?;
+        descriptors.push(file.into());
+        Ok(Reply::File)
     }
 
     /// Readable when [`Request::Events`] has something to tell. `None` before anything is attached.
@@ -297,6 +373,8 @@ impl Guard {
             options,
             images: Vec::new(),
             sites: 0,
+            kinds: KindsOfRows::default(),
+            budget: None,
             loaded: None,
             processes: Vec::new(),
             calibration: None,
@@ -360,6 +438,7 @@ impl Guard {
         });
         let known = &mut plan.images[known].1;
         for site in sites {
+            plan.kinds.add(site);
             let list = if site.exit { &mut known.exits } else { &mut known.entries };
             list.push(Site { offset: site.offset, cookie: site.cookie });
         }
@@ -438,21 +517,89 @@ impl Guard {
         let index = self.plan_index(id)?;
         let plan = &self.plans[index];
         let (way, loaded) = plan.loaded.as_ref().ok_or_else(|| order("calibrate comes after load"))?;
-        let functions = plan.options.functions + EXTRA_ROWS;
-        let rows = Rows::map(loaded.descriptor(map::ROWS)?, functions as usize, loaded.lanes as usize)
-            .map_err(|error| GuardError::Map { reason: text(error) })?;
+        let (programs, returns) = (way.programs, plan.options.returns);
+        let known = self.costs.iter().find(|(known, by, _)| (*known, *by) == (programs, returns));
+        if let Some((_, _, costs)) = known {
+            let costs = *costs;
+            return self.know_costs(index, costs);
+        }
+        let rows = rows_of(plan, loaded)?;
         let own = Target::unchecked(TargetId(0), std::process::id() as i32)?;
-        let returns = plan.options.returns;
         let images = calibrate::images(&own, plan.options.functions, returns)?;
         let probes = attach::attach(way.route, loaded, &own, &images, self.tracefs.as_mut())?;
         loaded.switch.arm();
-        let bias = calibrate::run(&rows, plan.options.functions);
+        let costs = calibrate::run(&rows, plan.options.functions);
         // The switch is the plan's as well; where that counts already, it goes on.
         if !plan.armed {
             loaded.switch.disarm();
         }
         self.plans[index].calibration = Some(probes);
-        Ok(Reply::Calibrated(bias))
+        self.costs.push((programs, returns, costs));
+        self.know_costs(index, costs)
+    }
+
+    /// From here on a plan's costs can be told, and held under its bound.
+    fn know_costs(&mut self, index: usize, Costs { bias, cost }: Costs) -> Result<Reply, GuardError> {
+        let plan = &self.plans[index];
+        let bound = plan.options.max_cost_ppm.map(Bound::new);
+        if let (Some(bound), Some((_, loaded))) = (bound, &plan.loaded) {
+            let costs = plan.kinds.costs(&cost, plan.options.returns);
+            let meter = Meter::new(rows_of(plan, loaded)?, costs, Instant::now());
+            self.plans[index].budget = Some(Budget { meter, bound });
+        }
+        Ok(Reply::Calibrated { bias, cost })
+    }
+
+    /// How long the guard may sleep at most.
+    pub fn patience(&self) -> Option<Duration> {
+        let busy = |plan: &Plan| plan.loaded.is_some() && plan.budget.is_some() && plan.armed;
+        if self.plans.iter().any(busy) {
+            return Some(budget::LOOK);
+        }
+        (!self.plans.is_empty() || self.watchdog.is_some()).then_some(LOOK_AT_IMAGES)
+    }
+
+    /// What has to be looked at again and again: what the probes cost, and whether the probed files are what they were.
+    pub fn look(&mut self, now: Instant) {
+        for index in 0..self.plans.len() {
+            let plan = &mut self.plans[index];
+            let lost = plan.loaded.as_ref().map_or(0, |(_, loaded)| loaded.switch.lost_events());
+            if lost > 0 {
+                self.take_off(index, Event::Overrun { lost });
+                continue;
+            }
+            let plan = &mut self.plans[index];
+            if let Some(ppm) = plan.budget.as_mut().and_then(|budget| budget.look(now)) {
+                self.take_off(index, Event::OverBudget { ppm, total: false });
+            }
+        }
+        let costs: Vec<Ppm> = self
+            .plans
+            .iter()
+            .map(|plan| plan.budget.as_ref().map_or(0, |budget| budget.meter.last()))
+            .collect();
+        if let Some((index, ppm)) = self.total.as_mut().and_then(|bound| budget::dearest(&costs, bound)) {
+            self.take_off(index, Event::OverBudget { ppm, total: true });
+        }
+        if self.looked_at_images.is_none_or(|last| now.saturating_duration_since(last) >= LOOK_AT_IMAGES) {
+            self.looked_at_images = Some(now);
+            let changed = |plan: &Plan| plan.images.iter().any(|(image, _)| self.unchanged(*image).is_err());
+            let changed: Vec<usize> =
+                (0..self.plans.len()).filter(|index| changed(&self.plans[*index])).collect();
+            changed.into_iter().for_each(|index| self.take_off(index, Event::ImageChanged));
+        }
+    }
+
+    /// Removes a plan's probes for a reason that is told once.
+    fn take_off(&mut self, index: usize, reason: Event) {
+        let plan = &mut self.plans[index];
+        plan.budget = None;
+        if plan.processes.iter().all(|covered| covered.attached.is_none()) {
+            return;
+        }
+        plan.take_off();
+        let plan = plan.id;
+        self.events.push_back(Told { plan, event: reason });
     }
 
     fn attach(&mut self, id: PlanId) -> Result<Reply, GuardError> {
@@ -552,6 +699,13 @@ fn check_python(python: &PythonPlan, options: &PlanOptions) -> Result<(), GuardE
     } else {
         Err(GuardError::BadPlan { reason: text("what it says of the Python interpreter is impossible") })
     }
+}
+
+/// The rows of a loaded plan, for reading.
+fn rows_of(plan: &Plan, loaded: &Loaded) -> Result<Rows, GuardError> {
+    let functions = plan.options.functions + EXTRA_ROWS;
+    Rows::map(loaded.descriptor(map::ROWS)?, functions as usize, loaded.lanes as usize)
+        .map_err(|error| GuardError::Map { reason: text(error) })
 }
 
 fn python_constants(python: &PythonPlan, functions: u32) -> PythonConstants {

@@ -15,6 +15,8 @@
 //! | `protocol.rs`, `line.rs` | what can be asked, what is answered, and how does it get there? |
 //! | `guard.rs` | what happens at each request? |
 //! | `command.rs` | a command that is held until its probes are in place |
+//! | `find.rs` | which processes are there? |
+//! | `budget.rs` | what do the probes cost, and when is it enough? |
 //! | `target.rs` | which process, which files does it map? |
 //! | `image.rs` | is this still the file that was decoded? |
 //! | `family.rs` | which processes are covered? |
@@ -26,6 +28,7 @@
 //! | `error.rs`, `rights.rs` | why not? |
 
 mod attach;
+mod budget;
 mod calibrate;
 pub mod check;
 mod command;
@@ -33,6 +36,7 @@ mod elf;
 pub mod error;
 mod family;
 mod features;
+mod find;
 mod guard;
 mod image;
 pub mod line;

@@ -203,12 +203,20 @@ fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<(usize, V
 mod tests {
     use super::*;
     use crate::protocol::{
-        EVENTS, Event, IMAGES, ImageId, MappedImage, PATH_BYTES, Path, PlanId, PlanSite, SITES,
+        EVENTS, Event, FOUND, Found, IMAGES, ImageId, MappedImage, PATH_BYTES, Path, PlanId, PlanSite, SITES,
+        Told,
     };
 
     #[test]
     fn the_largest_messages_fit_their_buffer() {
-        let site = PlanSite { offset: u64::MAX, cookie: u64::MAX, exit: true, code: [0xff; 4], code_len: 4 };
+        let site = PlanSite {
+            offset: u64::MAX,
+            cookie: u64::MAX,
+            exit: true,
+            stepped: true,
+            code: [0xff; 4],
+            code_len: 4,
+        };
         let sites = Request::PlanSites {
             plan: PlanId(u32::MAX),
             image: ImageId(u32::MAX),
@@ -221,15 +229,18 @@ mod tests {
             deleted: true,
             executable: true,
         };
-        let images = Reply::Images {
-            images: heapless::Vec::from_iter(std::iter::repeat_n(image, IMAGES)),
-            more: true,
-        };
         let text = || text("x".repeat(1000));
         let error = GuardError::NotPermitted { action: text(), os: crate::error::Os(i32::MIN), need: text() };
-        let event = Event::NotCovered { pid: i32::MIN, error };
+        let event = Told { plan: PlanId(u32::MAX), event: Event::NotCovered { pid: i32::MIN, error } };
         let events = Reply::Events {
             events: heapless::Vec::from_iter(std::iter::repeat_n(event, EVENTS)),
+            more: true,
+        };
+        let found = Found { pid: i32::MAX, start: u64::MAX, word: image.path.clone() };
+        let found =
+            Reply::Processes { processes: heapless::Vec::from_iter(std::iter::repeat_n(found, FOUND)) };
+        let images = Reply::Images {
+            images: heapless::Vec::from_iter(std::iter::repeat_n(image, IMAGES)),
             more: true,
         };
         let (_line, mut served) = pair().unwrap();
@@ -237,6 +248,7 @@ mod tests {
         let carried = |bytes: &[u8]| decode::<Reply>(bytes).unwrap();
         assert_eq!(carried(encode(&events, &mut buffer[..]).unwrap()), events);
         assert_eq!(carried(encode(&images, &mut buffer[..]).unwrap()), images);
+        assert_eq!(carried(encode(&found, &mut buffer[..]).unwrap()), found);
         assert_eq!(decode::<Request>(encode(&sites, &mut buffer[..]).unwrap()).unwrap(), sites);
         served.reply(&events, &[]).unwrap();
     }

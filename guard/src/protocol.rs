@@ -22,6 +22,8 @@ pub const SITES: usize = 256;
 pub const IMAGES: usize = 16;
 /// Events in one message.
 pub const EVENTS: usize = 16;
+/// Found processes in one message.
+pub const FOUND: usize = 16;
 /// Longest build-id in bytes; GNU's are 20, some tools write 32.
 pub const BUILD_ID_BYTES: usize = 64;
 
@@ -116,6 +118,10 @@ pub struct PlanOptions {
     pub on_signal: OnSignal,
     /// Measure functions of Python, whose rows are the last of [`functions`](Self::functions).
     pub python: Option<PythonPlan>,
+    /// What its probes may cost, in millionths of one CPU's time, once the cost of a call is known; more takes them off.
+    pub max_cost_ppm: Option<u64>,
+    /// Show rows and frames to others, below /sys/fs/bpf.
+    pub pin: bool,
 }
 
 /// What the programs must know of a Python interpreter. Offsets are in bytes.
@@ -154,6 +160,8 @@ pub struct PlanSite {
     pub cookie: u64,
     /// An exit site; else an entry site.
     pub exit: bool,
+    /// The kernel single-steps the instruction, which costs more than emulating it.
+    pub stepped: bool,
     /// The bytes that stand there in the image that was decoded.
     pub code: [u8; 4],
     /// How many of them count: fewer than four at the end of an image.
@@ -255,6 +263,24 @@ pub enum Request {
     StepCommand,
     /// Let it run.
     ReleaseCommand,
+    /// Look for processes: the first ones.
+    FindProcesses {
+        /// By what.
+        word: Word,
+        /// How it begins.
+        begins: Path,
+        /// That is the whole word.
+        whole: bool,
+    },
+    /// The next ones of the same search.
+    FindMore,
+    /// Forget a target that has no plan any more, and its images.
+    ForgetTarget {
+        /// The target.
+        target: TargetId,
+    },
+    /// Open the configuration file again. The descriptor comes with the reply.
+    OpenConfig,
     /// No further plan will come. The guard gives up what it does not need any more.
     Settle,
     /// Wait for its end.
@@ -262,6 +288,28 @@ pub enum Request {
         /// Ask it to end.
         terminate: bool,
     },
+}
+
+/// What of a process is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Word {
+    /// The path of what it executes.
+    Executable,
+    /// The name of its command, at most 15 bytes.
+    Command,
+    /// Its control group in the unified hierarchy, from the slash on.
+    ControlGroup,
+}
+
+/// A process that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// Process id.
+    pub pid: i32,
+    /// Start time in clock ticks since boot.
+    pub start: u64,
+    /// The word that was compared.
+    pub word: Path,
 }
 
 /// A file that says something of a target. Only the collector looks at what is in it.
@@ -290,7 +338,7 @@ pub struct MappedImage {
     pub executable: bool,
 }
 
-/// What the probes of one kind cost in the reported durations.
+/// What the probes of each kind cost: in the reported durations, or in all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bias {
     /// Entry site that the kernel emulates, exit site that it emulates, ns.
@@ -354,6 +402,29 @@ pub enum Event {
     },
     /// Functions of Python were called for the first time; their descriptions wait in the mapped arrays.
     NewCode,
+    /// The probes cost more than the plan may, or all plans together may; they are gone. What was counted can be read.
+    OverBudget {
+        /// What the plan's probes cost, in millionths of one CPU's time.
+        ppm: u64,
+        /// All plans together were too much.
+        total: bool,
+    },
+    /// More happened in the plan's processes than could be told: children may be missing. The probes are gone.
+    Overrun {
+        /// Events that were lost.
+        lost: u32,
+    },
+    /// Somebody wrote to a probed file or put another in its place. The probes are gone.
+    ImageChanged,
+}
+
+/// An event and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// The plan.
+    pub plan: PlanId,
+    /// What happened.
+    pub event: Event,
 }
 
 /// The guard's answer.
@@ -402,8 +473,13 @@ pub enum Reply {
         /// Slots for code objects of Python. Where there are any, the descriptors of slots, pool and texts come last.
         code_slots: u32,
     },
-    /// The cost that stands in every reported duration.
-    Calibrated(Bias),
+    /// What a call costs.
+    Calibrated {
+        /// In each reported duration.
+        bias: Bias,
+        /// In all.
+        cost: Bias,
+    },
     /// The sites are attached.
     Attached {
         /// Probes in the kernel.
@@ -419,12 +495,17 @@ pub enum Reply {
     /// Events, the oldest first.
     Events {
         /// The next ones.
-        events: heapless::Vec<Event, EVENTS>,
+        events: heapless::Vec<Told, EVENTS>,
         /// There are more.
         more: bool,
     },
     /// A file was opened; its descriptor comes with this. None where there is no such file.
     File,
+    /// Processes that fit; as many as a message holds when there may be more.
+    Processes {
+        /// The next ones.
+        processes: heapless::Vec<Found, FOUND>,
+    },
     /// The command was led on.
     Stepped {
         /// It can be led further: it neither ended nor was led as far as is sensible.

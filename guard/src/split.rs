@@ -5,6 +5,7 @@
 //! collector sees the line hung up, and the guard removes all probes.
 
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -99,12 +100,19 @@ fn attend(mut guard: Guard, mut served: Served, asked: &SigSet, child: Pid) -> R
 fn serve(guard: &mut Guard, served: &mut Served, signals: &SignalFd, child: Pid) -> Result<(), GuardError> {
     let failed = |errno: Errno| GuardError::Split { step: text("wait for requests"), os: errno.into() };
     loop {
+        let now = Instant::now();
+        guard.look(now);
+        guard.check_collector(now)?;
+        if guard.has_events() {
+            served.wake();
+        }
         let [asked, signalled, happened] = {
             let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
             let (asked, signalled) = (readable(served.socket()), readable(signals.as_fd()));
             // Before anything is attached there is nothing that could happen.
             let mut fds = [asked, signalled, readable(guard.events().unwrap_or(signals.as_fd()))];
-            match poll(&mut fds, PollTimeout::NONE) {
+            let patience = guard.patience().and_then(|time| PollTimeout::try_from(time).ok());
+            match poll(&mut fds, patience.unwrap_or(PollTimeout::NONE)) {
                 Ok(_) => {}
                 Err(Errno::EINTR) => continue,
                 Err(errno) => return Err(failed(errno)),
@@ -119,9 +127,6 @@ fn serve(guard: &mut Guard, served: &mut Served, signals: &SignalFd, child: Pid)
         }
         if happened {
             guard.collect_events();
-            if guard.has_events() {
-                served.wake();
-            }
         }
         if asked {
             let Some(request) = served.request()? else { return Ok(()) };

@@ -265,6 +265,15 @@ impl Target {
     }
 }
 
+/// Start time of the process with this folder of /proc.
+pub(crate) fn start_of(process: &OwnedFd) -> Option<u64> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let mut stat = String::new();
+    let file = openat(process, "stat", flags, Mode::empty()).ok()?;
+    File::from(file).take(STATUS_BYTES).read_to_string(&mut stat).ok()?;
+    parse_start(&stat)
+}
+
 /// Field 22 of /proc/PID/stat.
 fn parse_start(stat: &str) -> Option<u64> {
     behind_name(stat)?.nth(19)?.parse().ok()

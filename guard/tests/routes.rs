@@ -46,7 +46,7 @@ fn sites(file: &File) -> [PlanSite; 2] {
     let site = |offset: u64, exit: bool| {
         let mut code = [0; 4];
         file.read_exact_at(&mut code, offset).unwrap();
-        PlanSite { offset, cookie: 0, exit, code, code_len: 4 }
+        PlanSite { offset, cookie: 0, exit, stepped: false, code, code_len: 4 }
     };
     let entry = site(offset, false);
     // The next instruction: past endbr64, past `xor ebp, ebp` in its two encodings, past a word of aarch64.
@@ -77,7 +77,7 @@ fn session(route: Route, returns: Returns) -> Option<Bias> {
         Err(GuardError::Route { .. }) => return None,
         Err(error) => panic!("{error}"),
     }
-    let Reply::Calibrated(bias) = call(&mut line, Request::Calibrate { plan }) else { panic!() };
+    let Reply::Calibrated { bias, .. } = call(&mut line, Request::Calibrate { plan }) else { panic!() };
     let Reply::Attached { sites, .. } = call(&mut line, Request::Attach { plan }) else { panic!() };
     assert_eq!(sites, if returns == Returns::Ret { 2 } else { 1 });
     call(&mut line, Request::Arm { plan });

@@ -101,7 +101,7 @@ fn site(file: &fs::File, address: usize, exit: bool) -> PlanSite {
     let offset = file_offset(address);
     let mut code = [0; 4];
     file.read_exact_at(&mut code, offset).unwrap();
-    PlanSite { offset, cookie: 0, exit, code, code_len: 4 }
+    PlanSite { offset, cookie: 0, exit, stepped: false, code, code_len: 4 }
 }
 
 /// What a bpf() call of this thread ends with: an empty one, which every kernel refuses in one way or another.
@@ -186,7 +186,7 @@ fn read_without_rights(route: Route) {
         let Reply::Events { events, .. } = call(&mut line, Request::Events) else { panic!() };
         told.extend(events);
         // To attach to the child is what rights are needed for.
-        told.iter().any(|event| matches!(event, Event::NotCovered { pid: child, .. } if *child != pid))
+        told.iter().any(|told| matches!(told.event, Event::NotCovered { pid: child, .. } if child != pid))
     });
     call(&mut line, Request::Disarm { plan });
     let still = rows.read(0).entries;

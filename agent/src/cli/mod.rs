@@ -8,7 +8,6 @@
 //! | [`generate`] | man page and shell completions from the same data |
 //! | [`exit`], [`failure`] | exit statuses, and errors that know theirs |
 //! | [`guarded`] | a command in a process without rights |
-//! | [`notes`] | what a person should know before the figures |
 //! | [`output`] | standard output, colours, progress |
 //! | [`functions`], [`check`], [`pack`], [`watch`] | a command each |
 
@@ -22,7 +21,6 @@ pub mod functions;
 pub mod generate;
 mod guarded;
 pub mod help;
-mod notes;
 pub mod options;
 pub mod output;
 pub mod pack;

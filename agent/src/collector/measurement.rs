@@ -30,6 +30,10 @@ pub struct Options {
     pub follow_forks: bool,
     /// Which signals take the probes off; `None`: as the language of the functions wants it.
     pub on_signal: Option<OnSignal>,
+    /// What the probes may cost, in millionths of one CPU's time.
+    pub max_cost_ppm: Option<u64>,
+    /// Show rows and frames below /sys/fs/bpf.
+    pub pin: bool,
 }
 
 /// A plan in the kernel.
@@ -50,6 +54,8 @@ pub struct Measurement {
     functions: Vec<FunctionReport>,
     /// Of each function.
     steppings: Vec<Steppings>,
+    /// What a call of each costs, in nanoseconds; empty before that was measured.
+    costs: Vec<Option<u64>>,
     returns: Returns,
     python: Option<PythonPart>,
 }
@@ -63,6 +69,8 @@ struct PythonPart {
     counts_only: bool,
     steppings: Steppings,
     bias_ns: Option<u64>,
+    /// What a call costs in all, wanted or not.
+    cost_ns: Option<u64>,
     /// Calls of all functions at the last reading.
     calls: u64,
     /// Calls of each function before it had a row.
@@ -90,6 +98,8 @@ impl Measurement {
             follow_forks: options.follow_forks,
             on_signal: options.on_signal.unwrap_or_else(|| usual(resolved)),
             python: resolved.python.as_ref().map(|python| python_plan(python, rows)),
+            max_cost_ppm: options.max_cost_ppm,
+            pin: options.pin,
         };
         let begun = line.call(&Request::BeginPlan { target: target.id, options: plan_options })?;
         let (Reply::Plan { plan }, _) = begun else { return Err(unexpected(&begun.0)) };
@@ -156,6 +166,7 @@ impl Measurement {
             attach_ns: took_ns,
             functions,
             steppings,
+            costs: Vec::new(),
             returns,
             python,
         })
@@ -179,15 +190,25 @@ impl Measurement {
         })
     }
 
-    /// What the probes have cost so far, in nanoseconds: the calls that they saw, times what they add to the duration of
-    /// one that does nothing. `None` where that was not measured.
+    /// What the probes have cost so far, in nanoseconds: the calls that they saw, times what they add to one that does
+    /// nothing. `None` where that was not measured.
     pub fn cost_ns(&self) -> Option<u64> {
-        let native = self.functions.iter().take(self.steppings.len()).enumerate();
-        let native = native.map(|(row, report)| Some(self.rows.entries(row).saturating_mul(report.bias_ns?)));
+        let native = (0..self.steppings.len())
+            .map(|row| Some(self.rows.entries(row).saturating_mul((*self.costs.get(row)?)?)));
         let python = self.python.as_ref();
         let python =
-            python.map(|python| Some(python.functions.calls(&self.rows).saturating_mul(python.bias_ns?)));
+            python.map(|python| Some(python.functions.calls(&self.rows).saturating_mul(python.cost_ns?)));
         native.chain(python).sum()
+    }
+
+    /// The guard's number for the plan.
+    pub fn plan(&self) -> PlanId {
+        self.plan
+    }
+
+    /// Names of the functions that were asked for by name; those of Python come while they are called.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.functions.iter().take(self.steppings.len()).map(|report| report.name.as_str())
     }
 
     /// Counts from now on.
@@ -205,12 +226,15 @@ impl Measurement {
     /// When the guard refuses.
     pub fn calibrate(&mut self, line: &mut Line) -> Result<(), GuardError> {
         match line.call(&Request::Calibrate { plan: self.plan })? {
-            (Reply::Calibrated(bias), _) => {
+            (Reply::Calibrated { bias, cost }, _) => {
+                self.costs =
+                    self.steppings.iter().map(|kinds| of_kind(&cost, *kinds, self.returns)).collect();
                 for (report, steppings) in self.functions.iter_mut().zip(&self.steppings) {
-                    report.bias_ns = bias_of(&bias, *steppings, self.returns);
+                    report.bias_ns = of_kind(&bias, *steppings, self.returns);
                 }
                 if let Some(python) = &mut self.python {
-                    python.bias_ns = bias_of(&bias, python.steppings, self.returns);
+                    python.bias_ns = of_kind(&bias, python.steppings, self.returns);
+                    python.cost_ns = of_kind(&cost, python.steppings, self.returns);
                 }
                 Ok(())
             }
@@ -360,6 +384,7 @@ impl PythonPart {
             counts_only: python.counts_only,
             steppings: python.steppings,
             bias_ns: None,
+            cost_ns: None,
             calls: 0,
             unresolved: Vec::new(),
         }
@@ -459,13 +484,13 @@ fn plan_sites(line: &mut Line, plan: PlanId, image: ImageId, sites: &[PlanSite])
     Ok(())
 }
 
-fn bias_of(bias: &Bias, steppings: Steppings, returns: Returns) -> Option<u64> {
+fn of_kind(costs: &Bias, steppings: Steppings, returns: Returns) -> Option<u64> {
     // A return probe is what the calibration's function with an emulated exit was measured with.
     let exit_stepped = steppings.exit_stepped && returns == Returns::Ret;
     match (steppings.entry_stepped, exit_stepped) {
-        (false, false) => bias.emulated_emulated_ns,
-        (false, true) => bias.emulated_stepped_ns,
-        (true, false) => bias.stepped_emulated_ns,
-        (true, true) => bias.stepped_stepped_ns,
+        (false, false) => costs.emulated_emulated_ns,
+        (false, true) => costs.emulated_stepped_ns,
+        (true, false) => costs.stepped_emulated_ns,
+        (true, true) => costs.stepped_stepped_ns,
     }
 }

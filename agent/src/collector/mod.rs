@@ -8,6 +8,8 @@
 //! | [`target`] | a process and its images, opened by the guard |
 //! | [`debug_dirs`] | folders with debug files, opened while there are rights |
 //! | [`resolve`] | patterns to functions with sites, and refusals |
+//! | [`session`] | one process, from its opening to its last report |
+//! | [`notes`] | what a person should know before the figures |
 //! | [`measurement`] | one loaded plan: attach, arm, read, detach |
 //! | [`python`] | functions of Python, found while they are called |
 //! | [`refusals`] | targets for which return probes would be unsafe |
@@ -17,10 +19,12 @@
 
 pub mod debug_dirs;
 pub mod measurement;
+pub mod notes;
 pub mod python;
 pub mod refusals;
 pub mod report;
 pub mod resolve;
+pub mod session;
 pub mod target;
 
 use edgelat_guard::GuardError;

@@ -65,6 +65,10 @@ pub enum Ended {
     Budget,
     /// The target got a signal that says of a fault, and was left alone from that moment on.
     Fault,
+    /// More happened in its processes than could be followed.
+    Overrun,
+    /// A file that it executes was written to or replaced.
+    ImageChanged,
     /// Somebody has ended the guard, and the kernel removed the probes.
     Guard,
 }

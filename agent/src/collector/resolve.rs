@@ -414,7 +414,8 @@ fn plan_site(file: &std::fs::File, site: &edgelat_image::ProbeSite, exit: bool) 
     if cfg!(target_arch = "x86_64") && exit && matches!(code, [0xc3, ..] | [0xf3, 0xc3, ..]) {
         cookie |= SITE_RETURN;
     }
-    PlanSite { offset: site.file_offset, cookie, exit, code, code_len }
+    let stepped = site.site.stepping == Stepping::SingleStepped;
+    PlanSite { offset: site.file_offset, cookie, exit, stepped, code, code_len }
 }
 
 /// The build-id of an open image in hexadecimal.

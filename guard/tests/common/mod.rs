@@ -18,6 +18,8 @@ pub(crate) const OPTIONS: PlanOptions = PlanOptions {
     follow_forks: true,
     on_signal: OnSignal::Any,
     python: None,
+    max_cost_ppm: None,
+    pin: false,
 };
 
 pub(crate) fn call(line: &mut Line, request: Request) -> Reply {

@@ -8,7 +8,7 @@ use edgelat_guard::protocol::MappedImage;
 use edgelat_image::{DebugFiles, Image, Origin};
 
 use crate::cli::failure::Failure;
-use crate::cli::notes;
+use crate::collector::notes;
 use crate::collector::refusals;
 use crate::collector::resolve;
 use crate::collector::target::{Target, file_name};

@@ -20,12 +20,11 @@ use super::{
     exit::Exit,
     failure::{Fails, Failure},
     guarded::guarded,
-    notes,
     output::{PrintError, ProgressLine, reason, say, to_stdout},
     parse::{FunctionsOf, FunctionsOptions},
 };
 use crate::collector::debug_dirs::DebugDirs;
-use crate::collector::resolve;
+use crate::collector::{notes, resolve};
 use crate::collector::target::{Target, file_name};
 use print::Printer;
 

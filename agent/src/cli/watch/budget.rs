@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::collector::session::percent;
+
 /// Time between two looks. Two in a row must be over: one busy moment is not yet a load.
 const LOOK: Duration = Duration::from_millis(150);
 
@@ -42,14 +44,6 @@ impl Budget {
     }
 }
 
-/// How much of one CPU's time `cost_ns` is, in percent to one decimal.
-pub(super) fn percent(cost_ns: u64, time: Duration) -> f64 {
-    if time.is_zero() {
-        return 0.0;
-    }
-    (cost_ns as f64 / time.as_nanos() as f64 * 1000.0).round() / 10.0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,12 +60,5 @@ mod tests {
         assert_eq!(budget.look(at(3), 500 + 4 * one_percent), None, "calm again");
         assert_eq!(budget.look(at(4), 500 + 7 * one_percent), None);
         assert_eq!(budget.look(at(5), 500 + 10 * one_percent), Some(3.0));
-    }
-
-    #[test]
-    fn percent_is_that_of_one_cpu() {
-        assert_eq!(percent(2_500_000, Duration::from_secs(1)), 0.3);
-        assert_eq!(percent(3_000_000_000, Duration::from_secs(1)), 300.0);
-        assert_eq!(percent(1, Duration::ZERO), 0.0);
     }
 }

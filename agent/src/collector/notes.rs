@@ -1,6 +1,6 @@
 //! What a person should know before the figures: what is visible of a target, and what the figures mean.
 
-use crate::collector::resolve::ResolvedPython;
+use super::resolve::ResolvedPython;
 
 /// For an interpreter of Python whose functions are measured.
 pub fn of_python(python: &ResolvedPython) -> impl Iterator<Item = String> {

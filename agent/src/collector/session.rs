@@ -1,0 +1,481 @@
+//! One process that is measured, from its opening to its last report: what `watch` has one of and the service many.
+//!
+//! A session resolves names in the images that are mapped, has one plan or more attached for them (libraries may come
+//! later), follows the children that the guard covers, and reads what was counted. It prints nothing: what a person
+//! should know goes to [`Notices`].
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use edgelat_guard::protocol::{Event, Fault, PlanId, Returns};
+use edgelat_guard::{GuardError, Line};
+use edgelat_image::{Pack, Pattern, Progress, PythonPattern};
+use nix::sys::signal::Signal;
+
+use super::debug_dirs::DebugDirs;
+use super::measurement::{self, Measurement, rate};
+use super::notes;
+use super::refusals;
+use super::report::{Ended, FunctionReport, ProcessReport, RefusedReport, Report, SCHEMA, TargetReport};
+use super::resolve::{self, Context, ResolveError, Resolved};
+use super::target::Target;
+
+/// What is to be measured of a process, and how.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Functions.
+    pub functions: Vec<Pattern>,
+    /// Functions of Python.
+    pub python: Vec<PythonPattern>,
+    /// What plans are made with.
+    pub plan: measurement::Options,
+    /// Accept a process that a debugger traces.
+    pub allow_ptrace: bool,
+}
+
+/// Where names come from besides the images themselves.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// Folders with debug files.
+    pub debug_dirs: DebugDirs,
+    /// Packs.
+    pub packs: Vec<Pack>,
+}
+
+/// Takes what a person should know.
+pub trait Notices {
+    /// One line.
+    fn say(&mut self, text: fmt::Arguments<'_>);
+    /// How far the reading of an image is.
+    fn progress(&mut self, image: &str, at: Progress);
+}
+
+/// Why a process cannot be measured, or not any further.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The guard refused something.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// Names did not become functions.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// Return probes would harm the target.
+    #[error(
+        "return probes are unsafe for process {pid}: {reason}; leave them out (returns = ret): probes on exit sites are safe here"
+    )]
+    UnsafeReturns {
+        /// The process.
+        pid: i32,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A process that is measured.
+#[derive(Debug)]
+pub struct Session {
+    /// The process.
+    pub target: Target,
+    description: TargetReport,
+    measurements: Vec<Measurement>,
+    refused: Vec<RefusedReport>,
+    /// Patterns whose library is not mapped yet.
+    pub pending: Vec<Pattern>,
+    /// Functions of Python whose interpreter is not mapped yet.
+    pub python_pending: Vec<PythonPattern>,
+    processes: Vec<ProcessReport>,
+    /// Processes that are covered and have not ended.
+    pub alive: BTreeSet<i32>,
+    /// When counting began.
+    pub armed: Instant,
+    /// How long was counted, once that is over.
+    measured: Option<Duration>,
+    read: Instant,
+    /// What the probes had cost then, in nanoseconds.
+    cost_ns: u64,
+    seq: u64,
+    returns: Returns,
+    detach_ns: Option<u64>,
+}
+
+impl Session {
+    /// Opens a process, of which nothing is measured yet.
+    ///
+    /// # Errors
+    /// Why it must not be measured.
+    pub fn open(line: &mut Line, pid: i32, wanted: &Wanted) -> Result<Self, SessionError> {
+        let target = Target::open(line, pid, wanted.allow_ptrace)?;
+        if wanted.plan.returns == Returns::Uretprobe {
+            let images = target.images(line)?;
+            if let Some(reason) = refusals::return_probes(line, &target, &images) {
+                return Err(SessionError::UnsafeReturns { pid, reason });
+            }
+        }
+        let description = describe(line, &target)?;
+        let now = Instant::now();
+        Ok(Self {
+            target,
+            description,
+            measurements: Vec::new(),
+            refused: Vec::new(),
+            pending: Vec::new(),
+            python_pending: Vec::new(),
+            processes: vec![ProcessReport { pid, covered_since_ns: 0, ended_ns: None }],
+            alive: BTreeSet::from([pid]),
+            armed: now,
+            measured: None,
+            read: now,
+            cost_ns: 0,
+            seq: 0,
+            returns: wanted.plan.returns,
+            detach_ns: None,
+        })
+    }
+
+    /// Attaches and arms all that is wanted and mapped; the rest is pending.
+    ///
+    /// # Errors
+    /// The first that is mapped and cannot be measured.
+    pub fn begin(
+        &mut self,
+        line: &mut Line,
+        wanted: &Wanted,
+        sources: &Sources,
+        notices: &mut dyn Notices,
+    ) -> Result<(), SessionError> {
+        if !wanted.functions.is_empty() {
+            self.cover(line, wanted, &wanted.functions, sources, notices)?;
+        }
+        self.cover_python(line, wanted, wanted.python.clone(), notices)
+    }
+
+    /// Attaches and arms what of `patterns` is mapped; the rest is pending.
+    fn cover(
+        &mut self,
+        line: &mut Line,
+        wanted: &Wanted,
+        patterns: &[Pattern],
+        sources: &Sources,
+        notices: &mut dyn Notices,
+    ) -> Result<(), SessionError> {
+        let mut context = Context {
+            debug_dirs: &sources.debug_dirs,
+            packs: &sources.packs,
+            progress: &mut |image, at| notices.progress(image, at),
+        };
+        let resolved = resolve::resolve(line, &self.target, patterns, &mut context)?;
+        self.pending.clone_from(&resolved.pending);
+        for refusal in &resolved.refused {
+            notices.say(format_args!("not measured: {}: {}", refusal.name, refusal.text));
+        }
+        self.refused.extend_from_slice(&resolved.refused);
+        if resolved.functions.is_empty() {
+            return Ok(());
+        }
+        self.measure(line, wanted, &resolved)
+    }
+
+    /// Attaches and arms functions of Python, once their interpreter is mapped.
+    fn cover_python(
+        &mut self,
+        line: &mut Line,
+        wanted: &Wanted,
+        patterns: Vec<PythonPattern>,
+        notices: &mut dyn Notices,
+    ) -> Result<(), SessionError> {
+        if patterns.is_empty() {
+            return Ok(());
+        }
+        let Some((python, image)) = resolve::resolve_python(line, &self.target, &patterns)? else {
+            self.python_pending = patterns;
+            return Ok(());
+        };
+        notes::of_python(&python).for_each(|note| notices.say(format_args!("{note}")));
+        let resolved = Resolved { images: vec![image], python: Some(python), ..Resolved::default() };
+        self.measure(line, wanted, &resolved)
+    }
+
+    fn measure(&mut self, line: &mut Line, wanted: &Wanted, resolved: &Resolved) -> Result<(), SessionError> {
+        let mut measurement = Measurement::attach(line, &self.target, resolved, wanted.plan)?;
+        if wanted.plan.max_cost_ppm.is_some() {
+            // A bound holds from the first call on, so what a call costs has to be known before.
+            measurement.calibrate(line)?;
+        }
+        measurement.arm(line)?;
+        if self.measurements.is_empty() {
+            self.armed = Instant::now();
+            self.read = self.armed;
+        }
+        self.measurements.push(measurement);
+        Ok(())
+    }
+
+    /// Is there something that was asked for and is not mapped?
+    pub fn waits(&self) -> bool {
+        !self.pending.is_empty() || !self.python_pending.is_empty()
+    }
+
+    /// Is anything measured?
+    pub fn measures(&self) -> bool {
+        !self.measurements.is_empty()
+    }
+
+    /// Has a library come that was waited for? A target that maps nothing any more has ended; where nothing is
+    /// attached yet, no event tells of that.
+    ///
+    /// # Errors
+    /// When what has come cannot be measured.
+    pub fn look_for_libraries(
+        &mut self,
+        line: &mut Line,
+        wanted: &Wanted,
+        sources: &Sources,
+        notices: &mut dyn Notices,
+    ) -> Result<(), SessionError> {
+        let images = self.target.images(line).unwrap_or_default();
+        if images.is_empty() {
+            self.alive.remove(&self.target.pid);
+        }
+        let python = std::mem::take(&mut self.python_pending);
+        self.cover_python(line, wanted, python, notices)?;
+        let here = |pattern: &Pattern| {
+            images.iter().any(|image| pattern.matches_image(std::path::Path::new(image.path.as_str())))
+        };
+        if !self.pending.iter().any(here) {
+            return Ok(());
+        }
+        let pending = std::mem::take(&mut self.pending);
+        self.cover(line, wanted, &pending, sources, notices)
+    }
+
+    /// Nothing more is waited for.
+    pub fn stop_waiting(&mut self) {
+        self.pending.clear();
+        self.python_pending.clear();
+    }
+
+    /// Learns what the probes add, while they count already: a person waits for numbers, not for this.
+    pub fn calibrate(&mut self, line: &mut Line, notices: &mut dyn Notices) {
+        for measurement in &mut self.measurements {
+            if let Err(error) = measurement.calibrate(line) {
+                notices.say(format_args!("what the probes themselves add is not known: {error}"));
+            }
+        }
+    }
+
+    /// Is this plan one of ours?
+    pub fn owns(&self, plan: PlanId) -> bool {
+        self.measurements.iter().any(|measurement| measurement.plan() == plan)
+    }
+
+    /// Takes in what the guard saw; the reason to end, if it is one.
+    pub fn take(&mut self, event: &Event, notices: &mut dyn Notices) -> Option<Ended> {
+        let now = self.elapsed();
+        match event {
+            Event::Covered { pid } => {
+                // A second plan covers the same process.
+                if self.alive.insert(*pid) {
+                    self.processes.push(ProcessReport { pid: *pid, covered_since_ns: now, ended_ns: None });
+                }
+            }
+            Event::NotCovered { pid, error } => {
+                notices.say(format_args!("child {pid} is not covered: {error}"));
+            }
+            Event::NewCode => self.measurements.iter_mut().for_each(Measurement::attend),
+            Event::Faulted { pid, fault, sites, took_ns } => {
+                notices.say(format_args!("{}", fault_in_words(*pid, *fault, *sites, *took_ns)));
+                return Some(Ended::Fault);
+            }
+            Event::Ended { pid, .. } => self.gone(*pid, now),
+            Event::MainThreadEnded { pid } => {
+                notices.say(format_args!(
+                    "the main thread of process {pid} has ended, and the kernel stops probes of this route \
+                     with it; calls from here on are not measured (--route uprobe_multi can, from Linux 6.6)"
+                ));
+                self.gone(*pid, now);
+            }
+            Event::Replaced { pid } => {
+                notices.say(format_args!(
+                    "process {pid} executes another image now; its functions are no longer measured"
+                ));
+                if *pid == self.target.pid {
+                    return Some(Ended::Replaced);
+                }
+            }
+            Event::OverBudget { ppm, total } => {
+                let of_all = if *total { "together with those of other targets " } else { "" };
+                notices.say(format_args!(
+                    "the probes in process {} cost {of_all}{:.1} % of one CPU, more than max_cost allows; they are removed",
+                    self.target.pid,
+                    *ppm as f64 / 1e4
+                ));
+                return Some(Ended::Budget);
+            }
+            Event::Overrun { lost } => {
+                notices.say(format_args!(
+                    "process {} and its children did more than could be followed ({lost} events lost); its probes are removed",
+                    self.target.pid
+                ));
+                return Some(Ended::Overrun);
+            }
+            Event::ImageChanged => {
+                notices.say(format_args!(
+                    "a file that process {} executes was written to or replaced; its probes are removed",
+                    self.target.pid
+                ));
+                return Some(Ended::ImageChanged);
+            }
+        }
+        self.alive.is_empty().then_some(Ended::Target)
+    }
+
+    /// A process is no longer covered.
+    fn gone(&mut self, pid: i32, now: u64) {
+        self.alive.remove(&pid);
+        if let Some(process) = self.processes.iter_mut().find(|process| process.pid == pid) {
+            process.ended_ns.get_or_insert(now);
+        }
+    }
+
+    /// Time since arming, or until disarming, in nanoseconds.
+    fn elapsed(&self) -> u64 {
+        nanoseconds(self.measured.unwrap_or_else(|| self.armed.elapsed()))
+    }
+
+    /// What the probes have cost so far, in nanoseconds; `None` where that is not known.
+    pub fn cost(&self) -> Option<u64> {
+        self.measurements.iter().map(Measurement::cost_ns).sum()
+    }
+
+    /// What was counted until now; with a reason, for the last time.
+    pub fn report(&mut self, ended: Option<Ended>) -> Report {
+        let since = match self.seq {
+            0 => 0,
+            _ => nanoseconds(self.read.elapsed()),
+        };
+        self.read = Instant::now();
+        let cost = self.cost();
+        let before = std::mem::replace(&mut self.cost_ns, cost.unwrap_or(0));
+        let cost_percent = cost.filter(|_| since > 0).map(|cost| match ended {
+            None => percent(cost.saturating_sub(before), Duration::from_nanos(since)),
+            Some(_) => percent(cost, Duration::from_nanos(self.elapsed())),
+        });
+        let mut functions: Vec<FunctionReport> = Vec::new();
+        for measurement in &mut self.measurements {
+            functions.extend_from_slice(measurement.read(&self.alive, since));
+        }
+        if ended.is_some() {
+            // The last interval is of any length; a person wants the rate of it all.
+            let whole = self.elapsed();
+            functions.iter_mut().for_each(|function| function.rate_per_s = rate(function.entries, whole));
+        }
+        let first = self.measurements.first();
+        let session = first.is_some_and(|measurement| measurement.session);
+        let report = Report {
+            schema: SCHEMA,
+            seq: self.seq,
+            elapsed_ns: self.elapsed(),
+            last: ended.is_some(),
+            ended,
+            target: self.description.clone(),
+            route: first.map_or("none", |measurement| measurement.route.name()),
+            returns: match (self.returns, session) {
+                (Returns::Ret, _) => "ret",
+                (Returns::Uretprobe, true) => "uretprobe session",
+                (Returns::Uretprobe, false) => "uretprobe",
+            },
+            sites: self.measurements.iter().map(|measurement| measurement.sites).sum(),
+            attach_ns: self.measurements.iter().map(|measurement| measurement.attach_ns).sum(),
+            detach_ns: self.detach_ns,
+            processes: self.processes.clone(),
+            functions,
+            python: self.measurements.iter().find_map(Measurement::python),
+            cost_percent,
+            unattributed_hits: self.measurements.iter().map(Measurement::unattributed_hits).sum(),
+            refused: self.refused.clone(),
+        };
+        self.seq += 1;
+        report
+    }
+
+    /// What is measured, for people and for quarantine.
+    pub fn description(&self) -> &TargetReport {
+        &self.description
+    }
+
+    /// Names of the functions that are measured.
+    pub fn function_names(&self) -> Vec<String> {
+        self.measurements.iter().flat_map(Measurement::names).map(str::to_owned).collect()
+    }
+
+    /// Counts no more, takes the probes off and reads for the last time. The guard may refuse, or be gone: what was
+    /// counted is told all the same.
+    pub fn end(&mut self, line: &mut Line, ended: Ended) -> (Report, Option<GuardError>) {
+        let mut failure = None;
+        for measurement in &self.measurements {
+            failure = measurement.disarm(line).err().or(failure);
+        }
+        // Nothing counts from here on, and what detaching takes belongs to no rate.
+        self.measured = Some(self.armed.elapsed());
+        // Detaching waits until no program runs any more: what is read after that does not move.
+        for measurement in &self.measurements {
+            match measurement.detach(line) {
+                Ok(ns) => *self.detach_ns.get_or_insert(0) += ns,
+                Err(error) => failure = Some(error),
+            }
+        }
+        (self.report(Some(ended)), failure)
+    }
+}
+
+/// How much of one CPU's time `cost_ns` is, in percent to one decimal.
+pub fn percent(cost_ns: u64, time: Duration) -> f64 {
+    if time.is_zero() {
+        return 0.0;
+    }
+    (cost_ns as f64 / time.as_nanos() as f64 * 1000.0).round() / 10.0
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn fault_in_words(pid: i32, fault: Fault, sites: u32, took_ns: u64) -> String {
+    let signal = match Signal::try_from(fault.signal) {
+        Ok(signal) => signal.as_str(),
+        Err(_) => "a signal",
+    };
+    let handled = match fault.handled {
+        true => ", which it handles (--on-signal fatal goes on then)",
+        false => "",
+    };
+    format!(
+        "process {pid} got {signal}{handled}: counting stopped at once, and its {sites} probes were gone {:.1} ms later",
+        took_ns as f64 / 1e6
+    )
+}
+
+fn describe(line: &mut Line, target: &Target) -> Result<TargetReport, GuardError> {
+    let images = target.images(line)?;
+    let executable = images.iter().find(|image| image.executable);
+    let open = executable.map(|image| target.open_image(line, image)).transpose()?;
+    Ok(TargetReport {
+        pid: target.pid,
+        start: target.start,
+        exe: executable.map(|image| image.path.to_string()).unwrap_or_default(),
+        build_id: open.and_then(|open| resolve::build_id_of(&open.file)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_is_that_of_one_cpu() {
+        assert_eq!(percent(2_500_000, Duration::from_secs(1)), 0.3);
+        assert_eq!(percent(3_000_000_000, Duration::from_secs(1)), 300.0);
+        assert_eq!(percent(1, Duration::ZERO), 0.0);
+    }
+}
