@@ -6,6 +6,9 @@
 
 mod cli;
 mod collector;
+mod config;
+mod selection;
+mod values;
 
 use std::process::ExitCode;
 

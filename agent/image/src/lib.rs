@@ -87,6 +87,7 @@ pub use functions::{Function, FunctionTable, Language, Origin, Progress, Skipped
 pub use glob::Glob;
 pub use go::Go;
 pub use image::{Facts, Image, Kind, Segment};
+pub use near::nearest;
 pub use pack::{Pack, PackError, PackedFunction, PackedImage};
 pub use pattern::{NamePattern, Pattern, PatternError, Wanted};
 pub use python::{Interpreter, PythonError, PythonPattern};

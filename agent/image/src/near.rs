@@ -2,6 +2,14 @@
 
 use crate::limits::NEAR_NAMES;
 
+/// The nearest of a few words to one that is none of them.
+#[must_use]
+pub fn nearest(wanted: &str, words: impl IntoIterator<Item = impl AsRef<str>>) -> Option<String> {
+    let mut nearest = Nearest::new(wanted);
+    words.into_iter().for_each(|word| nearest.offer(word.as_ref()));
+    nearest.into_names().into_iter().next()
+}
+
 /// Longest name that is compared letter by letter; longer ones are offered only where they contain the other.
 const COMPARED: usize = 64;
 
@@ -136,6 +144,19 @@ mod tests {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         assert_eq!(near("step_00x", &names).len(), NEAR_NAMES);
         assert_eq!(near("step_00x", &names)[0], "step_00");
+    }
+
+    #[test]
+    fn one_word_of_a_few_is_offered_or_none() {
+        let words = ["interval", "state_dir", "max_cost"];
+        for (wanted, expected) in [
+            ("intervall", Some("interval")),
+            ("maxcost", Some("max_cost")),
+            ("dir", Some("state_dir")),
+            ("pid", None),
+        ] {
+            assert_eq!(nearest(wanted, words).as_deref(), expected, "{wanted}");
+        }
     }
 
     #[test]

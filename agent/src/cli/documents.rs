@@ -8,6 +8,7 @@ use super::{exit::Exit, parse::parse};
 use crate::collector::report::{
     Ended, FunctionReport, ProcessReport, PythonReport, RefusedReport, Report, SCHEMA, TargetReport,
 };
+use crate::config::Config;
 
 fn document(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
@@ -109,4 +110,100 @@ fn the_command_lines_in_the_readme_are_understood() {
             panic!("edgelat {line}: {error}");
         }
     }
+}
+
+/// The keys that a table of the configuration takes, as it tells whoever writes another.
+fn keys_of(table: &str) -> BTreeSet<String> {
+    let text = format!("{table}\nsomething_else = 1\n");
+    let said = Config::parse(Path::new("f"), text.as_bytes()).unwrap_err().to_string();
+    let keys =
+        said.lines().find_map(|line| line.split_once("the keys are ")).unwrap_or_else(|| panic!("{said}"));
+    keys.1.split(", ").map(str::to_owned).collect()
+}
+
+/// The rows of the page about the configuration below a heading: key and default.
+fn configuration_rows(heading: &str) -> Vec<(String, String)> {
+    let page = document("docs/CONFIG.md");
+    let (_, section) = page.split_once(heading).unwrap_or_else(|| panic!("{heading}"));
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| {
+        let columns: Vec<&str> = row.trim_matches('|').split(" | ").map(|column| column.trim()).collect();
+        assert_eq!(columns.len(), 4, "{row}");
+        (columns[0].trim_matches('`').to_owned(), columns[2].trim_matches('`').to_owned())
+    })
+    .collect()
+}
+
+#[test]
+fn every_key_of_the_configuration_is_documented_and_no_other() {
+    for (table, heading) in [("[agent]", "\n## `[agent]`\n"), ("[[target]]", "\n## `[[target]]`\n")] {
+        let documented: BTreeSet<String> =
+            configuration_rows(heading).into_iter().map(|(key, _)| key).collect();
+        assert_eq!(documented, keys_of(table));
+    }
+}
+
+/// The file that is installed, with what `comment` begins as lines that count.
+fn installed(comment: &str) -> String {
+    let text = document("rootfs/etc/edgelat.toml");
+    text.lines().filter_map(|line| line.strip_prefix(comment)).map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn the_file_that_is_installed_says_nothing_but_the_defaults() {
+    let parse = |text: &str| {
+        Config::parse(Path::new("f"), text.as_bytes()).unwrap_or_else(|errors| panic!("{errors}"))
+    };
+    let defaults = parse("");
+    assert_eq!(parse(&document("rootfs/etc/edgelat.toml")), defaults);
+
+    // A comment has a space after its sign, a key has none.
+    let keys: String = installed("#")
+        .lines()
+        .filter(|line| !line.starts_with(' '))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let shown = parse(&keys);
+    let least = "[[target]]\nname = \"gateway\"\nexe = \"/usr/sbin/gateway\"\nfunctions = [\"handle_*\"]\n";
+    assert_eq!((shown.agent, shown.targets), (defaults.agent, parse(least).targets));
+
+    // What has no default, or would be one selector too many, stands further to the right, and is right too.
+    for other in installed("#   ").lines() {
+        let text = match other.starts_with("collector_user") {
+            true => keys.replacen("[agent]\n", &format!("[agent]\n{other}\n"), 1),
+            false => keys.replacen("exe = \"/usr/sbin/gateway\"", other, 1),
+        };
+        assert_ne!(text, keys, "{other}");
+        parse(&text);
+    }
+}
+
+#[test]
+fn every_key_and_default_of_the_page_is_in_the_file_that_is_installed() {
+    let text = document("rootfs/etc/edgelat.toml");
+    let (agent, target) = text.split_once("\n#[[target]]\n").unwrap();
+    for (part, heading) in [(agent, "\n## `[agent]`\n"), (target, "\n## `[[target]]`\n")] {
+        for (key, default) in configuration_rows(heading) {
+            let found = part.lines().any(|line| match default.starts_with("none") {
+                true => line.trim_start_matches(['#', ' ']).starts_with(&format!("{key} = ")),
+                false => line == format!("#{key} = {default}"),
+            });
+            assert!(found, "{key} = {default}");
+        }
+    }
+}
+
+#[test]
+fn the_example_and_the_errors_of_the_page_are_those_of_the_program() {
+    let page = document("docs/CONFIG.md");
+    let mut blocks = page.split("\n```\n").skip(1).step_by(2);
+    let example = blocks.next().unwrap();
+    let config = Config::parse(Path::new("/etc/edgelat.toml"), example.as_bytes()).unwrap();
+    assert_eq!(config.targets.len(), 1);
+
+    let broken = example.replace("interval", "intervall").replace("SSL_read", "");
+    let errors = Config::parse(Path::new("/etc/edgelat.toml"), broken.as_bytes()).unwrap_err().to_string();
+    let said: Vec<String> = errors.lines().map(|line| format!("edgelat: {line}")).collect();
+    assert_eq!(blocks.next().unwrap().lines().collect::<Vec<_>>(), said);
 }

@@ -10,7 +10,7 @@ pub enum Exit {
     Ok = 0,
     /// Something went wrong while running.
     Failed = 1,
-    /// The command line is wrong; nothing was done.
+    /// The command line or the configuration file is wrong; nothing was done.
     Usage = 2,
     /// A right is missing.
     NotPermitted = 3,
@@ -31,7 +31,7 @@ impl Exit {
     pub const ALL: [(Self, &'static str); 9] = [
         (Self::Ok, "done"),
         (Self::Failed, "something failed at run time"),
-        (Self::Usage, "wrong usage; nothing was done"),
+        (Self::Usage, "wrong usage or configuration; nothing was done"),
         (Self::NotPermitted, "not permitted: root or capabilities are missing"),
         (Self::Unsupported, "this kernel cannot: no BTF, no uprobes, too old"),
         (Self::Target, "the target was not found, has ended, or must not be probed"),

@@ -23,6 +23,15 @@ impl<E: Fails> From<E> for Failure {
     }
 }
 
+impl Fails for crate::config::Errors {
+    fn exit(&self) -> Exit {
+        match self.not_permitted() {
+            true => Exit::NotPermitted,
+            false => Exit::Usage,
+        }
+    }
+}
+
 impl Fails for edgelat_guard::GuardError {
     fn exit(&self) -> Exit {
         match self.kind() {

@@ -9,7 +9,7 @@
 //! | [`exit`], [`failure`] | exit statuses, and errors that know theirs |
 //! | [`guarded`] | a command in a process without rights |
 //! | [`output`] | standard output, colours, progress |
-//! | [`functions`], [`check`], [`pack`], [`watch`] | a command each |
+//! | [`functions`], [`check`], [`pack`], [`quarantine`], [`run`], [`watch`] | a command each |
 
 pub mod check;
 #[cfg(test)]
@@ -25,6 +25,8 @@ pub mod options;
 pub mod output;
 pub mod pack;
 pub mod parse;
+pub mod quarantine;
+pub mod run;
 pub mod usage;
 pub mod watch;
 
@@ -45,7 +47,8 @@ fn exit_of(outcome: Result<Exit, Failure>) -> Exit {
     match outcome {
         Ok(exit) => exit,
         Err(failure) => {
-            output::say(&failure.message);
+            // A configuration file can be wrong in many places, with a line for each.
+            failure.message.lines().for_each(output::say);
             failure.exit
         }
     }
@@ -57,9 +60,11 @@ fn dispatch(invocation: Invocation) -> Result<Exit, Failure> {
         Invocation::Help(command, detail) => print(&help::of(command, detail)),
         Invocation::Version => print(concat!("edgelat ", env!("CARGO_PKG_VERSION"), "\n")),
         Invocation::Watch(options) => watch::run(options),
+        Invocation::Run(options) => run::run(options),
         Invocation::Functions(options) => functions::run(options),
         Invocation::Check(options) => check::run(&options),
         Invocation::Pack(options) => pack::run(&options),
+        Invocation::Quarantine(options) => quarantine::run(&options),
         #[cfg(any(test, feature = "generate"))]
         Invocation::Completions(shell) => print(&generate::completions(&shell)),
         #[cfg(any(test, feature = "generate"))]

@@ -4,6 +4,8 @@
 //! ([`super::help`]), the man page and the shell completions ([`super::generate`]) all read it, so none of them
 //! can know an option that another does not.
 
+use crate::values::{self, words};
+
 /// A command of edgelat.
 #[derive(Debug)]
 pub struct Command {
@@ -102,6 +104,7 @@ pub struct Example {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Id {
     AllowPtrace,
+    Config,
     Debug,
     DebugDir,
     Duration,
@@ -140,20 +143,14 @@ impl Opt {
     }
 }
 
-/// Smallest and largest size of the frame table, in frames.
-pub const FRAMES: std::ops::RangeInclusive<u64> = 16..=1 << 20;
-
-/// Smallest and largest bound for `--max-map-bytes`: 4 KiB to 1 GiB.
-pub const MAP_BYTES: std::ops::RangeInclusive<u64> = 4 << 10..=1 << 30;
-
 /// Words for `--returns`.
-pub const RETURNS: &[&str] = &["ret", "uretprobe"];
+const RETURNS: &[&str] = &words(&values::RETURNS);
 
 /// Words for `--on-signal`.
-pub const ON_SIGNAL: &[&str] = &["auto", "any", "fatal"];
+const ON_SIGNAL: &[&str] = &words(&values::ON_SIGNAL);
 
 /// Words for `--route`.
-pub const ROUTES: &[&str] = &["auto", "uprobe_multi", "tracefs", "single"];
+const ROUTES: &[&str] = &words(&values::ROUTES);
 
 /// Shells that completions can be made for.
 #[cfg(any(test, feature = "generate"))]
@@ -174,6 +171,21 @@ const PACK: Opt = Opt {
            whose code is the same, byte for byte. The option may be repeated.",
     ..Opt::switch(Id::Pack, "pack", "Take functions of stripped images from PACK")
 };
+
+/// The configuration file, where none is named.
+pub const CONFIG: &str = "/etc/edgelat.toml";
+
+const CONFIG_FILE: Opt = Opt {
+    short: Some('c'),
+    value: Some(Value { name: "FILE", complete: Complete::Files }),
+    default: Some(CONFIG),
+    more: "TOML with a table [agent] and a table [[target]] for each group of processes. The file that is installed \
+           explains every key.",
+    ..Opt::switch(Id::Config, "config", "Read the configuration from FILE")
+};
+
+/// Words for the first argument of `quarantine`.
+pub const QUARANTINE_ACTIONS: &[&str] = &["list", "clear"];
 
 /// Words for the first argument of `pack`.
 pub const PACK_ACTIONS: &[&str] = &["make", "show"];
@@ -307,6 +319,34 @@ pub const COMMANDS: &[Command] = &[
         ],
     },
     Command {
+        name: "run",
+        summary: "measure as a service what the configuration file names",
+        usage: &["[-c FILE] [--json]"],
+        about: &[
+            "Looks for the processes of each target in the configuration file, measures the functions that it names \
+             in all of them, and goes on when processes end, begin, or are replaced by another version of their \
+             program. SIGTERM and SIGINT end it, SIGHUP has it read the file again.",
+            "Everything that is wrong in the file is told at once, with its line and key, and nothing is started then; \
+             the exit status is 2. 'edgelat check -c FILE' tells it without starting anything.",
+        ],
+        operands: &[],
+        trailing: None,
+        options: &[
+            CONFIG_FILE,
+            Opt {
+                more: "One for each target and interval.",
+                ..Opt::switch(Id::Json, "json", "Print one JSON object a record")
+            },
+        ],
+        examples: &[
+            Example { line: "edgelat run", purpose: "What the unit or init script of the service calls." },
+            Example {
+                line: "edgelat run -c ./edgelat.toml --json",
+                purpose: "Try a configuration, and see what it measures.",
+            },
+        ],
+    },
+    Command {
         name: "functions",
         summary: "list the functions of a program and say which can be probed",
         usage: &["(PID | PATH) [PATTERN] [OPTION...]"],
@@ -361,6 +401,8 @@ pub const COMMANDS: &[Command] = &[
                  what to do about it. The exit status is 0 if watch would work, 3 if rights are missing, 4 if the \
                  kernel lacks something. With -p it also looks at a process: what it is, how its functions are named, and \
                  what stands in the way.",
+            "With -c it reads a configuration file instead and says everything that is wrong with it, a line each; the \
+             exit status is 2 then.",
         ],
         operands: &[],
         trailing: None,
@@ -370,10 +412,16 @@ pub const COMMANDS: &[Command] = &[
                 value: Some(Value { name: "PID", complete: Complete::Processes }),
                 ..Opt::switch(Id::Pid, "pid", "Look at the running process PID too")
             },
+            Opt {
+                more: "It needs no rights and looks at nothing else, so that a file can be checked where it is written.",
+                default: None,
+                ..CONFIG_FILE
+            },
             Opt::switch(Id::Json, "json", "Print one JSON object a finding"),
         ],
         examples: &[
             Example { line: "edgelat check", purpose: "Before the first measurement on a box." },
+            Example { line: "edgelat check -c edgelat.toml", purpose: "Before the file is put on a box." },
             Example { line: "edgelat check -p 1234", purpose: "Before the first measurement of a process." },
         ],
     },
@@ -437,6 +485,44 @@ pub const COMMANDS: &[Command] = &[
                 purpose: "From a stripped program and its debug file.",
             },
             Example { line: "edgelat pack show parser.pack", purpose: "What is in it, and for which build." },
+        ],
+    },
+    Command {
+        name: "quarantine",
+        summary: "show or clear what is not probed any more after a crash",
+        usage: &["[list] [-c FILE] [--json]", "clear [BUILD-ID] [-c FILE]"],
+        about: &[
+            "When a program dies by a fault while it is probed, the service probes the same functions of the same build \
+             no more, and remembers that in its state directory. list shows what is held back, clear lets it be probed \
+             again.",
+        ],
+        operands: &[
+            Operand {
+                name: "list|clear",
+                help: "Show, or forget; list where nothing is said",
+                at_least: 0,
+                at_most: 1,
+                complete: Complete::Words(QUARANTINE_ACTIONS),
+            },
+            Operand {
+                name: "BUILD-ID",
+                help: "clear: forget this build only; 8 or more of its hexadecimal digits",
+                at_least: 0,
+                at_most: 1,
+                complete: Complete::Nothing,
+            },
+        ],
+        trailing: None,
+        options: &[
+            Opt { more: "It names the state directory.", ..CONFIG_FILE },
+            Opt::switch(Id::Json, "json", "list: print one JSON object an entry"),
+        ],
+        examples: &[
+            Example { line: "edgelat quarantine", purpose: "What is held back, and since when." },
+            Example {
+                line: "edgelat quarantine clear 6a3b08c1",
+                purpose: "The crash had another cause: probe that build again.",
+            },
         ],
     },
     #[cfg(any(test, feature = "generate"))]

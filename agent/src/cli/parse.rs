@@ -13,12 +13,17 @@ use std::{
 };
 
 use edgelat_guard::protocol::{OnSignal, Returns, Route};
-use edgelat_image::{Pattern, PatternError, PythonPattern};
+use edgelat_image::limits::{BUILD_ID_BYTES, BUILD_ID_DIGITS};
+use edgelat_image::{Pattern, PatternError, PythonPattern, nearest};
 
 use super::{
     help::Detail,
-    options::{COMMANDS, Command, Complete, FRAMES, Id, MAP_BYTES, Opt},
-    usage::{UsageError, nearest},
+    options::{COMMANDS, CONFIG, Command, Complete, Id, Opt},
+    usage::UsageError,
+};
+use crate::selection::Selection;
+use crate::values::{
+    FRAMES, MAP_BYTES, ON_SIGNAL, PIDS, RETURNS, ROUTES, bytes, decimal, digits, meaning, seconds,
 };
 
 /// What a command line asks for.
@@ -32,12 +37,16 @@ pub enum Invocation {
     Version,
     /// `edgelat watch`.
     Watch(WatchOptions),
+    /// `edgelat run`.
+    Run(RunOptions),
     /// `edgelat functions`.
     Functions(FunctionsOptions),
     /// `edgelat check`.
     Check(CheckOptions),
     /// `edgelat pack`.
     Pack(PackOptions),
+    /// `edgelat quarantine`.
+    Quarantine(QuarantineOptions),
     /// `edgelat completions`, with the word for the shell.
     #[cfg(any(test, feature = "generate"))]
     Completions(String),
@@ -94,6 +103,15 @@ pub enum WatchTarget {
     Command(Vec<OsString>),
 }
 
+/// What `edgelat run` is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunOptions {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Print a JSON line for each target and interval.
+    pub json: bool,
+}
+
 /// What `edgelat functions` is asked to do.
 #[derive(Debug)]
 pub struct FunctionsOptions {
@@ -123,6 +141,8 @@ pub enum FunctionsOf {
 pub struct CheckOptions {
     /// Look at this process too.
     pub pid: Option<i32>,
+    /// Look at this configuration file instead.
+    pub config: Option<PathBuf>,
     /// Print JSON lines instead of a table.
     pub json: bool,
 }
@@ -150,6 +170,26 @@ pub enum PackOptions {
     },
 }
 
+/// What `edgelat quarantine` is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuarantineOptions {
+    /// Show or forget.
+    pub action: QuarantineAction,
+    /// The configuration file, which names the state directory.
+    pub config: PathBuf,
+    /// Print JSON lines instead of a table.
+    pub json: bool,
+}
+
+/// What is done with what is held back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QuarantineAction {
+    /// Show it.
+    List,
+    /// Forget it all, or what is of the build whose build-id begins with these hexadecimal digits, which are lower case.
+    Clear(Option<String>),
+}
+
 /// Reads a command line, without the name of the program.
 ///
 /// # Errors
@@ -173,6 +213,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     let Some(matches) = read(command, rest)? else { return Ok(Invocation::Help(command, Detail::Short)) };
     match command.name {
         "watch" => WatchOptions::from_matches(matches).map(Invocation::Watch),
+        "run" => Ok(Invocation::Run(RunOptions { config: matches.config(), json: matches.has(Id::Json) })),
+        "quarantine" => QuarantineOptions::from_matches(matches).map(Invocation::Quarantine),
         "functions" => FunctionsOptions::from_matches(matches).map(Invocation::Functions),
         "pack" => PackOptions::from_matches(matches).map(Invocation::Pack),
         #[cfg(any(test, feature = "generate"))]
@@ -181,7 +223,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         "man" => Ok(Invocation::Man),
         _ => {
             let pid = matches.value(Id::Pid, pid_wanted, pid)?;
-            Ok(Invocation::Check(CheckOptions { pid, json: matches.has(Id::Json) }))
+            let config = matches.paths(Id::Config).pop();
+            if pid.is_some() && config.is_some() {
+                return Err(UsageError::TwoQuestions);
+            }
+            Ok(Invocation::Check(CheckOptions { pid, config, json: matches.has(Id::Json) }))
         }
     }
 }
@@ -189,7 +235,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
 fn command_named(name: &OsStr) -> Result<&'static Command, UsageError> {
     let given = name.to_string_lossy();
     Command::named(&given).ok_or_else(|| UsageError::UnknownCommand {
-        near: nearest(&given, COMMANDS.iter().map(|command| command.name.to_string())),
+        near: nearest(&given, COMMANDS.iter().map(|command| command.name)),
         given: given.into_owned(),
     })
 }
@@ -284,6 +330,11 @@ impl Matches {
         self.values(id).map(PathBuf::from).collect()
     }
 
+    /// The configuration file, named or not.
+    fn config(&self) -> PathBuf {
+        self.paths(Id::Config).pop().unwrap_or_else(|| PathBuf::from(CONFIG))
+    }
+
     fn check_operands(&self) -> Result<(), UsageError> {
         let command = self.command;
         let usage = command.usage.first().copied().unwrap_or_default();
@@ -366,9 +417,6 @@ impl Matches {
     }
 }
 
-/// Process ids: PID_MAX_LIMIT of include/linux/threads.h is 4 Mi.
-const PIDS: RangeInclusive<u64> = 1..=4 << 20;
-
 /// Reports closer together than this tell nothing more and cost; further apart than a day is a mistake.
 const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(86_400);
 
@@ -387,14 +435,9 @@ impl WatchOptions {
             (None, true) => return Err(UsageError::NoTarget),
             (Some(_), false) => return Err(UsageError::TwoTargets),
         };
-        let (mut functions, mut python) = (Vec::new(), Vec::new());
+        let mut selection = Selection::default();
         for operand in &matches.operands {
-            match matches.text(operand)?.strip_prefix(PythonPattern::PREFIX) {
-                Some(rest) => {
-                    python.push(PythonPattern::parse(rest).map_err(|reason| matches.bad_pattern(reason))?)
-                }
-                None => functions.push(matches.pattern(operand)?),
-            }
+            selection.add(matches.text(operand)?).map_err(|reason| matches.bad_pattern(reason))?;
         }
         let times = |id, range: RangeInclusive<Duration>| {
             let wanted = format!(
@@ -408,24 +451,9 @@ impl WatchOptions {
                 move |text| seconds(text).filter(|time| range.contains(time)),
             )
         };
-        let route = matches.value(Id::Route, String::new, |word| {
-            Some(
-                [Route::UprobeMulti, Route::Tracefs, Route::Single]
-                    .into_iter()
-                    .find(|route| route.name() == word),
-            )
-        })?;
-        let returns = matches.value(Id::Returns, String::new, |word| match word {
-            "uretprobe" => Some(Returns::Uretprobe),
-            _ => Some(Returns::Ret),
-        })?;
-        let on_signal = matches.value(Id::OnSignal, String::new, |word| {
-            Some(match word {
-                "any" => Some(OnSignal::Any),
-                "fatal" => Some(OnSignal::Fatal),
-                _ => None,
-            })
-        })?;
+        let route = matches.value(Id::Route, String::new, |word| meaning(&ROUTES, word))?;
+        let returns = matches.value(Id::Returns, String::new, |word| meaning(&RETURNS, word))?;
+        let on_signal = matches.value(Id::OnSignal, String::new, |word| meaning(&ON_SIGNAL, word))?;
         let frames = matches.value(
             Id::Frames,
             || format!("a whole number from {} to {}", FRAMES.start(), FRAMES.end()),
@@ -439,17 +467,15 @@ impl WatchOptions {
         let max_cost = matches.value(
             Id::MaxCost,
             || "percent of one CPU from 0.1 to 1000, such as 5 or 0.5".to_string(),
-            |text| {
-                seconds(text).map(|percent| percent.as_secs_f64()).filter(|percent| COSTS.contains(percent))
-            },
+            |text| decimal(text).filter(|percent| COSTS.contains(percent)),
         )?;
         if max_cost.is_some() && matches.has(Id::NoBias) {
             return Err(UsageError::NoCost { command: matches.command.name });
         }
         Ok(Self {
             target,
-            functions,
-            python,
+            functions: selection.functions,
+            python: selection.python,
             duration: times(Id::Duration, DURATIONS)?,
             // The options below have defaults in the table; a test sees to it that they are these.
             interval: times(Id::Interval, INTERVALS)?.unwrap_or(Duration::from_secs(1)),
@@ -531,6 +557,46 @@ impl PackOptions {
     }
 }
 
+impl QuarantineOptions {
+    fn from_matches(matches: Matches) -> Result<Self, UsageError> {
+        let command = matches.command;
+        let action = match matches.operands.len() {
+            0 => "list".to_owned(),
+            _ => matches.operand_text(0)?,
+        };
+        let build_id = matches.operands.get(1).map(|given| matches.text(given)).transpose()?;
+        let action = match (action.as_str(), build_id) {
+            ("clear", None) => QuarantineAction::Clear(None),
+            ("clear", Some(digits)) => {
+                let fits = (BUILD_ID_DIGITS..=BUILD_ID_BYTES * 2).contains(&digits.len())
+                    && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+                if !fits {
+                    return Err(UsageError::BadValue {
+                        command: command.name,
+                        option: "BUILD-ID".to_string(),
+                        given: digits.to_string(),
+                        wanted: format!("{BUILD_ID_DIGITS} or more hexadecimal digits of what list shows"),
+                    });
+                }
+                QuarantineAction::Clear(Some(digits.to_ascii_lowercase()))
+            }
+            (_, None) => QuarantineAction::List,
+            (_, Some(extra)) => {
+                return Err(UsageError::ExtraOperand {
+                    command: command.name,
+                    given: extra.to_string(),
+                    usage: command.usage.first().copied().unwrap_or_default(),
+                });
+            }
+        };
+        let json = matches.has(Id::Json);
+        if json && action != QuarantineAction::List {
+            return Err(UsageError::OnlyFor { command: command.name, options: "--json", action: "list" });
+        }
+        Ok(Self { action, config: matches.config(), json })
+    }
+}
+
 fn pid_wanted() -> String {
     format!("a process id from {} to {}", PIDS.start(), PIDS.end())
 }
@@ -538,30 +604,6 @@ fn pid_wanted() -> String {
 fn pid(text: &str) -> Option<i32> {
     let pid = digits(text)?;
     PIDS.contains(&pid).then_some(pid as i32)
-}
-
-/// A decimal number without a sign; `str::parse` would take a plus.
-fn digits(text: &str) -> Option<u64> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-}
-
-/// A number of bytes, with K or M for KiB and MiB.
-fn bytes(text: &str) -> Option<u64> {
-    let (number, unit) = match text.strip_suffix(['K', 'k']) {
-        Some(number) => (number, 1 << 10),
-        None => text.strip_suffix(['M', 'm']).map_or((text, 1), |number| (number, 1 << 20)),
-    };
-    digits(number)?.checked_mul(unit)
-}
-
-/// Seconds, or another number of up to nine decimals, exactly.
-fn seconds(text: &str) -> Option<Duration> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    if fraction.is_empty() || fraction.len() > 9 {
-        return None;
-    }
-    let nanoseconds = digits(fraction)? * 10u64.pow(9 - fraction.len() as u32);
-    Some(Duration::new(digits(whole)?, nanoseconds as u32))
 }
 
 #[cfg(test)]

@@ -95,7 +95,7 @@ pub enum UsageError {
         command: &'static str,
     },
     /// Options of one action with another.
-    #[error("{command}: {options} are for {action} only; leave them out")]
+    #[error("{command}: only {action} takes {options}; leave that out")]
     OnlyFor {
         /// The command.
         command: &'static str,
@@ -123,6 +123,9 @@ pub enum UsageError {
     /// Nothing to watch.
     #[error("watch: nothing to measure; name a process with -p PID, or a command after --")]
     NoTarget,
+    /// A process and a file to check.
+    #[error("check: -p PID and -c FILE are two questions; ask one at a time")]
+    TwoQuestions,
     /// Two things to watch.
     #[error("watch: both -p PID and a command after -- are given; leave one")]
     TwoTargets,
@@ -146,28 +149,4 @@ fn did_you_mean_option(near: &Option<String>, command: &str) -> String {
         Some(near) => format!("did you mean {near}?"),
         None => format!("'edgelat {command} --help' lists them"),
     }
-}
-
-/// The candidate that takes the fewest edits to be typed right, if those are about a third of its length at most.
-pub fn nearest(given: &str, candidates: impl Iterator<Item = String>) -> Option<String> {
-    candidates
-        .map(|candidate| (edits(given, &candidate), candidate))
-        .filter(|(edits, candidate)| edits * 3 <= candidate.len() + 1)
-        .min_by_key(|(edits, _)| *edits)
-        .map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein distance in bytes.
-fn edits(one: &str, two: &str) -> usize {
-    let mut row: Vec<usize> = (0..=two.len()).collect();
-    for (i, a) in one.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in two.bytes().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[two.len()]
 }

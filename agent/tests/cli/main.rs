@@ -6,6 +6,7 @@
 )]
 
 mod check;
+mod config;
 mod functions;
 mod shell;
 mod usage;

@@ -1,5 +1,6 @@
 //! `edgelat check`: can this machine measure, and if not, what is missing? With a process: what is there to measure?
 
+mod config;
 mod target;
 
 use std::io::Write;
@@ -19,8 +20,11 @@ use super::{
 /// Prints what was found. The exit status tells a script whether `watch` would work.
 ///
 /// # Errors
-/// When the process cannot be looked at, or standard output cannot be written.
+/// When the process cannot be looked at, the configuration file is wrong, or standard output cannot be written.
 pub fn run(options: &CheckOptions) -> Result<Exit, Failure> {
+    if let Some(path) = &options.config {
+        return config::run(path, options.json);
+    }
     let findings = edgelat_guard::check::check();
     match options.pid {
         None => show(options, &findings),
@@ -76,14 +80,20 @@ struct FindingLine<'a> {
 }
 
 fn json(out: &mut dyn Write, finding: &Finding) -> Result<(), PrintError> {
-    let line = FindingLine {
+    FindingLine {
         name: finding.name,
         state: word(finding.state),
         detail: &finding.detail,
         next: finding.next.as_deref(),
-    };
-    serde_json::to_writer(&mut *out, &line).map_err(std::io::Error::from)?;
-    Ok(out.write_all(b"\n")?)
+    }
+    .write(out)
+}
+
+impl FindingLine<'_> {
+    fn write(&self, out: &mut dyn Write) -> Result<(), PrintError> {
+        serde_json::to_writer(&mut *out, self).map_err(std::io::Error::from)?;
+        Ok(out.write_all(b"\n")?)
+    }
 }
 
 fn table(out: &mut dyn Write, findings: &[Finding], style: Style) -> Result<(), PrintError> {

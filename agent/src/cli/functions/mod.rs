@@ -24,8 +24,8 @@ use super::{
     parse::{FunctionsOf, FunctionsOptions},
 };
 use crate::collector::debug_dirs::DebugDirs;
-use crate::collector::{notes, resolve};
 use crate::collector::target::{Target, file_name};
+use crate::collector::{notes, resolve};
 use print::Printer;
 
 /// Why the functions of a file or process are not listed.

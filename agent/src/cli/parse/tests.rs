@@ -279,7 +279,7 @@ fn what_a_pack_cannot_be_made_or_shown_with_is_named() {
         ("pack make -o a f", "--debug FILE is missing"),
         ("pack make -o a --debug b", "FUNCTION|PACK is missing"),
         ("pack show a b", "'b' is one argument too many; write edgelat pack show PACK [--json]"),
-        ("pack show a --debug b", "-o, --debug and --image are for make only"),
+        ("pack show a --debug b", "only make takes -o, --debug and --image"),
     ] {
         assert!(wrong(line).contains(answer), "{line}: {}", wrong(line));
     }
@@ -295,4 +295,67 @@ fn a_bound_for_the_cost_is_a_percentage_that_can_be_measured() {
     }
     let both = parse("watch -p1 --max-cost 1 --no-bias f".split(' ').map(OsString::from)).unwrap_err();
     assert!(both.to_string().contains("--no-bias"), "{both}");
+}
+
+#[test]
+fn run_and_quarantine_read_the_installed_configuration_unless_another_is_named() {
+    let run = |line: &str| match parsed(line) {
+        Ok(Invocation::Run(options)) => (options.config, options.json),
+        other => panic!("{line}: {other:?}"),
+    };
+    assert_eq!(run("run"), (PathBuf::from("/etc/edgelat.toml"), false));
+    assert_eq!(run("run -c a.toml --json"), (PathBuf::from("a.toml"), true));
+    assert_eq!(
+        wrong("run a.toml"),
+        "run: 'a.toml' is one argument too many; write edgelat run [-c FILE] [--json]"
+    );
+
+    let quarantine = |line: &str| match parsed(line) {
+        Ok(Invocation::Quarantine(options)) => options,
+        other => panic!("{line}: {other:?}"),
+    };
+    let options =
+        |action, config: &str, json| QuarantineOptions { action, config: PathBuf::from(config), json };
+    let installed = "/etc/edgelat.toml";
+    assert_eq!(quarantine("quarantine"), options(QuarantineAction::List, installed, false));
+    assert_eq!(quarantine("quarantine list --json"), options(QuarantineAction::List, installed, true));
+    assert_eq!(quarantine("quarantine clear -c a"), options(QuarantineAction::Clear(None), "a", false));
+    let build = QuarantineAction::Clear(Some("6a3b08c1".to_owned()));
+    assert_eq!(quarantine("quarantine clear 6A3B08c1"), options(build, installed, false));
+}
+
+#[test]
+fn wrong_uses_of_quarantine_are_answered() {
+    for (line, message) in [
+        ("quarantine show", "quarantine: list|clear cannot be 'show'; give list, clear"),
+        (
+            "quarantine list 6a3b08c1",
+            "quarantine: '6a3b08c1' is one argument too many; write edgelat quarantine [list] [-c FILE] [--json]",
+        ),
+        (
+            "quarantine clear 6a3b08",
+            "quarantine: BUILD-ID cannot be '6a3b08'; give 8 or more hexadecimal digits of what list shows",
+        ),
+        ("quarantine clear --json", "quarantine: only list takes --json; leave that out"),
+    ] {
+        assert_eq!(wrong(line), message);
+    }
+}
+
+#[test]
+fn check_looks_at_a_process_or_at_a_file() {
+    match parsed("check -c a.toml --json") {
+        Ok(Invocation::Check(CheckOptions { pid: None, config: Some(config), json: true })) => {
+            assert_eq!(config, PathBuf::from("a.toml"))
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(
+        parsed("check"),
+        Ok(Invocation::Check(CheckOptions { pid: None, config: None, json: false }))
+    ));
+    assert_eq!(
+        wrong("check -p 1 -c a.toml"),
+        "check: -p PID and -c FILE are two questions; ask one at a time"
+    );
 }

@@ -1,0 +1,234 @@
+//! The keys of a table: each is asked for once by its name, and what nobody asked for is unknown.
+
+use std::{fmt::Write as _, ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use edgelat_image::nearest;
+
+use super::document::{Entry, Item, Value};
+use super::error::{Errors, Problem};
+use crate::values;
+
+/// Most values in a list.
+pub(super) const LIST: usize = 1_024;
+
+/// Longest path in bytes, without the 0 at its end: PATH_MAX of include/uapi/linux/limits.h.
+const PATH_BYTES: usize = 4_095;
+
+/// Bytes of a value that are shown in an error.
+const SHOWN: usize = 60;
+
+/// The keys of one table, and where to say what is wrong with them.
+pub(super) struct Keys<'d, 'e> {
+    entries: Vec<&'d Entry<'d>>,
+    asked: Vec<&'static str>,
+    line: u32,
+    table: String,
+    errors: &'e mut Errors,
+}
+
+impl<'d, 'e> Keys<'d, 'e> {
+    /// The keys of the table that begins in `line`; `table` names it in errors.
+    pub fn new(line: u32, entries: &'d [Entry<'d>], table: String, errors: &'e mut Errors) -> Self {
+        let mut keys = Self { entries: Vec::new(), asked: Vec::new(), line, table, errors };
+        for entry in entries {
+            match keys.entries.iter().find(|other| other.key == entry.key) {
+                Some(other) => {
+                    let problem = Problem::KeyTwice { first: other.line };
+                    keys.wrong(entry.line, &entry.key, problem);
+                }
+                None => keys.entries.push(entry),
+            }
+        }
+        keys
+    }
+
+    /// Says what is wrong with a key.
+    pub fn wrong(&mut self, line: u32, key: &str, problem: Problem) {
+        self.errors.add_at(line, &self.table, key, problem);
+    }
+
+    /// Says that a key is not there, unless it may only be hidden.
+    pub fn missing(&mut self, key: &str, problem: Problem) {
+        if !self.errors.torn() {
+            self.errors.add_at(self.line, &self.table, key, problem);
+        }
+    }
+
+    /// The line of a key, if it is there.
+    pub fn line_of(&mut self, key: &'static str) -> Option<u32> {
+        self.entry(key).map(|entry| entry.line)
+    }
+
+    fn entry(&mut self, key: &'static str) -> Option<&'d Entry<'d>> {
+        if !self.asked.contains(&key) {
+            self.asked.push(key);
+        }
+        self.entries.iter().copied().find(|entry| entry.key == key)
+    }
+
+    /// A value as `read` understands it; `None` where it is not there or wrong. `wanted` says what it should be.
+    pub fn get<T>(
+        &mut self,
+        key: &'static str,
+        wanted: &str,
+        read: impl FnOnce(&Value<'d>) -> Option<T>,
+    ) -> Option<T> {
+        let item = self.entry(key)?.item.as_ref()?;
+        let value = read(&item.value);
+        if value.is_none() {
+            self.cannot_be(key, item, wanted);
+        }
+        value
+    }
+
+    /// Says what a key, or one value of its list, should be.
+    pub fn cannot_be(&mut self, key: &str, item: &Item<'_>, wanted: &str) {
+        let given = match &item.value {
+            Value::List(items) if items.is_empty() => "an empty list".to_owned(),
+            Value::List(_) => "a list".to_owned(),
+            _ => item.written.chars().take_while(|character| !character.is_control()).take(SHOWN).collect(),
+        };
+        self.wrong(item.line, key, Problem::Value { given, wanted: wanted.to_owned() });
+    }
+
+    /// The values of a list of texts, each as `read` understands it; nothing where the list is not there.
+    pub fn list<T>(
+        &mut self,
+        key: &'static str,
+        wanted: &str,
+        mut read: impl FnMut(&str) -> Option<T>,
+    ) -> Vec<T> {
+        let mut values = Vec::new();
+        for item in self.items(key, wanted) {
+            match text(&item.value).and_then(&mut read) {
+                Some(value) => values.push(value),
+                None => self.cannot_be(key, item, wanted),
+            }
+        }
+        values
+    }
+
+    /// The values of a list; none where it is not there.
+    pub fn items(&mut self, key: &'static str, wanted: &str) -> &'d [Item<'d>] {
+        match self.entry(key).and_then(|entry| entry.item.as_ref()) {
+            Some(Item { value: Value::List(items), .. }) if items.len() <= LIST => return items,
+            Some(Item { value: Value::List(_), line, .. }) => {
+                self.wrong(*line, key, Problem::TooMany { most: LIST })
+            }
+            Some(item) => self.cannot_be(key, item, wanted),
+            None => {}
+        }
+        &[]
+    }
+
+    /// `true` or `false`.
+    pub fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        let flag = self.get(key, "true or false", |value| match value {
+            Value::Flag(flag) => Some(*flag),
+            _ => None,
+        });
+        flag.unwrap_or(default)
+    }
+
+    /// One of a few words; the first of the table is the default.
+    pub fn word<T: Copy>(&mut self, key: &'static str, table: &[(&'static str, T)]) -> Option<T> {
+        let wanted = alternatives(table.iter().map(|(word, _)| *word));
+        self.get(key, &wanted, |value| values::meaning(table, text(value)?))
+    }
+
+    /// A time with its unit.
+    pub fn duration(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<Duration>,
+        default: Duration,
+    ) -> Duration {
+        let wanted = format!(
+            "a time from \"{}\" to \"{}\", such as \"{}\"",
+            values::in_words(*range.start()),
+            values::in_words(*range.end()),
+            values::in_words(default)
+        );
+        let read = |value: &Value<'_>| values::duration(text(value)?).filter(|time| range.contains(time));
+        self.get(key, &wanted, read).unwrap_or(default)
+    }
+
+    /// Percent of one CPU.
+    pub fn percent(&mut self, key: &'static str, range: RangeInclusive<f64>, default: f64) -> f64 {
+        let wanted =
+            format!("percent of one CPU from {} to {}, such as {default:?}", range.start(), range.end());
+        let read = |value: &Value<'_>| {
+            let percent = match value {
+                Value::Integer(whole) => u32::try_from(*whole).ok().map(f64::from),
+                Value::Decimal(digits) => values::decimal(digits),
+                _ => None,
+            };
+            percent.filter(|percent| range.contains(percent))
+        };
+        self.get(key, &wanted, read).unwrap_or(default)
+    }
+
+    /// A whole number.
+    pub fn number(&mut self, key: &'static str, wanted: &str, range: RangeInclusive<u64>) -> Option<u64> {
+        self.get(key, wanted, |value| whole(value).filter(|number| range.contains(number)))
+    }
+
+    /// An absolute path.
+    pub fn path(&mut self, key: &'static str, default: &str) -> PathBuf {
+        let wanted = format!("an absolute path, such as \"{default}\"");
+        self.get(key, &wanted, |value| absolute(text(value)?)).unwrap_or_else(|| PathBuf::from(default))
+    }
+
+    /// A list of absolute paths.
+    pub fn paths(&mut self, key: &'static str, example: &str) -> Vec<PathBuf> {
+        self.list(key, &format!("a list of absolute paths, such as [\"{example}\"]"), absolute)
+    }
+
+    /// Says which keys nobody asked for.
+    pub fn finish(mut self) {
+        for entry in std::mem::take(&mut self.entries) {
+            if !self.asked.contains(&entry.key.as_str()) {
+                let near = nearest(&entry.key, &self.asked);
+                let problem = Problem::UnknownKey { near, known: self.asked.clone() };
+                self.wrong(entry.line, &entry.key, problem);
+            }
+        }
+    }
+}
+
+/// The text of a value that has no control characters.
+pub(super) fn text<'v>(value: &'v Value<'_>) -> Option<&'v str> {
+    match value {
+        Value::Text(text) if !text.contains(char::is_control) => Some(text),
+        _ => None,
+    }
+}
+
+/// A whole number that is not negative.
+pub(super) fn whole(value: &Value<'_>) -> Option<u64> {
+    match value {
+        Value::Integer(number) => u64::try_from(*number).ok(),
+        _ => None,
+    }
+}
+
+fn absolute(text: &str) -> Option<PathBuf> {
+    let fits = text.starts_with('/') && text.len() <= PATH_BYTES && !text.contains(char::is_control);
+    fits.then(|| PathBuf::from(text))
+}
+
+/// `"a", "b" or "c"`.
+pub(super) fn alternatives<'a>(words: impl ExactSizeIterator<Item = &'a str>) -> String {
+    let last = words.len().saturating_sub(1);
+    let mut text = String::new();
+    for (number, word) in words.enumerate() {
+        let before = match number {
+            0 => "",
+            number if number == last => " or ",
+            _ => ", ",
+        };
+        // A write to a String cannot fail.
+        let _ = write!(text, "{before}\"{word}\"");
+    }
+    text
+}

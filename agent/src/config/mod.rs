@@ -1,0 +1,217 @@
+//! The configuration file of the service: TOML with a table `[agent]` and a table `[[target]]` for each group of
+//! processes.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | `file` | from a path to bytes: who may write to it, how large it is |
+//! | `document` | from text to tables, keys and values with their lines |
+//! | `keys` | asks a table for its keys, and finds those that nobody asked for |
+//! | `read` | which keys there are, what they can be, and what holds without them |
+//! | `error` | what can be wrong |
+//!
+//! All that is wrong is found at once and told with file, line and key. `docs/CONFIG.md` and `rootfs/etc/edgelat.toml`
+//! list the keys for people; tests hold them to what is read here.
+
+mod document;
+mod error;
+mod file;
+mod keys;
+mod read;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use edgelat_guard::protocol::{OnSignal, Returns, Route};
+use edgelat_image::{Pattern, PythonPattern};
+
+use error::Problem;
+
+pub use error::Errors;
+
+/// Most targets in a file.
+pub const TARGETS: usize = 64;
+
+/// A whole file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// What holds for the service as such.
+    pub agent: AgentConfig,
+    /// What is measured, in the order of the file; at most [`TARGETS`], and none is no mistake.
+    pub targets: Vec<TargetConfig>,
+}
+
+/// What holds for the service as such: `[agent]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentConfig {
+    /// What outlives a boot: quarantine and spool. Absolute.
+    pub state_dir: PathBuf,
+    /// What ends with the boot: lock and live snapshot. Absolute.
+    pub run_dir: PathBuf,
+    /// Time between two records, from 1 s to 1 h.
+    pub interval: Duration,
+    /// How often targets are looked for, from 100 ms to 1 min.
+    pub scan: Duration,
+    /// Where the log goes.
+    pub log: LogTo,
+    /// What is logged.
+    pub log_level: Level,
+    /// Where the collector runs.
+    pub collector_cpu: CollectorCpu,
+    /// Which scheduler the collector runs under.
+    pub sched: Sched,
+    /// The user that the collector becomes, by name or number.
+    pub collector_user: Option<String>,
+    /// Most that all probes together may cost, in percent of one CPU, from 0.01 to 1000.
+    pub max_cost: f64,
+    /// Attach to what comes after the start too. Without it the guard keeps no capability.
+    pub reattach: bool,
+    /// Where else to look for debug files. Absolute.
+    pub debug_dirs: Vec<PathBuf>,
+    /// Packs for stripped images. Absolute.
+    pub packs: Vec<PathBuf>,
+    /// Globs of paths of images that are never probed.
+    pub unprobed_images: Vec<String>,
+}
+
+/// Processes to measure: `[[target]]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TargetConfig {
+    /// What it is called in every output: `[a-z0-9][a-z0-9_.-]{0,62}`, and no other target's name.
+    pub name: String,
+    /// Which processes.
+    pub select: Select,
+    /// Which functions of them; at least one, here or in `python`.
+    pub functions: Vec<Pattern>,
+    /// Which of their functions of Python.
+    pub python: Vec<PythonPattern>,
+    /// How the end of a call is seen.
+    pub returns: Returns,
+    /// How probes reach the kernel; `None` leaves it to the guard.
+    pub route: Option<Route>,
+    /// Which signals take the probes off; `None`: as the language of the functions wants it.
+    pub on_signal: Option<OnSignal>,
+    /// Measure the children of the processes too.
+    pub follow_forks: bool,
+    /// On which CPUs the processes may run.
+    pub targets_on: TargetsOn,
+    /// Pin the maps below `/sys/fs/bpf`.
+    pub pin: bool,
+    /// Measure a process that a debugger traces.
+    pub allow_ptrace: bool,
+    /// Size of the frame table in frames, a power of two from 16 to 1048576.
+    pub frames: u32,
+    /// Most memory for rows and frames, in bytes, from 4 KiB to 1 GiB.
+    pub max_map_bytes: u64,
+    /// Most that its probes may cost, in percent of one CPU, from 0.01 to 1000.
+    pub max_cost: f64,
+}
+
+/// Which processes a target is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Select {
+    /// The one with this number.
+    Pid(i32),
+    /// Those that execute this file: an absolute path or a glob of such.
+    Exe(String),
+    /// Those with this command name, or a glob of such; at most 15 bytes.
+    Command(String),
+    /// Those of this unit of systemd, such as `nginx.service`.
+    Unit(String),
+    /// Those in this control group or below: a path below `/sys/fs/cgroup`, without a slash at either end.
+    Cgroup(String),
+}
+
+/// Where the log goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogTo {
+    /// Standard error.
+    Stderr,
+    /// The system's log.
+    Syslog,
+}
+
+/// How much a line of the log matters, most first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Something is not measured that should be.
+    Error,
+    /// Something may be wrong.
+    Warning,
+    /// What happens.
+    Info,
+    /// How it happens.
+    Debug,
+}
+
+/// Where the collector runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CollectorCpu {
+    /// On an isolated CPU where there is one, else on one that the targets do not use.
+    PreferIsolated,
+    /// On an isolated CPU or not at all.
+    Isolated,
+    /// Wherever the kernel puts it.
+    Any,
+    /// On this one.
+    Cpu(u32),
+}
+
+/// Which scheduler the collector runs under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sched {
+    /// The kernel's own, at nice 19.
+    Other,
+    /// sched_ext, while one is loaded.
+    Ext,
+}
+
+/// On which CPUs a target may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TargetsOn {
+    /// On all.
+    Any,
+    /// On isolated ones only; others are refused.
+    Isolated,
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, Errors> {
+        match file::read(path) {
+            Ok(bytes) => Self::parse(path, &bytes),
+            Err(problem) => {
+                let mut errors = Errors::of(path.to_owned());
+                errors.add_to_file(problem);
+                Err(errors)
+            }
+        }
+    }
+
+    /// Understands the bytes of a file; `path` names it in errors.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, Errors> {
+        let mut errors = Errors::of(path.to_owned());
+        match std::str::from_utf8(bytes) {
+            Ok(text) => {
+                let tables = document::read(text, &mut errors);
+                let config = read::config(&tables, &mut errors);
+                if errors.is_empty() { Ok(config) } else { Err(errors) }
+            }
+            Err(error) => {
+                let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
+                let line = 1 + before.iter().filter(|byte| **byte == b'\n').count() as u32;
+                errors.add(line, Problem::NotText);
+                Err(errors)
+            }
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Which keys there are, what they can be, and what holds without them.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use edgelat_image::Glob;
+use edgelat_image::limits::PATTERN_BYTES;
+
+use super::document::{Table, Value};
+use super::error::{Errors, Problem};
+use super::keys::{Keys, alternatives, text, whole};
+use super::{
+    AgentConfig, CollectorCpu, Config, Level, LogTo, Sched, Select, TARGETS, TargetConfig, TargetsOn,
+};
+use crate::selection::Selection;
+use crate::values::{self, FRAMES, MAP_BYTES, ON_SIGNAL, PIDS, RETURNS, ROUTES};
+
+const INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
+const SCANS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
+
+/// Percent of one CPU: less than a hundredth is not measured, and more than ten CPUs are no budget.
+const COSTS: RangeInclusive<f64> = 0.01..=1000.0;
+
+/// CPU numbers: the most that NR_CPUS can be is 8192 (arch/x86/Kconfig, arch/arm64/Kconfig: 4096).
+const CPUS: RangeInclusive<u64> = 0..=8_191;
+
+/// Longest name of a target in bytes, as of a label in DNS.
+const NAME_BYTES: usize = 63;
+
+/// Longest command name in bytes: TASK_COMM_LEN of include/linux/sched.h is 16 with the 0 at its end.
+const COMMAND_BYTES: usize = 15;
+
+/// Longest name of a unit in bytes: UNIT_NAME_MAX of systemd is 256 with the 0 at its end.
+const UNIT_BYTES: usize = 255;
+
+/// Kinds of units that have processes of their own.
+const UNIT_KINDS: [&str; 6] = [".service", ".scope", ".slice", ".socket", ".mount", ".swap"];
+
+/// Longest user name in bytes: LOGIN_NAME_MAX is 256 with the 0 at its end.
+const USER_BYTES: usize = 255;
+
+/// Where control groups are mounted, since systemd and OpenRC both do it so.
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+const LOGS: [(&str, LogTo); 2] = [("stderr", LogTo::Stderr), ("syslog", LogTo::Syslog)];
+const LEVELS: [(&str, Level); 4] =
+    [("error", Level::Error), ("warning", Level::Warning), ("info", Level::Info), ("debug", Level::Debug)];
+const COLLECTOR_CPUS: [(&str, CollectorCpu); 3] = [
+    ("prefer-isolated", CollectorCpu::PreferIsolated),
+    ("isolated", CollectorCpu::Isolated),
+    ("any", CollectorCpu::Any),
+];
+const SCHEDS: [(&str, Sched); 2] = [("other", Sched::Other), ("ext", Sched::Ext)];
+const TARGETS_ON: [(&str, TargetsOn); 2] = [("any", TargetsOn::Any), ("isolated", TargetsOn::Isolated)];
+
+/// The keys that say which processes are meant.
+const SELECTORS: [&str; 5] = ["pid", "exe", "command", "unit", "cgroup"];
+
+/// The configuration, as far as it can be read; only of use where nothing was added to `errors`.
+pub(super) fn config(tables: &[Table<'_>], errors: &mut Errors) -> Config {
+    let (root, tables) = tables.split_first().map_or((None, tables), |(root, rest)| (Some(root), rest));
+    for entry in root.into_iter().flat_map(|root| &root.entries) {
+        errors.add_at(entry.line, "", &entry.key, Problem::NoTable);
+    }
+    let mut agent = None;
+    let mut targets: Vec<(u32, TargetConfig)> = Vec::new();
+    let mut elements = 0;
+    for table in tables {
+        match (table.name.as_deref(), table.element) {
+            (Some("agent"), false) => match agent {
+                Some((first, _)) => errors.add_at(table.line, "agent", "", Problem::TableTwice { first }),
+                None => {
+                    let keys = Keys::new(table.line, &table.entries, "agent".to_owned(), errors);
+                    agent = Some((table.line, agent_of(keys)));
+                }
+            },
+            (Some("target"), true) => {
+                elements += 1;
+                if elements == TARGETS + 1 {
+                    let place = format!("target {elements}");
+                    errors.add_at(table.line, &place, "", Problem::TooManyTargets { most: TARGETS });
+                }
+                if elements <= TARGETS {
+                    targets.extend(target_of(table, elements, &targets, errors));
+                }
+            }
+            (Some(name), element) => errors.add(table.line, unknown_table(name, element)),
+            // Its header is no TOML, which has been said.
+            (None, _) => {}
+        }
+    }
+    let agent = match agent {
+        Some((_, agent)) => agent,
+        None => agent_of(Keys::new(1, &[], "agent".to_owned(), errors)),
+    };
+    Config { agent, targets: targets.into_iter().map(|(_, target)| target).collect() }
+}
+
+fn unknown_table(name: &str, element: bool) -> Problem {
+    let given = if element { format!("[[{name}]]") } else { format!("[{name}]") };
+    let wanted = match edgelat_image::nearest(name, ["agent", "target"]).as_deref() {
+        Some("agent") => "[agent]",
+        Some("target") => "[[target]]",
+        _ => "[agent] or [[target]]",
+    };
+    Problem::UnknownTable { given, wanted }
+}
+
+fn agent_of(mut keys: Keys<'_, '_>) -> AgentConfig {
+    let agent = AgentConfig {
+        state_dir: keys.path("state_dir", "/var/lib/edgelat"),
+        run_dir: keys.path("run_dir", "/run/edgelat"),
+        interval: keys.duration("interval", INTERVALS, Duration::from_secs(10)),
+        scan: keys.duration("scan", SCANS, Duration::from_secs(2)),
+        log: keys.word("log", &LOGS).unwrap_or(LogTo::Stderr),
+        log_level: keys.word("log_level", &LEVELS).unwrap_or(Level::Info),
+        collector_cpu: collector_cpu(&mut keys).unwrap_or(CollectorCpu::PreferIsolated),
+        sched: keys.word("sched", &SCHEDS).unwrap_or(Sched::Other),
+        collector_user: collector_user(&mut keys),
+        max_cost: keys.percent("max_cost", COSTS, 1.0),
+        reattach: keys.flag("reattach", true),
+        debug_dirs: keys.paths("debug_dirs", "/usr/lib/debug"),
+        packs: keys.paths("packs", "/etc/edgelat/program.pack"),
+        unprobed_images: keys.list(
+            "unprobed_images",
+            "a list of absolute paths or globs of such, such as [\"/opt/vendor/*\"]",
+            |text| path_glob(text).then(|| text.to_owned()),
+        ),
+    };
+    keys.finish();
+    agent
+}
+
+fn collector_cpu(keys: &mut Keys<'_, '_>) -> Option<CollectorCpu> {
+    let words = COLLECTOR_CPUS.iter().map(|(word, _)| *word);
+    let wanted = format!("{}, or the number of a CPU without quotes", alternatives(words));
+    keys.get("collector_cpu", &wanted, |value| match text(value) {
+        Some(word) => values::meaning(&COLLECTOR_CPUS, word),
+        None => whole(value).filter(|cpu| CPUS.contains(cpu)).map(|cpu| CollectorCpu::Cpu(cpu as u32)),
+    })
+}
+
+fn collector_user(keys: &mut Keys<'_, '_>) -> Option<String> {
+    let named = |name: &str| {
+        let fits = name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'@'));
+        fits && (1..=USER_BYTES).contains(&name.len())
+    };
+    keys.get("collector_user", "the name or the number of a user, such as \"edgelat\"", |value| {
+        match whole(value) {
+            // The largest stands for no user: include/linux/uidgid.h, INVALID_UID.
+            Some(number) => (number < u64::from(u32::MAX)).then(|| number.to_string()),
+            None => text(value).filter(|name| named(name)).map(str::to_owned),
+        }
+    })
+}
+
+fn target_of(
+    table: &Table<'_>,
+    number: usize,
+    others: &[(u32, TargetConfig)],
+    errors: &mut Errors,
+) -> Option<(u32, TargetConfig)> {
+    let named = table.entries.iter().find(|entry| entry.key == "name").and_then(|entry| entry.item.as_ref());
+    let place = match named.and_then(|item| text(&item.value)) {
+        Some(name) => format!("target {name:?}"),
+        None => format!("target {number}"),
+    };
+    let mut keys = Keys::new(table.line, &table.entries, place, errors);
+    let name = name(&mut keys, others);
+    let select = select(&mut keys);
+    let selection = selection(&mut keys);
+    let returns = keys.word("returns", &RETURNS);
+    let route = keys.word("route", &ROUTES);
+    let on_signal = keys.word("on_signal", &ON_SIGNAL);
+    let follow_forks = keys.flag("follow_forks", true);
+    let targets_on = keys.word("targets_on", &TARGETS_ON);
+    let pin = keys.flag("pin", false);
+    let allow_ptrace = keys.flag("allow_ptrace", false);
+    let frames = format!("a whole number from {} to {}", FRAMES.start(), FRAMES.end());
+    let frames = keys.number("frames", &frames, FRAMES);
+    let max_map_bytes = keys.get(
+        "max_map_bytes",
+        "bytes from \"4KiB\" to \"1024MiB\", such as \"4MiB\" or 4194304",
+        |value| {
+            let bytes = whole(value).or_else(|| values::bytes(text(value)?));
+            bytes.filter(|bytes| MAP_BYTES.contains(bytes))
+        },
+    );
+    let max_cost = keys.percent("max_cost", COSTS, 1.0);
+    keys.finish();
+    let target = TargetConfig {
+        name: name?,
+        select: select?,
+        functions: selection.functions,
+        python: selection.python,
+        returns: returns.unwrap_or(RETURNS[0].1),
+        route: route.flatten(),
+        on_signal: on_signal.flatten(),
+        follow_forks,
+        targets_on: targets_on.unwrap_or(TargetsOn::Any),
+        pin,
+        allow_ptrace,
+        frames: frames.unwrap_or(8_192).next_power_of_two() as u32,
+        max_map_bytes: max_map_bytes.unwrap_or(4 << 20),
+        max_cost,
+    };
+    Some((table.line, target))
+}
+
+fn name(keys: &mut Keys<'_, '_>, others: &[(u32, TargetConfig)]) -> Option<String> {
+    const WANTED: &str =
+        "1 to 63 of a-z, 0-9, _, . and -, beginning with a letter or digit, such as \"gateway\"";
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let fits = |name: &&str| {
+        (1..=NAME_BYTES).contains(&name.len())
+            && name.bytes().all(|byte| plain(byte) || b"_.-".contains(&byte))
+            && name.bytes().next().is_some_and(plain)
+    };
+    let Some(line) = keys.line_of("name") else {
+        keys.missing(
+            "name",
+            Problem::Missing { wanted: "a name that is a label in every output, such as name = \"gateway\"" },
+        );
+        return None;
+    };
+    let name = keys.get("name", WANTED, |value| text(value).filter(fits).map(str::to_owned))?;
+    match others.iter().find(|(_, other)| other.name == name) {
+        Some((first, _)) => {
+            keys.wrong(line, "name", Problem::NameTwice { first: *first });
+            None
+        }
+        None => Some(name),
+    }
+}
+
+fn select(keys: &mut Keys<'_, '_>) -> Option<Select> {
+    let given: Vec<_> = SELECTORS.iter().filter_map(|key| Some((*key, keys.line_of(key)?))).collect();
+    match given.split_first() {
+        Some(((other, line), more)) => {
+            for (key, at) in more {
+                keys.wrong(*at, key, Problem::TwoSelectors { other, line: *line });
+            }
+        }
+        None => keys.missing("", Problem::NoSelector { choice: SELECTORS.join(", ") }),
+    }
+    // Each is looked at, so that a wrong value is told too.
+    let pid = format!("a process id from {} to {}", PIDS.start(), PIDS.end());
+    let pid = keys.number("pid", &pid, PIDS).map(|pid| Select::Pid(pid as i32));
+    let mut of =
+        |key, wanted, read: fn(&str) -> Option<Select>| keys.get(key, wanted, |value| read(text(value)?));
+    let exe = of("exe", "an absolute path or a glob of such, such as \"/usr/sbin/nginx\"", |text| {
+        path_glob(text).then(|| Select::Exe(text.to_owned()))
+    });
+    let command = of(
+        "command",
+        "at most 15 bytes, which are all that the kernel keeps of a name, or a glob of such, such as \"nginx\"",
+        |text| (1..=COMMAND_BYTES).contains(&text.len()).then(|| Select::Command(text.to_owned())),
+    );
+    let unit = of("unit", "a unit of systemd with its kind, such as \"nginx.service\"", |text| {
+        unit(text).then(|| Select::Unit(text.to_owned()))
+    });
+    let cgroup =
+        of("cgroup", "a path below /sys/fs/cgroup, such as \"system.slice/nginx.service\"", |text| {
+            cgroup(text).map(Select::Cgroup)
+        });
+    pid.or(exe).or(command).or(unit).or(cgroup)
+}
+
+/// What can be compared with the path of an image.
+fn path_glob(text: &str) -> bool {
+    text.len() <= PATTERN_BYTES
+        && (text.starts_with('/') || Glob::is_glob(text) && text.starts_with(['*', '?', '[']))
+}
+
+/// As systemd has it: src/basic/unit-name.c, VALID_CHARS_WITH_AT.
+fn unit(text: &str) -> bool {
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
+    let kind = UNIT_KINDS.iter().find_map(|kind| text.strip_suffix(kind));
+    text.len() <= UNIT_BYTES && text.bytes().all(valid) && kind.is_some_and(|name| !name.is_empty())
+}
+
+/// The path without the mount point and without slashes around it. The root itself is every process there is.
+fn cgroup(text: &str) -> Option<String> {
+    let below = text.strip_prefix(CGROUP_ROOT).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    let below = below.unwrap_or(text).trim_matches('/');
+    let fits = !below.is_empty() && below.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    (fits && text.len() <= PATTERN_BYTES).then(|| below.to_owned())
+}
+
+fn selection(keys: &mut Keys<'_, '_>) -> Selection {
+    const WANTED: &str =
+        "a list of functions, such as [\"handle_*\", \"libssl.so:SSL_read\", \"py:Server.*\"]";
+    let mut selection = Selection::default();
+    if keys.line_of("functions").is_none() {
+        keys.missing("functions", Problem::Missing { wanted: WANTED });
+        return selection;
+    }
+    let empty = |value: &Value<'_>| matches!(value, Value::List(items) if items.is_empty());
+    keys.get("functions", WANTED, |value| (!empty(value)).then_some(()));
+    for item in keys.items("functions", WANTED) {
+        match text(&item.value).map(|text| selection.add(text)) {
+            Some(Ok(())) => {}
+            Some(Err(reason)) => keys.wrong(item.line, "functions", reason.into()),
+            None => keys.cannot_be("functions", item, WANTED),
+        }
+    }
+    selection
+}

@@ -1,0 +1,147 @@
+//! Values as people write them, on the command line and in the configuration file: numbers with units, and words.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use edgelat_guard::protocol::{OnSignal, Returns, Route};
+
+/// Process ids: PID_MAX_LIMIT of include/linux/threads.h is 4 Mi.
+pub const PIDS: RangeInclusive<u64> = 1..=4 << 20;
+
+/// Smallest and largest size of the frame table, in frames.
+pub const FRAMES: RangeInclusive<u64> = 16..=1 << 20;
+
+/// Smallest and largest bound for the memory of rows and frames: 4 KiB to 1 GiB.
+pub const MAP_BYTES: RangeInclusive<u64> = 4 << 10..=1 << 30;
+
+/// Words for how returns are seen.
+pub const RETURNS: [(&str, Returns); 2] = [("ret", Returns::Ret), ("uretprobe", Returns::Uretprobe)];
+
+/// Words for how probes reach the kernel; the first leaves it to the guard.
+pub const ROUTES: [(&str, Option<Route>); 4] = [
+    ("auto", None),
+    ("uprobe_multi", Some(Route::UprobeMulti)),
+    ("tracefs", Some(Route::Tracefs)),
+    ("single", Some(Route::Single)),
+];
+
+/// Words for which signals take the probes off; the first leaves it to the language of the functions.
+pub const ON_SIGNAL: [(&str, Option<OnSignal>); 3] =
+    [("auto", None), ("any", Some(OnSignal::Any)), ("fatal", Some(OnSignal::Fatal))];
+
+/// The words of a table.
+pub const fn words<T, const N: usize>(table: &[(&'static str, T); N]) -> [&'static str; N] {
+    let mut words = [""; N];
+    let mut index = 0;
+    while index < N {
+        words[index] = table[index].0;
+        index += 1;
+    }
+    words
+}
+
+/// What a word of a table stands for.
+pub fn meaning<T: Copy>(table: &[(&'static str, T)], word: &str) -> Option<T> {
+    table.iter().find(|(known, _)| *known == word).map(|(_, meaning)| *meaning)
+}
+
+/// A decimal number without a sign; `str::parse` would take a plus.
+pub fn digits(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// Units of [`bytes`]. Longer ones stand before those that they end with.
+const SIZES: [(&str, u64); 6] =
+    [("KiB", 1 << 10), ("MiB", 1 << 20), ("K", 1 << 10), ("k", 1 << 10), ("M", 1 << 20), ("m", 1 << 20)];
+
+/// A number of bytes, with K or KiB, M or MiB for 1024 and 1048576 of them.
+pub fn bytes(text: &str) -> Option<u64> {
+    let (unit, size) = SIZES.iter().find(|(unit, _)| text.ends_with(unit)).unwrap_or(&("", 1));
+    digits(text.strip_suffix(unit)?)?.checked_mul(*size)
+}
+
+/// Seconds, or another number of up to nine decimals, exactly.
+pub fn seconds(text: &str) -> Option<Duration> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    if fraction.is_empty() || fraction.len() > 9 {
+        return None;
+    }
+    let nanoseconds = digits(fraction)? * 10u64.pow(9 - fraction.len() as u32);
+    Some(Duration::new(digits(whole)?, nanoseconds as u32))
+}
+
+/// A number without a sign, of up to nine decimals.
+pub fn decimal(text: &str) -> Option<f64> {
+    Some(seconds(text)?.as_secs_f64())
+}
+
+/// Units of [`duration`], with the milliseconds that each has. Longer ones stand before those that they end with.
+const UNITS: [(&str, u32); 4] = [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000)];
+
+/// A time with its unit: `100ms`, `10s`, `1.5min`, `1h`.
+pub fn duration(text: &str) -> Option<Duration> {
+    let (unit, milliseconds) = UNITS.iter().find(|(unit, _)| text.ends_with(unit))?;
+    Some(seconds(text.strip_suffix(unit)?)?.checked_mul(*milliseconds)? / 1_000)
+}
+
+/// A time in the largest unit of which it is a whole number.
+pub fn in_words(time: Duration) -> String {
+    let milliseconds = time.as_millis();
+    let whole = |(_, size): &&(&str, u32)| milliseconds.is_multiple_of(u128::from(*size));
+    let (unit, size) = UNITS.iter().rev().find(whole).unwrap_or(&UNITS[0]);
+    format!("{}{unit}", milliseconds / u128::from(*size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_with_their_unit_and_shown_in_the_largest() {
+        for (text, milliseconds, shown) in [
+            ("100ms", 100, "100ms"),
+            ("10s", 10_000, "10s"),
+            ("1.5min", 90_000, "90s"),
+            ("0.25s", 250, "250ms"),
+            ("60min", 3_600_000, "1h"),
+            ("2h", 7_200_000, "2h"),
+        ] {
+            let time = duration(text);
+            assert_eq!(time, Some(Duration::from_millis(milliseconds)), "{text}");
+            assert_eq!(in_words(time.unwrap()), shown);
+        }
+        for text in
+            ["", "10", "s", "10 s", "-1s", "+1s", "1e3s", "10S", "1.s", "10d", "99999999999999999999h"]
+        {
+            assert_eq!(duration(text), None, "{text}");
+        }
+        assert_eq!(duration("18446744073709551615h"), None);
+    }
+
+    #[test]
+    fn sizes_are_read_with_either_spelling_of_their_unit() {
+        for (text, expected) in [
+            ("4096", Some(4096)),
+            ("4K", Some(4096)),
+            ("4KiB", Some(4096)),
+            ("4MiB", Some(4 << 20)),
+            ("4m", Some(4 << 20)),
+            ("4GiB", None),
+            ("4 MiB", None),
+            ("4MB", None),
+            ("4iB", None),
+            ("MiB", None),
+            ("18446744073709551615M", None),
+        ] {
+            assert_eq!(bytes(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_route_has_the_word_that_the_guard_has_for_it() {
+        for (word, route) in ROUTES {
+            assert_eq!(word, route.map_or("auto", Route::name));
+            assert_eq!(meaning(&ROUTES, word), Some(route));
+        }
+        assert_eq!(meaning(&ROUTES, "fast"), None);
+    }
+}
