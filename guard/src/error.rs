@@ -313,6 +313,36 @@ pub enum GuardError {
         /// What is wrong.
         what: Text,
     },
+    /// Another agent runs.
+    #[error(
+        "edgelat runs already{}: it holds {file}; two would pay for their probes twice and sweep away what the other made: end it first, or use what it measures", .pid.map_or(String::new(), |pid| format!(" as process {pid}"))
+    )]
+    AlreadyRuns {
+        /// The agent, where it has said so.
+        pid: Option<i32>,
+        /// The file that it has locked.
+        file: Text,
+    },
+    /// There can be no lock.
+    #[error(
+        "cannot lock {file}, which keeps a second agent away: {os}; name a directory for running programs that edgelat can write to"
+    )]
+    RunLock {
+        /// The file.
+        file: Text,
+        /// Why not.
+        os: Os,
+    },
+    /// The quarantine cannot be kept.
+    #[error(
+        "cannot {step} (the quarantine): {os}; what must not be probed again is remembered as long as edgelat runs and no longer: give it a state directory that it can write to"
+    )]
+    Quarantine {
+        /// What failed.
+        step: Text,
+        /// Why.
+        os: Os,
+    },
     /// A message that cannot be carried.
     #[error("a message between collector and guard does not fit its bounds")]
     Message,
@@ -359,6 +389,9 @@ impl GuardError {
             | Self::CollectorKilled { .. }
             | Self::Silent { .. }
             | Self::Split { .. }
+            | Self::AlreadyRuns { .. }
+            | Self::RunLock { .. }
+            | Self::Quarantine { .. }
             | Self::Rights { .. }
             | Self::Hold { .. }
             | Self::Message => Kind::Failure,

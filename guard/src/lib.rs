@@ -25,6 +25,8 @@
 //! | `attach/` | probes, by three routes |
 //! | `calibrate.rs` | what does a probe itself add? |
 //! | `features.rs`, `check.rs` | what can this kernel do? |
+//! | `lock.rs` | who is the agent of this box? |
+//! | `quarantine.rs` | what must not be probed again? |
 //! | `error.rs`, `rights.rs` | why not? |
 
 mod attach;
@@ -41,14 +43,19 @@ mod guard;
 mod image;
 pub mod line;
 mod load;
+pub mod lock;
 pub mod protocol;
+pub mod quarantine;
 mod rights;
 pub mod sandbox;
 mod split;
 mod target;
+#[cfg(test)]
+mod testing;
 
 pub use command::Command;
 pub use error::{GuardError, Kind};
 pub use guard::Guard;
 pub use line::Line;
+pub use lock::RunLock;
 pub use split::split;

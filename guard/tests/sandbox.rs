@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, ExitStatus};
 
+use edgelat_guard::quarantine::{BOOT_ID_BYTES, Key, Record, Store, cut, functions_hash};
 use edgelat_guard::sandbox::collector::{ALLOWED, ALLOWED_HERE, DEADLY, Only};
 use edgelat_guard::sandbox::guard::{self, Tasks};
 use edgelat_guard::sandbox::{enter_collector, settle_guard};
@@ -133,19 +135,61 @@ fn the_process_that_writes() {
     assert!(std::fs::remove_file(format!("{folder}/open")).is_err());
 }
 
+fn start_with(folder: &Path, test: &str) -> ExitStatus {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--test-threads", "1"])
+        .env(TRY, folder)
+        .status()
+        .unwrap()
+}
+
 #[test]
 fn the_collector_writes_to_what_was_open_and_to_nothing_else() {
     let folder = std::env::temp_dir().join(format!("edgelat-sandbox-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    let status = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "the_process_that_writes", "--ignored", "--test-threads", "1"])
-        .env(TRY, &folder)
-        .status()
-        .unwrap();
+    let status = start_with(&folder, "the_process_that_writes");
     let written = std::fs::read_to_string(folder.join("open")).unwrap();
     std::fs::remove_dir_all(&folder).unwrap();
     assert!(status.success());
     assert_eq!(written, "still");
+}
+
+/// Not a test: what the next one starts.
+#[test]
+#[ignore = "started by the others"]
+fn the_process_that_quarantines() {
+    let Ok(folder) = std::env::var(TRY) else { return };
+    let store = Store::open(folder.as_ref()).unwrap();
+    enter_collector().unwrap();
+    assert!(store.keeps());
+    store.add(quarantined(1)).unwrap();
+    store.add(quarantined(2)).unwrap();
+    assert_eq!(store.contains(&quarantined(1).key).unwrap(), Some(quarantined(1)));
+    assert_eq!(store.clear(Some(&"01".repeat(20))), 1);
+}
+
+fn quarantined(number: u8) -> Record {
+    Record {
+        key: Key::new(&[number; 20], functions_hash(["main.handle"])),
+        signal: libc::SIGSEGV,
+        code: 1,
+        pid: 4711,
+        time: 1_700_000_000,
+        boot_id: [7; BOOT_ID_BYTES],
+        path: cut("/usr/bin/server"),
+        target: cut("server"),
+        times: 1,
+    }
+}
+
+#[test]
+fn the_collector_keeps_the_quarantine_through_a_descriptor_that_was_open() {
+    let folder = std::env::temp_dir().join(format!("edgelat-sandbox-quarantine-{}", std::process::id()));
+    let status = start_with(&folder, "the_process_that_quarantines");
+    let kept = Store::open(&folder).unwrap().list();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(status.success());
+    assert_eq!(kept, (vec![quarantined(2)], 0));
 }
 
 #[test]

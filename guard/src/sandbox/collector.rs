@@ -6,8 +6,8 @@
 //! that are in neither.
 
 use nix::libc::{
-    self, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFD, O_ACCMODE, O_CREAT, O_TRUNC, PROT_EXEC, TCGETS,
-    TIOCGWINSZ,
+    self, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_OFD_SETLK, F_SETFD, O_ACCMODE, O_CREAT, O_TRUNC, PROT_EXEC,
+    TCGETS, TIOCGWINSZ,
 };
 
 /// A system call that is allowed.
@@ -57,8 +57,10 @@ macro_rules! deadly {
 
 /// Bits of an open that writes or makes a file.
 const WRITING: u64 = (O_ACCMODE | O_CREAT | O_TRUNC) as u64;
-/// Descriptors are shared and marked, never moved to a number that is in use.
-const OF_FCNTL: &[u64] = &[F_DUPFD_CLOEXEC as u64, F_GETFD as u64, F_SETFD as u64, F_GETFL as u64];
+/// Descriptors are shared and marked, never moved to a number that is in use; a file that a command writes as well is locked
+/// without waiting for anybody.
+const OF_FCNTL: &[u64] =
+    &[F_DUPFD_CLOEXEC as u64, F_GETFD as u64, F_SETFD as u64, F_GETFL as u64, F_OFD_SETLK as u64];
 /// How wide is the terminal, and is it one?
 #[allow(clippy::unnecessary_cast, reason = "musl has these numbers as another type")]
 const OF_IOCTL: &[u64] = &[TIOCGWINSZ as u64, TCGETS as u64];
@@ -69,6 +71,9 @@ pub const ALLOWED: &[Allowed] = allowed![
     SYS_read,
     SYS_pread64,
     SYS_write,
+    // The quarantine, through a descriptor that the guard opened: a record at its place, and to the disk.
+    SYS_pwrite64,
+    SYS_fdatasync,
     SYS_writev,
     SYS_lseek,
     SYS_close,
