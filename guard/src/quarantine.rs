@@ -50,6 +50,7 @@ use nix::libc;
 
 use crate::error::{GuardError, Os, text};
 use crate::lock::{self, Want};
+use crate::protocol::Fault;
 
 /// The file in the state directory.
 const FILE: &str = "quarantine";
@@ -130,6 +131,20 @@ pub fn functions_hash<'a>(names: impl IntoIterator<Item = &'a str>) -> u64 {
     names.dedup();
     let bytes = names.iter().flat_map(|name| name.bytes().chain([0]));
     bytes.fold(BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
+}
+
+/// Is it a fault that the probes could have to do with: one that the kernel raised, or the process' own abort? A signal
+/// that another process sent takes the probes off, and says nothing of them. One of which nothing is known counts as the
+/// worse.
+///
+/// Whether the process died of it is another question: some programs handle faults and go on.
+#[must_use]
+pub fn deserves(fault: &Fault) -> bool {
+    // include/uapi/asm-generic/siginfo.h: what users send is 0 or less, what the kernel raises is more (SI_KERNEL is 0x80).
+    // abort(3) sends itself SIGABRT by tgkill.
+    *fault == Fault::UNTOLD
+        || fault.code > 0
+        || (fault.signal == libc::SIGABRT && fault.code == libc::SI_TKILL)
 }
 
 /// One entry: what happened, to whom, and how often.

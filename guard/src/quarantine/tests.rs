@@ -345,6 +345,31 @@ fn a_set_of_functions_is_the_same_in_any_order_and_for_ever() {
 }
 
 #[test]
+fn faults_of_the_kernel_and_own_aborts_go_to_quarantine_and_signals_of_others_do_not() {
+    let deserves = |signal, code| deserves(&Fault { signal, code, handled: false });
+    const SI_KERNEL: i32 = 0x80;
+    assert!(super::deserves(&Fault::UNTOLD));
+    for (signal, code) in [
+        (libc::SIGSEGV, 1),
+        (libc::SIGSEGV, SI_KERNEL),
+        (libc::SIGBUS, 2),
+        (libc::SIGTRAP, SI_KERNEL),
+        (libc::SIGSYS, 1),
+        (libc::SIGABRT, libc::SI_TKILL),
+    ] {
+        assert!(deserves(signal, code), "{signal} {code}");
+    }
+    for (signal, code) in [
+        (libc::SIGSEGV, libc::SI_USER),
+        (libc::SIGABRT, libc::SI_USER),
+        (libc::SIGABRT, libc::SI_QUEUE),
+        (libc::SIGSEGV, libc::SI_TKILL),
+    ] {
+        assert!(!deserves(signal, code), "{signal} {code}");
+    }
+}
+
+#[test]
 fn a_path_is_cut_between_characters_and_obeyed_by_no_terminal() {
     let cut: heapless::String<8> = cut("/a\u{1b}[2Jäöü");
     assert_eq!(cut, "/a?[2Jä");
