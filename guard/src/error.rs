@@ -343,6 +343,26 @@ pub enum GuardError {
         /// Why.
         os: Os,
     },
+    /// Nowhere to pin maps.
+    #[error(
+        "there is no bpf file system at {path}, where maps are pinned: `mount -t bpf bpf {path}` mounts it (systemd does so at boot), or leave out pin = true"
+    )]
+    NoBpfFileSystem {
+        /// Where it should be.
+        path: Text,
+    },
+    /// A map could not be pinned.
+    #[error(
+        "cannot {step} {path}, where maps are pinned: {os}; look what is there and whose it is, or leave out pin = true"
+    )]
+    Pin {
+        /// What failed.
+        step: Text,
+        /// The file or directory.
+        path: Text,
+        /// Why.
+        os: Os,
+    },
     /// A message that cannot be carried.
     #[error("a message between collector and guard does not fit its bounds")]
     Message,
@@ -357,6 +377,7 @@ impl GuardError {
             | Self::OpenImage { os, .. }
             | Self::Attach { os, .. }
             | Self::Load { os, .. }
+            | Self::Pin { os, .. }
                 if os.denied() =>
             {
                 Kind::Permission
@@ -392,6 +413,8 @@ impl GuardError {
             | Self::AlreadyRuns { .. }
             | Self::RunLock { .. }
             | Self::Quarantine { .. }
+            | Self::NoBpfFileSystem { .. }
+            | Self::Pin { .. }
             | Self::Rights { .. }
             | Self::Hold { .. }
             | Self::Message => Kind::Failure,

@@ -25,6 +25,7 @@
 //! | `attach/` | probes, by three routes |
 //! | `calibrate.rs` | what does a probe itself add? |
 //! | `features.rs`, `check.rs` | what can this kernel do? |
+//! | `pins.rs` | which maps can other tools read? |
 //! | `lock.rs` | who is the agent of this box? |
 //! | `quarantine.rs` | what must not be probed again? |
 //! | `error.rs`, `rights.rs` | why not? |
@@ -44,6 +45,8 @@ mod image;
 pub mod line;
 mod load;
 pub mod lock;
+#[cfg_attr(not(test), expect(dead_code, reason = "nothing pins yet"))]
+pub mod pins;
 pub mod protocol;
 pub mod quarantine;
 mod rights;

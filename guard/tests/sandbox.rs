@@ -60,6 +60,7 @@ fn the_process_that_tries() {
     let words: Vec<i64> = words.split(' ').map(|word| word.parse::<u64>().unwrap() as i64).collect();
     match std::env::var(AS).as_deref() {
         Ok("guard") => settle_guard(Tasks::NONE).unwrap(),
+        Ok("guard with pins") => settle_guard(Tasks { pins: true, ..Tasks::NONE }).unwrap(),
         _ => enter_collector().unwrap(),
     }
     // SAFETY: a call that is let through has bad arguments throughout, or ends this process, which is for that.
@@ -201,7 +202,7 @@ fn what_only_an_intruder_would_call_ends_the_process() {
 
 #[test]
 fn what_a_guard_never_does_ends_it() {
-    for call in guard::DEADLY.iter().chain(guard::DEADLY_HERE) {
+    for call in Tasks::NONE.deadly() {
         assert_eq!(try_as("guard", call.number, BAD), Fate::Deadly, "{}", call.name);
     }
     // What it goes on doing it may.
@@ -209,6 +210,17 @@ fn what_a_guard_never_does_ends_it() {
         [libc::SYS_bpf, libc::SYS_perf_event_open, libc::SYS_kill, libc::SYS_openat, libc::SYS_close]
     {
         assert_ne!(try_as("guard", number, BAD), Fate::Deadly, "system call {number}");
+    }
+}
+
+#[test]
+fn a_guard_that_has_pinned_maps_may_remove_and_replace_them_and_nothing_more() {
+    for call in guard::DEADLY_WITHOUT_PINS.iter().chain(guard::DEADLY_WITHOUT_PINS_HERE) {
+        assert_eq!(try_as("guard with pins", call.number, BAD), Fate::Let, "{}", call.name);
+        assert_eq!(try_as("guard", call.number, BAD), Fate::Deadly, "{}", call.name);
+    }
+    for call in guard::DEADLY.iter().chain(guard::DEADLY_HERE) {
+        assert_eq!(try_as("guard with pins", call.number, BAD), Fate::Deadly, "{}", call.name);
     }
 }
 

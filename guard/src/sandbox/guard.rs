@@ -27,6 +27,9 @@ const OF_PARANOID_PERF: Kept =
 /// Files of the tracing file system belong to root.
 const OF_TRACEFS: Kept = (Capability::CAP_DAC_OVERRIDE, "define events of children");
 
+/// The bpf file system is root's, as systemd mounts it.
+const OF_PINS: Kept = (Capability::CAP_DAC_OVERRIDE, "remove and replace pinned maps");
+
 /// For a command that was started, which may have become another user's.
 const OF_COMMAND: Kept = (Capability::CAP_KILL, "end the command that was started");
 
@@ -41,11 +44,14 @@ pub struct Tasks {
     pub single: bool,
     /// There is a command to end.
     pub command: bool,
+    /// Maps are pinned: they are removed with their target, and replaced when it goes over to a new image.
+    pub pins: bool,
 }
 
 impl Tasks {
     /// None.
-    pub const NONE: Self = Self { uprobe_multi: false, tracefs: false, single: false, command: false };
+    pub const NONE: Self =
+        Self { uprobe_multi: false, tracefs: false, single: false, command: false, pins: false };
 
     /// With those of one more plan.
     #[must_use]
@@ -64,7 +70,14 @@ impl Tasks {
         let always = ALWAYS.iter().copied().filter(|_| attaching);
         let perf = ((self.tracefs || self.single) && paranoid > 2).then_some(OF_PARANOID_PERF);
         let tracefs = (self.tracefs && !root).then_some(OF_TRACEFS);
-        always.chain(perf).chain(tracefs).chain(self.command.then_some(OF_COMMAND)).collect()
+        let pins = (self.pins && !root).then_some(OF_PINS);
+        always.chain(perf).chain(tracefs).chain(pins).chain(self.command.then_some(OF_COMMAND)).collect()
+    }
+
+    /// System calls that end a guard that has nothing else to do.
+    pub fn deadly(self) -> impl Iterator<Item = &'static Deadly> {
+        let of_pins = [DEADLY_WITHOUT_PINS, DEADLY_WITHOUT_PINS_HERE].into_iter().filter(move |_| !self.pins);
+        [DEADLY, DEADLY_HERE].into_iter().chain(of_pins).flatten()
     }
 }
 
@@ -97,9 +110,7 @@ pub const DEADLY: &[Deadly] = deadly![
     SYS_delete_module,
     SYS_kexec_load,
     SYS_reboot,
-    SYS_unlinkat,
     SYS_renameat2,
-    SYS_mkdirat,
     SYS_fchmodat,
     SYS_fchownat,
     SYS_memfd_create,
@@ -117,6 +128,16 @@ pub const DEADLY_HERE: &[Deadly] = deadly![SYS_fork, SYS_vfork];
 /// Older names of the same, of which this architecture has none.
 #[cfg(not(target_arch = "x86_64"))]
 pub const DEADLY_HERE: &[Deadly] = &[];
+
+/// And what only a guard does that has pinned maps: it makes and removes their directories, and replaces them by rename.
+pub const DEADLY_WITHOUT_PINS: &[Deadly] = deadly![SYS_mkdirat, SYS_unlinkat, SYS_renameat];
+
+/// Older names of the same.
+#[cfg(target_arch = "x86_64")]
+pub const DEADLY_WITHOUT_PINS_HERE: &[Deadly] = deadly![SYS_mkdir, SYS_rmdir, SYS_unlink, SYS_rename];
+/// Older names of the same, of which this architecture has none.
+#[cfg(not(target_arch = "x86_64"))]
+pub const DEADLY_WITHOUT_PINS_HERE: &[Deadly] = &[];
 
 /// What `check` says of it, where probes would reach the kernel by a route.
 #[must_use]
@@ -152,9 +173,12 @@ mod tests {
         }
         assert_eq!(names(Tasks { command: true, ..Tasks::NONE }, 3), [Capability::CAP_KILL]);
         let overrides = |root: bool| {
-            let kept = Tasks::NONE.and(Route::Tracefs).kept(2, root);
-            kept.iter().any(|(capability, _)| *capability == Capability::CAP_DAC_OVERRIDE)
+            let having = [Tasks::NONE.and(Route::Tracefs), Tasks { pins: true, ..Tasks::NONE }];
+            having.map(|tasks| {
+                let kept = tasks.kept(2, root);
+                kept.iter().any(|(capability, _)| *capability == Capability::CAP_DAC_OVERRIDE)
+            })
         };
-        assert!(overrides(false) && !overrides(true));
+        assert_eq!((overrides(false), overrides(true)), ([true; 2], [false; 2]));
     }
 }

@@ -27,7 +27,7 @@ pub fn enter_collector() -> Result<(), GuardError> {
     keep_capabilities(&CapsHashSet::new())?;
     no_new_privileges()?;
     no_new_files()?;
-    apply(deadly(collector::DEADLY, &[])?)?;
+    apply(deadly(collector::DEADLY)?)?;
     apply(allowed()?)
 }
 
@@ -45,7 +45,7 @@ pub fn settle_guard(tasks: Tasks) -> Result<(), GuardError> {
         .collect();
     keep_capabilities(&wanted)?;
     no_new_privileges()?;
-    apply(deadly(guard::DEADLY, guard::DEADLY_HERE)?)
+    apply(deadly(tasks.deadly())?)
 }
 
 /// A kernel that does not say is as strict as any.
@@ -105,8 +105,8 @@ const ARCH: seccompiler::TargetArch = seccompiler::TargetArch::x86_64;
 const ARCH: seccompiler::TargetArch = seccompiler::TargetArch::aarch64;
 
 /// Ends the process at calls that nobody but an intruder would make.
-fn deadly(calls: &[Deadly], older: &[Deadly]) -> Result<SeccompFilter, GuardError> {
-    let rules = calls.iter().chain(older).map(|call| (call.number, Vec::new())).collect();
+fn deadly<'c>(calls: impl IntoIterator<Item = &'c Deadly>) -> Result<SeccompFilter, GuardError> {
+    let rules = calls.into_iter().map(|call| (call.number, Vec::new())).collect();
     SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::KillProcess, ARCH)
         .map_err(|error| not_given_up("system calls", error))
 }
