@@ -28,6 +28,7 @@
 //! | `pins.rs` | which maps can other tools read? |
 //! | `lock.rs` | who is the agent of this box? |
 //! | `quarantine.rs` | what must not be probed again? |
+//! | `notify.rs` | what does the supervisor have to know? |
 //! | `error.rs`, `rights.rs` | why not? |
 
 mod attach;
@@ -45,6 +46,7 @@ mod image;
 pub mod line;
 mod load;
 pub mod lock;
+pub mod notify;
 #[cfg_attr(not(test), expect(dead_code, reason = "nothing pins yet"))]
 pub mod pins;
 pub mod protocol;
@@ -61,4 +63,5 @@ pub use error::{GuardError, Kind};
 pub use guard::Guard;
 pub use line::Line;
 pub use lock::RunLock;
+pub use notify::Notify;
 pub use split::split;
