@@ -21,7 +21,8 @@ fn main() {
 
 fn build() -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: run this through cargo")?);
-    for path in ["src/layout.rs", "src/latency.bpf.c", "src/python.bpf.h", "src/record.bpf.c", "build.rs"] {
+    let sources = ["latency.bpf.c", "python.bpf.h", "record.bpf.c", "scheduler.bpf.c", "layout.rs"];
+    for path in sources.map(|name| format!("src/{name}")).into_iter().chain(["build.rs".to_owned()]) {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rerun-if-env-changed=CLANG");
@@ -36,6 +37,7 @@ fn build() -> Result<(), String> {
     compile(Path::new("src/latency.bpf.c"), &object, &out, &libbpf)?;
     let bytes = fs::read(&object).map_err(|e| format!("cannot read {}: {e}", object.display()))?;
     println!("cargo::rustc-env=OBJECT_SHA256={}", hex(&Sha256::digest(bytes)));
+    compile(Path::new("src/scheduler.bpf.c"), &out.join("scheduler.bpf.o"), &out, &libbpf)?;
     compile(Path::new("src/record.bpf.c"), &out.join("record.bpf.o"), &out, &libbpf)
 }
 

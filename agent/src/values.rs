@@ -2,6 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use edgelat_guard::placement::{Sched, TargetsOn};
 use edgelat_guard::protocol::{OnSignal, Returns, Route};
 
 /// Process ids: PID_MAX_LIMIT of include/linux/threads.h is 4 Mi.
@@ -27,6 +28,12 @@ pub const ROUTES: [(&str, Option<Route>); 4] = [
 /// Words for which signals take the probes off; the first leaves it to the language of the functions.
 pub const ON_SIGNAL: [(&str, Option<OnSignal>); 3] =
     [("auto", None), ("any", Some(OnSignal::Any)), ("fatal", Some(OnSignal::Fatal))];
+
+/// Words for the scheduler of the collector.
+pub const SCHEDS: [(&str, Sched); 2] = [("other", Sched::Other), ("ext", Sched::Ext)];
+
+/// Words for the CPUs on which calls are measured.
+pub const TARGETS_ON: [(&str, TargetsOn); 2] = [("any", TargetsOn::Any), ("isolated", TargetsOn::Isolated)];
 
 /// The words of a table.
 pub const fn words<T, const N: usize>(table: &[(&'static str, T); N]) -> [&'static str; N] {

@@ -298,6 +298,16 @@ static __always_inline bool counts(user_regs *regs, __u64 site)
 	       condition_holds(REGS_FLAGS(regs), site >> SITE_CONDITION_SHIFT & 15);
 }
 
+/* Does a call that begins on this CPU count? Where the target was given some CPUs, those that begin on others do not. */
+static __always_inline bool counts_here(__u64 site)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+
+	if (!constants.cpus_limited || site & SITE_ANY_CPU)
+		return true;
+	return cpu < CPUS && constants.cpus[cpu / 64 & (CPUS / 64 - 1)] >> (cpu & 63) & 1;
+}
+
 static __always_inline __u32 log2_of(__u64 v)
 {
 	__u32 log = 0;
@@ -490,7 +500,11 @@ static __always_inline void frame_enter(struct row *row, struct frame_set *set, 
 	count(row->table_full, 1);
 }
 
-static __noinline void table_leave_frame(__u64 sp, __u64 tag, __u64 site)
+/*
+ * A call ends, or (`again`) begins once more where none counts: then whatever stands under its key was left by another way,
+ * and its end must not be taken for the end of that.
+ */
+static __noinline void table_leave_frame(__u64 sp, __u64 tag, __u64 site, bool again)
 {
 	__u64 now = bpf_ktime_get_ns(), start, old;
 	__u32 way;
@@ -505,13 +519,16 @@ static __noinline void table_leave_frame(__u64 sp, __u64 tag, __u64 site)
 		start = load(&set->start[way & (FRAME_WAYS - 1)]);
 		if (old == tag) {
 			frame_give(set, way, FRAME_FREE);
-			record(row, now - start);
+			if (again)
+				count(row->abandoned, 1);
+			else
+				record(row, now - start);
 			return;
 		}
 		/* Between search and take it was evicted by a call with the same stack pointer elsewhere. */
 		frame_give(set, way, sp);
 	}
-	if (!(site & SITE_MAYBE))
+	if (!(site & SITE_MAYBE) && !again)
 		count(row->unmatched, 1);
 }
 
@@ -532,6 +549,11 @@ static __always_inline void table_enter(user_regs *regs, __u64 tag, __u64 site)
 		python_enter(regs, tag >> 32);
 		return;
 	}
+	if (!counts_here(site)) {
+		if (key_of(regs, site, &sp, &tag))
+			table_leave_frame(sp, tag, site, true);
+		return;
+	}
 	row = row_of(tag & SITE_FUNCTION_MASK);
 	if (!row)
 		return;
@@ -548,9 +570,9 @@ static __always_inline void table_enter(user_regs *regs, __u64 tag, __u64 site)
 static __always_inline void table_exit(user_regs *regs, __u64 sp, __u64 tag, __u64 site)
 {
 	if (constants.python_rows && site & SITE_PYTHON)
-		python_leave(sp, tag);
+		python_leave(sp, tag, false);
 	else if (key_of(regs, site, &sp, &tag))
-		table_leave_frame(sp, tag, site);
+		table_leave_frame(sp, tag, site, false);
 }
 
 /* ---- frames in a hash: kernels without compare-and-exchange for BPF ---- */
@@ -566,6 +588,14 @@ static __always_inline void hash_enter(user_regs *regs, __u64 site)
 
 	if (!row)
 		return;
+	if (!counts_here(site)) {
+		/* See table_leave_frame(). */
+		if (key_of(regs, site, &key.sp, &key.tag) && !(int)bpf_map_delete_elem(&frame_hash, &key)) {
+			count(row->inside, -1);
+			count(row->abandoned, 1);
+		}
+		return;
+	}
 	count(row->entries, 1);
 	if (!key_of(regs, site, &key.sp, &key.tag)) {
 		count(row->unkeyed, 1);
@@ -752,7 +782,7 @@ int session(user_regs *regs)
 	now = leaving ? bpf_ktime_get_ns() : 0;
 	site = bpf_get_attach_cookie(regs);
 	row = row_of(site & SITE_FUNCTION_MASK);
-	if (!row)
+	if (!row || (!leaving && !counts_here(site)))
 		return 1;
 	if (leaving) {
 		record(row, now - *start);

@@ -90,6 +90,9 @@ layout! {
         /// `FrameSet::sp` of a frame that one program holds while it changes the other two words. No stack
         /// pointer of user space is 1.
         FRAME_BUSY: u64 = 1;
+        /// CPUs that calls can be limited to; a power of two. On those beyond none begins.
+        CPUS: u32 = 1024;
+
         /// How often a program searches its set again after another one took the frame it wanted.
         FRAME_ATTEMPTS: u32 = 4;
 
@@ -97,6 +100,9 @@ layout! {
         SITE_FUNCTION_MASK: u64 = 0x3_ffff;
         /// The site is in the evaluation loop of Python: which function is called, its argument tells.
         SITE_PYTHON: u64 = 0x4_0000;
+        /// The hit counts on every CPU, also where others count on some only: those of the calibration, which runs where
+        /// the guard does. Set by the guard.
+        SITE_ANY_CPU: u64 = 0x8_0000;
         /// First bit of the four that hold a condition code (x86-64: low nibble of the Jcc opcode; aarch64: cond field).
         SITE_CONDITION_SHIFT: u32 = 20;
         /// The hit counts only when the condition code holds: a conditional jump out of the function.
@@ -207,6 +213,12 @@ layout! {
             python_counts_only: u32,
             /// Not 0: only a signal that ends the process switches off, not one that it handles.
             only_unhandled: u32,
+            /// Not 0: only calls that begin on one of `cpus` count.
+            cpus_limited: u32,
+            /// Keeps what follows aligned.
+            reserved: u32,
+            /// CPUs, 64 a word from the lowest bit of the first on.
+            cpus: [u64; 16],
             /// Bucket bounds of one octave of nanoseconds, from the histogram crate.
             thresholds: [u64; 8],
         }
@@ -217,9 +229,9 @@ layout! {
         /// `entries = zero + sum(buckets) + over_range + abandoned + evicted + table_full + unkeyed + frames in the
         /// table`.
         Row as "row" {
-            /// Hits of the entry site.
+            /// Hits of the entry site, on CPUs that count.
             entries: u64,
-            /// Hits of an exit site that found no frame: the call was entered before arming.
+            /// Hits of an exit site that found no frame: the call was entered before arming, or on a CPU that does not count.
             unmatched: u64,
             /// Sum of all durations in the histogram in nanoseconds.
             sum_ns: u64,
@@ -227,7 +239,7 @@ layout! {
             zero: u64,
             /// Durations above the last bucket.
             over_range: u64,
-            /// Frames whose exact key was entered again: the earlier call never returned.
+            /// Frames whose exact key was entered again, on whichever CPU: the earlier call never returned.
             abandoned: u64,
             /// Frames that gave way to a younger one because their set was full.
             evicted: u64,

@@ -5,7 +5,7 @@
 
 use std::mem::offset_of;
 
-use crate::layout::Constants;
+use crate::layout::{self, Constants};
 
 /// The compiled object of this architecture.
 pub const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/latency.bpf.o"));
@@ -121,6 +121,9 @@ impl Programs {
     }
 }
 
+/// Words of a set of CPUs.
+pub const CPU_WORDS: usize = (layout::CPUS / u64::BITS) as usize;
+
 /// Size of the array of constants in bytes.
 pub const CONSTANTS_BYTES: usize = size_of::<Constants>();
 
@@ -154,12 +157,14 @@ pub struct PythonConstants {
 }
 
 /// The array of constants for `lanes` lanes, `frame_sets` (a power of two) sets of the frame table, and the row
-/// that counts hits at unknown addresses. With `only_unhandled`, a signal that a process has a handler for is no fault.
+/// that counts hits at unknown addresses. With `only_unhandled`, a signal that a process has a handler for is no fault. Calls
+/// that begin on other CPUs than `cpus` (64 a word, from the lowest bit of the first on) do not count.
 pub fn constants(
     lanes: u32,
     frame_sets: u32,
     unknown_row: u32,
     only_unhandled: bool,
+    cpus: Option<&[u64; CPU_WORDS]>,
     python: Option<&PythonConstants>,
 ) -> [u8; CONSTANTS_BYTES] {
     debug_assert!(frame_sets.is_power_of_two(), "the programs find a set by a mask");
@@ -169,6 +174,10 @@ pub fn constants(
     put(offset_of!(Constants, frame_set_mask), &(frame_sets - 1).to_ne_bytes());
     put(offset_of!(Constants, unknown_row), &unknown_row.to_ne_bytes());
     put(offset_of!(Constants, only_unhandled), &u32::from(only_unhandled).to_ne_bytes());
+    for (index, word) in cpus.into_iter().flatten().enumerate() {
+        put(offset_of!(Constants, cpus) + index * size_of::<u64>(), &word.to_ne_bytes());
+    }
+    put(offset_of!(Constants, cpus_limited), &u32::from(cpus.is_some()).to_ne_bytes());
     if let Some(python) = python {
         for (at, value) in [
             (offset_of!(Constants, python_rows), python.rows),

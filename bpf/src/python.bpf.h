@@ -206,37 +206,8 @@ static __noinline void python_frame_enter(struct row *row, struct frame_set *set
 	frame_enter(row, set, sp, tag, true);
 }
 
-static __noinline void python_enter(user_regs *regs, __u64 tgid)
-{
-	__u64 sp = REGS_SP(regs), code = 0, found = CODE_LOST;
-	__u64 first = REGS_ARGUMENT(regs, 0), second = REGS_ARGUMENT(regs, 1);
-	__u64 frame = constants.python_frame_argument ? second : first;
-	struct frame_set *set;
-	struct row *row = row_of(constants.python_first_row);
-
-	/* Every call, wanted or not: what measuring costs goes by these. */
-	if (row)
-		count(row->entries, 1);
-	if (!bpf_probe_read_user(&code, sizeof(code), (void *)(frame + constants.python_frame_code)))
-		found = python_row(code & ~(__u64)constants.python_code_marks, tgid);
-	if (found == CODE_UNWANTED || found == CODE_WAITING)
-		return;
-	row = row_of(found == CODE_LOST ? constants.unknown_row : found);
-	if (!row)
-		return;
-	count(row->entries, 1);
-	if (found == CODE_LOST)
-		return;
-	if (constants.python_counts_only || sp <= FRAME_BUSY) {
-		count(row->unkeyed, 1);
-		return;
-	}
-	set = set_of(sp, python_key(tgid));
-	if (set)
-		python_frame_enter(row, set, sp, tgid << 32 | found);
-}
-
-static __noinline void python_leave(__u64 sp, __u64 tag)
+/* As table_leave_frame(). */
+static __noinline void python_leave(__u64 sp, __u64 tag, bool again)
 {
 	__u64 now = bpf_ktime_get_ns(), start, old;
 	struct frame_set *set = set_of(sp, python_key(tag >> 32));
@@ -258,6 +229,42 @@ static __noinline void python_leave(__u64 sp, __u64 tag)
 	}
 	frame_give(set, way, FRAME_FREE);
 	row = row_of(old & SITE_FUNCTION_MASK);
-	if (row)
+	if (row && again)
+		count(row->abandoned, 1);
+	else if (row)
 		record(row, now - start);
+}
+
+static __noinline void python_enter(user_regs *regs, __u64 tgid)
+{
+	__u64 sp = REGS_SP(regs), code = 0, found = CODE_LOST;
+	__u64 first = REGS_ARGUMENT(regs, 0), second = REGS_ARGUMENT(regs, 1);
+	__u64 frame = constants.python_frame_argument ? second : first;
+	struct frame_set *set;
+	struct row *row = row_of(constants.python_first_row);
+
+	/* Every call, wanted or not: what measuring costs goes by these. */
+	if (row)
+		count(row->entries, 1);
+	if (!counts_here(0)) {
+		python_leave(sp, tgid << 32, true);
+		return;
+	}
+	if (!bpf_probe_read_user(&code, sizeof(code), (void *)(frame + constants.python_frame_code)))
+		found = python_row(code & ~(__u64)constants.python_code_marks, tgid);
+	if (found == CODE_UNWANTED || found == CODE_WAITING)
+		return;
+	row = row_of(found == CODE_LOST ? constants.unknown_row : found);
+	if (!row)
+		return;
+	count(row->entries, 1);
+	if (found == CODE_LOST)
+		return;
+	if (constants.python_counts_only || sp <= FRAME_BUSY) {
+		count(row->unkeyed, 1);
+		return;
+	}
+	set = set_of(sp, python_key(tgid));
+	if (set)
+		python_frame_enter(row, set, sp, tgid << 32 | found);
 }

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use edgelat_bpf::Rows;
-use edgelat_bpf::layout::SITE_RETURN;
+use edgelat_bpf::layout::{SITE_ANY_CPU, SITE_RETURN};
 
 use crate::attach::{ImageSites, Site};
 use crate::error::{GuardError, text};
@@ -126,7 +126,7 @@ pub(crate) fn images(own: &Target, first_row: u32, returns: Returns) -> Result<V
         .map_err(|error| GuardError::Proc { file: text("/proc/self/exe"), os: error.into() })?;
     let site = |function: unsafe extern "C" fn(), row: u32| Site {
         offset: function as *const () as u64 - mapping.start + mapping.offset,
-        cookie: u64::from(first_row + row),
+        cookie: u64::from(first_row + row) | SITE_ANY_CPU,
     };
     let exit = |empty: &Empty| {
         let site = site(empty.exit, empty.row);

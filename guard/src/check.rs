@@ -14,6 +14,7 @@ use nix::errno::Errno;
 
 use crate::attach::{can_use, perf::confidentiality, reason, tracefs::Tracefs};
 use crate::features;
+use crate::placement;
 use crate::protocol::{Returns, Route};
 use crate::rights::{held, in_first_user_namespace};
 use crate::sandbox;
@@ -89,6 +90,7 @@ pub fn check() -> Vec<Finding> {
         let kept = sandbox::guard::in_words(*route, sandbox::perf_event_paranoid(), root);
         findings.push(Finding::ok("keeps", kept));
     }
+    findings.push(Finding::ok("collector", placement::describe(&placement::Wanted::default())));
     findings
 }
 

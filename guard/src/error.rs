@@ -134,6 +134,54 @@ pub enum GuardError {
         /// Why not.
         reason: Text,
     },
+    /// The collector is to be on an isolated CPU, and there is none for it.
+    #[error(
+        "there is no isolated CPU for the collector: {reason}; isolate one (isolcpus= on the kernel's command line, or an isolated cpuset partition that edgelat is started in), or say prefer-isolated"
+    )]
+    NoIsolatedCpu {
+        /// Why not.
+        reason: Text,
+    },
+    /// The collector cannot be on the CPU that was named.
+    #[error("the collector cannot run on CPU {cpu}: {reason}; name another one, or say prefer-isolated")]
+    CollectorCpu {
+        /// Which.
+        cpu: u32,
+        /// Why not.
+        reason: Text,
+    },
+    /// The collector could not be made one that waits for others.
+    #[error("cannot {step}: {os}; a seccomp filter or a security module around edgelat forbids it")]
+    Placement {
+        /// What failed.
+        step: Text,
+        /// Why.
+        os: Os,
+    },
+    /// A target may run where it is not to be measured.
+    #[error(
+        "thread {thread} of process {pid} may run on CPUs that are not isolated ({cpus}; isolated are {isolated}); keep it on these with `taskset -acp {isolated} {pid}`, or measure it wherever it runs"
+    )]
+    NotOnIsolated {
+        /// Process id.
+        pid: i32,
+        /// Thread id.
+        thread: i32,
+        /// Where it may run and ought not to.
+        cpus: Text,
+        /// Where it ought to.
+        isolated: Text,
+    },
+    /// A process with more threads than anybody looks at.
+    #[error(
+        "process {pid} has more than {bound} threads; where they may run is not looked at: measure it wherever it runs"
+    )]
+    TooManyThreads {
+        /// Process id.
+        pid: i32,
+        /// Threads.
+        bound: u32,
+    },
     /// A command did not start.
     #[error("cannot start '{command}': {reason}; give a path or a name in PATH after --")]
     Start {
@@ -396,6 +444,8 @@ impl GuardError {
             | Self::Start { .. }
             | Self::EndedEarly { .. }
             | Self::Traced { .. }
+            | Self::NotOnIsolated { .. }
+            | Self::TooManyThreads { .. }
             | Self::NoMapping { .. }
             | Self::OpenImage { .. }
             | Self::ImageReplaced { .. }
@@ -416,6 +466,9 @@ impl GuardError {
             | Self::NoBpfFileSystem { .. }
             | Self::Pin { .. }
             | Self::Rights { .. }
+            | Self::NoIsolatedCpu { .. }
+            | Self::CollectorCpu { .. }
+            | Self::Placement { .. }
             | Self::Hold { .. }
             | Self::Message => Kind::Failure,
         }

@@ -17,6 +17,7 @@ use crate::attach::{self, Attached, ImageSites, Site, Way};
 use crate::budget::{self, Bound, Budget, KindsOfRows, Meter, Ppm};
 use crate::calibrate::{self, Costs};
 use crate::command::Command;
+use crate::cpus::CpuSet;
 use crate::elf::Executable;
 use crate::error::{GuardError, text};
 use crate::family::{Covered, watch};
@@ -24,6 +25,7 @@ use crate::features;
 use crate::find::Search;
 use crate::image::{Identity, OpenImage, check_site};
 use crate::load::{Loaded, Shape};
+use crate::placement::{self, TargetsOn};
 use crate::protocol::{
     BUILD_ID_BYTES, Event, IMAGES, ImageId, MappedImage, OnSignal, PATH_BYTES, Path, PlanId, PlanOptions,
     PlanSite, PythonPlan, Reply, Request, Returns, TargetFile, TargetId, Told,
@@ -472,6 +474,7 @@ impl Guard {
             sites: plan.sites as u32 + calibrate::SITES,
             follow_forks: options.follow_forks,
             only_unhandled: options.on_signal == OnSignal::Fatal,
+            cpus: self.cpus_of(&self.plans[index])?,
             python: options.python.as_ref().map(|python| python_constants(python, options.functions)),
         };
         if shape.python.is_some() && !way.programs.knows_python() {
@@ -511,6 +514,17 @@ impl Guard {
         };
         self.plans[index].loaded = Some((way, loaded));
         Ok(reply)
+    }
+
+    /// On which CPUs calls count; all where that is `None`. Refuses a target that may run on others.
+    fn cpus_of(&self, plan: &Plan) -> Result<Option<CpuSet>, GuardError> {
+        match plan.options.targets_on {
+            TargetsOn::Any => Ok(None),
+            TargetsOn::Isolated => {
+                placement::stays_on_isolated(self.target(plan.target)?.pid)?;
+                placement::isolated_cpus().map(Some)
+            }
+        }
     }
 
     fn calibrate(&mut self, id: PlanId) -> Result<Reply, GuardError> {

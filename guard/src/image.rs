@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::rc::Rc;
 
-use edgelat_bpf::layout::{SITE_FUNCTION_MASK, SITE_RETURN};
+use edgelat_bpf::layout::{SITE_ANY_CPU, SITE_FUNCTION_MASK, SITE_RETURN};
 
 use crate::elf::Executable;
 use crate::error::{GuardError, text};
@@ -56,6 +56,9 @@ pub(crate) fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> R
     }
     if site.cookie & SITE_FUNCTION_MASK >= u64::from(functions) {
         return bad("a function that the plan does not have");
+    }
+    if site.cookie & SITE_ANY_CPU != 0 {
+        return bad("a mark that is the guard's own");
     }
     // The program will do what a return does: it must be one.
     if site.cookie & SITE_RETURN != 0 && !is_return(&site.code, site.exit) {

@@ -23,6 +23,7 @@
 //! | `elf.rs` | which parts of an image are executable? |
 //! | `load.rs` | programs, maps and the switch in the kernel |
 //! | `attach/` | probes, by three routes |
+//! | `placement/`, `cpus.rs` | which CPU is the collector on, and where may targets run? |
 //! | `calibrate.rs` | what does a probe itself add? |
 //! | `features.rs`, `check.rs` | what can this kernel do? |
 //! | `pins.rs` | which maps can other tools read? |
@@ -36,6 +37,7 @@ mod budget;
 mod calibrate;
 pub mod check;
 mod command;
+pub mod cpus;
 mod elf;
 pub mod error;
 mod family;
@@ -49,6 +51,7 @@ pub mod lock;
 pub mod notify;
 #[cfg_attr(not(test), expect(dead_code, reason = "nothing pins yet"))]
 pub mod pins;
+pub mod placement;
 pub mod protocol;
 pub mod quarantine;
 mod rights;
@@ -64,4 +67,4 @@ pub use guard::Guard;
 pub use line::Line;
 pub use lock::RunLock;
 pub use notify::Notify;
-pub use split::split;
+pub use split::{split, split_and_place};

@@ -21,6 +21,7 @@ use libbpf_rs::{
 };
 use nix::errno::Errno;
 
+use crate::cpus::CpuSet;
 use crate::error::{GuardError, Os, text};
 use crate::protocol::Fault;
 use crate::rights;
@@ -49,6 +50,8 @@ pub(crate) struct Shape {
     pub(crate) follow_forks: bool,
     /// A signal that a process has a handler for is no fault.
     pub(crate) only_unhandled: bool,
+    /// Calls that begin on other CPUs do not count.
+    pub(crate) cpus: Option<CpuSet>,
     /// Functions of Python are measured.
     pub(crate) python: Option<PythonConstants>,
 }
@@ -175,6 +178,7 @@ impl Loaded {
                             frame_sets,
                             shape.functions - 1,
                             shape.only_unhandled,
+                            shape.cpus.as_ref().map(CpuSet::words),
                             shape.python.as_ref(),
                         ));
                     }
@@ -407,6 +411,8 @@ mod tests {
             sites: 9,
             follow_forks: true,
             only_unhandled: false,
+            // With CPUs the programs are at their largest.
+            cpus: Some(CpuSet::ALL),
             python,
         }
     }
@@ -505,6 +511,7 @@ mod tests {
             sites,
             follow_forks: true,
             only_unhandled: false,
+            cpus: None,
             python: None,
         };
         assert_eq!(shape(3).site_entries(), 3 * SITE_PROCESSES);

@@ -215,6 +215,7 @@ mod tests {
             sites: 9,
             follow_forks: false,
             only_unhandled: false,
+            cpus: None,
             python: None,
         };
         Loaded::new(&shape).unwrap()

@@ -11,6 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{GuardError, Text};
+use crate::placement::TargetsOn;
 
 /// Largest encoded message in bytes.
 pub const MESSAGE_BYTES: usize = 16 * 1024;
@@ -116,6 +117,8 @@ pub struct PlanOptions {
     pub follow_forks: bool,
     /// Which signals take the probes off.
     pub on_signal: OnSignal,
+    /// On which CPUs calls have to begin to be measured.
+    pub targets_on: TargetsOn,
     /// Measure functions of Python, whose rows are the last of [`functions`](Self::functions).
     pub python: Option<PythonPlan>,
     /// What its probes may cost, in millionths of one CPU's time, once the cost of a call is known; more takes them off.

@@ -14,9 +14,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
+use crate::cpus::CpuSet;
 use crate::error::{GuardError, text};
 use crate::guard::Guard;
 use crate::line::{self, Line, Served};
+use crate::placement::{Placement, Wanted, place};
 use crate::sandbox;
 
 /// Signals that ask to end. They are the collector's to answer, which has something to say at the end.
@@ -28,6 +30,28 @@ const PASSED_ON: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
 /// # Errors
 /// When there could be no second process, or when it did not end by itself.
 pub fn split(guard: Guard, collector: impl FnOnce(Result<Line, GuardError>) -> u8) -> Result<u8, GuardError> {
+    split_after(guard, || Ok(()), |ready| collector(ready.map(|(line, ())| line)))
+}
+
+/// The same with a collector that runs where it was `wanted`, away from where `targets` may run.
+///
+/// # Errors
+/// As [`split`]; where the collector could not be placed, it gets the reason and no line.
+pub fn split_and_place(
+    guard: Guard,
+    wanted: &Wanted,
+    targets: &CpuSet,
+    collector: impl FnOnce(Result<(Line, Placement), GuardError>) -> u8,
+) -> Result<u8, GuardError> {
+    split_after(guard, || place(wanted, targets), collector)
+}
+
+/// `prepare` is what the collector does while it has its rights.
+fn split_after<T>(
+    guard: Guard,
+    prepare: impl FnOnce() -> Result<T, GuardError>,
+    collector: impl FnOnce(Result<(Line, T), GuardError>) -> u8,
+) -> Result<u8, GuardError> {
     let failed =
         |step: &'static str| move |errno: Errno| GuardError::Split { step: text(step), os: errno.into() };
     let (line, served) = line::pair()?;
@@ -45,9 +69,10 @@ pub fn split(guard: Guard, collector: impl FnOnce(Result<Line, GuardError>) -> u
             drop(served);
             // What the guard holds is the other process' to end; here it is only forgotten.
             std::mem::forget(guard);
-            let line = sandbox::enter_collector().map(|()| line);
+            let prepared = prepare();
+            let ready = sandbox::enter_collector().and_then(|()| Ok((line, prepared?)));
             _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
-            std::process::exit(collector(line).into())
+            std::process::exit(collector(ready).into())
         }
         ForkResult::Parent { child } => {
             drop(line);

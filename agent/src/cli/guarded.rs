@@ -1,6 +1,7 @@
 //! A command in two processes: what has rights serves what looks at files and processes.
 
-use edgelat_guard::{Guard, Line};
+use edgelat_guard::placement::{self, Placement, Wanted};
+use edgelat_guard::{Guard, Line, cpus::CpuSet};
 
 use super::exit::Exit;
 use super::failure::Failure;
@@ -12,6 +13,25 @@ use super::failure::Failure;
 pub fn guarded(guard: Guard, command: impl FnOnce(Line) -> Result<Exit, Failure>) -> Result<Exit, Failure> {
     let status = edgelat_guard::split(guard, |line| {
         let outcome = line.map_err(Failure::from).and_then(command);
+        super::exit_of(outcome).status()
+    })?;
+    Ok(Exit::of(status))
+}
+
+/// The same away from the CPUs of process `pid`.
+///
+/// # Errors
+/// As above.
+pub fn guarded_apart(
+    guard: Guard,
+    wanted: &Wanted,
+    pid: i32,
+    command: impl FnOnce(Line, Placement) -> Result<Exit, Failure>,
+) -> Result<Exit, Failure> {
+    // Of a process that cannot be looked at the worst is assumed; whoever opens it says what is the matter.
+    let targets = placement::cpus_of(pid).unwrap_or(CpuSet::ALL);
+    let status = edgelat_guard::split_and_place(guard, wanted, &targets, |ready| {
+        let outcome = ready.map_err(Failure::from).and_then(|(line, placement)| command(line, placement));
         super::exit_of(outcome).status()
     })?;
     Ok(Exit::of(status))

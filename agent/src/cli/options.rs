@@ -105,6 +105,7 @@ pub struct Example {
 pub enum Id {
     AllowPtrace,
     Config,
+    CollectorCpu,
     Debug,
     DebugDir,
     Duration,
@@ -122,6 +123,8 @@ pub enum Id {
     Pid,
     Returns,
     Route,
+    Sched,
+    TargetsOn,
 }
 
 impl Command {
@@ -148,6 +151,12 @@ const RETURNS: &[&str] = &words(&values::RETURNS);
 
 /// Words for `--on-signal`.
 const ON_SIGNAL: &[&str] = &words(&values::ON_SIGNAL);
+
+/// Words for `--sched`.
+const SCHEDS: &[&str] = &words(&values::SCHEDS);
+
+/// Words for `--targets-on`.
+const TARGETS_ON: &[&str] = &words(&values::TARGETS_ON);
 
 /// Words for `--route`.
 const ROUTES: &[&str] = &words(&values::ROUTES);
@@ -296,6 +305,31 @@ pub const COMMANDS: &[Command] = &[
                        probes are removed, what was measured is printed, and the exit status is 8. Without it the cost \
                        is shown and nothing is stopped.",
                 ..Opt::switch(Id::MaxCost, "max-cost", "End when the probes cost more than that")
+            },
+            Opt {
+                value: Some(Value { name: "WHICH", complete: Complete::Nothing }),
+                default: Some("prefer-isolated"),
+                more: "The collector is the process that reads the figures; it runs at nice 19. prefer-isolated: on a CPU that \
+                       the kernel keeps for those who ask for it by name (isolcpus=, or an isolated cpuset partition), that the \
+                       target does not use and on which nobody is busy; where there is none, on another that the target does \
+                       not use, or on any. isolated: on an isolated CPU that the target does not use, or not at all. any: \
+                       wherever the kernel puts it. A number: on that CPU.",
+                ..Opt::switch(Id::CollectorCpu, "collector-cpu", "On which CPU edgelat itself runs")
+            },
+            Opt {
+                value: Some(Value { name: "WHICH", complete: Complete::Words(SCHEDS) }),
+                default: Some("other"),
+                more: "ext puts the collector under the sched_ext scheduler (Linux 6.12) while one is enabled; while none is, \
+                       the kernel's own has it, as with other.",
+                ..Opt::switch(Id::Sched, "sched", "Which scheduler edgelat itself is under")
+            },
+            Opt {
+                value: Some(Value { name: "WHICH", complete: Complete::Words(TARGETS_ON) }),
+                default: Some("any"),
+                more: "isolated: calls that begin on an isolated CPU. A process of which a thread may run elsewhere is refused; \
+                       where it comes there later, its calls there are not counted, and their ends show as \
+                       unmatched_exits.",
+                ..Opt::switch(Id::TargetsOn, "targets-on", "Measure calls on these CPUs only")
             },
             Opt {
                 more: "Calibration measures what the probes themselves add to each duration, on functions of edgelat's own, \

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use edgelat_guard::placement::{COLLECTOR_CPU_WORDS, CollectorCpu, TargetsOn, Wanted};
 use edgelat_guard::protocol::{OnSignal, Returns, Route};
 use edgelat_image::limits::{BUILD_ID_BYTES, BUILD_ID_DIGITS};
 use edgelat_image::{Pattern, PatternError, PythonPattern, nearest};
@@ -23,7 +24,8 @@ use super::{
 };
 use crate::selection::Selection;
 use crate::values::{
-    FRAMES, MAP_BYTES, ON_SIGNAL, PIDS, RETURNS, ROUTES, bytes, decimal, digits, meaning, seconds,
+    FRAMES, MAP_BYTES, ON_SIGNAL, PIDS, RETURNS, ROUTES, SCHEDS, TARGETS_ON, bytes, decimal, digits, meaning,
+    seconds,
 };
 
 /// What a command line asks for.
@@ -92,6 +94,10 @@ pub struct WatchOptions {
     pub max_cost: Option<f64>,
     /// Which signals take the probes off; `None`: as the language of the functions wants it.
     pub on_signal: Option<OnSignal>,
+    /// Where the collector runs.
+    pub place: Wanted,
+    /// On which CPUs calls have to begin to be measured.
+    pub targets_on: TargetsOn,
 }
 
 /// What `edgelat watch` measures.
@@ -454,6 +460,13 @@ impl WatchOptions {
         let route = matches.value(Id::Route, String::new, |word| meaning(&ROUTES, word))?;
         let returns = matches.value(Id::Returns, String::new, |word| meaning(&RETURNS, word))?;
         let on_signal = matches.value(Id::OnSignal, String::new, |word| meaning(&ON_SIGNAL, word))?;
+        let cpu = matches.value(
+            Id::CollectorCpu,
+            || format!("{} or the number of a CPU from 0 to 1023", COLLECTOR_CPU_WORDS.join(", ")),
+            CollectorCpu::of_word,
+        )?;
+        let sched = matches.value(Id::Sched, String::new, |word| meaning(&SCHEDS, word))?;
+        let targets_on = matches.value(Id::TargetsOn, String::new, |word| meaning(&TARGETS_ON, word))?;
         let frames = matches.value(
             Id::Frames,
             || format!("a whole number from {} to {}", FRAMES.start(), FRAMES.end()),
@@ -491,6 +504,8 @@ impl WatchOptions {
             calibrate: !matches.has(Id::NoBias),
             max_cost,
             on_signal: on_signal.flatten(),
+            targets_on: targets_on.unwrap_or_default(),
+            place: Wanted { cpu: cpu.unwrap_or_default(), sched: sched.unwrap_or_default() },
         })
     }
 }

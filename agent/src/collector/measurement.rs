@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use edgelat_bpf::{Codes, Frames, MapError, RowTotals, Rows};
 use edgelat_guard::error::text;
+use edgelat_guard::placement::TargetsOn;
 use edgelat_guard::protocol::{
     Bias, ImageId, OnSignal, PlanId, PlanOptions, PlanSite, PythonPlan, Reply, Request, Returns, Route, SITES,
 };
@@ -30,6 +31,8 @@ pub struct Options {
     pub follow_forks: bool,
     /// Which signals take the probes off; `None`: as the language of the functions wants it.
     pub on_signal: Option<OnSignal>,
+    /// On which CPUs calls have to begin to be measured.
+    pub targets_on: TargetsOn,
     /// What the probes may cost, in millionths of one CPU's time.
     pub max_cost_ppm: Option<u64>,
     /// Show rows and frames below /sys/fs/bpf.
@@ -97,6 +100,7 @@ impl Measurement {
             route: options.route,
             follow_forks: options.follow_forks,
             on_signal: options.on_signal.unwrap_or_else(|| usual(resolved)),
+            targets_on: options.targets_on,
             python: resolved.python.as_ref().map(|python| python_plan(python, rows)),
             max_cost_ppm: options.max_cost_ppm,
             pin: options.pin,

@@ -25,6 +25,7 @@ use std::{
     time::Duration,
 };
 
+use edgelat_guard::placement::{CollectorCpu, Sched, TargetsOn};
 use edgelat_guard::protocol::{OnSignal, Returns, Route};
 use edgelat_image::{Pattern, PythonPattern};
 
@@ -145,37 +146,6 @@ pub enum Level {
     Info,
     /// How it happens.
     Debug,
-}
-
-/// Where the collector runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CollectorCpu {
-    /// On an isolated CPU where there is one, else on one that the targets do not use.
-    PreferIsolated,
-    /// On an isolated CPU or not at all.
-    Isolated,
-    /// Wherever the kernel puts it.
-    Any,
-    /// On this one.
-    Cpu(u32),
-}
-
-/// Which scheduler the collector runs under.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sched {
-    /// The kernel's own, at nice 19.
-    Other,
-    /// sched_ext, while one is loaded.
-    Ext,
-}
-
-/// On which CPUs a target may run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TargetsOn {
-    /// On all.
-    Any,
-    /// On isolated ones only; others are refused.
-    Isolated,
 }
 
 impl Config {

@@ -12,7 +12,7 @@ use super::{
     AgentConfig, CollectorCpu, Config, Level, LogTo, Sched, Select, TARGETS, TargetConfig, TargetsOn,
 };
 use crate::selection::Selection;
-use crate::values::{self, FRAMES, MAP_BYTES, ON_SIGNAL, PIDS, RETURNS, ROUTES};
+use crate::values::{self, FRAMES, MAP_BYTES, ON_SIGNAL, PIDS, RETURNS, ROUTES, SCHEDS, TARGETS_ON};
 
 const INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 const SCANS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
@@ -49,8 +49,6 @@ const COLLECTOR_CPUS: [(&str, CollectorCpu); 3] = [
     ("isolated", CollectorCpu::Isolated),
     ("any", CollectorCpu::Any),
 ];
-const SCHEDS: [(&str, Sched); 2] = [("other", Sched::Other), ("ext", Sched::Ext)];
-const TARGETS_ON: [(&str, TargetsOn); 2] = [("any", TargetsOn::Any), ("isolated", TargetsOn::Isolated)];
 
 /// The keys that say which processes are meant.
 const SELECTORS: [&str; 5] = ["pid", "exe", "command", "unit", "cgroup"];

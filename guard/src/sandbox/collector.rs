@@ -65,6 +65,9 @@ const OF_FCNTL: &[u64] =
 #[allow(clippy::unnecessary_cast, reason = "musl has these numbers as another type")]
 const OF_IOCTL: &[u64] = &[TIOCGWINSZ as u64, TCGETS as u64];
 
+/// The calling thread, where a call takes the number of one.
+const ITSELF: &[u64] = &[0];
+
 /// On every architecture.
 pub const ALLOWED: &[Allowed] = allowed![
     // Files and output.
@@ -106,6 +109,9 @@ pub const ALLOWED: &[Allowed] = allowed![
     SYS_clock_nanosleep,
     SYS_nanosleep,
     SYS_restart_syscall,
+    // Is it still where it was put? And back, if not; itself, and nobody else.
+    SYS_sched_getaffinity: Only::OneOf(0, ITSELF),
+    SYS_sched_setaffinity: Only::OneOf(0, ITSELF),
     // The library's own.
     SYS_futex,
     SYS_getpid,

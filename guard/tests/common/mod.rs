@@ -4,6 +4,7 @@
 use std::fs::File;
 
 use edgelat_guard::Line;
+use edgelat_guard::placement::TargetsOn;
 use edgelat_guard::protocol::{
     ImageId, MappedImage, OnSignal, PlanId, PlanOptions, Reply, Request, Returns, TargetId,
 };
@@ -17,6 +18,7 @@ pub(crate) const OPTIONS: PlanOptions = PlanOptions {
     route: None,
     follow_forks: true,
     on_signal: OnSignal::Any,
+    targets_on: TargetsOn::Any,
     python: None,
     max_cost_ppm: None,
     pin: false,

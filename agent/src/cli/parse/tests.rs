@@ -1,3 +1,5 @@
+use edgelat_guard::placement::Sched;
+
 use super::*;
 use crate::cli::{exit::Exit, failure::Fails};
 
@@ -36,6 +38,7 @@ fn watch_without_options_has_the_defaults_of_the_table() {
     assert!(!options.json && !options.allow_ptrace && options.follow_forks && options.calibrate);
     assert!(options.debug_dirs.is_empty());
     assert_eq!(options.max_cost, None);
+    assert_eq!(options.place, Wanted { cpu: CollectorCpu::PreferIsolated, sched: Sched::Other });
 }
 
 #[test]
@@ -55,6 +58,28 @@ fn watch_takes_every_option_in_every_spelling() {
     assert!(options.json && options.allow_ptrace && !options.follow_forks && !options.calibrate);
     assert_eq!(options.debug_dirs, [PathBuf::from("/a"), PathBuf::from("/b")]);
     assert_eq!(options.packs, [PathBuf::from("/c")]);
+}
+
+#[test]
+fn the_collector_is_put_where_a_word_or_a_number_says() {
+    for (word, cpu) in [
+        ("prefer-isolated", CollectorCpu::PreferIsolated),
+        ("isolated", CollectorCpu::Isolated),
+        ("any", CollectorCpu::Any),
+        ("0", CollectorCpu::Cpu(0)),
+        ("17", CollectorCpu::Cpu(17)),
+    ] {
+        let options = watch(&format!("-p 1 f --collector-cpu {word} --sched ext"));
+        assert_eq!(options.place, Wanted { cpu, sched: Sched::Ext });
+    }
+    assert_eq!(watch("-p 1 f --sched other").place.sched, Sched::Other);
+}
+
+#[test]
+fn calls_are_measured_on_all_cpus_or_on_isolated_ones() {
+    assert_eq!(watch("-p 1 f").targets_on, TargetsOn::Any);
+    assert_eq!(watch("-p 1 f --targets-on any").targets_on, TargetsOn::Any);
+    assert_eq!(watch("-p 1 f --targets-on isolated").targets_on, TargetsOn::Isolated);
 }
 
 #[test]
@@ -108,6 +133,12 @@ fn a_wrong_value_is_answered_with_the_right_ones() {
         ("watch -p 1 f --interval 99999999999999999999", "--interval cannot be"),
         ("watch -p 1 f --frames 8", "--frames cannot be '8'; give a whole number from 16 to 1048576"),
         ("watch -p 1 f --frames 1048577", "--frames cannot be"),
+        (
+            "watch -p 1 f --collector-cpu 0-3",
+            "--collector-cpu cannot be '0-3'; give prefer-isolated, isolated, any or the number of a CPU from 0 to 1023",
+        ),
+        ("watch -p 1 f --collector-cpu 1024", "--collector-cpu cannot be"),
+        ("watch -p 1 f --sched fifo", "--sched cannot be 'fifo'; give other, ext"),
         ("watch -p 1 f --max-map-bytes 4G", "--max-map-bytes cannot be '4G'; give bytes from 4K to 1024M"),
         ("watch -p 1 f --max-map-bytes 99999999999999999999M", "--max-map-bytes cannot be"),
         ("watch -p 1 f --route fast", "--route cannot be 'fast'; give auto, uprobe_multi, tracefs, single"),

@@ -17,6 +17,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use edgelat_guard::placement::{self, Placement};
 use edgelat_guard::protocol::{Reply, Request};
 use edgelat_guard::{Command, Guard, GuardError, Line};
 use edgelat_image::Progress;
@@ -26,7 +27,7 @@ use self::budget::Budget;
 use self::screen::Screen;
 use super::exit::Exit;
 use super::failure::{Fails, Failure};
-use super::guarded::guarded;
+use super::guarded::guarded_apart;
 use super::output::{ProgressLine, say};
 use super::parse::{WatchOptions, WatchTarget};
 use crate::collector::debug_dirs::DebugDirs;
@@ -110,10 +111,10 @@ pub fn run(options: WatchOptions) -> Result<Exit, Failure> {
             (Guard::of_command(command), pid)
         }
     };
-    guarded(guard, |line| {
+    guarded_apart(guard, &options.place, pid, |line, placement| {
         let signals = signals::catch().map_err(WatchError::Signals)?;
         let sources = Sources { debug_dirs, packs: super::pack::understand_all(&packs)? };
-        let mut watch = Watch::open(&options, line, pid, sources)?;
+        let mut watch = Watch::open(&options, line, pid, sources, placement)?;
         watch.begin()?;
         if options.calibrate {
             watch.session.calibrate(&mut watch.line, &mut Aloud::default());
@@ -131,6 +132,8 @@ pub fn run(options: WatchOptions) -> Result<Exit, Failure> {
 /// Everything that lives while a target is watched.
 struct Watch {
     line: Line,
+    /// Where this process runs.
+    placement: Placement,
     session: Session,
     wanted: Wanted,
     sources: Sources,
@@ -164,7 +167,13 @@ impl Notices for Aloud {
 }
 
 impl Watch {
-    fn open(options: &WatchOptions, mut line: Line, pid: i32, sources: Sources) -> Result<Self, WatchError> {
+    fn open(
+        options: &WatchOptions,
+        mut line: Line,
+        pid: i32,
+        sources: Sources,
+        placement: Placement,
+    ) -> Result<Self, WatchError> {
         let plan = measurement::Options {
             frames: options.frames,
             max_map_bytes: options.max_map_bytes,
@@ -172,6 +181,7 @@ impl Watch {
             route: options.route,
             follow_forks: options.follow_forks,
             on_signal: options.on_signal,
+            targets_on: options.targets_on,
             max_cost_ppm: None,
             pin: false,
         };
@@ -187,7 +197,7 @@ impl Watch {
             false => Output::Screen(Screen::new()),
         };
         let own = matches!(options.target, WatchTarget::Command(_));
-        Ok(Self { line, session, wanted, sources, output, own, settled: false })
+        Ok(Self { line, placement, session, wanted, sources, output, own, settled: false })
     }
 
     /// Resolves, attaches and arms; a command is let go then.
@@ -237,8 +247,17 @@ impl Watch {
         for pattern in &self.session.python_pending {
             say(format_args!("waiting for the interpreter of '{pattern}'"));
         }
+        self.tell_placement();
         say("armed");
         self.show()
+    }
+
+    fn tell_placement(&self) {
+        self.placement.notes.iter().for_each(say);
+        // What was asked for needs no word where it is nothing special.
+        if self.placement.isolated || self.placement.ext {
+            say(format_args!("the collector runs {}", self.placement));
+        }
     }
 
     /// Once nothing is waited for, the guard needs fewer rights.
@@ -310,6 +329,9 @@ impl Watch {
                 // An interval that was slept through is left out, not made up for.
                 while next <= now {
                     next += options.interval;
+                }
+                if let Some(drift) = placement::recheck(&mut self.placement) {
+                    say(drift);
                 }
                 if let Err(failure) = self.show() {
                     // Somebody who has seen enough closes the pipe: the end, not an error.

@@ -1,0 +1,160 @@
+//! Where the threads of a target may run.
+
+use std::fs::{self, File};
+use std::io::Read;
+
+use nix::errno::Errno;
+
+use super::machine;
+use crate::cpus::CpuSet;
+use crate::error::{GuardError, text};
+
+/// Threads of a process that are looked at.
+const THREADS: usize = 16_384;
+/// Bytes of /proc/PID/task/TID/status that are read: the line with up to 65536 groups of the user (NGROUPS_MAX,
+/// include/uapi/linux/limits.h) stands before the one that is looked for.
+const STATUS_BYTES: u64 = 1 << 20;
+
+/// CPUs that threads of a process may run on.
+///
+/// # Errors
+/// When there is no such process, when its threads cannot be looked at, or when they are too many.
+pub fn cpus_of(pid: i32) -> Result<CpuSet, GuardError> {
+    let mut all = CpuSet::default();
+    each_thread(pid, |_, cpus| {
+        all = all.and(&cpus);
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+/// CPUs that targets may run on where they are to stay on isolated ones; the programs in the kernel ignore hits on others.
+///
+/// # Errors
+/// When no CPU is isolated.
+pub fn isolated_cpus() -> Result<CpuSet, GuardError> {
+    let isolated = machine::isolated();
+    if isolated.is_empty() {
+        let reason = text("no CPU is isolated here");
+        return Err(GuardError::NoIsolatedCpu { reason });
+    }
+    Ok(isolated)
+}
+
+/// Refuses a process of which a thread may run on a CPU that is not isolated.
+///
+/// # Errors
+/// Which thread, and where it may run; or why that cannot be told.
+pub fn stays_on_isolated(pid: i32) -> Result<(), GuardError> {
+    let isolated = isolated_cpus()?;
+    each_thread(pid, |thread, cpus| match cpus.is_within(&isolated) {
+        true => Ok(()),
+        false => Err(GuardError::NotOnIsolated {
+            pid,
+            thread,
+            cpus: text(cpus.without(&isolated)),
+            isolated: text(isolated),
+        }),
+    })
+}
+
+/// Calls `look` for every thread with where it may run.
+fn each_thread(
+    pid: i32,
+    mut look: impl FnMut(i32, CpuSet) -> Result<(), GuardError>,
+) -> Result<(), GuardError> {
+    let folder = format!("/proc/{pid}/task");
+    let threads = fs::read_dir(&folder).map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOENT | Errno::ESRCH) => GuardError::NoProcess { pid },
+        _ => GuardError::Proc { file: text(&folder), os: error.into() },
+    })?;
+    let mut seen = 0;
+    for thread in threads.flatten() {
+        if seen == THREADS {
+            return Err(GuardError::TooManyThreads { pid, bound: THREADS as u32 });
+        }
+        let path = thread.path().join("status");
+        let mut status = String::new();
+        let read = File::open(&path).and_then(|file| file.take(STATUS_BYTES).read_to_string(&mut status));
+        let id = thread.file_name().to_str().and_then(|name| name.parse().ok());
+        match (read.map_err(|error| (error.raw_os_error().map(Errno::from_raw), error)), id) {
+            (Ok(_), Some(id)) => {
+                let cpus = allowed(&status).ok_or_else(|| GuardError::Proc {
+                    file: text(path.display()),
+                    os: Errno::ERANGE.into(),
+                })?;
+                look(id, cpus)?;
+                seen += 1;
+            }
+            // It has ended meanwhile.
+            (Err((Some(Errno::ENOENT | Errno::ESRCH), _)), _) | (_, None) => {}
+            (Err((_, error)), _) => {
+                return Err(GuardError::Proc { file: text(path.display()), os: error.into() });
+            }
+        }
+    }
+    if seen == 0 { Err(GuardError::NoProcess { pid }) } else { Ok(()) }
+}
+
+/// A name with a line break in it cannot forge the line: the kernel writes it as `\n` (fs/proc/array.c, `proc_task_name`).
+fn allowed(status: &str) -> Option<CpuSet> {
+    CpuSet::parse(status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use nix::unistd::gettid;
+
+    use super::*;
+
+    #[test]
+    fn where_threads_may_run_is_read_from_their_status() {
+        let status =
+            "Name:\tx\\nCpus_allowed_list:\t9\nCpus_allowed:\tf\nCpus_allowed_list:\t0-3\nMems_allowed:\t1\n";
+        assert_eq!(allowed(status).unwrap().to_string(), "0-3");
+        assert_eq!(allowed("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn a_thread_that_may_run_elsewhere_counts_as_well() {
+        let (told, hear) = channel();
+        let (end, wait) = channel::<()>();
+        let online = cpus_of(std::process::id() as i32).unwrap();
+        let first = online.iter().next().unwrap();
+        let thread = std::thread::spawn(move || {
+            assert!(core_affinity::set_for_current(core_affinity::CoreId { id: first as usize }));
+            told.send(gettid().as_raw()).unwrap();
+            _ = wait.recv();
+        });
+        let id = hear.recv().unwrap();
+        let mut seen = Vec::new();
+        each_thread(std::process::id() as i32, |thread, cpus| {
+            seen.push((thread, cpus));
+            Ok(())
+        })
+        .unwrap();
+        assert!(seen.contains(&(id, CpuSet::from_iter([first]))), "{seen:?}");
+        assert_eq!(cpus_of(std::process::id() as i32).unwrap(), online);
+        drop(end);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_may_run_on_cpus_that_are_not_isolated_is_refused_with_the_thread() {
+        let me = std::process::id() as i32;
+        let refused = stays_on_isolated(me).unwrap_err();
+        match isolated_cpus() {
+            Ok(_) => {
+                assert!(matches!(refused, GuardError::NotOnIsolated { pid, .. } if pid == me), "{refused}")
+            }
+            Err(_) => assert!(matches!(refused, GuardError::NoIsolatedCpu { .. }), "{refused}"),
+        }
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_nobody() {
+        assert!(matches!(cpus_of(i32::MAX), Err(GuardError::NoProcess { .. })));
+    }
+}
