@@ -7,6 +7,7 @@
 mod cli;
 mod collector;
 mod config;
+mod log;
 mod selection;
 mod values;
 

@@ -29,6 +29,7 @@ use edgelat_guard::placement::{CollectorCpu, Sched, TargetsOn};
 use edgelat_guard::protocol::{OnSignal, Returns, Route};
 use edgelat_image::{Pattern, PythonPattern};
 
+use crate::log::{Level, LogTo};
 use error::Problem;
 
 pub use error::Errors;
@@ -124,28 +125,6 @@ pub enum Select {
     Unit(String),
     /// Those in this control group or below: a path below `/sys/fs/cgroup`, without a slash at either end.
     Cgroup(String),
-}
-
-/// Where the log goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogTo {
-    /// Standard error.
-    Stderr,
-    /// The system's log.
-    Syslog,
-}
-
-/// How much a line of the log matters, most first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// Something is not measured that should be.
-    Error,
-    /// Something may be wrong.
-    Warning,
-    /// What happens.
-    Info,
-    /// How it happens.
-    Debug,
 }
 
 impl Config {
