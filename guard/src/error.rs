@@ -108,6 +108,14 @@ pub enum GuardError {
         /// The signal.
         signal: Text,
     },
+    /// The collector cannot become that user.
+    #[error("collector_user {user}: {reason}")]
+    User {
+        /// Its name.
+        user: Text,
+        /// Why not.
+        reason: Text,
+    },
     /// The collector does nothing any more.
     #[error(
         "the collector has asked for nothing for {seconds} s, so it hangs; all probes are removed, and whoever supervises edgelat should start it again"
@@ -459,6 +467,7 @@ impl GuardError {
             | Self::Gone
             | Self::CollectorKilled { .. }
             | Self::Silent { .. }
+            | Self::User { .. }
             | Self::Split { .. }
             | Self::AlreadyRuns { .. }
             | Self::RunLock { .. }

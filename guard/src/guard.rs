@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use edgelat_bpf::Rows;
 use edgelat_bpf::layout::POOL_ROWS;
 use edgelat_bpf::object::{Programs, PythonConstants, map};
+use nix::errno::Errno;
 use nix::sys::epoll::Epoll;
 
 use crate::attach::tracefs::Tracefs;
@@ -25,14 +26,18 @@ use crate::features;
 use crate::find::Search;
 use crate::image::{Identity, OpenImage, check_site};
 use crate::load::{Loaded, Shape};
+use crate::lock::RunLock;
+use crate::notify::Notify;
+use crate::pins::{self, Pins};
 use crate::placement::{self, TargetsOn};
 use crate::protocol::{
-    BUILD_ID_BYTES, Event, IMAGES, ImageId, MappedImage, OnSignal, PATH_BYTES, Path, PlanId, PlanOptions,
-    PlanSite, PythonPlan, Reply, Request, Returns, TargetFile, TargetId, Told,
+    Attaching, BUILD_ID_BYTES, Event, IMAGES, ImageId, MappedImage, OnSignal, PATH_BYTES, Path, PlanId,
+    PlanOptions, PlanSite, PythonPlan, Reply, Request, Returns, Route, TargetFile, TargetId, Told,
 };
 use crate::sandbox;
 use crate::sandbox::guard::Tasks;
 use crate::target::{Mapping, Target};
+use crate::user::User;
 
 /// Functions of one plan.
 const MAX_FUNCTIONS: u32 = 65_536;
@@ -63,14 +68,29 @@ pub struct Guard {
     /// What all plans together may cost.
     total: Option<Bound>,
     search: Option<Search>,
-    /// The configuration file, where there is one.
-    config: Option<PathBuf>,
-    /// How long the collector may be silent, or leave events unread, before it is given up.
-    watchdog: Option<Duration>,
+    /// What a service has besides.
+    pub(crate) service: Option<Service>,
     heard: Option<Instant>,
     /// When the probed files were last looked at.
     looked_at_images: Option<Instant>,
     issued: u32,
+}
+
+/// What a service has that a single measurement has not.
+#[derive(Debug)]
+pub struct Service {
+    /// The configuration file, which the collector may want to read again.
+    pub config: PathBuf,
+    /// What all plans together may cost, in millionths of one CPU's time.
+    pub total_ppm: u64,
+    /// How long the collector may ask for nothing before it is given up.
+    pub watchdog: Duration,
+    /// Whom the collector becomes.
+    pub user: Option<User>,
+    /// The right to be the agent of this box.
+    pub lock: Option<RunLock>,
+    /// Who supervises it.
+    pub notify: Option<Notify>,
 }
 
 pub(crate) struct Plan {
@@ -81,6 +101,7 @@ pub(crate) struct Plan {
     pub(crate) sites: usize,
     kinds: KindsOfRows,
     budget: Option<Budget>,
+    pins: Option<Pins>,
     pub(crate) loaded: Option<(Way, Loaded)>,
     pub(crate) processes: Vec<Covered>,
     /// The calibration's probes. They stay until the plan is detached: nobody calls those functions any more, and
@@ -136,12 +157,12 @@ impl Guard {
         Self { command: Some(command), ..Self::default() }
     }
 
-    /// A guard for a service, whose plans together may cost `total_ppm` millionths of one CPU's time, and whose collector
-    /// asks for something at least every `watchdog`.
+    /// A guard for a service. Maps that one which was killed left pinned are removed.
     #[must_use]
-    pub fn of_service(config: PathBuf, total_ppm: u64, watchdog: Duration) -> Self {
-        let total = Some(Bound::new(total_ppm));
-        Self { config: Some(config), total, watchdog: Some(watchdog), ..Self::default() }
+    pub fn of_service(service: Service) -> Self {
+        pins::sweep();
+        let total = Some(Bound::new(service.total_ppm));
+        Self { total, service: Some(service), ..Self::default() }
     }
 
     /// Is the collector still there, and does it do its work?
@@ -150,7 +171,7 @@ impl Guard {
     /// When it has been silent for too long.
     pub(crate) fn check_collector(&mut self, now: Instant) -> Result<(), GuardError> {
         let heard = *self.heard.get_or_insert(now);
-        match self.watchdog {
+        match self.service.as_ref().map(|service| service.watchdog) {
             Some(bound) if now.saturating_duration_since(heard) > bound => {
                 Err(GuardError::Silent { seconds: bound.as_secs() as u32 })
             }
@@ -205,7 +226,8 @@ impl Guard {
             },
             Request::ForgetTarget { target } => self.forget_target(target),
             Request::OpenConfig => self.open_config(&mut descriptors),
-            Request::Settle => self.settle(),
+            Request::Settle { attach } => self.settle(attach),
+            Request::Status { ready, text } => Ok(self.tell_supervisor(ready, &text)),
             Request::FinishCommand { terminate } => {
                 self.command().map(|command| Reply::Finished { badly: command.finish(terminate) })
             }
@@ -230,7 +252,8 @@ impl Guard {
     }
 
     fn open_config(&self, descriptors: &mut Vec<OwnedFd>) -> Result<Reply, GuardError> {
-        let path = self.config.as_ref().ok_or_else(|| order("there is no configuration file"))?;
+        let service = self.service.as_ref().ok_or_else(|| order("there is no configuration file"))?;
+        let path = &service.config;
         let file = File::open(path)
             .map_err(|error| GuardError::Proc { file: text(path.display()), os: error.into() })?;
         descriptors.push(file.into());
@@ -251,13 +274,60 @@ impl Guard {
         self.command.as_mut().ok_or_else(|| order("no command was started"))
     }
 
-    /// From here on only children of plans that follow them are attached.
-    fn settle(&self) -> Result<Reply, GuardError> {
+    /// From here on only children of plans that follow them are attached, and new targets by the routes in `attach`.
+    fn settle(&mut self, attach: Option<Attaching>) -> Result<Reply, GuardError> {
         let following = self.plans.iter().filter(|plan| plan.options.follow_forks);
         let routes = following.filter_map(|plan| plan.loaded.as_ref()).map(|(way, _)| way.route);
-        let none = Tasks { command: self.command.is_some(), ..Tasks::NONE };
-        sandbox::settle_guard(routes.fold(none, Tasks::and))?;
+        let foreign = self.service.as_ref().is_some_and(|service| service.user.is_some());
+        let none = Tasks {
+            command: self.command.is_some(),
+            pins: self.plans.iter().any(|plan| plan.options.pin) || attach.is_some_and(|attach| attach.pin),
+            targets: attach.is_some(),
+            collector: foreign,
+            ..Tasks::NONE
+        };
+        let mut tasks = routes.fold(none, Tasks::and);
+        if let Some(attach) = attach {
+            let tracefs = self.open_tracefs();
+            let usual = attach::choose(None, Returns::Ret, 1, &tracefs).map(|way| way.route);
+            let named = [Route::UprobeMulti, Route::Tracefs, Route::Single].into_iter();
+            let named = named.filter(|route| attach.routes & Attaching::route(*route) != 0);
+            tasks = usual.into_iter().chain(named).fold(tasks, Tasks::and);
+        }
+        sandbox::settle_guard(tasks)?;
         Ok(Reply::Done)
+    }
+
+    /// The tracing file system is opened once, while there are the rights.
+    fn open_tracefs(&mut self) -> Result<(), Errno> {
+        match &self.tracefs {
+            Some(_) => Ok(()),
+            None => Tracefs::open().map(|opened| self.tracefs = Some(opened)),
+        }
+    }
+
+    fn tell_supervisor(&mut self, ready: bool, text: &str) -> Reply {
+        if let Some(notify) = self.service.as_ref().and_then(|service| service.notify.as_ref()) {
+            if ready {
+                notify.ready();
+            }
+            notify.status(text);
+        }
+        Reply::Done
+    }
+
+    /// Tells whoever supervises a service that guard and collector are alive.
+    pub(crate) fn tell_alive(&mut self, now: Instant) {
+        if let Some(notify) = self.service.as_mut().and_then(|service| service.notify.as_mut()) {
+            notify.alive(now);
+        }
+    }
+
+    /// Tells whoever supervises a service that the end has begun.
+    pub(crate) fn tell_stopping(&self) {
+        if let Some(notify) = self.service.as_ref().and_then(|service| service.notify.as_ref()) {
+            notify.stopping();
+        }
     }
 
     fn open_file(
@@ -377,6 +447,7 @@ impl Guard {
             sites: 0,
             kinds: KindsOfRows::default(),
             budget: None,
+            pins: None,
             loaded: None,
             processes: Vec::new(),
             calibration: None,
@@ -461,11 +532,10 @@ impl Guard {
             return Err(GuardError::BadPlan { reason: text("an image has entry sites but no exit sites") });
         }
         // Events of a killed agent are swept whichever route is taken.
-        let tracefs = match &self.tracefs {
-            Some(_) => Ok(()),
-            None => Tracefs::open().map(|opened| self.tracefs = Some(opened)),
-        };
-        let way = attach::choose(options.route, options.returns, plan.sites, &tracefs)?;
+        let sites = plan.sites;
+        let tracefs = self.open_tracefs();
+        let way = attach::choose(options.route, options.returns, sites, &tracefs)?;
+        let plan = &self.plans[index];
         let functions = options.functions + EXTRA_ROWS;
         let shape = Shape {
             programs: way.programs,
@@ -512,6 +582,15 @@ impl Guard {
             session: way.programs.exit().is_none(),
             code_slots: shape.python.map_or(0, |python| python.slots),
         };
+        if options.pin {
+            let pid = self.target(self.plans[index].target)?.pid;
+            // Of an earlier plan of the same process, such as for the image that it executed before.
+            let before = self.plans.iter_mut().find_map(|plan| plan.pins.take_if(|pins| pins.is_of(pid)));
+            self.plans[index].pins = Some(match before {
+                Some(mut pins) => pins.rotate(&loaded.object).map(|()| pins)?,
+                None => Pins::pin(pid, &loaded.object)?,
+            });
+        }
         self.plans[index].loaded = Some((way, loaded));
         Ok(reply)
     }
@@ -570,7 +649,7 @@ impl Guard {
         if self.plans.iter().any(busy) {
             return Some(budget::LOOK);
         }
-        (!self.plans.is_empty() || self.watchdog.is_some()).then_some(LOOK_AT_IMAGES)
+        (!self.plans.is_empty() || self.service.is_some()).then_some(LOOK_AT_IMAGES)
     }
 
     /// What has to be looked at again and again: what the probes cost, and whether the probed files are what they were.

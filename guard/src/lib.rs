@@ -27,6 +27,7 @@
 //! | `calibrate.rs` | what does a probe itself add? |
 //! | `features.rs`, `check.rs` | what can this kernel do? |
 //! | `pins.rs` | which maps can other tools read? |
+//! | `user.rs` | whom does the collector become? |
 //! | `lock.rs` | who is the agent of this box? |
 //! | `quarantine.rs` | what must not be probed again? |
 //! | `notify.rs` | what does the supervisor have to know? |
@@ -49,7 +50,6 @@ pub mod line;
 mod load;
 pub mod lock;
 pub mod notify;
-#[cfg_attr(not(test), expect(dead_code, reason = "nothing pins yet"))]
 pub mod pins;
 pub mod placement;
 pub mod protocol;
@@ -60,10 +60,11 @@ mod split;
 mod target;
 #[cfg(test)]
 mod testing;
+pub mod user;
 
 pub use command::Command;
 pub use error::{GuardError, Kind};
-pub use guard::Guard;
+pub use guard::{Guard, Service};
 pub use line::Line;
 pub use lock::RunLock;
 pub use notify::Notify;

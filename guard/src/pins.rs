@@ -42,6 +42,11 @@ pub(crate) struct Pins {
 }
 
 impl Pins {
+    /// Is it this process' directory?
+    pub(crate) fn is_of(&self, pid: i32) -> bool {
+        self.directory.ends_with(format!("{PREFIX}{pid}"))
+    }
+
     /// Pins the maps of a target's object.
     ///
     /// # Errors

@@ -284,13 +284,39 @@ pub enum Request {
     },
     /// Open the configuration file again. The descriptor comes with the reply.
     OpenConfig,
-    /// No further plan will come. The guard gives up what it does not need any more.
-    Settle,
+    /// The guard gives up what it does not need any more.
+    Settle {
+        /// What it has to attach later on; without, no further plan will come.
+        attach: Option<Attaching>,
+    },
+    /// Tell whoever supervises the service how it is.
+    Status {
+        /// It is ready.
+        ready: bool,
+        /// One line.
+        text: Text,
+    },
     /// Wait for its end.
     FinishCommand {
         /// Ask it to end.
         terminate: bool,
     },
+}
+
+/// How targets are attached that come later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attaching {
+    /// Routes that are asked for by name, a bit each, besides the one that is taken without being asked for.
+    pub routes: u8,
+    /// Maps will be pinned.
+    pub pin: bool,
+}
+
+impl Attaching {
+    /// The bit of a route.
+    pub fn route(route: Route) -> u8 {
+        1 << route as u8
+    }
 }
 
 /// What of a process is compared.

@@ -20,9 +20,10 @@ use crate::guard::Guard;
 use crate::line::{self, Line, Served};
 use crate::placement::{Placement, Wanted, place};
 use crate::sandbox;
+use crate::user::User;
 
-/// Signals that ask to end. They are the collector's to answer, which has something to say at the end.
-const PASSED_ON: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+/// Signals that ask for something, the end above all. They are the collector's to answer, which has something to say then.
+const PASSED_ON: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1];
 
 /// Runs `collector` in a process without rights and serves it here. Returns its exit status. Where the rights could not
 /// be given up, the collector gets the reason and no line.
@@ -48,7 +49,7 @@ pub fn split_and_place(
 
 /// `prepare` is what the collector does while it has its rights.
 fn split_after<T>(
-    guard: Guard,
+    mut guard: Guard,
     prepare: impl FnOnce() -> Result<T, GuardError>,
     collector: impl FnOnce(Result<(Line, T), GuardError>) -> u8,
 ) -> Result<u8, GuardError> {
@@ -67,9 +68,15 @@ fn split_after<T>(
     match unsafe { fork() }.map_err(failed("start a second process"))? {
         ForkResult::Child => {
             drop(served);
+            let user = guard.service.as_mut().and_then(|service| {
+                // This process is not to hold what the other one lets go of by its end.
+                drop((service.lock.take(), service.notify.take()));
+                service.user.take()
+            });
             // What the guard holds is the other process' to end; here it is only forgotten.
             std::mem::forget(guard);
-            let prepared = prepare();
+            let prepared =
+                prepare().and_then(|prepared| user.map_or(Ok(()), User::become_it).map(|()| prepared));
             let ready = sandbox::enter_collector().and_then(|()| Ok((line, prepared?)));
             _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
             std::process::exit(collector(ready).into())
@@ -128,6 +135,7 @@ fn serve(guard: &mut Guard, served: &mut Served, signals: &SignalFd, child: Pid)
         let now = Instant::now();
         guard.look(now);
         guard.check_collector(now)?;
+        guard.tell_alive(now);
         if guard.has_events() {
             served.wake();
         }
@@ -146,6 +154,9 @@ fn serve(guard: &mut Guard, served: &mut Served, signals: &SignalFd, child: Pid)
         };
         while signalled && let Ok(Some(signal)) = signals.read_signal() {
             if let Ok(signal) = Signal::try_from(signal.ssi_signo as i32) {
+                if matches!(signal, Signal::SIGINT | Signal::SIGTERM) {
+                    guard.tell_stopping();
+                }
                 // Where it has ended already the socket tells.
                 _ = kill(child, signal);
             }

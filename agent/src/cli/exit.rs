@@ -24,11 +24,15 @@ pub enum Exit {
     Image = 7,
     /// The probes cost more than was allowed.
     Budget = 8,
+    /// One of the two processes of edgelat ended the other, or did not find it any more.
+    Watchdog = 9,
+    /// Another agent runs on this box.
+    Running = 10,
 }
 
 impl Exit {
     /// All of them with what they mean, for help, man page and the test of the README.
-    pub const ALL: [(Self, &'static str); 9] = [
+    pub const ALL: [(Self, &'static str); 11] = [
         (Self::Ok, "done"),
         (Self::Failed, "something failed at run time"),
         (Self::Usage, "wrong usage or configuration; nothing was done"),
@@ -38,6 +42,8 @@ impl Exit {
         (Self::Functions, "a function was not found, or none can be probed"),
         (Self::Image, "a file is not an ELF image, or is damaged"),
         (Self::Budget, "measuring was stopped, because it cost more than --max-cost allows"),
+        (Self::Watchdog, "run ended because one of its two processes hung or was killed; start it again"),
+        (Self::Running, "another agent runs on this box"),
     ];
 
     /// The one with that number; what is none of them is a failure.

@@ -34,6 +34,11 @@ impl Fails for crate::config::Errors {
 
 impl Fails for edgelat_guard::GuardError {
     fn exit(&self) -> Exit {
+        match (self, self.kind()) {
+            (Self::Silent { .. }, _) => return Exit::Watchdog,
+            (Self::AlreadyRuns { .. }, _) => return Exit::Running,
+            _ => {}
+        }
         match self.kind() {
             edgelat_guard::Kind::Permission => Exit::NotPermitted,
             edgelat_guard::Kind::Kernel => Exit::Unsupported,

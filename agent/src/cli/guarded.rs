@@ -29,8 +29,20 @@ pub fn guarded_apart(
     command: impl FnOnce(Line, Placement) -> Result<Exit, Failure>,
 ) -> Result<Exit, Failure> {
     // Of a process that cannot be looked at the worst is assumed; whoever opens it says what is the matter.
-    let targets = placement::cpus_of(pid).unwrap_or(CpuSet::ALL);
-    let status = edgelat_guard::split_and_place(guard, wanted, &targets, |ready| {
+    guarded_away_from(guard, wanted, &placement::cpus_of(pid).unwrap_or(CpuSet::ALL), command)
+}
+
+/// The same away from some CPUs.
+///
+/// # Errors
+/// As above.
+pub fn guarded_away_from(
+    guard: Guard,
+    wanted: &Wanted,
+    targets: &CpuSet,
+    command: impl FnOnce(Line, Placement) -> Result<Exit, Failure>,
+) -> Result<Exit, Failure> {
+    let status = edgelat_guard::split_and_place(guard, wanted, targets, |ready| {
         let outcome = ready.map_err(Failure::from).and_then(|(line, placement)| command(line, placement));
         super::exit_of(outcome).status()
     })?;

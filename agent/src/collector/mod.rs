@@ -8,6 +8,7 @@
 //! | [`target`] | a process and its images, opened by the guard |
 //! | [`debug_dirs`] | folders with debug files, opened while there are rights |
 //! | [`resolve`] | patterns to functions with sites, and refusals |
+//! | [`service`] | many processes, as long as they live |
 //! | [`session`] | one process, from its opening to its last report |
 //! | [`notes`] | what a person should know before the figures |
 //! | [`measurement`] | one loaded plan: attach, arm, read, detach |
@@ -24,6 +25,7 @@ pub mod python;
 pub mod refusals;
 pub mod report;
 pub mod resolve;
+pub mod service;
 pub mod session;
 pub mod target;
 

@@ -65,6 +65,8 @@ pub enum Ended {
     Budget,
     /// The target got a signal that says of a fault, and was left alone from that moment on.
     Fault,
+    /// The configuration does not name it any more.
+    Config,
     /// More happened in its processes than could be followed.
     Overrun,
     /// A file that it executes was written to or replaced.

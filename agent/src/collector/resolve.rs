@@ -12,8 +12,8 @@ use edgelat_bpf::layout::{
 use edgelat_guard::protocol::{ImageId, MappedImage, PlanSite, TargetFile};
 use edgelat_guard::{GuardError, Line};
 use edgelat_image::{
-    DebugFiles, FindError, FunctionTable, Image, ImageError, Interpreter, Origin, Pack, Pattern, Progress,
-    PythonError, PythonPattern, ReadAt, SiteKind, Stepping,
+    DebugFiles, FindError, FunctionTable, Glob, Image, ImageError, Interpreter, Origin, Pack, Pattern,
+    Progress, PythonError, PythonPattern, ReadAt, SiteKind, Stepping,
 };
 
 use super::debug_dirs::DebugDirs;
@@ -164,6 +164,8 @@ pub struct Context<'a> {
     pub debug_dirs: &'a DebugDirs,
     /// Packs for stripped images.
     pub packs: &'a [Pack],
+    /// Globs of paths of images that are never probed.
+    pub unprobed: &'a [String],
     /// Told how far the reading of an image is.
     pub progress: &'a mut dyn FnMut(&str, Progress),
 }
@@ -178,7 +180,8 @@ pub fn resolve(
     patterns: &[Pattern],
     context: &mut Context<'_>,
 ) -> Result<Resolved, ResolveError> {
-    let mapped = target.images(line)?;
+    let mut mapped = target.images(line)?;
+    mapped.retain(|image| !is_unprobed(image, context.unprobed));
     if mapped.is_empty() {
         return Err(ResolveError::NoFile { pid: target.pid });
     }
@@ -209,8 +212,10 @@ pub fn resolve_python(
     line: &mut Line,
     target: &Target,
     patterns: &[PythonPattern],
+    unprobed: &[String],
 ) -> Result<Option<(ResolvedPython, ResolvedImage)>, ResolveError> {
-    let mapped = target.images(line)?;
+    let mut mapped = target.images(line)?;
+    mapped.retain(|image| !is_unprobed(image, unprobed));
     // Coroutines of greenlet run on stacks that are moved about.
     let counts_only = mapped.iter().any(|image| file_name(&image.path).contains("greenlet"));
     // The interpreter is in the executable or in a library that is named after it.
@@ -247,6 +252,14 @@ fn perf_support(line: &mut Line, target: &Target) -> bool {
         || target.says(line, TargetFile::CommandLine, b"perf")
         || target.says(line, TargetFile::CommandLine, b"-Xperf")
         || target.has(line, TargetFile::PerfMap)
+}
+
+/// Has somebody said that this image is left alone?
+fn is_unprobed(image: &MappedImage, unprobed: &[String]) -> bool {
+    let path = image.path.trim_end_matches(" (deleted)");
+    unprobed
+        .iter()
+        .any(|wanted| wanted == path || Glob::is_glob(wanted) && Glob::new(wanted).matches(path.chars()))
 }
 
 /// Is this the image that a pattern speaks of?

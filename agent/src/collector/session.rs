@@ -32,6 +32,8 @@ pub struct Wanted {
     pub plan: measurement::Options,
     /// Accept a process that a debugger traces.
     pub allow_ptrace: bool,
+    /// Globs of paths of images that are never probed.
+    pub unprobed: Vec<String>,
 }
 
 /// Where names come from besides the images themselves.
@@ -162,6 +164,7 @@ impl Session {
         let mut context = Context {
             debug_dirs: &sources.debug_dirs,
             packs: &sources.packs,
+            unprobed: &wanted.unprobed,
             progress: &mut |image, at| notices.progress(image, at),
         };
         let resolved = resolve::resolve(line, &self.target, patterns, &mut context)?;
@@ -187,7 +190,8 @@ impl Session {
         if patterns.is_empty() {
             return Ok(());
         }
-        let Some((python, image)) = resolve::resolve_python(line, &self.target, &patterns)? else {
+        let Some((python, image)) = resolve::resolve_python(line, &self.target, &patterns, &wanted.unprobed)?
+        else {
             self.python_pending = patterns;
             return Ok(());
         };

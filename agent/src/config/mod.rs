@@ -127,6 +127,14 @@ pub enum Select {
     Cgroup(String),
 }
 
+impl AgentConfig {
+    /// Does it differ in what holds from the start to the end only?
+    pub fn needs_restart(&self, before: &Self) -> bool {
+        let same = Self { interval: before.interval, scan: before.scan, ..self.clone() };
+        same != *before
+    }
+}
+
 impl Config {
     /// Reads a file.
     ///

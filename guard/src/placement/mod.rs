@@ -261,6 +261,25 @@ pub fn recheck(placement: &mut Placement) -> Option<Drift> {
     }
 }
 
+/// Targets are known by now that may run where this process is: moves it away from them, as [`place`] would have put it.
+/// Tells where to.
+pub fn stay_away(placement: &mut Placement, wanted: &Wanted, targets: &CpuSet) -> Option<u32> {
+    let shares = placement.cpu.is_none_or(|cpu| targets.contains(cpu));
+    if !shares || wanted.cpu != CollectorCpu::PreferIsolated {
+        return None;
+    }
+    let mut machine = Machine::look();
+    // Where this process is now is not all that it may have.
+    machine.allowed = machine.online;
+    let choice = choose::choose(wanted.cpu, &machine, targets).ok()?;
+    let found = choice.wanted.into_iter().chain(choice.instead).find(|cpu| pin(*cpu))?;
+    placement.cpu = Some(found);
+    placement.isolated = machine.isolated.contains(found);
+    placement.isolation_is_told = placement.watched.isolated().contains(found);
+    placement.astray = None;
+    Some(found)
+}
+
 /// What would be done here and why, where targets are not known yet.
 pub fn describe(wanted: &Wanted) -> String {
     let machine = Machine::look();

@@ -33,6 +33,12 @@ const OF_PINS: Kept = (Capability::CAP_DAC_OVERRIDE, "remove and replace pinned 
 /// For a command that was started, which may have become another user's.
 const OF_COMMAND: Kept = (Capability::CAP_KILL, "end the command that was started");
 
+/// A program may stand where only its own user looks.
+const OF_TARGETS: Kept = (Capability::CAP_DAC_READ_SEARCH, "open the programs of other users");
+
+/// Where the collector became another user.
+const OF_COLLECTOR: Kept = (Capability::CAP_KILL, "pass signals on to the collector");
+
 /// What is still to be done.
 #[derive(Debug, Clone, Copy)]
 pub struct Tasks {
@@ -44,14 +50,25 @@ pub struct Tasks {
     pub single: bool,
     /// There is a command to end.
     pub command: bool,
+    /// Targets are opened and attached as they come.
+    pub targets: bool,
+    /// The collector is another user's, and signals are passed on to it.
+    pub collector: bool,
     /// Maps are pinned: they are removed with their target, and replaced when it goes over to a new image.
     pub pins: bool,
 }
 
 impl Tasks {
     /// None.
-    pub const NONE: Self =
-        Self { uprobe_multi: false, tracefs: false, single: false, command: false, pins: false };
+    pub const NONE: Self = Self {
+        uprobe_multi: false,
+        tracefs: false,
+        single: false,
+        command: false,
+        targets: false,
+        collector: false,
+        pins: false,
+    };
 
     /// With those of one more plan.
     #[must_use]
@@ -71,7 +88,10 @@ impl Tasks {
         let perf = ((self.tracefs || self.single) && paranoid > 2).then_some(OF_PARANOID_PERF);
         let tracefs = (self.tracefs && !root).then_some(OF_TRACEFS);
         let pins = (self.pins && !root).then_some(OF_PINS);
-        always.chain(perf).chain(tracefs).chain(pins).chain(self.command.then_some(OF_COMMAND)).collect()
+        let targets = self.targets.then_some(OF_TARGETS);
+        let command = self.command.then_some(OF_COMMAND);
+        let collector = (self.collector && !self.command).then_some(OF_COLLECTOR);
+        [perf, tracefs, pins, targets, command, collector].into_iter().flatten().chain(always).collect()
     }
 
     /// System calls that end a guard that has nothing else to do.

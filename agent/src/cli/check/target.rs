@@ -61,7 +61,7 @@ const LIBRARIES: usize = 8;
 fn python_finding(line: &mut Line, target: &Target) -> Option<Finding> {
     let next =
         "edgelat watch -p PID 'py:NAME' measures functions of Python; they are known when they are called";
-    match resolve::resolve_python(line, target, &[]) {
+    match resolve::resolve_python(line, target, &[], &[]) {
         Ok(None) => None,
         Ok(Some((python, _))) => {
             let detail = notes::of_python(&python).collect::<Vec<_>>().join("; ");

@@ -171,7 +171,7 @@ fn process(
     }
     printer.images(wanted.iter().map(|image| file_name(&image.path).chars().count()).max().unwrap_or(0));
     // What is written in Python has no addresses: it is known when it is called.
-    if let Ok(Some((python, _))) = resolve::resolve_python(line, &target, &[]) {
+    if let Ok(Some((python, _))) = resolve::resolve_python(line, &target, &[], &[]) {
         printer.note(format!("functions of Python: edgelat watch -p {pid} 'py:*'"));
         notes::of_python(&python).for_each(|note| printer.note(note));
     }

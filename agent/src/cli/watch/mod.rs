@@ -190,6 +190,7 @@ impl Watch {
             python: options.python.clone(),
             plan,
             allow_ptrace: options.allow_ptrace,
+            unprobed: Vec::new(),
         };
         let session = Session::open(&mut line, pid, &wanted)?;
         let output = match options.json {
@@ -263,7 +264,7 @@ impl Watch {
     /// Once nothing is waited for, the guard needs fewer rights.
     fn settle(&mut self) -> Result<(), WatchError> {
         if !self.session.waits() && !std::mem::replace(&mut self.settled, true) {
-            self.line.call(&Request::Settle)?;
+            self.line.call(&Request::Settle { attach: None })?;
         }
         Ok(())
     }

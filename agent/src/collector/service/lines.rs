@@ -1,0 +1,65 @@
+//! What the service tells: one JSON object a line (docs/RUN-JSON.md), or nothing.
+
+use std::io::{self, Write as _};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::collector::report::Report;
+
+/// Name and version of the schema of a line.
+const SCHEMA: &str = "edgelat.run/1";
+
+/// Where lines go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Nowhere.
+    None,
+    /// Standard output.
+    Json,
+}
+
+/// How it is with a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It is measured.
+    Measured,
+    /// It is not, and will be tried again.
+    Paused,
+    /// It is left alone as long as it lives.
+    Left,
+    /// It was measured until now; these are the last figures.
+    Ended,
+}
+
+/// One line.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    schema: &'static str,
+    /// Nanoseconds since 1970 by the clock of the box.
+    time_ns: u64,
+    /// Name of the target in the configuration.
+    name: &'a str,
+    pid: i32,
+    state: State,
+    /// Why it is not measured.
+    reason: Option<&'a str>,
+    /// What was counted; `None` where nothing is, which is not the same as 0.
+    report: Option<&'a Report>,
+}
+
+impl Output {
+    /// Writes a line. A reader that is gone does not end the service.
+    pub fn tell(self, name: &str, pid: i32, state: State, reason: Option<&str>, report: Option<&Report>) {
+        if self == Self::None {
+            return;
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let line = Line { schema: SCHEMA, time_ns, name, pid, state, reason, report };
+        let mut out = io::stdout().lock();
+        let written = serde_json::to_writer(&mut out, &line).map_err(io::Error::from);
+        _ = written.and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+    }
+}

@@ -1,0 +1,481 @@
+//! The service: every process that the configuration names, measured as long as it lives.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`find`] | which processes a target of the configuration is |
+//! | [`watched`] | what has become of each: measured, paused, left alone |
+//! | [`lines`] | what is told of them |
+//!
+//! The loop sleeps until a signal comes, the guard has something to tell, or it is time to look for processes or to report.
+//! Nothing that goes wrong with one process ends the others: it is logged, and tried again later where that may help.
+
+pub mod find;
+pub mod lines;
+pub mod signals;
+pub mod watched;
+
+use std::fmt;
+use std::io::{self, Read as _};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use edgelat_guard::cpus::CpuSet;
+use edgelat_guard::placement::{self, Placement, Wanted};
+use edgelat_guard::protocol::{Attaching, Event, Found, Reply, Request, Told};
+use edgelat_guard::quarantine::{self, Store};
+use edgelat_guard::{GuardError, Line, error};
+use edgelat_image::Progress;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use self::lines::{Output, State};
+use self::signals::{Signals, Wish};
+use self::watched::{Fate, Group, Watched};
+use super::report::Ended;
+use super::session::{Notices, Session, SessionError, Sources};
+use crate::config::Config;
+use crate::log::{Level, Log};
+
+/// A configuration file is not read any further.
+const CONFIG_BYTES: u64 = 1 << 20;
+
+/// Why the service ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// Signals cannot be caught.
+    #[error("cannot catch signals: {0}")]
+    Signals(io::Error),
+    /// Waiting failed.
+    #[error("cannot wait for events: {0}")]
+    Wait(nix::Error),
+    /// The guard is gone, or was asked for something wrong.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+}
+
+/// Everything that lives while the service runs.
+#[derive(Debug)]
+pub struct Service {
+    line: Line,
+    path: PathBuf,
+    config: Config,
+    groups: Vec<Group>,
+    sources: Sources,
+    log: Log,
+    quarantine: Store,
+    placement: Placement,
+    /// Where targets may run, as far as it is known.
+    busy: CpuSet,
+    output: Output,
+    /// The guard has given up the right to attach to anything new.
+    closed: bool,
+}
+
+/// What the service is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The line to the guard.
+    pub line: Line,
+    /// The configuration file.
+    pub path: PathBuf,
+    /// What is in it.
+    pub config: Config,
+    /// Where names come from.
+    pub sources: Sources,
+    /// The log.
+    pub log: Log,
+    /// What must not be probed.
+    pub quarantine: Store,
+    /// Where this process runs.
+    pub placement: Placement,
+    /// What is told.
+    pub output: Output,
+}
+
+/// Notices of sessions are lines of the log.
+struct Logged<'a> {
+    log: &'a Log,
+    name: &'a str,
+}
+
+impl Notices for Logged<'_> {
+    fn say(&mut self, text: fmt::Arguments<'_>) {
+        self.log.say(Level::Info, format_args!("{}: {text}", self.name));
+    }
+
+    fn progress(&mut self, _image: &str, _at: Progress) {}
+}
+
+impl Service {
+    /// A service that measures nothing yet.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { line, path, config, sources, log, quarantine, placement, output } = parts;
+        let groups = config.targets.iter().map(|target| Group::new(target, &config.agent)).collect();
+        let (busy, closed) = (CpuSet::default(), false);
+        Self { line, path, config, groups, sources, log, quarantine, placement, busy, output, closed }
+    }
+
+    /// Runs until it is told to end, or the guard is gone.
+    ///
+    /// # Errors
+    /// When it cannot go on; what was measured has been told then.
+    pub fn run(mut self) -> Result<(), ServiceError> {
+        let signals = Signals::catch().map_err(ServiceError::Signals)?;
+        self.placement.notes.iter().for_each(|note| self.log.say(Level::Warning, format_args!("{note}")));
+        self.log.say(Level::Info, format_args!("the collector runs {}", self.placement));
+        let ended = self.start().and_then(|()| self.serve(&signals));
+        let reason = match &ended {
+            Ok(()) => Ended::Signal,
+            Err(_) => Ended::Guard,
+        };
+        self.end_all(reason);
+        ended
+    }
+
+    fn start(&mut self) -> Result<(), ServiceError> {
+        self.look_for_processes()?;
+        let routes = self.groups.iter().filter_map(|group| group.config.route).map(Attaching::route);
+        let attach = Attaching {
+            routes: routes.fold(0, |all, route| all | route),
+            pin: self.groups.iter().any(|group| group.config.pin),
+        };
+        self.closed = !self.config.agent.reattach;
+        self.line.call(&Request::Settle { attach: (!self.closed).then_some(attach) })?;
+        self.status(true)
+    }
+
+    fn serve(&mut self, signals: &Signals) -> Result<(), ServiceError> {
+        let mut scan = Instant::now() + self.config.agent.scan;
+        let mut report = Instant::now() + self.config.agent.interval;
+        loop {
+            let now = Instant::now();
+            self.sleep(scan.min(report).saturating_duration_since(now), signals)?;
+            match signals.taken() {
+                Some(Wish::End) => return Ok(()),
+                Some(Wish::Reload) => self.reload()?,
+                Some(Wish::Report) => self.report_all(),
+                None => {}
+            }
+            let mut again = self.take_events()?;
+            let now = Instant::now();
+            if now >= scan || again {
+                scan = now + self.config.agent.scan;
+                again = self.look_for_processes()?;
+                self.stay_in_place();
+                self.log.calm();
+                if again {
+                    scan = now;
+                }
+            }
+            if now >= report {
+                // An interval that was slept through is left out, not made up for.
+                while report <= now {
+                    report += self.config.agent.interval;
+                }
+                self.report_all();
+                self.status(false)?;
+            }
+        }
+    }
+
+    fn sleep(&self, time: Duration, signals: &Signals) -> Result<(), ServiceError> {
+        let mut fds: Vec<PollFd<'_>> = vec![PollFd::new(signals.fd(), PollFlags::POLLIN)];
+        fds.extend(self.line.events().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        // Nothing comes unasked but its end.
+        fds.extend(self.line.guard().map(|fd| PollFd::new(fd, PollFlags::empty())));
+        // Rounded up: waking a little too early would spin until the time has come.
+        let time = PollTimeout::try_from(time + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, time) {
+            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+            Err(errno) => Err(ServiceError::Wait(errno)),
+        }
+    }
+
+    /// Takes in what the guard saw. True when processes have to be looked for at once.
+    fn take_events(&mut self) -> Result<bool, ServiceError> {
+        let mut again = false;
+        loop {
+            let (Reply::Events { events, more }, _) = self.line.call(&Request::Events)? else {
+                return Ok(again);
+            };
+            for told in &events {
+                again |= self.take_event(told)?;
+            }
+            if !more {
+                return Ok(again);
+            }
+        }
+    }
+
+    fn take_event(&mut self, told: &Told) -> Result<bool, ServiceError> {
+        let place =
+            self.groups.iter().enumerate().find_map(|(group, of)| Some((group, of.owner(told.plan)?)));
+        let Some((group, index)) = place else { return Ok(false) };
+        let Group { config, watched, .. } = &mut self.groups[group];
+        let Some(session) = watched[index].session_mut() else { return Ok(false) };
+        let mut notices = Logged { log: &self.log, name: &config.name };
+        let Some(ended) = session.take(&told.event, &mut notices) else { return Ok(false) };
+        self.finish(group, index, ended, Some(&told.event))?;
+        Ok(matches!(ended, Ended::Replaced | Ended::ImageChanged))
+    }
+
+    /// The end of a session: tells what it counted and decides what becomes of the process.
+    fn finish(
+        &mut self,
+        group: usize,
+        index: usize,
+        ended: Ended,
+        event: Option<&Event>,
+    ) -> Result<(), ServiceError> {
+        let Group { config, watched, .. } = &mut self.groups[group];
+        let process = &mut watched[index];
+        let Some(mut session) = process.take_session() else { return Ok(()) };
+        let (report, failure) = session.end(&mut self.line, ended);
+        self.output.tell(&config.name, process.pid, State::Ended, None, Some(&report));
+        if let Some(error) = failure {
+            self.log.say(Level::Error, format_args!("{}: {error}", config.name));
+        }
+        if let Some(Event::Faulted { fault, .. }) = event {
+            let key = watched::key(session.description(), config);
+            let record = watched::record(key, fault, session.description(), config);
+            if !quarantine::deserves(fault) {
+                self.log.say(
+                    Level::Info,
+                    format_args!("{}: the signal came from another process; no quarantine", config.name),
+                );
+            } else if fault.handled {
+                process.if_it_dies = Some((Instant::now(), record));
+            } else {
+                watched::put(&self.quarantine, record, &self.log);
+            }
+        }
+        process.fate = Fate::after(ended, Instant::now(), &mut process.pauses);
+        if ended == Ended::Guard {
+            return Ok(());
+        }
+        match self.line.call(&Request::ForgetTarget { target: session.target.id }) {
+            Ok(_) => Ok(()),
+            Err(GuardError::Gone) => Err(GuardError::Gone.into()),
+            Err(error) => {
+                self.log.say(Level::Error, format_args!("{}: {error}", config.name));
+                Ok(())
+            }
+        }
+    }
+
+    /// Finds processes that came and those that are gone. True when something came in the way and it has to be done again.
+    fn look_for_processes(&mut self) -> Result<bool, ServiceError> {
+        let mut again = false;
+        for group in 0..self.groups.len() {
+            let found = match find::all(&mut self.line, &self.groups[group].config.select) {
+                Ok(found) => found,
+                Err(GuardError::Gone) => return Err(GuardError::Gone.into()),
+                Err(error) => {
+                    self.log.say(Level::Error, format_args!("{}: {error}", self.groups[group].config.name));
+                    continue;
+                }
+            };
+            // Children that were forked meanwhile are covered already, and an event says so.
+            again |= self.take_events()?;
+            self.forget_gone(group, &found);
+            for process in &found {
+                self.consider(group, process)?;
+            }
+            self.look_for_libraries(group)?;
+        }
+        Ok(again)
+    }
+
+    fn forget_gone(&mut self, group: usize, found: &[Found]) {
+        let Group { watched, .. } = &mut self.groups[group];
+        watched.retain_mut(|process| {
+            let here = process.session_mut().is_some() || found.iter().any(|found| process.is(found));
+            if !here && let Some(record) = process.died_of() {
+                watched::put(&self.quarantine, record, &self.log);
+            }
+            here
+        });
+    }
+
+    /// Measures a process that is not measured yet, if it is time.
+    fn consider(&mut self, group: usize, found: &Found) -> Result<(), ServiceError> {
+        let now = Instant::now();
+        if self.closed || self.groups.iter().any(|of| of.covers(found.pid)) {
+            return Ok(());
+        }
+        let Group { config, wanted, watched } = &mut self.groups[group];
+        let known = watched.iter().position(|process| process.is(found));
+        if known.is_some_and(|index| !watched[index].fate.is_due(now)) {
+            return Ok(());
+        }
+        let index = known.unwrap_or_else(|| {
+            watched.push(Watched::new(found));
+            watched.len() - 1
+        });
+        let process = &mut watched[index];
+        let mut notices = Logged { log: &self.log, name: &config.name };
+        let begun = Session::open(&mut self.line, found.pid, wanted).and_then(|mut session| {
+            let key = watched::key(session.description(), config);
+            match self.quarantine.contains(&key) {
+                Ok(Some(record)) => return Ok(Err((session, record))),
+                Ok(None) => {}
+                // What cannot be read cannot forbid anything; who repairs it is told.
+                Err(error) => self.log.say(Level::Warning, format_args!("{error}")),
+            }
+            session.begin(&mut self.line, wanted, &self.sources, &mut notices)?;
+            Ok(Ok(session))
+        });
+        match begun {
+            Ok(Ok(session)) => {
+                let functions = session.function_names().len();
+                self.log.say(
+                    Level::Info,
+                    format_args!(
+                        "{}: measuring process {} ({}), {functions} functions so far",
+                        config.name,
+                        found.pid,
+                        session.description().exe
+                    ),
+                );
+                if let Ok(cpus) = placement::cpus_of(found.pid) {
+                    self.busy = self.busy.and(&cpus);
+                }
+                process.fate = Fate::Measured(Box::new(session));
+            }
+            Ok(Err((session, record))) => {
+                self.log.say(
+                    Level::Warning,
+                    format_args!(
+                        "{}: process {} is left alone: build {} is in quarantine since a fault (signal {}) while it was \
+                         probed; `edgelat quarantine clear` ends that",
+                        config.name,
+                        found.pid,
+                        session.description().build_id.as_deref().unwrap_or("without a build-id"),
+                        record.signal
+                    ),
+                );
+                process.fate = Fate::quarantined(now);
+                self.line.call(&Request::ForgetTarget { target: session.target.id })?;
+            }
+            Err(SessionError::Guard(GuardError::Gone)) => return Err(GuardError::Gone.into()),
+            // It came and went.
+            Err(SessionError::Guard(GuardError::NoProcess { .. } | GuardError::NoImage { .. })) => {
+                process.fate = Fate::failed(now, &mut process.pauses);
+            }
+            Err(error) => {
+                self.log.say(Level::Warning, format_args!("{}: process {}: {error}", config.name, found.pid));
+                process.fate = Fate::failed(now, &mut process.pauses);
+            }
+        }
+        Ok(())
+    }
+
+    fn look_for_libraries(&mut self, group: usize) -> Result<(), ServiceError> {
+        let Group { config, wanted, watched } = &mut self.groups[group];
+        for process in watched.iter_mut() {
+            let Some(session) = process.session_mut().filter(|session| session.waits()) else { continue };
+            let mut notices = Logged { log: &self.log, name: &config.name };
+            match session.look_for_libraries(&mut self.line, wanted, &self.sources, &mut notices) {
+                Ok(()) => {}
+                Err(SessionError::Guard(GuardError::Gone)) => return Err(GuardError::Gone.into()),
+                Err(error) => {
+                    self.log.say(Level::Warning, format_args!("{}: {error}", config.name));
+                    session.stop_waiting();
+                }
+            }
+        }
+        // One that waited for a library and has ended: no event tells of it.
+        let ended = |process: &Watched| process.session().is_some_and(|session| session.alive.is_empty());
+        let ended: Vec<usize> = (0..watched.len()).filter(|index| ended(&watched[*index])).collect();
+        ended.into_iter().try_for_each(|index| self.finish(group, index, Ended::Target, None))
+    }
+
+    /// Looks whether the collector is where it was put, and away from its targets.
+    fn stay_in_place(&mut self) {
+        if let Some(drift) = placement::recheck(&mut self.placement) {
+            self.log.say(Level::Warning, format_args!("{drift}"));
+        }
+        let wanted = Wanted { cpu: self.config.agent.collector_cpu, sched: self.config.agent.sched };
+        if let Some(cpu) = placement::stay_away(&mut self.placement, &wanted, &self.busy) {
+            self.log.say(Level::Info, format_args!("the collector moves to CPU {cpu}, which no target uses"));
+        }
+    }
+
+    fn report_all(&mut self) {
+        for group in &mut self.groups {
+            for process in &mut group.watched {
+                let (state, reason) = process.fate.in_words();
+                let report = process.session_mut().map(|session| session.report(None));
+                self.output.tell(&group.config.name, process.pid, state, reason, report.as_ref());
+            }
+        }
+    }
+
+    fn status(&mut self, ready: bool) -> Result<(), ServiceError> {
+        let of = |wanted: fn(&Watched) -> bool| {
+            self.groups.iter().flat_map(|group| &group.watched).filter(|process| wanted(process)).count()
+        };
+        let measured = of(|process| process.session().is_some());
+        let others = of(|process| process.session().is_none());
+        let text = error::text(format_args!("{measured} processes measured, {others} not"));
+        self.line.call(&Request::Status { ready, text })?;
+        if ready {
+            self.log.say(Level::Info, format_args!("ready: {measured} processes measured, {others} not"));
+        }
+        Ok(())
+    }
+
+    /// Reads the configuration again. A file with mistakes changes nothing.
+    fn reload(&mut self) -> Result<(), ServiceError> {
+        let (_, mut files) = self.line.call(&Request::OpenConfig)?;
+        let mut bytes = Vec::new();
+        let file = files.pop().map(std::fs::File::from);
+        if file.is_none_or(|file| file.take(CONFIG_BYTES).read_to_end(&mut bytes).is_err()) {
+            self.log
+                .say(Level::Error, format_args!("{} cannot be read; nothing changes", self.path.display()));
+            return Ok(());
+        }
+        let config = match Config::parse(&self.path, &bytes) {
+            Ok(config) => config,
+            Err(errors) => {
+                self.log.say(Level::Error, format_args!("{errors}; nothing changes"));
+                return Ok(());
+            }
+        };
+        if config.agent.needs_restart(&self.config.agent) {
+            self.log.say(
+                Level::Warning,
+                format_args!("of [agent] only interval and scan change without a restart of edgelat"),
+            );
+        }
+        self.config.agent.interval = config.agent.interval;
+        self.config.agent.scan = config.agent.scan;
+        let mut before = std::mem::take(&mut self.groups);
+        for target in &config.targets {
+            let same = before.iter().position(|group| group.config == *target);
+            let group = same.map(|index| before.swap_remove(index));
+            self.groups.push(group.unwrap_or_else(|| Group::new(target, &self.config.agent)));
+        }
+        // What is not named any more ends before what is new begins.
+        let kept = self.groups.len();
+        self.groups.extend(before);
+        for group in kept..self.groups.len() {
+            for index in 0..self.groups[group].watched.len() {
+                self.finish(group, index, Ended::Config, None)?;
+            }
+        }
+        self.groups.truncate(kept);
+        self.config.targets = config.targets;
+        self.log.say(Level::Info, format_args!("{}: read again, {kept} targets", self.path.display()));
+        self.look_for_processes()?;
+        Ok(())
+    }
+
+    fn end_all(&mut self, reason: Ended) {
+        for group in 0..self.groups.len() {
+            for index in 0..self.groups[group].watched.len() {
+                // The guard may be gone; what was counted is told all the same.
+                _ = self.finish(group, index, reason, None);
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! What has become of each process of a target.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use edgelat_guard::protocol::{Fault, Found, PlanId};
+use edgelat_guard::quarantine::{self, Key, Record, Store};
+
+use super::lines::State;
+use crate::collector::measurement;
+use crate::collector::report::{Ended, TargetReport};
+use crate::collector::session::{Session, Wanted};
+use crate::config::{AgentConfig, TargetConfig};
+use crate::log::{Level, Log};
+
+/// First pause after something that may be better later, doubled each time.
+const PAUSE: Duration = Duration::from_secs(10);
+/// Longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// A process that dies so soon after a fault that it handled died of it: its handler told of it and let go.
+const DYING: Duration = Duration::from_secs(10);
+/// How often quarantine is asked again: somebody may have ended it.
+const ASK_QUARANTINE: Duration = Duration::from_secs(10);
+
+/// A target of the configuration with its processes.
+#[derive(Debug)]
+pub struct Group {
+    /// What the file says.
+    pub config: TargetConfig,
+    /// The same as a session wants it.
+    pub wanted: Wanted,
+    /// Its processes.
+    pub watched: Vec<Watched>,
+}
+
+/// A process.
+#[derive(Debug)]
+pub struct Watched {
+    /// Its number.
+    pub pid: i32,
+    start: u64,
+    /// What becomes of it.
+    pub fate: Fate,
+    /// Pauses that it had, for the length of the next.
+    pub pauses: u32,
+    /// What goes into quarantine if it ends soon.
+    pub if_it_dies: Option<(Instant, Record)>,
+}
+
+/// What becomes of a process.
+#[derive(Debug)]
+pub enum Fate {
+    /// It is measured.
+    Measured(Box<Session>),
+    /// It is tried again then.
+    Paused {
+        /// When.
+        until: Instant,
+        /// Why not now.
+        why: &'static str,
+    },
+    /// It is left alone as long as it lives.
+    Left {
+        /// Why.
+        why: &'static str,
+    },
+}
+
+impl Group {
+    /// Without processes.
+    pub fn new(config: &TargetConfig, agent: &AgentConfig) -> Self {
+        let plan = measurement::Options {
+            frames: config.frames,
+            max_map_bytes: config.max_map_bytes,
+            returns: config.returns,
+            route: config.route,
+            follow_forks: config.follow_forks && agent.reattach,
+            on_signal: config.on_signal,
+            targets_on: config.targets_on,
+            max_cost_ppm: Some(ppm(config.max_cost)),
+            pin: config.pin,
+        };
+        let wanted = Wanted {
+            functions: config.functions.clone(),
+            python: config.python.clone(),
+            plan,
+            allow_ptrace: config.allow_ptrace,
+            unprobed: agent.unprobed_images.clone(),
+        };
+        Self { config: config.clone(), wanted, watched: Vec::new() }
+    }
+
+    /// The process that a plan is of.
+    pub fn owner(&self, plan: PlanId) -> Option<usize> {
+        self.watched.iter().position(|process| process.session().is_some_and(|session| session.owns(plan)))
+    }
+
+    /// Is this process measured, by itself or as the child of another?
+    pub fn covers(&self, pid: i32) -> bool {
+        self.watched.iter().filter_map(Watched::session).any(|session| session.alive.contains(&pid))
+    }
+}
+
+/// Percent of one CPU as millionths.
+pub fn ppm(percent: f64) -> u64 {
+    (percent * 1e4).round() as u64
+}
+
+impl Watched {
+    /// One of which nothing is known but that it is there.
+    pub fn new(found: &Found) -> Self {
+        let fate = Fate::Paused { until: Instant::now(), why: "new" };
+        Self { pid: found.pid, start: found.start, fate, pauses: 0, if_it_dies: None }
+    }
+
+    /// Is it this one?
+    pub fn is(&self, found: &Found) -> bool {
+        (self.pid, self.start) == (found.pid, found.start)
+    }
+
+    /// Its session, while it is measured.
+    pub fn session(&self) -> Option<&Session> {
+        match &self.fate {
+            Fate::Measured(session) => Some(session),
+            _ => None,
+        }
+    }
+
+    /// Its session, while it is measured.
+    pub fn session_mut(&mut self) -> Option<&mut Session> {
+        match &mut self.fate {
+            Fate::Measured(session) => Some(session),
+            _ => None,
+        }
+    }
+
+    /// Takes its session; what becomes of it must be said next.
+    pub fn take_session(&mut self) -> Option<Box<Session>> {
+        match std::mem::replace(&mut self.fate, Fate::Left { why: "ended" }) {
+            Fate::Measured(session) => Some(session),
+            fate => {
+                self.fate = fate;
+                None
+            }
+        }
+    }
+
+    /// It is gone: what it died of, if that was a fault under probes.
+    pub fn died_of(&mut self) -> Option<Record> {
+        self.if_it_dies.take().filter(|(when, _)| when.elapsed() < DYING).map(|(_, record)| record)
+    }
+}
+
+impl Fate {
+    /// After a session that ended for a reason.
+    pub fn after(ended: Ended, now: Instant, pauses: &mut u32) -> Self {
+        match ended {
+            Ended::Budget => Self::pause(now, pauses, "budget"),
+            Ended::Overrun => Self::pause(now, pauses, "overrun"),
+            // It executes something else, or the same from another file.
+            Ended::Replaced | Ended::ImageChanged => Self::Paused { until: now, why: "replaced" },
+            Ended::Fault => Self::Left { why: "fault" },
+            _ => Self::Left { why: "ended" },
+        }
+    }
+
+    /// Could not be measured.
+    pub fn failed(now: Instant, pauses: &mut u32) -> Self {
+        Self::pause(now, pauses, "failed")
+    }
+
+    /// Must not be measured until somebody says otherwise.
+    pub fn quarantined(now: Instant) -> Self {
+        Self::Paused { until: now + ASK_QUARANTINE, why: "quarantine" }
+    }
+
+    fn pause(now: Instant, pauses: &mut u32, why: &'static str) -> Self {
+        let pause = PAUSE.saturating_mul(1 << (*pauses).min(16)).min(LONGEST_PAUSE);
+        *pauses += 1;
+        Self::Paused { until: now + pause, why }
+    }
+
+    /// Is it time to try?
+    pub fn is_due(&self, now: Instant) -> bool {
+        matches!(self, Self::Paused { until, .. } if now >= *until)
+    }
+
+    /// What is told of it.
+    pub fn in_words(&self) -> (State, Option<&'static str>) {
+        match self {
+            Self::Measured(_) => (State::Measured, None),
+            Self::Paused { why, .. } => (State::Paused, Some(why)),
+            Self::Left { why } => (State::Left, Some(why)),
+        }
+    }
+}
+
+/// What quarantine knows a target by: the build of its program, and the functions that were asked for.
+pub fn key(description: &TargetReport, config: &TargetConfig) -> Key {
+    let functions = config.functions.iter().map(ToString::to_string);
+    let names: Vec<String> = functions.chain(config.python.iter().map(ToString::to_string)).collect();
+    let functions = quarantine::functions_hash(names.iter().map(String::as_str));
+    let build_id = description.build_id.as_deref().map(bytes).unwrap_or_else(|| {
+        // A program without one goes by its path.
+        quarantine::functions_hash([description.exe.as_str()]).to_le_bytes().to_vec()
+    });
+    Key::new(&build_id, functions)
+}
+
+fn bytes(hexadecimal: &str) -> Vec<u8> {
+    let pairs = hexadecimal.as_bytes().as_chunks::<2>().0;
+    let byte =
+        |pair: &[u8; 2]| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    pairs.iter().filter_map(byte).collect()
+}
+
+/// What is kept of a fault.
+pub fn record(key: Key, fault: &Fault, description: &TargetReport, config: &TargetConfig) -> Record {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Record {
+        key,
+        signal: fault.signal,
+        code: fault.code,
+        pid: description.pid,
+        time,
+        boot_id: [0; 16],
+        path: quarantine::cut(&description.exe),
+        target: quarantine::cut(&config.name),
+        times: 1,
+    }
+}
+
+/// Puts it there, and says so.
+pub fn put(store: &Store, record: Record, log: &Log) {
+    let what = format!(
+        "{}: this build of {} and its functions are in quarantine, because the process died of signal {} while it was \
+         probed; `edgelat quarantine clear` ends that",
+        record.target, record.path, record.signal
+    );
+    log.say(Level::Error, format_args!("{what}"));
+    if let Err(error) = store.add(record) {
+        log.say(Level::Error, format_args!("{error}; it holds until edgelat ends"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_bound() {
+        let (now, mut pauses) = (Instant::now(), 0);
+        let mut lengths = Vec::new();
+        for _ in 0..9 {
+            let Fate::Paused { until, .. } = Fate::failed(now, &mut pauses) else { panic!("a pause") };
+            lengths.push((until - now).as_secs());
+        }
+        assert_eq!(lengths, [10, 20, 40, 80, 160, 320, 600, 600, 600]);
+    }
+
+    #[test]
+    fn a_process_is_tried_again_when_it_may_help() {
+        let (now, mut pauses) = (Instant::now(), 0);
+        assert!(Fate::after(Ended::Replaced, now, &mut pauses).is_due(now));
+        assert!(!Fate::after(Ended::Budget, now, &mut pauses).is_due(now));
+        assert!(Fate::after(Ended::Budget, now, &mut pauses).is_due(now + LONGEST_PAUSE));
+        assert!(!Fate::after(Ended::Fault, now, &mut pauses).is_due(now + LONGEST_PAUSE));
+    }
+
+    #[test]
+    fn build_ids_are_bytes() {
+        assert_eq!(bytes("00ff7A"), [0, 255, 122]);
+        assert!(bytes("").is_empty());
+    }
+
+    #[test]
+    fn percent_are_ten_thousand_millionths() {
+        assert_eq!([ppm(1.0), ppm(0.01), ppm(100.0)], [10_000, 100, 1_000_000]);
+    }
+}
