@@ -150,14 +150,15 @@ pub const DEADLY_HERE: &[Deadly] = deadly![SYS_fork, SYS_vfork];
 pub const DEADLY_HERE: &[Deadly] = &[];
 
 /// And what only a guard does that has pinned maps: it makes and removes their directories, and replaces them by rename.
-pub const DEADLY_WITHOUT_PINS: &[Deadly] = deadly![SYS_mkdirat, SYS_unlinkat, SYS_renameat];
+pub const DEADLY_WITHOUT_PINS: &[Deadly] = deadly![SYS_mkdirat, SYS_unlinkat];
 
-/// Older names of the same.
+/// Other names of the same.
 #[cfg(target_arch = "x86_64")]
-pub const DEADLY_WITHOUT_PINS_HERE: &[Deadly] = deadly![SYS_mkdir, SYS_rmdir, SYS_unlink, SYS_rename];
-/// Older names of the same, of which this architecture has none.
+pub const DEADLY_WITHOUT_PINS_HERE: &[Deadly] =
+    deadly![SYS_mkdir, SYS_rmdir, SYS_unlink, SYS_rename, SYS_renameat];
+/// The other way to rename, by number (include/uapi/asm-generic/unistd.h): for glibc on aarch64 the crate has no name for it.
 #[cfg(not(target_arch = "x86_64"))]
-pub const DEADLY_WITHOUT_PINS_HERE: &[Deadly] = &[];
+pub const DEADLY_WITHOUT_PINS_HERE: &[Deadly] = &[Deadly { name: "SYS_renameat", number: 38 }];
 
 /// What `check` says of it, where probes would reach the kernel by a route.
 #[must_use]
