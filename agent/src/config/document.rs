@@ -4,12 +4,13 @@
 //! headers, keys in them, and values that are scalars or lists of scalars. A value of another kind is
 //! [`Value::Other`], which no key takes. Everything else of TOML (dotted keys, tables in tables) comes out as a table
 //! or a key of a name that nobody knows, and is refused as such.
+//!
+//! Texts are taken out of their quotes here, without what only texts with line breaks need, and bare words are left to
+//! the keys: that is a third of what the parser would add to the binary otherwise.
 
-use std::borrow::Cow;
-
-use toml_parser::decoder::{Encoding, ScalarKind};
+use toml_parser::decoder::Encoding;
 use toml_parser::parser::{EventReceiver, parse_document};
-use toml_parser::{ErrorSink, Expected, ParseError, Raw, Source, Span};
+use toml_parser::{ErrorSink, Expected, ParseError, Source, Span};
 
 use super::error::{Errors, Problem};
 
@@ -51,17 +52,13 @@ pub(super) struct Item<'a> {
 /// What a value is.
 #[derive(Debug)]
 pub(super) enum Value<'a> {
-    /// A string of any kind.
+    /// A text in quotes.
     Text(String),
-    /// A whole number.
-    Integer(i64),
-    /// A number with a fraction or an exponent, as digits.
-    Decimal(String),
-    /// `true` or `false`.
-    Flag(bool),
+    /// A word without quotes: a number, `true`, `false`, or what is no value at all.
+    Bare(&'a str),
     /// A list.
     List(Vec<Item<'a>>),
-    /// A time, a table in braces, a list in a list, a whole number of more than 64 bits, a word without quotes.
+    /// A table in braces, a list in a list.
     Other,
 }
 
@@ -120,10 +117,55 @@ fn in_words(error: &ParseError) -> String {
             _ => {}
         }
     }
-    if expected.is_empty() {
+    if expected.is_empty() && !text.contains("; ") {
         text.push_str("; write it as TOML wants it");
     }
     text
+}
+
+const NO_END: &str = "the text has no end; write the quote that it begins with after it";
+const NO_LINES: &str =
+    "a text over several lines is not taken; write it in one, between single quotes of one kind";
+const NO_ESCAPE: &str =
+    "\\ in double quotes begins an escape; write \\\\ for itself, or single quotes around the text";
+const NO_KEY: &str = "the key is missing; write one before the =";
+const NO_VALUE: &str = "the value is missing; write one after the =";
+
+/// What stands between two quotes.
+fn inside(raw: &str, quote: char) -> Option<&str> {
+    raw.strip_prefix(quote)?.strip_suffix(quote)
+}
+
+/// A text without its escapes. Those for control characters are none here: no key takes such.
+fn unescaped(text: &str) -> Result<String, &'static str> {
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\\') {
+        plain.push_str(before);
+        let digits = match after.bytes().next() {
+            Some(b'\\' | b'"') => 0,
+            Some(b'x') => 2,
+            Some(b'u') => 4,
+            Some(b'U') => 8,
+            // At the end it keeps the quote from ending the text.
+            None => return Err(NO_END),
+            Some(_) => return Err(NO_ESCAPE),
+        };
+        let (escape, after) = after.split_at_checked(1 + digits).ok_or(NO_ESCAPE)?;
+        match digits {
+            0 => plain.push_str(escape),
+            _ => {
+                let digits = &escape[1..];
+                // A sign before the digits would be taken too.
+                let hexadecimal = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+                let number = hexadecimal.then(|| u32::from_str_radix(digits, 16).ok()).flatten();
+                plain.push(number.and_then(char::from_u32).ok_or(NO_ESCAPE)?);
+            }
+        }
+        rest = after;
+    }
+    plain.push_str(rest);
+    Ok(plain)
 }
 
 /// Lines of ascending offsets, counted once.
@@ -167,9 +209,22 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn raw(&self, span: Span, encoding: Option<Encoding>) -> Raw<'a> {
-        let text = self.source.input().get(span.start()..span.end()).unwrap_or_default();
-        Raw::new_unchecked(text, encoding, span)
+    fn raw(&self, span: Span) -> &'a str {
+        self.source.input().get(span.start()..span.end()).unwrap_or_default()
+    }
+
+    /// What a text in quotes says; what is wrong with it goes to `error`.
+    fn unquoted(&self, span: Span, encoding: Encoding, error: &mut dyn ErrorSink) -> String {
+        let raw = self.raw(span);
+        let text = match encoding {
+            Encoding::LiteralString => inside(raw, '\'').map(str::to_owned).ok_or(NO_END),
+            Encoding::BasicString => inside(raw, '"').ok_or(NO_END).and_then(unescaped),
+            Encoding::MlLiteralString | Encoding::MlBasicString => Err(NO_LINES),
+        };
+        text.unwrap_or_else(|reason| {
+            error.report_error(ParseError::new(reason).with_unexpected(span));
+            String::new()
+        })
     }
 
     fn header(&mut self, span: Span, element: bool) {
@@ -189,7 +244,7 @@ impl<'a> Builder<'a> {
     /// A value of the last key, or of the list that is open there.
     fn put(&mut self, span: Span, value: Value<'a>) {
         let line = self.lines.line(span.start());
-        let item = Item { line, written: self.raw(span, None).as_str(), value };
+        let item = Item { line, written: self.raw(span), value };
         let Some(entry) = self.tables.last_mut().and_then(|table| table.entries.last_mut()) else { return };
         match &mut entry.item {
             Some(Item { value: Value::List(items), .. }) if self.lists > 0 => items.push(item),
@@ -222,9 +277,15 @@ impl EventReceiver for Builder<'_> {
             self.key.clear();
             self.key_line = self.lines.line(span.start());
         }
-        let mut part = Cow::Borrowed("");
-        self.raw(span, encoding).decode_key(&mut part, error);
-        self.key.push(part.into_owned());
+        let part = match encoding {
+            Some(encoding) => self.unquoted(span, encoding, error),
+            None if span.is_empty() => {
+                error.report_error(ParseError::new(NO_KEY).with_unexpected(span));
+                return;
+            }
+            None => self.raw(span).to_owned(),
+        };
+        self.key.push(part);
     }
 
     fn key_sep(&mut self, _span: Span, _error: &mut dyn ErrorSink) {
@@ -240,28 +301,12 @@ impl EventReceiver for Builder<'_> {
     }
 
     fn scalar(&mut self, span: Span, encoding: Option<Encoding>, error: &mut dyn ErrorSink) {
-        if span.is_empty() {
-            const EXPECTED: &[Expected] = &[Expected::Description("one after the =")];
-            let missing = ParseError::new("the value is missing").with_expected(EXPECTED);
-            return error.report_error(missing.with_unexpected(span));
-        }
-        let mut text = Cow::Borrowed("");
-        let raw = self.raw(span, encoding);
-        // A bare word that is no value is better answered by its key, which knows what it wants.
-        let mut no_value = false;
-        let kind = match encoding {
-            Some(_) => raw.decode_scalar(&mut text, error),
-            None => raw.decode_scalar(&mut text, &mut |_: ParseError| no_value = true),
-        };
-        let value = match kind {
-            _ if no_value => Value::Other,
-            ScalarKind::String => Value::Text(text.into_owned()),
-            ScalarKind::Boolean(flag) => Value::Flag(flag),
-            ScalarKind::Integer(radix) => {
-                i64::from_str_radix(&text, radix.value()).map_or(Value::Other, Value::Integer)
+        let value = match encoding {
+            Some(encoding) => Value::Text(self.unquoted(span, encoding, error)),
+            None if span.is_empty() => {
+                return error.report_error(ParseError::new(NO_VALUE).with_unexpected(span));
             }
-            ScalarKind::Float => Value::Decimal(text.into_owned()),
-            ScalarKind::DateTime => Value::Other,
+            None => Value::Bare(self.raw(span)),
         };
         self.put(span, value);
     }

@@ -124,7 +124,8 @@ impl<'d, 'e> Keys<'d, 'e> {
     /// `true` or `false`.
     pub fn flag(&mut self, key: &'static str, default: bool) -> bool {
         let flag = self.get(key, "true or false", |value| match value {
-            Value::Flag(flag) => Some(*flag),
+            Value::Bare("true") => Some(true),
+            Value::Bare("false") => Some(false),
             _ => None,
         });
         flag.unwrap_or(default)
@@ -157,14 +158,8 @@ impl<'d, 'e> Keys<'d, 'e> {
     pub fn percent(&mut self, key: &'static str, range: RangeInclusive<f64>, default: f64) -> f64 {
         let wanted =
             format!("percent of one CPU from {} to {}, such as {default:?}", range.start(), range.end());
-        let read = |value: &Value<'_>| {
-            let percent = match value {
-                Value::Integer(whole) => u32::try_from(*whole).ok().map(f64::from),
-                Value::Decimal(digits) => values::decimal(digits),
-                _ => None,
-            };
-            percent.filter(|percent| range.contains(percent))
-        };
+        let read =
+            |value: &Value<'_>| values::decimal(&number(value)?).filter(|percent| range.contains(percent));
         self.get(key, &wanted, read).unwrap_or(default)
     }
 
@@ -206,10 +201,15 @@ pub(super) fn text<'v>(value: &'v Value<'_>) -> Option<&'v str> {
 
 /// A whole number that is not negative.
 pub(super) fn whole(value: &Value<'_>) -> Option<u64> {
-    match value {
-        Value::Integer(number) => u64::try_from(*number).ok(),
-        _ => None,
-    }
+    values::digits(&number(value)?)
+}
+
+/// What may be a decimal number, without the lines that may stand between its digits. TOML has no number that begins
+/// with a 0 for nothing.
+fn number(value: &Value<'_>) -> Option<String> {
+    let Value::Bare(word) = value else { return None };
+    let starts_twice = matches!(word.as_bytes(), [b'0', b'0'..=b'9' | b'_', ..]);
+    (!starts_twice).then(|| word.replace('_', ""))
 }
 
 fn absolute(text: &str) -> Option<PathBuf> {

@@ -407,16 +407,18 @@ fn more_targets_or_values_than_there_may_be_are_refused() {
 #[test]
 fn what_is_no_toml_is_told_once_for_each_mistake_with_its_line() {
     for (text, line, part) in [
-        (agent("scan = \"1s"), 2, "invalid basic string; expected `\"`"),
+        (agent("scan = \"1s"), 2, "the text has no end; write the quote"),
         (agent("scan \"1s\""), 2, "key with no value; expected `=`"),
-        (agent("scan = "), 2, "the value is missing; expected one after the ="),
-        (agent("= 1"), 2, "unquoted keys cannot be empty; expected letters"),
+        (agent("scan = "), 2, "the value is missing; write one after the ="),
+        (agent("= 1"), 2, "the key is missing; write one before the ="),
         (
             agent("scan = \"1s\" log = \"stderr\""),
             2,
             "unexpected key or value; expected the end of the line or `#`",
         ),
-        (agent("scan = \"\\q\""), 2, "missing escaped value; expected `b` or"),
+        (agent("scan = \"\\q\""), 2, "\\ in double quotes begins an escape; write \\\\ for itself"),
+        (agent("scan = \"1s\\\""), 2, "the text has no end; write"),
+        (agent("log = \"\"\"\nstderr\"\"\""), 2, "a text over several lines is not taken; write it in one"),
         ("[agent\nscan = \"1s\"\n".to_owned(), 1, "unclosed table; expected `]`"),
         ("[[target]\nname = \"a\"\n".to_owned(), 1, "unclosed array table; expected `]`"),
         (
@@ -437,6 +439,24 @@ fn a_mistake_hides_no_other_and_makes_no_other() {
     let said = wrong("[[target]]\nname = \"a\npid = 1\nfunctions = [\"f\"]\npin = 2\n[agent]\nscan = 3\n");
     let lines: Vec<&str> = said.iter().filter_map(|line| line.split(':').nth(1)).collect();
     assert_eq!(lines, ["2", "5", "7"], "{said:?}");
+}
+
+#[test]
+fn texts_and_numbers_are_taken_in_every_spelling_that_a_key_can_use() {
+    for (text, expected) in [
+        (r#"state_dir = "/a\\b\"c\u00e9\x41\U0001F600""#, "/a\\b\"c\u{e9}A\u{1f600}"),
+        (r"state_dir = '/a\b'", r"/a\b"),
+        (r#""state_dir" = "/q""#, "/q"),
+        (r"'state_dir' = '/q'", "/q"),
+    ] {
+        assert_eq!(parsed(&agent(text)).agent.state_dir, PathBuf::from(expected), "{text}");
+    }
+    for text in [r#""\ud800""#, r#""\u12""#, r#""\u+123""#, r#""\é""#, r#""\xé""#] {
+        let said = wrong(&agent(&format!("state_dir = {text}")));
+        assert!(said.len() == 1 && said[0].contains("begins an escape"), "{text}: {said:?}");
+    }
+    assert_eq!(parsed(&target("max_map_bytes = 1_048_576")).targets[0].max_map_bytes, 1 << 20);
+    assert_eq!(parsed(&target("max_cost = 0.5")).targets[0].max_cost, 0.5);
 }
 
 #[test]
