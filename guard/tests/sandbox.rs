@@ -130,6 +130,15 @@ fn the_process_that_writes() {
     enter_collector().unwrap();
     assert!(std::fs::read_to_string("/proc/self/status").is_ok());
     std::io::Write::write_all(&mut &open, b"still").unwrap();
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let soft_and_hard = |name: &str| {
+        let line = limits.lines().find(|line| line.starts_with(name)).unwrap();
+        line[name.len()..].split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(soft_and_hard("Max core file size"), ["0", "0"]);
+    assert_eq!(soft_and_hard("Max processes"), ["0", "0"]);
+    assert_eq!(soft_and_hard("Max open files"), ["1024", "1024"]);
+    assert_eq!(soft_and_hard("Max data size"), ["1073741824", "1073741824"]);
     // The filter knows flags, and the kernel paths: each refuses by itself.
     assert!(std::fs::File::create(format!("{folder}/new")).is_err());
     assert!(std::fs::OpenOptions::new().append(true).open(format!("{folder}/open")).is_err());

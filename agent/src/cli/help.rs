@@ -26,7 +26,7 @@ pub fn overview() -> String {
     entry(&mut help, "-V, --version", "Print the version", 17);
     help.push_str("\nExit statuses:\n");
     for (exit, meaning) in Exit::ALL {
-        entry(&mut help, &exit.status().to_string(), meaning, 5);
+        entry(&mut help, &format!("{:2}", exit.status()), meaning, 6);
     }
     help.push_str("\n'edgelat COMMAND --help' explains a command, 'edgelat help COMMAND' in full.\n");
     help

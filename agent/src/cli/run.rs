@@ -40,6 +40,7 @@ impl Fails for ServiceError {
 /// # Errors
 /// When the file is wrong, another agent runs, or the service cannot go on.
 pub fn run(options: RunOptions) -> Result<Exit, Failure> {
+    edgelat_guard::sandbox::close_inherited();
     // All that only who called us may do is done here: the collector has no rights.
     let config = Config::load(&options.config)?;
     let agent = &config.agent;

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use caps::{CapSet, Capability, CapsHashSet};
 use landlock::{ABI, AccessFs, Ruleset, RulesetAttr};
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
@@ -26,6 +27,7 @@ use crate::error::{GuardError, text};
 pub fn enter_collector() -> Result<(), GuardError> {
     keep_capabilities(&CapsHashSet::new())?;
     no_new_privileges()?;
+    limits()?;
     no_new_files()?;
     apply(deadly(collector::DEADLY)?)?;
     apply(allowed()?)
@@ -52,6 +54,31 @@ pub fn settle_guard(tasks: Tasks) -> Result<(), GuardError> {
 pub(crate) fn perf_event_paranoid() -> i32 {
     let level = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
     level.trim().parse().unwrap_or(i32::MAX)
+}
+
+/// What a collector may take at most, so that a fault of ours or a file that is made to be large ends it and nothing else:
+/// the guard then removes the probes. Its image is no business of a core file's reader either.
+pub const LIMITS: [(Resource, u64); 4] = [
+    (Resource::RLIMIT_CORE, 0),
+    (Resource::RLIMIT_NPROC, 0),
+    (Resource::RLIMIT_NOFILE, 1024),
+    // Private memory that is written to. The largest images that were seen take a tenth of it.
+    (Resource::RLIMIT_DATA, 1 << 30),
+];
+
+fn limits() -> Result<(), GuardError> {
+    LIMITS.into_iter().try_for_each(|(resource, most)| {
+        // Who started us may have set a lower one.
+        let most = getrlimit(resource).map_or(most, |(_, hard)| hard.min(most));
+        setrlimit(resource, most, most)
+            .map_err(|errno| not_given_up("what is more than it needs of the machine", errno.desc()))
+    })
+}
+
+/// Closes what whoever started this process left open in it. To be called before anything is opened.
+pub fn close_inherited() {
+    // SAFETY: no descriptor above standard error is this program's own yet, so that nobody loses one; the call takes numbers.
+    _ = unsafe { nix::libc::syscall(nix::libc::SYS_close_range, 3, u32::MAX, 0) };
 }
 
 fn no_new_privileges() -> Result<(), GuardError> {

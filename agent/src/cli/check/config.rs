@@ -2,15 +2,22 @@
 
 use std::path::Path;
 
+use edgelat_guard::check::{Finding, State};
+use edgelat_guard::placement::{self, Wanted};
+use edgelat_guard::{Guard, Line};
+
 use super::FindingLine;
-use crate::{
-    cli::{
-        exit::Exit,
-        failure::{Fails, Failure},
-        output::to_stdout,
-    },
-    config::Config,
-};
+use crate::cli::exit::Exit;
+use crate::cli::failure::{Fails, Failure};
+use crate::cli::guarded::guarded;
+use crate::cli::output::to_stdout;
+use crate::cli::pack;
+use crate::collector::debug_dirs::DebugDirs;
+use crate::collector::resolve::{self, Context, ResolveError, Resolved};
+use crate::collector::service::find;
+use crate::collector::session::Sources;
+use crate::collector::target::Target;
+use crate::config::{Config, TargetConfig};
 
 /// What these findings are called in JSON.
 const NAME: &str = "config";
@@ -24,15 +31,28 @@ pub(super) fn run(path: &Path, json: bool) -> Result<Exit, Failure> {
         Ok(config) => {
             let targets = config.targets.len();
             let s = if targets == 1 { "" } else { "s" };
-            let detail = format!("{}: {targets} target{s}", path.display());
-            to_stdout(Exit::Ok, |out| {
-                match json {
-                    true => {
-                        FindingLine { name: NAME, state: "ok", detail: &detail, next: None }.write(out)?
-                    }
-                    false => writeln!(out, "{detail}, ok")?,
+            let mut findings = vec![Finding::ok(NAME, format!("{}: {targets} target{s}", path.display()))];
+            let wanted = Wanted { cpu: config.agent.collector_cpu, sched: config.agent.sched };
+            findings.push(Finding::ok(
+                "collector",
+                format!("the collector runs on {}", placement::describe(&wanted)),
+            ));
+            let dirs = DebugDirs::open(&config.agent.debug_dirs);
+            let packs = pack::read_all(&config.agent.packs)?;
+            guarded(Guard::new(), |mut line| {
+                let sources = Sources { debug_dirs: dirs, packs: pack::understand_all(&packs)? };
+                for target in &config.targets {
+                    findings.push(of_target(&mut line, target, &config, &sources));
                 }
-                Ok(Exit::Ok)
+                to_stdout(Exit::Ok, |out| {
+                    for finding in &findings {
+                        match json {
+                            true => super::json(out, finding)?,
+                            false => writeln!(out, "{}, {}", finding.detail, super::word(finding.state))?,
+                        }
+                    }
+                    Ok(Exit::Ok)
+                })
             })
         }
         Err(errors) if json => to_stdout(errors.exit(), |out| {
@@ -44,5 +64,67 @@ pub(super) fn run(path: &Path, json: bool) -> Result<Exit, Failure> {
             Ok(errors.exit())
         }),
         Err(errors) => Err(errors.into()),
+    }
+}
+
+/// Which processes a target is now, and what there is to measure in the first of them. Nothing of this is a mistake of the
+/// file: what does not run yet may come.
+fn of_target(line: &mut Line, target: &TargetConfig, config: &Config, sources: &Sources) -> Finding {
+    let name = "target";
+    let told = |state, detail: String| Finding {
+        name,
+        state,
+        detail: format!("{}: {detail}", target.name),
+        next: None,
+    };
+    let found = match find::all(line, &target.select) {
+        Ok(found) => found,
+        Err(error) => return told(State::Warn, error.to_string()),
+    };
+    let Some(first) = found.first() else {
+        return told(
+            State::Warn,
+            "no such process now, as far as it can be seen without rights to others' processes".to_owned(),
+        );
+    };
+    let processes = format!("{} processes, the first is {}", found.len(), first.pid);
+    let mut functions = 0;
+    let looked =
+        Target::open(line, first.pid, target.allow_ptrace).map_err(ResolveError::from).and_then(|process| {
+            let mut context = Context {
+                debug_dirs: &sources.debug_dirs,
+                packs: &sources.packs,
+                unprobed: &config.agent.unprobed_images,
+                progress: &mut |_, _| (),
+            };
+            let resolved = match target.functions.is_empty() {
+                true => Resolved::default(),
+                false => resolve::resolve(line, &process, &target.functions, &mut context)?,
+            };
+            functions = resolved.functions.len();
+            let python = match target.python.is_empty() {
+                true => None,
+                false => {
+                    resolve::resolve_python(line, &process, &target.python, &config.agent.unprobed_images)?
+                }
+            };
+            Ok((resolved, python))
+        });
+    match looked {
+        Err(error) => told(State::Warn, format!("{processes}: {error}")),
+        Ok((resolved, python)) => {
+            let refused = match resolved.refused.len() {
+                0 => String::new(),
+                refused => format!(", {refused} cannot be probed"),
+            };
+            let later = match resolved.pending.len() {
+                0 => String::new(),
+                pending => format!(", {pending} names of libraries that are not mapped"),
+            };
+            let python = python
+                .map(|(python, _)| format!(", functions of {}", python.interpreter))
+                .unwrap_or_default();
+            told(State::Ok, format!("{processes}, {functions} functions{python}{refused}{later}"))
+        }
     }
 }
