@@ -332,8 +332,6 @@ fn add_full(
     }
 }
 
-/// The Go linker writes these whatever it strips (cmd/link/internal/ld/data.go and buildinfo). Position-independent
-/// executables had the second up to Go 1.25.
 /// UPX puts its `l_info` (a checksum, then the magic) right behind the program headers, and removes the section table
 /// (UPX, src/p_lx_elf.cpp and src/stub/src/include/linux.h).
 fn is_packed(elf: &Elf<dyn ReadAt + '_>) -> Result<bool, ImageError> {

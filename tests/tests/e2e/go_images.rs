@@ -2,12 +2,12 @@
 //! it was linked and whatever was stripped.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use edgelat_tests::machine::{Turn, assert_text_restored};
 use edgelat_tests::session::{binary, run};
-use edgelat_tests::{Session, Target, edgelat, target};
+use edgelat_tests::{Session, Target, TempDir, edgelat, target};
 
 /// Of the functions that `edgelat functions` lists.
 fn listed(path: &Path) -> BTreeSet<String> {
@@ -42,21 +42,34 @@ fn as_both_write_it(name: &str, version: &str) -> String {
     }
 }
 
-/// Every function of the unstripped twin is found in the stripped program.
+/// Every function of the unstripped twin is found in the stripped program, however it was linked.
 fn complete(version: &str) {
-    for (stripped, twin) in [("stripped", "plain"), ("shipped", "whole")] {
+    let folder = TempDir::new();
+    for (stripped, twin) in [("stripped", "plain"), ("shipped", "whole"), ("", "pie"), ("", "external")] {
+        let path = |mode: &str| target(&format!("go/calls-{version}-{mode}"));
+        let twin = path(twin);
+        let stripped = if stripped.is_empty() { strip(&twin, &folder) } else { path(stripped) };
         let written = |name: &String| as_both_write_it(name, version);
-        let stripped = listed(&target(&format!("go/calls-{version}-{stripped}")));
-        let stripped: BTreeSet<_> = stripped.iter().map(written).collect();
-        let symbols: BTreeSet<_> = symbols(&target(&format!("go/calls-{version}-{twin}")));
+        let found: BTreeSet<_> = listed(&stripped).iter().map(written).collect();
+        let symbols: BTreeSet<_> = symbols(&twin);
         let symbols: BTreeSet<_> = symbols.iter().filter(|name| of_go(name)).map(written).collect();
         assert!(symbols.len() > 1000, "{} symbols", symbols.len());
-        let missing: Vec<_> = symbols.difference(&stripped).collect();
+        let missing: Vec<_> = symbols.difference(&found).collect();
         assert!(missing.is_empty(), "{} of {} are missing: {missing:?}", missing.len(), symbols.len());
-        let own = stripped.iter().filter(|name| name.starts_with("main.")).count();
+        let own = found.iter().filter(|name| name.starts_with("main.")).count();
         let expected = symbols.iter().filter(|name| name.starts_with("main.")).count();
         assert_eq!(own, expected, "functions of the program itself, none twice");
     }
+}
+
+/// A stripped copy of a program that was linked with its symbols.
+fn strip(program: &Path, folder: &TempDir) -> PathBuf {
+    let stripped = folder.path().join(program.file_name().unwrap());
+    let mut command = Command::new("strip");
+    command.arg("-o").arg(&stripped).arg(program);
+    let outcome = run(command);
+    assert!(outcome.status.success() && symbols(&stripped).is_empty(), "{outcome:#?}");
+    stripped
 }
 
 /// gcc's own (`frame_dummy.1`, `x.cold`, `x.part.0`) have a dot as well.

@@ -1,5 +1,5 @@
-//! Programs written in Python, by interpreters of Debian packages (tests/toolchains.txt). Others can be named:
-//! `EDGELAT_PYTHONS=/path/python3.8:/path/python3.10`.
+//! Programs written in Python, by interpreters of Debian packages (tests/toolchains.txt). Others can be named, and then the
+//! long run takes them in: `EDGELAT_PYTHONS=/path/python3.8:/path/python3.10`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -33,6 +33,13 @@ fn project() -> &'static Path {
 
 fn script(name: &str) -> PathBuf {
     project().join("tests/targets/python").join(name)
+}
+
+/// The folder of something that tests/toolchains.txt lists.
+fn toolchain(name: &str, version: &str) -> PathBuf {
+    let output = Command::new(project().join("tests/toolchain")).args([name, version]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
 }
 
 /// `calls.py` under an interpreter of the packages.
@@ -112,10 +119,11 @@ fn every_call(command: Command, perf: bool) -> Report {
     report
 }
 
-fn calls_from_c(command: Command) {
+fn calls_from_c(command: Command) -> Report {
     let (report, _) = exact(command, false, FROM_C, &[]);
     assert!(report.functions.len() == 3, "{report:#?}");
     assert_eq!(report.value["python"]["every_call"], false);
+    report
 }
 
 #[test]
@@ -150,6 +158,16 @@ fn every_call_is_counted_in_python_3_13_with_perf_support() {
 }
 
 #[test]
+fn every_call_from_c_is_counted_in_python_3_14() {
+    calls_from_c(packaged("3.14"));
+}
+
+#[test]
+fn every_call_from_c_is_counted_in_python_3_15() {
+    calls_from_c(packaged("3.15"));
+}
+
+#[test]
 fn every_call_is_counted_in_python_3_14_with_perf_support() {
     every_call(packaged("3.14"), true);
 }
@@ -175,25 +193,70 @@ fn every_call_from_c_is_counted_where_python_3_15_has_compiled_its_loops() {
     assert!(report.functions.len() == 3, "{report:#?}");
 }
 
+/// Programs that embed Python, and Python itself as many build it, have the evaluation loop in a library.
+#[test]
+fn every_call_is_counted_where_the_interpreter_is_a_library() {
+    let folder = TempDir::new();
+    for name in ["calls.py", "oracle.py"] {
+        folder.copy(&script(name), name);
+    }
+    folder.copy(&edgelat_tests::target::target("embeds"), "embeds");
+    let library = format!("usr/lib/{}-linux-gnu/libpython3.13.so.1.0", std::env::consts::ARCH);
+    folder.copy(&toolchain("libpython", "3.13").join(library), "libpython3.13.so.1.0");
+    let embedded = || {
+        let mut command = Command::new(project().join("tests/python"));
+        command.env("PYTHON_PROGRAM", "/mnt/embeds").arg("3.13").arg(folder.path().join("calls.py"));
+        command
+    };
+    calls_from_c(embedded());
+    every_call(embedded(), true);
+}
+
+/// What an interpreter that stands in this machine says of itself.
+fn asked(path: &str, expression: &str) -> String {
+    let script = format!("import platform, sys, sysconfig; print({expression})");
+    let output = Command::new(path).args(["-c", &script]).output().unwrap();
+    assert!(output.status.success(), "{path}: {output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
 #[test]
 #[ignore = "set EDGELAT_PYTHONS to the paths of interpreters, with colons between them"]
 fn every_call_is_counted_in_the_interpreters_that_are_named() {
     let paths = std::env::var("EDGELAT_PYTHONS").unwrap();
     for path in paths.split(':') {
-        let version =
-            Command::new(path).args(["-c", "import sys; print(sys.version_info[1])"]).output().unwrap();
-        let minor: u32 = String::from_utf8(version.stdout).unwrap().trim().parse().unwrap();
         let command = || {
             let mut command = Command::new(path);
             command.arg(script("calls.py"));
             command
         };
-        println!("{path}: 3.{minor}");
-        match minor {
-            ..=10 => drop(every_call(command(), false)),
-            11 => calls_from_c(command()),
-            12.. => drop((calls_from_c(command()), every_call(command(), true))),
+        let version = asked(path, "platform.python_version()");
+        if asked(path, "bool(sysconfig.get_config_var('Py_GIL_DISABLED'))") == "True" {
+            let target = start(command(), false, &[]);
+            let pid = target.pid().to_string();
+            edgelat(&["watch", "-p", &pid, "py:add"]).refused(6, &["free-threaded Python 3."]);
+            for arguments in [&["check", "-p", &pid][..], &["functions", &pid]] {
+                let outcome = edgelat(arguments);
+                assert!(outcome.stdout.contains("free-threaded Python 3."), "{outcome:#?}");
+            }
+            println!("figure: {version}, free-threaded: refused by name");
+            continue;
         }
+        let minor: u32 = asked(path, "sys.version_info[1]").parse().unwrap();
+        let from_c = (minor > 10).then(|| calls_from_c(command()));
+        let every = (minor != 11).then(|| every_call(command(), minor > 10));
+        let told = [("from C", from_c), ("of all", every)].into_iter().filter_map(|(which, report)| {
+            let report = report?;
+            let calls: u64 = report.functions.iter().map(|function| function.exits).sum();
+            Some(format!("{calls} calls {which} in {} functions", report.functions.len()))
+        });
+        let told = told.collect::<Vec<_>>().join(", ");
+        let library = if asked(path, "sysconfig.get_config_var('Py_ENABLE_SHARED')") == "1" {
+            " (a library)"
+        } else {
+            ""
+        };
+        println!("figure: {version}{library}: {told}, each counted once");
     }
 }
 
@@ -249,8 +312,7 @@ fn functions_that_find_no_row_are_accounted_for() {
 #[test]
 fn a_command_in_python_is_measured_from_its_first_call_on() {
     let _turn = Turn::shared();
-    let folder = Command::new(project().join("tests/toolchain")).args(["python", "3.11"]).output().unwrap();
-    let folder = PathBuf::from(String::from_utf8(folder.stdout).unwrap().trim());
+    let folder = toolchain("python", "3.11");
     let mut command = Command::new(edgelat_tests::session::binary());
     command.env("PYTHONHOME", folder.join("usr")).env("PYTHONDONTWRITEBYTECODE", "1");
     command.args(["watch", "--json", "py:<module>", "py:keyed", "--"]);

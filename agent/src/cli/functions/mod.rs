@@ -24,8 +24,9 @@ use super::{
     parse::{FunctionsOf, FunctionsOptions},
 };
 use crate::collector::debug_dirs::DebugDirs;
+use crate::collector::notes;
+use crate::collector::resolve::{self, ResolveError};
 use crate::collector::target::{Target, file_name};
-use crate::collector::{notes, resolve};
 use print::Printer;
 
 /// Why the functions of a file or process are not listed.
@@ -171,9 +172,14 @@ fn process(
     }
     printer.images(wanted.iter().map(|image| file_name(&image.path).chars().count()).max().unwrap_or(0));
     // What is written in Python has no addresses: it is known when it is called.
-    if let Ok(Some((python, _))) = resolve::resolve_python(line, &target, &[], &[]) {
-        printer.note(format!("functions of Python: edgelat watch -p {pid} 'py:*'"));
-        notes::of_python(&python).for_each(|note| printer.note(note));
+    match resolve::resolve_python(line, &target, &[], &[]) {
+        Ok(Some((python, _))) => {
+            printer.note(format!("functions of Python: edgelat watch -p {pid} 'py:*'"));
+            notes::of_python(&python).for_each(|note| printer.note(note));
+        }
+        Err(error @ ResolveError::Python { .. }) => printer.note(error.to_string()),
+        // What cannot be read is said where its functions are listed.
+        Ok(None) | Err(_) => {}
     }
     let mut failures: Vec<Failure> = Vec::new();
     for image in &wanted {
