@@ -70,9 +70,16 @@ fn exact_calls(name: &str, options: &[&str]) -> Report {
 }
 
 fn counts(version: &str, modes: &[&str]) {
+    let mut calls = 0;
     for mode in modes {
-        exact_calls(&format!("go/calls-{version}-{mode}"), &[]);
+        let report = exact_calls(&format!("go/calls-{version}-{mode}"), &[]);
+        calls += report.functions.iter().map(|function| function.entries).sum::<u64>();
     }
+    println!(
+        "figure: {} functions, {}: {calls} calls altogether, all counted",
+        CALLS.len(),
+        modes.join(", ")
+    );
 }
 
 /// One of the five goes through all modes in every run, all of them do in the long run.
