@@ -2,7 +2,8 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use edgelat_guard::placement::{Sched, TargetsOn};
+use edgelat_guard::cpus::MAX_CPUS;
+use edgelat_guard::placement::{CollectorCpu, Sched, TargetsOn};
 use edgelat_guard::protocol::{OnSignal, Returns, Route};
 
 /// Process ids: PID_MAX_LIMIT of include/linux/threads.h is 4 Mi.
@@ -29,10 +30,20 @@ pub const ROUTES: [(&str, Option<Route>); 4] = [
 pub const ON_SIGNAL: [(&str, Option<OnSignal>); 3] =
     [("auto", None), ("any", Some(OnSignal::Any)), ("fatal", Some(OnSignal::Fatal))];
 
-/// Words for the scheduler of the collector.
+/// Words for where the collector runs, beside the number of a CPU.
+pub const COLLECTOR_CPUS: [(&str, CollectorCpu); 3] = [
+    ("prefer-isolated", CollectorCpu::PreferIsolated),
+    ("isolated", CollectorCpu::Isolated),
+    ("any", CollectorCpu::Any),
+];
+
+/// Numbers of CPUs.
+pub const CPUS: RangeInclusive<u64> = 0..=MAX_CPUS as u64 - 1;
+
+/// Words for the scheduler that the collector is under.
 pub const SCHEDS: [(&str, Sched); 2] = [("other", Sched::Other), ("ext", Sched::Ext)];
 
-/// Words for the CPUs on which calls are measured.
+/// Words for the CPUs that calls have to begin on to be measured.
 pub const TARGETS_ON: [(&str, TargetsOn); 2] = [("any", TargetsOn::Any), ("isolated", TargetsOn::Isolated)];
 
 /// The words of a table.
@@ -54,6 +65,12 @@ pub fn meaning<T: Copy>(table: &[(&'static str, T)], word: &str) -> Option<T> {
 /// A decimal number without a sign; `str::parse` would take a plus.
 pub fn digits(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// A word of [`COLLECTOR_CPUS`], or a number of [`CPUS`].
+pub fn collector_cpu(text: &str) -> Option<CollectorCpu> {
+    let number = || digits(text).filter(|cpu| CPUS.contains(cpu));
+    meaning(&COLLECTOR_CPUS, text).or_else(|| number().map(|cpu| CollectorCpu::Cpu(cpu as u32)))
 }
 
 /// Units of [`bytes`]. Longer ones stand before those that they end with.

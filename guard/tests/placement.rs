@@ -53,7 +53,12 @@ fn two_cpus() -> (u32, u32) {
 fn the_process_that_is_placed() {
     let Ok(words) = std::env::var(PLACE) else { return };
     let words: Vec<&str> = words.split(' ').collect();
-    let cpu = CollectorCpu::of_word(words[0]).unwrap();
+    let cpu = match words[0] {
+        "prefer-isolated" => CollectorCpu::PreferIsolated,
+        "isolated" => CollectorCpu::Isolated,
+        "any" => CollectorCpu::Any,
+        number => CollectorCpu::Cpu(number.parse().unwrap()),
+    };
     let wanted = Wanted { cpu, sched: if words[1] == "ext" { Sched::Ext } else { Sched::Other } };
     let mut placement = match place(&wanted, &CpuSet::parse(words[2]).unwrap()) {
         Ok(placement) => placement,

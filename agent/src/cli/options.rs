@@ -104,8 +104,8 @@ pub struct Example {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Id {
     AllowPtrace,
-    Config,
     CollectorCpu,
+    Config,
     Debug,
     DebugDir,
     Duration,

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use edgelat_guard::placement::{COLLECTOR_CPU_WORDS, CollectorCpu, TargetsOn, Wanted};
+use edgelat_guard::placement::{TargetsOn, Wanted};
 use edgelat_guard::protocol::{OnSignal, Returns, Route};
 use edgelat_image::limits::{BUILD_ID_BYTES, BUILD_ID_DIGITS};
 use edgelat_image::{Pattern, PatternError, PythonPattern, nearest};
@@ -24,8 +24,8 @@ use super::{
 };
 use crate::selection::Selection;
 use crate::values::{
-    FRAMES, MAP_BYTES, ON_SIGNAL, PIDS, RETURNS, ROUTES, SCHEDS, TARGETS_ON, bytes, decimal, digits, meaning,
-    seconds,
+    COLLECTOR_CPUS, CPUS, FRAMES, MAP_BYTES, ON_SIGNAL, PIDS, RETURNS, ROUTES, SCHEDS, TARGETS_ON, bytes,
+    collector_cpu, decimal, digits, meaning, seconds, words,
 };
 
 /// What a command line asks for.
@@ -462,8 +462,11 @@ impl WatchOptions {
         let on_signal = matches.value(Id::OnSignal, String::new, |word| meaning(&ON_SIGNAL, word))?;
         let cpu = matches.value(
             Id::CollectorCpu,
-            || format!("{} or the number of a CPU from 0 to 1023", COLLECTOR_CPU_WORDS.join(", ")),
-            CollectorCpu::of_word,
+            || {
+                let words = words(&COLLECTOR_CPUS).join(", ");
+                format!("{words} or the number of a CPU from {} to {}", CPUS.start(), CPUS.end())
+            },
+            collector_cpu,
         )?;
         let sched = matches.value(Id::Sched, String::new, |word| meaning(&SCHEDS, word))?;
         let targets_on = matches.value(Id::TargetsOn, String::new, |word| meaning(&TARGETS_ON, word))?;
@@ -504,8 +507,8 @@ impl WatchOptions {
             calibrate: !matches.has(Id::NoBias),
             max_cost,
             on_signal: on_signal.flatten(),
-            targets_on: targets_on.unwrap_or_default(),
             place: Wanted { cpu: cpu.unwrap_or_default(), sched: sched.unwrap_or_default() },
+            targets_on: targets_on.unwrap_or_default(),
         })
     }
 }

@@ -2,26 +2,24 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use edgelat_guard::placement::{CollectorCpu, Sched, TargetsOn};
 use edgelat_image::Glob;
 use edgelat_image::limits::PATTERN_BYTES;
 
 use super::document::{Table, Value};
 use super::error::{Errors, Problem};
 use super::keys::{Keys, alternatives, text, whole};
-use super::{
-    AgentConfig, CollectorCpu, Config, Level, LogTo, Sched, Select, TARGETS, TargetConfig, TargetsOn,
-};
+use super::{AgentConfig, Config, Level, LogTo, Select, TARGETS, TargetConfig};
 use crate::selection::Selection;
-use crate::values::{self, FRAMES, MAP_BYTES, ON_SIGNAL, PIDS, RETURNS, ROUTES, SCHEDS, TARGETS_ON};
+use crate::values::{
+    self, COLLECTOR_CPUS, CPUS, FRAMES, MAP_BYTES, ON_SIGNAL, PIDS, RETURNS, ROUTES, SCHEDS, TARGETS_ON,
+};
 
 const INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 const SCANS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 
 /// Percent of one CPU: less than a hundredth is not measured, and more than ten CPUs are no budget.
 const COSTS: RangeInclusive<f64> = 0.01..=1000.0;
-
-/// CPU numbers: the most that NR_CPUS can be is 8192 (arch/x86/Kconfig, arch/arm64/Kconfig: 4096).
-const CPUS: RangeInclusive<u64> = 0..=8_191;
 
 /// Longest name of a target in bytes, as of a label in DNS.
 const NAME_BYTES: usize = 63;
@@ -44,11 +42,6 @@ const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 const LOGS: [(&str, LogTo); 2] = [("stderr", LogTo::Stderr), ("syslog", LogTo::Syslog)];
 const LEVELS: [(&str, Level); 4] =
     [("error", Level::Error), ("warning", Level::Warning), ("info", Level::Info), ("debug", Level::Debug)];
-const COLLECTOR_CPUS: [(&str, CollectorCpu); 3] = [
-    ("prefer-isolated", CollectorCpu::PreferIsolated),
-    ("isolated", CollectorCpu::Isolated),
-    ("any", CollectorCpu::Any),
-];
 
 /// The keys that say which processes are meant.
 const SELECTORS: [&str; 5] = ["pid", "exe", "command", "unit", "cgroup"];

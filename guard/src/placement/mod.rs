@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use self::machine::{Machine, Watched, allowed};
 pub use self::threads::{cpus_of, isolated_cpus, stays_on_isolated};
-use crate::cpus::{CpuSet, MAX_CPUS};
+use crate::cpus::CpuSet;
 use crate::error::{GuardError, text};
 
 /// The lowest priority of an ordinary process: everybody else comes first (sched(7)).
@@ -47,24 +47,6 @@ pub enum CollectorCpu {
     Any,
     /// On this one.
     Cpu(u32),
-}
-
-/// Words for a [`CollectorCpu`]; a number is a CPU.
-pub const COLLECTOR_CPU_WORDS: [&str; 3] = ["prefer-isolated", "isolated", "any"];
-
-impl CollectorCpu {
-    /// Reads a word of [`COLLECTOR_CPU_WORDS`], or the number of a CPU.
-    pub fn of_word(word: &str) -> Option<Self> {
-        match word {
-            "prefer-isolated" => Some(Self::PreferIsolated),
-            "isolated" => Some(Self::Isolated),
-            "any" => Some(Self::Any),
-            digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-                digits.parse().ok().filter(|cpu| *cpu < MAX_CPUS).map(Self::Cpu)
-            }
-            _ => None,
-        }
-    }
 }
 
 /// Which scheduler the collector is under.
@@ -307,7 +289,7 @@ pub fn describe(wanted: &Wanted) -> String {
     format!("{place}; at nice {NICE}{sched}")
 }
 
-/// Keeps this thread on one CPU, which must be below [`MAX_CPUS`]; false where the kernel does not let it.
+/// Keeps this thread on one CPU, which must be one that a set can hold; false where the kernel does not let it.
 fn pin(cpu: u32) -> bool {
     let own = CpuSet::from_iter([cpu]);
     // The kernel takes what of the mask the cpuset has, so what came of it is looked at.
@@ -365,21 +347,4 @@ fn enter_sched_ext(watched: &Watched) -> Option<String> {
 fn policy() -> libc::c_int {
     // SAFETY: no memory is passed; 0 is the calling thread. By its number, as above.
     unsafe { libc::syscall(libc::SYS_sched_getscheduler, 0) as libc::c_int }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_word_is_a_rule_or_the_number_of_a_cpu() {
-        let all: Vec<_> = COLLECTOR_CPU_WORDS.iter().map(|word| CollectorCpu::of_word(word)).collect();
-        let expected = [CollectorCpu::PreferIsolated, CollectorCpu::Isolated, CollectorCpu::Any];
-        assert_eq!(all, expected.map(Some));
-        assert_eq!(CollectorCpu::of_word("0"), Some(CollectorCpu::Cpu(0)));
-        assert_eq!(CollectorCpu::of_word("1023"), Some(CollectorCpu::Cpu(1023)));
-        for word in ["1024", "-1", "+1", "", "1,2", "Isolated", "99999999999"] {
-            assert_eq!(CollectorCpu::of_word(word), None, "{word}");
-        }
-    }
 }

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use edgelat_tests::machine::{Turn, assert_text_restored, eventually, state_of};
 use edgelat_tests::{Session, Target, edgelat, patience};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -56,6 +57,34 @@ fn the_collector_holds_no_capability() {
     // It goes on measuring so.
     let before = session.reports().last().unwrap().function("add").exits;
     session.wait_for(|report| report.function("add").exits > before);
+    session.interrupt();
+    target.stop().assert_right();
+}
+
+#[test]
+fn the_collector_waits_for_everybody_else_and_leaves_its_target_alone_on_its_cpu() {
+    let _turn = Turn::shared();
+    let mut target = Target::start("plain", &["--calls", "0"]);
+    let own = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let mut mask = CpuSet::new();
+    let cpu = (0..CpuSet::count()).find(|cpu| own.is_set(*cpu).unwrap()).unwrap();
+    mask.set(cpu).unwrap();
+    for thread in std::fs::read_dir(format!("/proc/{}/task", target.pid())).unwrap() {
+        let thread = thread.unwrap().file_name().to_str().unwrap().parse().unwrap();
+        sched_setaffinity(Pid::from_raw(thread), &mask).unwrap();
+    }
+    let session = Session::on(&target, &["add"]);
+    target.go();
+    session.wait_for(|report| report.function("add").exits > 100);
+    let collector = child_of(session.pid());
+    for thread in status_of_threads(collector) {
+        let allowed = thread["Cpus_allowed_list"].parse();
+        assert!(allowed.is_ok_and(|allowed: usize| allowed != cpu), "{}", thread["Cpus_allowed_list"]);
+    }
+    // Field 19 of proc(5); the third stands behind the name.
+    let stat = std::fs::read_to_string(format!("/proc/{collector}/stat")).unwrap();
+    assert_eq!(stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19 - 3), Some("19"));
+    assert!(session.stderr().contains(", which "), "it says where it runs: {}", session.stderr());
     session.interrupt();
     target.stop().assert_right();
 }

@@ -1,4 +1,4 @@
-use edgelat_guard::placement::Sched;
+use edgelat_guard::placement::{CollectorCpu, Sched};
 
 use super::*;
 use crate::cli::{exit::Exit, failure::Fails};
