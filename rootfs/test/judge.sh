@@ -5,7 +5,7 @@
 fail() {
     echo "$*"
     # The files are small: whoever reads the log wants to see them all.
-    for file in told last errors; do
+    for file in told last errors scheduler; do
         if [ -s "$file" ]; then
             echo "[$file]"
             cat "$file"
@@ -24,6 +24,9 @@ wait_for() {
         usleep 100000
     done
 }
+
+# The one child of a process: of a guard, its collector.
+child_of() { tr -d ' ' <"/proc/$1/task/$1/children"; }
 
 # What the list says that this kernel can do, ROUTE/RETURNS a word; `any` for a kernel that is not in the list.
 ways() { tr ' ' '\n' </proc/cmdline | sed -n 's/^edgelat\.ways=//p' | tr ',' ' '; }
