@@ -36,7 +36,9 @@ fn build() -> Result<(), String> {
     let object = out.join("latency.bpf.o");
     compile(Path::new("src/latency.bpf.c"), &object, &out, &libbpf)?;
     let bytes = fs::read(&object).map_err(|e| format!("cannot read {}: {e}", object.display()))?;
+    println!("cargo::rustc-env=OBJECT_BYTES={}", bytes.len());
     println!("cargo::rustc-env=OBJECT_SHA256={}", hex(&Sha256::digest(bytes)));
+    pack(&object)?;
     compile(Path::new("src/scheduler.bpf.c"), &out.join("scheduler.bpf.o"), &out, &libbpf)?;
     compile(Path::new("src/record.bpf.c"), &out.join("record.bpf.o"), &out, &libbpf)
 }
@@ -91,6 +93,17 @@ fn slim(object: &Path) -> Result<(), String> {
         return Err(format!("{objcopy} failed on {}", object.display()));
     }
     Ok(())
+}
+
+/// Writes the object beside itself, packed.
+fn pack(object: &Path) -> Result<(), String> {
+    let status = Command::new("xz")
+        // A dictionary no larger than the object: it is allocated where it is unpacked.
+        .args(["--keep", "--force", "--threads=1", "--check=crc32", "--lzma2=preset=9e,dict=256KiB"])
+        .arg(object)
+        .status()
+        .map_err(|e| format!("cannot run xz ({e}); install it with `cross/setup build`"))?;
+    if status.success() { Ok(()) } else { Err(format!("xz failed on {}", object.display())) }
 }
 
 fn header() -> String {

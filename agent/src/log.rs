@@ -173,8 +173,6 @@ impl Log {
         };
         let journal = std::env::var("JOURNAL_STREAM").is_ok_and(|stream| is_stream(&stderr, &stream));
         let begin = std::time::Instant::now();
-        // The first conversion reads the rules of the time zone from a file.
-        _ = Stamp::now();
         Ok(Self::with(stderr, journal, syslog, level, Box::new(move || begin.elapsed())))
     }
 
@@ -286,7 +284,7 @@ impl Log {
     /// False where it was not taken.
     fn write_line(&self, state: &mut State, level: Level, text: fmt::Arguments<'_>) -> bool {
         if let Some(syslog) = &state.syslog {
-            let line = packet(level, &Stamp::now(), std::process::id(), text);
+            let line = packet(level, std::process::id(), text);
             match syslog.send(line.as_bytes()) {
                 Ok(_) => return true,
                 Err(error) if is_busy(&error) => return false,
@@ -357,46 +355,11 @@ fn line(level: Level, journal: bool, text: fmt::Arguments<'_>) -> heapless::Stri
     line
 }
 
-/// A packet of syslog in the form of RFC 3164 that programs of the same machine send: without the name of the host.
-fn packet(level: Level, stamp: &Stamp, pid: u32, text: fmt::Arguments<'_>) -> heapless::String<LINE_BYTES> {
+/// A packet of syslog as programs of the same machine may send it: without the name of the host, and without a time, which
+/// the daemon adds (RFC 3164, section 4.3.2). Local time would take the rules of the time zone.
+fn packet(level: Level, pid: u32, text: fmt::Arguments<'_>) -> heapless::String<LINE_BYTES> {
     let priority = DAEMON * 8 + level.severity();
-    bounded(format_args!("<{priority}>{stamp} edgelat[{pid}]: {}: {text}", level.name()))
-}
-
-/// The time of a packet: `Nov  6 07:17:30`, by the clock and the time zone of the box.
-struct Stamp {
-    month: usize,
-    day: i32,
-    hour: i32,
-    minute: i32,
-    second: i32,
-}
-
-impl Stamp {
-    fn now() -> Self {
-        // SAFETY: no pointer is passed.
-        let now = unsafe { libc::time(std::ptr::null_mut()) };
-        // SAFETY: all fields are numbers or a pointer that may be null.
-        let mut parts: libc::tm = unsafe { std::mem::zeroed() };
-        // SAFETY: both point to values that live longer than the call.
-        unsafe { libc::localtime_r(&raw const now, &raw mut parts) };
-        Self {
-            month: usize::try_from(parts.tm_mon).unwrap_or(0),
-            day: parts.tm_mday,
-            hour: parts.tm_hour,
-            minute: parts.tm_min,
-            second: parts.tm_sec,
-        }
-    }
-}
-
-impl fmt::Display for Stamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MONTHS: [&str; 12] =
-            ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-        let Self { month, day, hour, minute, second } = self;
-        write!(f, "{} {day:2} {hour:02}:{minute:02}:{second:02}", MONTHS[month % 12])
-    }
+    bounded(format_args!("<{priority}>edgelat[{pid}]: {}: {text}", level.name()))
 }
 
 fn connect(path: &Path) -> io::Result<UnixDatagram> {

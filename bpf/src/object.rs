@@ -5,12 +5,38 @@
 
 use std::mem::offset_of;
 
+use xz4rust::XzDecoder;
+
 use crate::layout::{self, Constants};
 
-/// The compiled object of this architecture.
-pub const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/latency.bpf.o"));
+/// The compiled object of this architecture, packed by xz to a sixth: it is a large part of a small binary otherwise.
+pub const PACKED_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/latency.bpf.o.xz"));
+/// Bytes of the object. Decimal digits of the build.
+const OBJECT_BYTES: usize = match usize::from_str_radix(env!("OBJECT_BYTES"), 10) {
+    Ok(bytes) => bytes,
+    Err(_) => panic!("the build tells a number"),
+};
 
-/// SHA-256 of [`OBJECT`] in hexadecimal: tells which programs a box runs.
+/// The dictionary that the build packs with.
+const DICTIONARY_BYTES: usize = 256 << 10;
+
+/// The compiled object of this architecture.
+pub fn object() -> Vec<u8> {
+    let mut object = vec![0; OBJECT_BYTES];
+    let mut decoder = XzDecoder::in_heap_with_alloc_dict_size(0, DICTIONARY_BYTES);
+    let (mut used, mut made) = (0, 0);
+    // Its checksum is tested at every step; libbpf would refuse what is not whole.
+    while let Ok(step) = decoder.decode(&PACKED_OBJECT[used..], &mut object[made..])
+        && step.made_progress()
+        && made < OBJECT_BYTES
+    {
+        used += step.input_consumed();
+        made += step.output_produced();
+    }
+    object
+}
+
+/// SHA-256 of [`object`] in hexadecimal: tells which programs a box runs.
 pub const OBJECT_SHA256: &str = env!("OBJECT_SHA256");
 
 /// Names of maps.
@@ -215,7 +241,7 @@ mod tests {
 
     #[test]
     fn the_object_has_every_program_and_map_that_is_named_here() {
-        let object = ObjectBuilder::default().open_memory(OBJECT).unwrap();
+        let object = ObjectBuilder::default().open_memory(&object()).unwrap();
         let programs: Vec<String> = object.progs().map(|p| p.name().to_string_lossy().into_owned()).collect();
         let maps: Vec<String> = object.maps().map(|m| m.name().to_string_lossy().into_owned()).collect();
 
@@ -253,14 +279,14 @@ mod tests {
     fn the_hash_is_that_of_the_object() {
         let command = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut command = command.unwrap();
-        command.stdin.take().unwrap().write_all(OBJECT).unwrap();
+        command.stdin.take().unwrap().write_all(&object()).unwrap();
         let told = command.wait_with_output().unwrap().stdout;
         assert_eq!(String::from_utf8_lossy(&told).split_whitespace().next(), Some(OBJECT_SHA256));
     }
 
     #[test]
     fn the_layout_in_the_object_is_the_layout_in_rust() {
-        let object = ObjectBuilder::default().open_memory(OBJECT).unwrap();
+        let object = ObjectBuilder::default().open_memory(&object()).unwrap();
         // SAFETY: the object is open and lives longer than the BTF that is read from it.
         let btf = Btf::from_bpf_object(unsafe { object.as_libbpf_object().as_ref() }).unwrap().unwrap();
         // Only structures that a map or a global names are in the BTF; the header asserts the others.

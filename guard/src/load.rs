@@ -13,7 +13,7 @@ use edgelat_bpf::layout::{
     self, CODE_TEXTS, CodeSlot, CodeText, FRAME_WAYS, FrameSet, PythonPool, Row, SiteKey,
 };
 use edgelat_bpf::object::{
-    CONSTANTS_BYTES, END_PROGRAMS, FAMILY_PROGRAMS, OBJECT, Programs, PythonConstants, constants, map,
+    CONSTANTS_BYTES, END_PROGRAMS, FAMILY_PROGRAMS, Programs, PythonConstants, constants, map, object,
 };
 use libbpf_rs::{
     ErrorKind, Link, MapCore, MapFlags, Object, ObjectBuilder, OpenObject, PrintLevel, ProgramMut,
@@ -143,7 +143,7 @@ impl Loaded {
 
     /// The object with what `shape` asks for, not yet shown to the kernel.
     fn open(shape: &Shape, lanes: u32, frame_sets: u32) -> libbpf_rs::Result<OpenObject> {
-        let mut open = ObjectBuilder::default().name("edgelat")?.open_memory(OBJECT)?;
+        let mut open = ObjectBuilder::default().name("edgelat")?.open_memory(&object())?;
         for mut program in open.progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
             let chosen = name == shape.programs.entry() || Some(name.as_str()) == shape.programs.exit();

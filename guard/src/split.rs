@@ -31,7 +31,7 @@ const PASSED_ON: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP,
 /// # Errors
 /// When there could be no second process, or when it did not end by itself.
 pub fn split(guard: Guard, collector: impl FnOnce(Result<Line, GuardError>) -> u8) -> Result<u8, GuardError> {
-    split_after(guard, || Ok(()), |ready| collector(ready.map(|(line, ())| line)))
+    split_after(guard, &mut || Ok(None), Box::new(|ready| collector(ready.map(|(line, _)| line))))
 }
 
 /// The same with a collector that runs where it was `wanted`, away from where `targets` may run.
@@ -44,14 +44,22 @@ pub fn split_and_place(
     targets: &CpuSet,
     collector: impl FnOnce(Result<(Line, Placement), GuardError>) -> u8,
 ) -> Result<u8, GuardError> {
-    split_after(guard, || place(wanted, targets), collector)
+    let placed = |(line, placement): (Line, Option<Placement>)| match placement {
+        Some(placement) => Ok((line, placement)),
+        None => Err(GuardError::Message),
+    };
+    let collector = Box::new(|ready: Ready| collector(ready.and_then(placed)));
+    split_after(guard, &mut || place(wanted, targets).map(Some), collector)
 }
 
-/// `prepare` is what the collector does while it has its rights.
-fn split_after<T>(
+/// What a collector begins with.
+type Ready = Result<(Line, Option<Placement>), GuardError>;
+
+/// `prepare` is what the collector does while it has its rights. Behind pointers, so that there is one copy of this.
+fn split_after(
     mut guard: Guard,
-    prepare: impl FnOnce() -> Result<T, GuardError>,
-    collector: impl FnOnce(Result<(Line, T), GuardError>) -> u8,
+    prepare: &mut dyn FnMut() -> Result<Option<Placement>, GuardError>,
+    collector: Box<dyn FnOnce(Ready) -> u8 + '_>,
 ) -> Result<u8, GuardError> {
     let failed =
         |step: &'static str| move |errno: Errno| GuardError::Split { step: text(step), os: errno.into() };

@@ -61,7 +61,7 @@ pub(crate) fn measure(stripped: &Path, unstripped: &Path, folders: &[PathBuf]) -
     Ok(Sizes {
         stripped: fs::metadata(stripped).map_err(file("look at", stripped))?.len(),
         parts,
-        bpf_object: edgelat_bpf::object::OBJECT.len() as u64,
+        bpf_object: edgelat_bpf::object::PACKED_OBJECT.len() as u64,
         unwind: unwind_tables(stripped)?,
     })
 }

@@ -40,6 +40,7 @@ const CONFIG_BYTES: u64 = 1 << 20;
 
 /// Why the service ended by itself.
 #[derive(Debug, thiserror::Error)]
+#[expect(clippy::large_enum_variant, reason = "there is one at the end of a process")]
 pub enum ServiceError {
     /// Signals cannot be caught.
     #[error("cannot catch signals: {0}")]
