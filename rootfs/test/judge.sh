@@ -28,6 +28,21 @@ wait_for() {
 # The one child of a process: of a guard, its collector.
 child_of() { tr -d ' ' <"/proc/$1/task/$1/children"; }
 
+# Where a process may run.
+allowed() { sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' "/proc/$1/status"; }
+
+# start MASK ARGUMENT...: a program of its own judge on these CPUs, $target, which waits for orders on descriptor 3.
+start() {
+    rm -f report told errors say
+    mkfifo say
+    mask=$1
+    shift
+    taskset "$mask" /targets/plain "$@" <say >told &
+    target=$!
+    exec 3>say
+    wait_for '"event":"ready"' told
+}
+
 # What the list says that this kernel can do, ROUTE/RETURNS a word; `any` for a kernel that is not in the list.
 ways() { tr ' ' '\n' </proc/cmdline | sed -n 's/^edgelat\.ways=//p' | tr ',' ' '; }
 # What --returns is to be given for a way.
