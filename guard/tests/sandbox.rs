@@ -61,6 +61,7 @@ fn the_process_that_tries() {
     match std::env::var(AS).as_deref() {
         Ok("guard") => settle_guard(Tasks::NONE).unwrap(),
         Ok("guard with pins") => settle_guard(Tasks { pins: true, ..Tasks::NONE }).unwrap(),
+        Ok("guard with targets") => settle_guard(Tasks { targets: true, ..Tasks::NONE }).unwrap(),
         _ => enter_collector().unwrap(),
     }
     // SAFETY: a call that is let through has bad arguments throughout, or ends this process, which is for that.
@@ -230,6 +231,17 @@ fn a_guard_that_has_pinned_maps_may_remove_and_replace_them_and_nothing_more() {
     }
     for call in guard::DEADLY.iter().chain(guard::DEADLY_HERE) {
         assert_eq!(try_as("guard with pins", call.number, BAD), Fate::Deadly, "{}", call.name);
+    }
+}
+
+#[test]
+fn a_guard_of_a_service_may_make_what_loading_takes_and_nothing_more() {
+    for call in guard::DEADLY_WITHOUT_TARGETS {
+        assert_eq!(try_as("guard with targets", call.number, BAD), Fate::Let, "{}", call.name);
+        assert_eq!(try_as("guard", call.number, BAD), Fate::Deadly, "{}", call.name);
+    }
+    for call in guard::DEADLY.iter().chain(guard::DEADLY_HERE) {
+        assert_eq!(try_as("guard with targets", call.number, BAD), Fate::Deadly, "{}", call.name);
     }
 }
 

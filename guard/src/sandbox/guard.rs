@@ -97,7 +97,8 @@ impl Tasks {
     /// System calls that end a guard that has nothing else to do.
     pub fn deadly(self) -> impl Iterator<Item = &'static Deadly> {
         let of_pins = [DEADLY_WITHOUT_PINS, DEADLY_WITHOUT_PINS_HERE].into_iter().filter(move |_| !self.pins);
-        [DEADLY, DEADLY_HERE].into_iter().chain(of_pins).flatten()
+        let of_targets = (!self.targets).then_some(DEADLY_WITHOUT_TARGETS);
+        [DEADLY, DEADLY_HERE].into_iter().chain(of_pins).chain(of_targets).flatten()
     }
 }
 
@@ -133,7 +134,6 @@ pub const DEADLY: &[Deadly] = deadly![
     SYS_renameat2,
     SYS_fchmodat,
     SYS_fchownat,
-    SYS_memfd_create,
     SYS_userfaultfd,
     SYS_io_uring_setup,
     SYS_open_by_handle_at,
@@ -148,6 +148,10 @@ pub const DEADLY_HERE: &[Deadly] = deadly![SYS_fork, SYS_vfork];
 /// Older names of the same, of which this architecture has none.
 #[cfg(not(target_arch = "x86_64"))]
 pub const DEADLY_HERE: &[Deadly] = &[];
+
+/// And what only a guard does that loads objects for targets as they come: libbpf gives a map that is not created yet the
+/// descriptor of an empty file (create_placeholder_fd in libbpf.c).
+pub const DEADLY_WITHOUT_TARGETS: &[Deadly] = deadly![SYS_memfd_create];
 
 /// And what only a guard does that has pinned maps: it makes and removes their directories, and replaces them by rename.
 pub const DEADLY_WITHOUT_PINS: &[Deadly] = deadly![SYS_mkdirat, SYS_unlinkat];
