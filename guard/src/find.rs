@@ -81,15 +81,20 @@ fn word_of(process: impl AsFd, word: Word) -> Option<String> {
             Some(path.strip_suffix(" (deleted)").map(str::to_owned).unwrap_or(path))
         }
         Word::Command => {
-            // A kernel thread has a name as well, and no program.
-            readlinkat(process.as_fd(), "exe").ok()?;
+            has_program(&process)?;
             read(process, "comm").map(|name| name.trim_end_matches('\n').to_owned())
         }
         Word::ControlGroup => {
+            has_program(&process)?;
             let groups = read(process, "cgroup")?;
             groups.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
         }
     }
+}
+
+/// A kernel thread and a process that has ended and not been waited for have names and groups as well, and no program.
+fn has_program(process: impl AsFd) -> Option<()> {
+    readlinkat(process, "exe").ok().map(|_| ())
 }
 
 fn read(process: impl AsFd, name: &str) -> Option<String> {
