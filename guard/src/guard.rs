@@ -192,7 +192,6 @@ impl Guard {
     /// Answers one request. Descriptors of the answer come beside it.
     pub fn handle(&mut self, request: Request) -> (Reply, Vec<OwnedFd>) {
         let mut descriptors = Vec::new();
-        self.heard = Some(Instant::now());
         let reply = match request {
             Request::OpenTarget { pid, allow_ptrace } => self.open_target(pid, allow_ptrace),
             Request::ListImages { target, from } => self.list_images(target, from),
@@ -232,6 +231,8 @@ impl Guard {
                 self.command().map(|command| Reply::Finished { badly: command.finish(terminate) })
             }
         };
+        // From here on it is the collector's turn: the time that we took ourselves is none that it was silent.
+        self.heard = Some(Instant::now());
         (reply.unwrap_or_else(Reply::Refused), descriptors)
     }
 
