@@ -150,11 +150,13 @@ impl Service {
         loop {
             let now = Instant::now();
             self.sleep(scan.min(report).saturating_duration_since(now), signals)?;
-            match signals.taken() {
-                Some(Wish::End) => return Ok(()),
-                Some(Wish::Reload) => self.reload()?,
-                Some(Wish::Report) => self.report_all(),
-                None => {}
+            // All that came: what woke us is gone, and would not wake us for the second one.
+            while let Some(wish) = signals.taken() {
+                match wish {
+                    Wish::End => return Ok(()),
+                    Wish::Reload => self.reload()?,
+                    Wish::Report => self.report_all(),
+                }
             }
             let mut again = self.take_events()?;
             let now = Instant::now();
@@ -427,12 +429,18 @@ impl Service {
 
     /// Reads the configuration again. A file with mistakes changes nothing.
     fn reload(&mut self) -> Result<(), ServiceError> {
-        let (_, mut files) = self.line.call(&Request::OpenConfig)?;
         let mut bytes = Vec::new();
-        let file = files.pop().map(std::fs::File::from);
-        if file.is_none_or(|file| file.take(CONFIG_BYTES).read_to_end(&mut bytes).is_err()) {
-            self.log
-                .say(Level::Error, format_args!("{} cannot be read; nothing changes", self.path.display()));
+        let opened = match self.line.call(&Request::OpenConfig) {
+            Err(GuardError::Gone) => return Err(GuardError::Gone.into()),
+            Err(error) => Err(error.to_string()),
+            Ok((_, mut files)) => match files.pop().map(std::fs::File::from) {
+                Some(file) => file.take(CONFIG_BYTES).read_to_end(&mut bytes).map_err(|error| error.to_string()),
+                None => Err("no file came".to_owned()),
+            },
+        };
+        if let Err(reason) = opened {
+            let path = self.path.display();
+            self.log.say(Level::Error, format_args!("{path} cannot be read: {reason}; nothing changes"));
             return Ok(());
         }
         let config = match Config::parse(&self.path, &bytes) {
