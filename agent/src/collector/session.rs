@@ -108,13 +108,15 @@ impl Session {
     /// Why it must not be measured.
     pub fn open(line: &mut Line, pid: i32, wanted: &Wanted) -> Result<Self, SessionError> {
         let target = Target::open(line, pid, wanted.allow_ptrace)?;
-        if wanted.plan.returns == Returns::Uretprobe {
-            let images = target.images(line)?;
-            if let Some(reason) = refusals::return_probes(line, &target, &images) {
-                return Err(SessionError::UnsafeReturns { pid, reason });
+        let looked_at = allows(line, &target, wanted).and_then(|()| Ok(describe(line, &target)?));
+        let description = match looked_at {
+            Ok(description) => description,
+            Err(error) => {
+                // A service tries again and again, and the guard keeps what it is not told to forget.
+                target.forget(line);
+                return Err(error);
             }
-        }
-        let description = describe(line, &target)?;
+        };
         let now = Instant::now();
         Ok(Self {
             target,
@@ -138,7 +140,7 @@ impl Session {
     /// Attaches and arms all that is wanted and mapped; the rest is pending.
     ///
     /// # Errors
-    /// The first that is mapped and cannot be measured.
+    /// The first that is mapped and cannot be measured. Then nothing is attached, and the process is not open any more.
     pub fn begin(
         &mut self,
         line: &mut Line,
@@ -146,10 +148,19 @@ impl Session {
         sources: &Sources,
         notices: &mut dyn Notices,
     ) -> Result<(), SessionError> {
-        if !wanted.functions.is_empty() {
-            self.cover(line, wanted, &wanted.functions, sources, notices)?;
+        let begun = match wanted.functions.is_empty() {
+            true => Ok(()),
+            false => self.cover(line, wanted, &wanted.functions, sources, notices),
+        };
+        let begun = begun.and_then(|()| self.cover_python(line, wanted, wanted.python.clone(), notices));
+        if begun.is_err() {
+            // What is attached already would be nobody's: it would stay as long as the guard.
+            for measurement in self.measurements.drain(..) {
+                _ = measurement.detach(line);
+            }
+            self.target.forget(line);
         }
-        self.cover_python(line, wanted, wanted.python.clone(), notices)
+        begun
     }
 
     /// Attaches and arms what of `patterns` is mapped; the rest is pending.
@@ -202,11 +213,15 @@ impl Session {
 
     fn measure(&mut self, line: &mut Line, wanted: &Wanted, resolved: &Resolved) -> Result<(), SessionError> {
         let mut measurement = Measurement::attach(line, &self.target, resolved, wanted.plan)?;
-        if wanted.plan.max_cost_ppm.is_some() {
-            // A bound holds from the first call on, so what a call costs has to be known before.
-            measurement.calibrate(line)?;
+        // A bound holds from the first call on, so what a call costs has to be known before.
+        let known = match wanted.plan.max_cost_ppm {
+            Some(_) => measurement.calibrate(line),
+            None => Ok(()),
+        };
+        if let Err(error) = known.and_then(|()| measurement.arm(line)) {
+            _ = measurement.detach(line);
+            return Err(error.into());
         }
-        measurement.arm(line)?;
         if self.measurements.is_empty() {
             self.armed = Instant::now();
             self.read = self.armed;
@@ -458,6 +473,18 @@ fn fault_in_words(pid: i32, fault: Fault, sites: u32, took_ns: u64) -> String {
         "process {pid} got {signal}{handled}: counting stopped at once, and its {sites} probes were gone {:.1} ms later",
         took_ns as f64 / 1e6
     )
+}
+
+/// Is what is wanted safe for this process?
+fn allows(line: &mut Line, target: &Target, wanted: &Wanted) -> Result<(), SessionError> {
+    if wanted.plan.returns != Returns::Uretprobe {
+        return Ok(());
+    }
+    let images = target.images(line)?;
+    match refusals::return_probes(line, target, &images) {
+        Some(reason) => Err(SessionError::UnsafeReturns { pid: target.pid, reason }),
+        None => Ok(()),
+    }
 }
 
 fn describe(line: &mut Line, target: &Target) -> Result<TargetReport, GuardError> {

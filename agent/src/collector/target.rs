@@ -44,6 +44,12 @@ impl Target {
         }
     }
 
+    /// Closes it in the guard as well. What is attached to it has to be detached before.
+    pub fn forget(&self, line: &mut Line) {
+        // The guard may be gone: then there is nothing to forget.
+        _ = line.call(&Request::ForgetTarget { target: self.id });
+    }
+
     /// The files that it has mapped executable now.
     ///
     /// # Errors
