@@ -137,7 +137,7 @@ pub(crate) fn images(own: &Target, first_row: u32, returns: Returns) -> Result<V
         Returns::Ret => empties().map(|empty| exit(&empty)).collect(),
         Returns::Uretprobe => Vec::new(),
     };
-    Ok(vec![ImageSites { file: Rc::new(file), key: mapping.file, entries, exits }])
+    Ok(vec![ImageSites { file: Rc::new(file), key: mapping.file, entries, exits, mark: 0 }])
 }
 
 /// Calls the empty functions with probes on them. Reads what the rows say, and how long the calls took in all: a trap

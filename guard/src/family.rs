@@ -10,8 +10,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 use crate::attach::{self, Attached, ImageSites};
 use crate::error::{GuardError, text};
-use crate::guard::{Guard, elapsed, order};
-use crate::load::{FAMILY, FamilyEvent};
+use crate::guard::{Guard, Plan, elapsed, order};
+use crate::load::{FAMILY, FamilyEvent, Loaded};
 use crate::protocol::{Event, Fault, Route, TargetId, Told};
 use crate::target::Target;
 
@@ -28,12 +28,15 @@ pub(crate) struct Covered {
     status: Option<u32>,
 }
 
+/// Events that wait for the collector at most. One that does not keep up with its processes follows them no further.
+const WAITING: usize = 4096;
 /// A process in which all threads end looks for a moment as if only the main one had.
 const ENDING: Duration = Duration::from_millis(100);
 
 impl Guard {
     /// Attaches a plan to one more process and watches for its end.
     pub(crate) fn cover(&mut self, index: usize, target: Target) -> Result<(), GuardError> {
+        self.images_unchanged(index)?;
         let plan = &mut self.plans[index];
         let (way, loaded) = plan.loaded.as_ref().ok_or_else(|| order("attach comes after load"))?;
         // Before the probes: a fork between the two is then told, and its child attached late but not missed.
@@ -94,7 +97,7 @@ impl Guard {
     }
 
     fn cover_child(&mut self, index: usize, pid: i32) {
-        if self.plans[index].faulted() {
+        if self.plans[index].faulted() || self.plans[index].off {
             return;
         }
         if self.plans[index].processes.len() >= FAMILY {
@@ -103,13 +106,24 @@ impl Guard {
             self.tell(index, Event::NotCovered { pid, error });
             return;
         }
-        let covered = Target::unchecked(TargetId(0), pid).and_then(|target| self.cover(index, target));
-        match covered {
-            Ok(()) => self.tell(index, Event::Covered { pid }),
-            // Born and gone before we came: nothing of it was measured, and nothing of it is left.
-            Err(GuardError::NoProcess { .. }) => self.forget(index, pid),
-            Err(error) => self.tell(index, Event::NotCovered { pid, error }),
+        let executable = self.plans[index].processes.first().and_then(|first| first.executable);
+        let covered = Target::unchecked(TargetId(0), pid).and_then(|target| {
+            // Born and gone before we came, or on its way as a command that the target has called: nothing of it was
+            // measured, and nothing of it is left.
+            if executable_of(&target) != executable {
+                return Err(GuardError::NoProcess { pid });
+            }
+            self.cover(index, target)
+        });
+        if let Err(error) = covered {
+            // It would take a place in the table for as long as the target lives.
+            self.forget(index, pid);
+            return match error {
+                GuardError::NoProcess { .. } => {}
+                error => self.tell(index, Event::NotCovered { pid, error }),
+            };
         }
+        self.tell(index, Event::Covered { pid });
     }
 
     fn forget(&self, index: usize, pid: i32) {
@@ -121,8 +135,11 @@ impl Guard {
     fn notice_exec(&mut self, index: usize, pid: i32) {
         let Some(first) = self.plans[index].processes.first() else { return };
         let executable = first.executable;
-        match self.plans[index].processes.iter().find(|covered| covered.target.pid == pid) {
-            Some(covered) if executable_of(&covered.target) != covered.executable => {
+        let known = self.plans[index].processes.iter().position(|covered| covered.target.pid == pid);
+        match known.map(|known| (known, &self.plans[index].processes[known])) {
+            Some((known, covered)) if executable_of(&covered.target) != covered.executable => {
+                // Libraries that it maps now may be probed as well, and those calls are not the old image's.
+                self.plans[index].processes.remove(known).let_go(&self.plans[index]);
                 self.tell(index, Event::Replaced { pid });
             }
             Some(_) => {}
@@ -166,17 +183,35 @@ impl Guard {
             } else {
                 return true;
             }
-            if let Some(attached) = &covered.attached {
-                attached.forget(loaded, pid);
-            }
-            loaded.remove_family(pid);
+            covered.forgotten_by(loaded);
             false
         });
         gone.into_iter().for_each(|event| self.tell(index, event));
     }
 
     fn tell(&mut self, index: usize, event: Event) {
+        if self.events.len() >= WAITING {
+            // Ends are told all the same: of a plan that is off there is one for each process at most.
+            self.take_off(index, Event::Overrun { lost: 1 });
+        }
         self.events.push_back(Told { plan: self.plans[index].id, event });
+    }
+}
+
+impl Covered {
+    /// What the programs know of it by its number goes: the kernel may give that to somebody else.
+    fn forgotten_by(&self, loaded: &Loaded) {
+        if let Some(attached) = &self.attached {
+            attached.forget(loaded, self.target.pid);
+        }
+        loaded.remove_family(self.target.pid);
+    }
+
+    /// It lives on and is not of the family any more. Closing its probes waits for the kernel.
+    fn let_go(self, plan: &Plan) {
+        if let Some((_, loaded)) = &plan.loaded {
+            self.forgotten_by(loaded);
+        }
     }
 }
 

@@ -16,6 +16,9 @@ use crate::error::{GuardError, text};
 use crate::protocol::{FOUND, Found, Path, Word};
 use crate::target::start_of;
 
+/// Processes that are looked at for one answer. There may be tens of thousands, and what happens to the targets must not
+/// wait for all of them.
+const AT_ONCE: usize = 256;
 /// Bytes of /proc/PID/cgroup and comm that are read.
 const TEXT_BYTES: u64 = 4096;
 
@@ -45,11 +48,14 @@ impl Search {
         Ok(Self { folder: folder.into_iter(), word, begins, whole })
     }
 
-    /// The next ones that fit; fewer than [`FOUND`] when that was all.
-    pub(crate) fn next(&mut self) -> heapless::Vec<Found, FOUND> {
+    /// The next ones that fit, and whether there may be more.
+    pub(crate) fn next(&mut self) -> (heapless::Vec<Found, FOUND>, bool) {
         let mut found = heapless::Vec::new();
-        while !found.is_full() {
-            let Some(entry) = self.folder.next() else { break };
+        for _ in 0..AT_ONCE {
+            if found.is_full() {
+                break;
+            }
+            let Some(entry) = self.folder.next() else { return (found, false) };
             // A process that ends meanwhile is none that was looked for.
             let pid = entry.ok().and_then(|entry| entry.file_name().to_str().ok()?.parse().ok());
             if let Some(process) = pid.and_then(|pid| self.look(pid)) {
@@ -57,7 +63,7 @@ impl Search {
                 _ = found.push(process);
             }
         }
-        found
+        (found, true)
     }
 
     fn look(&self, pid: i32) -> Option<Found> {
@@ -112,9 +118,9 @@ mod tests {
         let mut search = Search::begin(word, Path::try_from(begins).unwrap(), whole).unwrap();
         let mut all = Vec::new();
         loop {
-            let some = search.next();
+            let (some, more) = search.next();
             all.extend_from_slice(&some);
-            if !some.is_full() {
+            if !more {
                 return all;
             }
         }

@@ -24,7 +24,7 @@ use crate::error::{GuardError, text};
 use crate::family::{Covered, watch};
 use crate::features;
 use crate::find::Search;
-use crate::image::{Identity, OpenImage, check_site};
+use crate::image::{Identity, OpenImage, check_site, mark_of};
 use crate::load::{Loaded, Shape};
 use crate::lock::RunLock;
 use crate::notify::Notify;
@@ -110,6 +110,8 @@ pub(crate) struct Plan {
     pub(crate) armed: bool,
     /// What taking the probes off took.
     detach_ns: u64,
+    /// Its probes were taken off, and none is put anywhere again.
+    pub(crate) off: bool,
     /// A fault has been told.
     pub(crate) fault_told: bool,
 }
@@ -118,6 +120,7 @@ impl Plan {
     /// Removes every probe; gives the time that it took in nanoseconds, the first time.
     pub(crate) fn take_off(&mut self) -> u64 {
         let begin = Instant::now();
+        self.off = true;
         if let Some((_, loaded)) = &self.loaded {
             loaded.switch.disarm();
         }
@@ -236,17 +239,17 @@ impl Guard {
         (reply.unwrap_or_else(Reply::Refused), descriptors)
     }
 
-    /// The next processes of a search, which is over when they are fewer than a message holds.
+    /// The next processes of a search.
     fn found(&mut self, mut search: Search) -> Reply {
-        let processes = search.next();
-        self.search = processes.is_full().then_some(search);
-        Reply::Processes { processes }
+        let (processes, more) = search.next();
+        self.search = more.then_some(search);
+        Reply::Processes { processes, more }
     }
 
     fn forget_target(&mut self, id: TargetId) -> Result<Reply, GuardError> {
-        if self.plans.iter().any(|plan| plan.target == id) {
-            return Err(order("the target still has a plan"));
-        }
+        self.target(id)?;
+        // A plan that came to nothing would hold images and programs for ever.
+        self.plans.extract_if(.., |plan| plan.target == id).for_each(|mut plan| _ = plan.take_off());
         self.targets.retain(|target| target.id != id);
         self.images.retain(|image| image.target != id);
         Ok(Reply::Done)
@@ -454,6 +457,7 @@ impl Guard {
             calibration: None,
             armed: false,
             detach_ns: 0,
+            off: false,
             fault_told: false,
         });
         Ok(Reply::Plan { plan: id })
@@ -507,12 +511,13 @@ impl Guard {
         let known = plan.images.iter().position(|(id, _)| *id == image);
         let known = known.unwrap_or_else(|| {
             let (entries, exits) = (Vec::new(), Vec::new());
-            plan.images.push((image, ImageSites { file, key, entries, exits }));
+            plan.images.push((image, ImageSites { file, key, entries, exits, mark: 0 }));
             plan.images.len() - 1
         });
         let known = &mut plan.images[known].1;
         for site in sites {
             plan.kinds.add(site);
+            known.mark = known.mark.wrapping_add(mark_of(&known.file, site.offset));
             let list = if site.exit { &mut known.exits } else { &mut known.entries };
             list.push(Site { offset: site.offset, cookie: site.cookie });
         }
@@ -677,18 +682,19 @@ impl Guard {
         }
         if self.looked_at_images.is_none_or(|last| now.saturating_duration_since(last) >= LOOK_AT_IMAGES) {
             self.looked_at_images = Some(now);
-            let changed = |plan: &Plan| plan.images.iter().any(|(image, _)| self.unchanged(*image).is_err());
-            let changed: Vec<usize> =
-                (0..self.plans.len()).filter(|index| changed(&self.plans[*index])).collect();
-            changed.into_iter().for_each(|index| self.take_off(index, Event::ImageChanged));
+            for index in 0..self.plans.len() {
+                if self.images_unchanged(index).is_err() {
+                    self.take_off(index, Event::ImageChanged);
+                }
+            }
         }
     }
 
     /// Removes a plan's probes for a reason that is told once.
-    fn take_off(&mut self, index: usize, reason: Event) {
+    pub(crate) fn take_off(&mut self, index: usize, reason: Event) {
         let plan = &mut self.plans[index];
         plan.budget = None;
-        if plan.processes.iter().all(|covered| covered.attached.is_none()) {
+        if plan.off || plan.processes.iter().all(|covered| covered.attached.is_none()) {
             return;
         }
         plan.take_off();
@@ -702,9 +708,6 @@ impl Guard {
         if plan.loaded.is_none() || !plan.processes.is_empty() {
             return Err(order("attach comes once, after load"));
         }
-        for (image, _) in &plan.images {
-            self.unchanged(*image)?;
-        }
         let target = self.target(plan.target)?;
         let target = Target::unchecked(target.id, target.pid).and_then(|again| {
             // The number may have been given to another process meanwhile.
@@ -716,6 +719,11 @@ impl Guard {
         })?;
         let begin = Instant::now();
         self.cover(index, target)?;
+        if let Err(error) = self.images_unchanged(index) {
+            // Written to while the kernel attached: what was probed may not be what was checked.
+            self.plans[index].take_off();
+            return Err(error);
+        }
         let sites = self.plans[index].sites as u32;
         if let Some((_, loaded)) = &self.plans[index].loaded {
             watch(&mut self.epoll, loaded.family_fd())?;
@@ -723,12 +731,26 @@ impl Guard {
         Ok(Reply::Attached { sites, took_ns: elapsed(begin) })
     }
 
-    /// The file is still the one whose sites were checked.
-    fn unchanged(&self, image: ImageId) -> Result<(), GuardError> {
-        let open = self.images.iter().find(|open| open.id == image).ok_or_else(|| order("no such image"))?;
-        if Identity::of(&open.file)? != open.identity {
+    /// The files of a plan are still those whose sites were checked.
+    pub(crate) fn images_unchanged(&mut self, index: usize) -> Result<(), GuardError> {
+        (0..self.plans[index].images.len()).try_for_each(|at| self.unchanged(self.plans[index].images[at].0))
+    }
+
+    /// The file is still the one whose sites were checked. An upgrade takes it its name, while processes go on with it.
+    fn unchanged(&mut self, image: ImageId) -> Result<(), GuardError> {
+        let open = self.images.iter_mut().find(|open| open.id == image);
+        let open = open.ok_or_else(|| order("no such image"))?;
+        let now = Identity::of(&open.file)?;
+        if now == open.identity {
+            return Ok(());
+        }
+        let of_image = self.plans.iter().flat_map(|plan| &plan.images).filter(|(id, _)| *id == image);
+        if !now.may_be(&open.identity)
+            || of_image.map(|(_, sites)| sites).any(|sites| !sites.are_as_checked())
+        {
             return Err(GuardError::ImageChanged { what: text("size, time or place of the file") });
         }
+        open.identity = now;
         Ok(())
     }
 

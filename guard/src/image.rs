@@ -44,6 +44,34 @@ impl Identity {
             ctime: (meta.ctime(), meta.ctime_nsec()),
         })
     }
+
+    /// The same but for what a new name, a lost name or other rights change as well. Who writes can set the time of
+    /// writing back, so the bytes that count have to be looked at again.
+    pub(crate) fn may_be(&self, other: &Self) -> bool {
+        *self == Self { ctime: self.ctime, ..*other }
+    }
+}
+
+/// The bytes at a site, fewer at the end of the file.
+fn bytes_at(file: &File, offset: u64) -> ([u8; 4], usize) {
+    let mut bytes = [0; 4];
+    let mut read = 0;
+    while read < bytes.len() {
+        match file.read_at(&mut bytes[read..], offset + read as u64) {
+            Ok(0) | Err(_) => break,
+            Ok(more) => read += more,
+        }
+    }
+    (bytes, read)
+}
+
+/// What stands at a site, to be added up over all sites of an image in any order.
+pub(crate) fn mark_of(file: &File, offset: u64) -> u64 {
+    let (bytes, read) = bytes_at(file, offset);
+    let mixed = offset.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        ^ u64::from(u32::from_le_bytes(bytes))
+        ^ (read as u64) << 32;
+    (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
 }
 
 /// What the guard must know to be true of a site, whoever names it.
@@ -64,13 +92,12 @@ pub(crate) fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> R
     if site.cookie & SITE_RETURN != 0 && !is_return(&site.code, site.exit) {
         return bad("no plain return");
     }
-    let mut found = [0; 4];
     let Some(expected) = site.code.get(..usize::from(site.code_len)).filter(|code| !code.is_empty()) else {
         return bad("no bytes to compare");
     };
-    let found = &mut found[..expected.len()];
     // Reading also brings the page in, so that the kernel need not wait for the disk while it attaches.
-    if open.file.read_exact_at(found, site.offset).is_err() || found != expected {
+    let (found, read) = bytes_at(&open.file, site.offset);
+    if read < expected.len() || found[..expected.len()] != *expected {
         let what = text(format_args!("the instruction at {:#x}", site.offset));
         return Err(GuardError::ImageChanged { what });
     }

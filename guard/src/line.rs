@@ -237,8 +237,10 @@ mod tests {
             more: true,
         };
         let found = Found { pid: i32::MAX, start: u64::MAX, word: image.path.clone() };
-        let found =
-            Reply::Processes { processes: heapless::Vec::from_iter(std::iter::repeat_n(found, FOUND)) };
+        let found = Reply::Processes {
+            processes: heapless::Vec::from_iter(std::iter::repeat_n(found, FOUND)),
+            more: true,
+        };
         let images = Reply::Images {
             images: heapless::Vec::from_iter(std::iter::repeat_n(image, IMAGES)),
             more: true,

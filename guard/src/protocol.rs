@@ -277,7 +277,7 @@ pub enum Request {
     },
     /// The next ones of the same search.
     FindMore,
-    /// Forget a target that has no plan any more, and its images.
+    /// Forget a target, its images, and whatever is left of its plans.
     ForgetTarget {
         /// The target.
         target: TargetId,
@@ -530,10 +530,12 @@ pub enum Reply {
     },
     /// A file was opened; its descriptor comes with this. None where there is no such file.
     File,
-    /// Processes that fit; as many as a message holds when there may be more.
+    /// Processes that fit.
     Processes {
         /// The next ones.
         processes: heapless::Vec<Found, FOUND>,
+        /// There may be more; none among those that were looked at is no end.
+        more: bool,
     },
     /// The command was led on.
     Stepped {

@@ -53,6 +53,7 @@ fn full_report() -> Report {
         attach_ns: 1,
         detach_ns: None,
         processes: vec![ProcessReport { pid: 1, covered_since_ns: 0, ended_ns: None }],
+        processes_left_out: 0,
         functions: vec![FunctionReport::new("f".to_string(), "/f".to_string())],
         python: Some(PythonReport {
             version: "3.13".to_string(),

@@ -34,6 +34,8 @@ pub struct Report {
     pub detach_ns: Option<u64>,
     /// Covered processes.
     pub processes: Vec<ProcessReport>,
+    /// Covered processes that have ended and are not among those any more.
+    pub processes_left_out: u64,
     /// The functions, in the order in which they were resolved.
     pub functions: Vec<FunctionReport>,
     /// What is known of the target's Python, where its functions are measured.

@@ -21,6 +21,9 @@ use super::report::{Ended, FunctionReport, ProcessReport, RefusedReport, Report,
 use super::resolve::{self, Context, ResolveError, Resolved};
 use super::target::Target;
 
+/// Processes that have ended and are still told of.
+const ENDED_PROCESSES: usize = 256;
+
 /// What is to be measured of a process, and how.
 #[derive(Debug, Clone)]
 pub struct Wanted {
@@ -87,6 +90,8 @@ pub struct Session {
     /// Functions of Python whose interpreter is not mapped yet.
     pub python_pending: Vec<PythonPattern>,
     processes: Vec<ProcessReport>,
+    /// Those that have ended and are not among them any more.
+    processes_left_out: u64,
     /// Processes that are covered and have not ended.
     pub alive: BTreeSet<i32>,
     /// When counting began.
@@ -108,15 +113,7 @@ impl Session {
     /// Why it must not be measured.
     pub fn open(line: &mut Line, pid: i32, wanted: &Wanted) -> Result<Self, SessionError> {
         let target = Target::open(line, pid, wanted.allow_ptrace)?;
-        let looked_at = allows(line, &target, wanted).and_then(|()| Ok(describe(line, &target)?));
-        let description = match looked_at {
-            Ok(description) => description,
-            Err(error) => {
-                // A service tries again and again, and the guard keeps what it is not told to forget.
-                target.forget(line);
-                return Err(error);
-            }
-        };
+        let description = Self::check(line, &target, wanted).inspect_err(|_| target.forget(line))?;
         let now = Instant::now();
         Ok(Self {
             target,
@@ -126,6 +123,7 @@ impl Session {
             pending: Vec::new(),
             python_pending: Vec::new(),
             processes: vec![ProcessReport { pid, covered_since_ns: 0, ended_ns: None }],
+            processes_left_out: 0,
             alive: BTreeSet::from([pid]),
             armed: now,
             measured: None,
@@ -135,6 +133,17 @@ impl Session {
             returns: wanted.plan.returns,
             detach_ns: None,
         })
+    }
+
+    /// May it be measured, and what is it?
+    fn check(line: &mut Line, target: &Target, wanted: &Wanted) -> Result<TargetReport, SessionError> {
+        if wanted.plan.returns == Returns::Uretprobe {
+            let images = target.images(line)?;
+            if let Some(reason) = refusals::return_probes(line, target, &images) {
+                return Err(SessionError::UnsafeReturns { pid: target.pid, reason });
+            }
+        }
+        Ok(describe(line, target)?)
     }
 
     /// Attaches and arms all that is wanted and mapped; the rest is pending.
@@ -295,6 +304,7 @@ impl Session {
             Event::Covered { pid } => {
                 // A second plan covers the same process.
                 if self.alive.insert(*pid) {
+                    self.make_room();
                     self.processes.push(ProcessReport { pid: *pid, covered_since_ns: now, ended_ns: None });
                 }
             }
@@ -318,6 +328,8 @@ impl Session {
                 notices.say(format_args!(
                     "process {pid} executes another image now; its functions are no longer measured"
                 ));
+                // The calls that it was in are over, with the image that they were in.
+                self.gone(*pid, now);
                 if *pid == self.target.pid {
                     return Some(Ended::Replaced);
                 }
@@ -349,10 +361,21 @@ impl Session {
         self.alive.is_empty().then_some(Ended::Target)
     }
 
+    /// A program that forks a child for each request would fill memory and lines with those that have ended.
+    fn make_room(&mut self) {
+        let ended = |process: &ProcessReport| process.ended_ns.is_some();
+        if self.processes.iter().filter(|process| ended(process)).count() >= ENDED_PROCESSES {
+            let oldest = self.processes.iter().position(ended);
+            oldest.map(|oldest| self.processes.remove(oldest));
+            self.processes_left_out += 1;
+        }
+    }
+
     /// A process is no longer covered.
     fn gone(&mut self, pid: i32, now: u64) {
         self.alive.remove(&pid);
-        if let Some(process) = self.processes.iter_mut().find(|process| process.pid == pid) {
+        // The last of that number: the kernel gives it again.
+        if let Some(process) = self.processes.iter_mut().rfind(|process| process.pid == pid) {
             process.ended_ns.get_or_insert(now);
         }
     }
@@ -408,6 +431,7 @@ impl Session {
             attach_ns: self.measurements.iter().map(|measurement| measurement.attach_ns).sum(),
             detach_ns: self.detach_ns,
             processes: self.processes.clone(),
+            processes_left_out: self.processes_left_out,
             functions,
             python: self.measurements.iter().find_map(Measurement::python),
             cost_percent,
@@ -473,18 +497,6 @@ fn fault_in_words(pid: i32, fault: Fault, sites: u32, took_ns: u64) -> String {
         "process {pid} got {signal}{handled}: counting stopped at once, and its {sites} probes were gone {:.1} ms later",
         took_ns as f64 / 1e6
     )
-}
-
-/// Is what is wanted safe for this process?
-fn allows(line: &mut Line, target: &Target, wanted: &Wanted) -> Result<(), SessionError> {
-    if wanted.plan.returns != Returns::Uretprobe {
-        return Ok(());
-    }
-    let images = target.images(line)?;
-    match refusals::return_probes(line, target, &images) {
-        Some(reason) => Err(SessionError::UnsafeReturns { pid: target.pid, reason }),
-        None => Ok(()),
-    }
 }
 
 fn describe(line: &mut Line, target: &Target) -> Result<TargetReport, GuardError> {

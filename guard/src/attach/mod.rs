@@ -28,6 +28,7 @@ use nix::errno::Errno;
 
 use crate::error::{GuardError, Kind, Os, text};
 use crate::features;
+use crate::image::mark_of;
 use crate::load::{Loaded, load_refused};
 use crate::protocol::{Returns, Route};
 use crate::target::{FileKey, Target};
@@ -44,6 +45,16 @@ pub(crate) struct ImageSites {
     pub(crate) key: FileKey,
     pub(crate) entries: Vec<Site>,
     pub(crate) exits: Vec<Site>,
+    /// What stood at all of them when they were checked.
+    pub(crate) mark: u64,
+}
+
+impl ImageSites {
+    /// Does the same stand there now?
+    pub(crate) fn are_as_checked(&self) -> bool {
+        let marks = self.entries.iter().chain(&self.exits).map(|site| mark_of(&self.file, site.offset));
+        marks.fold(0, u64::wrapping_add) == self.mark
+    }
 }
 
 /// File offset of an instruction and what its program is told.

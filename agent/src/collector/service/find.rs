@@ -1,7 +1,7 @@
 //! Which processes a target of the configuration is. The guard compares beginnings; globs are matched here, because what
 //! they are matched with is chosen by whoever runs a program.
 
-use edgelat_guard::protocol::{FOUND, Found, Path, Reply, Request, Word};
+use edgelat_guard::protocol::{Found, Path, Reply, Request, Word};
 use edgelat_guard::{GuardError, Line};
 use edgelat_image::Glob;
 
@@ -35,10 +35,9 @@ pub fn all(line: &mut Line, select: &Select) -> Result<Vec<Found>, GuardError> {
     let mut reply = line.call(&Request::FindProcesses { word: search.word, begins, whole: search.whole })?.0;
     let mut all = Vec::new();
     loop {
-        let Reply::Processes { processes } = reply else { return Err(unexpected(&reply)) };
-        let more = processes.len() == FOUND && all.len() < MOST;
+        let Reply::Processes { processes, more } = reply else { return Err(unexpected(&reply)) };
         all.extend(processes.into_iter().filter(|found| fits(select, &found.word)));
-        if !more {
+        if !more || all.len() >= MOST {
             return Ok(all);
         }
         reply = line.call(&Request::FindMore)?.0;

@@ -35,6 +35,8 @@ use super::session::{Notices, Session, SessionError, Sources};
 use crate::config::Config;
 use crate::log::{Level, Log};
 
+/// How long new processes are looked into, one after the other, before signals and events have their turn.
+const LOOK: Duration = Duration::from_secs(1);
 /// A configuration file is not read any further.
 const CONFIG_BYTES: u64 = 1 << 20;
 
@@ -133,7 +135,7 @@ impl Service {
     }
 
     fn start(&mut self) -> Result<(), ServiceError> {
-        self.look_for_processes()?;
+        self.look_for_processes(None)?;
         let routes = self.groups.iter().filter_map(|group| group.config.route).map(Attaching::route);
         let attach = Attaching {
             routes: routes.fold(0, |all, route| all | route),
@@ -162,7 +164,7 @@ impl Service {
             let now = Instant::now();
             if now >= scan || again {
                 scan = now + self.config.agent.scan;
-                again = self.look_for_processes()?;
+                again = self.look_for_processes(Some(LOOK))?;
                 self.stay_in_place();
                 self.log.calm();
                 if again {
@@ -266,7 +268,9 @@ impl Service {
     }
 
     /// Finds processes that came and those that are gone. True when something came in the way and it has to be done again.
-    fn look_for_processes(&mut self) -> Result<bool, ServiceError> {
+    /// Processes for which there was no `time` are left for the next look.
+    fn look_for_processes(&mut self, time: Option<Duration>) -> Result<bool, ServiceError> {
+        let begun = Instant::now();
         let mut again = false;
         for group in 0..self.groups.len() {
             let found = match find::all(&mut self.line, &self.groups[group].config.select) {
@@ -281,6 +285,9 @@ impl Service {
             again |= self.take_events()?;
             self.forget_gone(group, &found);
             for process in &found {
+                if time.is_some_and(|time| begun.elapsed() > time) {
+                    break;
+                }
                 self.consider(group, process)?;
             }
             self.look_for_libraries(group)?;
@@ -475,7 +482,7 @@ impl Service {
         self.groups.truncate(kept);
         self.config.targets = config.targets;
         self.log.say(Level::Info, format_args!("{}: read again, {kept} targets", self.path.display()));
-        self.look_for_processes()?;
+        self.look_for_processes(Some(LOOK))?;
         Ok(())
     }
 

@@ -157,7 +157,13 @@ impl Fate {
             Ended::Budget => Self::pause(now, pauses, "budget"),
             Ended::Overrun => Self::pause(now, pauses, "overrun"),
             // It executes something else, or the same from another file.
-            Ended::Replaced | Ended::ImageChanged => Self::Paused { until: now, why: "replaced" },
+            Ended::Replaced => Self::Paused { until: now, why: "replaced" },
+            // A file is written once as a rule; one that is written again and again is not worth a probe each time.
+            Ended::ImageChanged if *pauses == 0 => {
+                *pauses += 1;
+                Self::Paused { until: now, why: "image_changed" }
+            }
+            Ended::ImageChanged => Self::pause(now, pauses, "image_changed"),
             Ended::Fault => Self::Left { why: "fault" },
             _ => Self::Left { why: "ended" },
         }
@@ -261,6 +267,8 @@ mod tests {
     fn a_process_is_tried_again_when_it_may_help() {
         let (now, mut pauses) = (Instant::now(), 0);
         assert!(Fate::after(Ended::Replaced, now, &mut pauses).is_due(now));
+        assert!(Fate::after(Ended::ImageChanged, now, &mut pauses).is_due(now));
+        assert!(!Fate::after(Ended::ImageChanged, now, &mut pauses).is_due(now));
         assert!(!Fate::after(Ended::Budget, now, &mut pauses).is_due(now));
         assert!(Fate::after(Ended::Budget, now, &mut pauses).is_due(now + LONGEST_PAUSE));
         assert!(!Fate::after(Ended::Fault, now, &mut pauses).is_due(now + LONGEST_PAUSE));
