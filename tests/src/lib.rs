@@ -18,6 +18,7 @@
 //! Map of the modules:
 //! - [`target`]: starts the programs and speaks their protocol (`tests/targets/oracle.h`);
 //! - [`session`]: runs edgelat, waits until it is armed, reads its reports;
+//! - [`service`]: runs `edgelat run` with a configuration of its own, reads its lines, and looks what it left;
 //! - [`report`]: the report and the oracle as types, the identity that must always hold, and the comparison;
 //! - [`machine`]: what the kernel says about the target and about what is left behind.
 //!
@@ -32,11 +33,13 @@ use std::time::Duration;
 pub mod lines;
 pub mod machine;
 pub mod report;
+pub mod service;
 pub mod session;
 pub mod target;
 
 pub use machine::{TempDir, need_root};
 pub use report::{Function, Oracle, Report};
+pub use service::{Place, Service};
 pub use session::{Outcome, Session, edgelat};
 pub use target::{Target, target};
 

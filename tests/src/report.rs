@@ -267,7 +267,11 @@ impl Report {
     /// Reads one line of edgelat; `None` when it is something else, such as a line of the command that
     /// it runs.
     pub fn parse(line: &str) -> Option<Self> {
-        let value: Value = serde_json::from_str(line).ok()?;
+        Self::of(serde_json::from_str(line).ok()?)
+    }
+
+    /// The same of an object that was read.
+    pub fn of(value: Value) -> Option<Self> {
         if value.get("schema")?.as_str()? != "edgelat.watch/1" {
             return None;
         }

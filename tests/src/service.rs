@@ -1,0 +1,339 @@
+//! Runs `edgelat run`: a place with a configuration, and agents that come and go there.
+
+use std::ffi::OsStr;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::lines::Lines;
+use crate::machine::{TempDir, eventually, trace_events_of};
+use crate::report::Report;
+use crate::session::{Outcome, binary, run};
+use crate::target::{target, wait};
+use crate::{Function, patience};
+
+/// Where agents run one after the other: a folder with their configuration, their state, and what they keep while they
+/// run. Nothing of it is shared with another test.
+pub struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    /// Makes the folder; there is no configuration yet.
+    pub fn new() -> Self {
+        crate::need_root();
+        Self { folder: TempDir::new() }
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A copy of a target that nobody else executes, so that its path means the processes of one test.
+    pub fn program(&self, name: &str, copy: &str) -> PathBuf {
+        self.folder.copy(&target(name), copy)
+    }
+
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("edgelat.toml")
+    }
+
+    /// Writes the configuration: what stands in `[agent]` besides the folders, and the targets. It looks for processes and
+    /// reports as often as it can, and cost is no object, unless `agent` says so.
+    pub fn configure(&self, agent: &str, targets: &[String]) {
+        let folder = self.folder.path().display();
+        let mut text = format!("[agent]\nstate_dir = \"{folder}/state\"\nrun_dir = \"{folder}/run\"\n");
+        for (key, usual) in [("interval", "\"1s\""), ("scan", "\"100ms\""), ("max_cost", "1000")] {
+            if !agent.lines().any(|line| line.starts_with(key)) {
+                text.push_str(&format!("{key} = {usual}\n"));
+            }
+        }
+        text.push_str(agent);
+        targets.iter().for_each(|target| text.push_str(target));
+        // Written beside it and renamed: who reads it finds the old one or the new one.
+        let (new, file) = (self.folder.path().join("new.toml"), self.config());
+        std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &file)).expect("a configuration file");
+    }
+
+    /// The command line of the service.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(binary());
+        self.arguments(&mut command);
+        command
+    }
+
+    /// Adds what makes a service of `edgelat` to a command that ends with its path.
+    pub fn arguments(&self, command: &mut Command) {
+        command.args(["run", "--json", "-c"]).arg(self.config());
+    }
+
+    /// Starts a service; comes back when it has said that it is ready.
+    #[track_caller]
+    pub fn start(&self) -> Service {
+        Service::start(self.command())
+    }
+
+    /// Another command of edgelat that reads this configuration, to its end.
+    #[track_caller]
+    pub fn edgelat<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Outcome {
+        let mut command = Command::new(binary());
+        command.args(arguments).arg("-c").arg(self.config());
+        run(command)
+    }
+
+    /// The process that is the agent here, as its lock says: the guard.
+    pub fn holder(&self) -> Option<i32> {
+        std::fs::read_to_string(self.path().join("run/lock")).ok()?.trim().parse().ok()
+    }
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A target of a configuration, whose probes may cost what they like. `rest` are more keys, one a line.
+pub fn measure(name: &str, select: &str, functions: &[&str], rest: &str) -> String {
+    let functions: Vec<String> = functions.iter().map(|function| format!("{function:?}")).collect();
+    let functions = functions.join(", ");
+    let cost = if rest.lines().any(|line| line.starts_with("max_cost")) { "" } else { "max_cost = 1000\n" };
+    format!("[[target]]\nname = \"{name}\"\n{select}\nfunctions = [{functions}]\n{cost}{rest}\n")
+}
+
+/// One line of the service.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// Of the target in the configuration.
+    pub name: String,
+    /// Of the process.
+    pub pid: i32,
+    /// `measured`, `paused`, `left` or `ended`.
+    pub state: String,
+    /// Why it is not measured.
+    pub reason: Option<String>,
+    /// What was counted.
+    pub report: Option<Report>,
+}
+
+impl Told {
+    /// Reads one line; `None` when it is something else.
+    pub fn parse(line: &str) -> Option<Self> {
+        let mut value: Value = serde_json::from_str(line).ok()?;
+        if value.get("schema")?.as_str()? != "edgelat.run/1" {
+            return None;
+        }
+        assert!(value["time_ns"].as_u64().is_some_and(|time| time > 0), "{value}");
+        let text = |name: &str| value[name].as_str().map(str::to_owned);
+        Some(Self {
+            name: text("name")?,
+            pid: value["pid"].as_i64()?.try_into().ok()?,
+            state: text("state")?,
+            reason: text("reason"),
+            report: Report::of(value["report"].take()),
+        })
+    }
+
+    /// Is it this state of this process?
+    pub fn is(&self, pid: i32, state: &str) -> bool {
+        self.pid == pid && self.state == state
+    }
+
+    /// Calls that were seen to begin, of all its functions.
+    pub fn entries(&self) -> u64 {
+        self.report.iter().flat_map(|report| &report.functions).map(|function| function.entries).sum()
+    }
+
+    /// What was counted; fails where nothing was.
+    #[track_caller]
+    pub fn report(&self) -> &Report {
+        self.report.as_ref().unwrap_or_else(|| panic!("a report is missing in {self:#?}"))
+    }
+}
+
+/// A running service. Ends with the test that started it.
+pub struct Service {
+    child: Child,
+    stdout: Lines,
+    stderr: Lines,
+    checked: bool,
+}
+
+impl Service {
+    /// Runs a command that ends up as `edgelat run --json`; comes back when it is ready.
+    #[track_caller]
+    pub fn start(command: Command) -> Self {
+        let service = Self::begin(command);
+        service.says("ready: ");
+        service
+    }
+
+    /// The same without waiting for anything.
+    #[track_caller]
+    pub fn begin(mut command: Command) -> Self {
+        crate::need_root();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+        let stdout = Lines::of(child.stdout.take().unwrap());
+        let stderr = Lines::of(child.stderr.take().unwrap());
+        Self { child, stdout, stderr, checked: false }
+    }
+
+    /// Of the process that was started: the guard, unless another command stands before it.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    /// The child of the guard; `None` before it was made and after its end.
+    pub fn collector(&self) -> Option<i32> {
+        let pid = self.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    }
+
+    /// All that it logged so far.
+    pub fn log(&self) -> String {
+        self.stderr.text()
+    }
+
+    /// Lines of the log that contain some words.
+    pub fn times(&self, words: &str) -> usize {
+        self.log().lines().filter(|line| line.contains(words)).count()
+    }
+
+    /// Waits until the log contains some words.
+    #[track_caller]
+    pub fn says(&self, words: &str) {
+        let said = self.stderr.wait(0, patience(), |line| line.contains(words).then_some(()));
+        assert!(said.is_some(), "`{words}` was not logged, only:\n{}", self.log());
+    }
+
+    /// How many lines there are.
+    pub fn count(&self) -> usize {
+        self.stdout.text().lines().count()
+    }
+
+    /// All lines so far.
+    pub fn lines(&self) -> Vec<Told> {
+        self.stdout.text().lines().filter_map(Told::parse).collect()
+    }
+
+    /// Waits for a line for which `wanted` holds. What stands in each one looked at must fulfil the identity, unless it
+    /// says that it is unsettled.
+    #[track_caller]
+    pub fn wait_for(&self, wanted: impl Fn(&Told) -> bool) -> Told {
+        self.wait_after(0, wanted)
+    }
+
+    /// The same among the lines from number `from` on.
+    #[track_caller]
+    pub fn wait_after(&self, from: usize, wanted: impl Fn(&Told) -> bool) -> Told {
+        let found = self.stdout.wait(from, patience(), |line| {
+            let told = Told::parse(line).unwrap_or_else(|| panic!("no line of the service: {line}"));
+            let functions = told.report.iter().flat_map(|report| &report.functions);
+            functions.filter(|function| !function.unsettled).for_each(Function::assert_identity);
+            wanted(&told).then_some(told)
+        });
+        let last = || self.lines().pop();
+        found.unwrap_or_else(|| panic!("no such line came; the last: {:#?}\n{}", last(), self.log())).1
+    }
+
+    /// Waits until calls of a process are counted; gives that line.
+    #[track_caller]
+    pub fn counts(&self, pid: i32) -> Told {
+        self.wait_for(|told| told.is(pid, "measured") && told.entries() > 0)
+    }
+
+    /// Waits for the last figures of a process.
+    #[track_caller]
+    pub fn ends(&self, pid: i32) -> Told {
+        self.wait_for(|told| told.is(pid, "ended"))
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).unwrap_or_else(|e| panic!("{signal} to the service: {e}"));
+    }
+
+    /// Waits for the end, whatever it is.
+    #[track_caller]
+    pub fn ended(mut self) -> Outcome {
+        let started = Instant::now();
+        let status = wait(&mut self.child, patience()).expect("edgelat ends");
+        self.stdout.to_the_end(patience());
+        self.stderr.to_the_end(patience());
+        self.checked = true;
+        Outcome { status, stdout: self.stdout.text(), stderr: self.stderr.text(), took: started.elapsed() }
+    }
+
+    /// Tells it to end, and waits for that: exit status 0, last figures for whatever it measured, and nothing of it is
+    /// left. Gives all its lines.
+    #[track_caller]
+    pub fn end(self) -> Vec<Told> {
+        self.end_by(Signal::SIGTERM)
+    }
+
+    /// The same by another signal.
+    #[track_caller]
+    pub fn end_by(self, signal: Signal) -> Vec<Told> {
+        self.signal(signal);
+        let pid = self.pid();
+        let outcome = self.ended();
+        assert_eq!(outcome.status.code(), Some(0), "{outcome:#?}");
+        let left = trace_events_of(pid);
+        assert!(left.is_empty(), "the agent left trace events behind: {left:?}");
+        let lines: Vec<Told> = outcome.stdout.lines().filter_map(Told::parse).collect();
+        assert_eq!(lines.len(), outcome.stdout.lines().count(), "{}", outcome.stdout);
+        for (at, told) in lines.iter().enumerate() {
+            let Some(report) = &told.report else { continue };
+            assert_eq!(report.is_final, told.state == "ended", "{told:#?}");
+            if report.is_final {
+                report.assert_identity();
+            } else {
+                let after = |later: &&Told| later.is(told.pid, "ended");
+                assert!(lines[at..].iter().any(|later| after(&later)), "no last figures of {told:#?}");
+            }
+        }
+        lines
+    }
+
+    /// Kills guard and collector as they stand, and waits until both are gone.
+    pub fn kill(mut self) -> i32 {
+        let collector = self.collector();
+        self.signal(Signal::SIGKILL);
+        if let Some(collector) = collector {
+            // It may have ended by itself: nobody answers it any more.
+            _ = kill(Pid::from_raw(collector), Signal::SIGKILL);
+            let gone = || crate::machine::state_of(collector).is_none_or(|state| state == 'Z');
+            assert!(eventually(patience(), gone), "collector {collector} does not end");
+        }
+        let status = wait(&mut self.child, patience()).expect("a killed agent ends");
+        assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "the agent was killed while it ran");
+        self.checked = true;
+        self.pid()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if !self.checked {
+            // A test that failed: end it as gently as possible, so that it sweeps behind itself.
+            let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
+            if wait(&mut self.child, std::time::Duration::from_secs(10)).is_none() {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
+        }
+    }
+}
