@@ -16,6 +16,7 @@ pub mod check;
 mod documents;
 pub mod exit;
 pub mod failure;
+#[cfg(feature = "workstation")]
 pub mod functions;
 #[cfg(any(test, feature = "generate"))]
 pub mod generate;
@@ -61,8 +62,10 @@ fn dispatch(invocation: Invocation) -> Result<Exit, Failure> {
         Invocation::Version => print(concat!("edgelat ", env!("CARGO_PKG_VERSION"), "\n")),
         Invocation::Watch(options) => watch::run(options),
         Invocation::Run(options) => run::run(options),
+        #[cfg(feature = "workstation")]
         Invocation::Functions(options) => functions::run(options),
         Invocation::Check(options) => check::run(&options),
+        #[cfg(feature = "workstation")]
         Invocation::Pack(options) => pack::run(&options),
         Invocation::Quarantine(options) => quarantine::run(&options),
         #[cfg(any(test, feature = "generate"))]

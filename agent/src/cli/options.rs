@@ -380,6 +380,7 @@ pub const COMMANDS: &[Command] = &[
             },
         ],
     },
+    #[cfg(feature = "workstation")]
     Command {
         name: "functions",
         summary: "list the functions of a program and say which can be probed",
@@ -459,6 +460,7 @@ pub const COMMANDS: &[Command] = &[
             Example { line: "edgelat check -p 1234", purpose: "Before the first measurement of a process." },
         ],
     },
+    #[cfg(feature = "workstation")]
     Command {
         name: "pack",
         summary: "carry functions of unstripped files to where they run stripped",

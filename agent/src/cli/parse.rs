@@ -42,10 +42,12 @@ pub enum Invocation {
     /// `edgelat run`.
     Run(RunOptions),
     /// `edgelat functions`.
+    #[cfg(feature = "workstation")]
     Functions(FunctionsOptions),
     /// `edgelat check`.
     Check(CheckOptions),
     /// `edgelat pack`.
+    #[cfg(feature = "workstation")]
     Pack(PackOptions),
     /// `edgelat quarantine`.
     Quarantine(QuarantineOptions),
@@ -221,7 +223,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         "watch" => WatchOptions::from_matches(matches).map(Invocation::Watch),
         "run" => Ok(Invocation::Run(RunOptions { config: matches.config(), json: matches.has(Id::Json) })),
         "quarantine" => QuarantineOptions::from_matches(matches).map(Invocation::Quarantine),
+        #[cfg(feature = "workstation")]
         "functions" => FunctionsOptions::from_matches(matches).map(Invocation::Functions),
+        #[cfg(feature = "workstation")]
         "pack" => PackOptions::from_matches(matches).map(Invocation::Pack),
         #[cfg(any(test, feature = "generate"))]
         "completions" => matches.operand_text(0).map(Invocation::Completions),

@@ -441,7 +441,9 @@ impl Service {
             Err(GuardError::Gone) => return Err(GuardError::Gone.into()),
             Err(error) => Err(error.to_string()),
             Ok((_, mut files)) => match files.pop().map(std::fs::File::from) {
-                Some(file) => file.take(CONFIG_BYTES).read_to_end(&mut bytes).map_err(|error| error.to_string()),
+                Some(file) => {
+                    file.take(CONFIG_BYTES).read_to_end(&mut bytes).map_err(|error| error.to_string())
+                }
                 None => Err("no file came".to_owned()),
             },
         };
