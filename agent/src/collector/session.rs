@@ -333,6 +333,8 @@ impl Session {
                 if *pid == self.target.pid {
                     return Some(Ended::Replaced);
                 }
+                // What it is now may be a target of its own.
+                self.gone(*pid, now);
             }
             Event::OverBudget { ppm, total } => {
                 let of_all = if *total { "together with those of other targets " } else { "" };
