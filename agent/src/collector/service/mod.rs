@@ -367,9 +367,9 @@ impl Service {
                 self.line.call(&Request::ForgetTarget { target: session.target.id })?;
             }
             Err(SessionError::Guard(GuardError::Gone)) => return Err(GuardError::Gone.into()),
-            // It came and went.
+            // It came and went, or has not begun to execute anything: there is nothing to tell of it.
             Err(SessionError::Guard(GuardError::NoProcess { .. } | GuardError::NoImage { .. })) => {
-                process.fate = Fate::failed(now, &mut process.pauses);
+                watched.remove(index);
             }
             Err(error) => {
                 self.log.say(Level::Warning, format_args!("{}: process {}: {error}", config.name, found.pid));
