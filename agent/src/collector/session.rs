@@ -401,7 +401,7 @@ impl Session {
         self.read = Instant::now();
         let cost = self.cost();
         let before = std::mem::replace(&mut self.cost_ns, cost.unwrap_or(0));
-        let cost_percent = cost.filter(|_| since > 0).map(|cost| match ended {
+        let cost_percent = cost.filter(|_| since > 0 || ended.is_some()).map(|cost| match ended {
             None => percent(cost.saturating_sub(before), Duration::from_nanos(since)),
             Some(_) => percent(cost, Duration::from_nanos(self.elapsed())),
         });
