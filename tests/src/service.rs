@@ -37,7 +37,12 @@ impl Place {
 
     /// A copy of a target that nobody else executes, so that its path means the processes of one test.
     pub fn program(&self, name: &str, copy: &str) -> PathBuf {
-        self.folder.copy(&target(name), copy)
+        let to = self.path().join(copy);
+        // By another process: what this one starts meanwhile would have the file open for writing, and nobody could
+        // execute it.
+        let copied = Command::new("cp").arg(target(name)).arg(&to).status().expect("cp");
+        assert!(copied.success(), "{} to {}", name, to.display());
+        to
     }
 
     /// The configuration file.

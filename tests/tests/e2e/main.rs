@@ -23,6 +23,7 @@ mod python;
 mod quantiles;
 mod refusals;
 mod rights;
+mod service;
 mod shapes;
 mod stacks;
 mod upgrades;

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// The one child of a process.
-fn child_of(pid: i32) -> i32 {
+pub(crate) fn child_of(pid: i32) -> i32 {
     let mut children = Vec::new();
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
         let text = std::fs::read_to_string(task.unwrap().path().join("children")).unwrap();
@@ -21,7 +21,7 @@ fn child_of(pid: i32) -> i32 {
 }
 
 /// Fields of /proc/PID/status of every thread.
-fn status_of_threads(pid: i32) -> Vec<BTreeMap<String, String>> {
+pub(crate) fn status_of_threads(pid: i32) -> Vec<BTreeMap<String, String>> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     threads
         .map(|thread| {
@@ -30,6 +30,19 @@ fn status_of_threads(pid: i32) -> Vec<BTreeMap<String, String>> {
             fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
         })
         .collect()
+}
+
+/// No thread of a process has any right.
+#[track_caller]
+pub(crate) fn has_no_rights(pid: i32) {
+    let threads = status_of_threads(pid);
+    assert!(!threads.is_empty());
+    for thread in &threads {
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert_eq!(thread[set], "0000000000000000", "{set}");
+        }
+        assert_eq!((thread["NoNewPrivs"].as_str(), thread["Seccomp"].as_str()), ("1", "2"));
+    }
 }
 
 /// A target at work, and an agent that counts its calls.
@@ -45,15 +58,7 @@ fn measured() -> (Target, Session) {
 fn the_collector_holds_no_capability() {
     let _turn = Turn::shared();
     let (target, session) = measured();
-    let collector = child_of(session.pid());
-    let threads = status_of_threads(collector);
-    assert!(!threads.is_empty());
-    for thread in &threads {
-        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-            assert_eq!(thread[set], "0000000000000000", "{set}");
-        }
-        assert_eq!((thread["NoNewPrivs"].as_str(), thread["Seccomp"].as_str()), ("1", "2"));
-    }
+    has_no_rights(child_of(session.pid()));
     // It goes on measuring so.
     let before = session.reports().last().unwrap().function("add").exits;
     session.wait_for(|report| report.function("add").exits > before);
@@ -90,21 +95,21 @@ fn the_collector_waits_for_everybody_else_and_leaves_its_target_alone_on_its_cpu
 }
 
 /// Capabilities by their numbers (include/uapi/linux/capability.h).
-const CAP_KILL: u64 = 1 << 5;
+pub(crate) const CAP_DAC_READ_SEARCH: u64 = 1 << 2;
+pub(crate) const CAP_KILL: u64 = 1 << 5;
 const CAP_SYS_PTRACE: u64 = 1 << 19;
-const CAP_SYS_ADMIN: u64 = 1 << 21;
+pub(crate) const CAP_SYS_ADMIN: u64 = 1 << 21;
 const CAP_PERFMON: u64 = 1 << 38;
 const CAP_BPF: u64 = 1 << 39;
 const CAP_CHECKPOINT_RESTORE: u64 = 1 << 40;
 /// What attaching to children takes.
-const ATTACHING: u64 = CAP_BPF | CAP_PERFMON | CAP_SYS_PTRACE | CAP_CHECKPOINT_RESTORE;
+pub(crate) const ATTACHING: u64 = CAP_BPF | CAP_PERFMON | CAP_SYS_PTRACE | CAP_CHECKPOINT_RESTORE;
 
 /// What a guard holds once everything is in place.
 #[track_caller]
-fn holds(session: &Session, wanted: u64) {
+pub(crate) fn holds(pid: i32, wanted: u64) {
     let capabilities =
         |thread: &BTreeMap<String, String>, set: &str| u64::from_str_radix(&thread[set], 16).unwrap();
-    let pid = session.pid();
     let settled = || {
         let threads = status_of_threads(pid);
         threads.iter().all(|thread| thread["Seccomp"] == "2" && thread["NoNewPrivs"] == "1")
@@ -120,11 +125,16 @@ fn holds(session: &Session, wanted: u64) {
     }
 }
 
+/// Where perf events take more than CAP_PERFMON.
+pub(crate) fn perf_is_strict() -> bool {
+    let paranoid = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap();
+    paranoid.trim().parse::<i32>().unwrap() > 2
+}
+
 #[test]
 fn the_guard_keeps_what_is_still_to_be_done() {
     let _turn = Turn::shared();
-    let paranoid = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap();
-    let strict = paranoid.trim().parse::<i32>().unwrap() > 2;
+    let strict = perf_is_strict();
     let target = Target::start("plain", &[]);
     for route in ["uprobe_multi", "tracefs", "single"] {
         let outcome = edgelat(&[
@@ -142,10 +152,10 @@ fn the_guard_keeps_what_is_still_to_be_done() {
         }
         let session = Session::with(&target, &["--route", route], &["add"]);
         let perf = strict && route != "uprobe_multi";
-        holds(&session, ATTACHING | if perf { CAP_SYS_ADMIN } else { 0 });
+        holds(session.pid(), ATTACHING | if perf { CAP_SYS_ADMIN } else { 0 });
         session.interrupt();
         let session = Session::with(&target, &["--route", route, "--no-follow-forks"], &["add"]);
-        holds(&session, 0);
+        holds(session.pid(), 0);
         session.interrupt();
     }
     assert_text_restored(target.pid());
@@ -163,7 +173,7 @@ fn the_guard_keeps_what_is_still_to_be_done() {
 fn a_guard_with_a_command_may_end_it() {
     let _turn = Turn::shared();
     let session = Session::watch(&["--no-follow-forks", "libc.so.6:clock_nanosleep", "--", "sleep", "1000"]);
-    holds(&session, CAP_KILL);
+    holds(session.pid(), CAP_KILL);
     session.interrupt();
 }
 
