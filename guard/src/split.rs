@@ -20,7 +20,6 @@ use crate::guard::Guard;
 use crate::line::{self, Line, Served};
 use crate::placement::{Placement, Wanted, place};
 use crate::sandbox;
-use crate::user::User;
 
 /// Signals that ask for something, the end above all. They are the collector's to answer, which has something to say then.
 const PASSED_ON: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1];
@@ -84,7 +83,7 @@ fn split_after(
             // What the guard holds is the other process' to end; here it is only forgotten.
             std::mem::forget(guard);
             let prepared =
-                prepare().and_then(|prepared| user.map_or(Ok(()), User::become_it).map(|()| prepared));
+                prepare().and_then(|prepared| user.map_or(Ok(()), sandbox::become_user).map(|()| prepared));
             let ready = sandbox::enter_collector().and_then(|()| Ok((line, prepared?)));
             _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
             std::process::exit(collector(ready).into())

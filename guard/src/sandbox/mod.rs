@@ -19,6 +19,7 @@ use seccompiler::{
 use self::collector::{ALLOWED, ALLOWED_HERE, Allowed, Deadly, Only};
 use self::guard::Tasks;
 use crate::error::{GuardError, text};
+use crate::user::User;
 
 /// Makes this process one that can do what a collector does, and nothing else.
 ///
@@ -106,16 +107,32 @@ fn not_given_up(what: &str, reason: impl std::fmt::Display) -> GuardError {
 
 /// Gives up every capability but these for good: no other is held, none can be inherited, and no program that this process
 /// might execute brings one.
+/// Nothing but what is `wanted` can be had ever again. Without CAP_SETPCAP nothing can be taken out of that set, and nothing
+/// can come in through it either: no program gives capabilities to a process with no_new_privs.
+fn keep_in_bounding_set(wanted: &CapsHashSet) -> Result<(), GuardError> {
+    if !caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false) {
+        return Ok(());
+    }
+    let failed = |error| not_given_up("the Bounding capabilities", error);
+    let bounding = caps::read(None, CapSet::Bounding).map_err(failed)?;
+    bounding
+        .difference(wanted)
+        .try_for_each(|capability| caps::drop(None, CapSet::Bounding, *capability).map_err(failed))
+}
+
+/// Makes this process another user's. All sets of capabilities are empty then.
+///
+/// # Errors
+/// What could not be given up.
+pub(crate) fn become_user(user: User) -> Result<(), GuardError> {
+    // The right to do this goes with root.
+    keep_in_bounding_set(&CapsHashSet::new())?;
+    user.become_it()
+}
+
 fn keep_capabilities(wanted: &CapsHashSet) -> Result<(), GuardError> {
     let failed = |set: CapSet| move |error| not_given_up(&format!("the {set:?} capabilities"), error);
-    // Without CAP_SETPCAP nothing can be taken out of the bounding set, and nothing can come in through it either: no
-    // program gives capabilities to a process with no_new_privs.
-    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false) {
-        let bounding = caps::read(None, CapSet::Bounding).map_err(failed(CapSet::Bounding))?;
-        for capability in bounding.difference(wanted) {
-            caps::drop(None, CapSet::Bounding, *capability).map_err(failed(CapSet::Bounding))?;
-        }
-    }
+    keep_in_bounding_set(wanted)?;
     // Each subset before the set that it must be in.
     for set in [CapSet::Ambient, CapSet::Inheritable] {
         caps::clear(None, set).map_err(failed(set))?;
