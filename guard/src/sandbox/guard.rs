@@ -24,6 +24,10 @@ const ALWAYS: &[Kept] = &[
 const OF_PARANOID_PERF: Kept =
     (Capability::CAP_SYS_ADMIN, "perf events of children, because perf_event_paranoid is above 2");
 
+/// So do uprobe events of their own, on any such level: since July 2025, also in kernels of long support
+/// (kernel/events/core.c, perf_uprobe_event_init).
+const OF_SINGLE: Kept = (Capability::CAP_SYS_ADMIN, "perf uprobe events of children");
+
 /// Files of the tracing file system belong to root.
 const OF_TRACEFS: Kept = (Capability::CAP_DAC_OVERRIDE, "define events of children");
 
@@ -85,7 +89,10 @@ impl Tasks {
     pub fn kept(self, paranoid: i32, root: bool) -> Vec<Kept> {
         let attaching = self.uprobe_multi || self.tracefs || self.single;
         let always = ALWAYS.iter().copied().filter(|_| attaching);
-        let perf = ((self.tracefs || self.single) && paranoid > 2).then_some(OF_PARANOID_PERF);
+        let perf = match self.single {
+            true => Some(OF_SINGLE),
+            false => (self.tracefs && paranoid > 2).then_some(OF_PARANOID_PERF),
+        };
         let tracefs = (self.tracefs && !root).then_some(OF_TRACEFS);
         let pins = (self.pins && !root).then_some(OF_PINS);
         let targets = self.targets.then_some(OF_TARGETS);
@@ -197,6 +204,7 @@ mod tests {
             assert!(names(both, 3).contains(&Capability::CAP_SYS_ADMIN));
         }
         assert_eq!(names(Tasks { command: true, ..Tasks::NONE }, 3), [Capability::CAP_KILL]);
+        assert!(names(Tasks::NONE.and(Route::Single), 2).contains(&Capability::CAP_SYS_ADMIN));
         let overrides = |root: bool| {
             let having = [Tasks::NONE.and(Route::Tracefs), Tasks { pins: true, ..Tasks::NONE }];
             having.map(|tasks| {
