@@ -35,7 +35,7 @@ impl Fails for crate::config::Errors {
 impl Fails for edgelat_guard::GuardError {
     fn exit(&self) -> Exit {
         match (self, self.kind()) {
-            (Self::Silent { .. }, _) => return Exit::Watchdog,
+            (Self::Silent { .. } | Self::CollectorKilled { .. }, _) => return Exit::Watchdog,
             (Self::AlreadyRuns { .. }, _) => return Exit::Running,
             _ => {}
         }
