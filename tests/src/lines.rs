@@ -67,6 +67,11 @@ impl Lines {
         (state.lines.clone(), state.closed)
     }
 
+    /// How many there are now.
+    pub fn count(&self) -> usize {
+        self.0.0.lock().unwrap().lines.len()
+    }
+
     /// What there is now, as one text.
     pub fn text(&self) -> String {
         self.0.0.lock().unwrap().lines.join("\n")

@@ -211,21 +211,19 @@ impl Session {
     #[track_caller]
     pub fn at_rest(&self) -> Report {
         let mut before: Option<Vec<(u64, u64)>> = None;
-        let mut from = self.reports().len();
-        let deadline = Instant::now() + patience();
-        loop {
-            let reports = self.reports();
-            for report in reports.iter().skip(from) {
-                let now: Vec<_> = report.functions.iter().map(|f| (f.entries, f.exits)).collect();
-                if before.as_ref() == Some(&now) {
-                    return report.clone();
-                }
-                before = Some(now);
-            }
-            from = reports.len();
-            assert!(Instant::now() < deadline, "reports do not come to rest: {:#?}", reports.last());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        // There may be thousands of reports; only those that come from now on are looked at.
+        let from = self.stdout.count();
+        let found = self.stdout.wait(from, patience(), |line| {
+            let report = Report::parse(line)?;
+            let now: Vec<_> = report.functions.iter().map(|f| (f.entries, f.exits)).collect();
+            let rests = before.as_ref() == Some(&now);
+            before = Some(now);
+            rests.then_some(report)
+        });
+        let Some((_, report)) = found else {
+            panic!("reports do not come to rest: {:#?}", self.reports().last())
+        };
+        report
     }
 
     /// All reports so far.

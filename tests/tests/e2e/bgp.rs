@@ -207,9 +207,9 @@ fn functions_of_two_daemons_are_counted_as_they_count_themselves() {
     }
     // exabgp sends each route by itself, since it waits for the next command in between.
     peers.received(updates, routes + withdrawn);
+    sessions.iter().for_each(|session| drop(session.at_rest()));
     let (still, _, messages_after) = peers.session().unwrap();
     assert_eq!(since, still);
-    sessions.iter().for_each(|session| drop(session.at_rest()));
     let [of_gobgpd, of_exabgp] = sessions.map(Session::interrupt);
 
     for (report, wanted) in [(&of_gobgpd, GOBGPD), (&of_exabgp, EXABGP)] {
