@@ -201,3 +201,44 @@ fn a_plan_that_needs_more_memory_than_allowed_names_the_figure() {
         "{error}"
     );
 }
+
+/// A target that executes a file of its own, a plan for it that is loaded, and what it takes to attach it.
+fn of_own_file(change_then: impl FnOnce(&std::path::Path)) -> Result<Reply, GuardError> {
+    let folder = std::env::temp_dir().join(format!(
+        "edgelat-routes-{}-{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    ));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("sleep");
+    std::fs::copy("/bin/sleep", &path).unwrap();
+    let sleeper = Sleeper(Command::new(&path).arg("60").spawn().unwrap());
+    let mut line = Line::new(Guard::new());
+    let target = open_target(&mut line, sleeper.pid());
+    let (image, file) = open_sleep(&mut line, target);
+    let plan = begin(&mut line, target, OPTIONS);
+    let sites = heapless::Vec::from_slice(&sites(&file)).unwrap();
+    call(&mut line, Request::PlanSites { plan, image, sites });
+    call(&mut line, Request::Load { plan });
+    change_then(&path);
+    let attached = line.call(&Request::Attach { plan }).map(|(reply, _)| reply);
+    std::fs::remove_dir_all(&folder).unwrap();
+    attached
+}
+
+#[test]
+fn a_file_that_was_written_to_after_its_sites_were_checked_is_not_probed() {
+    let written = |path: &std::path::Path| {
+        // Whoever may write need not do it where it is executed: the time of writing is what tells.
+        let earlier = std::time::SystemTime::now() - std::time::Duration::from_secs(1000);
+        File::open(path).unwrap().set_modified(earlier).unwrap();
+    };
+    assert!(matches!(of_own_file(written), Err(GuardError::ImageChanged { .. })));
+}
+
+#[test]
+fn a_file_that_only_lost_its_name_is_probed() {
+    let renamed = |path: &std::path::Path| std::fs::remove_file(path).unwrap();
+    let attached = of_own_file(renamed);
+    assert!(matches!(attached, Ok(Reply::Attached { sites: 2, .. })), "{attached:?}");
+}

@@ -42,7 +42,10 @@ impl Exit {
         (Self::Functions, "a function was not found, or none can be probed"),
         (Self::Image, "a file is not an ELF image, or is damaged"),
         (Self::Budget, "measuring was stopped, because it cost more than --max-cost allows"),
-        (Self::Watchdog, "one of the two processes of edgelat hung or was killed, and the other ended; start it again"),
+        (
+            Self::Watchdog,
+            "one of the two processes of edgelat hung or was killed, and the other ended; start it again",
+        ),
         (Self::Running, "another agent runs on this box"),
     ];
 
