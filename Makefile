@@ -26,11 +26,11 @@ help: ## This list
 	@echo
 	@echo '  MUSL_STD=rustup|source  where the musl standard library comes from (default: the first that works)'
 
-build: ## The static x86_64 binary: dist/x86_64/edgelat
+build: ## The static x86_64 binaries: dist/x86_64/edgelat, and edgelat-firmware with what a box needs
 	@cross/setup build
 	@cross/agent x86_64
 
-cross: build ## Also the static aarch64 binary: dist/aarch64/edgelat
+cross: build ## Also the static aarch64 binaries, in dist/aarch64
 	@cross/setup cross
 	@cross/agent aarch64
 
@@ -44,6 +44,7 @@ test: cross ## All tests: unit, end to end on real programs, aarch64 under emula
 	tests/end-to-end dist/x86_64/edgelat
 	CARGO_PROFILE_DEV_OPT_LEVEL=1 $(CARGO) test --locked --target $(AARCH64) --package edgelat-image --package edgelat-histogram --lib
 	cross/check-emulated dist/aarch64/edgelat
+	cross/check-emulated dist/aarch64/edgelat-firmware
 	qemu/matrix PART=ci
 	qemu/without
 
