@@ -92,8 +92,10 @@ fn split_after(
             drop(line);
             let served = attend(guard, served, &asked, child);
             match (waitpid(child, None), served) {
+                // Why it was ended here says more than how.
+                (_, Err(error)) => Err(error),
                 (Ok(WaitStatus::Exited(_, code)), Ok(())) => Ok(code as u8),
-                (Ok(WaitStatus::Signaled(_, signal, _)), _) => {
+                (Ok(WaitStatus::Signaled(_, signal, _)), Ok(())) => {
                     if PASSED_ON.contains(&signal) {
                         // It came before the collector had something to say at the end: that is our end as well.
                         _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
@@ -101,8 +103,7 @@ fn split_after(
                     }
                     Err(GuardError::CollectorKilled { signal: text(signal) })
                 }
-                (Err(errno), _) => Err(failed("wait for the second process")(errno)),
-                (_, Err(error)) => Err(error),
+                (Err(errno), Ok(())) => Err(failed("wait for the second process")(errno)),
                 (Ok(_), Ok(())) => Err(failed("wait for the second process")(Errno::ECHILD)),
             }
         }
