@@ -10,8 +10,9 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 use crate::attach::{self, Attached, ImageSites};
 use crate::error::{GuardError, text};
-use crate::guard::{Guard, Plan, elapsed, order};
+use crate::guard::{Guard, elapsed, order};
 use crate::load::{FAMILY, FamilyEvent, Loaded};
+use crate::plan::Plan;
 use crate::protocol::{Event, Fault, Route, TargetId, Told};
 use crate::target::Target;
 

@@ -14,6 +14,8 @@
 //! | `split.rs`, `sandbox/` | two processes, one of them without rights |
 //! | `protocol.rs`, `line.rs` | what can be asked, what is answered, and how does it get there? |
 //! | `guard.rs` | what happens at each request? |
+//! | `plan.rs` | what is measured, from its sites to its probes |
+//! | `look.rs` | what is looked at without being asked |
 //! | `command.rs` | a command that is held until its probes are in place |
 //! | `find.rs` | which processes are there? |
 //! | `budget.rs` | what do the probes cost, and when is it enough? |
@@ -49,9 +51,11 @@ mod image;
 pub mod line;
 mod load;
 pub mod lock;
+mod look;
 pub mod notify;
 pub mod pins;
 pub mod placement;
+mod plan;
 pub mod protocol;
 pub mod quarantine;
 mod rights;

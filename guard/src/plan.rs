@@ -1,0 +1,417 @@
+//! Plans: from the sites that a collector names to probes and back.
+//!
+//! A plan comes in pieces and is believed in none of them: numbers are bounded, each site is compared with the file, and
+//! what does not fit is refused with the reason. Loading, calibrating, attaching and arming are steps of their own, in this
+//! order.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::rc::Rc;
+use std::time::Instant;
+
+use edgelat_bpf::Rows;
+use edgelat_bpf::layout::POOL_ROWS;
+use edgelat_bpf::object::{PythonConstants, map};
+
+use crate::attach::{self, Attached, ImageSites, Site, Way};
+use crate::budget::{Bound, Budget, KindsOfRows, Meter};
+use crate::calibrate::{self, Costs};
+use crate::cpus::CpuSet;
+use crate::error::{GuardError, text};
+use crate::family::{Covered, watch};
+use crate::features;
+use crate::guard::{Guard, elapsed, order};
+use crate::image::{OpenImage, check_site, mark_of};
+use crate::load::{Loaded, Shape};
+use crate::pins::Pins;
+use crate::placement::{self, TargetsOn};
+use crate::protocol::{
+    BUILD_ID_BYTES, ImageId, OnSignal, PlanId, PlanOptions, PlanSite, PythonPlan, Reply, Returns, TargetId,
+};
+use crate::target::Target;
+
+/// Functions of one plan.
+const MAX_FUNCTIONS: u32 = 65_536;
+/// Sites of one plan: a large function has dozens of exits.
+const MAX_SITES: usize = 1 << 19;
+/// Rows behind those of a plan's functions: the calibration's, and one for hits at unknown addresses.
+const EXTRA_ROWS: u32 = calibrate::FUNCTIONS + 1;
+/// Offsets in Python's objects are small.
+const MAX_OFFSET: u16 = 1 << 12;
+/// Slots for code objects of Python.
+const MAX_CODE_SLOTS: u32 = 1 << 20;
+/// Frames of one plan.
+const MAX_FRAMES: u32 = 1 << 20;
+
+pub(crate) struct Plan {
+    pub(crate) id: PlanId,
+    pub(crate) target: TargetId,
+    pub(crate) options: PlanOptions,
+    pub(crate) images: Vec<(ImageId, ImageSites)>,
+    pub(crate) sites: usize,
+    pub(crate) kinds: KindsOfRows,
+    pub(crate) budget: Option<Budget>,
+    pub(crate) pins: Option<Pins>,
+    pub(crate) loaded: Option<(Way, Loaded)>,
+    pub(crate) processes: Vec<Covered>,
+    /// The calibration's probes. They stay until the plan is detached: nobody calls those functions any more, and
+    /// closing them alone would wait for the kernel while events of the target wait for us.
+    pub(crate) calibration: Option<Attached>,
+    pub(crate) armed: bool,
+    /// What taking the probes off took.
+    pub(crate) detach_ns: u64,
+    /// Its probes were taken off, and none is put anywhere again.
+    pub(crate) off: bool,
+    /// A fault has been told.
+    pub(crate) fault_told: bool,
+}
+
+impl Plan {
+    /// Removes every probe; gives the time that it took in nanoseconds, the first time.
+    pub(crate) fn take_off(&mut self) -> u64 {
+        let begin = Instant::now();
+        self.off = true;
+        if let Some((_, loaded)) = &self.loaded {
+            loaded.switch.disarm();
+        }
+        let attached = self.processes.iter_mut().filter_map(|covered| covered.attached.take());
+        let held: Vec<Attached> = attached.chain(self.calibration.take()).collect();
+        if !held.is_empty() {
+            attach::close_together(held);
+            self.detach_ns += elapsed(begin);
+        }
+        self.detach_ns
+    }
+
+    /// Has one of its processes got a signal after which it is left alone?
+    pub(crate) fn faulted(&self) -> bool {
+        self.loaded.as_ref().is_some_and(|(_, loaded)| loaded.switch.faulted())
+    }
+}
+
+impl Guard {
+    pub(crate) fn begin_plan(&mut self, target: TargetId, options: PlanOptions) -> Result<Reply, GuardError> {
+        self.target(target)?;
+        let bad = |reason: String| Err(GuardError::BadPlan { reason: text(reason) });
+        if options.functions == 0 || options.functions > MAX_FUNCTIONS {
+            return bad(format!(
+                "{} functions; 1 to {MAX_FUNCTIONS} can be measured at once",
+                options.functions
+            ));
+        }
+        if options.frames == 0 || options.frames > MAX_FRAMES {
+            return bad(format!("{} frames; 1 to {MAX_FRAMES} are possible", options.frames));
+        }
+        if let Some(python) = &options.python {
+            check_python(python, &options)?;
+        }
+        let id = PlanId(self.issue());
+        self.plans.push(Plan {
+            id,
+            target,
+            options,
+            images: Vec::new(),
+            sites: 0,
+            kinds: KindsOfRows::default(),
+            budget: None,
+            pins: None,
+            loaded: None,
+            processes: Vec::new(),
+            calibration: None,
+            armed: false,
+            detach_ns: 0,
+            off: false,
+            fault_told: false,
+        });
+        Ok(Reply::Plan { plan: id })
+    }
+
+    fn plan_index(&self, id: PlanId) -> Result<usize, GuardError> {
+        self.plans.iter().position(|plan| plan.id == id).ok_or_else(|| order("no such plan"))
+    }
+
+    /// The image of a plan that has not been loaded yet.
+    fn plan_image(&self, plan: PlanId, image: ImageId) -> Result<(usize, &OpenImage), GuardError> {
+        let index = self.plan_index(plan)?;
+        if self.plans[index].loaded.is_some() {
+            return Err(order("the plan is loaded already"));
+        }
+        let found =
+            self.images.iter().find(|open| open.id == image && open.target == self.plans[index].target);
+        Ok((index, found.ok_or_else(|| order("no such image of the plan's target"))?))
+    }
+
+    pub(crate) fn plan_build_id(
+        &mut self,
+        plan: PlanId,
+        image: ImageId,
+        offset: u64,
+        expected: &[u8],
+    ) -> Result<Reply, GuardError> {
+        let (_, open) = self.plan_image(plan, image)?;
+        let mut found = [0; BUILD_ID_BYTES];
+        let found = &mut found[..expected.len().min(BUILD_ID_BYTES)];
+        let read = open.file.read_exact_at(found, offset);
+        if read.is_err() || found != expected {
+            return Err(GuardError::ImageChanged { what: text("its build-id is another one") });
+        }
+        Ok(Reply::Done)
+    }
+
+    pub(crate) fn plan_sites(
+        &mut self,
+        plan: PlanId,
+        image: ImageId,
+        sites: &[PlanSite],
+    ) -> Result<Reply, GuardError> {
+        let (index, open) = self.plan_image(plan, image)?;
+        let file = Rc::clone(&open.file);
+        let key = open.key;
+        for site in sites {
+            check_site(open, site, self.plans[index].options.functions)?;
+        }
+        let plan = &mut self.plans[index];
+        plan.sites += sites.len();
+        if plan.sites > MAX_SITES {
+            let reason = text(format_args!("more than {MAX_SITES} sites; choose fewer functions"));
+            return Err(GuardError::BadPlan { reason });
+        }
+        let known = plan.images.iter().position(|(id, _)| *id == image);
+        let known = known.unwrap_or_else(|| {
+            let (entries, exits) = (Vec::new(), Vec::new());
+            plan.images.push((image, ImageSites { file, key, entries, exits, mark: 0 }));
+            plan.images.len() - 1
+        });
+        let known = &mut plan.images[known].1;
+        for site in sites {
+            plan.kinds.add(site);
+            known.mark = known.mark.wrapping_add(mark_of(&known.file, site.offset));
+            let list = if site.exit { &mut known.exits } else { &mut known.entries };
+            list.push(Site { offset: site.offset, cookie: site.cookie });
+        }
+        Ok(Reply::Done)
+    }
+
+    pub(crate) fn load(&mut self, id: PlanId, descriptors: &mut Vec<OwnedFd>) -> Result<Reply, GuardError> {
+        let index = self.plan_index(id)?;
+        let plan = &self.plans[index];
+        if plan.loaded.is_some() || plan.sites == 0 {
+            return Err(order("load comes once, after the sites"));
+        }
+        if !features::btf() {
+            return Err(GuardError::NoBtf);
+        }
+        let options = plan.options;
+        if options.returns == Returns::Ret && plan.images.iter().any(|(_, sites)| sites.exits.is_empty()) {
+            return Err(GuardError::BadPlan { reason: text("an image has entry sites but no exit sites") });
+        }
+        // Events of a killed agent are swept whichever route is taken.
+        let sites = plan.sites;
+        let tracefs = self.open_tracefs();
+        let way = attach::choose(options.route, options.returns, sites, &tracefs)?;
+        let plan = &self.plans[index];
+        let functions = options.functions + EXTRA_ROWS;
+        let shape = Shape {
+            programs: way.programs,
+            functions,
+            frames: options.frames,
+            sites: plan.sites as u32 + calibrate::SITES,
+            follow_forks: options.follow_forks,
+            only_unhandled: options.on_signal == OnSignal::Fatal,
+            cpus: self.cpus_of(&self.plans[index])?,
+            python: options.python.as_ref().map(|python| python_constants(python, options.functions)),
+        };
+        if shape.python.is_some() && !way.programs.knows_python() {
+            return Err(GuardError::Unsupported {
+                what: text("measure functions of Python"),
+                reason: text(
+                    "BPF programs need compare-and-exchange for it (Linux 5.12, on arm64 5.18), and returns by exit sites",
+                ),
+            });
+        }
+        let lanes = libbpf_rs::num_possible_cpus().unwrap_or(1) as u32;
+        let bytes = shape.bytes(lanes);
+        if bytes > options.max_map_bytes {
+            let bound = options.max_map_bytes;
+            let (functions, frames) = (options.functions, options.frames);
+            return Err(GuardError::TooMuchMemory { functions, lanes, frames, bytes, bound });
+        }
+        let loaded = Loaded::new(&shape)?;
+        descriptors.push(loaded.descriptor(map::ROWS)?);
+        let maps_frames = way.programs.maps_frames();
+        if maps_frames {
+            descriptors.push(loaded.descriptor(map::FRAMES)?);
+        }
+        if shape.python.is_some() {
+            for name in [map::CODE_SLOTS, map::PYTHON_POOL, map::CODE_TEXTS] {
+                descriptors.push(loaded.descriptor(name)?);
+            }
+        }
+        let reply = Reply::Loaded {
+            lanes: loaded.lanes,
+            rows: functions,
+            frame_sets: loaded.frame_sets,
+            maps_frames,
+            route: way.route,
+            session: way.programs.exit().is_none(),
+            code_slots: shape.python.map_or(0, |python| python.slots),
+        };
+        if options.pin {
+            let pid = self.target(self.plans[index].target)?.pid;
+            // Of an earlier plan of the same process, such as for the image that it executed before.
+            let before = self.plans.iter_mut().find_map(|plan| plan.pins.take_if(|pins| pins.is_of(pid)));
+            self.plans[index].pins = Some(match before {
+                Some(mut pins) => pins.rotate(&loaded.object).map(|()| pins)?,
+                None => Pins::pin(pid, &loaded.object)?,
+            });
+        }
+        self.plans[index].loaded = Some((way, loaded));
+        Ok(reply)
+    }
+
+    /// On which CPUs calls count; all where that is `None`. Refuses a target that may run on others.
+    fn cpus_of(&self, plan: &Plan) -> Result<Option<CpuSet>, GuardError> {
+        match plan.options.targets_on {
+            TargetsOn::Any => Ok(None),
+            TargetsOn::Isolated => {
+                placement::stays_on_isolated(self.target(plan.target)?.pid)?;
+                placement::isolated_cpus().map(Some)
+            }
+        }
+    }
+
+    pub(crate) fn calibrate(&mut self, id: PlanId) -> Result<Reply, GuardError> {
+        let index = self.plan_index(id)?;
+        let plan = &self.plans[index];
+        let (way, loaded) = plan.loaded.as_ref().ok_or_else(|| order("calibrate comes after load"))?;
+        let (programs, returns) = (way.programs, plan.options.returns);
+        let known = self.costs.iter().find(|(known, by, _)| (*known, *by) == (programs, returns));
+        if let Some((_, _, costs)) = known {
+            let costs = *costs;
+            return self.know_costs(index, costs);
+        }
+        let rows = rows_of(plan, loaded)?;
+        let own = Target::unchecked(TargetId(0), std::process::id() as i32)?;
+        let images = calibrate::images(&own, plan.options.functions, returns)?;
+        let probes = attach::attach(way.route, loaded, &own, &images, self.tracefs.as_mut())?;
+        loaded.switch.arm();
+        let costs = calibrate::run(&rows, plan.options.functions);
+        // The switch is the plan's as well; where that counts already, it goes on.
+        if !plan.armed {
+            loaded.switch.disarm();
+        }
+        self.plans[index].calibration = Some(probes);
+        self.costs.push((programs, returns, costs));
+        self.know_costs(index, costs)
+    }
+
+    /// From here on a plan's costs can be told, and held under its bound.
+    fn know_costs(&mut self, index: usize, Costs { bias, cost }: Costs) -> Result<Reply, GuardError> {
+        let plan = &self.plans[index];
+        let bound = plan.options.max_cost_ppm.map(Bound::new);
+        if let (Some(bound), Some((_, loaded))) = (bound, &plan.loaded) {
+            let costs = plan.kinds.costs(&cost, plan.options.returns);
+            let meter = Meter::new(rows_of(plan, loaded)?, costs, Instant::now());
+            self.plans[index].budget = Some(Budget { meter, bound });
+        }
+        Ok(Reply::Calibrated { bias, cost })
+    }
+
+    pub(crate) fn attach(&mut self, id: PlanId) -> Result<Reply, GuardError> {
+        let index = self.plan_index(id)?;
+        let plan = &self.plans[index];
+        if plan.loaded.is_none() || !plan.processes.is_empty() {
+            return Err(order("attach comes once, after load"));
+        }
+        let target = self.target(plan.target)?;
+        let target = Target::unchecked(target.id, target.pid).and_then(|again| {
+            // The number may have been given to another process meanwhile.
+            if again.start == target.start {
+                Ok(again)
+            } else {
+                Err(GuardError::NoProcess { pid: target.pid })
+            }
+        })?;
+        let begin = Instant::now();
+        self.cover(index, target)?;
+        if let Err(error) = self.images_unchanged(index) {
+            // Written to while the kernel attached: what was probed may not be what was checked.
+            self.plans[index].take_off();
+            return Err(error);
+        }
+        let sites = self.plans[index].sites as u32;
+        if let Some((_, loaded)) = &self.plans[index].loaded {
+            watch(&mut self.epoll, loaded.family_fd())?;
+        }
+        Ok(Reply::Attached { sites, took_ns: elapsed(begin) })
+    }
+
+    pub(crate) fn switch(&mut self, id: PlanId, arm: bool) -> Result<Reply, GuardError> {
+        let index = self.plan_index(id)?;
+        let plan = &mut self.plans[index];
+        let (_, loaded) = plan.loaded.as_ref().ok_or_else(|| order("arm comes after attach"))?;
+        if arm {
+            // After a fault it stays off; an event tells of that.
+            loaded.switch.arm();
+        } else {
+            loaded.switch.disarm();
+        }
+        plan.armed = arm;
+        Ok(Reply::Done)
+    }
+
+    pub(crate) fn detach(&mut self, id: PlanId) -> Result<Reply, GuardError> {
+        let index = self.plan_index(id)?;
+        let mut plan = self.plans.swap_remove(index);
+        let took_ns = plan.take_off();
+        Ok(Reply::Detached { took_ns })
+    }
+}
+
+/// What a plan says of a Python interpreter must be possible. The programs read the target's memory there and nowhere
+/// else, so that the worst that wrong offsets can do is to name nothing.
+fn check_python(python: &PythonPlan, options: &PlanOptions) -> Result<(), GuardError> {
+    let offsets = [
+        python.frame_code,
+        python.code_file,
+        python.code_name,
+        python.code_flags,
+        python.code_line,
+        python.text,
+    ];
+    let possible = offsets.iter().all(|offset| *offset < MAX_OFFSET)
+        && python.frame_argument < 2
+        && python.code_marks < 8
+        && (1..=POOL_ROWS as u32).contains(&python.rows)
+        && python.rows <= options.functions
+        && (1..=MAX_CODE_SLOTS).contains(&python.slots);
+    if possible {
+        Ok(())
+    } else {
+        Err(GuardError::BadPlan { reason: text("what it says of the Python interpreter is impossible") })
+    }
+}
+
+/// The rows of a loaded plan, for reading.
+pub(crate) fn rows_of(plan: &Plan, loaded: &Loaded) -> Result<Rows, GuardError> {
+    let functions = plan.options.functions + EXTRA_ROWS;
+    Rows::map(loaded.descriptor(map::ROWS)?, functions as usize, loaded.lanes as usize)
+        .map_err(|error| GuardError::Map { reason: text(error) })
+}
+
+fn python_constants(python: &PythonPlan, functions: u32) -> PythonConstants {
+    PythonConstants {
+        rows: python.rows,
+        first_row: functions - python.rows,
+        slots: python.slots.next_power_of_two(),
+        frame_argument: python.frame_argument.into(),
+        frame_code: python.frame_code.into(),
+        code_marks: python.code_marks.into(),
+        code_file: python.code_file.into(),
+        code_name: python.code_name.into(),
+        code_flags: python.code_flags.into(),
+        code_line: python.code_line.into(),
+        text: python.text.into(),
+        counts_only: python.counts_only,
+    }
+}
