@@ -330,6 +330,7 @@ func fresh(job func()) {
 
 func loop(worker int) {
 	depth := oracle.Option("depth", 40)
+	unrecovered := oracle.Option("unrecovered", 0) // from this turn nobody recovers
 	peer := make(chan question)
 	go func() {
 		for q := range peer {
@@ -367,6 +368,9 @@ func loop(worker int) {
 			fresh(func() { oracle.Expect("big", 2*10*11/2, big(10)) })
 			fresh(func() { oracle.Expect("huge", 2*4*5/2, huge(4)) })
 			oracle.Expect("blocks", 0, blocks())
+		}
+		if unrecovered > 0 && turn == unrecovered {
+			faults(1)
 		}
 		// Shrinks the stacks of others too.
 		if turn%64 == 63 {
