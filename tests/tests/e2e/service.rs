@@ -228,7 +228,8 @@ fn children_are_covered_once() {
         told.is(pid, "measured") && told.report.as_ref().is_some_and(|report| report.processes.len() == 5)
     });
     let mut covered = all.report().processes[1..].to_vec();
-    (children.sort_unstable(), covered.sort_unstable());
+    children.sort_unstable();
+    covered.sort_unstable();
     assert_eq!(covered, children);
     // It looks for processes ten times more.
     service.wait_after(service.count(), |told| told.is(pid, "measured"));
