@@ -205,7 +205,7 @@ fn a_plan_that_needs_more_memory_than_allowed_names_the_figure() {
 /// A target that executes a file of its own, a plan for it that is loaded, and what it takes to attach it.
 fn of_own_file(change_then: impl FnOnce(&std::path::Path)) -> Result<Reply, GuardError> {
     let folder = std::env::temp_dir().join(format!(
-        "edgelat-routes-{}-{:?}",
+        "edgelat-own-file-{}-{:?}",
         std::process::id(),
         std::thread::current().id()
     ));
