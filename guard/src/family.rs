@@ -111,7 +111,8 @@ impl Guard {
         let covered = Target::unchecked(TargetId(0), pid).and_then(|target| {
             // Born and gone before we came, or on its way as a command that the target has called: nothing of it was
             // measured, and nothing of it is left.
-            if executable_of(&target) != executable {
+            // One that may not be looked at is told with the reason that attaching to it fails for.
+            if executable_of(&target).is_some_and(|found| Some(found) != executable) {
                 return Err(GuardError::NoProcess { pid });
             }
             self.cover(index, target)
