@@ -148,14 +148,32 @@ impl Budget {
     }
 }
 
-/// Of several plans, the number of the one to take off, with the cost of all, when all together are enough.
-pub(crate) fn dearest(costs: &[Ppm], bound: &mut Bound) -> Option<(usize, Ppm)> {
-    let total = costs.iter().fold(0u64, |sum, cost| sum.saturating_add(*cost));
-    if !bound.exceeded(total) {
-        return None;
+/// What all plans together may cost.
+#[derive(Debug)]
+pub(crate) struct Total {
+    bound: Bound,
+    looked: Option<Instant>,
+}
+
+impl Total {
+    pub(crate) fn new(at_most: Ppm) -> Self {
+        Self { bound: Bound::new(at_most), looked: None }
     }
-    let dearest = costs.iter().enumerate().max_by_key(|(_, cost)| **cost)?;
-    Some((dearest.0, total))
+
+    /// Of several plans, the number of the one to take off, with the cost of all, when all together are enough. Between two
+    /// looks every meter has looked again, or one busy moment would count as two in a row.
+    pub(crate) fn dearest(&mut self, costs: &[Ppm], now: Instant) -> Option<(usize, Ppm)> {
+        if self.looked.is_some_and(|last| now.saturating_duration_since(last) < LOOK) {
+            return None;
+        }
+        self.looked = Some(now);
+        let total = costs.iter().fold(0u64, |sum, cost| sum.saturating_add(*cost));
+        if !self.bound.exceeded(total) {
+            return None;
+        }
+        let dearest = costs.iter().enumerate().max_by_key(|(_, cost)| **cost)?;
+        Some((dearest.0, total))
+    }
 }
 
 #[cfg(test)]
@@ -175,10 +193,18 @@ mod tests {
 
     #[test]
     fn the_dearest_goes_when_all_together_are_too_much() {
-        let mut bound = Bound::new(10_000);
-        assert_eq!(dearest(&[4_000, 5_000], &mut bound), None);
-        assert_eq!(dearest(&[4_000, 90_000, 5], &mut bound), Some((1, 94_005)));
-        assert_eq!(dearest(&[], &mut bound), None);
+        let (mut total, now) = (Total::new(10_000), Instant::now());
+        assert_eq!(total.dearest(&[4_000, 5_000], now), None);
+        assert_eq!(total.dearest(&[4_000, 90_000, 5], now + LOOK), Some((1, 94_005)));
+        assert_eq!(total.dearest(&[], now + 2 * LOOK), None);
+    }
+
+    #[test]
+    fn what_was_looked_at_once_is_not_counted_twice() {
+        let (mut total, now) = (Total::new(10_000), Instant::now());
+        assert_eq!(total.dearest(&[20_000], now), None);
+        assert_eq!(total.dearest(&[20_000], now + LOOK / 2), None, "the same figures");
+        assert_eq!(total.dearest(&[20_000], now + LOOK), Some((0, 20_000)), "twice in a row");
     }
 
     #[test]

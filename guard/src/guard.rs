@@ -12,7 +12,7 @@ use nix::sys::epoll::Epoll;
 
 use crate::attach::tracefs::Tracefs;
 use crate::attach::{self};
-use crate::budget::Bound;
+use crate::budget::Total;
 use crate::calibrate::Costs;
 use crate::command::Command;
 use crate::elf::Executable;
@@ -48,7 +48,7 @@ pub struct Guard {
     /// What a call costs, by the programs that were calibrated.
     pub(crate) costs: Vec<(Programs, Returns, Costs)>,
     /// What all plans together may cost.
-    pub(crate) total: Option<Bound>,
+    pub(crate) total: Option<Total>,
     pub(crate) search: Option<Search>,
     /// What a service has besides.
     pub(crate) service: Option<Service>,
@@ -100,7 +100,7 @@ impl Guard {
     #[must_use]
     pub fn of_service(service: Service) -> Self {
         pins::sweep();
-        let total = Some(Bound::new(service.total_ppm));
+        let total = Some(Total::new(service.total_ppm));
         Self { total, service: Some(service), ..Self::default() }
     }
 

@@ -42,7 +42,7 @@ impl Guard {
             .iter()
             .map(|plan| plan.budget.as_ref().map_or(0, |budget| budget.meter.last()))
             .collect();
-        if let Some((index, ppm)) = self.total.as_mut().and_then(|bound| budget::dearest(&costs, bound)) {
+        if let Some((index, ppm)) = self.total.as_mut().and_then(|total| total.dearest(&costs, now)) {
             self.take_off(index, Event::OverBudget { ppm, total: true });
         }
         if self.looked_at_images.is_none_or(|last| now.saturating_duration_since(last) >= LOOK_AT_IMAGES) {

@@ -98,8 +98,8 @@ fn all_targets_together_are_held_to_the_budget_of_the_agent() {
     let _turn = Turn::shared();
     let place = Place::new();
     let mut busy = busy(&place, "busy");
-    // It makes a few hundred calls and then none.
-    let mut calm = start(&place.program("plain", "calm"), &["--calls", "50", "--stay"]);
+    // It makes a few calls and then none.
+    let mut calm = start(&place.program("plain", "calm"), &["--calls", "5", "--stay"]);
     let path = |name: &str| exe(&place.path().join(name));
     place.configure(
         "max_cost = 2.0\n",
@@ -117,6 +117,6 @@ fn all_targets_together_are_held_to_the_budget_of_the_agent() {
     calm.finished();
     let lines = service.end();
     let last = lines.iter().find(|told| told.is(calm.pid(), "ended")).unwrap();
-    assert_eq!(last.report().function("add").entries, 150);
+    assert_eq!(last.report().function("add").entries, 15);
     calm.say("end");
 }
