@@ -8,10 +8,11 @@
 
 use std::fs::File;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::Duration;
 
 use edgelat_bpf::Rows;
 use edgelat_bpf::layout::{SITE_ANY_CPU, SITE_RETURN};
+use nix::time::{ClockId, clock_gettime};
 
 use crate::attach::{ImageSites, Site};
 use crate::error::{GuardError, text};
@@ -151,14 +152,14 @@ pub(crate) fn run(rows: &Rows, first_row: u32) -> Costs {
         let mut whole = Vec::with_capacity(BATCHES);
         for _ in 0..BATCHES {
             let before = rows.read(row);
-            let begin = Instant::now();
+            let begin = own_time();
             for _ in 0..BATCH {
                 // SAFETY: the function is the assembly above: it takes nothing, keeps the stack and all
                 // registers but rax/x0, which every caller gives up, and returns. A probe on it runs in the
                 // kernel and restores all registers.
                 unsafe { (empty.entry)() };
             }
-            whole.push(begin.elapsed().as_nanos() as u64 / u64::from(BATCH));
+            whole.push(own_time().saturating_sub(begin).as_nanos() as u64 / u64::from(BATCH));
             let after = rows.read(row);
             means.extend((after.sum_ns - before.sum_ns).checked_div(after.exits() - before.exits()));
         }
@@ -167,6 +168,11 @@ pub(crate) fn run(rows: &Rows, first_row: u32) -> Costs {
         cost[empty.row as usize] = bias[empty.row as usize].and_then(|_| median(whole));
     }
     Costs { bias: by_kind(bias), cost: by_kind(cost) }
+}
+
+/// CPU time of this thread: on a busy machine others run in between, and a budget would hold that against the probes.
+fn own_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
 }
 
 fn median(mut means: Vec<u64>) -> Option<u64> {

@@ -369,7 +369,7 @@ mod tests {
             pin("family", "vnf_7/rows");
             // A program under our name.
             make("vnf_8", 0o700);
-            loaded.program("table_entry").unwrap().pin(at("vnf_8/rows")).unwrap();
+            loaded.program(loaded.programs.entry()).unwrap().pin(at("vnf_8/rows")).unwrap();
             let others = ["vnf_", "vnf_-5", "vnf_01", "vnf_1_2", "vnf_4", "vnf_5", "vnf_6", "vnf_7", "vnf_8"];
             assert_eq!(sweep(), 3);
             assert_eq!(names(""), [&others[..], &["vnf_x", "vpn_1"]].concat());

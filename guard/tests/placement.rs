@@ -59,7 +59,8 @@ fn the_process_that_is_placed() {
         "any" => CollectorCpu::Any,
         number => CollectorCpu::Cpu(number.parse().unwrap()),
     };
-    let wanted = Wanted { cpu, sched: if words[1] == "ext" { Sched::Ext } else { Sched::Other } };
+    let sched = if words[1] == "ext" { Sched::Ext } else { Sched::Other };
+    let wanted = Wanted { cpu, sched, prompt: false };
     let mut placement = match place(&wanted, &CpuSet::parse(words[2]).unwrap()) {
         Ok(placement) => placement,
         Err(error) => return say(&format!("refused {error}")),

@@ -492,6 +492,7 @@ impl WatchOptions {
         if max_cost.is_some() && matches.has(Id::NoBias) {
             return Err(UsageError::NoCost { command: matches.command.name });
         }
+        let prompt = !selection.python.is_empty();
         Ok(Self {
             target,
             functions: selection.functions,
@@ -511,7 +512,7 @@ impl WatchOptions {
             calibrate: !matches.has(Id::NoBias),
             max_cost,
             on_signal: on_signal.flatten(),
-            place: Wanted { cpu: cpu.unwrap_or_default(), sched: sched.unwrap_or_default() },
+            place: Wanted { cpu: cpu.unwrap_or_default(), sched: sched.unwrap_or_default(), prompt },
             targets_on: targets_on.unwrap_or_default(),
         })
     }

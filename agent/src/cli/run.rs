@@ -5,7 +5,6 @@ use std::time::Duration;
 use edgelat_guard::cpus::CpuSet;
 use edgelat_guard::lock::RunLock;
 use edgelat_guard::notify::Notify;
-use edgelat_guard::placement::Wanted;
 use edgelat_guard::quarantine::Store;
 use edgelat_guard::user::User;
 use edgelat_guard::{Guard, GuardError};
@@ -61,7 +60,7 @@ pub fn run(options: RunOptions) -> Result<Exit, Failure> {
         lock: Some(lock),
         notify: Notify::from_env(),
     });
-    let wanted = Wanted { cpu: agent.collector_cpu, sched: agent.sched };
+    let wanted = config.place();
     guarded_away_from(guard, &wanted, &CpuSet::default(), |line, placement| {
         let sources = Sources { debug_dirs, packs: super::pack::understand_all(&packs)? };
         let output = if options.json { Output::Json } else { Output::None };

@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use edgelat_guard::placement::{CollectorCpu, Sched, TargetsOn};
+use edgelat_guard::placement::{CollectorCpu, Sched, TargetsOn, Wanted};
 use edgelat_guard::protocol::{OnSignal, Returns, Route};
 use edgelat_image::{Pattern, PythonPattern};
 
@@ -136,6 +136,12 @@ impl AgentConfig {
 }
 
 impl Config {
+    /// Where the collector has to run.
+    pub fn place(&self) -> Wanted {
+        let prompt = self.targets.iter().any(|target| !target.python.is_empty());
+        Wanted { cpu: self.agent.collector_cpu, sched: self.agent.sched, prompt }
+    }
+
     /// Reads a file.
     ///
     /// # Errors

@@ -76,6 +76,9 @@ pub struct Wanted {
     pub cpu: CollectorCpu,
     /// Under which scheduler.
     pub sched: Sched,
+    /// It has to answer soon, because functions of Python are measured: a program that calls a new one takes a row that the
+    /// collector has to hand out. Then its priority is lowered only where nobody else wants its CPU.
+    pub prompt: bool,
 }
 
 /// What is in force, and what has to be said about it.
@@ -87,7 +90,7 @@ pub struct Placement {
     pub isolated: bool,
     /// A scheduler of sched_ext decides when this process runs.
     pub ext: bool,
-    /// Priority: 19, the lowest.
+    /// Priority: 19, the lowest, or what it was started with.
     pub nice: i32,
     /// What is not as somebody may expect, a sentence each.
     pub notes: Vec<String>,
@@ -106,7 +109,9 @@ impl fmt::Display for Placement {
             (Some(cpu), false) => write!(f, "on CPU {cpu}")?,
             (None, _) => f.write_str("on any CPU")?,
         }
-        write!(f, ", at nice {}", self.nice)?;
+        if self.nice == NICE {
+            write!(f, ", at nice {NICE}")?;
+        }
         if self.ext { f.write_str(", under sched_ext") } else { Ok(()) }
     }
 }
@@ -168,7 +173,9 @@ impl fmt::Display for Drift {
 /// When what was wanted cannot be had, with the reason.
 pub fn place(wanted: &Wanted, targets: &CpuSet) -> Result<Placement, GuardError> {
     // First, so that the rest disturbs nobody.
-    lower_priority()?;
+    if !wanted.prompt {
+        lower_priority()?;
+    }
     let machine = Machine::look();
     let choice = choose::choose(wanted.cpu, &machine, targets)?;
     let mut notes: Vec<String> = Vec::new();
@@ -201,11 +208,14 @@ pub fn place(wanted: &Wanted, targets: &CpuSet) -> Result<Placement, GuardError>
         notes.extend(enter_sched_ext(&watched));
     }
     let isolated = cpu.is_some_and(|cpu| machine.isolated.contains(cpu));
+    if wanted.prompt && isolated {
+        lower_priority()?;
+    }
     Ok(Placement {
         cpu,
         isolated,
         ext: wanted.sched == Sched::Ext && policy() == SCHED_EXT && watched.sched_ext_enabled(),
-        nice: NICE,
+        nice: if wanted.prompt && !isolated { 0 } else { NICE },
         notes,
         isolation_is_told: cpu.is_some_and(|cpu| watched.isolated().contains(cpu)),
         watched,
@@ -286,7 +296,8 @@ pub fn describe(wanted: &Wanted) -> String {
         (Sched::Ext, true, false) => ", as SCHED_OTHER until a sched_ext scheduler is enabled",
         (Sched::Ext, false, _) => ", as SCHED_OTHER: this kernel has no sched_ext",
     };
-    format!("{place}; at nice {NICE}{sched}")
+    let nice = if wanted.prompt { "" } else { "; at nice 19" };
+    format!("{place}{nice}{sched}")
 }
 
 /// Keeps this thread on one CPU, which must be one that a set can hold; false where the kernel does not let it.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use edgelat_guard::check::{Finding, State};
-use edgelat_guard::placement::{self, Wanted};
+use edgelat_guard::placement;
 use edgelat_guard::{Guard, Line};
 
 use super::FindingLine;
@@ -32,10 +32,9 @@ pub(super) fn run(path: &Path, json: bool) -> Result<Exit, Failure> {
             let targets = config.targets.len();
             let s = if targets == 1 { "" } else { "s" };
             let mut findings = vec![Finding::ok(NAME, format!("{}: {targets} target{s}", path.display()))];
-            let wanted = Wanted { cpu: config.agent.collector_cpu, sched: config.agent.sched };
             findings.push(Finding::ok(
                 "collector",
-                format!("the collector runs on {}", placement::describe(&wanted)),
+                format!("the collector runs on {}", placement::describe(&config.place())),
             ));
             let dirs = DebugDirs::open(&config.agent.debug_dirs);
             let packs = pack::read_all(&config.agent.packs)?;

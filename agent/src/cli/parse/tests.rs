@@ -38,7 +38,10 @@ fn watch_without_options_has_the_defaults_of_the_table() {
     assert!(!options.json && !options.allow_ptrace && options.follow_forks && options.calibrate);
     assert!(options.debug_dirs.is_empty());
     assert_eq!(options.max_cost, None);
-    assert_eq!(options.place, Wanted { cpu: CollectorCpu::PreferIsolated, sched: Sched::Other });
+    assert_eq!(
+        options.place,
+        Wanted { cpu: CollectorCpu::PreferIsolated, sched: Sched::Other, prompt: false }
+    );
 }
 
 #[test]
@@ -70,7 +73,7 @@ fn the_collector_is_put_where_a_word_or_a_number_says() {
         ("17", CollectorCpu::Cpu(17)),
     ] {
         let options = watch(&format!("-p 1 f --collector-cpu {word} --sched ext"));
-        assert_eq!(options.place, Wanted { cpu, sched: Sched::Ext });
+        assert_eq!(options.place, Wanted { cpu, sched: Sched::Ext, prompt: false });
     }
     assert_eq!(watch("-p 1 f --sched other").place.sched, Sched::Other);
 }

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use edgelat_guard::cpus::CpuSet;
-use edgelat_guard::placement::{self, Placement, Wanted};
+use edgelat_guard::placement::{self, Placement};
 use edgelat_guard::protocol::{Attaching, Event, Found, Reply, Request, Told};
 use edgelat_guard::quarantine::{self, Store};
 use edgelat_guard::{GuardError, Line, error};
@@ -404,7 +404,7 @@ impl Service {
         if let Some(drift) = placement::recheck(&mut self.placement) {
             self.log.say(Level::Warning, format_args!("{drift}"));
         }
-        let wanted = Wanted { cpu: self.config.agent.collector_cpu, sched: self.config.agent.sched };
+        let wanted = self.config.place();
         if let Some(cpu) = placement::stay_away(&mut self.placement, &wanted, &self.busy) {
             self.log.say(Level::Info, format_args!("the collector moves to CPU {cpu}, which no target uses"));
         }
