@@ -67,7 +67,7 @@ pub enum SessionError {
     Resolve(#[from] ResolveError),
     /// Return probes would harm the target.
     #[error(
-        "return probes are unsafe for process {pid}: {reason}; leave them out (returns = ret): probes on exit sites are safe here"
+        "returns uretprobe is unsafe for process {pid}: {reason}; leave it out: probes on exit sites are safe here"
     )]
     UnsafeReturns {
         /// The process.
