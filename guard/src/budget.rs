@@ -33,14 +33,7 @@ impl Kinds {
         if !self.entry {
             return 0;
         }
-        // A return probe was measured in the place of an exit that the kernel emulates.
-        let of_kind = match (self.entry_stepped, self.exit_stepped && returns == Returns::Ret) {
-            (false, false) => cost.emulated_emulated_ns,
-            (false, true) => cost.emulated_stepped_ns,
-            (true, false) => cost.stepped_emulated_ns,
-            (true, true) => cost.stepped_stepped_ns,
-        };
-        of_kind.unwrap_or(0)
+        cost.of(self.entry_stepped, self.exit_stepped, returns).unwrap_or(0)
     }
 }
 

@@ -10,8 +10,8 @@ use edgelat_bpf::object::Programs;
 use nix::errno::Errno;
 use nix::sys::epoll::Epoll;
 
+use crate::attach;
 use crate::attach::tracefs::Tracefs;
-use crate::attach::{self};
 use crate::budget::Total;
 use crate::calibrate::Costs;
 use crate::command::Command;
@@ -21,7 +21,7 @@ use crate::find::Search;
 use crate::image::{Identity, OpenImage};
 use crate::lock::RunLock;
 use crate::notify::Notify;
-use crate::pins::{self};
+use crate::pins;
 use crate::plan::Plan;
 use crate::protocol::{
     Attaching, IMAGES, ImageId, MappedImage, PATH_BYTES, Path, Reply, Request, Returns, Route, TargetFile,

@@ -380,6 +380,19 @@ pub struct Bias {
     pub stepped_stepped_ns: Option<u64>,
 }
 
+impl Bias {
+    /// Of a call whose sites are of these kinds. A return probe was measured in the place of an exit that the kernel emulates.
+    #[must_use]
+    pub fn of(&self, entry_stepped: bool, exit_stepped: bool, returns: Returns) -> Option<u64> {
+        match (entry_stepped, exit_stepped && returns == Returns::Ret) {
+            (false, false) => self.emulated_emulated_ns,
+            (false, true) => self.emulated_stepped_ns,
+            (true, false) => self.stepped_emulated_ns,
+            (true, true) => self.stepped_stepped_ns,
+        }
+    }
+}
+
 /// Something that happened to a process of a target's family.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(

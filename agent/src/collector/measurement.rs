@@ -489,12 +489,5 @@ fn plan_sites(line: &mut Line, plan: PlanId, image: ImageId, sites: &[PlanSite])
 }
 
 fn of_kind(costs: &Bias, steppings: Steppings, returns: Returns) -> Option<u64> {
-    // A return probe is what the calibration's function with an emulated exit was measured with.
-    let exit_stepped = steppings.exit_stepped && returns == Returns::Ret;
-    match (steppings.entry_stepped, exit_stepped) {
-        (false, false) => costs.emulated_emulated_ns,
-        (false, true) => costs.emulated_stepped_ns,
-        (true, false) => costs.stepped_emulated_ns,
-        (true, true) => costs.stepped_stepped_ns,
-    }
+    costs.of(steppings.entry_stepped, steppings.exit_stepped, returns)
 }
