@@ -863,6 +863,8 @@ int family_exit(__u64 *args)
 		return 0;
 	status = BPF_CORE_READ(task, signal, group_exit_code);
 	tell(EVENT_EXIT, tgid, status ? status : (__u32)BPF_CORE_READ(task, exit_code), 0);
+	/* Children that come and go faster than the guard can look at them leave nothing for it to do. */
+	bpf_map_delete_elem(&family, &tgid);
 	return 0;
 }
 

@@ -3,6 +3,7 @@
 //! The kernel tells of forks and new images through a ring buffer, of ends through pidfds. Each process gets
 //! probes of its own; rows and frames are those of the plan.
 
+use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
@@ -58,8 +59,11 @@ impl Guard {
                 Some((_, loaded)) => loaded.family_events(),
                 None => continue,
             };
-            for event in family {
+            let last_exits = last_exits(&family);
+            for (at, event) in family.into_iter().enumerate() {
                 match event {
+                    // A storm of children is followed only where most of them cost nothing.
+                    FamilyEvent::Fork { child } if last_exits.get(&child).is_some_and(|exit| *exit > at) => {}
                     FamilyEvent::Fault { pid, fault } => self.take_off_after(index, pid, fault),
                     FamilyEvent::Exit { pid, status } => self.note_exit(index, pid, status),
                     FamilyEvent::Fork { child } => self.cover_child(index, child),
@@ -173,7 +177,7 @@ impl Guard {
         let Some((way, loaded)) = &plan.loaded else { return };
         // uprobe_multi asks for the address space only when probes are registered, not at each hit.
         let lives_by_main_thread = way.route != Route::UprobeMulti;
-        let mut gone = Vec::new();
+        let (mut gone, mut held) = (Vec::new(), Vec::new());
         plan.processes.retain_mut(|covered| {
             let pid = covered.target.pid;
             if covered.target.ended() {
@@ -186,8 +190,10 @@ impl Guard {
                 return true;
             }
             covered.forgotten_by(loaded);
+            held.extend(covered.attached.take());
             false
         });
+        attach::close_together(held);
         gone.into_iter().for_each(|event| self.tell(index, event));
     }
 
@@ -215,6 +221,15 @@ impl Covered {
             self.forgotten_by(loaded);
         }
     }
+}
+
+/// Where in a batch of events each process ended for the last time: the kernel may have given its number away again.
+fn last_exits(events: &[FamilyEvent]) -> HashMap<i32, usize> {
+    let exit = |(at, event): (usize, &FamilyEvent)| match event {
+        FamilyEvent::Exit { pid, .. } => Some((*pid, at)),
+        _ => None,
+    };
+    events.iter().enumerate().filter_map(exit).collect()
 }
 
 /// Device and inode of what a process executes.

@@ -406,7 +406,6 @@ fn assert_text_of_nobody_probed(program: &Path) {
 }
 
 #[test]
-#[ignore = "did not come to its end on 2026-11-26 with the release binary, where it had passed before: to be looked into"]
 fn what_was_lost_while_the_guard_stood_still_is_told_and_tried_again() {
     let _turn = Turn::shared();
     let place = Place::new();
