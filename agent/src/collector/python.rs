@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use edgelat_bpf::codes::{Answer, Code, Text};
-use edgelat_bpf::layout::Row;
+use edgelat_bpf::layout::{POOL_ROWS, Row};
 use edgelat_bpf::{Codes, RowTotals, Rows};
 use edgelat_image::PythonPattern;
 use edgelat_image::python::Layout;
@@ -227,10 +227,11 @@ impl Python {
         }
     }
 
-    /// A quarter of the rows is for programs to take while we are not looking.
+    /// Most rows are for programs to take while we are not looking, which on a busy machine is a while. Some are kept for
+    /// functions that found none.
     fn refill(&mut self) {
         let mut free = self.codes.free_rows();
-        let spare = self.rows.len() as u64 / 4;
+        let spare = (self.rows.len() - self.rows.len() / 8).min(POOL_ROWS) as u64;
         for (index, used) in self.rows.iter_mut().enumerate() {
             if free >= spare {
                 break;

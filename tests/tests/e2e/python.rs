@@ -364,7 +364,7 @@ fn too_high_a_cost_ends_the_measurement_and_loses_nothing() {
     outcome.refused(8, &["% of one CPU", "--max-cost"]);
     let last = Report::parse(outcome.stdout.lines().last().unwrap()).unwrap();
     assert_eq!(last.ended.as_deref(), Some("budget"));
-    assert!(last.is_final && last.function("add").exits > 100, "{last:#?}");
+    assert!(last.is_final && last.function("add").exits > 0, "{last:#?}");
     assert!(last.value["cost_percent"].as_f64().unwrap() > 0.1, "{last:#?}");
     last.assert_identity();
     assert!(outcome.took < Duration::from_secs(30), "{:?}", outcome.took);
