@@ -12,7 +12,7 @@ use nix::sys::epoll::Epoll;
 
 use crate::attach;
 use crate::attach::tracefs::Tracefs;
-use crate::budget::Total;
+use crate::budget::{Ppm, Total};
 use crate::calibrate::Costs;
 use crate::command::Command;
 use crate::elf::Executable;
@@ -64,7 +64,7 @@ pub struct Service {
     /// The configuration file, which the collector may want to read again.
     pub config: PathBuf,
     /// What all plans together may cost, in millionths of one CPU's time.
-    pub total_ppm: u64,
+    pub total_ppm: Ppm,
     /// How long the collector may ask for nothing before it is given up.
     pub watchdog: Duration,
     /// Whom the collector becomes.
@@ -94,6 +94,12 @@ impl Guard {
     #[must_use]
     pub fn of_command(command: Command) -> Self {
         Self { command: Some(command), ..Self::default() }
+    }
+
+    /// With a bound for what all its plans may cost together, in millionths of one CPU's time.
+    #[must_use]
+    pub fn held_to(self, ppm: Ppm) -> Self {
+        Self { total: Some(Total::new(ppm)), ..self }
     }
 
     /// A guard for a service. Maps that one which was killed left pinned are removed.

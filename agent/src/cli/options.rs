@@ -301,8 +301,8 @@ pub const COMMANDS: &[Command] = &[
             PACK,
             Opt {
                 value: Some(Value { name: "PERCENT", complete: Complete::Nothing }),
-                more: "Of one CPU, from 0.1 to 1000. When the hits of all probes cost more twice within 0.3 seconds, the \
-                       probes are removed, what was measured is printed, and the exit status is 8. Without it the cost \
+                more: "Of one CPU, from 0.1 to 1000. When the hits of all probes cost more in two tenths of a second in a row, or \
+                       four times as much in one, the probes are removed, what was measured is printed, and the exit status is 8. Without it the cost \
                        is shown and nothing is stopped.",
                 ..Opt::switch(Id::MaxCost, "max-cost", "End when the probes cost more than that")
             },

@@ -15,9 +15,8 @@ use super::guarded::guarded_away_from;
 use super::parse::RunOptions;
 use crate::collector::debug_dirs::DebugDirs;
 use crate::collector::service::lines::Output;
-use crate::collector::service::watched::ppm;
 use crate::collector::service::{Parts, Service, ServiceError};
-use crate::collector::session::Sources;
+use crate::collector::session::{Sources, ppm};
 use crate::config::Config;
 use crate::log::{Level, Log};
 

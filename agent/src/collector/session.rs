@@ -50,6 +50,8 @@ pub struct Sources {
 
 /// Takes what a person should know.
 pub trait Notices {
+    /// How whoever set a bound for the cost of probes wrote it.
+    fn bound(&self) -> &'static str;
     /// One line.
     fn say(&mut self, text: fmt::Arguments<'_>);
     /// How far the reading of an image is.
@@ -337,11 +339,13 @@ impl Session {
                 self.gone(*pid, now);
             }
             Event::OverBudget { ppm, total } => {
-                let of_all = if *total { "together with those of other targets " } else { "" };
+                let bound = notices.bound();
+                let of_all = if *total { " together with all others" } else { "" };
                 notices.say(format_args!(
-                    "the probes in process {} cost {of_all}{:.1} % of one CPU, more than max_cost allows; they are removed",
+                    "the probes in process {} cost {:.1} % of one CPU{of_all}, more than {} allows; they are removed",
                     self.target.pid,
-                    *ppm as f64 / 1e4
+                    *ppm as f64 / 1e4,
+                    bound
                 ));
                 return Some(Ended::Budget);
             }
@@ -388,7 +392,7 @@ impl Session {
     }
 
     /// What the probes have cost so far, in nanoseconds; `None` where that is not known.
-    pub fn cost(&self) -> Option<u64> {
+    fn cost(&self) -> Option<u64> {
         self.measurements.iter().map(Measurement::cost_ns).sum()
     }
 
@@ -474,8 +478,13 @@ impl Session {
     }
 }
 
+/// Percent of one CPU as millionths.
+pub fn ppm(percent: f64) -> u64 {
+    (percent * 1e4).round() as u64
+}
+
 /// How much of one CPU's time `cost_ns` is, in percent to one decimal.
-pub fn percent(cost_ns: u64, time: Duration) -> f64 {
+fn percent(cost_ns: u64, time: Duration) -> f64 {
     if time.is_zero() {
         return 0.0;
     }
@@ -516,6 +525,11 @@ fn describe(line: &mut Line, target: &Target) -> Result<TargetReport, GuardError
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn percent_are_ten_thousand_millionths() {
+        assert_eq!([ppm(1.0), ppm(0.01), ppm(100.0)], [10_000, 100, 1_000_000]);
+    }
 
     #[test]
     fn percent_is_that_of_one_cpu() {

@@ -111,7 +111,7 @@ fn all_targets_together_are_held_to_the_budget_of_the_agent() {
     busy.go();
     let ended = taken_off(&service, busy.pid());
     assert_eq!(ended.name, "busy");
-    assert!(service.log().contains("together with those of other targets"), "{}", service.log());
+    assert!(service.log().contains("together with all others"), "{}", service.log());
     service.wait_after(service.count(), |told| told.is(calm.pid(), "measured"));
     busy.kill();
     calm.finished();

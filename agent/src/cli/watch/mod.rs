@@ -2,12 +2,10 @@
 //!
 //! | module | job |
 //! | --- | --- |
-//! | [`budget`] | what the probes may cost |
 //! | [`screen`] | the table and the histogram for a person |
 //!
 //! The loop sleeps until one of three things happens: a signal, an event of the guard, the next report.
 
-mod budget;
 mod screen;
 mod signals;
 
@@ -23,7 +21,6 @@ use edgelat_guard::{Command, Guard, GuardError, Line};
 use edgelat_image::Progress;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use self::budget::Budget;
 use self::screen::Screen;
 use super::exit::Exit;
 use super::failure::{Fails, Failure};
@@ -34,7 +31,7 @@ use crate::collector::debug_dirs::DebugDirs;
 use crate::collector::measurement;
 use crate::collector::report::{Ended, Report};
 use crate::collector::resolve::ResolveError;
-use crate::collector::session::{Notices, Session, SessionError, Sources, Wanted};
+use crate::collector::session::{Notices, Session, SessionError, Sources, Wanted, ppm};
 
 /// How often a library that is not mapped yet is looked for.
 const LOOK_FOR_LIBRARIES: Duration = Duration::from_millis(100);
@@ -111,6 +108,10 @@ pub fn run(options: WatchOptions) -> Result<Exit, Failure> {
             (Guard::of_command(command), pid)
         }
     };
+    let guard = match options.max_cost {
+        Some(percent) => guard.held_to(ppm(percent)),
+        None => guard,
+    };
     guarded_apart(guard, &options.place, pid, |line, placement| {
         let signals = signals::catch().map_err(WatchError::Signals)?;
         let sources = Sources { debug_dirs, packs: super::pack::understand_all(&packs)? };
@@ -154,6 +155,10 @@ enum Output {
 struct Aloud(Option<ProgressLine>);
 
 impl Notices for Aloud {
+    fn bound(&self) -> &'static str {
+        "--max-cost"
+    }
+
     fn say(&mut self, text: fmt::Arguments<'_>) {
         // A line that shows progress ends where something else is said.
         self.0 = None;
@@ -182,7 +187,7 @@ impl Watch {
             follow_forks: options.follow_forks,
             on_signal: options.on_signal,
             targets_on: options.targets_on,
-            max_cost_ppm: None,
+            max_cost_ppm: options.max_cost.map(ppm),
             pin: false,
         };
         let wanted = Wanted {
@@ -279,15 +284,9 @@ impl Watch {
         let end = options.duration.map(|duration| self.session.armed + duration);
         let mut next = self.session.armed + options.interval;
         let mut look = Instant::now() + LOOK_FOR_LIBRARIES;
-        let mut budget = options
-            .max_cost
-            .map(|percent| Budget::new(percent, Instant::now(), self.session.cost().unwrap_or(0)));
         loop {
             let now = Instant::now();
             let mut wake = next.min(end.unwrap_or(next));
-            if let Some(budget) = &budget {
-                wake = wake.min(budget.next());
-            }
             if self.session.waits() {
                 wake = wake.min(look);
             }
@@ -304,14 +303,6 @@ impl Watch {
             let now = Instant::now();
             if end.is_some_and(|end| now >= end) {
                 return Ok(Ended::Duration);
-            }
-            if let Some(budget) = &mut budget
-                && let Some(percent) = budget.look(now, self.session.cost().unwrap_or(0))
-            {
-                say(format_args!(
-                    "the probes cost {percent} % of one CPU, more than --max-cost allows; what was measured until now follows"
-                ));
-                return Ok(Ended::Budget);
             }
             if self.session.waits() && now >= look {
                 look = now + LOOK_FOR_LIBRARIES;

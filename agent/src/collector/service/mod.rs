@@ -101,6 +101,10 @@ struct Logged<'a> {
 }
 
 impl Notices for Logged<'_> {
+    fn bound(&self) -> &'static str {
+        "max_cost"
+    }
+
     fn say(&mut self, text: fmt::Arguments<'_>) {
         self.log.say(Level::Info, format_args!("{}: {text}", self.name));
     }

@@ -8,7 +8,7 @@ use edgelat_guard::quarantine::{self, Key, Record, Store};
 use super::lines::State;
 use crate::collector::measurement;
 use crate::collector::report::{Ended, TargetReport};
-use crate::collector::session::{Session, Wanted};
+use crate::collector::session::{Session, Wanted, ppm};
 use crate::config::{AgentConfig, TargetConfig};
 use crate::log::{Level, Log};
 
@@ -98,11 +98,6 @@ impl Group {
     pub fn covers(&self, pid: i32) -> bool {
         self.watched.iter().filter_map(Watched::session).any(|session| session.alive.contains(&pid))
     }
-}
-
-/// Percent of one CPU as millionths.
-pub fn ppm(percent: f64) -> u64 {
-    (percent * 1e4).round() as u64
 }
 
 impl Watched {
@@ -278,10 +273,5 @@ mod tests {
     fn build_ids_are_bytes() {
         assert_eq!(bytes("00ff7A"), [0, 255, 122]);
         assert!(bytes("").is_empty());
-    }
-
-    #[test]
-    fn percent_are_ten_thousand_millionths() {
-        assert_eq!([ppm(1.0), ppm(0.01), ppm(100.0)], [10_000, 100, 1_000_000]);
     }
 }
