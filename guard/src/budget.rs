@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use edgelat_bpf::Rows;
 use edgelat_bpf::layout::SITE_FUNCTION_MASK;
 
-use crate::protocol::{Bias, PlanSite, Returns};
+use crate::protocol::{Bias, BudgetOf, PlanSite, Returns};
+use crate::share::{Beside, Offer, Share};
 
 /// Time between two looks.
 pub(crate) const LOOK: Duration = Duration::from_millis(100);
@@ -119,6 +120,11 @@ impl Bound {
         Self { at_most, over: false }
     }
 
+    /// Can it be exceeded?
+    pub(crate) fn holds(&self) -> bool {
+        self.at_most < Ppm::MAX
+    }
+
     /// Is it enough?
     fn exceeded(&mut self, cost: Ppm) -> bool {
         let was_over = std::mem::replace(&mut self.over, cost > self.at_most);
@@ -146,32 +152,74 @@ impl Budget {
 pub(crate) struct Total {
     bound: Bound,
     looked: Option<Instant>,
+    sharing: Sharing,
+}
+
+/// Who else is there.
+#[derive(Debug)]
+enum Sharing {
+    /// Nobody knows of it.
+    No,
+    /// A service tells what it costs.
+    Told(Offer),
+    /// A service may run beside, whose bound holds for both together.
+    Beside { beside: Beside, share: Option<Share>, both: Bound },
 }
 
 impl Total {
-    pub(crate) fn new(at_most: Ppm) -> Self {
-        Self { bound: Bound::new(at_most), looked: None }
+    /// Of a service.
+    pub(crate) fn of_service(at_most: Ppm, offer: Option<Offer>) -> Self {
+        let sharing = offer.map_or(Sharing::No, Sharing::Told);
+        Self { bound: Bound::new(at_most), looked: None, sharing }
     }
 
-    /// Of several plans, the number of the one to take off, with the cost of all, when all together are enough. Between two
-    /// looks every meter has looked again, or one busy moment would count as two in a row.
-    pub(crate) fn dearest(&mut self, costs: &[Ppm], now: Instant) -> Option<(usize, Ppm)> {
+    /// Of a measurement beside a service.
+    pub(crate) fn beside(at_most: Ppm, beside: Beside) -> Self {
+        let both = Bound::new(Ppm::MAX);
+        let sharing = Sharing::Beside { beside, share: None, both };
+        Self { bound: Bound::new(at_most), looked: None, sharing }
+    }
+
+    /// Is there a bound, at the last look?
+    pub(crate) fn holds(&self) -> bool {
+        self.bound.holds() || matches!(self.sharing, Sharing::Beside { share: Some(_), .. })
+    }
+
+    /// Of several plans, the number of the one to take off, with the cost of all and why, when all together are enough.
+    /// Between two looks every meter has looked again, or one busy moment would count as two in a row.
+    pub(crate) fn dearest(&mut self, costs: &[Ppm], now: Instant) -> Option<(usize, Ppm, BudgetOf)> {
         if self.looked.is_some_and(|last| now.saturating_duration_since(last) < LOOK) {
             return None;
         }
         self.looked = Some(now);
         let total = costs.iter().fold(0u64, |sum, cost| sum.saturating_add(*cost));
-        if !self.bound.exceeded(total) {
-            return None;
-        }
+        let of = match &mut self.sharing {
+            _ if self.bound.exceeded(total) => Some(BudgetOf::AllPlans),
+            Sharing::No => None,
+            Sharing::Told(offer) => {
+                offer.tell(total);
+                None
+            }
+            Sharing::Beside { beside, share, both } => {
+                *share = beside.share();
+                share.and_then(|Share { bound, cost: service }| {
+                    both.at_most = bound;
+                    // A service that is over its bound by itself is not helped by our end.
+                    let exceeded = both.exceeded(total.saturating_add(service)) && total > 0;
+                    exceeded.then_some(BudgetOf::Both { service, bound })
+                })
+            }
+        }?;
         let dearest = costs.iter().enumerate().max_by_key(|(_, cost)| **cost)?;
-        Some((dearest.0, total))
+        Some((dearest.0, total, of))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lock::RunLock;
+    use crate::testing::Folder;
 
     #[test]
     fn a_little_over_twice_or_far_over_once_is_enough() {
@@ -186,18 +234,52 @@ mod tests {
 
     #[test]
     fn the_dearest_goes_when_all_together_are_too_much() {
-        let (mut total, now) = (Total::new(10_000), Instant::now());
+        let (mut total, now) = (Total::of_service(10_000, None), Instant::now());
         assert_eq!(total.dearest(&[4_000, 5_000], now), None);
-        assert_eq!(total.dearest(&[4_000, 90_000, 5], now + LOOK), Some((1, 94_005)));
+        let over = Some((1, 94_005, BudgetOf::AllPlans));
+        assert_eq!(total.dearest(&[4_000, 90_000, 5], now + LOOK), over);
         assert_eq!(total.dearest(&[], now + 2 * LOOK), None);
     }
 
     #[test]
     fn what_was_looked_at_once_is_not_counted_twice() {
-        let (mut total, now) = (Total::new(10_000), Instant::now());
+        let (mut total, now) = (Total::of_service(10_000, None), Instant::now());
         assert_eq!(total.dearest(&[20_000], now), None);
         assert_eq!(total.dearest(&[20_000], now + LOOK / 2), None, "the same figures");
-        assert_eq!(total.dearest(&[20_000], now + LOOK), Some((0, 20_000)), "twice in a row");
+        assert_eq!(
+            total.dearest(&[20_000], now + LOOK),
+            Some((0, 20_000, BudgetOf::AllPlans)),
+            "twice in a row"
+        );
+    }
+
+    #[test]
+    fn a_measurement_beside_a_service_yields_when_both_cost_more_than_the_service_may() {
+        let (folder, now) = (Folder::new(), Instant::now());
+        let beside = || Beside::new(folder.to_path_buf());
+        let mut own = Total::beside(Ppm::MAX, beside());
+        assert_eq!(own.dearest(&[900_000], now), None);
+        assert!(!own.holds(), "nobody is there, and it was not asked to end");
+        let lock = RunLock::take(&folder).unwrap();
+        let mut service = Total::of_service(50_000, Some(Offer::make(&folder, 50_000).unwrap()));
+        assert_eq!(service.dearest(&[10_000, 20_000], now), None);
+        // 30,000 of 50,000 are taken.
+        assert_eq!(own.dearest(&[20_000], now + LOOK), None);
+        assert!(own.holds());
+        assert_eq!(own.dearest(&[15_000, 6_000], now + 2 * LOOK), None, "over for the first time");
+        let both = BudgetOf::Both { service: 30_000, bound: 50_000 };
+        assert_eq!(own.dearest(&[15_000, 6_000], now + 3 * LOOK), Some((0, 21_000, both)));
+        // The service comes to cost all that it may: nothing is left.
+        assert_eq!(service.dearest(&[50_000], now + LOOK), None);
+        let both = BudgetOf::Both { service: 50_000, bound: 50_000 };
+        assert_eq!(own.dearest(&[1], now + 4 * LOOK), Some((0, 1, both)));
+        assert_eq!(own.dearest(&[0], now + 5 * LOOK), None, "it costs nothing");
+        // What was asked for holds as well.
+        let mut bounded = Total::beside(5_000, beside());
+        assert_eq!(bounded.dearest(&[30_000], now), Some((0, 30_000, BudgetOf::AllPlans)));
+        drop((service, lock));
+        assert_eq!(own.dearest(&[900_000], now + 6 * LOOK), None, "the service has ended");
+        assert!(!own.holds());
     }
 
     #[test]

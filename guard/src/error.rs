@@ -389,6 +389,16 @@ pub enum GuardError {
         /// Why not.
         os: Os,
     },
+    /// What the service costs cannot be told.
+    #[error(
+        "cannot write {file}: {os}; `edgelat watch` beside this service will not know what it costs, and not share its max_cost"
+    )]
+    Share {
+        /// The file.
+        file: Text,
+        /// Why not.
+        os: Os,
+    },
     /// The quarantine cannot be kept.
     #[error(
         "cannot {step} (the quarantine): {os}; what must not be probed again is remembered as long as edgelat runs and no longer: give it a state directory that it can write to"
@@ -471,6 +481,7 @@ impl GuardError {
             | Self::Split { .. }
             | Self::AlreadyRuns { .. }
             | Self::RunLock { .. }
+            | Self::Share { .. }
             | Self::Quarantine { .. }
             | Self::NoBpfFileSystem { .. }
             | Self::Pin { .. }

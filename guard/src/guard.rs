@@ -29,6 +29,7 @@ use crate::protocol::{
 };
 use crate::sandbox;
 use crate::sandbox::guard::Tasks;
+use crate::share::{Beside, Offer};
 use crate::target::{Mapping, Target};
 use crate::user::User;
 
@@ -71,6 +72,8 @@ pub struct Service {
     pub user: Option<User>,
     /// The right to be the agent of this box.
     pub lock: Option<RunLock>,
+    /// Where others learn what it costs.
+    pub offer: Option<Offer>,
     /// Who supervises it.
     pub notify: Option<Notify>,
 }
@@ -96,17 +99,18 @@ impl Guard {
         Self { command: Some(command), ..Self::default() }
     }
 
-    /// With a bound for what all its plans may cost together, in millionths of one CPU's time.
+    /// For a measurement beside a service, while there is one: all its plans together may cost `max_cost_ppm` where that is
+    /// said, and together with the service what that one may.
     #[must_use]
-    pub fn held_to(self, ppm: Ppm) -> Self {
-        Self { total: Some(Total::new(ppm)), ..self }
+    pub fn held_to(self, max_cost_ppm: Option<Ppm>, beside: Beside) -> Self {
+        Self { total: Some(Total::beside(max_cost_ppm.unwrap_or(Ppm::MAX), beside)), ..self }
     }
 
     /// A guard for a service. Maps that one which was killed left pinned are removed.
     #[must_use]
-    pub fn of_service(service: Service) -> Self {
+    pub fn of_service(mut service: Service) -> Self {
         pins::sweep();
-        let total = Some(Total::new(service.total_ppm));
+        let total = Some(Total::of_service(service.total_ppm, service.offer.take()));
         Self { total, service: Some(service), ..Self::default() }
     }
 

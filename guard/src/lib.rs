@@ -31,6 +31,7 @@
 //! | `pins.rs` | which maps can other tools read? |
 //! | `user.rs` | whom does the collector become? |
 //! | `lock.rs` | who is the agent of this box? |
+//! | `share.rs` | what may be spent beside a service? |
 //! | `quarantine.rs` | what must not be probed again? |
 //! | `notify.rs` | what does the supervisor have to know? |
 //! | `error.rs`, `rights.rs` | why not? |
@@ -60,6 +61,7 @@ pub mod protocol;
 pub mod quarantine;
 mod rights;
 pub mod sandbox;
+mod share;
 mod split;
 mod target;
 #[cfg(test)]
@@ -72,4 +74,5 @@ pub use guard::{Guard, Service};
 pub use line::Line;
 pub use lock::RunLock;
 pub use notify::Notify;
+pub use share::{Beside, Offer, Share};
 pub use split::{split, split_and_place};

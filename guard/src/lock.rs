@@ -10,7 +10,7 @@
 //! leaves it with the other.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -43,19 +43,22 @@ pub(crate) enum Want {
 /// # Errors
 /// EAGAIN when somebody else holds it.
 pub(crate) fn set(file: impl AsFd, want: Want) -> Result<(), Errno> {
-    let whole = libc::flock {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole(want))) {
+        Ok(_) => Ok(()),
+        // POSIX has both names for it.
+        Err(Errno::EACCES) => Err(Errno::EAGAIN),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn whole(want: Want) -> libc::flock {
+    libc::flock {
         l_type: want as i32 as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: 0,
         l_len: 0,
         // A lock of an open file has none; the kernel refuses another value.
         l_pid: 0,
-    };
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole)) {
-        Ok(_) => Ok(()),
-        // POSIX has both names for it.
-        Err(Errno::EACCES) => Err(Errno::EAGAIN),
-        Err(errno) => Err(errno),
     }
 }
 
@@ -103,6 +106,28 @@ impl RunLock {
     }
 }
 
+/// Does an agent hold the lock in `run_dir`? Where nobody may look, there is one that had to say so.
+pub(crate) fn is_held(run_dir: &Path) -> bool {
+    let file = match open_to_look(&run_dir.join(FILE)) {
+        Ok(file) => file,
+        Err(error) => return error.kind() == ErrorKind::PermissionDenied,
+    };
+    // Who would not get it for reading is told whose it is.
+    let mut whole = whole(Want::Read);
+    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut whole)).is_ok() && i32::from(whole.l_type) != libc::F_UNLCK
+}
+
+/// Opens what should be a file of an agent, wherever something else may stand: a link leads elsewhere, and a pipe would
+/// wait for its other end.
+pub(crate) fn open_to_look(path: &Path) -> std::io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(ErrorKind::InvalidInput.into()),
+    }
+}
+
 /// Who wrote its number there; `None` between the lock and the writing.
 fn holder(file: &File) -> Option<i32> {
     let mut digits = String::new();
@@ -135,6 +160,17 @@ mod tests {
         assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
         drop(first);
         RunLock::take(&run_dir).unwrap();
+    }
+
+    #[test]
+    fn whether_an_agent_runs_is_seen_without_locking_anything() {
+        let folder = Folder::new();
+        assert!(!is_held(&folder));
+        let lock = RunLock::take(&folder).unwrap();
+        assert!(is_held(&folder));
+        drop(lock);
+        assert!(!is_held(&folder), "the file is there, and nobody's");
+        let _lock = RunLock::take(&folder).unwrap();
     }
 
     #[test]

@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::budget::{self, Ppm};
+use crate::budget::{self, Ppm, Total};
 use crate::error::{GuardError, text};
 use crate::guard::{Guard, order};
 use crate::image::Identity;
 use crate::plan::Plan;
-use crate::protocol::{Event, ImageId, Reply, Told};
+use crate::protocol::{BudgetOf, Event, ImageId, Reply, Told};
 
 /// Time between two looks at the probed files.
 const LOOK_AT_IMAGES: Duration = Duration::from_secs(1);
@@ -16,7 +16,9 @@ const LOOK_AT_IMAGES: Duration = Duration::from_secs(1);
 impl Guard {
     /// How long the guard may sleep at most.
     pub fn patience(&self) -> Option<Duration> {
-        let busy = |plan: &Plan| plan.loaded.is_some() && plan.budget.is_some() && plan.armed;
+        let all = self.total.as_ref().is_some_and(Total::holds);
+        let bounded = |plan: &Plan| plan.budget.as_ref().is_some_and(|budget| all || budget.bound.holds());
+        let busy = |plan: &Plan| plan.loaded.is_some() && bounded(plan) && plan.armed;
         if self.plans.iter().any(busy) {
             return Some(budget::LOOK);
         }
@@ -34,7 +36,7 @@ impl Guard {
             }
             let plan = &mut self.plans[index];
             if let Some(ppm) = plan.budget.as_mut().and_then(|budget| budget.look(now)) {
-                self.take_off(index, Event::OverBudget { ppm, total: false });
+                self.take_off(index, Event::OverBudget { ppm, of: BudgetOf::Plan });
             }
         }
         let costs: Vec<Ppm> = self
@@ -42,8 +44,8 @@ impl Guard {
             .iter()
             .map(|plan| plan.budget.as_ref().map_or(0, |budget| budget.meter.last()))
             .collect();
-        if let Some((index, ppm)) = self.total.as_mut().and_then(|total| total.dearest(&costs, now)) {
-            self.take_off(index, Event::OverBudget { ppm, total: true });
+        if let Some((index, ppm, of)) = self.total.as_mut().and_then(|total| total.dearest(&costs, now)) {
+            self.take_off(index, Event::OverBudget { ppm, of });
         }
         if self.looked_at_images.is_none_or(|last| now.saturating_duration_since(last) >= LOOK_AT_IMAGES) {
             self.looked_at_images = Some(now);

@@ -14,7 +14,7 @@ use edgelat_bpf::layout::POOL_ROWS;
 use edgelat_bpf::object::{PythonConstants, map};
 
 use crate::attach::{self, Attached, ImageSites, Site, Way};
-use crate::budget::{Bound, Budget, KindsOfRows, Meter};
+use crate::budget::{Bound, Budget, KindsOfRows, Meter, Ppm};
 use crate::calibrate::{self, Costs};
 use crate::cpus::CpuSet;
 use crate::error::{GuardError, text};
@@ -308,7 +308,7 @@ impl Guard {
     /// From here on a plan's costs can be told, and held under its bound.
     fn know_costs(&mut self, index: usize, Costs { bias, cost }: Costs) -> Result<Reply, GuardError> {
         let plan = &self.plans[index];
-        let bound = plan.options.max_cost_ppm.map(Bound::new);
+        let bound = plan.options.max_cost_ppm.or(self.total.as_ref().map(|_| Ppm::MAX)).map(Bound::new);
         if let (Some(bound), Some((_, loaded))) = (bound, &plan.loaded) {
             let costs = plan.kinds.costs(&cost, plan.options.returns);
             let meter = Meter::new(rows_of(plan, loaded)?, costs, Instant::now());

@@ -444,12 +444,12 @@ pub enum Event {
     },
     /// Functions of Python were called for the first time; their descriptions wait in the mapped arrays.
     NewCode,
-    /// The probes cost more than the plan may, or all plans together may; they are gone. What was counted can be read.
+    /// The probes cost more than they may; they are gone. What was counted can be read.
     OverBudget {
-        /// What the plan's probes cost, in millionths of one CPU's time.
+        /// What they cost, in millionths of one CPU's time: the plan's, or those of all plans.
         ppm: u64,
-        /// All plans together were too much.
-        total: bool,
+        /// Under which bound.
+        of: BudgetOf,
     },
     /// More happened in the plan's processes than could be told: children may be missing. The probes are gone.
     Overrun {
@@ -458,6 +458,22 @@ pub enum Event {
     },
     /// Somebody wrote to a probed file or put another in its place. The probes are gone.
     ImageChanged,
+}
+
+/// What a bound for costs holds for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BudgetOf {
+    /// The plan alone.
+    Plan,
+    /// All plans together.
+    AllPlans,
+    /// All plans, together with those of the service that runs beside.
+    Both {
+        /// What the service cost, in millionths of one CPU's time.
+        service: u64,
+        /// What it may cost.
+        bound: u64,
+    },
 }
 
 /// An event and whose it is.

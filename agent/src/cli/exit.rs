@@ -41,7 +41,10 @@ impl Exit {
         (Self::Target, "the target was not found, has ended, or must not be probed"),
         (Self::Functions, "a function was not found, or none can be probed"),
         (Self::Image, "a file is not an ELF image, or is damaged"),
-        (Self::Budget, "measuring was stopped, because it cost more than --max-cost allows"),
+        (
+            Self::Budget,
+            "measuring was stopped, because it cost more than --max-cost, or a service beside it, allows",
+        ),
         (
             Self::Watchdog,
             "one of the two processes of edgelat hung or was killed, and the other ended; start it again",

@@ -303,8 +303,16 @@ pub const COMMANDS: &[Command] = &[
                 value: Some(Value { name: "PERCENT", complete: Complete::Nothing }),
                 more: "Of one CPU, from 0.1 to 1000. When the hits of all probes cost more in two tenths of a second in a row, or \
                        four times as much in one, the probes are removed, what was measured is printed, and the exit status is 8. Without it the cost \
-                       is shown and nothing is stopped.",
+                       is shown, and nothing is stopped unless a service runs beside (see --config).",
                 ..Opt::switch(Id::MaxCost, "max-cost", "End when the probes cost more than that")
+            },
+            Opt {
+                short: Some('c'),
+                value: Some(Value { name: "FILE", complete: Complete::Files }),
+                default: Some(CONFIG),
+                more: "While a service with that configuration runs, max_cost of its [agent] holds for both together: when they \
+                       cost more, it is the watch that ends, as with --max-cost.",
+                ..Opt::switch(Id::Config, "config", "Share the budget of the service of FILE")
             },
             Opt {
                 value: Some(Value { name: "WHICH", complete: Complete::Nothing }),

@@ -94,6 +94,8 @@ pub struct WatchOptions {
     pub calibrate: bool,
     /// End when the probes cost more than this, in percent of one CPU.
     pub max_cost: Option<f64>,
+    /// The configuration of the service that may run beside; `None`: in the usual place, if there is one.
+    pub config: Option<PathBuf>,
     /// Which signals take the probes off; `None`: as the language of the functions wants it.
     pub on_signal: Option<OnSignal>,
     /// Where the collector runs.
@@ -511,6 +513,7 @@ impl WatchOptions {
             packs: matches.paths(Id::Pack),
             calibrate: !matches.has(Id::NoBias),
             max_cost,
+            config: matches.paths(Id::Config).pop(),
             on_signal: on_signal.flatten(),
             place: Wanted { cpu: cpu.unwrap_or_default(), sched: sched.unwrap_or_default(), prompt },
             targets_on: targets_on.unwrap_or_default(),

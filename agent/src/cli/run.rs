@@ -7,7 +7,7 @@ use edgelat_guard::lock::RunLock;
 use edgelat_guard::notify::Notify;
 use edgelat_guard::quarantine::Store;
 use edgelat_guard::user::User;
-use edgelat_guard::{Guard, GuardError};
+use edgelat_guard::{Guard, GuardError, Offer};
 
 use super::exit::Exit;
 use super::failure::{Fails, Failure};
@@ -51,12 +51,16 @@ pub fn run(options: RunOptions) -> Result<Exit, Failure> {
         log.say(Level::Warning, format_args!("{error}; quarantine ends with this process"));
         Store::in_memory()
     });
+    let offer = Offer::make(&agent.run_dir, ppm(agent.max_cost))
+        .map_err(|error| log.say(Level::Warning, format_args!("{error}")))
+        .ok();
     let guard = Guard::of_service(edgelat_guard::Service {
         config: options.config.clone(),
         total_ppm: ppm(agent.max_cost),
         watchdog: agent.scan + SILENCE,
         user,
         lock: Some(lock),
+        offer,
         notify: Notify::from_env(),
     });
     let wanted = config.place();

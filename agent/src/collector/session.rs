@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use edgelat_guard::protocol::{Event, Fault, PlanId, Returns};
+use edgelat_guard::protocol::{BudgetOf, Event, Fault, PlanId, Returns};
 use edgelat_guard::{GuardError, Line};
 use edgelat_image::{Pack, Pattern, Progress, PythonPattern};
 use nix::sys::signal::Signal;
@@ -33,6 +33,8 @@ pub struct Wanted {
     pub python: Vec<PythonPattern>,
     /// What plans are made with.
     pub plan: measurement::Options,
+    /// There is a bound for what its probes cost.
+    pub bounded: bool,
     /// Accept a process that a debugger traces.
     pub allow_ptrace: bool,
     /// Globs of paths of images that are never probed.
@@ -225,9 +227,9 @@ impl Session {
     fn measure(&mut self, line: &mut Line, wanted: &Wanted, resolved: &Resolved) -> Result<(), SessionError> {
         let mut measurement = Measurement::attach(line, &self.target, resolved, wanted.plan)?;
         // A bound holds from the first call on, so what a call costs has to be known before.
-        let known = match wanted.plan.max_cost_ppm {
-            Some(_) => measurement.calibrate(line),
-            None => Ok(()),
+        let known = match wanted.bounded {
+            true => measurement.calibrate(line),
+            false => Ok(()),
         };
         if let Err(error) = known.and_then(|()| measurement.arm(line)) {
             _ = measurement.detach(line);
@@ -338,15 +340,20 @@ impl Session {
                 // What it is now may be a target of its own.
                 self.gone(*pid, now);
             }
-            Event::OverBudget { ppm, total } => {
-                let bound = notices.bound();
-                let of_all = if *total { " together with all others" } else { "" };
-                notices.say(format_args!(
-                    "the probes in process {} cost {:.1} % of one CPU{of_all}, more than {} allows; they are removed",
-                    self.target.pid,
-                    *ppm as f64 / 1e4,
-                    bound
-                ));
+            Event::OverBudget { ppm, of } => {
+                let (pid, cost, bound) = (self.target.pid, percent_of(*ppm), notices.bound());
+                match *of {
+                    BudgetOf::Both { service, bound } => notices.say(format_args!(
+                        "the probes in process {pid} cost {cost:.1} % of one CPU and those of the service {:.1} %, more than \
+                         the {} % that its max_cost allows both; they are removed",
+                        percent_of(service),
+                        percent_of(bound)
+                    )),
+                    of => notices.say(format_args!(
+                        "the probes in process {pid} cost {cost:.1} % of one CPU{}, more than {bound} allows; they are removed",
+                        if of == BudgetOf::AllPlans { " together with all others" } else { "" }
+                    )),
+                }
                 return Some(Ended::Budget);
             }
             Event::Overrun { lost } => {
@@ -481,6 +488,11 @@ impl Session {
 /// Percent of one CPU as millionths.
 pub fn ppm(percent: f64) -> u64 {
     (percent * 1e4).round() as u64
+}
+
+/// Millionths of one CPU as percent.
+pub fn percent_of(ppm: u64) -> f64 {
+    ppm as f64 / 1e4
 }
 
 /// How much of one CPU's time `cost_ns` is, in percent to one decimal.

@@ -34,6 +34,8 @@ use error::Problem;
 
 pub use error::Errors;
 
+/// The directory of what runs, where none is named.
+pub const RUN_DIR: &str = "/run/edgelat";
 /// Most targets in a file.
 pub const TARGETS: usize = 64;
 

@@ -9,7 +9,7 @@ use edgelat_image::limits::PATTERN_BYTES;
 use super::document::{Table, Value};
 use super::error::{Errors, Problem};
 use super::keys::{Keys, alternatives, text, whole};
-use super::{AgentConfig, Config, Level, LogTo, Select, TARGETS, TargetConfig};
+use super::{AgentConfig, Config, Level, LogTo, RUN_DIR, Select, TARGETS, TargetConfig};
 use crate::selection::Selection;
 use crate::values::{
     self, COLLECTOR_CPUS, CPUS, FRAMES, MAP_BYTES, ON_SIGNAL, PIDS, RETURNS, ROUTES, SCHEDS, TARGETS_ON,
@@ -99,7 +99,7 @@ fn unknown_table(name: &str, element: bool) -> Problem {
 fn agent_of(mut keys: Keys<'_, '_>) -> AgentConfig {
     let agent = AgentConfig {
         state_dir: keys.path("state_dir", "/var/lib/edgelat"),
-        run_dir: keys.path("run_dir", "/run/edgelat"),
+        run_dir: keys.path("run_dir", RUN_DIR),
         interval: keys.duration("interval", INTERVALS, Duration::from_secs(10)),
         scan: keys.duration("scan", SCANS, Duration::from_secs(2)),
         log: keys.word("log", &LOGS).unwrap_or(LogTo::Stderr),

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use edgelat_tests::machine::{Turn, assert_text_restored};
 use edgelat_tests::service::{Told, measure};
-use edgelat_tests::{Place, Service, Target, soaking};
+use edgelat_tests::{Place, Report, Service, Target, soaking};
 use nix::sys::signal::Signal;
 
 use crate::service::{exe, start};
@@ -90,6 +90,43 @@ fn nothing_is_paused_under_a_budget_that_is_large_enough() {
     let oracle = target.stop();
     service.ends(pid).report().agrees_with(&oracle);
     assert!(service.end().iter().all(|told| told.state != "paused"));
+}
+
+/// What is left of the service's budget is too little for the same function that may be watched where no service runs.
+#[test]
+fn a_watch_beside_a_service_shares_its_budget_and_yields() {
+    let _turn = Turn::shared();
+    let place = Place::new();
+    let mut busy = busy(&place, "busy");
+    let mut calm = start(&place.program("plain", "calm"), &["--calls", "5", "--stay"]);
+    place.configure("max_cost = 5.0\n", &[measure("calm", &exe(&place.path().join("calm")), &["add"], "")]);
+    let pid = busy.pid().to_string();
+    let watch =
+        |duration: &str| place.edgelat(&["watch", "--json", "--duration", duration, "-p", &pid, "tick"]);
+    busy.go();
+    let alone = watch("1.5");
+    alone.objects();
+    assert!(!alone.stderr.contains("service"), "{alone:#?}");
+
+    let service = place.start();
+    calm.go();
+    service.counts(calm.pid());
+    let beside = watch("60");
+    beside.refused(8, &["a service runs beside", "of one CPU and those of the service", "max_cost"]);
+    let last = Report::parse(beside.stdout.lines().last().unwrap()).unwrap();
+    assert_eq!(last.ended.as_deref(), Some("budget"));
+    assert!(last.value["cost_percent"].as_f64().unwrap() > 5.0, "{last:#?}");
+    last.assert_identity();
+    assert_text_restored(busy.pid());
+    // The service did not notice.
+    service.wait_after(service.count(), |told| told.is(calm.pid(), "measured"));
+    calm.finished();
+    assert!(service.end().iter().all(|told| told.state != "paused"));
+
+    // It has left its figures behind, and they bind nobody.
+    watch("1.5").objects();
+    busy.kill();
+    calm.say("end");
 }
 
 /// Each under its own, both together over that of all: the dearer one goes, and what is left is little enough.

@@ -13,11 +13,12 @@ use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use edgelat_guard::placement::{self, Placement};
 use edgelat_guard::protocol::{Reply, Request};
-use edgelat_guard::{Command, Guard, GuardError, Line};
+use edgelat_guard::{Beside, Command, Guard, GuardError, Line, Share};
 use edgelat_image::Progress;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -25,13 +26,15 @@ use self::screen::Screen;
 use super::exit::Exit;
 use super::failure::{Fails, Failure};
 use super::guarded::guarded_apart;
+use super::options::CONFIG;
 use super::output::{ProgressLine, say};
 use super::parse::{WatchOptions, WatchTarget};
 use crate::collector::debug_dirs::DebugDirs;
 use crate::collector::measurement;
 use crate::collector::report::{Ended, Report};
 use crate::collector::resolve::ResolveError;
-use crate::collector::session::{Notices, Session, SessionError, Sources, Wanted, ppm};
+use crate::collector::session::{Notices, Session, SessionError, Sources, Wanted, percent_of, ppm};
+use crate::config::{Config, RUN_DIR};
 
 /// How often a library that is not mapped yet is looked for.
 const LOOK_FOR_LIBRARIES: Duration = Duration::from_millis(100);
@@ -108,14 +111,13 @@ pub fn run(options: WatchOptions) -> Result<Exit, Failure> {
             (Guard::of_command(command), pid)
         }
     };
-    let guard = match options.max_cost {
-        Some(percent) => guard.held_to(ppm(percent)),
-        None => guard,
-    };
+    let beside = Beside::new(run_dir(options.config.as_deref())?);
+    let service = beside.share();
+    let guard = guard.held_to(options.max_cost.map(ppm), beside);
     guarded_apart(guard, &options.place, pid, |line, placement| {
         let signals = signals::catch().map_err(WatchError::Signals)?;
         let sources = Sources { debug_dirs, packs: super::pack::understand_all(&packs)? };
-        let mut watch = Watch::open(&options, line, pid, sources, placement)?;
+        let mut watch = Watch::open(&options, line, pid, sources, placement, service)?;
         watch.begin()?;
         if options.calibrate {
             watch.session.calibrate(&mut watch.line, &mut Aloud::default());
@@ -130,11 +132,24 @@ pub fn run(options: WatchOptions) -> Result<Exit, Failure> {
     })
 }
 
+/// Where a service of this box tells what it costs. Without a configuration that can be read there can be none but one in
+/// the usual place.
+fn run_dir(config: Option<&Path>) -> Result<PathBuf, Failure> {
+    match config {
+        Some(path) => Ok(Config::load(path)?.agent.run_dir),
+        None => {
+            Ok(Config::load(Path::new(CONFIG)).map_or_else(|_| RUN_DIR.into(), |known| known.agent.run_dir))
+        }
+    }
+}
+
 /// Everything that lives while a target is watched.
 struct Watch {
     line: Line,
     /// Where this process runs.
     placement: Placement,
+    /// The service that runs beside.
+    service: Option<Share>,
     session: Session,
     wanted: Wanted,
     sources: Sources,
@@ -178,6 +193,7 @@ impl Watch {
         pid: i32,
         sources: Sources,
         placement: Placement,
+        service: Option<Share>,
     ) -> Result<Self, WatchError> {
         let plan = measurement::Options {
             frames: options.frames,
@@ -194,6 +210,7 @@ impl Watch {
             functions: options.functions.clone(),
             python: options.python.clone(),
             plan,
+            bounded: options.max_cost.is_some() || service.is_some(),
             allow_ptrace: options.allow_ptrace,
             unprobed: Vec::new(),
         };
@@ -203,7 +220,7 @@ impl Watch {
             false => Output::Screen(Screen::new()),
         };
         let own = matches!(options.target, WatchTarget::Command(_));
-        Ok(Self { line, placement, session, wanted, sources, output, own, settled: false })
+        Ok(Self { line, placement, service, session, wanted, sources, output, own, settled: false })
     }
 
     /// Resolves, attaches and arms; a command is let go then.
@@ -254,6 +271,13 @@ impl Watch {
             say(format_args!("waiting for the interpreter of '{pattern}'"));
         }
         self.tell_placement();
+        if let Some(service) = &self.service {
+            say(format_args!(
+                "a service runs beside, whose max_cost is {} % of one CPU: this measurement shares it, and ends when both \
+                 cost more",
+                percent_of(service.bound)
+            ));
+        }
         say("armed");
         self.show()
     }

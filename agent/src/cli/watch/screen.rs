@@ -100,7 +100,7 @@ fn heading(report: &Report) -> String {
         Some(Ended::Overrun) => ", too much happened at once".to_owned(),
         Some(Ended::ImageChanged) => ", a file that it executes has changed".to_owned(),
         Some(Ended::Guard) => ", the guard has ended".to_owned(),
-        Some(Ended::Budget) => ", stopped by --max-cost".to_owned(),
+        Some(Ended::Budget) => ", stopped because of its cost".to_owned(),
     };
     let cost =
         report.cost_percent.map(|percent| format!(", probes cost {percent} % of a CPU")).unwrap_or_default();

@@ -83,6 +83,7 @@ impl Group {
             functions: config.functions.clone(),
             python: config.python.clone(),
             plan,
+            bounded: true,
             allow_ptrace: config.allow_ptrace,
             unprobed: agent.unprobed_images.clone(),
         };
