@@ -200,6 +200,11 @@ impl Service {
         i32::try_from(self.child.id()).unwrap()
     }
 
+    /// It has not ended.
+    pub fn is_alive(&self) -> bool {
+        crate::machine::state_of(self.pid()).is_some_and(|state| state != 'Z')
+    }
+
     /// The child of the guard; `None` before it was made and after its end.
     pub fn collector(&self) -> Option<i32> {
         let pid = self.pid();

@@ -15,7 +15,7 @@ use super::guarded::guarded_away_from;
 use super::parse::RunOptions;
 use crate::collector::debug_dirs::DebugDirs;
 use crate::collector::service::lines::Output;
-use crate::collector::service::{Parts, Service, ServiceError};
+use crate::collector::service::{Parts, Service, ServiceError, signals};
 use crate::collector::session::{Sources, ppm};
 use crate::config::Config;
 use crate::log::{Level, Log};
@@ -39,6 +39,7 @@ impl Fails for ServiceError {
 /// When the file is wrong, another agent runs, or the service cannot go on.
 pub fn run(options: RunOptions) -> Result<Exit, Failure> {
     edgelat_guard::sandbox::close_inherited();
+    signals::hold_back().map_err(ServiceError::Signals)?;
     // All that only who called us may do is done here: the collector has no rights.
     let config = Config::load(&options.config)?;
     let agent = &config.agent;

@@ -3,10 +3,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use edgelat_tests::machine::{TempDir, Turn, assert_text_probed, assert_text_restored, eventually};
 use edgelat_tests::service::{Told, measure};
-use edgelat_tests::{Oracle, Place, Target, patience};
+use edgelat_tests::{Oracle, Place, Service, Target, patience};
 use nix::sys::signal::Signal;
 
 /// A copy of a target as a command of its own.
@@ -328,6 +329,28 @@ fn usr1_tells_the_figures_at_once() {
     }
     service.end();
     target.stop();
+}
+
+/// Whoever writes the configuration sends a signal then, and does not know how far a service is that has just begun.
+#[test]
+fn a_signal_that_comes_while_the_service_starts_is_answered_later() {
+    let _turn = Turn::shared();
+    let place = Place::new();
+    let program = place.program("plain", "plain");
+    place.configure("interval = \"1h\"\n", &[measure("it", &exe(&program), &["add"], "")]);
+    let target = start(&program, &["--calls", "0"]);
+    let service = Service::begin(place.command());
+    assert!(eventually(patience(), || place.holder() == Some(service.pid())), "{}", service.log());
+    // From before there is a collector until both are ready.
+    while !service.log().contains("ready: ") && service.is_alive() {
+        [Signal::SIGHUP, Signal::SIGUSR1].into_iter().for_each(|signal| service.signal(signal));
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    service.says("ready: 1 processes measured");
+    service.says("read again, 1 targets");
+    service.wait_for(|told| told.is(target.pid(), "measured"));
+    service.end();
+    target.kill();
 }
 
 /// A target is added, another one gets other functions, a third goes; what stays as it is goes on without a gap.

@@ -117,6 +117,23 @@ fn without_reattaching_the_guard_holds_nothing_and_what_comes_later_is_left_alon
     goes_on(target, service);
 }
 
+#[test]
+fn without_reattaching_a_target_that_is_changed_ends_and_that_is_told() {
+    let _turn = Turn::shared();
+    let place = Place::new();
+    let (target, service) = measured(&place, "reattach = false\n", "");
+    let pid = target.pid();
+    let program = exe(&place.path().join("plain"));
+    place.configure("reattach = false\n", &[measure("it", &program, &["add"], "")]);
+    service.signal(Signal::SIGHUP);
+    assert_eq!(service.ends(pid).report().ended.as_deref(), Some("config"));
+    service.says(&format!("it: process {pid} is no longer measured: the configuration"));
+    service.says("reattach = false: what is new or was changed is measured after a restart");
+    assert_text_restored(pid);
+    service.end();
+    target.stop();
+}
+
 fn user_of(pid: i32) -> [Vec<String>; 3] {
     let status = status_of_threads(pid).remove(0);
     ["Uid", "Gid", "Groups"].map(|field| status[field].split_whitespace().map(str::to_owned).collect())

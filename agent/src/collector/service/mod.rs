@@ -482,10 +482,25 @@ impl Service {
         self.groups.extend(before);
         for group in kept..self.groups.len() {
             for index in 0..self.groups[group].watched.len() {
+                let Group { config, watched, .. } = &self.groups[group];
+                if watched[index].session().is_some() {
+                    let (name, pid) = (&config.name, watched[index].pid);
+                    let why = "the configuration does not name it any more, or in another way";
+                    self.log
+                        .say(Level::Info, format_args!("{name}: process {pid} is no longer measured: {why}"));
+                }
                 self.finish(group, index, Ended::Config, None)?;
             }
         }
         self.groups.truncate(kept);
+        if self.closed && self.groups.iter().any(|group| group.watched.is_empty()) {
+            self.log.say(
+                Level::Warning,
+                format_args!(
+                    "reattach = false: what is new or was changed is measured after a restart of edgelat"
+                ),
+            );
+        }
         self.config.targets = config.targets;
         self.log.say(Level::Info, format_args!("{}: read again, {kept} targets", self.path.display()));
         self.look_for_processes(Some(LOOK))?;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::libc::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
 
 /// What somebody wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +28,21 @@ pub struct Signals {
     wishes: [(Wish, Arc<AtomicBool>); 3],
 }
 
+/// Holds back what asks for something and would end a process that has not come to answer it, in this process and those that
+/// it forks, until [`Signals::catch`]. An end is an end at any time.
+///
+/// # Errors
+/// What the system refuses.
+pub fn hold_back() -> io::Result<()> {
+    Ok(wishes_to_live().thread_block()?)
+}
+
+fn wishes_to_live() -> SigSet {
+    SigSet::from_iter([Signal::SIGHUP, Signal::SIGUSR1])
+}
+
 impl Signals {
-    /// From here on they do nothing but to be told.
+    /// What was held back is told now. From here on they do nothing but to be told.
     ///
     /// # Errors
     /// What the system refuses.
@@ -41,6 +55,7 @@ impl Signals {
             signal_hook::flag::register(signal, Arc::clone(&wishes[wish].1))?;
             signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
         }
+        wishes_to_live().thread_unblock()?;
         Ok(Self { wake, wishes })
     }
 
