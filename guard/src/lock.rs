@@ -1,8 +1,7 @@
 //! Locks on files: one agent at a time, and one writer of a file at a time.
 //!
-//! Two agents on one box would each hold its own budget, so that targets pay twice, and the second would sweep away what
-//! the first has pinned and defined. So an agent takes a lock before it does anything else, and the second one says who
-//! holds it. Nothing has to be tidied up after an agent that was killed: the kernel lets go of the lock with the last
+//! Two agents on one box would each hold its own budget, so that targets pay twice. So an agent takes a lock before it does
+//! anything else, and the second one says who holds it. Nothing has to be tidied up after an agent that was killed: the kernel lets go of the lock with the last
 //! descriptor.
 //!
 //! They are locks of an open file, not of a process (`F_OFD_SETLK`, Linux 3.15): a lock of a process would be lost as soon
@@ -112,9 +111,13 @@ pub(crate) fn is_held(run_dir: &Path) -> bool {
         Ok(file) => file,
         Err(error) => return error.kind() == ErrorKind::PermissionDenied,
     };
-    // Who would not get it for reading is told whose it is.
-    let mut whole = whole(Want::Read);
-    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut whole)).is_ok() && i32::from(whole.l_type) != libc::F_UNLCK
+    is_locked(file)
+}
+
+/// Would somebody else's lock be in the way of one for writing? Takes none.
+pub(crate) fn is_locked(file: impl AsFd) -> bool {
+    let mut whole = whole(Want::Write);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut whole)).is_ok() && i32::from(whole.l_type) != libc::F_UNLCK
 }
 
 /// Opens what should be a file of an agent, wherever something else may stand: a link leads elsewhere, and a pipe would

@@ -9,11 +9,13 @@
 //!   whoever opens the switch could turn it on after a fault.
 //! - A directory counts as ours when its name is `vnf_` and a number, only we may look into it, and it holds nothing but our
 //!   maps under their names. Anything else is left alone.
+//! - The guard holds a lock of each of its directories, which the kernel takes from it at its end: a directory without one is
+//!   what somebody left.
 //! - When a target goes over to a new image, the maps of the new object take the place of the old ones by rename: whoever
 //!   opens a name gets the old map or the new one, never none. The names follow one after the other, so that two of them
 //!   that are opened at that moment may belong to different objects.
 
-use std::fs::{self, DirBuilder, DirEntry};
+use std::fs::{self, DirBuilder, DirEntry, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +25,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use crate::error::{GuardError, Os, text};
 use crate::load::os_error;
+use crate::lock::{self, Want};
 
 /// Where the file system is mounted, by systemd or by hand.
 const ROOT: &str = "/sys/fs/bpf";
@@ -39,6 +42,8 @@ const WAITING: &str = "_new";
 #[derive(Debug)]
 pub(crate) struct Pins {
     directory: PathBuf,
+    /// Who sweeps leaves it alone as long as this is open.
+    _held: File,
 }
 
 impl Pins {
@@ -61,7 +66,8 @@ impl Pins {
             .mode(MODE)
             .create(&directory)
             .map_err(|error| failed("make", &directory, error.into()))?;
-        let pins = Self { directory };
+        let held = hold(&directory).map_err(|os| failed("lock", &directory, os))?;
+        let pins = Self { directory, _held: held };
         pins.place(object)?;
         Ok(pins)
     }
@@ -118,8 +124,15 @@ impl Drop for Pins {
     }
 }
 
-/// Removes what agents that were killed have left; how many directories. Only for the agent that holds the lock of the box:
-/// what another one has pinned looks the same.
+/// Locks a directory for as long as it is open: for reading, as there is no writing to a directory.
+fn hold(directory: &Path) -> Result<File, Os> {
+    let open = File::open(directory)?;
+    lock::set(&open, Want::Read)?;
+    Ok(open)
+}
+
+/// Removes what agents that were killed have left; how many directories. What belongs to one that lives is left alone: with
+/// another run directory there may be a second.
 pub fn sweep() -> usize {
     if !mounted() {
         return 0;
@@ -141,6 +154,9 @@ fn remove_ours(entry: &DirEntry) -> Option<()> {
         // Another file system could be mounted there.
         && metadata.dev() == fs::metadata(ROOT).ok()?.dev();
     if !as_made || !own {
+        return None;
+    }
+    if lock::is_locked(File::open(entry.path()).ok()?) {
         return None;
     }
     let pins: Vec<DirEntry> = fs::read_dir(entry.path()).ok()?.collect::<Result<_, _>>().ok()?;
@@ -234,6 +250,12 @@ mod tests {
             python: None,
         };
         Loaded::new(&shape).unwrap()
+    }
+
+    /// What becomes of pins when their agent is killed.
+    fn leave(pins: Pins) {
+        let pins = std::mem::ManuallyDrop::new(pins);
+        lock::set(&pins._held, Want::Nothing).unwrap();
     }
 
     fn names(directory: &str) -> Vec<String> {
@@ -343,8 +365,8 @@ mod tests {
         with_file_system(|| {
             let loaded = loaded(true);
             // As if it had been killed: after pinning, between the two steps of pinning, and before pinning.
-            std::mem::forget(Pins::pin(1, &loaded.object).unwrap());
-            std::mem::forget(Pins::pin(22, &loaded.object).unwrap());
+            leave(Pins::pin(1, &loaded.object).unwrap());
+            leave(Pins::pin(22, &loaded.object).unwrap());
             let at = |path: &str| Path::new(ROOT).join(path);
             fs::rename(at("vnf_22/rows"), at("vnf_22/rows_new")).unwrap();
             let make = |path: &str, mode: u32| DirBuilder::new().mode(mode).create(at(path)).unwrap();
@@ -375,6 +397,20 @@ mod tests {
             assert_eq!(names(""), [&others[..], &["vnf_x", "vpn_1"]].concat());
             assert_eq!(names("vnf_6"), ["family", "rows"]);
             assert_eq!(sweep(), 0);
+        });
+    }
+
+    #[test]
+    fn what_a_living_agent_has_pinned_is_not_swept() {
+        with_file_system(|| {
+            let loaded = loaded(true);
+            let pins = Pins::pin(7, &loaded.object).unwrap();
+            leave(Pins::pin(8, &loaded.object).unwrap());
+            assert_eq!(sweep(), 1);
+            assert_eq!(names("vnf_7"), with_frames());
+            leave(pins);
+            assert_eq!(sweep(), 1);
+            assert!(names("").is_empty());
         });
     }
 
