@@ -118,7 +118,7 @@ pub enum GuardError {
     },
     /// The collector does nothing any more.
     #[error(
-        "the collector has asked for nothing for {seconds} s, so it hangs; all probes are removed, and whoever supervises edgelat should start it again"
+        "the collector has done nothing and asked for nothing for {seconds} s, so it hangs; all probes are removed, and whoever supervises edgelat should start it again"
     )]
     Silent {
         /// How long it may be silent.

@@ -9,9 +9,12 @@ use crate::guard::{Guard, order};
 use crate::image::Identity;
 use crate::plan::Plan;
 use crate::protocol::{BudgetOf, Event, ImageId, Reply, Told};
+use crate::target::is_at_work;
 
 /// Time between two looks at the probed files.
 const LOOK_AT_IMAGES: Duration = Duration::from_secs(1);
+/// So many times as long as others may a collector be silent that is at work: all that it does has a bound.
+const AT_WORK: u32 = 20;
 
 impl Guard {
     /// How long the guard may sleep at most.
@@ -92,18 +95,23 @@ impl Guard {
         Ok(())
     }
 
-    /// Is the collector still there, and does it do its work?
+    /// Is the collector still there, and does it do its work? A large image is read without asking for anything, and at nice
+    /// 19 on a busy machine that takes its time; who hangs waits for something that does not come.
     ///
     /// # Errors
     /// When it has been silent for too long.
     pub(crate) fn check_collector(&mut self, now: Instant) -> Result<(), GuardError> {
         let heard = *self.heard.get_or_insert(now);
         match self.service.as_ref().map(|service| service.watchdog) {
-            Some(bound) if now.saturating_duration_since(heard) > bound => {
+            Some(bound) if self.hangs(bound, now.saturating_duration_since(heard)) => {
                 Err(GuardError::Silent { seconds: bound.as_secs() as u32 })
             }
             _ => Ok(()),
         }
+    }
+
+    fn hangs(&self, bound: Duration, silent: Duration) -> bool {
+        silent > bound && (silent > bound * AT_WORK || !self.collector.is_some_and(is_at_work))
     }
 
     pub(crate) fn tell_supervisor(&mut self, ready: bool, text: &str) -> Reply {
@@ -128,5 +136,80 @@ impl Guard {
         if let Some(notify) = self.service.as_ref().and_then(|service| service.notify.as_ref()) {
             notify.stopping();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    use super::*;
+    use crate::guard::Service;
+
+    const BOUND: Duration = Duration::from_secs(30);
+
+    /// The guard of a service whose collector is another program.
+    fn guard_of(collector: &Child) -> Guard {
+        let mut guard = Guard {
+            service: Some(Service {
+                config: "/dev/null".into(),
+                total_ppm: 0,
+                watchdog: BOUND,
+                user: None,
+                lock: None,
+                offer: None,
+                notify: None,
+            }),
+            ..Guard::default()
+        };
+        guard.set_collector(collector.id() as i32);
+        guard
+    }
+
+    fn program(script: &str) -> Child {
+        Command::new("sh").args(["-c", script]).spawn().unwrap()
+    }
+
+    fn end(mut child: Child) {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_collector_that_is_at_work_is_waited_for_and_one_that_hangs_is_not() {
+        let now = Instant::now();
+        let (soon, late) = (now + BOUND + Duration::from_secs(1), now + BOUND * (AT_WORK + 1));
+        let silent = Err(GuardError::Silent { seconds: 30 });
+        let works = program("while :; do :; done");
+        let mut guard = guard_of(&works);
+        assert_eq!(guard.check_collector(now), Ok(()));
+        // Until the shell has begun.
+        while guard.check_collector(soon).is_err() {
+            std::thread::yield_now();
+        }
+        assert_eq!(guard.check_collector(late), silent, "nothing that it does takes so long");
+        // As any request does.
+        guard.handle(crate::protocol::Request::Events);
+        assert_eq!(guard.check_collector(Instant::now() + BOUND), Ok(()));
+
+        kill(Pid::from_raw(works.id() as i32), Signal::SIGSTOP).unwrap();
+        let begun = Instant::now();
+        while guard.check_collector(Instant::now() + BOUND * 2) != silent {
+            assert!(begun.elapsed() < BOUND, "a stopped collector is not given up");
+        }
+        end(works);
+
+        let waits = program("exec sleep 1000");
+        let mut guard = guard_of(&waits);
+        assert_eq!(guard.check_collector(now), Ok(()));
+        let begun = Instant::now();
+        while guard.check_collector(soon) != silent {
+            assert!(begun.elapsed() < BOUND, "a collector that waits for nothing is not given up");
+        }
+        end(waits);
+        assert_eq!(guard.check_collector(soon), silent, "it is gone");
     }
 }

@@ -274,6 +274,12 @@ pub(crate) fn start_of(process: &OwnedFd) -> Option<u64> {
     parse_start(&stat)
 }
 
+/// Is a process of one thread computing or waiting for a CPU or a disk, so that it goes on by itself?
+pub(crate) fn is_at_work(pid: i32) -> bool {
+    let stat = Target::unchecked(TargetId(0), pid).and_then(|process| process.read_capped("stat"));
+    stat.is_ok_and(|stat| matches!(parse_state(&stat), Some("R" | "D")))
+}
+
 /// Field 22 of /proc/PID/stat.
 fn parse_start(stat: &str) -> Option<u64> {
     behind_name(stat)?.nth(19)?.parse().ok()
