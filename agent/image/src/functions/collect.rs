@@ -276,7 +276,11 @@ impl Collector {
             }
             let from = table.names.len();
             let mut names: Vec<&Raw> = group.iter().map(raw).collect();
-            names.sort_by_cached_key(|raw| preference(raw, &self.strings));
+            // Without keeping the keys, which are larger than the symbols: one range may have millions of names. The first
+            // of those that are alike is from the best table.
+            names.sort_unstable_by_key(|raw| {
+                (preference(raw, &self.strings), raw.name.table, raw.name.offset)
+            });
             names.dedup_by(|a, b| a.name.text(&self.strings) == b.name.text(&self.strings));
             table.names.extend(names.iter().map(|raw| raw.name));
             let mark = if only_cold {
