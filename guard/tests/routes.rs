@@ -60,18 +60,30 @@ fn sites(file: &File) -> [PlanSite; 2] {
     [entry, site(offset + length, true)]
 }
 
-/// Everything that a session does; `None` where this kernel does not have the route.
-fn session(route: Route, returns: Returns) -> Option<Bias> {
-    let sleeper = Sleeper::start();
+/// The executable of a target is open.
+fn opened(sleeper: &Sleeper) -> (Line, TargetId, ImageId, File) {
     let mut line = Line::new(Guard::new());
     let target = open_target(&mut line, sleeper.pid());
     let (image, file) = open_sleep(&mut line, target);
-    let plan = begin(&mut line, target, PlanOptions { route: Some(route), returns, ..OPTIONS });
-    let mut plan_sites = heapless::Vec::from_slice(&sites(&file)).unwrap();
-    if returns == Returns::Uretprobe {
-        plan_sites.truncate(1);
+    (line, target, image, file)
+}
+
+/// The guard has a plan with its sites.
+fn planned(sleeper: &Sleeper, options: PlanOptions) -> (Line, PlanId) {
+    let (mut line, target, image, file) = opened(sleeper);
+    let plan = begin(&mut line, target, options);
+    let mut sites = heapless::Vec::from_slice(&sites(&file)).unwrap();
+    if options.returns == Returns::Uretprobe {
+        sites.truncate(1);
     }
-    call(&mut line, Request::PlanSites { plan, image, sites: plan_sites });
+    call(&mut line, Request::PlanSites { plan, image, sites });
+    (line, plan)
+}
+
+/// Everything that a session does; `None` where this kernel does not have the route.
+fn session(route: Route, returns: Returns) -> Option<Bias> {
+    let sleeper = Sleeper::start();
+    let (mut line, plan) = planned(&sleeper, PlanOptions { route: Some(route), returns, ..OPTIONS });
     match line.call(&Request::Load { plan }) {
         Ok(_) => {}
         Err(GuardError::Route { .. }) => return None,
@@ -114,21 +126,14 @@ fn a_session_by_single_events_measures() {
 #[test]
 fn without_a_wish_the_guard_finds_a_route() {
     let sleeper = Sleeper::start();
-    let mut line = Line::new(Guard::new());
-    let target = open_target(&mut line, sleeper.pid());
-    let (image, file) = open_sleep(&mut line, target);
-    let plan = begin(&mut line, target, OPTIONS);
-    let sites = heapless::Vec::from_slice(&sites(&file)).unwrap();
-    call(&mut line, Request::PlanSites { plan, image, sites });
+    let (mut line, plan) = planned(&sleeper, OPTIONS);
     assert!(matches!(call(&mut line, Request::Load { plan }), Reply::Loaded { .. }));
 }
 
 #[test]
 fn a_plan_is_not_believed() {
     let sleeper = Sleeper::start();
-    let mut line = Line::new(Guard::new());
-    let target = open_target(&mut line, sleeper.pid());
-    let (image, file) = open_sleep(&mut line, target);
+    let (mut line, target, image, file) = opened(&sleeper);
     let plan = begin(&mut line, target, OPTIONS);
     let [good, _] = sites(&file);
     let mut refused = |site: PlanSite| {
@@ -188,13 +193,8 @@ fn numbers_that_were_not_issued_and_requests_out_of_order_are_refused() {
 #[test]
 fn a_plan_that_needs_more_memory_than_allowed_names_the_figure() {
     let sleeper = Sleeper::start();
-    let mut line = Line::new(Guard::new());
-    let target = open_target(&mut line, sleeper.pid());
-    let (image, file) = open_sleep(&mut line, target);
     let options = PlanOptions { functions: 60_000, max_map_bytes: 1 << 20, ..OPTIONS };
-    let plan = begin(&mut line, target, options);
-    let sites = heapless::Vec::from_slice(&sites(&file)).unwrap();
-    call(&mut line, Request::PlanSites { plan, image, sites });
+    let (mut line, plan) = planned(&sleeper, options);
     let error = line.call(&Request::Load { plan }).unwrap_err();
     assert!(
         matches!(error, GuardError::TooMuchMemory { functions: 60_000, bound: 1_048_576, .. }),
@@ -215,12 +215,7 @@ fn of_own_file(change_then: impl FnOnce(&std::path::Path)) -> Result<Reply, Guar
     // test beside this one starts at that moment, and what is open for writing is not executed (ETXTBSY).
     assert!(Command::new("cp").arg("/bin/sleep").arg(&path).status().unwrap().success());
     let sleeper = Sleeper(Command::new(&path).arg("60").spawn().unwrap());
-    let mut line = Line::new(Guard::new());
-    let target = open_target(&mut line, sleeper.pid());
-    let (image, file) = open_sleep(&mut line, target);
-    let plan = begin(&mut line, target, OPTIONS);
-    let sites = heapless::Vec::from_slice(&sites(&file)).unwrap();
-    call(&mut line, Request::PlanSites { plan, image, sites });
+    let (mut line, plan) = planned(&sleeper, OPTIONS);
     call(&mut line, Request::Load { plan });
     change_then(&path);
     let attached = line.call(&Request::Attach { plan }).map(|(reply, _)| reply);

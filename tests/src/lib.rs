@@ -17,6 +17,7 @@
 //!
 //! Map of the modules:
 //! - [`target`]: starts the programs and speaks their protocol (`tests/targets/oracle.h`);
+//! - `agent`: what every running edgelat has: its output, signals and its end;
 //! - [`session`]: runs edgelat, waits until it is armed, reads its reports;
 //! - [`service`]: runs `edgelat run` with a configuration of its own, reads its lines, and looks what it left;
 //! - [`report`]: the report and the oracle as types, the identity that must always hold, and the comparison;
@@ -30,6 +31,7 @@
 
 use std::time::Duration;
 
+mod agent;
 pub mod lines;
 pub mod machine;
 pub mod report;
@@ -37,10 +39,11 @@ pub mod service;
 pub mod session;
 pub mod target;
 
+pub use agent::Outcome;
 pub use machine::{TempDir, need_root};
 pub use report::{Function, Oracle, Report};
 pub use service::{Place, Service};
-pub use session::{Outcome, Session, edgelat};
+pub use session::{Session, edgelat};
 pub use target::{Target, target};
 
 /// Whether the long run was asked for: the same tests with the counts they are meant for.

@@ -1,20 +1,18 @@
 //! Runs `edgelat run`: a place with a configuration, and agents that come and go there.
 
 use std::ffi::OsStr;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::lines::Lines;
+use crate::agent::{Agent, Outcome};
 use crate::machine::{TempDir, eventually, trace_events_of};
 use crate::report::Report;
-use crate::session::{Outcome, binary, run};
-use crate::target::{target, wait};
+use crate::session::{binary, run};
+use crate::target::target;
 use crate::{Function, patience};
 
 /// Where agents run one after the other: a folder with their configuration, their state, and what they keep while they
@@ -164,12 +162,7 @@ impl Told {
 }
 
 /// A running service. Ends with the test that started it.
-pub struct Service {
-    child: Child,
-    stdout: Lines,
-    stderr: Lines,
-    checked: bool,
-}
+pub struct Service(Agent);
 
 impl Service {
     /// Runs a command that ends up as `edgelat run --json`; comes back when it is ready.
@@ -182,22 +175,14 @@ impl Service {
 
     /// The same without waiting for anything.
     #[track_caller]
-    pub fn begin(mut command: Command) -> Self {
+    pub fn begin(command: Command) -> Self {
         crate::need_root();
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
-        let stdout = Lines::of(child.stdout.take().unwrap());
-        let stderr = Lines::of(child.stderr.take().unwrap());
-        Self { child, stdout, stderr, checked: false }
+        Self(Agent::start(command))
     }
 
     /// Of the process that was started: the guard, unless another command stands before it.
     pub fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).unwrap()
+        self.0.pid()
     }
 
     /// It has not ended.
@@ -214,7 +199,7 @@ impl Service {
 
     /// All that it logged so far.
     pub fn log(&self) -> String {
-        self.stderr.text()
+        self.0.stderr.text()
     }
 
     /// Lines of the log that contain some words.
@@ -225,18 +210,18 @@ impl Service {
     /// Waits until the log contains some words.
     #[track_caller]
     pub fn says(&self, words: &str) {
-        let said = self.stderr.wait(0, patience(), |line| line.contains(words).then_some(()));
+        let said = self.0.stderr.wait(0, patience(), |line| line.contains(words).then_some(()));
         assert!(said.is_some(), "`{words}` was not logged, only:\n{}", self.log());
     }
 
     /// How many lines there are.
     pub fn count(&self) -> usize {
-        self.stdout.text().lines().count()
+        self.0.stdout.text().lines().count()
     }
 
     /// All lines so far.
     pub fn lines(&self) -> Vec<Told> {
-        self.stdout.text().lines().filter_map(Told::parse).collect()
+        self.0.stdout.text().lines().filter_map(Told::parse).collect()
     }
 
     /// Waits for a line for which `wanted` holds. What stands in each one looked at must fulfil the identity, unless it
@@ -249,7 +234,7 @@ impl Service {
     /// The same among the lines from number `from` on.
     #[track_caller]
     pub fn wait_after(&self, from: usize, wanted: impl Fn(&Told) -> bool) -> Told {
-        let found = self.stdout.wait(from, patience(), |line| {
+        let found = self.0.stdout.wait(from, patience(), |line| {
             let told = Told::parse(line).unwrap_or_else(|| panic!("no line of the service: {line}"));
             let functions = told.report.iter().flat_map(|report| &report.functions);
             functions.filter(|function| !function.unsettled).for_each(Function::assert_identity);
@@ -273,18 +258,13 @@ impl Service {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid()), signal).unwrap_or_else(|e| panic!("{signal} to the service: {e}"));
+        self.0.signal(signal);
     }
 
     /// Waits for the end, whatever it is.
     #[track_caller]
     pub fn ended(mut self) -> Outcome {
-        let started = Instant::now();
-        let status = wait(&mut self.child, patience()).expect("edgelat ends");
-        self.stdout.to_the_end(patience());
-        self.stderr.to_the_end(patience());
-        self.checked = true;
-        Outcome { status, stdout: self.stdout.text(), stderr: self.stderr.text(), took: started.elapsed() }
+        self.0.ended()
     }
 
     /// Tells it to end, and waits for that: exit status 0, last figures for whatever it measured, and nothing of it is
@@ -328,22 +308,6 @@ impl Service {
             let gone = || crate::machine::state_of(collector).is_none_or(|state| state == 'Z');
             assert!(eventually(patience(), gone), "collector {collector} does not end");
         }
-        let status = wait(&mut self.child, patience()).expect("a killed agent ends");
-        assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "the agent was killed while it ran");
-        self.checked = true;
-        self.pid()
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        if !self.checked {
-            // A test that failed: end it as gently as possible, so that it sweeps behind itself.
-            let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
-            if wait(&mut self.child, std::time::Duration::from_secs(10)).is_none() {
-                let _ = self.child.kill();
-                let _ = self.child.wait();
-            }
-        }
+        self.0.kill()
     }
 }

@@ -1,18 +1,17 @@
 //! Runs edgelat: short commands to their end, and `watch` as a session that can be spoken to.
 
 use std::ffi::OsStr;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-use nix::sys::signal::{SigHandler, Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::{SigHandler, Signal};
 
+use crate::agent::{Agent, Outcome};
 use crate::lines::Lines;
 use crate::patience;
 use crate::report::{Oracle, Report};
-use crate::target::{Target, wait};
+use crate::target::Target;
 
 /// The line on stderr that says that probes count from now on.
 const ARMED: &str = "edgelat: armed";
@@ -45,41 +44,6 @@ fn hear_signals() {
     }
 }
 
-/// What a command came to.
-#[derive(Debug)]
-pub struct Outcome {
-    /// How it ended.
-    pub status: ExitStatus,
-    /// All it printed to stdout.
-    pub stdout: String,
-    /// All it printed to stderr.
-    pub stderr: String,
-    /// How long it took.
-    pub took: Duration,
-}
-
-impl Outcome {
-    /// Fails unless it ended with this exit status and said each of `words` on stderr, whatever the case
-    /// of the letters.
-    #[track_caller]
-    pub fn refused(&self, status: i32, words: &[&str]) {
-        assert_eq!(self.status.code(), Some(status), "exit status of {self:#?}");
-        let stderr = self.stderr.to_lowercase();
-        for word in words {
-            assert!(stderr.contains(&word.to_lowercase()), "`{word}` is not in the message of {self:#?}");
-        }
-        assert!(!stderr.contains("panicked"), "a panic instead of a message in {self:#?}");
-    }
-
-    /// Fails unless it ended well; gives stdout as JSON objects, one a line.
-    #[track_caller]
-    pub fn objects(&self) -> Vec<serde_json::Value> {
-        assert!(self.status.success(), "{self:#?}");
-        let parse = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("no JSON ({e}): {line}"));
-        self.stdout.lines().map(parse).collect()
-    }
-}
-
 /// Runs `edgelat` with these arguments to its end.
 #[track_caller]
 pub fn edgelat<S: AsRef<OsStr>>(arguments: &[S]) -> Outcome {
@@ -90,33 +54,12 @@ pub fn edgelat<S: AsRef<OsStr>>(arguments: &[S]) -> Outcome {
 
 /// Runs any command to its end, which must come in time.
 #[track_caller]
-pub fn run(mut command: Command) -> Outcome {
-    let started = Instant::now();
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
-    let stdout = Lines::of(child.stdout.take().unwrap());
-    let stderr = Lines::of(child.stderr.take().unwrap());
-    let Some(status) = wait(&mut child, patience()) else {
-        let _ = child.kill();
-        panic!("{command:?} does not end; it said:\n{}\n{}", stdout.text(), stderr.text());
-    };
-    let took = started.elapsed();
-    stdout.to_the_end(patience());
-    stderr.to_the_end(patience());
-    Outcome { status, stdout: stdout.text(), stderr: stderr.text(), took }
+pub fn run(command: Command) -> Outcome {
+    Agent::start(command).ended()
 }
 
 /// A running `edgelat watch --json`. Ends with the test that started it.
-pub struct Session {
-    child: Child,
-    stdout: Lines,
-    stderr: Lines,
-    checked: bool,
-}
+pub struct Session(Agent);
 
 impl Session {
     /// Watches functions of a target; comes back when the probes count.
@@ -145,58 +88,45 @@ impl Session {
 
     /// Runs a command that ends up as `edgelat watch --json`; comes back when the probes count.
     #[track_caller]
-    pub fn start(mut command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
         crate::need_root();
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
-        let stdout = Lines::of(child.stdout.take().unwrap());
-        let stderr = Lines::of(child.stderr.take().unwrap());
-        let session = Self { child, stdout, stderr, checked: false };
-        let armed = session.stderr.wait(0, patience(), |line| line.starts_with(ARMED).then_some(()));
-        assert!(armed.is_some(), "{command:?} was not armed; it said:\n{}", session.stderr.text());
+        let session = Self(Agent::start(command));
+        let armed = session.0.stderr.wait(0, patience(), |line| line.starts_with(ARMED).then_some(()));
+        assert!(armed.is_some(), "edgelat was not armed; it said:\n{}", session.stderr());
         session
     }
 
     /// Of the agent.
     pub fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).unwrap()
+        self.0.pid()
     }
 
     /// Everything on stderr so far.
     pub fn stderr(&self) -> String {
-        self.stderr.text()
+        self.0.stderr.text()
     }
 
     /// The lines of stderr, which outlive the session.
     pub fn stderr_lines(&self) -> Lines {
-        self.stderr.clone()
+        self.0.stderr.clone()
     }
 
     /// The lines of stdout, which outlive the session.
     pub fn stdout_lines(&self) -> Lines {
-        self.stdout.clone()
+        self.0.stdout.clone()
     }
 
     /// Waits for the end, whatever it is.
     #[track_caller]
     pub fn ended(mut self) -> Outcome {
-        let started = Instant::now();
-        let status = wait(&mut self.child, patience()).expect("edgelat ends");
-        self.stdout.to_the_end(patience());
-        self.stderr.to_the_end(patience());
-        self.checked = true;
-        Outcome { status, stdout: self.stdout.text(), stderr: self.stderr.text(), took: started.elapsed() }
+        self.0.ended()
     }
 
     /// Waits for a report for which `wanted` holds. Each one looked at must fulfil the identity, unless
     /// it says that it is unsettled.
     #[track_caller]
     pub fn wait_for(&self, wanted: impl Fn(&Report) -> bool) -> Report {
-        let found = self.stdout.wait(0, patience(), |line| {
+        let found = self.0.stdout.wait(0, patience(), |line| {
             let report = Report::parse(line)?;
             report.functions.iter().filter(|f| !f.unsettled).for_each(crate::Function::assert_identity);
             wanted(&report).then_some(report)
@@ -212,8 +142,8 @@ impl Session {
     pub fn at_rest(&self) -> Report {
         let mut before: Option<Vec<(u64, u64)>> = None;
         // There may be thousands of reports; only those that come from now on are looked at.
-        let from = self.stdout.count();
-        let found = self.stdout.wait(from, patience(), |line| {
+        let from = self.0.stdout.count();
+        let found = self.0.stdout.wait(from, patience(), |line| {
             let report = Report::parse(line)?;
             let now: Vec<_> = report.functions.iter().map(|f| (f.entries, f.exits)).collect();
             let rests = before.as_ref() == Some(&now);
@@ -228,13 +158,13 @@ impl Session {
 
     /// All reports so far.
     pub fn reports(&self) -> Vec<Report> {
-        self.stdout.text().lines().filter_map(Report::parse).collect()
+        self.0.stdout.text().lines().filter_map(Report::parse).collect()
     }
 
     /// What the command told that `watch` runs, when that is a target. Its output goes to stderr: stdout
     /// is for reports.
     pub fn oracles(&self) -> Vec<Oracle> {
-        self.stderr.text().lines().filter_map(Oracle::parse).collect()
+        self.0.stderr.text().lines().filter_map(Oracle::parse).collect()
     }
 
     /// Waits for the end as [`end`](Self::end) does; gives the report and the last figures of the command
@@ -249,14 +179,14 @@ impl Session {
     /// Waits for the end as [`end`](Self::end) does; gives the report and all of stderr.
     #[track_caller]
     pub fn end_with_stderr(self) -> (Report, String) {
-        let stderr = self.stderr.clone();
+        let stderr = self.0.stderr.clone();
         let report = self.end();
         (report, stderr.text())
     }
 
     /// Sends the agent a signal.
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid()), signal).unwrap_or_else(|e| panic!("{signal} to the agent: {e}"));
+        self.0.signal(signal);
     }
 
     /// Ctrl-C, and then the [`end`](Self::end).
@@ -269,14 +199,11 @@ impl Session {
     /// Waits for the end: exit status 0, a final report that fulfils the identity, and nothing left behind.
     #[track_caller]
     pub fn end(mut self) -> Report {
-        let status = wait(&mut self.child, patience());
-        let (lines, closed) = self.stdout.to_the_end(patience());
-        let stderr = self.stderr.to_the_end(patience()).0.join("\n");
-        self.checked = true;
-        let Some(status) = status else { panic!("edgelat does not end; it said:\n{stderr}") };
+        let Outcome { status, stdout, stderr, .. } = self.0.ended();
         assert_eq!(status.code(), Some(0), "exit status of edgelat ({status}); it said:\n{stderr}");
+        let (_, closed) = self.0.stdout.to_the_end(Duration::ZERO);
         assert!(closed, "somebody still holds the stdout of edgelat");
-        let reports: Vec<_> = lines.iter().filter_map(|line| Report::parse(line)).collect();
+        let reports: Vec<_> = stdout.lines().filter_map(Report::parse).collect();
         let finals = reports.iter().filter(|r| r.is_final).count();
         assert_eq!(finals, 1, "one report is final; edgelat said:\n{stderr}");
         let last = reports.last().expect("the final report").clone();
@@ -300,23 +227,6 @@ impl Session {
 
     /// Kills the agent as it stands and reaps it; gives its pid.
     pub fn kill(mut self) -> i32 {
-        self.signal(Signal::SIGKILL);
-        let status = wait(&mut self.child, patience()).expect("a killed agent ends");
-        assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "the agent was killed while it ran");
-        self.checked = true;
-        self.pid()
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        if !self.checked {
-            // A test that failed: end it as gently as possible, so that it sweeps behind itself.
-            let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
-            if wait(&mut self.child, Duration::from_secs(5)).is_none() {
-                let _ = self.child.kill();
-                let _ = self.child.wait();
-            }
-        }
+        self.0.kill()
     }
 }

@@ -106,7 +106,7 @@ impl Measurement {
             pin: options.pin,
         };
         let begun = line.call(&Request::BeginPlan { target: target.id, options: plan_options })?;
-        let (Reply::Plan { plan }, _) = begun else { return Err(unexpected(&begun.0)) };
+        let (Reply::Plan { plan }, _) = begun else { return Err(unexpected()) };
         // From here on the guard holds a plan; if a step fails it must not stay.
         let measurement = Self::attach_plan(line, plan, resolved, options);
         if measurement.is_err() {
@@ -124,7 +124,7 @@ impl Measurement {
         hand_over(line, plan, resolved, options.returns)?;
         let (reply, mut descriptors) = line.call(&Request::Load { plan })?;
         let Reply::Loaded { lanes, rows, frame_sets, maps_frames, route, session, code_slots } = reply else {
-            return Err(unexpected(&reply));
+            return Err(unexpected());
         };
         let unmapped = |error: MapError| GuardError::Map { reason: text(error) };
         let of_python = if code_slots > 0 { 3 } else { 0 };
@@ -242,7 +242,7 @@ impl Measurement {
                 }
                 Ok(())
             }
-            (reply, _) => Err(unexpected(&reply)),
+            _ => Err(unexpected()),
         }
     }
 
@@ -261,7 +261,7 @@ impl Measurement {
     pub fn detach(&self, line: &mut Line) -> Result<u64, GuardError> {
         match line.call(&Request::Detach { plan: self.plan })? {
             (Reply::Detached { took_ns }, _) => Ok(took_ns),
-            (reply, _) => Err(unexpected(&reply)),
+            _ => Err(unexpected()),
         }
     }
 

@@ -31,11 +31,9 @@ pub mod target;
 
 use edgelat_guard::GuardError;
 use edgelat_guard::error::text;
-use edgelat_guard::protocol::Reply;
 
-/// The guard answered something else than was asked: a fault of ours, said instead of panicking.
-fn unexpected(reply: &Reply) -> GuardError {
-    // Which answer it was is in no message: the code that could write all of them is as large as a command.
-    let _ = reply;
+/// The guard answered something else than was asked: a fault of ours, said instead of panicking. Which answer it was is in
+/// no message: the code that could write all of them is as large as a command.
+fn unexpected() -> GuardError {
     GuardError::Order { what: text("the guard answered something else than was asked") }
 }

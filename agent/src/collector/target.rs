@@ -40,7 +40,7 @@ impl Target {
     pub fn open(line: &mut Line, pid: i32, allow_ptrace: bool) -> Result<Self, GuardError> {
         match line.call(&Request::OpenTarget { pid, allow_ptrace })? {
             (Reply::Target { target, start }, _) => Ok(Self { pid, id: target, start }),
-            (reply, _) => Err(unexpected(&reply)),
+            _ => Err(unexpected()),
         }
     }
 
@@ -64,7 +64,7 @@ impl Target {
                         return Ok(all);
                     }
                 }
-                (reply, _) => return Err(unexpected(&reply)),
+                _ => return Err(unexpected()),
             }
         }
     }
@@ -79,7 +79,7 @@ impl Target {
                 let file = File::from(descriptors.remove(0));
                 Ok(OpenImage { id, path: image.path.to_string(), file })
             }
-            (reply, _) => Err(unexpected(&reply)),
+            _ => Err(unexpected()),
         }
     }
 }

@@ -35,7 +35,7 @@ pub fn all(line: &mut Line, select: &Select) -> Result<Vec<Found>, GuardError> {
     let mut reply = line.call(&Request::FindProcesses { word: search.word, begins, whole: search.whole })?.0;
     let mut all = Vec::new();
     loop {
-        let Reply::Processes { processes, more } = reply else { return Err(unexpected(&reply)) };
+        let Reply::Processes { processes, more } = reply else { return Err(unexpected()) };
         all.extend(processes.into_iter().filter(|found| fits(select, &found.word)));
         if !more || all.len() >= MOST {
             return Ok(all);
@@ -51,7 +51,7 @@ fn one(line: &mut Line, pid: i32) -> Result<Option<Found>, GuardError> {
             line.call(&Request::ForgetTarget { target })?;
             Ok(Some(Found { pid, start, word: Path::new() }))
         }
-        Ok((reply, _)) => Err(unexpected(&reply)),
+        Ok(_) => Err(unexpected()),
         Err(GuardError::NoProcess { .. }) => Ok(None),
         Err(error) => Err(error),
     }
