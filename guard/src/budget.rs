@@ -193,13 +193,12 @@ impl Total {
         }
         self.looked = Some(now);
         let total = costs.iter().fold(0u64, |sum, cost| sum.saturating_add(*cost));
+        if let Sharing::Told(offer) = &mut self.sharing {
+            offer.tell(total);
+        }
         let of = match &mut self.sharing {
             _ if self.bound.exceeded(total) => Some(BudgetOf::AllPlans),
-            Sharing::No => None,
-            Sharing::Told(offer) => {
-                offer.tell(total);
-                None
-            }
+            Sharing::No | Sharing::Told(_) => None,
             Sharing::Beside { beside, share, both } => {
                 *share = beside.share();
                 share.and_then(|Share { bound, cost: service }| {
@@ -269,9 +268,9 @@ mod tests {
         assert_eq!(own.dearest(&[15_000, 6_000], now + 2 * LOOK), None, "over for the first time");
         let both = BudgetOf::Both { service: 30_000, bound: 50_000 };
         assert_eq!(own.dearest(&[15_000, 6_000], now + 3 * LOOK), Some((0, 21_000, both)));
-        // The service comes to cost all that it may: nothing is left.
-        assert_eq!(service.dearest(&[50_000], now + LOOK), None);
-        let both = BudgetOf::Both { service: 50_000, bound: 50_000 };
+        // The service comes to cost more than it may: nothing is left.
+        assert_eq!(service.dearest(&[300_000], now + LOOK), Some((0, 300_000, BudgetOf::AllPlans)));
+        let both = BudgetOf::Both { service: 300_000, bound: 50_000 };
         assert_eq!(own.dearest(&[1], now + 4 * LOOK), Some((0, 1, both)));
         assert_eq!(own.dearest(&[0], now + 5 * LOOK), None, "it costs nothing");
         // What was asked for holds as well.

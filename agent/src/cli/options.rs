@@ -341,7 +341,8 @@ pub const COMMANDS: &[Command] = &[
             },
             Opt {
                 more: "Calibration measures what the probes themselves add to each duration, on functions of edgelat's own, \
-                       and reports it as bias_ns.",
+                       and reports it as bias_ns. Beside a service it is not skipped: what the probes cost has to be known \
+                       there.",
                 ..Opt::switch(Id::NoBias, "no-bias", "Skip the calibration at the start")
             },
         ],

@@ -471,9 +471,10 @@ impl Service {
         }
         self.config.agent.interval = config.agent.interval;
         self.config.agent.scan = config.agent.scan;
-        let mut before = std::mem::take(&mut self.groups);
+        let (mut before, mut changed) = (std::mem::take(&mut self.groups), false);
         for target in &config.targets {
             let same = before.iter().position(|group| group.config == *target);
+            changed |= same.is_none();
             let group = same.map(|index| before.swap_remove(index));
             self.groups.push(group.unwrap_or_else(|| Group::new(target, &self.config.agent)));
         }
@@ -493,7 +494,7 @@ impl Service {
             }
         }
         self.groups.truncate(kept);
-        if self.closed && self.groups.iter().any(|group| group.watched.is_empty()) {
+        if self.closed && changed {
             self.log.say(
                 Level::Warning,
                 format_args!(
