@@ -5,6 +5,7 @@
 //! | `cost.rs` | what do probes add to a call? |
 //! | `attach.rs` | how long do attaching and detaching take, and how much memory is held? |
 //! | `snapshot.rs` | what does it cost to look at a thousand functions? |
+//! | `service.rs` | what does the service hold, and how fast does it let go of a target that dies? |
 //! | `size.rs` | what are the bytes of the binary for? |
 //! | `target.rs`, `tools.rs`, `empty.rs`, `sites.rs` | the programs that are measured, those that measure, empty ones, and where they sit |
 //! | `stats.rs`, `machine.rs`, `report.rs` | medians, the machine, the page |
@@ -17,6 +18,7 @@ mod empty;
 mod error;
 mod machine;
 mod report;
+mod service;
 mod sites;
 mod size;
 mod snapshot;
@@ -38,7 +40,7 @@ use crate::report::Results;
 use crate::tools::Installed;
 
 const USAGE: &str = "usage: edgelat-bench --edgelat BINARY --unstripped BINARY [--archives DIR]... --targets DIR --work DIR \
-                     --output FILE [--peers ROOT] [--quick] [--only cost|attach|snapshot|size]...";
+                     --output FILE [--peers ROOT] [--quick] [--only cost|attach|service|snapshot|size]...";
 
 /// The command line.
 #[derive(Debug, Default)]
@@ -141,6 +143,13 @@ fn run(options: &Options) -> Result<(), Error> {
     } else {
         Err("left out of this run".into())
     };
+    let service = if wanted("service") {
+        say("bench: the service");
+        let rounds = if options.quick { 2 } else { 10 };
+        service::measure(&programs, &installed, &options.work, cpu, rounds).map_err(|error| error.to_string())
+    } else {
+        Err("left out of this run".into())
+    };
     let size = if wanted("size") {
         size::measure(&options.edgelat, &options.unstripped, &options.archives)
             .map_err(|error| error.to_string())
@@ -155,6 +164,7 @@ fn run(options: &Options) -> Result<(), Error> {
         cost,
         attach,
         snapshot,
+        service,
         size,
     });
     fs::write(&options.output, &page).map_err(file("write", &options.output))?;

@@ -6,6 +6,7 @@ use crate::attach::{self, Phase};
 use crate::cost::{Contender, Table};
 use crate::empty::{Way, Work};
 use crate::machine::Machine;
+use crate::service;
 use crate::size::Sizes;
 use crate::snapshot;
 use crate::stats::Spread;
@@ -22,6 +23,7 @@ pub(crate) struct Results {
     pub(crate) cost: Vec<Table>,
     pub(crate) attach: Vec<attach::Row>,
     pub(crate) snapshot: Result<snapshot::Outcome, String>,
+    pub(crate) service: Result<service::Outcome, String>,
     pub(crate) size: Result<Sizes, String>,
 }
 
@@ -38,6 +40,7 @@ pub(crate) fn page(results: &Results) -> String {
         _ = memory(&mut page, results);
     }
     _ = snapshot(&mut page, results);
+    _ = service(&mut page, results);
     _ = size(&mut page, results);
     page
 }
@@ -324,6 +327,36 @@ fn snapshot(page: &mut String, results: &Results) -> Written {
         Err(reason) => writeln!(page, "| one interval of `watch --json` | {} |", escape(reason))?,
     }
     writeln!(page)
+}
+
+fn service(page: &mut String, results: &Results) -> Written {
+    writeln!(page, "## The service, with {} functions of one target\n", service::FUNCTIONS)?;
+    let outcome = match &results.service {
+        Ok(outcome) => outcome,
+        Err(reason) => return writeln!(page, "Not measured: {}\n", escape(reason)),
+    };
+    let show = |spread: &Option<Spread>| spread.map_or("-".into(), |spread| spread.show(1));
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    writeln!(page, "| `edgelat run`, guard and collector together | |\n| --- | --: |")?;
+    writeln!(
+        page,
+        "| SIGSEGV of the target: the guard is told .. last probe gone, ms | {} |",
+        show(&outcome.gone)
+    )?;
+    writeln!(
+        page,
+        "| SIGSEGV of the target: sent .. the log says that the probes are gone, ms | {} |",
+        show(&outcome.told)
+    )?;
+    let memory = &outcome.memory;
+    writeln!(page, "| resident (proportional share), MiB | {:.1} |", mib(memory.resident))?;
+    writeln!(page, "| highest resident size, MiB | {:.1} |", mib(memory.peak))?;
+    writeln!(page, "| kernel memory of BPF maps, MiB | {:.2} |", mib(memory.maps))?;
+    writeln!(
+        page,
+        "| CPU over 10 s, interval of 10 s, idle target, % of one CPU | {:.2} |\n",
+        outcome.idle_percent
+    )
 }
 
 fn memory(page: &mut String, results: &Results) -> Written {

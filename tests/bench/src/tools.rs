@@ -140,17 +140,7 @@ impl Tool {
         let Some(mut command) = self.command(installed, pid, image, choice, interval) else {
             return Ok(None);
         };
-        let started = Instant::now();
-        let mut child = command.spawn().map_err(|source| Error::Spawn { program: self.label(), source })?;
-        let output = Arc::new(Mutex::new(String::new()));
-        let mut readers = Vec::new();
-        if let Some(stream) = child.stdout.take() {
-            readers.push(collect(stream, &output));
-        }
-        if let Some(stream) = child.stderr.take() {
-            readers.push(collect(stream, &output));
-        }
-        Ok(Some(Running { tool: self, child, output, readers, started }))
+        Running::of(self, &mut command).map(Some)
     }
 
     /// How many calls its final output accounts for.
@@ -215,6 +205,28 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    fn of(tool: Tool, command: &mut Command) -> Result<Self, Error> {
+        let started = Instant::now();
+        let mut child = command.spawn().map_err(|source| Error::Spawn { program: tool.label(), source })?;
+        let output = Arc::new(Mutex::new(String::new()));
+        let mut readers = Vec::new();
+        if let Some(stream) = child.stdout.take() {
+            readers.push(collect(stream, &output));
+        }
+        if let Some(stream) = child.stderr.take() {
+            readers.push(collect(stream, &output));
+        }
+        Ok(Self { tool, child, output, readers, started })
+    }
+
+    /// Starts the service of edgelat.
+    pub(crate) fn service(installed: &Installed, config: &Path) -> Result<Self, Error> {
+        let mut command = Command::new(&installed.edgelat);
+        command.args(["run", "-c"]).arg(config);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::of(Tool::Edgelat { route: "auto", returns: "ret" }, &mut command)
+    }
+
     pub(crate) fn tool(&self) -> Tool {
         self.tool
     }
