@@ -1,8 +1,8 @@
 //! Locks on files: one agent at a time, and one writer of a file at a time.
 //!
 //! Two agents on one box would each hold its own budget, so that targets pay twice. So an agent takes a lock before it does
-//! anything else, and the second one says who holds it. Nothing has to be tidied up after an agent that was killed: the kernel lets go of the lock with the last
-//! descriptor.
+//! anything else, and the second one says who holds it. Nothing has to be tidied up after an agent that was killed: the
+//! kernel lets go of the lock with the last descriptor.
 //!
 //! They are locks of an open file, not of a process (`F_OFD_SETLK`, Linux 3.15): a lock of a process would be lost as soon
 //! as any part of that process closes the file. After a fork both processes hold the lock, and whoever closes its copy

@@ -302,8 +302,8 @@ pub const COMMANDS: &[Command] = &[
             Opt {
                 value: Some(Value { name: "PERCENT", complete: Complete::Nothing }),
                 more: "Of one CPU, from 0.1 to 1000. When the hits of all probes cost more in two tenths of a second in a row, or \
-                       four times as much in one, the probes are removed, what was measured is printed, and the exit status is 8. Without it the cost \
-                       is shown, and nothing is stopped unless a service runs beside (see --config).",
+                       four times as much in one, the probes are removed, what was measured is printed, and the exit status is 8. \
+                       Without it the cost is shown, and nothing is stopped unless a service runs beside (see --config).",
                 ..Opt::switch(Id::MaxCost, "max-cost", "End when the probes cost more than that")
             },
             Opt {

@@ -135,27 +135,18 @@ fn run(options: &Options) -> Result<(), Error> {
         let mut progress = |text: String| say(&format!("bench: attach and detach: {text}"));
         attach = attach::measure(&programs, &installed, &options.work, cpu, effort, &mut progress)?;
     }
-    let snapshot = if wanted("snapshot") {
+    let snapshot = part(wanted("snapshot"), || {
         say("bench: snapshot");
         let seconds = if options.quick { 3 } else { 10 };
         snapshot::measure(&programs, &installed, &options.work, cpu, seconds)
-            .map_err(|error| error.to_string())
-    } else {
-        Err("left out of this run".into())
-    };
-    let service = if wanted("service") {
+    });
+    let service = part(wanted("service"), || {
         say("bench: the service");
         let rounds = if options.quick { 2 } else { 10 };
-        service::measure(&programs, &installed, &options.work, cpu, rounds).map_err(|error| error.to_string())
-    } else {
-        Err("left out of this run".into())
-    };
-    let size = if wanted("size") {
-        size::measure(&options.edgelat, &options.unstripped, &options.archives)
-            .map_err(|error| error.to_string())
-    } else {
-        Err("left out of this run".into())
-    };
+        service::measure(&programs, &installed, &options.work, cpu, rounds)
+    });
+    let size =
+        part(wanted("size"), || size::measure(&options.edgelat, &options.unstripped, &options.archives));
     let page = report::page(&Results {
         machine,
         peers: peers.lines().map(str::to_owned).collect(),
@@ -170,6 +161,14 @@ fn run(options: &Options) -> Result<(), Error> {
     fs::write(&options.output, &page).map_err(file("write", &options.output))?;
     _ = std::io::stdout().write_all(page.as_bytes());
     Ok(())
+}
+
+/// A part of the page, or why it is not there: the others are of use without it.
+fn part<T>(wanted: bool, measure: impl FnOnce() -> Result<T, Error>) -> Result<T, String> {
+    match wanted {
+        true => measure().map_err(|error| error.to_string()),
+        false => Err("left out of this run".into()),
+    }
 }
 
 /// Keeps this process and its children off the last CPU, where the targets stay; its number.

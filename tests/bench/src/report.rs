@@ -336,7 +336,6 @@ fn service(page: &mut String, results: &Results) -> Written {
         Err(reason) => return writeln!(page, "Not measured: {}\n", escape(reason)),
     };
     let show = |spread: &Option<Spread>| spread.map_or("-".into(), |spread| spread.show(1));
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     writeln!(page, "| `edgelat run`, guard and collector together | |\n| --- | --: |")?;
     writeln!(
         page,
@@ -359,6 +358,10 @@ fn service(page: &mut String, results: &Results) -> Written {
     )
 }
 
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
 fn memory(page: &mut String, results: &Results) -> Written {
     writeln!(page, "## Memory\n")?;
     writeln!(
@@ -367,7 +370,6 @@ fn memory(page: &mut String, results: &Results) -> Written {
     )?;
     let sizes = attach::SIZES.iter().map(|&size| format!(" {} |", functions(size))).collect::<String>();
     writeln!(page, "| |{sizes}\n| --- |{}", " --: |".repeat(attach::SIZES.len()))?;
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     for row in results.attach.iter().filter(|row| matches!(row.contender, attach::Contender::Tool(_))) {
         let show = |cell: &attach::Cell| match cell.memory {
             Some(Memory { resident, peak, maps }) => {
@@ -379,8 +381,7 @@ fn memory(page: &mut String, results: &Results) -> Written {
         writeln!(page, "| {} |{cells}", row.contender.label())?;
     }
     writeln!(page)?;
-    let resident =
-        |cell: &attach::Cell| cell.memory.map(|memory| memory.resident as f64 / f64::from(1 << 20));
+    let resident = |cell: &attach::Cell| cell.memory.map(|memory| mib(memory.resident));
     quicker(page, results, "resident memory", "MiB", resident)
 }
 

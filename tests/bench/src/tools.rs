@@ -74,7 +74,7 @@ impl Tool {
             command.arg(installed.peers.as_ref()?).args(program);
             Some(command)
         };
-        let mut command = match self {
+        Some(match self {
             Self::Edgelat { route, returns } => {
                 let mut command = Command::new(&installed.edgelat);
                 command.args(["watch", "-p", &pid, "--json", "--interval", &interval.to_string()]);
@@ -103,9 +103,7 @@ impl Tool {
                 command.arg(format!(":{symbol}"));
                 command
             }
-        };
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Some(command)
+        })
     }
 
     /// What it prints when it is ready, where the text of the target cannot show it (return probes).
@@ -206,6 +204,7 @@ pub(crate) struct Running {
 
 impl Running {
     fn of(tool: Tool, command: &mut Command) -> Result<Self, Error> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let started = Instant::now();
         let mut child = command.spawn().map_err(|source| Error::Spawn { program: tool.label(), source })?;
         let output = Arc::new(Mutex::new(String::new()));
@@ -223,7 +222,6 @@ impl Running {
     pub(crate) fn service(installed: &Installed, config: &Path) -> Result<Self, Error> {
         let mut command = Command::new(&installed.edgelat);
         command.args(["run", "-c"]).arg(config);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Self::of(Tool::Edgelat { route: "auto", returns: "ret" }, &mut command)
     }
 
