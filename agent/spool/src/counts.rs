@@ -1,0 +1,179 @@
+//! What a function did in some time: numbers that add up, so that two intervals become one without anything lost.
+
+use edgelat_histogram::{INDEX_MAX, INDEX_MIN};
+
+use crate::codec::{self, Bytes};
+
+/// Names of the losses, in the order of [`Counts::lost`]; what each means stands in docs/WATCH-JSON.md.
+pub const LOSSES: [&str; 7] =
+    ["abandoned", "evicted", "ended_inside", "over_range", "table_full", "unresolved", "unkeyed"];
+
+/// Figures that stand before the losses: sum, inside, off, zero, unmatched.
+const FIGURES: usize = 5;
+
+/// What a function did in some time, or, where it is cumulative, from the beginning of its stream until then.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Calls that began.
+    pub entries: u64,
+    /// By how much the number of calls inside has changed; added up, the number of calls inside.
+    pub in_flight: i64,
+    /// Calls that are in no histogram, by [`LOSSES`]. Negative where a loss turned out to be another one.
+    pub lost: [i64; LOSSES.len()],
+    /// Ends of calls that began before coverage; not part of the account.
+    pub unmatched: u64,
+    /// Sum of the durations in the histogram, in nanoseconds.
+    pub sum_ns: u64,
+    /// Durations of at most [`edgelat_histogram::ZERO_MAX_NS`].
+    pub zero: u64,
+    /// Occupied buckets, ascending: index at [`edgelat_histogram::SCALE`] and durations in it.
+    pub buckets: Vec<(i32, u64)>,
+}
+
+impl Counts {
+    /// Durations in the histogram, which is as many as calls that were measured to their end.
+    pub fn exits(&self) -> u64 {
+        self.buckets.iter().fold(self.zero, |sum, (_, count)| sum.saturating_add(*count))
+    }
+
+    /// By how much the account is off: `entries - exits - in_flight - lost`. Calls that went on while the row was read; 0
+    /// when added up to the end of a target.
+    pub fn off(&self) -> i64 {
+        let others = (self.exits() as i64).wrapping_add(self.in_flight).wrapping_add(self.all_lost());
+        (self.entries as i64).wrapping_sub(others)
+    }
+
+    /// All losses together.
+    pub fn all_lost(&self) -> i64 {
+        self.lost.iter().fold(0, |sum: i64, lost| sum.wrapping_add(*lost))
+    }
+
+    /// Nothing happened.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Adds what came later, exactly.
+    pub fn add(&mut self, later: &Self) {
+        self.entries = self.entries.saturating_add(later.entries);
+        self.in_flight = self.in_flight.wrapping_add(later.in_flight);
+        self.unmatched = self.unmatched.saturating_add(later.unmatched);
+        self.sum_ns = self.sum_ns.saturating_add(later.sum_ns);
+        self.zero = self.zero.saturating_add(later.zero);
+        for (mine, theirs) in self.lost.iter_mut().zip(later.lost) {
+            *mine = mine.wrapping_add(theirs);
+        }
+        for (index, count) in &later.buckets {
+            match self.buckets.binary_search_by_key(index, |bucket| bucket.0) {
+                Ok(at) => self.buckets[at].1 = self.buckets[at].1.saturating_add(*count),
+                Err(at) => self.buckets.insert(at, (*index, *count)),
+            }
+        }
+    }
+
+    /// What happened since `before`, where both are cumulative.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let mut difference = self.clone();
+        difference.entries = self.entries.saturating_sub(before.entries);
+        difference.in_flight = self.in_flight.wrapping_sub(before.in_flight);
+        difference.unmatched = self.unmatched.saturating_sub(before.unmatched);
+        difference.sum_ns = self.sum_ns.saturating_sub(before.sum_ns);
+        difference.zero = self.zero.saturating_sub(before.zero);
+        for (mine, theirs) in difference.lost.iter_mut().zip(before.lost) {
+            *mine = mine.wrapping_sub(theirs);
+        }
+        let mut earlier = before.buckets.iter().peekable();
+        difference.buckets.retain_mut(|(index, count)| {
+            while earlier.next_if(|(other, _)| other < index).is_some() {}
+            if let Some((_, had)) = earlier.next_if(|(other, _)| other == index) {
+                *count = count.saturating_sub(*had);
+            }
+            *count > 0
+        });
+        difference
+    }
+
+    /// Lower bound of the lowest occupied bucket in nanoseconds, and upper bound of the highest.
+    pub fn range_ns(&self) -> Option<(u64, u64)> {
+        use edgelat_histogram::{ZERO_MAX_NS, upper_bound_ns};
+        let lowest = self.buckets.first().map(|(index, _)| upper_bound_ns(index - 1) + 1);
+        let highest = self.buckets.last().map(|(index, _)| upper_bound_ns(*index));
+        match self.zero {
+            0 => lowest.zip(highest),
+            _ => Some((0, highest.unwrap_or(ZERO_MAX_NS))),
+        }
+    }
+
+    /// Appends it: two lists, figures without the zeros at their end, and buckets.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let mut figures = [0; FIGURES + LOSSES.len()];
+        let (first, lost) = figures.split_at_mut(FIGURES);
+        first.copy_from_slice(&[
+            self.sum_ns as i64,
+            self.in_flight,
+            self.off(),
+            self.zero as i64,
+            self.unmatched as i64,
+        ]);
+        lost.copy_from_slice(&self.lost);
+        let used = figures.iter().rposition(|figure| *figure != 0).map_or(0, |last| last + 1);
+        codec::put(out, used as u64);
+        figures[..used].iter().for_each(|figure| codec::put_signed(out, *figure));
+
+        // Runs of neighbours need no index: a zero, which no occupied bucket has, says that some are skipped.
+        let Some((first, _)) = self.buckets.first() else { return out.push(0) };
+        let gap = |pair: &[(i32, u64)]| pair[1].0 - pair[0].0 > 1;
+        let gaps = self.buckets.windows(2).filter(|pair| gap(pair)).count();
+        codec::put(out, (1 + self.buckets.len() + 2 * gaps) as u64);
+        let mut next = *first;
+        codec::put(out, (first - INDEX_MIN) as u64);
+        for (index, count) in &self.buckets {
+            if *index > next {
+                codec::put(out, 0);
+                codec::put(out, (index - next) as u64);
+            }
+            codec::put(out, *count);
+            next = index + 1;
+        }
+    }
+
+    /// The opposite; `None` where that are no counts.
+    pub(crate) fn decode(bytes: &mut Bytes<'_>) -> Option<Self> {
+        let mut figures = [0; FIGURES + LOSSES.len()];
+        let used = bytes.length()?;
+        for figure in figures.get_mut(..used)? {
+            *figure = bytes.signed()?;
+        }
+        let mut counts = Self::default();
+        let mut left = bytes.length()?;
+        if left > 0 {
+            let mut index = i64::from(INDEX_MIN).checked_add_unsigned(bytes.number()?)?;
+            left -= 1;
+            while left > 0 {
+                left -= 1;
+                match bytes.number()? {
+                    0 => {
+                        left = left.checked_sub(1)?;
+                        index = index.checked_add_unsigned(bytes.number()?)?;
+                    }
+                    count if index <= INDEX_MAX.into() => {
+                        counts.buckets.push((index as i32, count));
+                        index += 1;
+                    }
+                    _ => return None,
+                }
+            }
+        }
+        let (first, lost) = figures.split_at(FIGURES);
+        let [sum_ns, in_flight, off, zero, unmatched] = first.try_into().ok()?;
+        counts.sum_ns = sum_ns as u64;
+        counts.in_flight = in_flight;
+        counts.zero = zero as u64;
+        counts.unmatched = unmatched as u64;
+        counts.lost.copy_from_slice(lost);
+        let others = (counts.exits() as i64).wrapping_add(in_flight).wrapping_add(counts.all_lost());
+        counts.entries = others.wrapping_add(off) as u64;
+        Some(counts)
+    }
+}

@@ -1,0 +1,473 @@
+//! Writing a spool.
+//!
+//! The one who measures collects an interval with [`Spool::add`] and ends it with [`Spool::close`], which writes it, and has
+//! it on the disk when that is due. Nothing that a disk does ends that: what cannot be written waits in memory, the oldest
+//! of it merged where it is too much, and is written as soon as the disk takes it.
+//!
+//! What is synced is never written over, and what failed to sync is written again in a new segment, because nobody knows what
+//! is on the disk then. The checkpoint of the new segment says from which interval on the old one does not count.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+
+use nix::errno::Errno;
+
+use crate::budget::Budget;
+use crate::counts::Counts;
+use crate::merge;
+use crate::reader::{self, ReadError, Seen};
+use crate::record::{Checkpoint, Clock, Gap, Interval, STREAMS, Stream, Trust, short};
+use crate::segment::{Found, Frames, Name, Payload, READ_BYTES, UNFINISHED, frame, sorted};
+use crate::store::Store;
+
+/// Intervals that wait in memory while a disk takes none, before the oldest are merged.
+const WAITING: usize = 32;
+
+/// A file takes up this much at least, on most file systems.
+const BLOCK_BYTES: u64 = 4096;
+
+/// A clock that can be believed, of which no source of time says that it is right, counts after this time: boxes with nothing
+/// but a battery-backed clock have no better one.
+const PATIENCE_NS: u64 = 3_600 * 1_000_000_000;
+
+/// How a spool is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Most bytes of all segments together, with the room that is reserved.
+    pub max_bytes: u64,
+    /// Bytes of a segment. At most a quarter of `max_bytes` is used of it.
+    pub segment_bytes: u64,
+    /// Time after which what is written is synced, in nanoseconds.
+    pub sync_ns: u64,
+    /// Most bytes that are written in a day; without it as many as there are.
+    pub bytes_per_day: Option<u64>,
+}
+
+/// Who writes.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Random bytes, others at each start.
+    pub run: [u8; 16],
+    /// The boot id of the kernel.
+    pub boot: [u8; 16],
+    /// Version of the agent.
+    pub agent: String,
+}
+
+/// What a person should know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// The disk takes nothing any more. It is told once.
+    Failing(Errno),
+    /// It does again, and so many intervals came late.
+    Recovered(u64),
+}
+
+/// How a spool is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// Bytes of its segments.
+    pub bytes: u64,
+    /// How many there are.
+    pub segments: usize,
+    /// Intervals that are in memory only.
+    pub waiting: usize,
+    /// Bytes that were written in this run, all that was merged among them.
+    pub written: u64,
+    /// Number of the interval up to which, without it, all are on the disk.
+    pub synced: u64,
+    /// Why nothing can be written now.
+    pub failing: Option<Errno>,
+}
+
+#[derive(Debug)]
+struct Active {
+    name: Name,
+    length: u64,
+    /// There is nothing in it but its checkpoint.
+    empty: bool,
+}
+
+#[derive(Debug)]
+struct Outage {
+    errno: Errno,
+    since_ns: u64,
+    /// Intervals that will have come late.
+    late: u64,
+}
+
+/// A spool that is written to.
+#[derive(Debug)]
+pub struct Spool {
+    store: Box<dyn Store>,
+    options: Options,
+    closed: Vec<(Name, u64)>,
+    active: Option<Active>,
+    /// What is on the disk for sure.
+    synced: Checkpoint,
+    next_id: u64,
+    /// The interval that is going on.
+    current: Interval,
+    /// All streams, of which some may be in intervals that wait.
+    streams: Vec<Stream>,
+    waiting: VecDeque<Interval>,
+    /// Written, and perhaps on the disk.
+    unsynced: Vec<Interval>,
+    synced_at_ns: u64,
+    budget: Option<Budget>,
+    outage: Option<Outage>,
+    written: u64,
+}
+
+impl Spool {
+    /// Begins a run in a directory, with whatever an earlier one left there: what a power cut left behind the last record of
+    /// the newest segment is cut off, and what was merged already is removed. Nothing is written before there is something to
+    /// write. A directory that can only be read, or is full, is no error.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed.
+    pub fn open(
+        mut store: Box<dyn Store>,
+        options: Options,
+        identity: Identity,
+        now: Clock,
+    ) -> Result<Self, ReadError> {
+        let files = store.list().map_err(ReadError::List)?;
+        let names: Vec<String> = files.into_iter().map(|(file, _)| file).collect();
+        let (_, replaced) = sorted(&names);
+        for file in replaced.iter().map(|name| name.file()).chain([UNFINISHED.to_owned()]) {
+            if names.contains(&file) {
+                // Where it stays, readers leave it out.
+                _ = store.remove(&file);
+            }
+        }
+        let mut closed = reader::segments(store.as_ref())?;
+        if let Some((name, length)) = closed.last_mut() {
+            cut_tail(store.as_mut(), *name, length);
+        }
+        if closed.last().is_some_and(|(name, length)| *length == 0 && store.remove(&name.file()).is_ok()) {
+            closed.pop();
+        }
+        let ids = closed.iter().rev().find_map(|(name, _)| last_id(store.as_ref(), *name));
+        let next_id = ids.map_or(1, |last| last.saturating_add(1));
+        let segment_bytes = options.segment_bytes.min(options.max_bytes / 4);
+        let synced = Checkpoint {
+            run: identity.run,
+            boot: identity.boot,
+            agent: identity.agent,
+            began_ns: now.boot_ns,
+            ..Checkpoint::default()
+        };
+        Ok(Self {
+            store,
+            options: Options { segment_bytes, ..options },
+            closed,
+            active: None,
+            current: Interval {
+                run: short(&synced.run),
+                begin_ns: now.boot_ns,
+                end: now,
+                ..Interval::default()
+            },
+            synced,
+            next_id,
+            streams: Vec::new(),
+            waiting: VecDeque::new(),
+            unsynced: Vec::new(),
+            synced_at_ns: now.boot_ns,
+            budget: options.bytes_per_day.map(|bytes| Budget::new(bytes, now.boot_ns)),
+            outage: None,
+            written: 0,
+        })
+    }
+
+    /// The number of a stream; its own number does not matter. When it is new it begins here.
+    pub fn stream(&mut self, mut stream: Stream) -> u32 {
+        if let Some(known) = self.streams.iter().find(|known| known.is(&stream)) {
+            return known.id;
+        }
+        stream.id = self.streams.len() as u32 + 1;
+        if stream.id as usize > STREAMS {
+            if self.streams.iter().all(|known| known.id != 0) {
+                let rest = Stream { since_ns: stream.since_ns, ..Stream::default() };
+                self.current.streams.push(rest.clone());
+                self.streams.push(rest);
+            }
+            return 0;
+        }
+        self.current.streams.push(stream.clone());
+        self.streams.push(stream.clone());
+        stream.id
+    }
+
+    /// Adds what a stream did in this interval.
+    pub fn add(&mut self, stream: u32, counts: &Counts) {
+        self.current.row(stream, counts);
+    }
+
+    /// Adds time in which a process of a target was not measured.
+    pub fn uncovered(&mut self, target: &str, reason: &str, time_ns: u64) {
+        self.current.uncovered(target, reason, time_ns);
+    }
+
+    /// When the interval that is going on began, in nanoseconds since boot.
+    pub fn begin_ns(&self) -> u64 {
+        self.current.begin_ns
+    }
+
+    /// Ends the interval and writes it. It is on the disk when `sync` is true and nothing is said, or when it was due.
+    pub fn close(&mut self, now: Clock, sync: bool) -> Option<Notice> {
+        let next = Interval {
+            run: self.current.run,
+            first: self.current.first + 1,
+            last: self.current.last + 1,
+            begin_ns: now.boot_ns.max(self.current.begin_ns),
+            epoch_ns: self.epoch(now),
+            ..Interval::default()
+        };
+        let mut ended = std::mem::replace(&mut self.current, next);
+        ended.end = Clock { boot_ns: now.boot_ns.max(ended.begin_ns), ..now };
+        ended.epoch_ns = self.current.epoch_ns;
+        self.waiting.push_back(ended);
+        self.flush(now.boot_ns, sync)
+    }
+
+    /// Tries to write what waits, and to have it on the disk if that is due.
+    pub fn flush(&mut self, now_ns: u64, sync: bool) -> Option<Notice> {
+        let due = sync
+            || self.outage.is_some()
+            || now_ns.saturating_sub(self.synced_at_ns) >= self.options.sync_ns;
+        let done = self.write(now_ns, sync).and_then(|()| if due { self.sync(now_ns) } else { Ok(()) });
+        match done {
+            Ok(()) if due => self.outage.take().map(|outage| Notice::Recovered(outage.late)),
+            Ok(()) => None,
+            Err(errno) => {
+                self.hold();
+                let first = self.outage.is_none();
+                let (since_ns, late) = self.outage.take().map_or((now_ns, 0), |known| (known.since_ns, known.late));
+                self.outage = Some(Outage { errno, since_ns, late });
+                first.then_some(Notice::Failing(errno))
+            }
+        }
+    }
+
+    /// How it is.
+    pub fn status(&self) -> Status {
+        let active = self.active.as_ref();
+        Status {
+            bytes: self.closed.iter().map(|(_, length)| length).sum::<u64>()
+                + active.map_or(0, |active| active.length),
+            segments: self.closed.len() + usize::from(active.is_some()),
+            waiting: self.waiting.len(),
+            written: self.written,
+            synced: self.synced.next,
+            failing: self.outage.as_ref().map(|outage| outage.errno),
+        }
+    }
+
+    /// The wall clock at boot, once it can be believed. It stays as it is then.
+    fn epoch(&self, now: Clock) -> Option<u64> {
+        let old = now.boot_ns.saturating_sub(self.synced.began_ns) >= PATIENCE_NS;
+        let believed = now.trust == Trust::Synchronised || now.trust == Trust::Plausible && old;
+        self.current.epoch_ns.or_else(|| now.real_ns.checked_sub(now.boot_ns).filter(|_| believed))
+    }
+
+    /// Bounds what waits in memory.
+    fn hold(&mut self) {
+        while self.waiting.len() > WAITING {
+            let mut halves = VecDeque::with_capacity(self.waiting.len() / 2 + 1);
+            while let Some(mut interval) = self.waiting.pop_front() {
+                if let Some(later) = self.waiting.pop_front() {
+                    interval.merge(&later);
+                }
+                halves.push_back(interval);
+            }
+            self.waiting = halves;
+        }
+    }
+
+    /// Writes what waits, as far as the budget goes; all of it where that is `urgent`.
+    fn write(&mut self, now_ns: u64, urgent: bool) -> Result<(), Errno> {
+        let urgent = urgent || self.outage.is_some();
+        let late = self.waiting.iter().map(|interval| interval.last - interval.first + 1).sum();
+        if let (Some(outage), Some(first)) = (&mut self.outage, self.waiting.front_mut()) {
+            outage.late = late;
+            let Outage { errno, since_ns, .. } = *outage;
+            first.gap = Some(Gap { errno: errno as u32, since_ns, intervals: late });
+        }
+        while let Some(interval) = self.waiting.front() {
+            let bytes = frame(self.next_id, Payload::Interval(interval));
+            let length = bytes.len() as u64;
+            if !urgent && self.budget.as_mut().is_some_and(|budget| !budget.allows(length, now_ns)) {
+                while let Some(later) = (self.waiting.len() > 1).then(|| self.waiting.remove(1)).flatten() {
+                    self.waiting[0].merge(&later);
+                }
+                return Ok(());
+            }
+            let full = |active: &Active| !active.empty && active.length + length > self.options.segment_bytes;
+            if self.active.as_ref().is_none_or(full) {
+                self.rotate(now_ns)?;
+                // Its checkpoint has taken an id.
+                continue;
+            }
+            let Some(active) = &mut self.active else { return Ok(()) };
+            // Where this fails in the middle, the next record is written over it.
+            self.store.write(&active.name.file(), active.length, &bytes)?;
+            active.length += length;
+            active.empty = false;
+            self.next_id += 1;
+            self.spent(length);
+            self.unsynced.extend(self.waiting.pop_front());
+        }
+        Ok(())
+    }
+
+    fn spent(&mut self, bytes: u64) {
+        self.written += bytes;
+        if let Some(budget) = &mut self.budget {
+            budget.spend(bytes);
+        }
+    }
+
+    fn sync(&mut self, now_ns: u64) -> Result<(), Errno> {
+        self.synced_at_ns = now_ns;
+        let Some(active) = self.active.as_ref().filter(|_| !self.unsynced.is_empty()) else { return Ok(()) };
+        match self.store.sync(&active.name.file()) {
+            Ok(()) => {
+                for interval in self.unsynced.drain(..) {
+                    self.synced.add(&interval);
+                }
+                Ok(())
+            }
+            Err(errno) => {
+                // The kernel does not try again what it failed to write.
+                self.closed.extend(self.active.take().map(|active| (active.name, active.length)));
+                while let Some(interval) = self.unsynced.pop() {
+                    self.waiting.push_front(interval);
+                }
+                Err(errno)
+            }
+        }
+    }
+
+    /// Goes over to a new segment.
+    fn rotate(&mut self, now_ns: u64) -> Result<(), Errno> {
+        self.sync(now_ns)?;
+        if let Some(active) = self.active.take() {
+            // Gives back what was reserved and not used.
+            _ = self.store.truncate(&active.name.file(), active.length);
+            self.closed.push((active.name, active.length));
+        }
+        self.make_room()?;
+        let number = self.closed.iter().map(|(name, _)| name.last).max().map_or(1, |last| last.saturating_add(1));
+        let name = Name::of(number);
+        let file = name.file();
+        self.synced.epoch_ns = self.current.epoch_ns;
+        let bytes = frame(self.next_id, Payload::Checkpoint(&self.synced));
+        let reserved = self.options.segment_bytes.max(bytes.len() as u64);
+        let written = (self.store.create(&file, reserved))
+            .and_then(|()| self.store.write(&file, 0, &bytes))
+            .and_then(|()| self.store.sync(&file))
+            .and_then(|()| self.store.sync_names());
+        if let Err(errno) = written {
+            _ = self.store.remove(&file);
+            return Err(errno);
+        }
+        self.next_id += 1;
+        self.spent(bytes.len() as u64);
+        self.active = Some(Active { name, length: bytes.len() as u64, empty: true });
+        Ok(())
+    }
+
+    /// Merges until there is room for a new segment and for the next one that is merged.
+    fn make_room(&mut self) -> Result<(), Errno> {
+        let Options { max_bytes, segment_bytes, .. } = self.options;
+        // Short ones, of an agent that is started again and again.
+        let most = 2 * max_bytes.div_ceil(segment_bytes.max(1)) as usize;
+        let room = max_bytes.saturating_sub(2 * segment_bytes);
+        loop {
+            let taken: u64 =
+                self.closed.iter().map(|(_, length)| length.next_multiple_of(BLOCK_BYTES)).sum();
+            if taken <= room && self.closed.len() <= most {
+                return Ok(());
+            }
+            let names: Vec<Name> = self.closed.iter().map(|(name, _)| *name).collect();
+            let Some(index) = merge::choose(&names) else {
+                match names.is_empty() {
+                    true => return Ok(()),
+                    false => self.drop_oldest()?,
+                }
+                continue;
+            };
+            let pair = [names[index], names[index + 1]];
+            let next = names.get(index + 2).copied();
+            match merge::two(self.store.as_ref(), pair, next, segment_bytes as usize) {
+                Ok(Some(bytes)) => self.replace(index, &bytes)?,
+                // Nothing can be made shorter, or cannot even be read.
+                Ok(None) | Err(_) => self.drop_oldest()?,
+            }
+        }
+    }
+
+    /// Puts `bytes` in the place of two segments.
+    fn replace(&mut self, index: usize, bytes: &[u8]) -> Result<(), Errno> {
+        let (older, newer) = (self.closed[index].0, self.closed[index + 1].0);
+        let name = Name { first: older.first, last: newer.last };
+        let written = (self.store.create(UNFINISHED, bytes.len() as u64))
+            .and_then(|()| self.store.write(UNFINISHED, 0, bytes))
+            .and_then(|()| self.store.sync(UNFINISHED))
+            .and_then(|()| self.store.rename(UNFINISHED, &name.file()));
+        if let Err(errno) = written {
+            _ = self.store.remove(UNFINISHED);
+            return Err(errno);
+        }
+        self.spent(bytes.len() as u64);
+        self.closed[index] = (name, bytes.len() as u64);
+        self.closed.remove(index + 1);
+        // It is on the disk by its name before what it was made of goes. What stays is left out by readers.
+        self.store.sync_names()?;
+        for part in [older, newer] {
+            _ = self.store.remove(&part.file());
+        }
+        self.store.sync_names()
+    }
+
+    fn drop_oldest(&mut self) -> Result<(), Errno> {
+        let Some((name, _)) = self.closed.first().copied() else { return Ok(()) };
+        let mut lost = 0;
+        // What cannot be read cannot be counted either.
+        _ = reader::read(self.store.as_ref(), &[name], false, &mut |_, seen, _| {
+            if let Seen::Interval(interval) | Seen::Orphan(interval) = seen {
+                lost += (interval.last - interval.first).saturating_add(1);
+            }
+            ControlFlow::Continue(())
+        });
+        self.store.remove(&name.file())?;
+        self.closed.remove(0);
+        self.synced.dropped = self.synced.dropped.saturating_add(lost.max(1));
+        self.store.sync_names()
+    }
+}
+
+/// Cuts off what a power cut left behind the last record of the newest segment, and what was reserved. Where that cannot be
+/// done it stays there; readers stop at it as long as the segment is the newest.
+fn cut_tail(store: &mut dyn Store, name: Name, length: &mut u64) {
+    let file = name.file();
+    let Ok(bytes) = store.read(&file, READ_BYTES) else { return };
+    let mut frames = Frames::new(&bytes, true);
+    frames.by_ref().for_each(drop);
+    let sound = frames.offset() as u64;
+    if store.truncate(&file, sound).and_then(|()| store.sync(&file)).is_ok() {
+        *length = sound;
+    }
+}
+
+/// The highest id in a segment.
+fn last_id(store: &dyn Store, name: Name) -> Option<u64> {
+    let bytes = store.read(&name.file(), READ_BYTES).ok()?;
+    let ids = Frames::new(&bytes, false).filter_map(|found| match found {
+        Found::Record(id, _) | Found::Unknown(id) => Some(id),
+        Found::Damaged => None,
+    });
+    ids.max()
+}
