@@ -70,6 +70,8 @@ pub struct Service {
     pub watchdog: Duration,
     /// Whom the collector becomes.
     pub user: Option<User>,
+    /// Where the collector may make, write and remove files.
+    pub folder: Option<BorrowedFd<'static>>,
     /// The right to be the agent of this box.
     pub lock: Option<RunLock>,
     /// Where others learn what it costs.

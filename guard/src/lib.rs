@@ -33,6 +33,7 @@
 //! | `lock.rs` | who is the agent of this box? |
 //! | `share.rs` | what may be spent beside a service? |
 //! | `quarantine.rs` | what must not be probed again? |
+//! | `clock.rs` | what time is it, and does anybody know? |
 //! | `notify.rs` | what does the supervisor have to know? |
 //! | `error.rs`, `rights.rs` | why not? |
 
@@ -40,6 +41,7 @@ mod attach;
 mod budget;
 mod calibrate;
 pub mod check;
+pub mod clock;
 mod command;
 pub mod cpus;
 mod elf;

@@ -77,16 +77,16 @@ fn split_after(
             drop(served);
             // Only who measures the cost tells of it.
             drop(guard.total.take());
-            let user = guard.service.as_mut().and_then(|service| {
+            let (user, folder) = guard.service.as_mut().map_or((None, None), |service| {
                 // This process is not to hold what the other one lets go of by its end.
                 drop((service.lock.take(), service.notify.take()));
-                service.user.take()
+                (service.user.take(), service.folder)
             });
             // What the guard holds is the other process' to end; here it is only forgotten.
             std::mem::forget(guard);
             let prepared =
                 prepare().and_then(|prepared| user.map_or(Ok(()), sandbox::become_user).map(|()| prepared));
-            let ready = sandbox::enter_collector().and_then(|()| Ok((line, prepared?)));
+            let ready = sandbox::enter_collector(folder).and_then(|()| Ok((line, prepared?)));
             _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
             std::process::exit(collector(ready).into())
         }

@@ -1,6 +1,8 @@
 //! The user that the collector becomes, so that nobody who takes it over is root.
 
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use std::os::fd::AsFd;
+
+use nix::unistd::{Gid, Uid, fchown, setgroups, setresgid, setresuid};
 
 use crate::error::{GuardError, text};
 
@@ -43,6 +45,17 @@ impl User {
             ),
             Some((uid, gid)) => Ok(Self { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid) }),
         }
+    }
+
+    /// Gives that user a folder, so that it can make files in it.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn give(self, folder: impl AsFd) -> Result<(), GuardError> {
+        fchown(folder, Some(self.uid), Some(self.gid)).map_err(|errno| GuardError::User {
+            user: text(self.uid),
+            reason: text(format_args!("its folder cannot be given to it: {}", errno.desc())),
+        })
     }
 
     /// Makes this process that user's, for good, in no group but its own.

@@ -2,12 +2,15 @@
 //! of its own, which is this program again.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
 use edgelat_guard::quarantine::{BOOT_ID_BYTES, Key, Record, Store, cut, functions_hash};
-use edgelat_guard::sandbox::collector::{ALLOWED, ALLOWED_HERE, DEADLY, Only};
+use edgelat_guard::sandbox::collector::{
+    ALLOWED, ALLOWED_HERE, ALLOWED_IN_FOLDER, ALLOWED_IN_FOLDER_HERE, Allowed, DEADLY, Only,
+};
 use edgelat_guard::sandbox::guard::{self, Tasks};
 use edgelat_guard::sandbox::{enter_collector, settle_guard};
 use nix::errno::Errno;
@@ -57,12 +60,20 @@ fn try_as(who: &str, number: i64, arguments: [u64; 6]) -> Fate {
 #[ignore = "started by the others"]
 fn the_process_that_tries() {
     let Ok(words) = std::env::var(TRY) else { return };
-    let words: Vec<i64> = words.split(' ').map(|word| word.parse::<u64>().unwrap() as i64).collect();
+    let mut words: Vec<i64> = words.split(' ').map(|word| word.parse::<u64>().unwrap() as i64).collect();
     match std::env::var(AS).as_deref() {
+        Ok("collector with folder") => {
+            // The lowest number that is free, whatever the test runner has open.
+            let folder = std::fs::File::open("/proc/self").unwrap();
+            let number = folder.as_raw_fd();
+            enter_collector(Some(folder.as_fd())).unwrap();
+            words.iter_mut().skip(1).filter(|word| **word == FOLDER as i64).for_each(|word| *word = number.into());
+            std::mem::forget(folder);
+        }
         Ok("guard") => settle_guard(Tasks::NONE).unwrap(),
         Ok("guard with pins") => settle_guard(Tasks { pins: true, ..Tasks::NONE }).unwrap(),
         Ok("guard with targets") => settle_guard(Tasks { targets: true, ..Tasks::NONE }).unwrap(),
-        _ => enter_collector().unwrap(),
+        _ => enter_collector(None).unwrap(),
     }
     // SAFETY: a call that is let through has bad arguments throughout, or ends this process, which is for that.
     let result =
@@ -78,7 +89,7 @@ fn the_process_that_tries() {
 fn the_process_that_tries_many() {
     let Ok(words) = std::env::var(TRY) else { return };
     let numbers: Vec<i64> = words.split(' ').map(|word| word.parse().unwrap()).collect();
-    enter_collector().unwrap();
+    enter_collector(None).unwrap();
     for number in numbers {
         // SAFETY: the filter refuses the call; where it does not, its arguments are bad throughout.
         let result = unsafe { libc::syscall(number, -1, -1, -1, -1, -1, -1) };
@@ -86,6 +97,9 @@ fn the_process_that_tries_many() {
     }
     println!("all refused");
 }
+
+/// Stands for the descriptor of the folder in the arguments of a call that is tried.
+const FOLDER: u64 = 0x0f01_de55;
 
 /// A descriptor, address or flag that nothing is.
 const BAD: [u64; 6] = [u64::MAX; 6];
@@ -118,8 +132,98 @@ fn what_the_collector_needs_is_allowed_with_the_arguments_that_it_needs() {
                     assert_eq!(fate, Fate::Refused, "{} with {bit:#x}", call.name);
                 }
             }
+            Only::Folder(_) => panic!("{}: there is no folder", call.name),
         }
     }
+}
+
+#[test]
+fn a_collector_with_a_folder_is_allowed_what_that_takes_through_its_descriptor_only() {
+    let tried = |call: &Allowed, arguments| try_as("collector with folder", call.number, arguments);
+    for call in ALLOWED_IN_FOLDER.iter().chain(ALLOWED_IN_FOLDER_HERE) {
+        match call.only {
+            Only::Any => {
+                assert_eq!(tried(call, BAD), Fate::Let, "{}", call.name);
+                assert_eq!(try_call(call.number, BAD), Fate::Refused, "{}", call.name);
+            }
+            Only::OneOf(argument, values) => {
+                let (good, bad) = (with(argument, values[0]), with(argument, 0x7777));
+                assert_eq!(tried(call, good), Fate::Let, "{}", call.name);
+                assert_eq!(tried(call, bad), Fate::Refused, "{}", call.name);
+                assert_eq!(try_call(call.number, good), Fate::Refused, "{}", call.name);
+            }
+            Only::Folder(arguments) => {
+                let mut good = BAD;
+                arguments.iter().for_each(|argument| good[usize::from(*argument)] = FOLDER);
+                assert_eq!(tried(call, good), Fate::Let, "{}", call.name);
+                for argument in arguments {
+                    let mut bad = good;
+                    // Another descriptor, or the working directory.
+                    for other in [0, libc::AT_FDCWD as u32 as u64] {
+                        bad[usize::from(*argument)] = other;
+                        assert_eq!(tried(call, bad), Fate::Refused, "{} of {other:#x}", call.name);
+                    }
+                }
+            }
+            Only::Without(..) => panic!("{}: flags say nothing of a folder", call.name),
+        }
+    }
+}
+
+/// Not a test: what the next one starts.
+#[test]
+#[ignore = "started by the others"]
+fn the_process_that_keeps_files_in_a_folder() {
+    use nix::fcntl::{AT_FDCWD, OFlag, openat, renameat};
+    use nix::sys::stat::Mode;
+    use nix::unistd::{UnlinkatFlags, unlinkat};
+    let Ok(path) = std::env::var(TRY) else { return };
+    let inside = std::fs::File::open(format!("{path}/inside")).unwrap();
+    enter_collector(Some(inside.as_fd())).unwrap();
+    let making = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
+    let make = |file: &str| openat(&inside, file, making, Mode::S_IRUSR | Mode::S_IWUSR).map(std::fs::File::from);
+    let file = make("one").unwrap();
+    std::io::Write::write_all(&mut &file, b"here").unwrap();
+    file.set_len(2).unwrap();
+    file.sync_data().unwrap();
+    nix::unistd::fsync(&inside).unwrap();
+    renameat(&inside, "one", &inside, "two").unwrap();
+    drop(make("three").unwrap());
+    unlinkat(&inside, "three", UnlinkatFlags::NoRemoveDir).unwrap();
+    assert_eq!(nix::dir::Dir::openat(&inside, ".", OFlag::O_RDONLY, Mode::empty()).unwrap().iter().count(), 3);
+    // Not by its path, and nothing that is made otherwise.
+    assert!(std::fs::File::create(format!("{path}/inside/path")).is_err());
+    assert!(nix::sys::stat::mkdirat(&inside, "folder", Mode::S_IRWXU).is_err());
+    assert!(nix::unistd::symlinkat("/etc/passwd", &inside, "link").is_err());
+    // The way out is closed by landlock, where the kernel has it.
+    if std::env::var(AS).as_deref() == Ok("landlock") {
+        assert!(make("../outside/new").is_err());
+        assert!(make(&format!("{path}/outside/old")).is_err());
+        assert!(unlinkat(&inside, "../outside/old", UnlinkatFlags::NoRemoveDir).is_err());
+    }
+    assert!(renameat(&inside, "two", AT_FDCWD, "two").is_err());
+}
+
+/// Does the kernel have landlock?
+fn landlock() -> &'static str {
+    // SAFETY: with this flag (LANDLOCK_CREATE_RULESET_VERSION) the call takes no pointer and makes nothing.
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, 1) };
+    if version > 0 { "landlock" } else { "no landlock" }
+}
+
+#[test]
+fn a_collector_with_a_folder_writes_in_there_and_nowhere_else() {
+    let folder = std::env::temp_dir().join(format!("edgelat-sandbox-folder-{}", std::process::id()));
+    for part in ["inside", "outside"] {
+        std::fs::create_dir_all(folder.join(part)).unwrap();
+    }
+    std::fs::write(folder.join("outside/old"), "old").unwrap();
+    let status = start_with(&folder, "the_process_that_keeps_files_in_a_folder");
+    let written = std::fs::read(folder.join("inside/two")).unwrap();
+    let old = std::fs::read(folder.join("outside/old")).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(status.success());
+    assert_eq!((written.as_slice(), old.as_slice()), (&b"he"[..], &b"old"[..]));
 }
 
 /// Not a test: what the next one starts.
@@ -128,7 +232,7 @@ fn what_the_collector_needs_is_allowed_with_the_arguments_that_it_needs() {
 fn the_process_that_writes() {
     let Ok(folder) = std::env::var(TRY) else { return };
     let open = std::fs::File::create(format!("{folder}/open")).unwrap();
-    enter_collector().unwrap();
+    enter_collector(None).unwrap();
     assert!(std::fs::read_to_string("/proc/self/status").is_ok());
     std::io::Write::write_all(&mut &open, b"still").unwrap();
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
@@ -150,6 +254,7 @@ fn start_with(folder: &Path, test: &str) -> ExitStatus {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--ignored", "--test-threads", "1"])
         .env(TRY, folder)
+        .env(AS, landlock())
         .status()
         .unwrap()
 }
@@ -171,7 +276,7 @@ fn the_collector_writes_to_what_was_open_and_to_nothing_else() {
 fn the_process_that_quarantines() {
     let Ok(folder) = std::env::var(TRY) else { return };
     let store = Store::open(folder.as_ref()).unwrap();
-    enter_collector().unwrap();
+    enter_collector(None).unwrap();
     assert!(store.keeps());
     store.add(quarantined(1)).unwrap();
     store.add(quarantined(2)).unwrap();

@@ -75,30 +75,30 @@ pub trait Store: std::fmt::Debug {
 
 /// A directory of a file system. Everything goes through its descriptor, and no file stays open: a file system can be made
 /// read-only or be repaired between two records, and a process that may do nothing else can be let do just this.
-#[derive(Debug)]
-pub struct Directory(OwnedFd);
+#[derive(Debug, Clone, Copy)]
+pub struct Directory(BorrowedFd<'static>);
 
 impl Directory {
-    /// Opens it.
+    /// Opens it, to the end of this process: what the process may do can be bound to the number of the descriptor.
     ///
     /// # Errors
     /// When it is not there, or no directory.
     pub fn open(path: &Path) -> Result<Self, Errno> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        nix::fcntl::open(path, flags, Mode::empty()).map(Self)
+        let directory: &'static OwnedFd = Box::leak(Box::new(nix::fcntl::open(path, flags, Mode::empty())?));
+        Ok(Self(directory.as_fd()))
+    }
+
+    /// Its descriptor.
+    pub fn fd(&self) -> BorrowedFd<'static> {
+        self.0
     }
 
     fn file(&self, file: &str, flags: OFlag) -> Result<File, Errno> {
         let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         // Whoever reads a spool needs no right.
         let mode = Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP | Mode::S_IROTH;
-        openat(&self.0, file, flags, mode).map(File::from)
-    }
-}
-
-impl AsFd for Directory {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        openat(self.0, file, flags, mode).map(File::from)
     }
 }
 
@@ -128,7 +128,7 @@ impl Store for Directory {
     }
 
     fn sync_names(&mut self) -> Result<(), Errno> {
-        fsync(&self.0)
+        fsync(self.0)
     }
 
     fn truncate(&mut self, file: &str, length: u64) -> Result<(), Errno> {
@@ -136,21 +136,21 @@ impl Store for Directory {
     }
 
     fn rename(&mut self, from: &str, to: &str) -> Result<(), Errno> {
-        renameat(&self.0, from, &self.0, to)
+        renameat(self.0, from, self.0, to)
     }
 
     fn remove(&mut self, file: &str) -> Result<(), Errno> {
-        unlinkat(&self.0, file, UnlinkatFlags::NoRemoveDir)
+        unlinkat(self.0, file, UnlinkatFlags::NoRemoveDir)
     }
 
     fn list(&self) -> Result<Vec<(String, u64)>, Errno> {
         // A descriptor of its own, with a place in the directory of its own.
-        let mut directory = Dir::openat(&self.0, ".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let mut directory = Dir::openat(self.0, ".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
         let mut files = Vec::new();
         for entry in directory.iter() {
             let entry = entry?;
             let Ok(name) = entry.file_name().to_str() else { continue };
-            match fstatat(&self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            match fstatat(self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Ok(found) if found.st_mode & libc::S_IFMT == libc::S_IFREG => {
                     files.push((name.to_owned(), found.st_size as u64));
                 }

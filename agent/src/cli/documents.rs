@@ -138,7 +138,8 @@ fn configuration_rows(heading: &str) -> Vec<(String, String)> {
 
 #[test]
 fn every_key_of_the_configuration_is_documented_and_no_other() {
-    for (table, heading) in [("[agent]", "\n## `[agent]`\n"), ("[[target]]", "\n## `[[target]]`\n")] {
+    for table in ["[agent]", "[spool]", "[[target]]"] {
+        let heading = &format!("\n## `{table}`\n");
         let documented: BTreeSet<String> =
             configuration_rows(heading).into_iter().map(|(key, _)| key).collect();
         assert_eq!(documented, keys_of(table));
@@ -167,13 +168,16 @@ fn the_file_that_is_installed_says_nothing_but_the_defaults() {
         .collect();
     let shown = parse(&keys);
     let least = "[[target]]\nname = \"gateway\"\nexe = \"/usr/sbin/gateway\"\nfunctions = [\"handle_*\"]\n";
-    assert_eq!((shown.agent, shown.targets), (defaults.agent, parse(least).targets));
+    let shown = (shown.agent, shown.spool, shown.targets);
+    assert_eq!(shown, (defaults.agent, defaults.spool, parse(least).targets));
 
     // What has no default, or would be one selector too many, stands further to the right, and is right too.
     for other in installed("#   ").lines() {
-        let text = match other.starts_with("collector_user") {
-            true => keys.replacen("[agent]\n", &format!("[agent]\n{other}\n"), 1),
-            false => keys.replacen("exe = \"/usr/sbin/gateway\"", other, 1),
+        let behind = |table: &str| keys.replacen(table, &format!("{table}{other}\n"), 1);
+        let text = match other.split(' ').next() {
+            Some("collector_user") => behind("[agent]\n"),
+            Some("bytes_per_day") => behind("[spool]\n"),
+            _ => keys.replacen("exe = \"/usr/sbin/gateway\"", other, 1),
         };
         assert_ne!(text, keys, "{other}");
         parse(&text);
@@ -183,9 +187,10 @@ fn the_file_that_is_installed_says_nothing_but_the_defaults() {
 #[test]
 fn every_key_and_default_of_the_page_is_in_the_file_that_is_installed() {
     let text = document("rootfs/etc/edgelat.toml");
-    let (agent, target) = text.split_once("\n#[[target]]\n").unwrap();
-    for (part, heading) in [(agent, "\n## `[agent]`\n"), (target, "\n## `[[target]]`\n")] {
-        for (key, default) in configuration_rows(heading) {
+    let (agent, rest) = text.split_once("\n#[spool]\n").unwrap();
+    let (spool, target) = rest.split_once("\n#[[target]]\n").unwrap();
+    for (part, table) in [(agent, "[agent]"), (spool, "[spool]"), (target, "[[target]]")] {
+        for (key, default) in configuration_rows(&format!("\n## `{table}`\n")) {
             let found = part.lines().any(|line| match default.starts_with("none") {
                 true => line.trim_start_matches(['#', ' ']).starts_with(&format!("{key} = ")),
                 false => line == format!("#{key} = {default}"),

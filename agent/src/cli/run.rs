@@ -1,5 +1,8 @@
 //! `edgelat run`: the service.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::time::Duration;
 
 use edgelat_guard::cpus::CpuSet;
@@ -8,13 +11,16 @@ use edgelat_guard::notify::Notify;
 use edgelat_guard::quarantine::Store;
 use edgelat_guard::user::User;
 use edgelat_guard::{Guard, GuardError, Offer};
+use edgelat_spool::Directory;
 
 use super::exit::Exit;
 use super::failure::{Fails, Failure};
 use super::guarded::guarded_away_from;
+use super::output::reason;
 use super::parse::RunOptions;
 use crate::collector::debug_dirs::DebugDirs;
 use crate::collector::service::lines::Output;
+use crate::collector::service::recorder::Recorder;
 use crate::collector::service::{Parts, Service, ServiceError, signals};
 use crate::collector::session::{Sources, ppm};
 use crate::config::Config;
@@ -55,11 +61,23 @@ pub fn run(options: RunOptions) -> Result<Exit, Failure> {
     let offer = Offer::make(&agent.run_dir, ppm(agent.max_cost))
         .map_err(|error| log.say(Level::Warning, format_args!("{error}")))
         .ok();
+    let folder = match folder(&config.spool.dir, user) {
+        Ok(folder) => Some(folder),
+        Err(reason) => {
+            let place = config.spool.dir.display();
+            log.say(
+                Level::Error,
+                format_args!("{place}: {reason}; nothing is kept of what is measured until edgelat is started again"),
+            );
+            None
+        }
+    };
     let guard = Guard::of_service(edgelat_guard::Service {
         config: options.config.clone(),
         total_ppm: ppm(agent.max_cost),
         watchdog: agent.scan + SILENCE,
         user,
+        folder: folder.map(|folder| folder.fd()),
         lock: Some(lock),
         offer,
         notify: Notify::from_env(),
@@ -69,8 +87,22 @@ pub fn run(options: RunOptions) -> Result<Exit, Failure> {
         let sources = Sources { debug_dirs, packs: super::pack::understand_all(&packs)? };
         let output = if options.json { Output::Json } else { Output::None };
         let path = options.config.clone();
-        let parts = Parts { line, path, config, sources, log, quarantine, placement, output };
+        let recorder = Recorder::open(folder, &config.spool, &log);
+        let parts = Parts { line, path, config, sources, log, quarantine, placement, output, recorder };
         Service::new(parts).run()?;
         Ok(Exit::Ok)
     })
+}
+
+/// The folder of the spool, made where it is missing, so that the collector can make files in it.
+fn folder(path: &Path, user: Option<User>) -> Result<Directory, String> {
+    let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
+    let opened = Directory::open(path).map_err(|errno| match made {
+        // Why it could not be made says more than that it is not there.
+        Err(error) => reason(&error),
+        Ok(()) => errno.desc().to_owned(),
+    })?;
+    // On a file system that cannot be written to nothing can be given either; the collector says so when it writes.
+    _ = user.map(|user| user.give(opened.fd()));
+    Ok(opened)
 }

@@ -155,6 +155,9 @@ impl Measurement {
             let mut report = FunctionReport::new(function.name.clone(), function.image_path.clone());
             report.until_tail_call = function.until_tail_call && options.returns == Returns::Ret;
             report.language = function.language;
+            let image = resolved.images.iter().find(|image| image.id == function.image);
+            let build_id = image.and_then(|image| image.build_id.as_ref());
+            report.build_id = build_id.map(|(_, bytes)| bytes.clone()).unwrap_or_default();
             report
         });
         let functions = functions.collect();

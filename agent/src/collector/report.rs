@@ -166,6 +166,9 @@ pub struct FunctionReport {
     pub name: String,
     /// Path of its image as the process sees it; for a function of Python, of its file.
     pub image: String,
+    /// Build-id of its image, empty where it has none. Not in the line: that is the target's.
+    #[serde(skip)]
+    pub build_id: Vec<u8>,
     /// What it is written in, as far as it is known: `native`, `go`, `go-assembly` or `python`.
     pub language: &'static str,
     /// For a function of Python, its first line.
@@ -220,6 +223,7 @@ impl FunctionReport {
         Self {
             name,
             image,
+            build_id: Vec::new(),
             language: "native",
             line: None,
             resumes: false,

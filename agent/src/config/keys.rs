@@ -168,10 +168,35 @@ impl<'d, 'e> Keys<'d, 'e> {
         self.get(key, wanted, |value| whole(value).filter(|number| range.contains(number)))
     }
 
+    /// A size in bytes.
+    pub fn bytes(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<u64>,
+        example: &str,
+    ) -> Option<u64> {
+        let size = |bytes: u64| match bytes.is_multiple_of(1 << 20) {
+            true => format!("{}MiB", bytes >> 20),
+            false => format!("{}KiB", bytes >> 10),
+        };
+        let plain = values::bytes(example).unwrap_or_default();
+        let (least, most) = (size(*range.start()), size(*range.end()));
+        let wanted = format!("bytes from \"{least}\" to \"{most}\", such as \"{example}\" or {plain}");
+        self.get(key, &wanted, |value| {
+            let bytes = whole(value).or_else(|| values::bytes(text(value)?));
+            bytes.filter(|bytes| range.contains(bytes))
+        })
+    }
+
+    /// An absolute path, if it is there.
+    pub fn path_if(&mut self, key: &'static str, example: &str) -> Option<PathBuf> {
+        let wanted = format!("an absolute path, such as \"{example}\"");
+        self.get(key, &wanted, |value| absolute(text(value)?))
+    }
+
     /// An absolute path.
     pub fn path(&mut self, key: &'static str, default: &str) -> PathBuf {
-        let wanted = format!("an absolute path, such as \"{default}\"");
-        self.get(key, &wanted, |value| absolute(text(value)?)).unwrap_or_else(|| PathBuf::from(default))
+        self.path_if(key, default).unwrap_or_else(|| PathBuf::from(default))
     }
 
     /// A list of absolute paths.

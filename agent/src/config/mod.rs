@@ -1,5 +1,5 @@
-//! The configuration file of the service: TOML with a table `[agent]` and a table `[[target]]` for each group of
-//! processes.
+//! The configuration file of the service: TOML with the tables `[agent]` and `[spool]`, and a table `[[target]]` for each
+//! group of processes.
 //!
 //! | module | job |
 //! | --- | --- |
@@ -44,6 +44,8 @@ pub const TARGETS: usize = 64;
 pub struct Config {
     /// What holds for the service as such.
     pub agent: AgentConfig,
+    /// How records are kept.
+    pub spool: SpoolConfig,
     /// What is measured, in the order of the file; at most [`TARGETS`], and none is no mistake.
     pub targets: Vec<TargetConfig>,
 }
@@ -51,7 +53,7 @@ pub struct Config {
 /// What holds for the service as such: `[agent]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AgentConfig {
-    /// What outlives a boot: quarantine and spool. Absolute.
+    /// What outlives a boot: the quarantine, and the spool where it has no place of its own. Absolute.
     pub state_dir: PathBuf,
     /// What ends with the boot: lock and live snapshot. Absolute.
     pub run_dir: PathBuf,
@@ -79,6 +81,21 @@ pub struct AgentConfig {
     pub packs: Vec<PathBuf>,
     /// Globs of paths of images that are never probed.
     pub unprobed_images: Vec<String>,
+}
+
+/// How records are kept: `[spool]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpoolConfig {
+    /// Where. Absolute.
+    pub dir: PathBuf,
+    /// Most bytes of all records together, from 256 KiB to 1 GiB.
+    pub max_bytes: u64,
+    /// Bytes of a segment, from 16 KiB to 4 MiB.
+    pub segment_bytes: u64,
+    /// After this time what was written is on the disk, from 1 s to 1 h.
+    pub sync: Duration,
+    /// Most bytes that are written in a day, from 64 KiB.
+    pub bytes_per_day: Option<u64>,
 }
 
 /// Processes to measure: `[[target]]`.

@@ -9,7 +9,9 @@ use edgelat_image::limits::PATTERN_BYTES;
 use super::document::{Table, Value};
 use super::error::{Errors, Problem};
 use super::keys::{Keys, alternatives, text, whole};
-use super::{AgentConfig, Config, Level, LogTo, RUN_DIR, Select, TARGETS, TargetConfig};
+use super::{
+    AgentConfig, Config, Level, LogTo, RUN_DIR, Select, SpoolConfig, TARGETS, TargetConfig,
+};
 use crate::selection::Selection;
 use crate::values::{
     self, COLLECTOR_CPUS, CPUS, FRAMES, MAP_BYTES, ON_SIGNAL, PIDS, RETURNS, ROUTES, SCHEDS, TARGETS_ON,
@@ -17,6 +19,12 @@ use crate::values::{
 
 const INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 const SCANS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
+
+/// Sizes of a spool, of its segments, and what is written in a day.
+const SPOOLS: RangeInclusive<u64> = 256 << 10..=1 << 30;
+const SEGMENTS: RangeInclusive<u64> = 16 << 10..=4 << 20;
+const DAYS: RangeInclusive<u64> = 64 << 10..=1 << 30;
+const SYNCS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 
 /// Percent of one CPU: less than a hundredth is not measured, and more than ten CPUs are no budget.
 const COSTS: RangeInclusive<f64> = 0.01..=1000.0;
@@ -53,6 +61,7 @@ pub(super) fn config(tables: &[Table<'_>], errors: &mut Errors) -> Config {
         errors.add_at(entry.line, "", &entry.key, Problem::NoTable);
     }
     let mut agent = None;
+    let mut spool: Option<&Table<'_>> = None;
     let mut targets: Vec<(u32, TargetConfig)> = Vec::new();
     let mut elements = 0;
     for table in tables {
@@ -63,6 +72,13 @@ pub(super) fn config(tables: &[Table<'_>], errors: &mut Errors) -> Config {
                     let keys = Keys::new(table.line, &table.entries, "agent".to_owned(), errors);
                     agent = Some((table.line, agent_of(keys)));
                 }
+            },
+            (Some("spool"), false) => match spool {
+                Some(Table { line: first, .. }) => {
+                    let problem = Problem::TableTwice { first: *first };
+                    errors.add_at(table.line, "spool", "", problem);
+                }
+                None => spool = Some(table),
             },
             (Some("target"), true) => {
                 elements += 1;
@@ -83,15 +99,19 @@ pub(super) fn config(tables: &[Table<'_>], errors: &mut Errors) -> Config {
         Some((_, agent)) => agent,
         None => agent_of(Keys::new(1, &[], "agent".to_owned(), errors)),
     };
-    Config { agent, targets: targets.into_iter().map(|(_, target)| target).collect() }
+    // Behind the others: where it is depends on what [agent] says, wherever that stands.
+    let (line, entries) = spool.map_or((1, &[][..]), |table| (table.line, &table.entries));
+    let spool = spool_of(Keys::new(line, entries, "spool".to_owned(), errors), &agent);
+    Config { agent, spool, targets: targets.into_iter().map(|(_, target)| target).collect() }
 }
 
 fn unknown_table(name: &str, element: bool) -> Problem {
     let given = if element { format!("[[{name}]]") } else { format!("[{name}]") };
-    let wanted = match edgelat_image::nearest(name, ["agent", "target"]).as_deref() {
+    let wanted = match edgelat_image::nearest(name, ["agent", "spool", "target"]).as_deref() {
         Some("agent") => "[agent]",
+        Some("spool") => "[spool]",
         Some("target") => "[[target]]",
-        _ => "[agent] or [[target]]",
+        _ => "[agent], [spool] or [[target]]",
     };
     Problem::UnknownTable { given, wanted }
 }
@@ -119,6 +139,19 @@ fn agent_of(mut keys: Keys<'_, '_>) -> AgentConfig {
     };
     keys.finish();
     agent
+}
+
+fn spool_of(mut keys: Keys<'_, '_>, agent: &AgentConfig) -> SpoolConfig {
+    let dir = keys.path_if("dir", "/var/lib/edgelat/spool");
+    let spool = SpoolConfig {
+        dir: dir.unwrap_or_else(|| agent.state_dir.join("spool")),
+        max_bytes: keys.bytes("max_bytes", SPOOLS, "16MiB").unwrap_or(16 << 20),
+        segment_bytes: keys.bytes("segment_bytes", SEGMENTS, "256KiB").unwrap_or(256 << 10),
+        sync: keys.duration("sync", SYNCS, Duration::from_secs(60)),
+        bytes_per_day: keys.bytes("bytes_per_day", DAYS, "8MiB"),
+    };
+    keys.finish();
+    spool
 }
 
 fn collector_cpu(keys: &mut Keys<'_, '_>) -> Option<CollectorCpu> {
@@ -170,14 +203,7 @@ fn target_of(
     let allow_ptrace = keys.flag("allow_ptrace", false);
     let frames = format!("a whole number from {} to {}", FRAMES.start(), FRAMES.end());
     let frames = keys.number("frames", &frames, FRAMES);
-    let max_map_bytes = keys.get(
-        "max_map_bytes",
-        "bytes from \"4KiB\" to \"1024MiB\", such as \"4MiB\" or 4194304",
-        |value| {
-            let bytes = whole(value).or_else(|| values::bytes(text(value)?));
-            bytes.filter(|bytes| MAP_BYTES.contains(bytes))
-        },
-    );
+    let max_map_bytes = keys.bytes("max_map_bytes", MAP_BYTES, "4MiB");
     let max_cost = keys.percent("max_cost", COSTS, 1.0);
     keys.finish();
     let target = TargetConfig {

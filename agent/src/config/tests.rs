@@ -109,6 +109,36 @@ fn every_key_of_the_agent_is_taken() {
 }
 
 #[test]
+fn every_key_of_the_spool_is_taken() {
+    let spool = parsed(
+        r#"
+        [spool]
+        dir = "/data/records"
+        max_bytes = "4MiB"
+        segment_bytes = 65536
+        sync = "1s"
+        bytes_per_day = "64KiB"
+        "#,
+    )
+    .spool;
+    let expected = SpoolConfig {
+        dir: "/data/records".into(),
+        max_bytes: 4 << 20,
+        segment_bytes: 64 << 10,
+        sync: Duration::from_secs(1),
+        bytes_per_day: Some(64 << 10),
+    };
+    assert_eq!(spool, expected);
+}
+
+#[test]
+fn a_spool_without_a_place_is_in_the_state_directory_wherever_that_is_named() {
+    assert_eq!(parsed("").spool.dir, Path::new("/var/lib/edgelat/spool"));
+    let text = "[spool]\nsync = \"1s\"\n[agent]\nstate_dir = \"/data\"\n";
+    assert_eq!(parsed(text).spool.dir, Path::new("/data/spool"));
+}
+
+#[test]
 fn every_key_of_a_target_is_taken() {
     let config = parsed(
         r#"
@@ -342,15 +372,16 @@ fn what_nobody_knows_is_answered_with_the_nearest() {
     assert_eq!(wrong("[agnet]\n"), [":1: there is no table [agnet]; write [agent]"]);
     assert_eq!(wrong("[target]\n"), [":1: there is no table [target]; write [[target]]"]);
     assert_eq!(wrong("[[agent]]\n"), [":1: there is no table [[agent]]; write [agent]"]);
-    assert_eq!(wrong("[spool]\n"), [":1: there is no table [spool]; write [agent] or [[target]]"]);
-    assert_eq!(wrong("[\"\"]\n"), [":1: there is no table []; write [agent] or [[target]]"]);
+    assert_eq!(wrong("[[spool]]\n"), [":1: there is no table [[spool]]; write [spool]"]);
+    assert_eq!(wrong("[upload]\n"), [":1: there is no table [upload]; write [agent], [spool] or [[target]]"]);
+    assert_eq!(wrong("[\"\"]\n"), [":1: there is no table []; write [agent], [spool] or [[target]]"]);
     assert_eq!(
         wrong("interval = \"1s\"\n"),
-        [":1: interval: stands before the first table; write it below [agent] or [[target]]"]
+        [":1: interval: stands before the first table; write it below [agent], [spool] or [[target]]"]
     );
     assert_eq!(
         wrong("agent.interval = \"1s\"\n"),
-        [":1: agent.interval: stands before the first table; write it below [agent] or [[target]]"]
+        [":1: agent.interval: stands before the first table; write it below [agent], [spool] or [[target]]"]
     );
 }
 

@@ -30,6 +30,8 @@ pub enum Only {
     OneOf(u8, &'static [u64]),
     /// Argument number, and bits that must not be set in it.
     Without(u8, u64),
+    /// Argument numbers, each of which must be the descriptor of the folder that the collector may write to.
+    Folder(&'static [u8]),
 }
 
 /// A system call that ends the process.
@@ -109,6 +111,8 @@ pub const ALLOWED: &[Allowed] = allowed![
     SYS_clock_nanosleep,
     SYS_nanosleep,
     SYS_restart_syscall,
+    // Is the clock synchronised? Setting it takes a capability.
+    SYS_clock_adjtime: Only::OneOf(0, &[libc::CLOCK_REALTIME as u64]),
     // Is it still where it was put? And back, if not; itself, and nobody else.
     SYS_sched_getaffinity: Only::OneOf(0, ITSELF),
     SYS_sched_setaffinity: Only::OneOf(0, ITSELF),
@@ -127,6 +131,27 @@ pub const ALLOWED_HERE: &[Allowed] = allowed![SYS_open: Only::Without(1, WRITING
 /// Older names of the same, of which this architecture has none.
 #[cfg(not(target_arch = "x86_64"))]
 pub const ALLOWED_HERE: &[Allowed] = &[];
+
+/// For a collector that keeps a spool, besides the others: files of its folder are made, renamed and removed through the
+/// descriptor of the folder. Landlock sees to it that the way does not lead out of there again; where the kernel has none, only
+/// the user of the collector does.
+pub const ALLOWED_IN_FOLDER: &[Allowed] = allowed![
+    SYS_openat: Only::Folder(&[0]),
+    SYS_unlinkat: Only::Folder(&[0]),
+    // What is open for writing is in the folder, or was given to it.
+    SYS_ftruncate,
+    SYS_fallocate: Only::OneOf(1, &[libc::FALLOC_FL_KEEP_SIZE as u64]),
+    SYS_fsync,
+    SYS_getdents64,
+];
+
+/// The same by its older name, which the library uses where an architecture has it.
+#[cfg(target_arch = "x86_64")]
+pub const ALLOWED_IN_FOLDER_HERE: &[Allowed] = allowed![SYS_renameat: Only::Folder(&[0, 2])];
+/// The same by number (include/uapi/asm-generic/unistd.h): for glibc on aarch64 the crate has no name for it.
+#[cfg(not(target_arch = "x86_64"))]
+pub const ALLOWED_IN_FOLDER_HERE: &[Allowed] =
+    &[Allowed { name: "SYS_renameat", number: 38, only: Only::Folder(&[0, 2]) }];
 
 /// On every architecture.
 pub const DEADLY: &[Deadly] = deadly![

@@ -7,31 +7,35 @@ pub mod collector;
 pub mod guard;
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use caps::{CapSet, Capability, CapsHashSet};
-use landlock::{ABI, AccessFs, Ruleset, RulesetAttr};
+use landlock::{ABI, AccessFs, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-use self::collector::{ALLOWED, ALLOWED_HERE, Allowed, Deadly, Only};
+use self::collector::{
+    ALLOWED, ALLOWED_HERE, ALLOWED_IN_FOLDER, ALLOWED_IN_FOLDER_HERE, Allowed, Deadly, Only,
+};
 use self::guard::Tasks;
 use crate::error::{GuardError, text};
 use crate::user::User;
 
-/// Makes this process one that can do what a collector does, and nothing else.
+/// Makes this process one that can do what a collector does, and nothing else. Files it can make, write and remove in `folder`
+/// only.
 ///
 /// # Errors
 /// What could not be given up.
-pub fn enter_collector() -> Result<(), GuardError> {
+pub fn enter_collector(folder: Option<BorrowedFd<'_>>) -> Result<(), GuardError> {
     keep_capabilities(&CapsHashSet::new())?;
     no_new_privileges()?;
     limits()?;
-    no_new_files()?;
+    no_new_files(folder)?;
     apply(deadly(collector::DEADLY)?)?;
-    apply(allowed()?)
+    apply(allowed(folder)?)
 }
 
 /// Makes this process one that can do what is left of a guard's tasks.
@@ -86,12 +90,17 @@ fn no_new_privileges() -> Result<(), GuardError> {
     prctl::set_no_new_privs().map_err(|errno| not_given_up("programs that bring privilege", errno.desc()))
 }
 
-/// Nothing can be made, changed, removed or executed in any file system any more, where the kernel has landlock (5.13 and
-/// later, unless it is switched off). What is open stays open.
-fn no_new_files() -> Result<(), GuardError> {
+/// Nothing can be made, changed, removed or executed in any file system any more but plain files below `folder`, where the
+/// kernel has landlock (5.13 and later, unless it is switched off). What is open stays open.
+fn no_new_files(folder: Option<BorrowedFd<'_>>) -> Result<(), GuardError> {
     // The newest set of rights that is asked for; an older kernel takes what it knows of it.
     let writing = AccessFs::from_write(ABI::V5) | AccessFs::Execute;
+    let files = AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg | AccessFs::RemoveFile;
     let ruleset = Ruleset::default().handle_access(writing).and_then(Ruleset::create);
+    let ruleset = ruleset.and_then(|ruleset| match folder {
+        Some(folder) => ruleset.add_rule(PathBeneath::new(folder, files)),
+        None => Ok(ruleset),
+    });
     let restricted = ruleset.and_then(landlock::RulesetCreated::restrict_self);
     restricted.map(drop).map_err(|error| not_given_up("writing to files", error))
 }
@@ -156,26 +165,40 @@ fn deadly<'c>(calls: impl IntoIterator<Item = &'c Deadly>) -> Result<SeccompFilt
 }
 
 /// Refuses what is not in the list. The kernel takes the stricter answer of the two filters.
-fn allowed() -> Result<SeccompFilter, GuardError> {
-    let mut rules = BTreeMap::new();
-    for call in ALLOWED.iter().chain(ALLOWED_HERE) {
-        rules.insert(call.number, rules_for(call).map_err(|error| not_given_up(call.name, error))?);
+fn allowed(folder: Option<BorrowedFd<'_>>) -> Result<SeccompFilter, GuardError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    let in_folder = [ALLOWED_IN_FOLDER, ALLOWED_IN_FOLDER_HERE].into_iter().filter(|_| folder.is_some());
+    for call in [ALLOWED, ALLOWED_HERE].into_iter().chain(in_folder).flatten() {
+        // What one rule or another lets through is let through.
+        let more = rules_for(call, folder).map_err(|error| not_given_up(call.name, error))?;
+        rules.entry(call.number).or_default().extend(more);
     }
     let refused = SeccompAction::Errno(nix::libc::EPERM as u32);
     SeccompFilter::new(rules, refused, SeccompAction::Allow, ARCH)
         .map_err(|error| not_given_up("system calls", error))
 }
 
-fn rules_for(call: &Allowed) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+fn rules_for(
+    call: &Allowed,
+    folder: Option<BorrowedFd<'_>>,
+) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
     // The kernel looks at the lower half of such arguments: all are ints or flags in one.
-    let rule = |argument, operator, value| {
-        SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?])
+    let condition = |argument, operator, value| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
     };
+    let rule = |argument, operator, value| SeccompRule::new(vec![condition(argument, operator, value)?]);
     match call.only {
         Only::Any => Ok(Vec::new()),
         Only::OneOf(argument, values) => {
             values.iter().map(|value| rule(argument, SeccompCmpOp::Eq, *value)).collect()
         }
         Only::Without(argument, bits) => Ok(vec![rule(argument, SeccompCmpOp::MaskedEq(bits), 0)?]),
+        Only::Folder(arguments) => {
+            // Without a folder these calls are not asked for, and no descriptor is this one.
+            let number = folder.map_or(u64::from(u32::MAX), |folder| folder.as_raw_fd() as u64);
+            let conditions =
+                arguments.iter().map(|argument| condition(*argument, SeccompCmpOp::Eq, number));
+            Ok(vec![SeccompRule::new(conditions.collect::<Result<_, _>>()?)?])
+        }
     }
 }

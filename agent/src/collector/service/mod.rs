@@ -5,12 +5,14 @@
 //! | [`find`] | which processes a target of the configuration is |
 //! | [`watched`] | what has become of each: measured, paused, left alone |
 //! | [`lines`] | what is told of them |
+//! | [`recorder`] | what is kept of them |
 //!
 //! The loop sleeps until a signal comes, the guard has something to tell, or it is time to look for processes or to report.
 //! Nothing that goes wrong with one process ends the others: it is logged, and tried again later where that may help.
 
 pub mod find;
 pub mod lines;
+pub mod recorder;
 pub mod signals;
 pub mod watched;
 
@@ -28,6 +30,7 @@ use edgelat_image::Progress;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::lines::{Output, State};
+use self::recorder::{Recorder, boot_ns};
 use self::signals::{Signals, Wish};
 use self::watched::{Fate, Group, Watched};
 use super::report::Ended;
@@ -37,6 +40,8 @@ use crate::log::{Level, Log};
 
 /// How long new processes are looked into, one after the other, before signals and events have their turn.
 const LOOK: Duration = Duration::from_secs(1);
+/// Why nothing of a target was measured that no process is of.
+const NO_PROCESS: &str = "no_process";
 /// A configuration file is not read any further.
 const CONFIG_BYTES: u64 = 1 << 20;
 
@@ -69,6 +74,7 @@ pub struct Service {
     /// Where targets may run, as far as it is known.
     busy: CpuSet,
     output: Output,
+    recorder: Recorder,
     /// The guard has given up the right to attach to anything new.
     closed: bool,
 }
@@ -92,6 +98,8 @@ pub struct Parts {
     pub placement: Placement,
     /// What is told.
     pub output: Output,
+    /// What is kept.
+    pub recorder: Recorder,
 }
 
 /// Notices of sessions are lines of the log.
@@ -115,10 +123,10 @@ impl Notices for Logged<'_> {
 impl Service {
     /// A service that measures nothing yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { line, path, config, sources, log, quarantine, placement, output } = parts;
+        let Parts { line, path, config, sources, log, quarantine, placement, output, recorder } = parts;
         let groups = config.targets.iter().map(|target| Group::new(target, &config.agent)).collect();
         let (busy, closed) = (CpuSet::default(), false);
-        Self { line, path, config, groups, sources, log, quarantine, placement, busy, output, closed }
+        Self { line, path, config, groups, sources, log, quarantine, placement, busy, output, recorder, closed }
     }
 
     /// Runs until it is told to end, or the guard is gone.
@@ -135,6 +143,7 @@ impl Service {
             Err(_) => Ended::Guard,
         };
         self.end_all(reason);
+        self.recorder.close(true, &self.log);
         ended
     }
 
@@ -161,7 +170,7 @@ impl Service {
                 match wish {
                     Wish::End => return Ok(()),
                     Wish::Reload => self.reload()?,
-                    Wish::Report => self.report_all(),
+                    Wish::Report => self.report_all(true),
                 }
             }
             let mut again = self.take_events()?;
@@ -180,7 +189,7 @@ impl Service {
                 while report <= now {
                     report += self.config.agent.interval;
                 }
-                self.report_all();
+                self.report_all(false);
                 self.status(false)?;
             }
         }
@@ -240,6 +249,7 @@ impl Service {
         let Some(mut session) = process.take_session() else { return Ok(()) };
         let (report, failure) = session.end(&mut self.line, ended);
         self.output.tell(&config.name, process.pid, State::Ended, None, Some(&report));
+        self.recorder.take(&config.name, &report);
         if let Some(error) = failure {
             self.log.say(Level::Error, format_args!("{}: {error}", config.name));
         }
@@ -258,6 +268,8 @@ impl Service {
             }
         }
         process.fate = Fate::after(ended, Instant::now(), &mut process.pauses);
+        // One that is no more lacks nothing.
+        process.uncovered_ns = (ended != Ended::Target).then(boot_ns);
         if ended == Ended::Guard {
             return Ok(());
         }
@@ -300,14 +312,20 @@ impl Service {
     }
 
     fn forget_gone(&mut self, group: usize, found: &[Found]) {
-        let Group { watched, .. } = &mut self.groups[group];
+        let Group { config, watched, absent_ns, .. } = &mut self.groups[group];
         watched.retain_mut(|process| {
             let here = process.session_mut().is_some() || found.iter().any(|found| process.is(found));
             if !here && let Some(record) = process.died_of() {
                 watched::put(&self.quarantine, record, &self.log);
             }
+            if !here && let (_, Some(why)) = process.fate.in_words() && let Some(since) = process.uncovered_ns {
+                self.recorder.uncovered(&config.name, why, since);
+            }
             here
         });
+        if watched.is_empty() && absent_ns.is_none() {
+            *absent_ns = Some(boot_ns());
+        }
     }
 
     /// Measures a process that is not measured yet, if it is time.
@@ -316,12 +334,15 @@ impl Service {
         if self.closed || self.groups.iter().any(|of| of.covers(found.pid)) {
             return Ok(());
         }
-        let Group { config, wanted, watched } = &mut self.groups[group];
+        let Group { config, wanted, watched, absent_ns } = &mut self.groups[group];
         let known = watched.iter().position(|process| process.is(found));
         if known.is_some_and(|index| !watched[index].fate.is_due(now)) {
             return Ok(());
         }
         let index = known.unwrap_or_else(|| {
+            if let Some(since) = absent_ns.take() {
+                self.recorder.uncovered(&config.name, NO_PROCESS, since);
+            }
             watched.push(Watched::new(found));
             watched.len() - 1
         });
@@ -353,7 +374,10 @@ impl Service {
                 if let Ok(cpus) = placement::cpus_of(found.pid) {
                     self.busy = self.busy.and(&cpus);
                 }
-                process.fate = Fate::Measured(Box::new(session));
+                let before = std::mem::replace(&mut process.fate, Fate::Measured(Box::new(session)));
+                if let (Some(since), (_, Some(why))) = (process.uncovered_ns.take(), before.in_words()) {
+                    self.recorder.uncovered(&config.name, why, since);
+                }
             }
             Ok(Err((session, record))) => {
                 self.log.say(
@@ -384,7 +408,7 @@ impl Service {
     }
 
     fn look_for_libraries(&mut self, group: usize) -> Result<(), ServiceError> {
-        let Group { config, wanted, watched } = &mut self.groups[group];
+        let Group { config, wanted, watched, .. } = &mut self.groups[group];
         for process in watched.iter_mut() {
             let Some(session) = process.session_mut().filter(|session| session.waits()) else { continue };
             let mut notices = Logged { log: &self.log, name: &config.name };
@@ -414,14 +438,25 @@ impl Service {
         }
     }
 
-    fn report_all(&mut self) {
+    /// Tells of all processes, and ends the interval of the spool.
+    fn report_all(&mut self, sync: bool) {
         for group in &mut self.groups {
+            let name = &group.config.name;
             for process in &mut group.watched {
                 let (state, reason) = process.fate.in_words();
                 let report = process.session_mut().map(|session| session.report(None));
-                self.output.tell(&group.config.name, process.pid, state, reason, report.as_ref());
+                self.output.tell(name, process.pid, state, reason, report.as_ref());
+                if let Some(report) = &report {
+                    self.recorder.take(name, report);
+                } else if let (Some(why), Some(since)) = (reason, process.uncovered_ns) {
+                    self.recorder.uncovered(name, why, since);
+                }
+            }
+            if let Some(since) = group.absent_ns {
+                self.recorder.uncovered(name, NO_PROCESS, since);
             }
         }
+        self.recorder.close(sync, &self.log);
     }
 
     fn status(&mut self, ready: bool) -> Result<(), ServiceError> {
@@ -468,6 +503,9 @@ impl Service {
                 Level::Warning,
                 format_args!("of [agent] only interval and scan change without a restart of edgelat"),
             );
+        }
+        if config.spool != self.config.spool {
+            self.log.say(Level::Warning, format_args!("[spool] does not change without a restart of edgelat"));
         }
         self.config.agent.interval = config.agent.interval;
         self.config.agent.scan = config.agent.scan;

@@ -6,6 +6,7 @@ use edgelat_guard::protocol::{Fault, Found, PlanId};
 use edgelat_guard::quarantine::{self, Key, Record, Store};
 
 use super::lines::State;
+use super::recorder::boot_ns;
 use crate::collector::measurement;
 use crate::collector::report::{Ended, TargetReport};
 use crate::collector::session::{Session, Wanted, ppm};
@@ -30,6 +31,8 @@ pub struct Group {
     pub wanted: Wanted,
     /// Its processes.
     pub watched: Vec<Watched>,
+    /// Since when it has none, in nanoseconds since boot.
+    pub absent_ns: Option<u64>,
 }
 
 /// A process.
@@ -44,6 +47,8 @@ pub struct Watched {
     pub pauses: u32,
     /// What goes into quarantine if it ends soon.
     pub if_it_dies: Option<(Instant, Record)>,
+    /// Since when it is not measured, in nanoseconds since boot.
+    pub uncovered_ns: Option<u64>,
 }
 
 /// What becomes of a process.
@@ -87,7 +92,7 @@ impl Group {
             allow_ptrace: config.allow_ptrace,
             unprobed: agent.unprobed_images.clone(),
         };
-        Self { config: config.clone(), wanted, watched: Vec::new() }
+        Self { config: config.clone(), wanted, watched: Vec::new(), absent_ns: Some(boot_ns()) }
     }
 
     /// The process that a plan is of.
@@ -105,7 +110,8 @@ impl Watched {
     /// One of which nothing is known but that it is there.
     pub fn new(found: &Found) -> Self {
         let fate = Fate::Paused { until: Instant::now(), why: "new" };
-        Self { pid: found.pid, start: found.start, fate, pauses: 0, if_it_dies: None }
+        let uncovered_ns = Some(boot_ns());
+        Self { pid: found.pid, start: found.start, fate, pauses: 0, if_it_dies: None, uncovered_ns }
     }
 
     /// Is it this one?

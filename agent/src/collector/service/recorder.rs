@@ -1,0 +1,231 @@
+//! What goes into the spool: what each function did since the interval before, and what was not measured.
+//!
+//! Reports of a process are cumulative from the moment that its probes were armed. A stream of the spool is a function of a
+//! target in one build of an image, whichever process calls it, so what is added is the difference to the report before.
+
+use std::collections::HashMap;
+
+use edgelat_guard::clock;
+use edgelat_spool::record::{PLAUSIBLE_NS, cut};
+use edgelat_spool::{Clock, Counts, Directory, Identity, Notice, Options, Spool, Stream, Trust};
+
+use crate::collector::report::{FunctionReport, Report};
+use crate::config::SpoolConfig;
+use crate::log::{Level, Log};
+
+/// Where random bytes come from, in the form of a UUID, and the id of the boot.
+const RANDOM: &str = "/proc/sys/kernel/random/uuid";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// A function as the process before reported it.
+#[derive(Debug)]
+struct Known {
+    name: String,
+    image: String,
+    line: u32,
+    stream: u32,
+    before: Counts,
+}
+
+impl Known {
+    fn is(&self, function: &FunctionReport) -> bool {
+        self.name == function.name && self.image == function.image && self.line == function.line.unwrap_or(0)
+    }
+}
+
+/// Writes the spool; does nothing where there is none.
+#[derive(Debug)]
+pub struct Recorder {
+    spool: Option<Spool>,
+    place: String,
+    /// Functions of each process, by its number and start.
+    known: HashMap<(i32, u64), Vec<Known>>,
+}
+
+impl Recorder {
+    /// Begins a run in `folder`. Without one, or where it cannot even be listed, nothing is kept, and that is said.
+    pub fn open(folder: Option<Directory>, config: &SpoolConfig, log: &Log) -> Self {
+        let place = config.dir.display().to_string();
+        let options = Options {
+            max_bytes: config.max_bytes,
+            segment_bytes: config.segment_bytes,
+            sync_ns: u64::try_from(config.sync.as_nanos()).unwrap_or(u64::MAX),
+            bytes_per_day: config.bytes_per_day,
+        };
+        let identity = Identity {
+            run: uuid(RANDOM),
+            boot: uuid(BOOT_ID),
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let opened = folder.map(|folder| Spool::open(Box::new(folder), options, identity, now()));
+        let spool = match opened {
+            Some(Ok(spool)) => Some(spool),
+            Some(Err(error)) => {
+                log.say(
+                    Level::Error,
+                    format_args!("{place}: {error}; nothing is kept of what is measured until edgelat is started again"),
+                );
+                None
+            }
+            None => None,
+        };
+        Self { spool, place, known: HashMap::new() }
+    }
+
+    /// Takes in what a process did since its report before.
+    pub fn take(&mut self, target: &str, report: &Report) {
+        let Some(spool) = &mut self.spool else { return };
+        let process = (report.target.pid, report.target.start);
+        let known = self.known.entry(process).or_default();
+        // One name can stand for several ranges, which are one stream.
+        let mut after: Vec<Option<Counts>> = vec![None; known.len()];
+        for (place, function) in report.functions.iter().enumerate() {
+            // They come in the same order each time, as a rule.
+            let index = match known.get(place).is_some_and(|known| known.is(function)) {
+                true => place,
+                false => known.iter().position(|known| known.is(function)).unwrap_or_else(|| {
+                    let (stream, before) = (spool.stream(stream_of(target, function)), Counts::default());
+                    let (name, image) = (function.name.clone(), function.image.clone());
+                    known.push(Known { name, image, line: function.line.unwrap_or(0), stream, before });
+                    after.push(None);
+                    known.len() - 1
+                }),
+            };
+            after[index].get_or_insert_default().add(&counts_of(function));
+        }
+        for (known, after) in known.iter_mut().zip(after) {
+            let Some(after) = after else { continue };
+            spool.add(known.stream, &after.since(&known.before));
+            known.before = after;
+        }
+        if report.last {
+            // Probes that are armed again count from 0.
+            self.known.remove(&process);
+        }
+    }
+
+    /// Takes in that something of a target was not measured since a moment, in nanoseconds since boot, as far as that lies in
+    /// this interval.
+    pub fn uncovered(&mut self, target: &str, reason: &str, since_ns: u64) {
+        let Some(spool) = &mut self.spool else { return };
+        let time_ns = now().boot_ns.saturating_sub(since_ns.max(spool.begin_ns()));
+        if time_ns > 0 {
+            spool.uncovered(target, reason, time_ns);
+        }
+    }
+
+    /// Ends the interval and writes it, to the disk where it has to `sync`.
+    pub fn close(&mut self, sync: bool, log: &Log) {
+        let place = &self.place;
+        match self.spool.as_mut().and_then(|spool| spool.close(now(), sync)) {
+            Some(Notice::Failing(errno)) => log.say(
+                Level::Error,
+                format_args!(
+                    "{place} takes no records: {}; they wait in memory, and the oldest are merged if it takes long",
+                    errno.desc()
+                ),
+            ),
+            Some(Notice::Recovered(late)) => log.say(
+                Level::Info,
+                format_args!("{place} takes records again; {late} intervals came late and none was lost"),
+            ),
+            None => {}
+        }
+    }
+}
+
+/// Nanoseconds since boot.
+pub fn boot_ns() -> u64 {
+    clock::now().boot_ns
+}
+
+fn now() -> Clock {
+    let clock::Now { boot_ns, real_ns, synchronised } = clock::now();
+    let trust = match (synchronised, real_ns >= PLAUSIBLE_NS) {
+        (_, false) => Trust::Unset,
+        (false, true) => Trust::Plausible,
+        (true, true) => Trust::Synchronised,
+    };
+    Clock { boot_ns, real_ns, trust }
+}
+
+/// The bytes of a UUID in a file; zeros where it cannot be read.
+fn uuid(path: &str) -> [u8; 16] {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let digits = text.chars().filter_map(|digit| digit.to_digit(16));
+    digits.fold(0u128, |number, digit| number << 4 | u128::from(digit)).to_be_bytes()
+}
+
+fn stream_of(target: &str, function: &FunctionReport) -> Stream {
+    Stream {
+        id: 0,
+        target: cut(target),
+        function: cut(&function.name),
+        image: cut(&function.image),
+        build_id: function.build_id.clone(),
+        language: function.language.to_owned(),
+        line: function.line.unwrap_or(0),
+        until_tail_call: function.until_tail_call,
+        resumes: function.resumes,
+        bias_ns: function.bias_ns,
+        since_ns: boot_ns(),
+    }
+}
+
+fn counts_of(function: &FunctionReport) -> Counts {
+    let lost = &function.lost;
+    let lost = [
+        lost.abandoned,
+        lost.evicted,
+        lost.ended_inside,
+        lost.over_range,
+        lost.table_full,
+        lost.unresolved,
+        lost.unkeyed,
+    ];
+    Counts {
+        entries: function.entries,
+        in_flight: function.in_flight as i64,
+        lost: lost.map(|lost| lost as i64),
+        unmatched: function.unmatched_exits,
+        sum_ns: function.sum_ns,
+        zero: function.zero_count,
+        buckets: function.buckets.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_in_the_order_in_which_records_have_them() {
+        let mut function = FunctionReport::new("f".to_owned(), "/f".to_owned());
+        let lost = serde_json::to_value(function.lost).unwrap();
+        for (index, name) in edgelat_spool::LOSSES.iter().enumerate() {
+            let mut one = lost.clone();
+            one[name] = 7.into();
+            let lost = &mut function.lost;
+            *lost = crate::collector::report::Lost {
+                abandoned: one["abandoned"].as_u64().unwrap(),
+                evicted: one["evicted"].as_u64().unwrap(),
+                ended_inside: one["ended_inside"].as_u64().unwrap(),
+                over_range: one["over_range"].as_u64().unwrap(),
+                table_full: one["table_full"].as_u64().unwrap(),
+                unresolved: one["unresolved"].as_u64().unwrap(),
+                unkeyed: one["unkeyed"].as_u64().unwrap(),
+            };
+            let mut expected = [0; 7];
+            expected[index] = 7;
+            assert_eq!(counts_of(&function).lost, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_uuid_is_sixteen_bytes() {
+        assert_ne!(uuid(BOOT_ID), [0; 16]);
+        assert_eq!(uuid(BOOT_ID), uuid(BOOT_ID));
+        assert_ne!(uuid(RANDOM), uuid(RANDOM));
+        assert_eq!(uuid("/nothing"), [0; 16]);
+    }
+}
