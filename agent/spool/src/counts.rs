@@ -1,6 +1,6 @@
 //! What a function did in some time: numbers that add up, so that two intervals become one without anything lost.
 
-use edgelat_histogram::{INDEX_MAX, INDEX_MIN};
+use edgelat_histogram::{BUCKETS, Histogram, INDEX_MAX, INDEX_MIN};
 
 use crate::codec::{self, Bytes};
 
@@ -94,15 +94,16 @@ impl Counts {
         difference
     }
 
-    /// Lower bound of the lowest occupied bucket in nanoseconds, and upper bound of the highest.
-    pub fn range_ns(&self) -> Option<(u64, u64)> {
-        use edgelat_histogram::{ZERO_MAX_NS, upper_bound_ns};
-        let lowest = self.buckets.first().map(|(index, _)| upper_bound_ns(index - 1) + 1);
-        let highest = self.buckets.last().map(|(index, _)| upper_bound_ns(*index));
-        match self.zero {
-            0 => lowest.zip(highest),
-            _ => Some((0, highest.unwrap_or(ZERO_MAX_NS))),
+    /// The durations.
+    pub fn histogram(&self) -> Histogram {
+        let mut buckets = [0; BUCKETS];
+        for (index, count) in &self.buckets {
+            let place = usize::try_from(index - INDEX_MIN).ok();
+            if let Some(bucket) = place.and_then(|place| buckets.get_mut(place)) {
+                *bucket = *count;
+            }
         }
+        Histogram::from_counts(self.zero, &buckets, self.sum_ns)
     }
 
     /// Appends it: two lists, figures without the zeros at their end, and buckets.

@@ -28,11 +28,13 @@ pub enum Exit {
     Watchdog = 9,
     /// Another agent runs on this box.
     Running = 10,
+    /// Records are damaged.
+    Damaged = 11,
 }
 
 impl Exit {
     /// All of them with what they mean, for help, man page and the test of the README.
-    pub const ALL: [(Self, &'static str); 11] = [
+    pub const ALL: [(Self, &'static str); 12] = [
         (Self::Ok, "done"),
         (Self::Failed, "something failed at run time"),
         (Self::Usage, "wrong usage or configuration; nothing was done"),
@@ -50,6 +52,7 @@ impl Exit {
             "one of the two processes of edgelat hung or was killed, and the other ended; start it again",
         ),
         (Self::Running, "another agent runs on this box"),
+        (Self::Damaged, "records of the spool are damaged or lost"),
     ];
 
     /// The one with that number; what is none of them is a failure.

@@ -9,7 +9,7 @@
 //! | [`exit`], [`failure`] | exit statuses, and errors that know theirs |
 //! | [`guarded`] | a command in a process without rights |
 //! | [`output`] | standard output, colours, progress |
-//! | [`functions`], [`check`], [`pack`], [`quarantine`], [`run`], [`watch`] | a command each |
+//! | [`functions`], [`check`], [`pack`], [`quarantine`], [`run`], [`spool`], [`watch`] | a command each |
 
 pub mod check;
 #[cfg(test)]
@@ -28,6 +28,7 @@ pub mod pack;
 pub mod parse;
 pub mod quarantine;
 pub mod run;
+pub mod spool;
 pub mod usage;
 pub mod watch;
 
@@ -67,6 +68,7 @@ fn dispatch(invocation: Invocation) -> Result<Exit, Failure> {
         Invocation::Check(options) => check::run(&options),
         #[cfg(feature = "workstation")]
         Invocation::Pack(options) => pack::run(&options),
+        Invocation::Spool(options) => spool::run(&options),
         Invocation::Quarantine(options) => quarantine::run(&options),
         #[cfg(any(test, feature = "generate"))]
         Invocation::Completions(shell) => print(&generate::completions(&shell)),

@@ -108,7 +108,9 @@ pub enum Id {
     Config,
     Debug,
     DebugDir,
+    Dir,
     Duration,
+    Format,
     Frames,
     Image,
     Interval,
@@ -195,6 +197,12 @@ const CONFIG_FILE: Opt = Opt {
 
 /// Words for the first argument of `quarantine`.
 pub const QUARANTINE_ACTIONS: &[&str] = &["list", "clear"];
+
+/// Words for the first argument of `spool`.
+pub const SPOOL_ACTIONS: &[&str] = &["ls", "dump", "verify", "export"];
+
+/// Words for `--format`.
+pub const FORMATS: &[&str] = &["json", "csv"];
 
 /// Words for the first argument of `pack`.
 pub const PACK_ACTIONS: &[&str] = &["make", "show"];
@@ -568,6 +576,44 @@ pub const COMMANDS: &[Command] = &[
                 line: "edgelat quarantine clear 6a3b08c1",
                 purpose: "The crash had another cause: probe that build again.",
             },
+        ],
+    },
+    Command {
+        name: "spool",
+        summary: "show what the service has recorded",
+        usage: &["[ls|dump|verify] [-c FILE | --dir DIR] [--json]", "export [-c FILE | --dir DIR] [--format json|csv]"],
+        about: &[
+            "The service records what each function did in each interval, in a folder that outlives power cuts. ls lists the \
+             files, dump shows the records to a person, verify reads them all and says what is damaged (exit status 11), \
+             and export writes them for another program, one JSON object or several lines of CSV an interval.",
+            "It needs no rights, and reads a folder of a running service, or a copy of it on another machine.",
+        ],
+        operands: &[Operand {
+            name: "ls|dump|verify|export",
+            help: "What to do; ls where nothing is said",
+            at_least: 0,
+            at_most: 1,
+            complete: Complete::Words(SPOOL_ACTIONS),
+        }],
+        trailing: None,
+        options: &[
+            Opt { more: "It names the folder.", ..CONFIG_FILE },
+            Opt {
+                value: Some(Value { name: "DIR", complete: Complete::Directories }),
+                more: "Then no configuration is read.",
+                ..Opt::switch(Id::Dir, "dir", "Read the records in DIR")
+            },
+            Opt::switch(Id::Json, "json", "ls, verify: print JSON objects"),
+            Opt {
+                value: Some(Value { name: "WHICH", complete: Complete::Words(FORMATS) }),
+                default: Some("json"),
+                more: "docs/SPOOL.md says what stands in each.",
+                ..Opt::switch(Id::Format, "format", "export: what to write")
+            },
+        ],
+        examples: &[
+            Example { line: "edgelat spool dump | tail -50", purpose: "What happened last." },
+            Example { line: "edgelat spool export --format csv --dir copy > box.csv", purpose: "For a spreadsheet." },
         ],
     },
     #[cfg(any(test, feature = "generate"))]

@@ -51,6 +51,8 @@ pub enum Invocation {
     Pack(PackOptions),
     /// `edgelat quarantine`.
     Quarantine(QuarantineOptions),
+    /// `edgelat spool`.
+    Spool(SpoolOptions),
     /// `edgelat completions`, with the word for the shell.
     #[cfg(any(test, feature = "generate"))]
     Completions(String),
@@ -200,6 +202,39 @@ pub enum QuarantineAction {
     Clear(Option<String>),
 }
 
+/// What `edgelat spool` is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpoolOptions {
+    /// What to do.
+    pub action: SpoolAction,
+    /// Where the records are.
+    pub of: SpoolOf,
+}
+
+/// Where records are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SpoolOf {
+    /// Where this configuration file says.
+    Config(PathBuf),
+    /// In this folder.
+    Dir(PathBuf),
+}
+
+/// What is done with records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpoolAction {
+    /// List the files, for a person or as JSON.
+    List(bool),
+    /// Show the records to a person.
+    Dump,
+    /// Read them all and say what is damaged, to a person or as JSON.
+    Verify(bool),
+    /// Write them as JSON lines.
+    Json,
+    /// Write them as CSV.
+    Csv,
+}
+
 /// Reads a command line, without the name of the program.
 ///
 /// # Errors
@@ -224,6 +259,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     match command.name {
         "watch" => WatchOptions::from_matches(matches).map(Invocation::Watch),
         "run" => Ok(Invocation::Run(RunOptions { config: matches.config(), json: matches.has(Id::Json) })),
+        "spool" => SpoolOptions::from_matches(&matches).map(Invocation::Spool),
         "quarantine" => QuarantineOptions::from_matches(matches).map(Invocation::Quarantine),
         #[cfg(feature = "workstation")]
         "functions" => FunctionsOptions::from_matches(matches).map(Invocation::Functions),
@@ -620,6 +656,37 @@ impl QuarantineOptions {
             return Err(UsageError::OnlyFor { command: command.name, options: "--json", action: "list" });
         }
         Ok(Self { action, config: matches.config(), json })
+    }
+}
+
+impl SpoolOptions {
+    fn from_matches(matches: &Matches) -> Result<Self, UsageError> {
+        let command = matches.command.name;
+        let action = match matches.operands.len() {
+            0 => "ls".to_owned(),
+            _ => matches.operand_text(0)?,
+        };
+        let (json, format) = (matches.has(Id::Json), matches.has(Id::Format));
+        let csv = matches.value(Id::Format, String::new, |word| Some(word == "csv"))?.unwrap_or(false);
+        let action = match (action.as_str(), csv) {
+            ("dump" | "export", _) if json => {
+                return Err(UsageError::OnlyFor { command, options: "--json", action: "ls or verify" });
+            }
+            ("export", true) => SpoolAction::Csv,
+            ("export", false) => SpoolAction::Json,
+            _ if format => {
+                return Err(UsageError::OnlyFor { command, options: "--format", action: "export" });
+            }
+            ("dump", _) => SpoolAction::Dump,
+            ("verify", _) => SpoolAction::Verify(json),
+            _ => SpoolAction::List(json),
+        };
+        let of = match (matches.paths(Id::Dir).pop(), matches.has(Id::Config)) {
+            (Some(_), true) => return Err(UsageError::TwoSpools),
+            (Some(dir), false) => SpoolOf::Dir(dir),
+            (None, _) => SpoolOf::Config(matches.config()),
+        };
+        Ok(Self { action, of })
     }
 }
 

@@ -126,6 +126,9 @@ pub enum UsageError {
     /// A process and a file to check.
     #[error("check: -p PID and -c FILE are two questions; ask one at a time")]
     TwoQuestions,
+    /// Two places of records.
+    #[error("spool: -c FILE and --dir DIR both say where the records are; leave one")]
+    TwoSpools,
     /// Two things to watch.
     #[error("watch: both -p PID and a command after -- are given; leave one")]
     TwoTargets,
