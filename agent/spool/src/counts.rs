@@ -1,7 +1,8 @@
 //! What a function did in some time: numbers that add up, so that two intervals become one without anything lost.
 
-use edgelat_histogram::{BUCKETS, Histogram, INDEX_MAX, INDEX_MIN};
+use edgelat_histogram::{BUCKETS, Histogram, INDEX_MIN};
 
+use crate::buckets;
 use crate::codec::{self, Bytes};
 
 /// Names of the losses, in the order of [`Counts::lost`]; what each means stands in docs/WATCH-JSON.md.
@@ -106,7 +107,7 @@ impl Counts {
         Histogram::from_counts(self.zero, &buckets, self.sum_ns)
     }
 
-    /// Appends it: two lists, figures without the zeros at their end, and buckets.
+    /// Appends it: a list of figures without the zeros at its end, and the buckets.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let mut figures = [0; FIGURES + LOSSES.len()];
         let (first, lost) = figures.split_at_mut(FIGURES);
@@ -122,21 +123,7 @@ impl Counts {
         codec::put(out, used as u64);
         figures[..used].iter().for_each(|figure| codec::put_signed(out, *figure));
 
-        // Runs of neighbours need no index: a zero, which no occupied bucket has, says that some are skipped.
-        let Some((first, _)) = self.buckets.first() else { return out.push(0) };
-        let gap = |pair: &[(i32, u64)]| pair[1].0 - pair[0].0 > 1;
-        let gaps = self.buckets.windows(2).filter(|pair| gap(pair)).count();
-        codec::put(out, (1 + self.buckets.len() + 2 * gaps) as u64);
-        let mut next = *first;
-        codec::put(out, (first - INDEX_MIN) as u64);
-        for (index, count) in &self.buckets {
-            if *index > next {
-                codec::put(out, 0);
-                codec::put(out, (index - next) as u64);
-            }
-            codec::put(out, *count);
-            next = index + 1;
-        }
+        codec::put_bytes(out, &buckets::pack(&self.buckets));
     }
 
     /// The opposite; `None` where that are no counts.
@@ -146,26 +133,7 @@ impl Counts {
         for figure in figures.get_mut(..used)? {
             *figure = bytes.signed()?;
         }
-        let mut counts = Self::default();
-        let mut left = bytes.length()?;
-        if left > 0 {
-            let mut index = i64::from(INDEX_MIN).checked_add_unsigned(bytes.number()?)?;
-            left -= 1;
-            while left > 0 {
-                left -= 1;
-                match bytes.number()? {
-                    0 => {
-                        left = left.checked_sub(1)?;
-                        index = index.checked_add_unsigned(bytes.number()?)?;
-                    }
-                    count if index <= INDEX_MAX.into() => {
-                        counts.buckets.push((index as i32, count));
-                        index += 1;
-                    }
-                    _ => return None,
-                }
-            }
-        }
+        let mut counts = Self { buckets: buckets::unpack(bytes.bytes()?)?, ..Self::default() };
         let (first, lost) = figures.split_at(FIGURES);
         let [sum_ns, in_flight, off, zero, unmatched] = first.try_into().ok()?;
         counts.sum_ns = sum_ns as u64;

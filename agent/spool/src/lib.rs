@@ -8,6 +8,7 @@
 //! | module | job |
 //! | --- | --- |
 //! | [`counts`] | what a function did: numbers that add up |
+//! | [`buckets`] | a histogram in few bits |
 //! | [`record`] | what is written: checkpoints and intervals |
 //! | [`codec`] | numbers and texts as bytes |
 //! | [`segment`] | records in their frames, and what is left of damaged ones |
@@ -21,6 +22,7 @@
 //! It knows no network, no process and no BPF, and reads no clock: whoever writes says what time it is.
 #![forbid(unsafe_code)]
 
+pub mod buckets;
 pub mod budget;
 pub mod codec;
 pub mod counts;

@@ -12,11 +12,13 @@ use crate::record::{Checkpoint, Interval, short};
 use crate::segment::{Name, Payload, frame};
 use crate::store::Store;
 
-/// Which two neighbours of these, the oldest first, are merged next: the index of the older one.
-pub fn choose(names: &[Name]) -> Option<usize> {
-    let alike = |pair: &[Name]| pair[0].made_of() < pair[1].made_of().saturating_mul(2);
-    let last = names.len().checked_sub(2)?;
-    Some(names.windows(2).position(alike).unwrap_or(0).min(last))
+/// Which two neighbours of these, the oldest first, are merged: the indices of the older ones, the best first.
+pub fn choices(names: &[Name]) -> Vec<usize> {
+    let alike = |index: &usize| names[*index].made_of() < names[*index + 1].made_of().saturating_mul(2);
+    let (mut best, others): (Vec<usize>, Vec<usize>) = (1..names.len()).map(|index| index - 1).partition(alike);
+    // Where no two are alike there are few, or none that is alike can be made shorter.
+    best.extend(others);
+    best
 }
 
 /// Makes one segment of two neighbours, `names`, with as few records merged as it takes to have at most `most` bytes. The

@@ -108,8 +108,8 @@ pub struct Interval {
     pub begin_ns: u64,
     /// The clock at the end of the last.
     pub end: Clock,
-    /// What CLOCK_REALTIME showed at boot, reckoned back when the clock could be believed for the first time in this run. It
-    /// never changes any more in the run, whatever the clock does.
+    /// What CLOCK_REALTIME showed at boot, reckoned back at the end of this interval, in which the clock could be believed for
+    /// the first time in this run. In the run it never changes any more, whatever the clock does.
     pub epoch_ns: Option<u64>,
     /// Streams that are new.
     pub streams: Vec<Stream>,
@@ -132,7 +132,7 @@ pub struct Checkpoint {
     pub agent: String,
     /// When the run began, in nanoseconds since boot.
     pub began_ns: u64,
-    /// As in [`Interval`].
+    /// That of [`Interval`], if there was one before.
     pub epoch_ns: Option<u64>,
     /// Number of the interval that comes next. Those of this run from here on that stand before this checkpoint do not
     /// count: the disk failed while they were written, and they are written again.

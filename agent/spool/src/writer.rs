@@ -106,6 +106,8 @@ pub struct Spool {
     /// What is on the disk for sure.
     synced: Checkpoint,
     next_id: u64,
+    /// The wall clock at boot, once it could be believed. It stays as it is then.
+    epoch_ns: Option<u64>,
     /// The interval that is going on.
     current: Interval,
     /// All streams, of which some may be in intervals that wait.
@@ -171,6 +173,7 @@ impl Spool {
             },
             synced,
             next_id,
+            epoch_ns: None,
             streams: Vec::new(),
             waiting: VecDeque::new(),
             unsynced: Vec::new(),
@@ -222,12 +225,14 @@ impl Spool {
             first: self.current.first + 1,
             last: self.current.last + 1,
             begin_ns: now.boot_ns.max(self.current.begin_ns),
-            epoch_ns: self.epoch(now),
             ..Interval::default()
         };
         let mut ended = std::mem::replace(&mut self.current, next);
         ended.end = Clock { boot_ns: now.boot_ns.max(ended.begin_ns), ..now };
-        ended.epoch_ns = self.current.epoch_ns;
+        if self.epoch_ns.is_none() {
+            self.epoch_ns = self.epoch(now);
+            ended.epoch_ns = self.epoch_ns;
+        }
         self.waiting.push_back(ended);
         self.flush(now.boot_ns, sync)
     }
@@ -265,11 +270,11 @@ impl Spool {
         }
     }
 
-    /// The wall clock at boot, once it can be believed. It stays as it is then.
+    /// The wall clock at boot, if it can be believed now.
     fn epoch(&self, now: Clock) -> Option<u64> {
         let old = now.boot_ns.saturating_sub(self.synced.began_ns) >= PATIENCE_NS;
         let believed = now.trust == Trust::Synchronised || now.trust == Trust::Plausible && old;
-        self.current.epoch_ns.or_else(|| now.real_ns.checked_sub(now.boot_ns).filter(|_| believed))
+        now.real_ns.checked_sub(now.boot_ns).filter(|_| believed)
     }
 
     /// Bounds what waits in memory.
@@ -362,7 +367,7 @@ impl Spool {
         let number = self.closed.iter().map(|(name, _)| name.last).max().map_or(1, |last| last.saturating_add(1));
         let name = Name::of(number);
         let file = name.file();
-        self.synced.epoch_ns = self.current.epoch_ns;
+        self.synced.epoch_ns = self.epoch_ns;
         let bytes = frame(self.next_id, Payload::Checkpoint(&self.synced));
         let reserved = self.options.segment_bytes.max(bytes.len() as u64);
         let written = (self.store.create(&file, reserved))
@@ -392,19 +397,16 @@ impl Spool {
                 return Ok(());
             }
             let names: Vec<Name> = self.closed.iter().map(|(name, _)| *name).collect();
-            let Some(index) = merge::choose(&names) else {
-                match names.is_empty() {
-                    true => return Ok(()),
-                    false => self.drop_oldest()?,
-                }
-                continue;
-            };
-            let pair = [names[index], names[index + 1]];
-            let next = names.get(index + 2).copied();
-            match merge::two(self.store.as_ref(), pair, next, segment_bytes as usize) {
-                Ok(Some(bytes)) => self.replace(index, &bytes)?,
-                // Nothing can be made shorter, or cannot even be read.
-                Ok(None) | Err(_) => self.drop_oldest()?,
+            let merged = merge::choices(&names).into_iter().find_map(|index| {
+                let (pair, next) = ([names[index], names[index + 1]], names.get(index + 2).copied());
+                let merged = merge::two(self.store.as_ref(), pair, next, segment_bytes as usize);
+                // What cannot be read stays as it is until it is the oldest.
+                Some((index, merged.ok().flatten()?))
+            });
+            match merged {
+                Some((index, bytes)) => self.replace(index, &bytes)?,
+                None if names.is_empty() => return Ok(()),
+                None => self.drop_oldest()?,
             }
         }
     }

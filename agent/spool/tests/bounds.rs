@@ -1,0 +1,188 @@
+//! How much room a spool takes and how much it writes, and that what it merges for that still counts the same.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use common::disk::Disk;
+use common::{Did, Run, SECOND, SMALL, add, check, read_disk};
+use edgelat_spool::{Options, Trust};
+
+const DAY: u64 = 8_640;
+
+fn longest(has: &common::Has, id: [u8; 16]) -> u64 {
+    has.runs[&id].iter().map(|(first, last, _)| last - first + 1).max().unwrap()
+}
+
+#[test]
+fn a_week_in_a_megabyte_counts_every_call_that_was_measured() {
+    let options = Options { max_bytes: 1 << 20, segment_bytes: 64 << 10, sync_ns: 60 * SECOND, bytes_per_day: None };
+    let disk = Disk::default();
+    let mut run = Run::new(disk.store(), options, 1);
+    for number in 0..7 * DAY {
+        // Busy by day, quiet by night.
+        let functions = if number % DAY < DAY / 2 { 12 } else { 3 };
+        assert_eq!(run.interval(functions, 6, false), None);
+        if number % 100 == 0 {
+            let bytes: usize = disk.files().values().map(Vec::len).sum();
+            assert!(bytes <= 1 << 20, "{bytes} bytes after {number} intervals");
+            // A history is not needed, and would fill memory.
+            disk.0.borrow_mut().ops.clear();
+        }
+    }
+    run.interval(0, 0, true);
+    let has = read_disk(&disk);
+    check(&has, run.id, &run.truth, 0, 7 * DAY + 1);
+    assert_eq!((has.damaged, has.dropped, has.orphans), (0, 0, 0));
+    // The newest are as they were, and older ones are longer and longer.
+    let lengths: Vec<u64> = has.runs[&run.id].iter().map(|(first, last, _)| last - first + 1).collect();
+    assert_eq!(lengths[lengths.len() - 100..], [1; 100]);
+    assert!(lengths[0] >= 16, "{}", lengths[0]);
+    assert!(lengths[0] <= 1024, "{}", lengths[0]);
+}
+
+#[test]
+fn an_agent_that_is_started_again_and_again_fills_nothing() {
+    let options = Options { max_bytes: 256 << 10, segment_bytes: 16 << 10, ..SMALL };
+    let disk = Disk::default();
+    let mut truths: Vec<([u8; 16], Vec<Did>)> = Vec::new();
+    for number in 1..=250 {
+        let mut run = Run::new(disk.store(), options, number);
+        for _ in 0..3 {
+            assert_eq!(run.interval(3, 5, true), None);
+        }
+        truths.push((run.id, run.truth));
+        let files = disk.files();
+        assert!(files.len() <= 34, "{} files", files.len());
+        assert!(files.values().map(Vec::len).sum::<usize>() <= 256 << 10);
+    }
+    let has = read_disk(&disk);
+    for (id, truth) in &truths {
+        check(&has, *id, truth, 0, 3);
+    }
+    assert_eq!((has.damaged, has.dropped), (0, 0));
+}
+
+#[test]
+fn where_nothing_can_be_merged_any_more_the_oldest_run_goes_and_is_counted() {
+    let options = Options { max_bytes: 16 << 10, segment_bytes: 4 << 10, ..SMALL };
+    let disk = Disk::default();
+    let mut last = None;
+    for number in 1..=120 {
+        let mut run = Run::new(disk.store(), options, number);
+        for _ in 0..3 {
+            assert_eq!(run.interval(6, 5, true), None);
+        }
+        last = Some(run);
+    }
+    let has = read_disk(&disk);
+    let last = last.unwrap();
+    check(&has, last.id, &last.truth, 0, 3);
+    assert!(has.dropped > 0 && has.damaged == 0, "{} dropped", has.dropped);
+}
+
+#[test]
+fn a_budget_of_bytes_widens_intervals_and_loses_nothing() {
+    for (per_day, widest) in [(2 << 20, 12), (256 << 10, 120), (64 << 10, 900)] {
+        // So large that nothing is merged for room.
+        let options =
+            Options { bytes_per_day: Some(per_day), max_bytes: 64 << 20, sync_ns: 60 * SECOND, ..SMALL };
+        let disk = Disk::default();
+        let mut run = Run::new(disk.store(), options, 1);
+        for _ in 0..DAY {
+            assert_eq!(run.interval(20, 8, false), None);
+        }
+        let written = run.spool.status().written;
+        // That of an hour may be saved up, and what makes room cannot wait: a checkpoint and a segment that is merged.
+        assert!(written < per_day + per_day / 24 + (64 << 10) + 8_192, "{written} of {per_day}");
+        assert!(written > per_day / 2, "{written} of {per_day}");
+        run.interval(0, 0, true);
+        let has = read_disk(&disk);
+        check(&has, run.id, &run.truth, 0, DAY + 1);
+        let longest = longest(&has, run.id);
+        assert!((2..=widest).contains(&longest), "{longest} intervals in one record at {per_day} a day");
+    }
+}
+
+#[test]
+fn the_last_interval_is_written_whatever_the_budget_says() {
+    let options = Options { bytes_per_day: Some(64 << 10), ..SMALL };
+    let disk = Disk::default();
+    let mut run = Run::new(disk.store(), options, 1);
+    for _ in 0..1_000 {
+        run.interval(20, 8, false);
+    }
+    run.interval(20, 8, true);
+    assert_eq!(run.spool.status().synced, 1_001);
+    check(&read_disk(&disk), run.id, &run.truth, 0, 1_001);
+}
+
+#[test]
+fn more_streams_than_have_numbers_are_counted_together() {
+    let disk = Disk::default();
+    let mut run = Run::new(disk.store(), Options { max_bytes: 64 << 20, segment_bytes: 4 << 20, ..SMALL }, 1);
+    let mut all = Did::new();
+    for number in 0..edgelat_spool::record::STREAMS + 10 {
+        let counts = common::busy(&mut run.random, -80, 2);
+        let id = run.spool.stream(common::stream(&format!("f{number}")));
+        run.spool.add(id, &counts);
+        add(&mut all, "all", &counts);
+    }
+    run.pass(10 * SECOND);
+    assert_eq!(run.spool.close(run.now, true), None);
+    let has = read_disk(&disk);
+    let (_, _, did) = &has.runs[&run.id][0];
+    assert_eq!(did.len(), edgelat_spool::record::STREAMS + 1);
+    assert_eq!(did[""].entries, 20, "the rest has no name");
+    let mut sum = Did::new();
+    did.values().for_each(|counts| add(&mut sum, "all", counts));
+    assert_eq!(sum, all);
+}
+
+#[test]
+fn twenty_functions_take_no_more_than_800_bytes_an_interval() {
+    // Busy ones: each called some ten thousand times in ten seconds, with durations over two octaves.
+    let disk = Disk::default();
+    let mut run = Run::new(disk.store(), Options { max_bytes: 64 << 20, segment_bytes: 1 << 20, ..SMALL }, 1);
+    run.interval(20, 10_000, true);
+    let before = run.spool.status().written;
+    for _ in 0..20 {
+        run.interval(20, 10_000, true);
+    }
+    let bytes = (run.spool.status().written - before) / 20;
+    assert!((400..=800).contains(&bytes), "{bytes} bytes");
+}
+
+#[test]
+fn a_clock_that_is_set_late_dates_what_was_before_and_never_moves_a_beginning() {
+    use edgelat_spool::{Clock, Seen, Times, reader};
+    let disk = Disk::default();
+    let mut run = Run::new(disk.store(), SMALL, 1);
+    let unset = |boot_ns| Clock { boot_ns, real_ns: 5 * SECOND + boot_ns, trust: Trust::Unset };
+    let mut boot_ns = run.now.boot_ns;
+    for hour in 0..3 {
+        boot_ns += 3_600 * SECOND;
+        let set = Clock { boot_ns, real_ns: common::REAL + boot_ns, trust: Trust::Synchronised };
+        // Later somebody sets it an hour back.
+        let back = Clock { real_ns: set.real_ns - 3_600 * SECOND, ..set };
+        run.spool.close([unset(boot_ns), set, back][hour], true);
+    }
+    let (mut times, mut epochs, mut fixed) = (Times::new(), Vec::new(), None);
+    reader::read_all(&disk, &mut |_, seen, state| {
+        if let Seen::Interval(interval) = seen {
+            times.learn(&state.boot, &interval.end);
+            epochs.push(interval.epoch_ns);
+            fixed = state.epoch_ns;
+        }
+        std::ops::ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(epochs, [None, Some(common::REAL), None], "it is fixed once");
+    assert_eq!(fixed, Some(common::REAL), "whatever the clock does");
+    let hour = 3_600 * SECOND;
+    // An hour after boot, by the clock that was believed last.
+    assert_eq!(times.of(&[1; 16], hour), Some((common::REAL, Trust::Synchronised)));
+    assert_eq!(times.of(&[2; 16], hour), None, "another boot");
+    let mut never = Times::new();
+    never.learn(&[1; 16], &unset(5 * SECOND));
+    assert_eq!(never.of(&[1; 16], hour), None, "time unknown");
+}
