@@ -1,4 +1,4 @@
-//! Writes what the fuzz targets for Go's and Python's tables start from: `seeds TARGET FOLDER`.
+//! Writes what the fuzz targets for Go's and Python's tables and for the spool start from: `seeds TARGET FOLDER`.
 
 mod common;
 
@@ -14,6 +14,7 @@ fn main() -> std::io::Result<()> {
     match target.as_str() {
         "gopclntab" => go(folder),
         "debug_offsets" => python(folder),
+        "spool" => spool(folder),
         other => panic!("no seeds for {other}"),
     }
 }
@@ -62,4 +63,29 @@ fn python(folder: &Path) -> std::io::Result<()> {
         std::fs::write(folder.join(index.to_string()), seed)?;
     }
     Ok(())
+}
+
+fn spool(folder: &Path) -> std::io::Result<()> {
+    use edgelat_spool::segment::{Payload, frame};
+    use edgelat_spool::{Checkpoint, Counts, Interval, Stream, Uncovered};
+    let stream = |id| Stream { id, function: "work".to_owned(), build_id: vec![7; 20], ..Stream::default() };
+    let counts = Counts {
+        entries: 4,
+        sum_ns: 5_000,
+        buckets: vec![(-150, 1), (-149, 3), (-120, 1)],
+        ..Counts::default()
+    };
+    let rows = vec![(1, counts.clone()), (2, counts)];
+    let checkpoint = Checkpoint { streams: vec![stream(1), stream(2)], rows: rows.clone(), ..Checkpoint::default() };
+    let interval = |number| Interval { first: number, last: number, rows: rows.clone(), ..Interval::default() };
+    let uncovered = Uncovered { target: "a".to_owned(), reason: "budget".to_owned(), time_ns: 9 };
+    let last = Interval { uncovered: vec![uncovered], streams: vec![stream(3)], ..interval(2) };
+    let parts = [
+        frame(1, Payload::Checkpoint(&checkpoint)),
+        frame(2, Payload::Interval(&interval(0))),
+        frame(3, Payload::Interval(&interval(1))),
+        frame(4, Payload::Interval(&last)),
+    ];
+    std::fs::write(folder.join("segment"), [vec![0], parts.concat()].concat())?;
+    std::fs::write(folder.join("twice"), [vec![0], parts.concat(), parts.concat()].concat())
 }

@@ -329,10 +329,16 @@ impl Interval {
         Some(Self { run, first, last, begin_ns, end, epoch_ns, streams, uncovered, gap, rows })
     }
 
+    /// How many intervals it is made of.
+    pub fn covers(&self) -> u64 {
+        (self.last - self.first).saturating_add(1)
+    }
+
     /// Adds what happened next, exactly.
     pub fn merge(&mut self, later: &Self) {
         self.last = later.last;
-        self.end = later.end;
+        // Of records that are not ours, the later one can have ended before.
+        self.end = Clock { boot_ns: self.end.boot_ns.max(later.end.boot_ns), ..later.end };
         self.epoch_ns = self.epoch_ns.or(later.epoch_ns);
         self.streams.extend_from_slice(&later.streams);
         for uncovered in &later.uncovered {

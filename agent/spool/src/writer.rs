@@ -294,7 +294,7 @@ impl Spool {
     /// Writes what waits, as far as the budget goes; all of it where that is `urgent`.
     fn write(&mut self, now_ns: u64, urgent: bool) -> Result<(), Errno> {
         let urgent = urgent || self.outage.is_some();
-        let late = self.waiting.iter().map(|interval| interval.last - interval.first + 1).sum();
+        let late = self.waiting.iter().map(Interval::covers).sum();
         if let (Some(outage), Some(first)) = (&mut self.outage, self.waiting.front_mut()) {
             outage.late = late;
             let Outage { errno, since_ns, .. } = *outage;
@@ -440,7 +440,7 @@ impl Spool {
         // What cannot be read cannot be counted either.
         _ = reader::read(self.store.as_ref(), &[name], false, &mut |_, seen, _| {
             if let Seen::Interval(interval) | Seen::Orphan(interval) = seen {
-                lost += (interval.last - interval.first).saturating_add(1);
+                lost = interval.covers().saturating_add(lost);
             }
             ControlFlow::Continue(())
         });

@@ -29,6 +29,7 @@ mod service_ends;
 mod service_faults;
 mod service_rights;
 mod shapes;
+mod spool;
 mod stacks;
 mod upgrades;
 mod uretprobes;

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use edgelat_spool::segment::Name;
 use edgelat_spool::{Checkpoint, Directory, ReadError, Seen, Times, reader};
 use nix::errno::Errno;
-use serde::Serialize;
 
 use super::exit::Exit;
 use super::failure::{Fails, Failure};
@@ -50,7 +49,7 @@ impl Fails for SpoolError {
 }
 
 /// What is in a segment, or in all of them.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default)]
 struct Summary {
     segment: String,
     bytes: u64,
@@ -84,7 +83,7 @@ impl Summary {
             }
             Seen::Interval(interval) => {
                 self.records += 1;
-                self.intervals += interval.last - interval.first + 1;
+                self.intervals += interval.covers();
                 let time = |boot_ns| times.of(&state.boot, boot_ns).map(|(ns, _)| ns);
                 self.begin_ns = self.begin_ns.or_else(|| time(interval.begin_ns));
                 self.end_ns = time(interval.end.boot_ns).or(self.end_ns);
@@ -98,8 +97,28 @@ impl Summary {
 
     fn print(&self, json: bool, out: &mut dyn Write) -> std::io::Result<()> {
         if json {
-            serde_json::to_writer(&mut *out, self)?;
-            return out.write_all(b"\n");
+            let moment = |ns: Option<u64>| ns.map_or_else(|| "null".to_owned(), |ns| ns.to_string());
+            write!(
+                out,
+                "{{\"segment\":\"{}\",\"begin_ns\":{},\"end_ns\":{}",
+                self.segment,
+                moment(self.begin_ns),
+                moment(self.end_ns)
+            )?;
+            for (name, count) in [
+                ("bytes", self.bytes),
+                ("checkpoints", self.checkpoints),
+                ("records", self.records),
+                ("intervals", self.intervals),
+                ("replaced", self.replaced),
+                ("damaged", self.damaged),
+                ("unknown", self.unknown),
+                ("orphans", self.orphans),
+                ("dropped", self.dropped),
+            ] {
+                write!(out, ",\"{name}\":{count}")?;
+            }
+            return out.write_all(b"}\n");
         }
         let moment = |ns: Option<u64>| ns.map_or_else(|| "time unknown".to_owned(), utc);
         write!(

@@ -4,7 +4,6 @@ use std::io::{self, Write};
 
 use edgelat_spool::{Checkpoint, Counts, Interval, LOSSES, Seen, Stream, Times, Trust};
 use nix::errno::Errno;
-use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use super::utc::utc;
 
@@ -47,7 +46,8 @@ impl<'a> Shown<'a> {
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or('0');
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(digit).collect()
 }
 
 /// For a person.
@@ -96,56 +96,32 @@ pub(super) fn text(
     Ok(())
 }
 
-/// Each as an object.
-struct Objects<T>(T);
-
-impl Serialize for Objects<&Shown<'_>> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (shown, interval) = (self.0, self.0.interval);
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("schema", SCHEMA)?;
-        map.serialize_entry("run", &hexadecimal(&shown.state.run))?;
-        map.serialize_entry("boot", &hexadecimal(&shown.state.boot))?;
-        map.serialize_entry("first", &interval.first)?;
-        map.serialize_entry("last", &interval.last)?;
-        map.serialize_entry("begin_boot_ns", &interval.begin_ns)?;
-        map.serialize_entry("end_boot_ns", &interval.end.boot_ns)?;
-        map.serialize_entry("begin_ns", &shown.begin.map(|(ns, _)| ns))?;
-        map.serialize_entry("end_ns", &shown.end.map(|(ns, _)| ns))?;
-        map.serialize_entry("clock", shown.clock())?;
-        let functions: Vec<Objects<(&Stream, &Counts, i64)>> = shown.rows().map(Objects).collect();
-        map.serialize_entry("functions", &functions)?;
-        let uncovered: Vec<(&str, &str, u64)> = (interval.uncovered.iter())
-            .map(|uncovered| (uncovered.target.as_str(), uncovered.reason.as_str(), uncovered.time_ns))
-            .collect();
-        map.serialize_entry("uncovered", &uncovered)?;
-        map.serialize_entry("late", &interval.gap.map_or(0, |gap| gap.intervals))?;
-        map.end()
-    }
+/// `"name":`, after a comma where it is not the first of its object.
+fn name(out: &mut dyn Write, comma: &str, name: &str) -> io::Result<()> {
+    write!(out, "{comma}\"{name}\":")
 }
 
-impl Serialize for Objects<(&Stream, &Counts, i64)> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (stream, counts, inside) = self.0;
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("target", stream.target.as_str())?;
-        map.serialize_entry("function", stream.function.as_str())?;
-        map.serialize_entry("image", stream.image.as_str())?;
-        map.serialize_entry("build_id", &hexadecimal(&stream.build_id))?;
-        map.serialize_entry("language", stream.language.as_str())?;
-        map.serialize_entry("line", &u64::from(stream.line))?;
-        map.serialize_entry("entries", &counts.entries)?;
-        map.serialize_entry("exits", &counts.exits())?;
-        map.serialize_entry("in_flight", &inside)?;
-        for (name, lost) in LOSSES.iter().zip(&counts.lost) {
-            map.serialize_entry(*name, lost)?;
-        }
-        map.serialize_entry("unmatched_exits", &counts.unmatched)?;
-        map.serialize_entry("sum_ns", &counts.sum_ns)?;
-        map.serialize_entry("zero_count", &counts.zero)?;
-        map.serialize_entry("buckets", &counts.buckets)?;
-        map.end()
-    }
+/// A text with what JSON wants escaped.
+fn quoted(out: &mut dyn Write, text: &str) -> io::Result<()> {
+    Ok(serde_json::to_writer(out, text)?)
+}
+
+/// A moment, or that it is not known.
+fn moment(time: Option<(u64, Trust)>, unknown: &str) -> String {
+    time.map_or_else(|| unknown.to_owned(), |(ns, _)| ns.to_string())
+}
+
+/// The figures of a function by their names, in the order of columns. What is signed can be negative where a loss turned out
+/// to be another one.
+fn figures(counts: &Counts, inside: i64) -> impl Iterator<Item = (&'static str, i128)> {
+    let first = [("entries", counts.entries.into()), ("exits", counts.exits().into()), ("in_flight", inside.into())];
+    let last = [
+        ("unmatched_exits", counts.unmatched.into()),
+        ("sum_ns", counts.sum_ns.into()),
+        ("zero_count", counts.zero.into()),
+    ];
+    let lost = LOSSES.into_iter().zip(counts.lost.map(i128::from));
+    first.into_iter().chain(lost).chain(last)
 }
 
 /// As a JSON line.
@@ -156,15 +132,87 @@ pub(super) fn json(
     times: &Times,
 ) -> io::Result<()> {
     let Some(shown) = Shown::of(seen, state, times) else { return Ok(()) };
-    serde_json::to_writer(&mut *out, &Objects(&shown))?;
-    out.write_all(b"\n")
+    let interval = shown.interval;
+    write!(
+        out,
+        "{{\"schema\":\"{SCHEMA}\",\"run\":\"{}\",\"boot\":\"{}\",\"begin_ns\":{},\"end_ns\":{},\"clock\":\"{}\"",
+        hexadecimal(&state.run),
+        hexadecimal(&state.boot),
+        moment(shown.begin, "null"),
+        moment(shown.end, "null"),
+        shown.clock()
+    )?;
+    for (word, number) in [
+        ("first", interval.first),
+        ("last", interval.last),
+        ("begin_boot_ns", interval.begin_ns),
+        ("end_boot_ns", interval.end.boot_ns),
+        ("late", interval.gap.map_or(0, |gap| gap.intervals)),
+    ] {
+        name(out, ",", word)?;
+        write!(out, "{number}")?;
+    }
+    name(out, ",", "functions")?;
+    let mut comma = "[";
+    for (stream, counts, inside) in shown.rows() {
+        write!(out, "{comma}{{\"build_id\":\"{}\",\"line\":{}", hexadecimal(&stream.build_id), stream.line)?;
+        for (word, text) in [
+            ("target", &stream.target),
+            ("function", &stream.function),
+            ("image", &stream.image),
+            ("language", &stream.language),
+        ] {
+            name(out, ",", word)?;
+            quoted(out, text)?;
+        }
+        for (word, number) in figures(counts, inside) {
+            name(out, ",", word)?;
+            write!(out, "{number}")?;
+        }
+        name(out, ",", "buckets")?;
+        buckets(out, counts, "[", ",", ["[", "]"])?;
+        out.write_all(b"]}")?;
+        comma = ",";
+    }
+    out.write_all(if comma == "[" { b"[]" } else { b"]" })?;
+    name(out, ",", "uncovered")?;
+    let mut comma = "[";
+    for uncovered in &interval.uncovered {
+        write!(out, "{comma}[")?;
+        quoted(out, &uncovered.target)?;
+        out.write_all(b",")?;
+        quoted(out, &uncovered.reason)?;
+        write!(out, ",{}]", uncovered.time_ns)?;
+        comma = ",";
+    }
+    out.write_all(if comma == "[" { b"[]}\n" } else { b"]}\n" })
+}
+
+/// Occupied buckets: what stands before all, what between index and count, and what around each pair.
+fn buckets(
+    out: &mut dyn Write,
+    counts: &Counts,
+    before: &str,
+    between: &str,
+    around: [&str; 2],
+) -> io::Result<()> {
+    write!(out, "{before}")?;
+    for (place, (index, count)) in counts.buckets.iter().enumerate() {
+        let comma = match place {
+            0 => "",
+            _ if before.is_empty() => " ",
+            _ => ",",
+        };
+        write!(out, "{comma}{}{index}{between}{count}{}", around[0], around[1])?;
+    }
+    Ok(())
 }
 
 /// The names of the columns.
 pub(super) fn csv_header(out: &mut dyn Write) -> io::Result<()> {
-    write!(out, "run,first,last,begin_boot_ns,end_boot_ns,begin_ns,end_ns,clock,target,function,image,build_id,entries,exits,in_flight")?;
-    LOSSES.iter().try_for_each(|name| write!(out, ",{name}"))?;
-    writeln!(out, ",unmatched_exits,sum_ns,zero_count,buckets,uncovered_ns,uncovered_reason")
+    write!(out, "run,first,last,begin_boot_ns,end_boot_ns,begin_ns,end_ns,clock,target,function,image,build_id")?;
+    figures(&Counts::default(), 0).try_for_each(|(word, _)| write!(out, ",{word}"))?;
+    writeln!(out, ",buckets,uncovered_ns,uncovered_reason")
 }
 
 /// A field, in quotes where it has to be (RFC 4180).
@@ -184,7 +232,6 @@ pub(super) fn csv(
 ) -> io::Result<()> {
     let Some(shown) = Shown::of(seen, state, times) else { return Ok(()) };
     let interval = shown.interval;
-    let moment = |time: Option<(u64, Trust)>| time.map_or_else(String::new, |(ns, _)| ns.to_string());
     let first = format!(
         "{},{},{},{},{},{},{},{},",
         hexadecimal(&state.run),
@@ -192,8 +239,8 @@ pub(super) fn csv(
         interval.last,
         interval.begin_ns,
         interval.end.boot_ns,
-        moment(shown.begin),
-        moment(shown.end),
+        moment(shown.begin, ""),
+        moment(shown.end, ""),
         shown.clock()
     );
     for (stream, counts, inside) in shown.rows() {
@@ -201,13 +248,10 @@ pub(super) fn csv(
         for text in [&stream.target, &stream.function, &stream.image] {
             field(out, text)?;
         }
-        write!(out, "{},{},{},{inside}", hexadecimal(&stream.build_id), counts.entries, counts.exits())?;
-        counts.lost.iter().try_for_each(|lost| write!(out, ",{lost}"))?;
-        write!(out, ",{},{},{},", counts.unmatched, counts.sum_ns, counts.zero)?;
-        for (place, (index, count)) in counts.buckets.iter().enumerate() {
-            let space = if place > 0 { " " } else { "" };
-            write!(out, "{space}{index}:{count}")?;
-        }
+        write!(out, "{}", hexadecimal(&stream.build_id))?;
+        figures(counts, inside).try_for_each(|(_, number)| write!(out, ",{number}"))?;
+        out.write_all(b",")?;
+        buckets(out, counts, "", ":", [""; 2])?;
         out.write_all(b",,\n")?;
     }
     for uncovered in &interval.uncovered {

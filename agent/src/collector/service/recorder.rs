@@ -3,8 +3,6 @@
 //! Reports of a process are cumulative from the moment that its probes were armed. A stream of the spool is a function of a
 //! target in one build of an image, whichever process calls it, so what is added is the difference to the report before.
 
-use std::collections::HashMap;
-
 use edgelat_guard::clock;
 use edgelat_spool::record::{PLAUSIBLE_NS, cut};
 use edgelat_spool::{Clock, Counts, Directory, Identity, Notice, Options, Spool, Stream, Trust};
@@ -17,9 +15,10 @@ use crate::log::{Level, Log};
 const RANDOM: &str = "/proc/sys/kernel/random/uuid";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// A function as the process before reported it.
+/// A function of a process as the report before had it.
 #[derive(Debug)]
 struct Known {
+    process: (i32, u64),
     name: String,
     image: String,
     line: u32,
@@ -28,8 +27,11 @@ struct Known {
 }
 
 impl Known {
-    fn is(&self, function: &FunctionReport) -> bool {
-        self.name == function.name && self.image == function.image && self.line == function.line.unwrap_or(0)
+    fn is(&self, process: (i32, u64), function: &FunctionReport) -> bool {
+        self.process == process
+            && self.name == function.name
+            && self.image == function.image
+            && self.line == function.line.unwrap_or(0)
     }
 }
 
@@ -38,8 +40,8 @@ impl Known {
 pub struct Recorder {
     spool: Option<Spool>,
     place: String,
-    /// Functions of each process, by its number and start.
-    known: HashMap<(i32, u64), Vec<Known>>,
+    /// Functions of all processes, those of one behind each other as a rule.
+    known: Vec<Known>,
 }
 
 impl Recorder {
@@ -69,38 +71,44 @@ impl Recorder {
             }
             None => None,
         };
-        Self { spool, place, known: HashMap::new() }
+        Self { spool, place, known: Vec::new() }
     }
 
     /// Takes in what a process did since its report before.
     pub fn take(&mut self, target: &str, report: &Report) {
         let Some(spool) = &mut self.spool else { return };
         let process = (report.target.pid, report.target.start);
-        let known = self.known.entry(process).or_default();
         // One name can stand for several ranges, which are one stream.
-        let mut after: Vec<Option<Counts>> = vec![None; known.len()];
-        for (place, function) in report.functions.iter().enumerate() {
+        let mut after: Vec<(usize, Counts)> = Vec::new();
+        let mut place = self.known.iter().position(|known| known.process == process).unwrap_or(0);
+        for function in &report.functions {
             // They come in the same order each time, as a rule.
-            let index = match known.get(place).is_some_and(|known| known.is(function)) {
-                true => place,
-                false => known.iter().position(|known| known.is(function)).unwrap_or_else(|| {
-                    let (stream, before) = (spool.stream(stream_of(target, function)), Counts::default());
-                    let (name, image) = (function.name.clone(), function.image.clone());
-                    known.push(Known { name, image, line: function.line.unwrap_or(0), stream, before });
-                    after.push(None);
-                    known.len() - 1
-                }),
-            };
-            after[index].get_or_insert_default().add(&counts_of(function));
+            if !self.known.get(place).is_some_and(|known| known.is(process, function)) {
+                let found = self.known.iter().position(|known| known.is(process, function));
+                place = found.unwrap_or(self.known.len());
+            }
+            if place == self.known.len() {
+                let stream = spool.stream(stream_of(target, function));
+                let (name, image) = (function.name.clone(), function.image.clone());
+                let (line, before) = (function.line.unwrap_or(0), Counts::default());
+                self.known.push(Known { process, name, image, line, stream, before });
+            }
+            // Only one that stands before the last can be there already.
+            let again = after.last().is_some_and(|(last, _)| place <= *last);
+            match after.iter_mut().filter(|_| again).find(|(other, _)| *other == place) {
+                Some((_, counts)) => counts.add(&counts_of(function)),
+                None => after.push((place, counts_of(function))),
+            }
+            place += 1;
         }
-        for (known, after) in known.iter_mut().zip(after) {
-            let Some(after) = after else { continue };
+        for (place, after) in after {
+            let known = &mut self.known[place];
             spool.add(known.stream, &after.since(&known.before));
             known.before = after;
         }
         if report.last {
             // Probes that are armed again count from 0.
-            self.known.remove(&process);
+            self.known.retain(|known| known.process != process);
         }
     }
 
