@@ -67,7 +67,11 @@ fn the_process_that_tries() {
             let folder = std::fs::File::open("/proc/self").unwrap();
             let number = folder.as_raw_fd();
             enter_collector(Some(folder.as_fd())).unwrap();
-            words.iter_mut().skip(1).filter(|word| **word == FOLDER as i64).for_each(|word| *word = number.into());
+            words
+                .iter_mut()
+                .skip(1)
+                .filter(|word| **word == FOLDER as i64)
+                .for_each(|word| *word = number.into());
             std::mem::forget(folder);
         }
         Ok("guard") => settle_guard(Tasks::NONE).unwrap(),
@@ -181,7 +185,8 @@ fn the_process_that_keeps_files_in_a_folder() {
     let inside = std::fs::File::open(format!("{path}/inside")).unwrap();
     enter_collector(Some(inside.as_fd())).unwrap();
     let making = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
-    let make = |file: &str| openat(&inside, file, making, Mode::S_IRUSR | Mode::S_IWUSR).map(std::fs::File::from);
+    let make =
+        |file: &str| openat(&inside, file, making, Mode::S_IRUSR | Mode::S_IWUSR).map(std::fs::File::from);
     let file = make("one").unwrap();
     std::io::Write::write_all(&mut &file, b"here").unwrap();
     file.set_len(2).unwrap();
@@ -190,7 +195,10 @@ fn the_process_that_keeps_files_in_a_folder() {
     renameat(&inside, "one", &inside, "two").unwrap();
     drop(make("three").unwrap());
     unlinkat(&inside, "three", UnlinkatFlags::NoRemoveDir).unwrap();
-    assert_eq!(nix::dir::Dir::openat(&inside, ".", OFlag::O_RDONLY, Mode::empty()).unwrap().iter().count(), 3);
+    assert_eq!(
+        nix::dir::Dir::openat(&inside, ".", OFlag::O_RDONLY, Mode::empty()).unwrap().iter().count(),
+        3
+    );
     // Not by its path, and nothing that is made otherwise.
     assert!(std::fs::File::create(format!("{path}/inside/path")).is_err());
     assert!(nix::sys::stat::mkdirat(&inside, "folder", Mode::S_IRWXU).is_err());

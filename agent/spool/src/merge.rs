@@ -15,7 +15,8 @@ use crate::store::Store;
 /// Which two neighbours of these, the oldest first, are merged: the indices of the older ones, the best first.
 pub fn choices(names: &[Name]) -> Vec<usize> {
     let alike = |index: &usize| names[*index].made_of() < names[*index + 1].made_of().saturating_mul(2);
-    let (mut best, others): (Vec<usize>, Vec<usize>) = (1..names.len()).map(|index| index - 1).partition(alike);
+    let (mut best, others): (Vec<usize>, Vec<usize>) =
+        (1..names.len()).map(|index| index - 1).partition(alike);
     // Where no two are alike there are few, or none that is alike can be made shorter.
     best.extend(others);
     best
@@ -70,7 +71,8 @@ fn join(
             Seen::Interval(interval) | Seen::Orphan(interval) => {
                 match &mut open {
                     Some((id, merged, count))
-                        if merged.run == interval.run && merged.last.checked_add(1) == Some(interval.first) =>
+                        if merged.run == interval.run
+                            && merged.last.checked_add(1) == Some(interval.first) =>
                     {
                         if *count < of {
                             merged.merge(interval);

@@ -318,11 +318,9 @@ impl Interval {
             uncovered.push(Uncovered { target, reason, time_ns: bytes.number()? });
         }
         let gap = match bytes.flag()? {
-            true => Some(Gap {
-                errno: bytes.small()?,
-                since_ns: bytes.number()?,
-                intervals: bytes.number()?,
-            }),
+            true => {
+                Some(Gap { errno: bytes.small()?, since_ns: bytes.number()?, intervals: bytes.number()? })
+            }
             false => None,
         };
         let rows = decode_rows(bytes)?;

@@ -173,10 +173,8 @@ impl Name {
     /// The opposite; `None` for any other file.
     pub fn parse(file: &str) -> Option<Self> {
         let (first, last) = file.strip_suffix(SUFFIX)?.split_once('-')?;
-        let name = Self {
-            first: u32::from_str_radix(first, 16).ok()?,
-            last: u32::from_str_radix(last, 16).ok()?,
-        };
+        let name =
+            Self { first: u32::from_str_radix(first, 16).ok()?, last: u32::from_str_radix(last, 16).ok()? };
         (name.first <= name.last && name.file() == file).then_some(name)
     }
 

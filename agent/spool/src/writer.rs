@@ -239,9 +239,8 @@ impl Spool {
 
     /// Tries to write what waits, and to have it on the disk if that is due.
     pub fn flush(&mut self, now_ns: u64, sync: bool) -> Option<Notice> {
-        let due = sync
-            || self.outage.is_some()
-            || now_ns.saturating_sub(self.synced_at_ns) >= self.options.sync_ns;
+        let due =
+            sync || self.outage.is_some() || now_ns.saturating_sub(self.synced_at_ns) >= self.options.sync_ns;
         let done = self.write(now_ns, sync).and_then(|()| if due { self.sync(now_ns) } else { Ok(()) });
         match done {
             Ok(()) if due => self.outage.take().map(|outage| Notice::Recovered(outage.late)),
@@ -249,7 +248,8 @@ impl Spool {
             Err(errno) => {
                 self.hold();
                 let first = self.outage.is_none();
-                let (since_ns, late) = self.outage.take().map_or((now_ns, 0), |known| (known.since_ns, known.late));
+                let (since_ns, late) =
+                    self.outage.take().map_or((now_ns, 0), |known| (known.since_ns, known.late));
                 self.outage = Some(Outage { errno, since_ns, late });
                 first.then_some(Notice::Failing(errno))
             }
@@ -364,7 +364,8 @@ impl Spool {
             self.closed.push((active.name, active.length));
         }
         self.make_room()?;
-        let number = self.closed.iter().map(|(name, _)| name.last).max().map_or(1, |last| last.saturating_add(1));
+        let number =
+            self.closed.iter().map(|(name, _)| name.last).max().map_or(1, |last| last.saturating_add(1));
         let name = Name::of(number);
         let file = name.file();
         self.synced.epoch_ns = self.epoch_ns;
@@ -391,8 +392,7 @@ impl Spool {
         let most = 2 * max_bytes.div_ceil(segment_bytes.max(1)) as usize;
         let room = max_bytes.saturating_sub(2 * segment_bytes);
         loop {
-            let taken: u64 =
-                self.closed.iter().map(|(_, length)| length.next_multiple_of(BLOCK_BYTES)).sum();
+            let taken: u64 = self.closed.iter().map(|(_, length)| length.next_multiple_of(BLOCK_BYTES)).sum();
             if taken <= room && self.closed.len() <= most {
                 return Ok(());
             }

@@ -15,7 +15,8 @@ fn longest(has: &common::Has, id: [u8; 16]) -> u64 {
 
 #[test]
 fn a_week_in_a_megabyte_counts_every_call_that_was_measured() {
-    let options = Options { max_bytes: 1 << 20, segment_bytes: 64 << 10, sync_ns: 60 * SECOND, bytes_per_day: None };
+    let options =
+        Options { max_bytes: 1 << 20, segment_bytes: 64 << 10, sync_ns: 60 * SECOND, bytes_per_day: None };
     let disk = Disk::default();
     let mut run = Run::new(disk.store(), options, 1);
     for number in 0..7 * DAY {
@@ -138,18 +139,69 @@ fn more_streams_than_have_numbers_are_counted_together() {
     assert_eq!(sum, all);
 }
 
-#[test]
-fn twenty_functions_take_no_more_than_800_bytes_an_interval() {
-    // Busy ones: each called some ten thousand times in ten seconds, with durations over two octaves.
+/// The same interval as JSON lines, an object for each function, as short as they can be.
+fn json_lines(did: &Did) -> usize {
+    let line = |(name, counts): (&String, &edgelat_spool::Counts)| {
+        let buckets: Vec<String> =
+            counts.buckets.iter().map(|(index, count)| format!("[{index},{count}]")).collect();
+        format!(
+            "{{\"t\":1767225600000000000,\"function\":\"{name}\",\"entries\":{},\"in_flight\":0,\"sum_ns\":{},\"buckets\":[{}]}}\n",
+            counts.entries,
+            counts.sum_ns,
+            buckets.join(",")
+        )
+        .len()
+    };
+    did.iter().map(line).sum()
+}
+
+/// Bytes of an interval, and of the same as JSON lines, for functions that are called so often in it; and of a checkpoint.
+fn sizes(functions: u64, calls: u64) -> (u64, u64, u64) {
     let disk = Disk::default();
     let mut run = Run::new(disk.store(), Options { max_bytes: 64 << 20, segment_bytes: 1 << 20, ..SMALL }, 1);
-    run.interval(20, 10_000, true);
+    run.interval(functions, calls, true);
     let before = run.spool.status().written;
     for _ in 0..20 {
-        run.interval(20, 10_000, true);
+        run.interval(functions, calls, true);
     }
     let bytes = (run.spool.status().written - before) / 20;
-    assert!((400..=800).contains(&bytes), "{bytes} bytes");
+    let json = run.truth[1..].iter().map(json_lines).sum::<usize>() as u64 / 20;
+    let Run { id, .. } = run;
+    let mut next = Run::new(disk.store(), SMALL, 2);
+    next.interval(0, 0, true);
+    assert_eq!(read_disk(&disk).runs[&id].len(), 21);
+    let (mut state, store) = (None, &disk);
+    edgelat_spool::reader::read_all(store, &mut |_, _, known| {
+        if known.run == id {
+            state = Some(known.clone());
+        }
+        std::ops::ControlFlow::Continue(())
+    })
+    .unwrap();
+    let payload = edgelat_spool::segment::Payload::Checkpoint(state.as_ref().unwrap());
+    (bytes, json, edgelat_spool::segment::frame(1, payload).len() as u64)
+}
+
+/// The table of docs/SPOOL.md is what comes out here.
+#[test]
+fn twenty_functions_take_no_more_than_800_bytes_an_interval_and_the_page_has_the_figures() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/SPOOL.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let mut rows = Vec::new();
+    for functions in [20, 100] {
+        for calls in [100, 1_000, 10_000] {
+            let (bytes, json, checkpoint) = sizes(functions, calls);
+            assert!(bytes <= 40 * functions, "{bytes} bytes for {functions} functions");
+            let megabytes = |bytes: u64| format!("{:.1}", (bytes * DAY) as f64 / 1e6);
+            let row = format!(
+                "| {functions} | {calls} | {bytes} | {} | {checkpoint} | {json} | {:.1} |",
+                megabytes(bytes),
+                json as f64 / bytes as f64
+            );
+            rows.push(row);
+        }
+    }
+    assert!(page.contains(&rows.join("\n")), "the page should say\n{}", rows.join("\n"));
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn written() -> (Files, Run) {
 
 /// How often something is damaged. `EDGELAT_FUZZ_ITERS` raises it.
 fn iterations() -> u64 {
-    std::env::var("EDGELAT_FUZZ_ITERS").ok().and_then(|text| text.parse().ok()).unwrap_or(60) * 10
+    std::env::var("EDGELAT_FUZZ_ITERS").ok().and_then(|text| text.parse().ok()).unwrap_or(60) * 3
 }
 
 #[test]

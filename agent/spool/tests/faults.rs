@@ -27,7 +27,10 @@ fn outage(faults: Faults, bad: u64, options: Options) -> (Disk, Run, Vec<(u64, N
 #[test]
 fn a_disk_that_takes_nothing_for_a_while_is_told_of_twice_and_nothing_is_lost() {
     for errno in [Errno::ENOSPC, Errno::EROFS, Errno::EIO] {
-        for faults in [Faults { all: Some(errno), ..Faults::default() }, Faults { sync: Some(errno), ..Faults::default() }] {
+        for faults in [
+            Faults { all: Some(errno), ..Faults::default() },
+            Faults { sync: Some(errno), ..Faults::default() },
+        ] {
             // Fewer than fit into memory, and far more.
             for bad in [1, 5, 200] {
                 let (disk, run, notices) = outage(faults, bad, SMALL);

@@ -242,7 +242,9 @@ fn numbers_that_are_none_are_no_record() {
     assert_eq!(Record::decode(2, &[&bytes[..], &[0]].concat()), None, "something behind it");
     assert_eq!(Record::decode(3, &bytes), None);
     // Eleven bytes of a number, and more than 64 bits in ten.
-    for long in [[0x80; 11].as_slice(), &[0xff; 9], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]] {
+    for long in
+        [[0x80; 11].as_slice(), &[0xff; 9], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]]
+    {
         assert_eq!(edgelat_spool::codec::Bytes(long).number(), None);
     }
     // A list of more than there are bytes.

@@ -581,7 +581,10 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "spool",
         summary: "show what the service has recorded",
-        usage: &["[ls|dump|verify] [-c FILE | --dir DIR] [--json]", "export [-c FILE | --dir DIR] [--format json|csv]"],
+        usage: &[
+            "[ls|dump|verify] [-c FILE | --dir DIR] [--json]",
+            "export [-c FILE | --dir DIR] [--format json|csv]",
+        ],
         about: &[
             "The service records what each function did in each interval, in a folder that outlives power cuts. ls lists the \
              files, dump shows the records to a person, verify reads them all and says what is damaged (exit status 11), \
@@ -613,7 +616,10 @@ pub const COMMANDS: &[Command] = &[
         ],
         examples: &[
             Example { line: "edgelat spool dump | tail -50", purpose: "What happened last." },
-            Example { line: "edgelat spool export --format csv --dir copy > box.csv", purpose: "For a spreadsheet." },
+            Example {
+                line: "edgelat spool export --format csv --dir copy > box.csv",
+                purpose: "For a spreadsheet.",
+            },
         ],
     },
     #[cfg(any(test, feature = "generate"))]

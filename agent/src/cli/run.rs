@@ -67,7 +67,9 @@ pub fn run(options: RunOptions) -> Result<Exit, Failure> {
             let place = config.spool.dir.display();
             log.say(
                 Level::Error,
-                format_args!("{place}: {reason}; nothing is kept of what is measured until edgelat is started again"),
+                format_args!(
+                    "{place}: {reason}; nothing is kept of what is measured until edgelat is started again"
+                ),
             );
             None
         }

@@ -169,12 +169,7 @@ impl<'d, 'e> Keys<'d, 'e> {
     }
 
     /// A size in bytes.
-    pub fn bytes(
-        &mut self,
-        key: &'static str,
-        range: RangeInclusive<u64>,
-        example: &str,
-    ) -> Option<u64> {
+    pub fn bytes(&mut self, key: &'static str, range: RangeInclusive<u64>, example: &str) -> Option<u64> {
         let size = |bytes: u64| match bytes.is_multiple_of(1 << 20) {
             true => format!("{}MiB", bytes >> 20),
             false => format!("{}KiB", bytes >> 10),

@@ -11,7 +11,7 @@ fn help_is_as_it_was_reviewed() {
 
 #[test]
 fn the_help_of_each_command_is_as_it_was_reviewed() {
-    for command in ["watch", "run", "functions", "check", "pack", "quarantine"] {
+    for command in ["watch", "run", "functions", "check", "pack", "quarantine", "spool"] {
         edgelat(&[command, "--help"]).status(0).quietly().prints_snapshot(&format!("{command}.txt"));
     }
     edgelat(&["help", "watch"]).status(0).quietly().prints_snapshot("help-watch.txt");

@@ -183,9 +183,8 @@ fn rules_for(
     folder: Option<BorrowedFd<'_>>,
 ) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
     // The kernel looks at the lower half of such arguments: all are ints or flags in one.
-    let condition = |argument, operator, value| {
-        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
-    };
+    let condition =
+        |argument, operator, value| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value);
     let rule = |argument, operator, value| SeccompRule::new(vec![condition(argument, operator, value)?]);
     match call.only {
         Only::Any => Ok(Vec::new()),
@@ -196,8 +195,7 @@ fn rules_for(
         Only::Folder(arguments) => {
             // Without a folder these calls are not asked for, and no descriptor is this one.
             let number = folder.map_or(u64::from(u32::MAX), |folder| folder.as_raw_fd() as u64);
-            let conditions =
-                arguments.iter().map(|argument| condition(*argument, SeccompCmpOp::Eq, number));
+            let conditions = arguments.iter().map(|argument| condition(*argument, SeccompCmpOp::Eq, number));
             Ok(vec![SeccompRule::new(conditions.collect::<Result<_, _>>()?)?])
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use edgelat_tests::machine::Turn;
 use edgelat_tests::service::{Service, Told, measure};
-use edgelat_tests::{Oracle, Place, Target, patience};
+use edgelat_tests::{Oracle, Place, patience};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -169,7 +169,12 @@ fn a_service_that_is_killed_leaves_all_but_its_last_interval_each_time() {
     assert_eq!(runs.len(), lines.len(), "each wrote something");
     for (run, lines) in runs.iter().zip(&lines) {
         // An interval is written after its line; the line of the last one may have been lost with it.
-        assert!(run.len() + 1 >= lines.len() && run.len() <= lines.len() + 1, "{} {}", run.len(), lines.len());
+        assert!(
+            run.len() + 1 >= lines.len() && run.len() <= lines.len() + 1,
+            "{} {}",
+            run.len(),
+            lines.len()
+        );
         for (sums, line) in run.iter().zip(lines) {
             assert_eq!(*sums, told(line));
         }
@@ -231,8 +236,8 @@ fn mount(arguments: &[&str]) {
 }
 
 /// A target is measured while the disk of the spool gets into trouble and out of it again: nothing is lost, it is said once
-/// each way, and a record says it too.
-fn trouble(says: &str, begin: impl Fn(&Mount<'_>), end: impl Fn(&Mount<'_>)) {
+/// each way, and a record says it too. The trouble is there from the start, or comes later.
+fn trouble(says: &str, from_start: bool, begin: impl Fn(&Mount<'_>), end: impl Fn(&Mount<'_>)) {
     let _turn = Turn::shared();
     let place = Place::new();
     let dir = place.path().join("flash");
@@ -241,10 +246,15 @@ fn trouble(says: &str, begin: impl Fn(&Mount<'_>), end: impl Fn(&Mount<'_>)) {
     place.configure("", &[measure("it", &exe(&program), &["add", "work"], ""), spool(&dir)]);
     let mut target = start(&program, &["--calls", "0"]);
     let pid = target.pid();
+    if from_start {
+        begin(&flash);
+    }
     let service = place.start();
     target.go();
     service.counts(pid);
-    begin(&flash);
+    if !from_start {
+        begin(&flash);
+    }
     service.says(says);
     let from = service.count();
     // It goes on measuring.
@@ -266,25 +276,21 @@ fn trouble(says: &str, begin: impl Fn(&Mount<'_>), end: impl Fn(&Mount<'_>)) {
 #[test]
 fn a_disk_that_is_full_for_a_while_loses_nothing() {
     let filler = |flash: &Mount<'_>| flash.0.join("filler");
-    trouble(
-        "takes no records: No space left on device",
-        |flash| {
-            // Until there is not even room for what was reserved.
-            let mut file = std::fs::File::create(filler(flash)).unwrap();
-            while std::io::Write::write(&mut file, &[0; 4096]).is_ok_and(|written| written > 0) {}
-            // The segment that is written to has its room; the next one has none.
-            flash.again("size=4k");
-        },
-        |flash| {
-            std::fs::remove_file(filler(flash)).unwrap();
-            flash.again("size=512k");
-        },
-    );
+    let fill = |flash: &Mount<'_>| {
+        let mut file = std::fs::File::create(filler(flash)).unwrap();
+        while std::io::Write::write(&mut file, &[0; 4096]).is_ok_and(|written| written > 0) {}
+    };
+    // A segment has its room once it is made, so that it is full before there is one.
+    trouble("takes no records: No space left on device", true, fill, |flash| {
+        std::fs::remove_file(filler(flash)).unwrap();
+    });
 }
 
 #[test]
 fn a_disk_that_is_read_only_for_a_while_loses_nothing() {
-    trouble("takes no records: Read-only file system", |flash| flash.again("ro"), |flash| flash.again("rw"));
+    let (read_only, writable) =
+        (|flash: &Mount<'_>| flash.again("ro"), |flash: &Mount<'_>| flash.again("rw"));
+    trouble("takes no records: Read-only file system", false, read_only, writable);
 }
 
 #[test]

@@ -393,3 +393,37 @@ fn check_looks_at_a_process_or_at_a_file() {
         "check: -p PID and -c FILE are two questions; ask one at a time"
     );
 }
+
+#[test]
+fn spool_reads_where_the_configuration_says_or_a_folder() {
+    use super::{SpoolAction, SpoolOf, SpoolOptions};
+    let spool = |line: &str| match parsed(line) {
+        Ok(Invocation::Spool(options)) => options,
+        other => panic!("{line}: {other:?}"),
+    };
+    let options = |action, of: SpoolOf| SpoolOptions { action, of };
+    let installed = || SpoolOf::Config("/etc/edgelat.toml".into());
+    assert_eq!(spool("spool"), options(SpoolAction::List(false), installed()));
+    assert_eq!(spool("spool ls --json"), options(SpoolAction::List(true), installed()));
+    assert_eq!(spool("spool dump -c a"), options(SpoolAction::Dump, SpoolOf::Config("a".into())));
+    assert_eq!(
+        spool("spool verify --json --dir d"),
+        options(SpoolAction::Verify(true), SpoolOf::Dir("d".into()))
+    );
+    assert_eq!(spool("spool export"), options(SpoolAction::Json, installed()));
+    assert_eq!(spool("spool export --format csv"), options(SpoolAction::Csv, installed()));
+}
+
+#[test]
+fn wrong_uses_of_spool_are_answered() {
+    for (line, answer) in [
+        ("spool show", "spool: ls|dump|verify|export cannot be 'show'; give ls, dump, verify, export"),
+        ("spool dump --json", "spool: only ls or verify takes --json; leave that out"),
+        ("spool ls --format csv", "spool: only export takes --format; leave that out"),
+        ("spool verify --format json", "spool: only export takes --format; leave that out"),
+        ("spool export --format xml", "spool: --format cannot be 'xml'; give json, csv"),
+        ("spool -c a --dir b", "spool: -c FILE and --dir DIR both say where the records are; leave one"),
+    ] {
+        assert_eq!(wrong(line), answer, "{line}");
+    }
+}

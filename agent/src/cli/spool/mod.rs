@@ -183,7 +183,8 @@ pub fn run(options: &SpoolOptions) -> Result<Exit, Failure> {
     let names = reader::segments(&store).map_err(failed)?;
     let listed: Vec<Name> = names.iter().map(|(name, _)| *name).collect();
     let mut whole = Summary::of("all".to_owned(), names.iter().map(|(_, bytes)| bytes).sum());
-    let mut parts: Vec<Summary> = names.iter().map(|(name, bytes)| Summary::of(name.file(), *bytes)).collect();
+    let mut parts: Vec<Summary> =
+        names.iter().map(|(name, bytes)| Summary::of(name.file(), *bytes)).collect();
     to_stdout(Exit::Ok, |out| {
         let mut broken = Ok(());
         if options.action == SpoolAction::Csv {
@@ -201,7 +202,9 @@ pub fn run(options: &SpoolOptions) -> Result<Exit, Failure> {
                 SpoolAction::Verify(json) => {
                     whole.take(&seen, state, &times);
                     match damage(&seen).filter(|_| !json) {
-                        Some(what) => writeln!(out, "{}: {what} at byte {}", place.segment.file(), place.offset),
+                        Some(what) => {
+                            writeln!(out, "{}: {what} at byte {}", place.segment.file(), place.offset)
+                        }
                         None => Ok(()),
                     }
                 }

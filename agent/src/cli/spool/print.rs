@@ -67,7 +67,13 @@ pub(super) fn text(
         |(ns, _)| utc(ns),
     );
     let length = interval.end.boot_ns.saturating_sub(interval.begin_ns) as f64 / 1e9;
-    writeln!(out, "{begin}  {length:.1} s  run {}  interval {} to {}", hexadecimal(&state.run[..4]), interval.first, interval.last)?;
+    writeln!(
+        out,
+        "{begin}  {length:.1} s  run {}  interval {} to {}",
+        hexadecimal(&state.run[..4]),
+        interval.first,
+        interval.last
+    )?;
     for (stream, counts, inside) in shown.rows() {
         let histogram = counts.histogram();
         let ms = |ns: Option<u64>| ns.map_or(0.0, |ns| ns as f64 / 1e6);
@@ -91,7 +97,11 @@ pub(super) fn text(
     }
     if let Some(gap) = &interval.gap {
         let reason = Errno::from_raw(gap.errno as i32).desc();
-        writeln!(out, "  the disk did not take this at once ({reason}); {} intervals came late", gap.intervals)?;
+        writeln!(
+            out,
+            "  the disk did not take this at once ({reason}); {} intervals came late",
+            gap.intervals
+        )?;
     }
     Ok(())
 }
@@ -114,7 +124,8 @@ fn moment(time: Option<(u64, Trust)>, unknown: &str) -> String {
 /// The figures of a function by their names, in the order of columns. What is signed can be negative where a loss turned out
 /// to be another one.
 fn figures(counts: &Counts, inside: i64) -> impl Iterator<Item = (&'static str, i128)> {
-    let first = [("entries", counts.entries.into()), ("exits", counts.exits().into()), ("in_flight", inside.into())];
+    let first =
+        [("entries", counts.entries.into()), ("exits", counts.exits().into()), ("in_flight", inside.into())];
     let last = [
         ("unmatched_exits", counts.unmatched.into()),
         ("sum_ns", counts.sum_ns.into()),
@@ -210,7 +221,10 @@ fn buckets(
 
 /// The names of the columns.
 pub(super) fn csv_header(out: &mut dyn Write) -> io::Result<()> {
-    write!(out, "run,first,last,begin_boot_ns,end_boot_ns,begin_ns,end_ns,clock,target,function,image,build_id")?;
+    write!(
+        out,
+        "run,first,last,begin_boot_ns,end_boot_ns,begin_ns,end_ns,clock,target,function,image,build_id"
+    )?;
     figures(&Counts::default(), 0).try_for_each(|(word, _)| write!(out, ",{word}"))?;
     writeln!(out, ",buckets,uncovered_ns,uncovered_reason")
 }
@@ -224,12 +238,7 @@ fn field(out: &mut dyn Write, text: &str) -> io::Result<()> {
 }
 
 /// As lines of CSV: one for each function, and one for each reason for which a target was not measured.
-pub(super) fn csv(
-    out: &mut dyn Write,
-    seen: &Seen<'_>,
-    state: &Checkpoint,
-    times: &Times,
-) -> io::Result<()> {
+pub(super) fn csv(out: &mut dyn Write, seen: &Seen<'_>, state: &Checkpoint, times: &Times) -> io::Result<()> {
     let Some(shown) = Shown::of(seen, state, times) else { return Ok(()) };
     let interval = shown.interval;
     let first = format!(

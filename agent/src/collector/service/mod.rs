@@ -126,7 +126,20 @@ impl Service {
         let Parts { line, path, config, sources, log, quarantine, placement, output, recorder } = parts;
         let groups = config.targets.iter().map(|target| Group::new(target, &config.agent)).collect();
         let (busy, closed) = (CpuSet::default(), false);
-        Self { line, path, config, groups, sources, log, quarantine, placement, busy, output, recorder, closed }
+        Self {
+            line,
+            path,
+            config,
+            groups,
+            sources,
+            log,
+            quarantine,
+            placement,
+            busy,
+            output,
+            recorder,
+            closed,
+        }
     }
 
     /// Runs until it is told to end, or the guard is gone.
@@ -318,7 +331,10 @@ impl Service {
             if !here && let Some(record) = process.died_of() {
                 watched::put(&self.quarantine, record, &self.log);
             }
-            if !here && let (_, Some(why)) = process.fate.in_words() && let Some(since) = process.uncovered_ns {
+            if !here
+                && let (_, Some(why)) = process.fate.in_words()
+                && let Some(since) = process.uncovered_ns
+            {
                 self.recorder.uncovered(&config.name, why, since);
             }
             here
@@ -505,7 +521,8 @@ impl Service {
             );
         }
         if config.spool != self.config.spool {
-            self.log.say(Level::Warning, format_args!("[spool] does not change without a restart of edgelat"));
+            self.log
+                .say(Level::Warning, format_args!("[spool] does not change without a restart of edgelat"));
         }
         self.config.agent.interval = config.agent.interval;
         self.config.agent.scan = config.agent.scan;

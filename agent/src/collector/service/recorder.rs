@@ -54,18 +54,17 @@ impl Recorder {
             sync_ns: u64::try_from(config.sync.as_nanos()).unwrap_or(u64::MAX),
             bytes_per_day: config.bytes_per_day,
         };
-        let identity = Identity {
-            run: uuid(RANDOM),
-            boot: uuid(BOOT_ID),
-            agent: env!("CARGO_PKG_VERSION").to_owned(),
-        };
+        let identity =
+            Identity { run: uuid(RANDOM), boot: uuid(BOOT_ID), agent: env!("CARGO_PKG_VERSION").to_owned() };
         let opened = folder.map(|folder| Spool::open(Box::new(folder), options, identity, now()));
         let spool = match opened {
             Some(Ok(spool)) => Some(spool),
             Some(Err(error)) => {
                 log.say(
                     Level::Error,
-                    format_args!("{place}: {error}; nothing is kept of what is measured until edgelat is started again"),
+                    format_args!(
+                        "{place}: {error}; nothing is kept of what is measured until edgelat is started again"
+                    ),
                 );
                 None
             }
