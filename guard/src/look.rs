@@ -159,6 +159,7 @@ mod tests {
                 total_ppm: 0,
                 watchdog: BOUND,
                 user: None,
+                folder: None,
                 lock: None,
                 offer: None,
                 notify: None,

@@ -9,9 +9,7 @@ use edgelat_image::limits::PATTERN_BYTES;
 use super::document::{Table, Value};
 use super::error::{Errors, Problem};
 use super::keys::{Keys, alternatives, text, whole};
-use super::{
-    AgentConfig, Config, Level, LogTo, RUN_DIR, Select, SpoolConfig, TARGETS, TargetConfig,
-};
+use super::{AgentConfig, Config, Level, LogTo, RUN_DIR, Select, SpoolConfig, TARGETS, TargetConfig};
 use crate::selection::Selection;
 use crate::values::{
     self, COLLECTOR_CPUS, CPUS, FRAMES, MAP_BYTES, ON_SIGNAL, PIDS, RETURNS, ROUTES, SCHEDS, TARGETS_ON,
