@@ -65,6 +65,7 @@ fuzz: ## The readers of foreign bytes, fed with damaged ones; coverage-guided wh
 	@cross/setup build
 	EDGELAT_FUZZ_ITERS=$(FUZZ_ITERS) $(CARGO) test --locked --release --package edgelat-image --test mutation
 	EDGELAT_FUZZ_ITERS=$(FUZZ_FACTOR) $(CARGO) test --locked --release --package edgelat-image --test sites_random
+	EDGELAT_FUZZ_ITERS=$(FUZZ_ITERS) $(CARGO) test --locked --release --package edgelat-spool --test damage
 	if cargo +nightly --version >/dev/null 2>&1; then CARGO_TARGET_DIR= tests/fuzz/run all $(FUZZ_SECONDS); fi
 
 lint: ## Formatting and lints, as CI wants them

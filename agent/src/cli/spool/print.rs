@@ -272,3 +272,91 @@ pub(super) fn csv(out: &mut dyn Write, seen: &Seen<'_>, state: &Checkpoint, time
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    use edgelat_spool::{Clock, Gap};
+
+    /// A function with a name that JSON and CSV want quoted, and a target that was not measured.
+    fn shown(print: fn(&mut dyn Write, &Seen<'_>, &Checkpoint, &Times) -> io::Result<()>) -> String {
+        let counts = Counts {
+            entries: 5,
+            in_flight: 1,
+            lost: [0, -1, 2, 0, 0, 0, 0],
+            sum_ns: 700,
+            zero: 1,
+            buckets: vec![(-180, 1), (-170, 1)],
+            ..Counts::default()
+        };
+        let mut interval = Interval {
+            end: Clock { boot_ns: 10_000_000_000, real_ns: 0, trust: Trust::Unset },
+            gap: Some(Gap { errno: 28, since_ns: 1, intervals: 3 }),
+            rows: vec![(1, counts)],
+            ..Interval::default()
+        };
+        interval.uncovered("b,c", "budget", 2_500_000_000);
+        let stream =
+            Stream { id: 1, target: "a".to_owned(), function: "f\"<int, 3>".to_owned(), ..Stream::default() };
+        let mut state = Checkpoint { streams: vec![stream], ..Checkpoint::default() };
+        state.add(&interval);
+        let mut out = Vec::new();
+        print(&mut out, &Seen::Interval(&interval), &state, &Times::new()).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_line_of_json_is_one_and_every_field_is_on_the_page() {
+        let line: serde_json::Value = serde_json::from_str(&shown(json)).unwrap();
+        let function = &line["functions"][0];
+        assert_eq!(function["function"], "f\"<int, 3>");
+        assert_eq!(function["buckets"], serde_json::json!([[-180, 1], [-170, 1]]));
+        assert_eq!(function["evicted"], -1);
+        assert_eq!(line["uncovered"], serde_json::json!([["b,c", "budget", 2_500_000_000u64]]));
+        assert_eq!(
+            (&line["begin_ns"], &line["clock"], &line["late"]),
+            (&().into(), &"unknown".into(), &3.into())
+        );
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/SPOOL.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let (_, exported) = page.split_once("## What `spool export` writes").unwrap();
+        let rows = exported.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
+        let documented: BTreeSet<&str> =
+            rows.flat_map(|names| names.split(['`', ',', ' '])).filter(|name| !name.is_empty()).collect();
+        let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        let written = [keys(&line), keys(function)].concat();
+        assert_eq!(documented, written.iter().map(String::as_str).collect());
+    }
+
+    #[test]
+    fn lines_of_csv_have_as_many_fields_as_there_are_columns() {
+        let mut header = Vec::new();
+        csv_header(&mut header).unwrap();
+        let columns = String::from_utf8(header).unwrap().trim_end().split(',').count();
+        let lines = shown(csv);
+        let (function, uncovered) = lines.split_once('\n').unwrap();
+        assert!(function.contains(",a,\"f\"\"<int, 3>\",,,5,3,1,0,-1,2,"), "{function}");
+        assert!(function.ends_with(",0,700,1,-180:1 -170:1,,"), "{function}");
+        // One comma stands in quotes.
+        assert_eq!([function, uncovered.trim_end()].map(|line| line.split(',').count() - 1), [columns; 2]);
+        assert!(uncovered.ends_with(",2500000000,budget\n"), "{uncovered}");
+    }
+
+    #[test]
+    fn a_person_reads_what_happened_and_what_is_missing() {
+        let text = shown(text);
+        for part in [
+            "time unknown, 0.0 s after boot",
+            "a/f",
+            "5 calls",
+            "1 inside",
+            "2 ended_inside",
+            "No space left",
+            "for 2.5 s: budget",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+}
