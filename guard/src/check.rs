@@ -158,7 +158,11 @@ pub fn surroundings() -> Vec<Finding> {
     findings.extend(process_namespace(in_first_pid_namespace()));
     findings.push(unprivileged_bpf(line("/proc/sys/kernel/unprivileged_bpf_disabled").as_deref()));
     findings.push(lockdown);
-    findings.extend(line("/proc/sys/net/core/bpf_jit_enable").map(|setting| jit(&setting)));
+    findings.push(system_calls(Path::new("/proc/sys/kernel/seccomp/actions_avail").exists()));
+    findings.push(landlock(features::landlock()));
+    let file = "/proc/sys/net/core/bpf_jit_enable";
+    // Only root may read it; everybody sees that it is there.
+    findings.extend(jit(Path::new(file).exists(), line(file).as_deref()));
     findings.push(clock(line("/sys/devices/system/clocksource/clocksource0/current_clocksource").as_deref()));
     findings
 }
@@ -363,16 +367,52 @@ fn lockdown(modes: Option<&str>, confidentiality: Option<bool>) -> Finding {
     }
 }
 
-fn jit(setting: &str) -> Finding {
+/// Filters of system calls. What reads the bytes of targets does not begin without.
+fn system_calls(filters: bool) -> Finding {
+    const NAME: &str = "seccomp";
+    if filters {
+        return Finding::ok(NAME, "the kernel has filters of system calls");
+    }
+    Finding::not_ok(
+        NAME,
+        State::Missing,
+        "there is no /proc/sys/kernel/seccomp: no filters of system calls, or /proc is not mounted",
+        "use a kernel built with CONFIG_SECCOMP_FILTER=y",
+    )
+}
+
+/// The kernel's version of landlock, 1 and up.
+fn landlock(version: Result<u32, Errno>) -> Finding {
+    const NAME: &str = "landlock";
+    let lacking = |detail: &str, next: &str| Finding::not_ok(NAME, State::Warn, detail, next);
+    match version {
+        Ok(version) => Finding::ok(NAME, format!("version {version}: the collector can write to no file")),
+        Err(Errno::EOPNOTSUPP) => lacking(
+            "off: only capabilities and file modes keep the collector from writing to files",
+            "put landlock into lsm= on the kernel's command line, or into CONFIG_LSM",
+        ),
+        Err(_) => lacking(
+            "none: only capabilities and file modes keep the collector from writing to files",
+            "use a kernel of Linux 5.13 or later built with CONFIG_SECURITY_LANDLOCK=y",
+        ),
+    }
+}
+
+/// `None` where it is there and may not be read.
+fn jit(exists: bool, setting: Option<&str>) -> Option<Finding> {
     const NAME: &str = "jit";
+    let lacking = |detail: &str, next: &str| Finding::not_ok(NAME, State::Warn, detail, next);
     match setting {
-        "0" => Finding::not_ok(
-            NAME,
-            State::Warn,
+        Some("0") => Some(lacking(
             "off: programs are interpreted, each probe costs several times as much",
             "set net.core.bpf_jit_enable to 1",
-        ),
-        _ => Finding::ok(NAME, "on"),
+        )),
+        Some(_) => Some(Finding::ok(NAME, "on")),
+        None if exists => None,
+        None => Some(lacking(
+            "none: programs are interpreted, each probe costs several times as much",
+            "use a kernel built with CONFIG_BPF_JIT=y",
+        )),
     }
 }
 
@@ -398,6 +438,8 @@ fn clock(source: Option<&str>) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -502,6 +544,74 @@ mod tests {
         assert_eq!(programs(Err(Errno::EPERM)).state, State::NotPermitted);
         assert_eq!(programs(Err(Errno::ENOSYS)).state, State::Missing);
         assert_eq!(programs(Err(Errno::EINVAL)).state, State::Missing);
+    }
+
+    #[test]
+    fn the_compiler_of_programs_may_be_off_or_missing_or_not_ones_business() {
+        let state = |exists, setting| jit(exists, setting).map(|finding| finding.state);
+        assert_eq!(state(true, Some("1")), Some(State::Ok));
+        assert_eq!(state(true, Some("0")), Some(State::Warn));
+        assert_eq!(state(false, None), Some(State::Warn));
+        assert_eq!(state(true, None), None);
+    }
+
+    #[test]
+    fn measuring_goes_on_without_landlock_and_not_without_filters_of_system_calls() {
+        assert_eq!(system_calls(true).state, State::Ok);
+        assert_eq!(system_calls(false).state, State::Missing);
+        assert_eq!(landlock(Ok(4)).state, State::Ok);
+        for errno in [Errno::ENOSYS, Errno::EOPNOTSUPP] {
+            assert_eq!(landlock(Err(errno)).state, State::Warn);
+        }
+    }
+
+    /// Options of the kernel in a text, with their prefix.
+    fn options(text: &str) -> BTreeSet<&str> {
+        let word = |start: &usize| {
+            let rest = &text[*start..];
+            let end = rest.find(|c: char| c != '_' && !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+            &rest[..end]
+        };
+        text.match_indices("CONFIG_").map(|(start, _)| start).collect::<Vec<_>>().iter().map(word).collect()
+    }
+
+    /// All that this file can say, by the worst answers of any kernel.
+    fn whatever_can_be_missing() -> String {
+        let mut said = Vec::new();
+        for errno in [Errno::ENOSYS, Errno::EINVAL, Errno::EOPNOTSUPP] {
+            said.push(programs(Err(errno)));
+            said.push(landlock(Err(errno)));
+        }
+        said.push(btf(&Err(ErrorKind::NotFound.into())));
+        said.push(uprobes(false));
+        said.push(perf_events(None, true));
+        said.push(system_calls(false));
+        said.extend(jit(false, None));
+        said.into_iter().filter_map(|finding| finding.next).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn whatever_kernel_option_is_missing_is_named_and_stands_in_the_fragment_for_builders() {
+        let fragment = include_str!("../../rootfs/kernel/edgelat.config");
+        let (asked, granted) = fragment.split_once("\n## granted").unwrap();
+        let said = whatever_can_be_missing();
+        for option in options(&said) {
+            let set = format!("\n{option}=y\n");
+            // A list of names, of which the fragment can only say that it must have one more.
+            assert!(asked.contains(&set) || option == "CONFIG_LSM" && asked.contains(option), "{option}");
+        }
+        // What an option that is named depends on goes with it.
+        let implied = [
+            "CONFIG_FTRACE",
+            "CONFIG_DEBUG_KERNEL",
+            "CONFIG_DEBUG_INFO",
+            "CONFIG_DEBUG_INFO_DWARF_TOOLCHAIN_DEFAULT",
+            "CONFIG_SECURITY",
+        ];
+        for line in asked.lines().filter_map(|line| line.strip_suffix("=y")) {
+            assert!(options(&said).contains(line) != implied.contains(&line), "{line}");
+        }
+        assert!(options(granted).is_disjoint(&options(&said)));
     }
 
     #[test]

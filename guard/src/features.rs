@@ -32,6 +32,17 @@ pub(crate) fn programs() -> Result<(), Errno> {
     load(0, &[insn(op::MOV64_IMM, 0, 0, 0, 0), insn(op::EXIT, 0, 0, 0, 0)]).map(drop)
 }
 
+/// The version of landlock, from 1 (5.13) on. EOPNOTSUPP: the kernel has it and was booted without.
+pub(crate) fn landlock() -> Result<u32, Errno> {
+    /// LANDLOCK_CREATE_RULESET_VERSION (include/uapi/linux/landlock.h).
+    const VERSION: u32 = 1;
+    let none = std::ptr::null::<u8>();
+    // SAFETY: with this flag the call takes no memory (it refuses a pointer or a size) and makes nothing; it returns a number.
+    let version =
+        unsafe { nix::libc::syscall(nix::libc::SYS_landlock_create_ruleset, none, 0usize, VERSION) };
+    Errno::result(version).map(|version| version as u32)
+}
+
 /// Compare-and-exchange in BPF programs: 5.12, arm64 5.18.
 pub(crate) fn compare_exchange() -> Result<(), Errno> {
     load(
