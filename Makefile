@@ -19,10 +19,10 @@ FUZZ_ITERS ?= 5000
 FUZZ_FACTOR ?= 20
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build cross demo test matrix bench soak fuzz lint clean
+.PHONY: help build cross demo firmware test matrix bench soak fuzz lint clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  MUSL_STD=rustup|source  where the musl standard library comes from (default: the first that works)'
 
@@ -38,13 +38,19 @@ demo: build ## A live latency histogram of a running program that was not rebuil
 	@cross/setup demo
 	tests/demo dist/x86_64/edgelat
 
+firmware: cross ## An image that boots and measures a network function, in build/firmware; ARCH=aarch64
+	@cross/setup test firmware
+	rootfs/firmware $(or $(ARCH),x86_64)
+
 test: cross ## All tests: unit, end to end on real programs, aarch64 under emulation, kernels of CI's part
-	@cross/setup test
+	@cross/setup test firmware
 	$(CARGO) test --locked --workspace --exclude edgelat-tests --exclude edgelat-guard --exclude edgelat-bpf --no-fail-fast
 	tests/end-to-end dist/x86_64/edgelat
 	CARGO_PROFILE_DEV_OPT_LEVEL=1 $(CARGO) test --locked --target $(AARCH64) --package edgelat-image --package edgelat-histogram --lib
 	cross/check-emulated dist/aarch64/edgelat
 	cross/check-emulated dist/aarch64/edgelat-firmware
+	rootfs/check
+	qemu/firmware
 	qemu/matrix PART=ci
 	qemu/without
 
