@@ -51,6 +51,7 @@ test: cross ## All tests: unit, end to end on real programs, aarch64 under emula
 	cross/check-emulated dist/aarch64/edgelat-firmware
 	rootfs/check
 	qemu/firmware
+	qemu/systemd
 	qemu/matrix PART=ci
 	qemu/without
 
