@@ -33,6 +33,8 @@ fn verdict(ran: &Ran) -> i32 {
         "object",
         "programs",
         "lockdown",
+        "seccomp",
+        "landlock",
         "clock",
     ] {
         assert!(names.contains(&name), "{name}: {names:?}");
