@@ -18,6 +18,7 @@
 //! | [`budget`] | bytes a day |
 //! | [`reader`] | all records of a spool, with the state that each leaves |
 //! | [`times`] | when something was, on a box that did not know |
+//! | [`live`] | all that was counted so far, in a file that is not on flash |
 //!
 //! It knows no network, no process and no BPF, and reads no clock: whoever writes says what time it is.
 #![forbid(unsafe_code)]
@@ -26,6 +27,7 @@ pub mod buckets;
 pub mod budget;
 pub mod codec;
 pub mod counts;
+pub mod live;
 pub mod merge;
 pub mod reader;
 pub mod record;

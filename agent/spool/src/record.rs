@@ -95,6 +95,20 @@ pub enum Trust {
 /// 2025-01-01, in nanoseconds since 1970. A box that shows an earlier time has no clock.
 pub const PLAUSIBLE_NS: u64 = 1_735_689_600 * 1_000_000_000;
 
+/// A clock that can be believed, of which no source of time says that it is right, counts after this time: boxes with nothing
+/// but a battery-backed clock have no better one.
+const PATIENCE_NS: u64 = 3_600 * 1_000_000_000;
+
+impl Clock {
+    /// What CLOCK_REALTIME showed at boot, reckoned back, where the clock can be believed in a run that began so many
+    /// nanoseconds after boot.
+    pub fn epoch_ns(&self, began_ns: u64) -> Option<u64> {
+        let old = self.boot_ns.saturating_sub(began_ns) >= PATIENCE_NS;
+        let believed = self.trust == Trust::Synchronised || self.trust == Trust::Plausible && old;
+        self.real_ns.checked_sub(self.boot_ns).filter(|_| believed)
+    }
+}
+
 /// What happened in some time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Interval {
@@ -183,7 +197,7 @@ impl Record {
 }
 
 impl Stream {
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         codec::put(out, self.id.into());
         for text in [&self.target, &self.function, &self.image] {
             codec::put_bytes(out, text.as_bytes());
@@ -197,7 +211,7 @@ impl Stream {
         codec::put(out, self.since_ns);
     }
 
-    fn decode(bytes: &mut Bytes<'_>) -> Option<Self> {
+    pub(crate) fn decode(bytes: &mut Bytes<'_>) -> Option<Self> {
         Some(Self {
             id: bytes.small()?,
             target: bytes.text(NAME_BYTES)?,
@@ -266,7 +280,13 @@ fn decode_rows(bytes: &mut Bytes<'_>) -> Option<Vec<(u32, Counts)>> {
 }
 
 impl Clock {
-    fn decode(boot_ns: u64, bytes: &mut Bytes<'_>) -> Option<Self> {
+    /// All but the time since boot.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        codec::put(out, self.real_ns);
+        out.push(self.trust as u8);
+    }
+
+    pub(crate) fn decode(boot_ns: u64, bytes: &mut Bytes<'_>) -> Option<Self> {
         let real_ns = bytes.number()?;
         let trust = match bytes.take(1)? {
             [0] => Trust::Unset,
@@ -285,8 +305,7 @@ impl Interval {
         codec::put(out, self.last - self.first);
         codec::put(out, self.begin_ns);
         codec::put(out, self.end.boot_ns - self.begin_ns);
-        codec::put(out, self.end.real_ns);
-        out.push(self.end.trust as u8);
+        self.end.encode(out);
         codec::put_option(out, self.epoch_ns);
         encode_streams(&self.streams, out);
         codec::put(out, self.uncovered.len() as u64);

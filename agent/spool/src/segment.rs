@@ -66,7 +66,7 @@ pub fn frame(id: u64, payload: Payload<'_>) -> Vec<u8> {
     bytes
 }
 
-fn checksum(header: &[u8], payload: &[u8]) -> u32 {
+pub(crate) fn checksum(header: &[u8], payload: &[u8]) -> u32 {
     let mut digest = CRC.digest();
     digest.update(header);
     digest.update(payload);

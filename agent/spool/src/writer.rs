@@ -16,7 +16,7 @@ use crate::budget::Budget;
 use crate::counts::Counts;
 use crate::merge;
 use crate::reader::{self, ReadError, Seen};
-use crate::record::{Checkpoint, Clock, Gap, Interval, STREAMS, Stream, Trust, short};
+use crate::record::{Checkpoint, Clock, Gap, Interval, STREAMS, Stream, short};
 use crate::segment::{Found, Frames, Name, Payload, READ_BYTES, UNFINISHED, frame, sorted};
 use crate::store::Store;
 
@@ -25,10 +25,6 @@ const WAITING: usize = 32;
 
 /// A file takes up this much at least, on most file systems.
 const BLOCK_BYTES: u64 = 4096;
-
-/// A clock that can be believed, of which no source of time says that it is right, counts after this time: boxes with nothing
-/// but a battery-backed clock have no better one.
-const PATIENCE_NS: u64 = 3_600 * 1_000_000_000;
 
 /// How a spool is kept.
 #[derive(Debug, Clone, Copy)]
@@ -272,9 +268,7 @@ impl Spool {
 
     /// The wall clock at boot, if it can be believed now.
     fn epoch(&self, now: Clock) -> Option<u64> {
-        let old = now.boot_ns.saturating_sub(self.synced.began_ns) >= PATIENCE_NS;
-        let believed = now.trust == Trust::Synchronised || now.trust == Trust::Plausible && old;
-        now.real_ns.checked_sub(now.boot_ns).filter(|_| believed)
+        now.epoch_ns(self.synced.began_ns)
     }
 
     /// Bounds what waits in memory.

@@ -1,7 +1,7 @@
 //! `edgelat run`: the service.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use super::output::reason;
 use super::parse::RunOptions;
 use crate::collector::debug_dirs::DebugDirs;
 use crate::collector::service::lines::Output;
+use crate::collector::service::live::Live;
 use crate::collector::service::recorder::Recorder;
 use crate::collector::service::{Parts, Service, ServiceError, signals};
 use crate::collector::session::{Sources, ppm};
@@ -74,6 +75,13 @@ pub fn run(options: RunOptions) -> Result<Exit, Failure> {
             None
         }
     };
+    let live = live(&agent.run_dir).inspect_err(|error| {
+        let place = agent.run_dir.join(edgelat_spool::live::FILE);
+        log.say(
+            Level::Error,
+            format_args!("{}: {}; there is no live snapshot", place.display(), reason(error)),
+        );
+    });
     let guard = Guard::of_service(edgelat_guard::Service {
         config: options.config.clone(),
         total_ppm: ppm(agent.max_cost),
@@ -89,7 +97,8 @@ pub fn run(options: RunOptions) -> Result<Exit, Failure> {
         let sources = Sources { debug_dirs, packs: super::pack::understand_all(&packs)? };
         let output = if options.json { Output::Json } else { Output::None };
         let path = options.config.clone();
-        let recorder = Recorder::open(folder, &config.spool, &log);
+        let live = Live::new(live.ok(), &config.agent);
+        let recorder = Recorder::open(folder, live, &config.spool, &log);
         let parts = Parts { line, path, config, sources, log, quarantine, placement, output, recorder };
         Service::new(parts).run()?;
         Ok(Exit::Ok)
@@ -107,4 +116,17 @@ fn folder(path: &Path, user: Option<User>) -> Result<Directory, String> {
     // On a file system that cannot be written to nothing can be given either; the collector says so when it writes.
     _ = user.map(|user| user.give(opened.fd()));
     Ok(opened)
+}
+
+/// The file of the live snapshot, which anybody may read. A new one: an agent before may have been another version.
+fn live(run_dir: &Path) -> std::io::Result<File> {
+    let path = run_dir.join(edgelat_spool::live::FILE);
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(path)?;
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    Ok(file)
 }

@@ -399,8 +399,18 @@ impl Session {
     }
 
     /// What the probes have cost so far, in nanoseconds; `None` where that is not known.
-    fn cost(&self) -> Option<u64> {
+    pub fn cost(&self) -> Option<u64> {
         self.measurements.iter().map(Measurement::cost_ns).sum()
+    }
+
+    /// Hits of its probes that could not be told to any function.
+    pub fn unattributed_hits(&self) -> u64 {
+        self.measurements.iter().map(Measurement::unattributed_hits).sum()
+    }
+
+    /// How many functions were asked for and are not measured.
+    pub fn refused(&self) -> usize {
+        self.refused.len()
     }
 
     /// What was counted until now; with a reason, for the last time.
@@ -448,7 +458,7 @@ impl Session {
             functions,
             python: self.measurements.iter().find_map(Measurement::python),
             cost_percent,
-            unattributed_hits: self.measurements.iter().map(Measurement::unattributed_hits).sum(),
+            unattributed_hits: self.unattributed_hits(),
             refused: self.refused.clone(),
         };
         self.seq += 1;

@@ -5,13 +5,14 @@
 //! | [`find`] | which processes a target of the configuration is |
 //! | [`watched`] | what has become of each: measured, paused, left alone |
 //! | [`lines`] | what is told of them |
-//! | [`recorder`] | what is kept of them |
+//! | [`recorder`], [`live`] | what is kept of them, and what is shown |
 //!
 //! The loop sleeps until a signal comes, the guard has something to tell, or it is time to look for processes or to report.
 //! Nothing that goes wrong with one process ends the others: it is logged, and tried again later where that may help.
 
 pub mod find;
 pub mod lines;
+pub mod live;
 pub mod recorder;
 pub mod signals;
 pub mod watched;
@@ -30,6 +31,7 @@ use edgelat_image::Progress;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::lines::{Output, State};
+use self::live::Shown;
 use self::recorder::{Recorder, boot_ns};
 use self::signals::{Signals, Wish};
 use self::watched::{Fate, Group, Watched};
@@ -157,6 +159,7 @@ impl Service {
         };
         self.end_all(reason);
         self.recorder.close(true, &self.log);
+        self.show(true);
         ended
     }
 
@@ -169,6 +172,7 @@ impl Service {
         };
         self.closed = !self.config.agent.reattach;
         self.line.call(&Request::Settle { attach: (!self.closed).then_some(attach) })?;
+        self.show(false);
         self.status(true)
     }
 
@@ -257,10 +261,12 @@ impl Service {
         ended: Ended,
         event: Option<&Event>,
     ) -> Result<(), ServiceError> {
-        let Group { config, watched, .. } = &mut self.groups[group];
+        let Group { config, watched, spent, .. } = &mut self.groups[group];
         let process = &mut watched[index];
         let Some(mut session) = process.take_session() else { return Ok(()) };
         let (report, failure) = session.end(&mut self.line, ended);
+        spent.cost_ns += session.cost().unwrap_or(0);
+        spent.unattributed += report.unattributed_hits;
         self.output.tell(&config.name, process.pid, State::Ended, None, Some(&report));
         self.recorder.take(&config.name, &report);
         if let Some(error) = failure {
@@ -350,7 +356,7 @@ impl Service {
         if self.closed || self.groups.iter().any(|of| of.covers(found.pid)) {
             return Ok(());
         }
-        let Group { config, wanted, watched, absent_ns } = &mut self.groups[group];
+        let Group { config, wanted, watched, absent_ns, .. } = &mut self.groups[group];
         let known = watched.iter().position(|process| process.is(found));
         if known.is_some_and(|index| !watched[index].fate.is_due(now)) {
             return Ok(());
@@ -473,6 +479,14 @@ impl Service {
             }
         }
         self.recorder.close(sync, &self.log);
+        self.show(false);
+    }
+
+    /// Writes the live snapshot; the last one where it has `ended`.
+    fn show(&mut self, ended: bool) {
+        let quarantine = self.quarantine.list().0.len();
+        let shown = Shown { agent: &self.config.agent, groups: &self.groups, quarantine, ended };
+        self.recorder.show(&shown, &self.log);
     }
 
     fn status(&mut self, ready: bool) -> Result<(), ServiceError> {

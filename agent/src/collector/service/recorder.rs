@@ -1,4 +1,5 @@
-//! What goes into the spool: what each function did since the interval before, and what was not measured.
+//! What is kept: what each function did since the interval before, and what was not measured, in the spool and in the live
+//! snapshot.
 //!
 //! Reports of a process are cumulative from the moment that its probes were armed. A stream of the spool is a function of a
 //! target in one build of an image, whichever process calls it, so what is added is the difference to the report before.
@@ -7,6 +8,7 @@ use edgelat_guard::clock;
 use edgelat_spool::record::{PLAUSIBLE_NS, cut};
 use edgelat_spool::{Clock, Counts, Directory, Identity, Notice, Options, Spool, Stream, Trust};
 
+use super::live::{Live, Shown};
 use crate::collector::report::{FunctionReport, Report};
 use crate::config::SpoolConfig;
 use crate::log::{Level, Log};
@@ -22,7 +24,10 @@ struct Known {
     name: String,
     image: String,
     line: u32,
+    /// In the spool.
     stream: u32,
+    /// In the live snapshot.
+    row: usize,
     before: Counts,
 }
 
@@ -35,10 +40,12 @@ impl Known {
     }
 }
 
-/// Writes the spool; does nothing where there is none.
+/// Writes the spool, where there is one, and the live snapshot.
 #[derive(Debug)]
 pub struct Recorder {
     spool: Option<Spool>,
+    config: SpoolConfig,
+    live: Live,
     place: String,
     /// Functions of all processes, those of one behind each other as a rule.
     known: Vec<Known>,
@@ -46,7 +53,7 @@ pub struct Recorder {
 
 impl Recorder {
     /// Begins a run in `folder`. Without one, or where it cannot even be listed, nothing is kept, and that is said.
-    pub fn open(folder: Option<Directory>, config: &SpoolConfig, log: &Log) -> Self {
+    pub fn open(folder: Option<Directory>, live: Live, config: &SpoolConfig, log: &Log) -> Self {
         let place = config.dir.display().to_string();
         let options = Options {
             max_bytes: config.max_bytes,
@@ -70,27 +77,29 @@ impl Recorder {
             }
             None => None,
         };
-        Self { spool, place, known: Vec::new() }
+        Self { spool, config: config.clone(), live, place, known: Vec::new() }
     }
 
     /// Takes in what a process did since its report before.
     pub fn take(&mut self, target: &str, report: &Report) {
-        let Some(spool) = &mut self.spool else { return };
-        let process = (report.target.pid, report.target.start);
+        let Self { spool, live, known: all, .. } = self;
+        let (process, read_ns) = ((report.target.pid, report.target.start), boot_ns());
         // One name can stand for several ranges, which are one stream.
         let mut after: Vec<(usize, Counts)> = Vec::new();
-        let mut place = self.known.iter().position(|known| known.process == process).unwrap_or(0);
+        let mut place = all.iter().position(|known| known.process == process).unwrap_or(0);
         for function in &report.functions {
             // They come in the same order each time, as a rule.
-            if !self.known.get(place).is_some_and(|known| known.is(process, function)) {
-                let found = self.known.iter().position(|known| known.is(process, function));
-                place = found.unwrap_or(self.known.len());
+            if !all.get(place).is_some_and(|known| known.is(process, function)) {
+                let found = all.iter().position(|known| known.is(process, function));
+                place = found.unwrap_or(all.len());
             }
-            if place == self.known.len() {
-                let stream = spool.stream(stream_of(target, function));
+            if place == all.len() {
+                let stream = stream_of(target, function);
+                let row = live.row(&stream);
+                let stream = spool.as_mut().map_or(0, |spool| spool.stream(stream));
                 let (name, image) = (function.name.clone(), function.image.clone());
                 let (line, before) = (function.line.unwrap_or(0), Counts::default());
-                self.known.push(Known { process, name, image, line, stream, before });
+                all.push(Known { process, name, image, line, stream, row, before });
             }
             // Only one that stands before the last can be there already.
             let again = after.last().is_some_and(|(last, _)| place <= *last);
@@ -101,8 +110,12 @@ impl Recorder {
             place += 1;
         }
         for (place, after) in after {
-            let known = &mut self.known[place];
-            spool.add(known.stream, &after.since(&known.before));
+            let known = &mut all[place];
+            let did = after.since(&known.before);
+            live.add(known.row, &did, read_ns);
+            if let Some(spool) = spool {
+                spool.add(known.stream, &did);
+            }
             known.before = after;
         }
         if report.last {
@@ -139,6 +152,12 @@ impl Recorder {
             None => {}
         }
     }
+
+    /// Writes the live snapshot.
+    pub fn show(&mut self, shown: &Shown<'_>, log: &Log) {
+        let spool = self.spool.as_ref().map(|spool| (spool, &self.config));
+        self.live.write(shown, spool, log);
+    }
 }
 
 /// Nanoseconds since boot.
@@ -146,7 +165,12 @@ pub fn boot_ns() -> u64 {
     clock::now().boot_ns
 }
 
-fn now() -> Clock {
+/// The id of the boot.
+pub fn boot_id() -> [u8; 16] {
+    uuid(BOOT_ID)
+}
+
+pub(super) fn now() -> Clock {
     let clock::Now { boot_ns, real_ns, synchronised } = clock::now();
     let trust = match (synchronised, real_ns >= PLAUSIBLE_NS) {
         (_, false) => Trust::Unset,

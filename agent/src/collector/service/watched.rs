@@ -33,6 +33,17 @@ pub struct Group {
     pub watched: Vec<Watched>,
     /// Since when it has none, in nanoseconds since boot.
     pub absent_ns: Option<u64>,
+    /// What those took that are not measured any more.
+    pub spent: Spent,
+}
+
+/// What probes took that are gone.
+#[derive(Debug, Default)]
+pub struct Spent {
+    /// CPU time in nanoseconds.
+    pub cost_ns: u64,
+    /// Hits that could not be told to any function.
+    pub unattributed: u64,
 }
 
 /// A process.
@@ -92,7 +103,13 @@ impl Group {
             allow_ptrace: config.allow_ptrace,
             unprobed: agent.unprobed_images.clone(),
         };
-        Self { config: config.clone(), wanted, watched: Vec::new(), absent_ns: Some(boot_ns()) }
+        Self {
+            config: config.clone(),
+            wanted,
+            watched: Vec::new(),
+            absent_ns: Some(boot_ns()),
+            spent: Spent::default(),
+        }
     }
 
     /// The process that a plan is of.
