@@ -1,10 +1,17 @@
 //! Values as people write them, on the command line and in the configuration file: numbers with units, and words.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::{ops::RangeInclusive, time::Duration};
 
 use edgelat_guard::cpus::MAX_CPUS;
 use edgelat_guard::placement::{CollectorCpu, Sched, TargetsOn};
 use edgelat_guard::protocol::{OnSignal, Returns, Route};
+
+/// Where `edgelat metrics` answers, where nothing else is said: on this box only.
+pub const METRICS_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9_105);
+
+/// What an address to listen on should be.
+pub const LISTEN_WANTED: &str = "an address with a port, such as \"127.0.0.1:9105\" or \"[::1]:9105\"";
 
 /// Process ids: PID_MAX_LIMIT of include/linux/threads.h is 4 Mi.
 pub const PIDS: RangeInclusive<u64> = 1..=4 << 20;

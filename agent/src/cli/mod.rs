@@ -9,7 +9,7 @@
 //! | [`exit`], [`failure`] | exit statuses, and errors that know theirs |
 //! | [`guarded`] | a command in a process without rights |
 //! | [`output`] | standard output, colours, progress |
-//! | [`functions`], [`check`], [`pack`], [`quarantine`], [`run`], [`spool`], [`watch`] | a command each |
+//! | [`functions`], [`check`], [`metrics`], [`pack`], [`quarantine`], [`run`], [`spool`], [`watch`] | a command each |
 
 pub mod check;
 #[cfg(test)]
@@ -22,6 +22,8 @@ pub mod functions;
 pub mod generate;
 mod guarded;
 pub mod help;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 pub mod options;
 pub mod output;
 pub mod pack;
@@ -70,6 +72,8 @@ fn dispatch(invocation: Invocation) -> Result<Exit, Failure> {
         Invocation::Pack(options) => pack::run(&options),
         Invocation::Spool(options) => spool::run(&options),
         Invocation::Quarantine(options) => quarantine::run(&options),
+        #[cfg(feature = "metrics")]
+        Invocation::Metrics(options) => metrics::run(&options),
         #[cfg(any(test, feature = "generate"))]
         Invocation::Completions(shell) => print(&generate::completions(&shell)),
         #[cfg(any(test, feature = "generate"))]

@@ -7,11 +7,14 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    net::SocketAddr,
     ops::RangeInclusive,
     path::PathBuf,
     time::Duration,
 };
 
+#[cfg(feature = "metrics")]
+use edgelat_export::Bounds;
 use edgelat_guard::placement::{TargetsOn, Wanted};
 use edgelat_guard::protocol::{OnSignal, Returns, Route};
 use edgelat_image::limits::{BUILD_ID_BYTES, BUILD_ID_DIGITS};
@@ -24,8 +27,8 @@ use super::{
 };
 use crate::selection::Selection;
 use crate::values::{
-    COLLECTOR_CPUS, CPUS, FRAMES, MAP_BYTES, ON_SIGNAL, PIDS, RETURNS, ROUTES, SCHEDS, TARGETS_ON, bytes,
-    collector_cpu, decimal, digits, meaning, seconds, words,
+    COLLECTOR_CPUS, CPUS, FRAMES, LISTEN_WANTED, MAP_BYTES, ON_SIGNAL, PIDS, RETURNS, ROUTES, SCHEDS,
+    TARGETS_ON, bytes, collector_cpu, decimal, digits, meaning, seconds, words,
 };
 
 /// What a command line asks for.
@@ -53,6 +56,9 @@ pub enum Invocation {
     Quarantine(QuarantineOptions),
     /// `edgelat spool`.
     Spool(SpoolOptions),
+    /// `edgelat metrics`.
+    #[cfg(feature = "metrics")]
+    Metrics(MetricsOptions),
     /// `edgelat completions`, with the word for the shell.
     #[cfg(any(test, feature = "generate"))]
     Completions(String),
@@ -122,6 +128,22 @@ pub struct RunOptions {
     pub config: PathBuf,
     /// Print a JSON line for each target and interval.
     pub json: bool,
+}
+
+/// What `edgelat metrics` is asked to do.
+#[cfg(feature = "metrics")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsOptions {
+    /// The configuration file, which names the directory of what runs.
+    pub config: PathBuf,
+    /// Where to answer; `None`: as the configuration says.
+    pub listen: Option<SocketAddr>,
+    /// Write this file instead.
+    pub textfile: Option<PathBuf>,
+    /// Write it again after this time.
+    pub interval: Option<Duration>,
+    /// Bounds of classic histograms.
+    pub bounds: Bounds,
 }
 
 /// What `edgelat functions` is asked to do.
@@ -261,6 +283,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         "run" => Ok(Invocation::Run(RunOptions { config: matches.config(), json: matches.has(Id::Json) })),
         "spool" => SpoolOptions::from_matches(&matches).map(Invocation::Spool),
         "quarantine" => QuarantineOptions::from_matches(matches).map(Invocation::Quarantine),
+        #[cfg(feature = "metrics")]
+        "metrics" => MetricsOptions::from_matches(&matches).map(Invocation::Metrics),
         #[cfg(feature = "workstation")]
         "functions" => FunctionsOptions::from_matches(matches).map(Invocation::Functions),
         #[cfg(feature = "workstation")]
@@ -465,6 +489,17 @@ impl Matches {
     }
 }
 
+impl Matches {
+    /// Seconds within a range.
+    fn time(&self, id: Id, range: RangeInclusive<Duration>) -> Result<Option<Duration>, UsageError> {
+        let wanted = || {
+            let (least, most) = (range.start().as_secs_f64(), range.end().as_secs());
+            format!("seconds from {least} to {most}, such as 2 or 0.5")
+        };
+        self.value(id, wanted, |text| seconds(text).filter(|time| range.contains(time)))
+    }
+}
+
 /// Reports closer together than this tell nothing more and cost; further apart than a day is a mistake.
 const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(86_400);
 
@@ -487,18 +522,7 @@ impl WatchOptions {
         for operand in &matches.operands {
             selection.add(matches.text(operand)?).map_err(|reason| matches.bad_pattern(reason))?;
         }
-        let times = |id, range: RangeInclusive<Duration>| {
-            let wanted = format!(
-                "seconds from {} to {}, such as 2 or 0.5",
-                range.start().as_secs_f64(),
-                range.end().as_secs()
-            );
-            matches.value(
-                id,
-                move || wanted.clone(),
-                move |text| seconds(text).filter(|time| range.contains(time)),
-            )
-        };
+        let times = |id, range| matches.time(id, range);
         let route = matches.value(Id::Route, String::new, |word| meaning(&ROUTES, word))?;
         let returns = matches.value(Id::Returns, String::new, |word| meaning(&RETURNS, word))?;
         let on_signal = matches.value(Id::OnSignal, String::new, |word| meaning(&ON_SIGNAL, word))?;
@@ -554,6 +578,29 @@ impl WatchOptions {
             place: Wanted { cpu: cpu.unwrap_or_default(), sched: sched.unwrap_or_default(), prompt },
             targets_on: targets_on.unwrap_or_default(),
         })
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl MetricsOptions {
+    fn from_matches(matches: &Matches) -> Result<Self, UsageError> {
+        let listen = matches.value(Id::Listen, || LISTEN_WANTED.to_owned(), |text| text.parse().ok())?;
+        let textfile = matches.paths(Id::Textfile).pop();
+        let interval = matches.time(Id::Interval, INTERVALS)?;
+        let command = matches.command.name;
+        match (&textfile, listen, interval) {
+            (Some(_), Some(_), _) => {
+                return Err(UsageError::OnlyFor { command, options: "--listen", action: "answering" });
+            }
+            (None, _, Some(_)) => {
+                return Err(UsageError::OnlyFor { command, options: "--interval", action: "--textfile" });
+            }
+            _ => {}
+        }
+        let bounds = matches
+            .value(Id::BucketsPerOctave, String::new, |word| Bounds::per_octave(word.parse().ok()?))?;
+        let config = matches.config();
+        Ok(Self { config, listen, textfile, interval, bounds: bounds.unwrap_or_default() })
     }
 }
 

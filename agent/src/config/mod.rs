@@ -21,6 +21,7 @@ mod read;
 mod tests;
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -81,6 +82,8 @@ pub struct AgentConfig {
     pub packs: Vec<PathBuf>,
     /// Globs of paths of images that are never probed.
     pub unprobed_images: Vec<String>,
+    /// Where `edgelat metrics` answers. The service itself has no network.
+    pub metrics_listen: SocketAddr,
 }
 
 /// How records are kept: `[spool]`.
@@ -149,7 +152,12 @@ pub enum Select {
 impl AgentConfig {
     /// Does it differ in what holds from the start to the end only?
     pub fn needs_restart(&self, before: &Self) -> bool {
-        let same = Self { interval: before.interval, scan: before.scan, ..self.clone() };
+        let same = Self {
+            interval: before.interval,
+            scan: before.scan,
+            metrics_listen: before.metrics_listen,
+            ..self.clone()
+        };
         same != *before
     }
 }

@@ -12,7 +12,8 @@ use super::keys::{Keys, alternatives, text, whole};
 use super::{AgentConfig, Config, Level, LogTo, RUN_DIR, Select, SpoolConfig, TARGETS, TargetConfig};
 use crate::selection::Selection;
 use crate::values::{
-    self, COLLECTOR_CPUS, CPUS, FRAMES, MAP_BYTES, ON_SIGNAL, PIDS, RETURNS, ROUTES, SCHEDS, TARGETS_ON,
+    self, COLLECTOR_CPUS, CPUS, FRAMES, LISTEN_WANTED, MAP_BYTES, METRICS_LISTEN, ON_SIGNAL, PIDS, RETURNS,
+    ROUTES, SCHEDS, TARGETS_ON,
 };
 
 const INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
@@ -134,6 +135,9 @@ fn agent_of(mut keys: Keys<'_, '_>) -> AgentConfig {
             "a list of absolute paths or globs of such, such as [\"/opt/vendor/*\"]",
             |text| path_glob(text).then(|| text.to_owned()),
         ),
+        metrics_listen: keys
+            .get("metrics_listen", LISTEN_WANTED, |value| text(value)?.parse().ok())
+            .unwrap_or(METRICS_LISTEN),
     };
     keys.finish();
     agent

@@ -85,6 +85,7 @@ fn every_key_of_the_agent_is_taken() {
             "/d.pack",
         ]
         unprobed_images = ["/opt/vendor/*", "*/libcrypto.so*"]
+        metrics_listen = "[::1]:80"
         "#,
     )
     .agent;
@@ -104,6 +105,7 @@ fn every_key_of_the_agent_is_taken() {
         debug_dirs: paths(&["/a", "/b"]),
         packs: paths(&["/c.pack", "/d.pack"]),
         unprobed_images: vec!["/opt/vendor/*".to_owned(), "*/libcrypto.so*".to_owned()],
+        metrics_listen: "[::1]:80".parse().unwrap(),
     };
     assert_eq!(agent, expected);
 }

@@ -427,3 +427,41 @@ fn wrong_uses_of_spool_are_answered() {
         assert_eq!(wrong(line), answer, "{line}");
     }
 }
+
+#[cfg(feature = "metrics")]
+#[test]
+fn metrics_answers_or_writes_a_file_and_not_both() {
+    let metrics = |line: &str| match parse(line.split(' ').map(OsString::from)) {
+        Ok(Invocation::Metrics(options)) => Ok(options),
+        Ok(_) => panic!("{line}"),
+        Err(error) => Err(error.to_string()),
+    };
+    let usual = MetricsOptions {
+        config: CONFIG.into(),
+        listen: None,
+        textfile: None,
+        interval: None,
+        bounds: Bounds::default(),
+    };
+    assert_eq!(metrics("metrics"), Ok(usual.clone()));
+    let listen = "[::]:9105".parse().ok();
+    assert_eq!(metrics("metrics --listen [::]:9105"), Ok(MetricsOptions { listen, ..usual.clone() }));
+    let four = MetricsOptions {
+        textfile: Some("/x.prom".into()),
+        interval: Some(Duration::from_secs(15)),
+        bounds: Bounds::per_octave(4).unwrap(),
+        ..usual
+    };
+    assert_eq!(metrics("metrics --textfile /x.prom --interval 15 --buckets-per-octave 4"), Ok(four));
+    for (line, said) in [
+        ("metrics --listen 9105", "an address with a port"),
+        ("metrics --listen box:9105", "an address with a port"),
+        ("metrics --interval 15", "--interval"),
+        ("metrics --textfile /x --listen 127.0.0.1:1", "--listen"),
+        ("metrics --buckets-per-octave 3", "1, 2, 4, 8"),
+        ("metrics --textfile /x --interval 0", "seconds from 0.1"),
+    ] {
+        let error = metrics(line).unwrap_err();
+        assert!(error.contains(said), "{line}: {error}");
+    }
+}

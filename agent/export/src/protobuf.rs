@@ -1,0 +1,145 @@
+//! The protobuf format: messages `io.prometheus.client.MetricFamily` (prometheus/client_model, metrics.proto), each after
+//! its length.
+//!
+//! It is the only one that carries native histograms. A handful of messages is written by hand here: field numbers stand
+//! where they are used. A histogram has both its native buckets and its classic ones; what a server takes is its to say.
+
+use edgelat_histogram::{INDEX_MIN, SCALE};
+use edgelat_spool::Counts;
+use edgelat_spool::codec::{put, put_signed};
+
+use crate::bounds::Bounds;
+use crate::family::{Family, Kind, Metric, Number, Value};
+
+/// Index of a bucket of schema 3 is ours and this: Prometheus names it by its upper bound, OpenTelemetry by its lower.
+const INDEX_STEP: i32 = 1;
+
+/// Families as bytes.
+pub fn write(families: &[Family], bounds: Bounds) -> Vec<u8> {
+    let mut out = Vec::new();
+    for family in families.iter().filter(|family| !family.metrics.is_empty()) {
+        let message = of_family(family, bounds);
+        put(&mut out, message.len() as u64);
+        out.extend(message);
+    }
+    out
+}
+
+fn of_family(family: &Family, bounds: Bounds) -> Vec<u8> {
+    let mut out = Vec::new();
+    bytes(&mut out, 1, format!("{}{}", family.name, family.suffix()).as_bytes());
+    bytes(&mut out, 2, format!("{}.", family.help).as_bytes());
+    // enum MetricType
+    let kind = match family.kind {
+        Kind::Counter => 0,
+        Kind::Gauge | Kind::Info => 1,
+        Kind::Histogram => 4,
+    };
+    number(&mut out, 3, kind);
+    for metric in &family.metrics {
+        bytes(&mut out, 4, &of_metric(family.kind, metric, bounds));
+    }
+    if !family.unit.is_empty() {
+        bytes(&mut out, 5, family.unit.as_bytes());
+    }
+    out
+}
+
+fn of_metric(kind: Kind, metric: &Metric, bounds: Bounds) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, value) in &metric.labels {
+        let mut pair = Vec::new();
+        bytes(&mut pair, 1, name.as_bytes());
+        bytes(&mut pair, 2, value.as_bytes());
+        bytes(&mut out, 1, &pair);
+    }
+    match &metric.value {
+        Value::Number(value) => {
+            let mut message = Vec::new();
+            double(&mut message, 1, value.as_f64());
+            match kind {
+                Kind::Counter => {
+                    timestamp(&mut message, 3, metric.created_ns);
+                    bytes(&mut out, 3, &message);
+                }
+                _ => bytes(&mut out, 2, &message),
+            }
+        }
+        Value::Histogram(counts) => bytes(&mut out, 7, &of_histogram(counts, metric.created_ns, bounds)),
+    }
+    out
+}
+
+fn of_histogram(counts: &Counts, created_ns: Option<u64>, bounds: Bounds) -> Vec<u8> {
+    let mut out = Vec::new();
+    number(&mut out, 1, counts.exits());
+    double(&mut out, 2, Number::seconds(counts.sum_ns).as_f64());
+    for (bound, count) in bounds.cumulative(counts).chain([(f64::INFINITY, counts.exits())]) {
+        let mut bucket = Vec::new();
+        number(&mut bucket, 1, count);
+        double(&mut bucket, 2, bound);
+        bytes(&mut out, 3, &bucket);
+    }
+    signed(&mut out, 5, SCALE.into());
+    double(&mut out, 6, (f64::from(INDEX_MIN) / f64::from(1 << SCALE)).exp2());
+    number(&mut out, 7, counts.zero);
+    let mut deltas = Vec::new();
+    let (mut next, mut before) = (0, 0);
+    let mut buckets = counts.buckets.as_slice();
+    while let Some((first, _)) = buckets.first() {
+        // A span: neighbours, and how many empty buckets stand before it.
+        let length = (buckets.iter().zip(*first..)).take_while(|((index, _), at)| index == at).count();
+        let (run, rest) = buckets.split_at(length);
+        let mut span = Vec::new();
+        signed(&mut span, 1, i64::from(first + INDEX_STEP - next));
+        number(&mut span, 2, length as u64);
+        bytes(&mut out, 12, &span);
+        next = first + INDEX_STEP + length as i32;
+        for (_, count) in run {
+            put_signed(&mut deltas, (*count as i64).wrapping_sub(before));
+            before = *count as i64;
+        }
+        buckets = rest;
+    }
+    if !deltas.is_empty() {
+        bytes(&mut out, 13, &deltas);
+    }
+    timestamp(&mut out, 15, created_ns);
+    out
+}
+
+/// `google.protobuf.Timestamp`.
+fn timestamp(out: &mut Vec<u8>, field: u64, ns: Option<u64>) {
+    if let Some(ns) = ns {
+        let mut message = Vec::new();
+        number(&mut message, 1, ns / 1_000_000_000);
+        number(&mut message, 2, ns % 1_000_000_000 / 1_000_000 * 1_000_000);
+        bytes(out, field, &message);
+    }
+}
+
+// A field's number and how its value is written: <https://protobuf.dev/programming-guides/encoding/>.
+const VARINT: u64 = 0;
+const I64: u64 = 1;
+const LEN: u64 = 2;
+
+fn number(out: &mut Vec<u8>, field: u64, value: u64) {
+    put(out, field << 3 | VARINT);
+    put(out, value);
+}
+
+fn signed(out: &mut Vec<u8>, field: u64, value: i64) {
+    put(out, field << 3 | VARINT);
+    put_signed(out, value);
+}
+
+fn double(out: &mut Vec<u8>, field: u64, value: f64) {
+    put(out, field << 3 | I64);
+    out.extend(value.to_le_bytes());
+}
+
+fn bytes(out: &mut Vec<u8>, field: u64, value: &[u8]) {
+    put(out, field << 3 | LEN);
+    put(out, value.len() as u64);
+    out.extend_from_slice(value);
+}

@@ -1,0 +1,168 @@
+//! `edgelat metrics`: what the service measures, for Prometheus.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use edgelat_export::http::{self, Request, Response};
+use edgelat_export::metrics::{self, Now};
+use edgelat_export::{Bounds, Format};
+use edgelat_spool::live::{self, LiveError};
+
+use super::exit::Exit;
+use super::failure::{Fails, Failure};
+use super::output::{reason, say};
+use super::parse::MetricsOptions;
+use crate::collector::service::recorder::{boot_id, boot_ns};
+use crate::config::Config;
+
+/// Why nothing is shown.
+#[derive(Debug, thiserror::Error)]
+enum MetricsError {
+    /// The address cannot be had.
+    #[error("cannot answer on {address}: {}; --listen names another address, or metrics_listen", reason(.error))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The socket takes no more connections.
+    #[error("cannot answer any more: {}", reason(.0))]
+    Accept(io::Error),
+    /// The file cannot be written.
+    #[error("{}: {}; it has to be a file in a folder that this user may write to", path.display(), reason(.error))]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+impl Fails for MetricsError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Listen { error, .. } | Self::Write { error, .. }
+                if error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Exit::NotPermitted
+            }
+            _ => Exit::Failed,
+        }
+    }
+}
+
+/// Answers scrapers for good, or writes a file.
+///
+/// # Errors
+/// When the configuration is wrong, the address is taken or the file cannot be written. That the service does not run is
+/// none: it is what is shown then.
+pub fn run(options: &MetricsOptions) -> Result<Exit, Failure> {
+    let config = Config::load(&options.config)?;
+    let run_dir = config.agent.run_dir;
+    let bounds = options.bounds;
+    let Some(path) = &options.textfile else {
+        let address = options.listen.unwrap_or(config.agent.metrics_listen);
+        let failed = |error| MetricsError::Listen { address, error };
+        let listener = TcpListener::bind(address).map_err(failed)?;
+        // The port that the kernel chose, where it was to choose.
+        say(format_args!("metrics on http://{}/metrics", listener.local_addr().map_err(failed)?));
+        http::serve(&listener, move |request| answer(request, &run_dir, bounds))
+            .map_err(MetricsError::Accept)?;
+        return Ok(Exit::Ok);
+    };
+    loop {
+        let (body, missing) = exposition(&run_dir, Format::Classic, bounds);
+        _ = missing.map(say);
+        write_beside(path, &body).map_err(|error| MetricsError::Write { path: path.clone(), error })?;
+        let Some(interval) = options.interval else { return Ok(Exit::Ok) };
+        std::thread::sleep(interval);
+    }
+}
+
+fn answer(request: &Request, run_dir: &Path, bounds: Bounds) -> Response {
+    match request.path.as_str() {
+        "/metrics" => {
+            let format = Format::wanted(request.accept.as_deref());
+            let (body, _) = exposition(run_dir, format, bounds);
+            Response { status: 200, content_type: format.content_type(), body }
+        }
+        "/" => Response::plain(200, "edgelat: metrics are on /metrics"),
+        _ => Response::plain(404, "metrics are on /metrics"),
+    }
+}
+
+/// The metrics of now, and why there is no snapshot.
+fn exposition(run_dir: &Path, format: Format, bounds: Bounds) -> (Vec<u8>, Option<LiveError>) {
+    let (snapshot, missing) = match live::read(run_dir) {
+        Ok(snapshot) => (Some(snapshot), None),
+        Err(error) => (None, Some(error)),
+    };
+    let now = Now { boot: boot_id(), boot_ns: boot_ns() };
+    (format.write(&metrics::of(snapshot.as_ref(), now), bounds), missing)
+}
+
+/// Whoever reads the file finds the one before or this one.
+fn write_beside(path: &Path, body: &[u8]) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    // node_exporter leaves it alone: it does not end in .prom.
+    beside.push(format!(".{}", std::process::id()));
+    let written = File::create(&beside).and_then(|mut file| {
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        file.write_all(body)
+    });
+    let renamed = written.and_then(|()| fs::rename(&beside, path));
+    if renamed.is_err() {
+        _ = fs::remove_file(&beside);
+    }
+    renamed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(path: &str, accept: Option<&str>) -> Response {
+        let accept = accept.map(str::to_owned);
+        let request = Request { path: path.to_owned(), head: false, accept, keep_alive: true };
+        answer(&request, Path::new("/nowhere"), Bounds::default())
+    }
+
+    #[test]
+    fn without_a_service_the_answer_says_so_and_is_one() {
+        let response = ask("/metrics", None);
+        let text = String::from_utf8(response.body).unwrap();
+        assert_eq!((response.status, text.lines().last()), (200, Some("edgelat_up 0")));
+        assert_eq!(response.content_type, Format::Classic.content_type());
+        let open = ask("/metrics", Some("application/openmetrics-text; version=1.0.0"));
+        assert!(open.body.ends_with(b"edgelat_up 0\n# EOF\n"));
+        assert_eq!(open.content_type, Format::OpenMetrics.content_type());
+    }
+
+    #[test]
+    fn other_pages_say_where_the_metrics_are() {
+        for (path, status) in [("/", 200), ("/metric", 404), ("/metrics/", 404)] {
+            let response = ask(path, None);
+            assert_eq!(response.status, status, "{path}");
+            assert!(String::from_utf8(response.body).unwrap().contains("/metrics"), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_text_file_takes_the_place_of_the_one_before() {
+        let folder = std::env::temp_dir().join(format!("edgelat-textfile-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("edgelat.prom");
+        for body in ["a longer one\n", "short\n"] {
+            write_beside(&path, body.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), body);
+        }
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o644);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "nothing is left beside it");
+        assert!(write_beside(&folder.join("missing/edgelat.prom"), b"").is_err());
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}
