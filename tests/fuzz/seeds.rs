@@ -1,4 +1,4 @@
-//! Writes what the fuzz targets for Go's and Python's tables and for the spool start from: `seeds TARGET FOLDER`.
+//! Writes what the fuzz targets for Go's and Python's tables, for the spool and for the live snapshot start from: `seeds TARGET FOLDER`.
 
 mod common;
 
@@ -15,6 +15,7 @@ fn main() -> std::io::Result<()> {
         "gopclntab" => go(folder),
         "debug_offsets" => python(folder),
         "spool" => spool(folder),
+        "live" => live(folder),
         other => panic!("no seeds for {other}"),
     }
 }
@@ -63,6 +64,44 @@ fn python(folder: &Path) -> std::io::Result<()> {
         std::fs::write(folder.join(index.to_string()), seed)?;
     }
     Ok(())
+}
+
+fn live(folder: &Path) -> std::io::Result<()> {
+    use edgelat_spool::live::{Agent, HEADER_BYTES, Own, Row, Snapshot, SpoolFigures, Target, encode};
+    use edgelat_spool::{Counts, Stream};
+    let stream = Stream {
+        id: 1,
+        target: "gateway".to_owned(),
+        function: "Parser::parse(char const*, \"\\\n\")".to_owned(),
+        image: "/usr/sbin/gateway".to_owned(),
+        build_id: vec![0xab; 20],
+        language: "native".to_owned(),
+        bias_ns: Some(646),
+        ..Stream::default()
+    };
+    let counts = Counts {
+        entries: 12,
+        in_flight: 1,
+        lost: [1, 0, 2, 0, 0, 0, 1],
+        zero: 1,
+        sum_ns: 1 << 33,
+        buckets: vec![(-100, 2), (-99, 3), (7, 1)],
+        ..Counts::default()
+    };
+    let snapshot = Snapshot {
+        agent: Agent { version: "0.1.0".to_owned(), kernel: "6.1.0".to_owned(), ..Agent::default() },
+        epoch_ns: Some(1 << 60),
+        own: Own { guard_bytes: Some(1 << 20), spool: Some(SpoolFigures::default()), ..Own::default() },
+        targets: vec![Target {
+            name: "gateway".to_owned(),
+            processes: vec![(String::new(), 2), ("budget".to_owned(), 1)],
+            ..Target::default()
+        }],
+        ..Snapshot::default()
+    };
+    let mut bytes = Vec::new();
+    encode(&snapshot, &[Row { stream, read_ns: 1, counts }], 1, &mut bytes);
+    std::fs::write(folder.join("snapshot"), &bytes[HEADER_BYTES..])
 }
 
 fn spool(folder: &Path) -> std::io::Result<()> {

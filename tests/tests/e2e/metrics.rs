@@ -84,7 +84,10 @@ impl Server {
             "global: {scrape_interval: 1s}\nscrape_configs:\n".to_owned(),
             job("text", "  scrape_protocols: [PrometheusText0.0.4]\n"),
             job("openmetrics", "  scrape_protocols: [OpenMetricsText1.0.0]\n"),
-            job("protobuf", &format!("  scrape_protocols: [PrometheusProto]\n  {both}_classic_histograms: true\n")),
+            job(
+                "protobuf",
+                &format!("  scrape_protocols: [PrometheusProto]\n  {both}_classic_histograms: true\n"),
+            ),
         ];
         std::fs::write(folder.join("prometheus.yml"), config.concat()).unwrap();
         // A port that was free a moment ago.
@@ -113,7 +116,8 @@ impl Server {
         let answer: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((status, answer["status"].as_str()), (200, Some("success")), "{query}: {answer}");
         let samples = answer["data"]["result"].as_array().unwrap().iter();
-        let value = |sample: &Value| sample["value"][1].as_str().map_or(f64::NAN, |text| text.parse().unwrap());
+        let value =
+            |sample: &Value| sample["value"][1].as_str().map_or(f64::NAN, |text| text.parse().unwrap());
         samples.map(|sample| (sample["metric"].clone(), value(sample))).collect()
     }
 
@@ -171,7 +175,11 @@ fn quantiles_agree(prometheus: &Server, function: &Function) {
     for job in ["text", "openmetrics", "protobuf"] {
         let labels = format!("{{job=\"{job}\",{labels}}}");
         let all_there = || prometheus.number(&format!("{name}_count{labels}")) == count;
-        assert!(eventually(patience(), all_there), "{:?}", prometheus.query(&format!("{name}_count{labels}")));
+        assert!(
+            eventually(patience(), all_there),
+            "{:?}",
+            prometheus.query(&format!("{name}_count{labels}"))
+        );
         let sum = prometheus.number(&format!("{name}_sum{labels}")).unwrap();
         assert!((sum * 1e9 / function.sum_ns as f64 - 1.0).abs() < 1e-9, "{sum}");
         // All buckets that are counted add up in the classic ones.
@@ -191,7 +199,11 @@ fn quantiles_agree(prometheus: &Server, function: &Function) {
             // Their buckets are octaves: eight of ours.
             let octave = |ns: f64| bucket_of_ns(ns).div_euclid(8);
             let off = (octave(found) - octave(ours as f64)).abs();
-            assert!(off <= 1, "{q} of `{}`: {found} ns in classic buckets ({job}), ours {ours} ns", function.name);
+            assert!(
+                off <= 1,
+                "{q} of `{}`: {found} ns in classic buckets ({job}), ours {ours} ns",
+                function.name
+            );
         }
         println!("figure: {q} of {}: ours {ours} ns, native buckets {found:.0} ns", function.name);
     }
@@ -233,7 +245,8 @@ fn prometheus_computes_what_we_say(version: &str) {
     for function in &report.functions {
         assert!(function.count > 100);
         quantiles_agree(&prometheus, function);
-        let calls = format!("edgelat_function_calls_total{{job=\"protobuf\",function=\"{}\"}}", function.name);
+        let calls =
+            format!("edgelat_function_calls_total{{job=\"protobuf\",function=\"{}\"}}", function.name);
         assert_eq!(prometheus.number(&calls), Some(function.entries as f64));
     }
     let up = prometheus.query("edgelat_up");
@@ -299,7 +312,10 @@ fn metrics_go_on_over_the_processes_of_a_target_and_say_when_the_service_does_no
     let outcome = place.edgelat(&["metrics", "--textfile", file.to_str().unwrap()]);
     assert_eq!(outcome.status.code(), Some(0), "{outcome:#?}");
     let written = std::fs::read_to_string(&file).unwrap();
-    assert!(written.contains("edgelat_up 1\n") && written.contains("edgelat_function_calls_total{"), "{written}");
+    assert!(
+        written.contains("edgelat_up 1\n") && written.contains("edgelat_function_calls_total{"),
+        "{written}"
+    );
 
     service.end();
     assert_eq!(sample("edgelat_up"), Some(0.0), "after its end, at once");
@@ -320,5 +336,9 @@ fn an_address_that_is_taken_is_named() {
     let address = taken.local_addr().unwrap().to_string();
     let outcome = place.edgelat(&["metrics", "--listen", &address]);
     assert_eq!(outcome.status.code(), Some(1), "{outcome:#?}");
-    assert!(outcome.stderr.contains(&address) && outcome.stderr.contains("metrics_listen"), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains(&address) && outcome.stderr.contains("metrics_listen"),
+        "{}",
+        outcome.stderr
+    );
 }

@@ -355,3 +355,33 @@ fn a_native_histogram_has_our_buckets_one_index_higher() {
     let counter = families.iter().find(|family| family[0] == (1, counter.clone())).unwrap();
     assert_eq!(sub(&sub(counter, 4)[0], 3)[0][0], (1, Field::Double(9.0)));
 }
+
+#[test]
+fn every_metric_is_documented_with_its_kind_and_unit_and_no_other() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/METRICS.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| `edgelat_"));
+    let documented: Vec<[&str; 3]> = rows
+        .map(|row| {
+            let columns: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+            [columns[0].trim_matches('`'), columns[1], columns[2]]
+        })
+        .collect();
+    let mut snapshot = snapshot(vec![row("handle", 0)]);
+    snapshot.own.guard_bytes = Some(1);
+    let families = of(Some(&snapshot), NOW);
+    assert_eq!(documented.len(), families.len());
+    for family in &families {
+        let name = format!("{}{}", family.name, family.suffix());
+        let found = documented.iter().find(|row| row[0] == name).unwrap_or_else(|| panic!("{name}"));
+        assert_eq!(found[1], format!("{:?}", family.kind).to_lowercase(), "{name}");
+        let named = ["seconds", "bytes", "ratio"].contains(&found[2]);
+        assert_eq!(if named { found[2] } else { "" }, family.unit, "{name}");
+        // OpenMetrics wants the unit at the end of the name.
+        assert!(family.name.ends_with(family.unit), "{name}");
+        assert!(!family.help.ends_with('.') && !family.metrics.is_empty(), "{name}");
+    }
+    for reason in LOSSES.iter().filter(|reason| **reason != LOSSES[ENDED_INSIDE]) {
+        assert!(page.contains(&format!("\n| {reason} | ")), "{reason}");
+    }
+}
