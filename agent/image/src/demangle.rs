@@ -11,9 +11,7 @@
 
 use std::fmt::{self, Write};
 
-use cpp_demangle::{BorrowedSymbol, DemangleOptions, ParseOptions};
-
-use crate::limits::{DEMANGLE_DEPTH, DEMANGLED_BYTES};
+use crate::limits::DEMANGLED_BYTES;
 use crate::linkage::{self, Split};
 
 /// Stack that demangling needs at most in an optimised build (measured: more than 256 KiB, less than this; 8 times as
@@ -71,24 +69,87 @@ pub(crate) fn base(base: &[u8], form: Form) -> Option<String> {
             return Some(without_generics(&out.0));
         }
     } else {
-        let options = ParseOptions::default().recursion_limit(DEMANGLE_DEPTH);
-        let (symbol, rest) = BorrowedSymbol::with_tail_and_options(base, &options).ok()?;
-        if !rest.is_empty() {
-            return None;
-        }
-        let options = DemangleOptions::new().recursion_limit(DEMANGLE_DEPTH);
-        // Template arguments as people write them: Ring<8>, not Ring<(unsigned long)8>.
-        let as_written = options.no_return_type().hide_expression_literal_types();
-        let options = match form {
-            Form::Bare => as_written.no_params(),
-            // The demangler takes the first parameter of such a constructor for a return type and leaves it out.
-            _ if is_template_constructor(base) => as_written.no_params(),
-            Form::Full => as_written,
-            Form::AsListed => options,
-        };
-        symbol.structured_demangle(&mut out, &options).ok()?;
+        cpp(base, form, &mut out)?;
     }
     Some(out.0)
+}
+
+#[cfg(feature = "cpp")]
+fn cpp(base: &[u8], form: Form, out: &mut Bounded) -> Option<()> {
+    use cpp_demangle::{BorrowedSymbol, DemangleOptions, ParseOptions};
+
+    use crate::limits::DEMANGLE_DEPTH;
+
+    let options = ParseOptions::default().recursion_limit(DEMANGLE_DEPTH);
+    let (symbol, rest) = BorrowedSymbol::with_tail_and_options(base, &options).ok()?;
+    if !rest.is_empty() {
+        return None;
+    }
+    let options = DemangleOptions::new().recursion_limit(DEMANGLE_DEPTH);
+    // Template arguments as people write them: Ring<8>, not Ring<(unsigned long)8>.
+    let as_written = options.no_return_type().hide_expression_literal_types();
+    let options = match form {
+        Form::Bare => as_written.no_params(),
+        // The demangler takes the first parameter of such a constructor for a return type and leaves it out.
+        _ if is_template_constructor(base) => as_written.no_params(),
+        Form::Full => as_written,
+        Form::AsListed => options,
+    };
+    symbol.structured_demangle(out, &options).ok()
+}
+
+/// In every form without parameters: telling where they end takes most of a demangler.
+#[cfg(not(feature = "cpp"))]
+fn cpp(base: &[u8], _form: Form, out: &mut Bounded) -> Option<()> {
+    out.write_str(&plain_cpp(base)?).ok()
+}
+
+/// The name of a function that is neither a template nor an operator, nor of one, without its parameters: `_Z4pushi`,
+/// `_ZNK5Queue4sizeEv`, a constructor (`C1`, `C2`) or a destructor (`D0` to `D2`). Itanium C++ ABI 5.1.3.
+#[cfg(any(test, not(feature = "cpp")))]
+fn plain_cpp(base: &[u8]) -> Option<String> {
+    let rest = base.strip_prefix(b"_Z")?;
+    let Some(mut rest) = rest.strip_prefix(b"N") else {
+        let (name, parameters) = plain_part(rest)?;
+        // Arguments of a template stand where parameters would.
+        return (!parameters.is_empty() && parameters[0] != b'I').then(|| name.to_owned());
+    };
+    while let [b'K' | b'V' | b'r', after @ ..] = rest {
+        rest = after;
+    }
+    let mut parts: Vec<String> = Vec::new();
+    loop {
+        let last = parts.last().map(String::as_str);
+        rest = match (rest, last) {
+            ([b'E', parameters @ ..], Some(_)) => {
+                return (!parameters.is_empty()).then(|| parts.join("::"));
+            }
+            ([b'C', b'1' | b'2', after @ ..], Some(class)) => {
+                parts.push(class.to_owned());
+                after
+            }
+            ([b'D', b'0'..=b'2', after @ ..], Some(class)) => {
+                parts.push(format!("~{class}"));
+                after
+            }
+            _ => {
+                let (name, after) = plain_part(rest)?;
+                parts.push(name.to_owned());
+                after
+            }
+        };
+    }
+}
+
+/// An identifier with its length before it, and what follows.
+#[cfg(any(test, not(feature = "cpp")))]
+fn plain_part(text: &[u8]) -> Option<(&str, &[u8])> {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let length: usize = std::str::from_utf8(&text[..digits]).ok()?.parse().ok()?;
+    let (name, rest) = text[digits..].split_at_checked(length)?;
+    let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty())?;
+    // What has no name in the source has one of this kind.
+    Some(if name.starts_with("_GLOBAL__N") { ("(anonymous namespace)", rest) } else { (name, rest) })
 }
 
 /// Whether any form of a name `is` what is looked for. The base of another body of a function is a form, that of a part
@@ -307,6 +368,7 @@ fn thunk(base: &[u8]) -> Option<(&'static str, &[u8])> {
 
 /// Whether a mangled name may be that of a constructor (`C1` to `C3`) that is a template. A name in which these letters
 /// stand by chance is shown without parameters.
+#[cfg(feature = "cpp")]
 fn is_template_constructor(base: &[u8]) -> bool {
     base.windows(3).any(|window| matches!(window, b"C1I" | b"C2I" | b"C3I"))
 }
@@ -327,6 +389,34 @@ impl Write for Bounded {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn plain_names_of_cpp_are_understood_without_the_demangler() {
+        for (linkage, name) in [
+            ("_Z4pushi", Some("push")),
+            ("_ZNK5Queue4sizeEv", Some("Queue::size")),
+            ("_ZN5space5QueueC2Ev", Some("space::Queue::Queue")),
+            ("_ZN5QueueD1Ev", Some("Queue::~Queue")),
+            ("_ZN12_GLOBAL__N_14workEi", Some("(anonymous namespace)::work")),
+            // Templates, operators, what is abbreviated, data, what is cut.
+            ("_Z3maxIiET_S0_S0_", None),
+            ("_ZN4RingILm8EE3putEi", None),
+            ("_ZN5QueueplERKS_", None),
+            ("_ZNSt5queueE", None),
+            ("_ZN5Queue5countE", None),
+            ("_ZN5QueueD1E", None),
+            ("_ZTV5Queue", None),
+            ("_ZN5Queue4si", None),
+            ("_Z99999999999999999999f", None),
+            ("_Z", None),
+            ("_ZNE", None),
+        ] {
+            assert_eq!(plain_cpp(linkage.as_bytes()).as_deref(), name, "{linkage}");
+            if let Some(whole) = demangle(linkage.as_bytes(), Form::Bare).filter(|_| name.is_some()) {
+                assert_eq!(Some(&*whole), name, "{linkage}");
+            }
+        }
+    }
 
     #[test]
     fn names_of_cpp_and_rust_are_shown_as_people_write_them() {
