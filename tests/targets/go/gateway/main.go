@@ -23,7 +23,7 @@ const (
 	firstHop = 4001
 	hops     = 4
 	burst    = 500
-	pause    = 4 * time.Second
+	pause    = 10 * time.Second
 )
 
 type route struct {
