@@ -9,7 +9,8 @@ use std::time::Duration;
 use edgelat_tests::machine::Turn;
 use edgelat_tests::service::{Service, Told, measure};
 use edgelat_tests::{Oracle, Place, patience};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::service::{exe, start};
@@ -237,7 +238,12 @@ fn mount(arguments: &[&str]) {
 
 /// A target is measured while the disk of the spool gets into trouble and out of it again: nothing is lost, it is said once
 /// each way, and a record says it too. The trouble is there from the start, or comes later.
-fn trouble(says: &str, from_start: bool, begin: impl Fn(&Mount<'_>), end: impl Fn(&Mount<'_>)) {
+fn trouble(
+    says: &str,
+    from_start: bool,
+    mut begin: impl FnMut(&Mount<'_>, Option<&Service>),
+    end: impl FnOnce(&Mount<'_>),
+) {
     let _turn = Turn::shared();
     let place = Place::new();
     let dir = place.path().join("flash");
@@ -247,13 +253,13 @@ fn trouble(says: &str, from_start: bool, begin: impl Fn(&Mount<'_>), end: impl F
     let mut target = start(&program, &["--calls", "0"]);
     let pid = target.pid();
     if from_start {
-        begin(&flash);
+        begin(&flash, None);
     }
     let service = place.start();
     target.go();
     service.counts(pid);
     if !from_start {
-        begin(&flash);
+        begin(&flash, Some(&service));
     }
     service.says(says);
     let from = service.count();
@@ -276,7 +282,7 @@ fn trouble(says: &str, from_start: bool, begin: impl Fn(&Mount<'_>), end: impl F
 #[test]
 fn a_disk_that_is_full_for_a_while_loses_nothing() {
     let filler = |flash: &Mount<'_>| flash.0.join("filler");
-    let fill = |flash: &Mount<'_>| {
+    let fill = |flash: &Mount<'_>, _: Option<&Service>| {
         let mut file = std::fs::File::create(filler(flash)).unwrap();
         while std::io::Write::write(&mut file, &[0; 4096]).is_ok_and(|written| written > 0) {}
     };
@@ -288,9 +294,26 @@ fn a_disk_that_is_full_for_a_while_loses_nothing() {
 
 #[test]
 fn a_disk_that_is_read_only_for_a_while_loses_nothing() {
-    let (read_only, writable) =
-        (|flash: &Mount<'_>| flash.again("ro"), |flash: &Mount<'_>| flash.again("rw"));
-    trouble("takes no records: Read-only file system", false, read_only, writable);
+    let read_only = |flash: &Mount<'_>, _: Option<&Service>| flash.again("ro");
+    trouble("takes no records: Read-only file system", false, read_only, |flash| flash.again("rw"));
+}
+
+#[test]
+fn a_disk_that_is_broken_for_a_while_loses_nothing() {
+    let tracer = std::cell::Cell::new(None);
+    let broken = |_: &Mount<'_>, service: Option<&Service>| {
+        let collector = service.and_then(Service::collector).unwrap();
+        let mut command = Command::new("strace");
+        command.args(["-qq", "-o", "/dev/null", "-e", "trace=pwrite64,fdatasync"]);
+        command.args(["-e", "inject=pwrite64,fdatasync:error=EIO", "-p", &collector.to_string()]);
+        tracer.set(Some(command.spawn().unwrap()));
+    };
+    trouble("takes no records: I/O error", false, broken, |_| {
+        // At the end of the one who made them fail the calls are the kernel's again.
+        let mut tracer = tracer.take().unwrap();
+        kill(Pid::from_raw(tracer.id() as i32), Signal::SIGTERM).unwrap();
+        tracer.wait().unwrap();
+    });
 }
 
 #[test]

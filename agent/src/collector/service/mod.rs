@@ -5,6 +5,7 @@
 //! | [`find`] | which processes a target of the configuration is |
 //! | [`watched`] | what has become of each: measured, paused, left alone |
 //! | [`lines`] | what is told of them |
+//! | `reload` | what a changed configuration changes |
 //! | [`recorder`], [`live`] | what is kept of them, and what is shown |
 //!
 //! The loop sleeps until a signal comes, the guard has something to tell, or it is time to look for processes or to report.
@@ -14,11 +15,12 @@ pub mod find;
 pub mod lines;
 pub mod live;
 pub mod recorder;
+mod reload;
 pub mod signals;
 pub mod watched;
 
 use std::fmt;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -44,8 +46,6 @@ use crate::log::{Level, Log};
 const LOOK: Duration = Duration::from_secs(1);
 /// Why nothing of a target was measured that no process is of.
 const NO_PROCESS: &str = "no_process";
-/// A configuration file is not read any further.
-const CONFIG_BYTES: u64 = 1 << 20;
 
 /// Why the service ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -500,80 +500,6 @@ impl Service {
         if ready {
             self.log.say(Level::Info, format_args!("ready: {measured} processes measured, {others} not"));
         }
-        Ok(())
-    }
-
-    /// Reads the configuration again. A file with mistakes changes nothing.
-    fn reload(&mut self) -> Result<(), ServiceError> {
-        let mut bytes = Vec::new();
-        let opened = match self.line.call(&Request::OpenConfig) {
-            Err(GuardError::Gone) => return Err(GuardError::Gone.into()),
-            Err(error) => Err(error.to_string()),
-            Ok((_, mut files)) => match files.pop().map(std::fs::File::from) {
-                Some(file) => {
-                    file.take(CONFIG_BYTES).read_to_end(&mut bytes).map_err(|error| error.to_string())
-                }
-                None => Err("no file came".to_owned()),
-            },
-        };
-        if let Err(reason) = opened {
-            let path = self.path.display();
-            self.log.say(Level::Error, format_args!("{path} cannot be read: {reason}; nothing changes"));
-            return Ok(());
-        }
-        let config = match Config::parse(&self.path, &bytes) {
-            Ok(config) => config,
-            Err(errors) => {
-                self.log.say(Level::Error, format_args!("{errors}; nothing changes"));
-                return Ok(());
-            }
-        };
-        if config.agent.needs_restart(&self.config.agent) {
-            self.log.say(
-                Level::Warning,
-                format_args!("of [agent] only interval and scan change without a restart of edgelat"),
-            );
-        }
-        if config.spool != self.config.spool {
-            self.log
-                .say(Level::Warning, format_args!("[spool] does not change without a restart of edgelat"));
-        }
-        self.config.agent.interval = config.agent.interval;
-        self.config.agent.scan = config.agent.scan;
-        let (mut before, mut changed) = (std::mem::take(&mut self.groups), false);
-        for target in &config.targets {
-            let same = before.iter().position(|group| group.config == *target);
-            changed |= same.is_none();
-            let group = same.map(|index| before.swap_remove(index));
-            self.groups.push(group.unwrap_or_else(|| Group::new(target, &self.config.agent)));
-        }
-        // What is not named any more ends before what is new begins.
-        let kept = self.groups.len();
-        self.groups.extend(before);
-        for group in kept..self.groups.len() {
-            for index in 0..self.groups[group].watched.len() {
-                let Group { config, watched, .. } = &self.groups[group];
-                if watched[index].session().is_some() {
-                    let (name, pid) = (&config.name, watched[index].pid);
-                    let why = "the configuration does not name it any more, or in another way";
-                    self.log
-                        .say(Level::Info, format_args!("{name}: process {pid} is no longer measured: {why}"));
-                }
-                self.finish(group, index, Ended::Config, None)?;
-            }
-        }
-        self.groups.truncate(kept);
-        if self.closed && changed {
-            self.log.say(
-                Level::Warning,
-                format_args!(
-                    "reattach = false: what is new or was changed is measured after a restart of edgelat"
-                ),
-            );
-        }
-        self.config.targets = config.targets;
-        self.log.say(Level::Info, format_args!("{}: read again, {kept} targets", self.path.display()));
-        self.look_for_processes(Some(LOOK))?;
         Ok(())
     }
 

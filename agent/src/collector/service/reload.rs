@@ -1,0 +1,91 @@
+//! A changed configuration: what becomes of the processes that are measured, and of those that are new.
+
+use std::io::Read as _;
+
+use edgelat_guard::GuardError;
+use edgelat_guard::protocol::Request;
+
+use super::watched::Group;
+use super::{LOOK, Service, ServiceError};
+use crate::collector::report::Ended;
+use crate::config::Config;
+use crate::log::Level;
+
+/// A configuration file is not read any further.
+const CONFIG_BYTES: u64 = 1 << 20;
+
+impl Service {
+    /// Reads the configuration again. A file with mistakes changes nothing.
+    pub(super) fn reload(&mut self) -> Result<(), ServiceError> {
+        let mut bytes = Vec::new();
+        let opened = match self.line.call(&Request::OpenConfig) {
+            Err(GuardError::Gone) => return Err(GuardError::Gone.into()),
+            Err(error) => Err(error.to_string()),
+            Ok((_, mut files)) => match files.pop().map(std::fs::File::from) {
+                Some(file) => {
+                    file.take(CONFIG_BYTES).read_to_end(&mut bytes).map_err(|error| error.to_string())
+                }
+                None => Err("no file came".to_owned()),
+            },
+        };
+        if let Err(reason) = opened {
+            let path = self.path.display();
+            self.log.say(Level::Error, format_args!("{path} cannot be read: {reason}; nothing changes"));
+            return Ok(());
+        }
+        let config = match Config::parse(&self.path, &bytes) {
+            Ok(config) => config,
+            Err(errors) => {
+                self.log.say(Level::Error, format_args!("{errors}; nothing changes"));
+                return Ok(());
+            }
+        };
+        if config.agent.needs_restart(&self.config.agent) {
+            self.log.say(
+                Level::Warning,
+                format_args!("of [agent] only interval and scan change without a restart of edgelat"),
+            );
+        }
+        if config.spool != self.config.spool {
+            self.log
+                .say(Level::Warning, format_args!("[spool] does not change without a restart of edgelat"));
+        }
+        self.config.agent.interval = config.agent.interval;
+        self.config.agent.scan = config.agent.scan;
+        let (mut before, mut changed) = (std::mem::take(&mut self.groups), false);
+        for target in &config.targets {
+            let same = before.iter().position(|group| group.config == *target);
+            changed |= same.is_none();
+            let group = same.map(|index| before.swap_remove(index));
+            self.groups.push(group.unwrap_or_else(|| Group::new(target, &self.config.agent)));
+        }
+        // What is not named any more ends before what is new begins.
+        let kept = self.groups.len();
+        self.groups.extend(before);
+        for group in kept..self.groups.len() {
+            for index in 0..self.groups[group].watched.len() {
+                let Group { config, watched, .. } = &self.groups[group];
+                if watched[index].session().is_some() {
+                    let (name, pid) = (&config.name, watched[index].pid);
+                    let why = "the configuration does not name it any more, or in another way";
+                    self.log
+                        .say(Level::Info, format_args!("{name}: process {pid} is no longer measured: {why}"));
+                }
+                self.finish(group, index, Ended::Config, None)?;
+            }
+        }
+        self.groups.truncate(kept);
+        if self.closed && changed {
+            self.log.say(
+                Level::Warning,
+                format_args!(
+                    "reattach = false: what is new or was changed is measured after a restart of edgelat"
+                ),
+            );
+        }
+        self.config.targets = config.targets;
+        self.log.say(Level::Info, format_args!("{}: read again, {kept} targets", self.path.display()));
+        self.look_for_processes(Some(LOOK))?;
+        Ok(())
+    }
+}
