@@ -95,15 +95,12 @@ pub enum Trust {
 /// 2025-01-01, in nanoseconds since 1970. A box that shows an earlier time has no clock.
 pub const PLAUSIBLE_NS: u64 = 1_735_689_600 * 1_000_000_000;
 
-/// A clock that can be believed, of which no source of time says that it is right, counts after this time: boxes with nothing
-/// but a battery-backed clock have no better one.
-const PATIENCE_NS: u64 = 3_600 * 1_000_000_000;
-
 impl Clock {
-    /// What CLOCK_REALTIME showed at boot, reckoned back, where the clock can be believed in a run that began so many
-    /// nanoseconds after boot.
-    pub fn epoch_ns(&self, began_ns: u64) -> Option<u64> {
-        let old = self.boot_ns.saturating_sub(began_ns) >= PATIENCE_NS;
+    /// What CLOCK_REALTIME showed at boot, reckoned back, where the clock can be believed in a run that began `began_ns` after
+    /// boot. One that is plausible, of which no source of time says that it is right, counts after `patience_ns`: boxes with
+    /// nothing but a battery-backed clock have no better one.
+    pub fn epoch_ns(&self, began_ns: u64, patience_ns: u64) -> Option<u64> {
+        let old = self.boot_ns.saturating_sub(began_ns) >= patience_ns;
         let believed = self.trust == Trust::Synchronised || self.trust == Trust::Plausible && old;
         self.real_ns.checked_sub(self.boot_ns).filter(|_| believed)
     }

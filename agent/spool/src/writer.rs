@@ -37,6 +37,8 @@ pub struct Options {
     pub sync_ns: u64,
     /// Most bytes that are written in a day; without it as many as there are.
     pub bytes_per_day: Option<u64>,
+    /// How long a run waits for a source of time before it believes a clock that is only plausible, in nanoseconds.
+    pub patience_ns: u64,
 }
 
 /// Who writes.
@@ -268,7 +270,7 @@ impl Spool {
 
     /// The wall clock at boot, if it can be believed now.
     fn epoch(&self, now: Clock) -> Option<u64> {
-        now.epoch_ns(self.synced.began_ns)
+        now.epoch_ns(self.synced.began_ns, self.options.patience_ns)
     }
 
     /// Bounds what waits in memory.

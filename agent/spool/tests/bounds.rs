@@ -15,8 +15,13 @@ fn longest(has: &common::Has, id: [u8; 16]) -> u64 {
 
 #[test]
 fn a_week_in_a_megabyte_counts_every_call_that_was_measured() {
-    let options =
-        Options { max_bytes: 1 << 20, segment_bytes: 64 << 10, sync_ns: 60 * SECOND, bytes_per_day: None };
+    let options = Options {
+        max_bytes: 1 << 20,
+        segment_bytes: 64 << 10,
+        sync_ns: 60 * SECOND,
+        bytes_per_day: None,
+        ..SMALL
+    };
     let disk = Disk::default();
     let mut run = Run::new(disk.store(), options, 1);
     for number in 0..7 * DAY {
@@ -237,4 +242,24 @@ fn a_clock_that_is_set_late_dates_what_was_before_and_never_moves_a_beginning() 
     let mut never = Times::new();
     never.learn(&[1; 16], &unset(5 * SECOND));
     assert_eq!(never.of(&[1; 16], hour), None, "time unknown");
+}
+
+#[test]
+fn a_clock_that_nobody_vouches_for_is_believed_when_patience_is_over() {
+    use edgelat_spool::{Clock, Seen, reader};
+    let disk = Disk::default();
+    let mut run = Run::new(disk.store(), Options { patience_ns: 15 * SECOND, ..SMALL }, 1);
+    for _ in 0..3 {
+        run.pass(10 * SECOND);
+        run.spool.close(Clock { trust: Trust::Plausible, ..run.now }, true);
+    }
+    let mut epochs = Vec::new();
+    reader::read_all(&disk, &mut |_, seen, _| {
+        if let Seen::Interval(interval) = seen {
+            epochs.push(interval.epoch_ns);
+        }
+        std::ops::ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(epochs, [None, Some(common::REAL), None]);
 }

@@ -26,7 +26,13 @@ impl Drop for Folder {
 #[test]
 fn runs_follow_one_another_in_a_folder_and_segments_are_merged() {
     let folder = Folder::new("runs");
-    let options = Options { max_bytes: 64 << 10, segment_bytes: 8 << 10, sync_ns: 0, bytes_per_day: None };
+    let options = Options {
+        max_bytes: 64 << 10,
+        segment_bytes: 8 << 10,
+        sync_ns: 0,
+        bytes_per_day: None,
+        ..common::SMALL
+    };
     let mut runs = Vec::new();
     for number in 1..=3 {
         let directory = Directory::open(&folder.0).unwrap();

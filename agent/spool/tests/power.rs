@@ -57,7 +57,7 @@ fn hold(history: &History, files: &Files, synced: u64, options: Options) {
 const LAZY: Options = Options { sync_ns: u64::MAX, ..SMALL };
 /// Segments of a page, four of them at most.
 const TIGHT: Options =
-    Options { max_bytes: 16 << 10, segment_bytes: 4 << 10, sync_ns: u64::MAX, bytes_per_day: None };
+    Options { max_bytes: 16 << 10, segment_bytes: 4 << 10, sync_ns: u64::MAX, bytes_per_day: None, ..SMALL };
 
 #[test]
 fn a_cut_at_every_byte_loses_nothing_that_was_synced() {

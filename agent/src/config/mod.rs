@@ -99,6 +99,15 @@ pub struct SpoolConfig {
     pub sync: Duration,
     /// Most bytes that are written in a day, from 64 KiB.
     pub bytes_per_day: Option<u64>,
+    /// How long to wait for a source of time before a clock that is only plausible is believed, from 1 s to 1 d.
+    pub clock_patience: Duration,
+}
+
+impl SpoolConfig {
+    /// [`Self::clock_patience`] in nanoseconds.
+    pub fn patience_ns(&self) -> u64 {
+        u64::try_from(self.clock_patience.as_nanos()).unwrap_or(u64::MAX)
+    }
 }
 
 /// Processes to measure: `[[target]]`.

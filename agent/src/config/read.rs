@@ -24,6 +24,7 @@ const SPOOLS: RangeInclusive<u64> = 256 << 10..=1 << 30;
 const SEGMENTS: RangeInclusive<u64> = 16 << 10..=4 << 20;
 const DAYS: RangeInclusive<u64> = 64 << 10..=1 << 30;
 const SYNCS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
+const PATIENCES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 
 /// Percent of one CPU: less than a hundredth is not measured, and more than ten CPUs are no budget.
 const COSTS: RangeInclusive<f64> = 0.01..=1000.0;
@@ -151,6 +152,7 @@ fn spool_of(mut keys: Keys<'_, '_>, agent: &AgentConfig) -> SpoolConfig {
         segment_bytes: keys.bytes("segment_bytes", SEGMENTS, "256KiB").unwrap_or(256 << 10),
         sync: keys.duration("sync", SYNCS, Duration::from_secs(60)),
         bytes_per_day: keys.bytes("bytes_per_day", DAYS, "8MiB"),
+        clock_patience: keys.duration("clock_patience", PATIENCES, Duration::from_secs(3_600)),
     };
     keys.finish();
     spool

@@ -120,6 +120,7 @@ fn every_key_of_the_spool_is_taken() {
         segment_bytes = 65536
         sync = "1s"
         bytes_per_day = "64KiB"
+        clock_patience = "60s"
         "#,
     )
     .spool;
@@ -129,6 +130,7 @@ fn every_key_of_the_spool_is_taken() {
         segment_bytes: 64 << 10,
         sync: Duration::from_secs(1),
         bytes_per_day: Some(64 << 10),
+        clock_patience: Duration::from_secs(60),
     };
     assert_eq!(spool, expected);
 }

@@ -71,8 +71,13 @@ pub struct Run {
     pub interval_ns: u64,
 }
 
-pub const SMALL: Options =
-    Options { max_bytes: 1 << 20, segment_bytes: 64 << 10, sync_ns: 0, bytes_per_day: None };
+pub const SMALL: Options = Options {
+    max_bytes: 1 << 20,
+    segment_bytes: 64 << 10,
+    sync_ns: 0,
+    bytes_per_day: None,
+    patience_ns: 3_600 * SECOND,
+};
 
 pub fn identity(number: u8) -> Identity {
     Identity { run: [number; 16], boot: [1; 16], agent: "0.1.0".to_owned() }

@@ -76,14 +76,15 @@ impl Live {
     }
 
     /// Writes a snapshot.
-    pub fn write(&mut self, shown: &Shown<'_>, spool: Option<(&Spool, &SpoolConfig)>, log: &Log) {
+    pub fn write(&mut self, shown: &Shown<'_>, spool: Option<&Spool>, config: &SpoolConfig, log: &Log) {
         let Some(writer) = &mut self.writer else { return };
         let head = &mut self.head;
         head.now = now();
-        head.epoch_ns = head.epoch_ns.or_else(|| head.now.epoch_ns(head.agent.began_ns));
+        head.epoch_ns =
+            head.epoch_ns.or_else(|| head.now.epoch_ns(head.agent.began_ns, config.patience_ns()));
         head.interval_ns = u64::try_from(shown.agent.interval.as_nanos()).unwrap_or(u64::MAX);
         head.ended = shown.ended;
-        head.own = own(shown, spool);
+        head.own = own(shown, spool.map(|spool| (spool, config)));
         if !shown.ended {
             // At the end their processes are let go of already.
             head.targets = shown.groups.iter().map(target).collect();

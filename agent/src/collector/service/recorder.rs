@@ -60,6 +60,7 @@ impl Recorder {
             segment_bytes: config.segment_bytes,
             sync_ns: u64::try_from(config.sync.as_nanos()).unwrap_or(u64::MAX),
             bytes_per_day: config.bytes_per_day,
+            patience_ns: config.patience_ns(),
         };
         let identity =
             Identity { run: uuid(RANDOM), boot: uuid(BOOT_ID), agent: env!("CARGO_PKG_VERSION").to_owned() };
@@ -155,8 +156,7 @@ impl Recorder {
 
     /// Writes the live snapshot.
     pub fn show(&mut self, shown: &Shown<'_>, log: &Log) {
-        let spool = self.spool.as_ref().map(|spool| (spool, &self.config));
-        self.live.write(shown, spool, log);
+        self.live.write(shown, self.spool.as_ref(), &self.config, log);
     }
 }
 
