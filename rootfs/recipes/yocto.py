@@ -72,6 +72,7 @@ def main(layer, arch, dist, out):
     data = parse(f"{folder}/{recipe}", stubs, layer, settings)
     for word in data.getVar("SRC_URI").split():
         name = word.removeprefix("file://")
+        os.makedirs(os.path.dirname(f"{work}/{name}"), exist_ok=True)
         bb.utils.copyfile(find(data, name), f"{work}/{name}")
     for name, sum_of_it in re.findall(r"file://(\S+);md5=(\w+)", data.getVar("LIC_FILES_CHKSUM")):
         with open(f"{work}/{name}", "rb") as file:

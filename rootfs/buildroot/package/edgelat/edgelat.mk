@@ -25,18 +25,34 @@ define EDGELAT_LINUX_CONFIG_FIXUPS
 	)
 endef
 
+ifeq ($(BR2_PACKAGE_EDGELAT_UPLOAD),y)
+define EDGELAT_INSTALL_UPLOAD
+	$(INSTALL) -D -m 0755 $(@D)/$(BR2_ARCH)/edgelat $(TARGET_DIR)/usr/sbin/edgelat-upload
+endef
+define EDGELAT_INSTALL_UPLOAD_SYSV
+	$(INSTALL) -D -m 0755 $(EDGELAT_ROOTFS)/busybox/edgelat $(TARGET_DIR)/etc/init.d/S61edgelat-upload
+endef
+define EDGELAT_INSTALL_UPLOAD_SYSTEMD
+	$(INSTALL) -D -m 0644 $(EDGELAT_ROOTFS)/systemd/edgelat-upload.service \
+		$(TARGET_DIR)/usr/lib/systemd/system/edgelat-upload.service
+endef
+endif
+
 define EDGELAT_INSTALL_TARGET_CMDS
 	$(INSTALL) -D -m 0755 $(@D)/$(BR2_ARCH)/edgelat-firmware $(TARGET_DIR)/usr/sbin/edgelat
 	$(INSTALL) -D -m 0644 $(call qstrip,$(BR2_PACKAGE_EDGELAT_CONFIG)) $(TARGET_DIR)/etc/edgelat.toml
+	$(EDGELAT_INSTALL_UPLOAD)
 endef
 
 define EDGELAT_INSTALL_INIT_SYSV
 	$(INSTALL) -D -m 0755 $(EDGELAT_ROOTFS)/busybox/edgelat $(TARGET_DIR)/etc/init.d/S60edgelat
+	$(EDGELAT_INSTALL_UPLOAD_SYSV)
 endef
 
 define EDGELAT_INSTALL_INIT_SYSTEMD
 	$(INSTALL) -D -m 0644 $(EDGELAT_ROOTFS)/systemd/edgelat.service \
 		$(TARGET_DIR)/usr/lib/systemd/system/edgelat.service
+	$(EDGELAT_INSTALL_UPLOAD_SYSTEMD)
 endef
 
 $(eval $(generic-package))
