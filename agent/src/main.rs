@@ -3,7 +3,7 @@
 //! This file only turns arguments into an exit status; the commands are in [`cli`].
 
 #![cfg_attr(
-    not(all(feature = "workstation", feature = "metrics")),
+    not(all(feature = "workstation", feature = "metrics", feature = "upload")),
     allow(dead_code, unused_imports, reason = "what only the commands use that are left out")
 )]
 #![allow(unreachable_pub, reason = "a binary has no outside; pub marks what a module offers to the others")]

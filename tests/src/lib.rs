@@ -21,6 +21,8 @@
 //! - [`session`]: runs edgelat, waits until it is armed, reads its reports;
 //! - [`service`]: runs `edgelat run` with a configuration of its own, reads its lines, and looks what it left;
 //! - [`report`]: the report and the oracle as types, the identity that must always hold, and the comparison;
+//! - [`records`]: a spool without a service, with any clock;
+//! - [`otlp`], [`receiver`]: what an upload sends, and somebody who takes it, or not;
 //! - [`machine`]: what the kernel says about the target and about what is left behind.
 //!
 //! All tests need root and say so; none skips itself. The binary under test is `EDGELAT_BIN`, or the one
@@ -34,6 +36,9 @@ use std::time::Duration;
 mod agent;
 pub mod lines;
 pub mod machine;
+pub mod otlp;
+pub mod receiver;
+pub mod records;
 pub mod report;
 pub mod service;
 pub mod session;

@@ -15,6 +15,9 @@ use crate::session::{binary, run};
 use crate::target::target;
 use crate::{Function, patience};
 
+/// A user that is nobody else here.
+pub const STRANGER: u32 = 65_534;
+
 /// Where agents run one after the other: a folder with their configuration, their state, and what they keep while they
 /// run. Nothing of it is shared with another test.
 pub struct Place {
@@ -89,6 +92,17 @@ impl Place {
         let mut command = Command::new(binary());
         command.args(arguments).arg("-c").arg(self.config());
         run(command)
+    }
+
+    /// A copy of edgelat that [`STRANGER`] may execute.
+    pub fn copy(&self) -> PathBuf {
+        let copy = self.path().join("edgelat");
+        if !copy.exists() {
+            // By another process: what this one starts meanwhile would have the file open for writing.
+            let copied = Command::new("cp").arg(binary()).arg(&copy).status().expect("cp");
+            assert!(copied.success(), "{}", copy.display());
+        }
+        copy
     }
 
     /// The process that is the agent here, as its lock says: the guard.

@@ -5,6 +5,7 @@
 //! where they are used. A histogram has both its native buckets and its classic ones; what a server takes is its to say.
 
 use edgelat_histogram::{INDEX_MIN, SCALE};
+use edgelat_protobuf::{bytes, double, number, signed};
 use edgelat_spool::Counts;
 use edgelat_spool::codec::{put, put_signed};
 
@@ -116,30 +117,4 @@ fn timestamp(out: &mut Vec<u8>, field: u64, ns: Option<u64>) {
         number(&mut message, 2, ns % 1_000_000_000 / 1_000_000 * 1_000_000);
         bytes(out, field, &message);
     }
-}
-
-// A field's number and how its value is written: <https://protobuf.dev/programming-guides/encoding/>.
-const VARINT: u64 = 0;
-const I64: u64 = 1;
-const LEN: u64 = 2;
-
-fn number(out: &mut Vec<u8>, field: u64, value: u64) {
-    put(out, field << 3 | VARINT);
-    put(out, value);
-}
-
-fn signed(out: &mut Vec<u8>, field: u64, value: i64) {
-    put(out, field << 3 | VARINT);
-    put_signed(out, value);
-}
-
-fn double(out: &mut Vec<u8>, field: u64, value: f64) {
-    put(out, field << 3 | I64);
-    out.extend(value.to_le_bytes());
-}
-
-fn bytes(out: &mut Vec<u8>, field: u64, value: &[u8]) {
-    put(out, field << 3 | LEN);
-    put(out, value.len() as u64);
-    out.extend_from_slice(value);
 }

@@ -66,7 +66,8 @@ pub fn frame(id: u64, payload: Payload<'_>) -> Vec<u8> {
     bytes
 }
 
-pub(crate) fn checksum(header: &[u8], payload: &[u8]) -> u32 {
+/// The checksum of two pieces, one behind the other.
+pub fn checksum(header: &[u8], payload: &[u8]) -> u32 {
     let mut digest = CRC.digest();
     digest.update(header);
     digest.update(payload);

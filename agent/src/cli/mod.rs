@@ -9,7 +9,7 @@
 //! | [`exit`], [`failure`] | exit statuses, and errors that know theirs |
 //! | [`guarded`] | a command in a process without rights |
 //! | [`output`] | standard output, colours, progress |
-//! | [`functions`], [`check`], [`metrics`], [`pack`], [`quarantine`], [`run`], [`spool`], [`watch`] | a command each |
+//! | [`functions`], [`check`], [`metrics`], [`pack`], [`quarantine`], [`run`], [`spool`], [`upload`], [`watch`] | a command each |
 
 pub mod check;
 #[cfg(test)]
@@ -31,6 +31,8 @@ pub mod parse;
 pub mod quarantine;
 pub mod run;
 pub mod spool;
+#[cfg(feature = "upload")]
+pub mod upload;
 pub mod usage;
 pub mod watch;
 
@@ -74,6 +76,8 @@ fn dispatch(invocation: Invocation) -> Result<Exit, Failure> {
         Invocation::Quarantine(options) => quarantine::run(&options),
         #[cfg(feature = "metrics")]
         Invocation::Metrics(options) => metrics::run(&options),
+        #[cfg(feature = "upload")]
+        Invocation::Upload(options) => upload::run(&options),
         #[cfg(any(test, feature = "generate"))]
         Invocation::Completions(shell) => print(&generate::completions(&shell)),
         #[cfg(any(test, feature = "generate"))]

@@ -110,7 +110,9 @@ pub enum Id {
     Debug,
     DebugDir,
     Dir,
+    DryRun,
     Duration,
+    Endpoint,
     Format,
     Frames,
     Image,
@@ -122,6 +124,7 @@ pub enum Id {
     NoBias,
     NoFollowForks,
     OnSignal,
+    Once,
     Output,
     Pack,
     Pid,
@@ -677,6 +680,51 @@ pub const COMMANDS: &[Command] = &[
             Example {
                 line: "edgelat metrics --textfile /var/lib/node_exporter/edgelat.prom",
                 purpose: "For node_exporter, from cron.",
+            },
+        ],
+    },
+    #[cfg(feature = "upload")]
+    Command {
+        name: "upload",
+        summary: "send what was recorded to an OpenTelemetry receiver",
+        usage: &["[-c FILE] [--endpoint URL] [--once | --dry-run]"],
+        about: &[
+            "Sends what the service recorded to a receiver of OTLP over HTTP, such as an OpenTelemetry collector or Prometheus: \
+             what is there, and then what comes, until it is told to end. It remembers how far the receiver has got, goes on from \
+             there after a power cut, and waits where there is no link. Points are cumulative, so that nothing is counted twice.",
+            "It needs no rights but to read the folder of the records and to write below the state directory. With --once the exit \
+             status is 0 when the receiver has answered for everything that can be sent, 1 when it has not, 2 when the \
+             configuration is wrong. docs/UPLOAD.md says what is sent, and what is lost when.",
+        ],
+        operands: &[],
+        trailing: None,
+        options: &[
+            Opt {
+                more: "Its table [upload] says where to send, and [spool] where the records are. It is read at the start only.",
+                ..CONFIG_FILE
+            },
+            Opt {
+                value: Some(Value { name: "URL", complete: Complete::Nothing }),
+                more: "endpoint of [upload] where it is not given. /v1/metrics is added where there is no path.",
+                ..Opt::switch(Id::Endpoint, "endpoint", "Send to URL")
+            },
+            Opt {
+                more: "A receiver that takes nothing is asked five times.",
+                ..Opt::switch(Id::Once, "once", "End when everything was sent")
+            },
+            Opt {
+                more: "Nobody is asked, and what was sent so far stays as it is.",
+                ..Opt::switch(Id::DryRun, "dry-run", "Say what would be sent, and send nothing")
+            },
+        ],
+        examples: &[
+            Example {
+                line: "edgelat upload --endpoint http://collector:4318",
+                purpose: "To a collector of OpenTelemetry.",
+            },
+            Example {
+                line: "edgelat upload --once --endpoint http://prometheus:9090/api/v1/otlp/v1/metrics",
+                purpose: "From cron, to a Prometheus that was started with its receiver.",
             },
         ],
     },

@@ -59,6 +59,9 @@ pub enum Invocation {
     /// `edgelat metrics`.
     #[cfg(feature = "metrics")]
     Metrics(MetricsOptions),
+    /// `edgelat upload`.
+    #[cfg(feature = "upload")]
+    Upload(UploadOptions),
     /// `edgelat completions`, with the word for the shell.
     #[cfg(any(test, feature = "generate"))]
     Completions(String),
@@ -144,6 +147,30 @@ pub struct MetricsOptions {
     pub interval: Option<Duration>,
     /// Bounds of classic histograms.
     pub bounds: Bounds,
+}
+
+/// What `edgelat upload` is asked to do.
+#[cfg(feature = "upload")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadOptions {
+    /// The configuration file, which says where to send and where the records are.
+    pub config: PathBuf,
+    /// Where to send; `None`: as the configuration says.
+    pub endpoint: Option<String>,
+    /// How long to go on.
+    pub mode: UploadMode,
+}
+
+/// How long `edgelat upload` goes on.
+#[cfg(feature = "upload")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UploadMode {
+    /// Until it is told to end.
+    Service,
+    /// Until everything was sent.
+    Once,
+    /// Nothing is sent.
+    DryRun,
 }
 
 /// What `edgelat functions` is asked to do.
@@ -285,6 +312,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         "quarantine" => QuarantineOptions::from_matches(matches).map(Invocation::Quarantine),
         #[cfg(feature = "metrics")]
         "metrics" => MetricsOptions::from_matches(&matches).map(Invocation::Metrics),
+        #[cfg(feature = "upload")]
+        "upload" => UploadOptions::from_matches(&matches).map(Invocation::Upload),
         #[cfg(feature = "workstation")]
         "functions" => FunctionsOptions::from_matches(matches).map(Invocation::Functions),
         #[cfg(feature = "workstation")]
@@ -601,6 +630,23 @@ impl MetricsOptions {
             .value(Id::BucketsPerOctave, String::new, |word| Bounds::per_octave(word.parse().ok()?))?;
         let config = matches.config();
         Ok(Self { config, listen, textfile, interval, bounds: bounds.unwrap_or_default() })
+    }
+}
+
+#[cfg(feature = "upload")]
+impl UploadOptions {
+    fn from_matches(matches: &Matches) -> Result<Self, UsageError> {
+        let mode = match (matches.has(Id::Once), matches.has(Id::DryRun)) {
+            (true, true) => {
+                let command = matches.command.name;
+                return Err(UsageError::OnlyFor { command, options: "--once", action: "sending" });
+            }
+            (true, false) => UploadMode::Once,
+            (false, true) => UploadMode::DryRun,
+            (false, false) => UploadMode::Service,
+        };
+        let endpoint = matches.values(Id::Endpoint).next().map(|given| matches.text(given)).transpose()?;
+        Ok(Self { config: matches.config(), endpoint: endpoint.map(str::to_owned), mode })
     }
 }
 

@@ -49,7 +49,7 @@ pub enum Problem {
         wanted: &'static str,
     },
     /// Keys before the first header.
-    #[error("stands before the first table; write it below [agent], [spool] or [[target]]")]
+    #[error("stands before the first table; write it below [agent], [spool], [upload] or [[target]]")]
     NoTable,
     /// `[agent]` a second time.
     #[error("is there already, in line {first}; write its keys there")]

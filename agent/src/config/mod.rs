@@ -1,4 +1,4 @@
-//! The configuration file of the service: TOML with the tables `[agent]` and `[spool]`, and a table `[[target]]` for each
+//! The configuration file of the service: TOML with the tables `[agent]`, `[spool]` and `[upload]`, and a table `[[target]]` for each
 //! group of processes.
 //!
 //! | module | job |
@@ -47,6 +47,9 @@ pub struct Config {
     pub agent: AgentConfig,
     /// How records are kept.
     pub spool: SpoolConfig,
+    /// Where it is sent. The service itself sends nothing.
+    #[cfg(feature = "upload")]
+    pub upload: UploadConfig,
     /// What is measured, in the order of the file; at most [`TARGETS`], and none is no mistake.
     pub targets: Vec<TargetConfig>,
 }
@@ -108,6 +111,28 @@ impl SpoolConfig {
     pub fn patience_ns(&self) -> u64 {
         u64::try_from(self.clock_patience.as_nanos()).unwrap_or(u64::MAX)
     }
+}
+
+/// Where records are sent by `edgelat upload`: `[upload]`.
+#[cfg(feature = "upload")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadConfig {
+    /// Address of the receiver; it may be named on the command line instead.
+    pub endpoint: Option<String>,
+    /// What tells this box from others; otherwise its name.
+    pub instance: Option<String>,
+    /// Time between two looks for what is new, from 1 s to 1 h.
+    pub interval: Duration,
+    /// Most time for a request and its answer, from 1 s to 5 min.
+    pub timeout: Duration,
+    /// Make requests smaller with gzip.
+    pub gzip: bool,
+    /// A file with headers. Absolute.
+    pub headers_file: Option<PathBuf>,
+    /// Certificates to trust instead of those of the system. Absolute.
+    pub ca_file: Option<PathBuf>,
+    /// The proxy, instead of what the environment says.
+    pub proxy: Option<String>,
 }
 
 /// Processes to measure: `[[target]]`.

@@ -6,6 +6,8 @@ use edgelat_guard::placement::{CollectorCpu, Sched, TargetsOn};
 use edgelat_image::Glob;
 use edgelat_image::limits::PATTERN_BYTES;
 
+#[cfg(feature = "upload")]
+use super::UploadConfig;
 use super::document::{Table, Value};
 use super::error::{Errors, Problem};
 use super::keys::{Keys, alternatives, text, whole};
@@ -25,6 +27,14 @@ const SEGMENTS: RangeInclusive<u64> = 16 << 10..=4 << 20;
 const DAYS: RangeInclusive<u64> = 64 << 10..=1 << 30;
 const SYNCS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 const PATIENCES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+
+/// Time for a request and its answer.
+#[cfg(feature = "upload")]
+const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
+
+/// How requests are made smaller.
+#[cfg(feature = "upload")]
+const COMPRESSIONS: [(&str, bool); 2] = [("gzip", true), ("none", false)];
 
 /// Percent of one CPU: less than a hundredth is not measured, and more than ten CPUs are no budget.
 const COSTS: RangeInclusive<f64> = 0.01..=1000.0;
@@ -62,6 +72,7 @@ pub(super) fn config(tables: &[Table<'_>], errors: &mut Errors) -> Config {
     }
     let mut agent = None;
     let mut spool: Option<&Table<'_>> = None;
+    let mut upload: Option<&Table<'_>> = None;
     let mut targets: Vec<(u32, TargetConfig)> = Vec::new();
     let mut elements = 0;
     for table in tables {
@@ -73,13 +84,16 @@ pub(super) fn config(tables: &[Table<'_>], errors: &mut Errors) -> Config {
                     agent = Some((table.line, agent_of(keys)));
                 }
             },
-            (Some("spool"), false) => match spool {
-                Some(Table { line: first, .. }) => {
-                    let problem = Problem::TableTwice { first: *first };
-                    errors.add_at(table.line, "spool", "", problem);
+            (Some(name @ ("spool" | "upload")), false) => {
+                let place = if name == "spool" { &mut spool } else { &mut upload };
+                match place {
+                    Some(first) => {
+                        let problem = Problem::TableTwice { first: first.line };
+                        errors.add_at(table.line, name, "", problem);
+                    }
+                    None => *place = Some(table),
                 }
-                None => spool = Some(table),
-            },
+            }
             (Some("target"), true) => {
                 elements += 1;
                 if elements == TARGETS + 1 {
@@ -102,16 +116,29 @@ pub(super) fn config(tables: &[Table<'_>], errors: &mut Errors) -> Config {
     // Behind the others: where it is depends on what [agent] says, wherever that stands.
     let (line, entries) = spool.map_or((1, &[][..]), |table| (table.line, &table.entries));
     let spool = spool_of(Keys::new(line, entries, "spool".to_owned(), errors), &agent);
-    Config { agent, spool, targets: targets.into_iter().map(|(_, target)| target).collect() }
+    // A build that cannot send leaves the table to the one that does.
+    #[cfg(feature = "upload")]
+    let upload = {
+        let (line, entries) = upload.map_or((1, &[][..]), |table| (table.line, &table.entries));
+        upload_of(Keys::new(line, entries, "upload".to_owned(), errors))
+    };
+    Config {
+        agent,
+        spool,
+        #[cfg(feature = "upload")]
+        upload,
+        targets: targets.into_iter().map(|(_, target)| target).collect(),
+    }
 }
 
 fn unknown_table(name: &str, element: bool) -> Problem {
     let given = if element { format!("[[{name}]]") } else { format!("[{name}]") };
-    let wanted = match edgelat_image::nearest(name, ["agent", "spool", "target"]).as_deref() {
+    let wanted = match edgelat_image::nearest(name, ["agent", "spool", "target", "upload"]).as_deref() {
         Some("agent") => "[agent]",
         Some("spool") => "[spool]",
+        Some("upload") => "[upload]",
         Some("target") => "[[target]]",
-        _ => "[agent], [spool] or [[target]]",
+        _ => "[agent], [spool], [upload] or [[target]]",
     };
     Problem::UnknownTable { given, wanted }
 }
@@ -156,6 +183,30 @@ fn spool_of(mut keys: Keys<'_, '_>, agent: &AgentConfig) -> SpoolConfig {
     };
     keys.finish();
     spool
+}
+
+#[cfg(feature = "upload")]
+fn upload_of(mut keys: Keys<'_, '_>) -> UploadConfig {
+    const ENDPOINT: &str = "the address of a receiver, such as \"http://collector:4318/v1/metrics\"";
+    const INSTANCE: &str = "a name that no other box has, such as \"shop-17\"";
+    let address = |text: &str| ["http://", "https://"].iter().any(|scheme| text.starts_with(scheme));
+    let upload = UploadConfig {
+        endpoint: keys
+            .get("endpoint", ENDPOINT, |value| text(value).filter(|text| address(text)).map(str::to_owned)),
+        instance: keys.get("instance", INSTANCE, |value| {
+            text(value).filter(|text| !text.is_empty()).map(str::to_owned)
+        }),
+        interval: keys.duration("interval", INTERVALS, Duration::from_secs(60)),
+        timeout: keys.duration("timeout", TIMEOUTS, Duration::from_secs(30)),
+        gzip: keys.word("compression", &COMPRESSIONS).unwrap_or(COMPRESSIONS[0].1),
+        headers_file: keys.path_if("headers_file", "/etc/edgelat/headers"),
+        ca_file: keys.path_if("ca_file", "/etc/edgelat/ca.pem"),
+        proxy: keys.get("proxy", "the address of a proxy, such as \"http://proxy:3128\"", |value| {
+            text(value).filter(|text| address(text)).map(str::to_owned)
+        }),
+    };
+    keys.finish();
+    upload
 }
 
 fn collector_cpu(keys: &mut Keys<'_, '_>) -> Option<CollectorCpu> {

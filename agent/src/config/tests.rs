@@ -142,6 +142,51 @@ fn a_spool_without_a_place_is_in_the_state_directory_wherever_that_is_named() {
     assert_eq!(parsed(text).spool.dir, Path::new("/data/spool"));
 }
 
+#[cfg(feature = "upload")]
+#[test]
+fn every_key_of_the_upload_is_taken() {
+    let upload = parsed(
+        r#"
+        [upload]
+        endpoint = "https://collector:4318"
+        instance = "shop-17"
+        interval = "5min"
+        timeout = "10s"
+        compression = "none"
+        headers_file = "/etc/edgelat/headers"
+        ca_file = "/etc/edgelat/ca.pem"
+        proxy = "http://proxy:3128"
+        "#,
+    )
+    .upload;
+    let expected = UploadConfig {
+        endpoint: Some("https://collector:4318".to_owned()),
+        instance: Some("shop-17".to_owned()),
+        interval: Duration::from_secs(300),
+        timeout: Duration::from_secs(10),
+        gzip: false,
+        headers_file: Some("/etc/edgelat/headers".into()),
+        ca_file: Some("/etc/edgelat/ca.pem".into()),
+        proxy: Some("http://proxy:3128".to_owned()),
+    };
+    assert_eq!(upload, expected);
+    let usual = parsed("").upload;
+    assert_eq!((usual.endpoint, usual.gzip), (None, true));
+    assert_eq!((usual.interval, usual.timeout), (Duration::from_secs(60), Duration::from_secs(30)));
+    for (line, word) in [
+        ("endpoint = \"collector:4318\"", "the address of a receiver"),
+        ("instance = \"\"", "a name that no other box has"),
+        ("compression = \"zstd\"", "\"gzip\" or \"none\""),
+        ("headers_file = \"headers\"", "an absolute path"),
+        ("proxy = \"socks5://proxy\"", "the address of a proxy"),
+        ("endpont = \"http://a\"", "did you mean endpoint?"),
+    ] {
+        let said = wrong(&format!("[upload]\n{line}\n"));
+        assert!(said.len() == 1 && said[0].contains(word), "{said:?}");
+    }
+    assert_eq!(wrong("[upload]\n[upload]\n").len(), 1);
+}
+
 #[test]
 fn every_key_of_a_target_is_taken() {
     let config = parsed(
@@ -377,15 +422,25 @@ fn what_nobody_knows_is_answered_with_the_nearest() {
     assert_eq!(wrong("[target]\n"), [":1: there is no table [target]; write [[target]]"]);
     assert_eq!(wrong("[[agent]]\n"), [":1: there is no table [[agent]]; write [agent]"]);
     assert_eq!(wrong("[[spool]]\n"), [":1: there is no table [[spool]]; write [spool]"]);
-    assert_eq!(wrong("[upload]\n"), [":1: there is no table [upload]; write [agent], [spool] or [[target]]"]);
-    assert_eq!(wrong("[\"\"]\n"), [":1: there is no table []; write [agent], [spool] or [[target]]"]);
+    assert_eq!(
+        wrong("[downlink]\n"),
+        [":1: there is no table [downlink]; write [agent], [spool], [upload] or [[target]]"]
+    );
+    assert_eq!(
+        wrong("[\"\"]\n"),
+        [":1: there is no table []; write [agent], [spool], [upload] or [[target]]"]
+    );
     assert_eq!(
         wrong("interval = \"1s\"\n"),
-        [":1: interval: stands before the first table; write it below [agent], [spool] or [[target]]"]
+        [
+            ":1: interval: stands before the first table; write it below [agent], [spool], [upload] or [[target]]"
+        ]
     );
     assert_eq!(
         wrong("agent.interval = \"1s\"\n"),
-        [":1: agent.interval: stands before the first table; write it below [agent], [spool] or [[target]]"]
+        [
+            ":1: agent.interval: stands before the first table; write it below [agent], [spool], [upload] or [[target]]"
+        ]
     );
 }
 

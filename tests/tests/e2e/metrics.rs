@@ -1,147 +1,52 @@
 //! `edgelat metrics`, and a Prometheus of Debian that scrapes it: what it computes of our histograms is what we say.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use edgelat_tests::lines::Lines;
 use edgelat_tests::machine::{TempDir, Turn, eventually};
 use edgelat_tests::report::bucket_of_ns;
-use edgelat_tests::service::{Place, measure};
-use edgelat_tests::session::binary;
+use edgelat_tests::service::{Place, STRANGER, measure};
 use edgelat_tests::{Function, patience};
 use serde_json::Value;
 
+use crate::servers::{Server, get, project, tool_chain};
 use crate::service::{exe, start};
 
-/// A user that is nobody else here.
-const STRANGER: u32 = 65_534;
-
-fn project() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+/// `edgelat metrics` on a port that the kernel chooses, as a user without any right.
+fn metrics_of(place: &Place) -> Server {
+    let mut command = Command::new(place.copy());
+    command
+        .args(["metrics", "--listen", "127.0.0.1:0", "-c"])
+        .arg(place.config())
+        .uid(STRANGER)
+        .gid(STRANGER);
+    Server::that_says(command, |line| {
+        let address = line.strip_prefix("edgelat: metrics on http://127.0.0.1:")?;
+        address.strip_suffix("/metrics")?.parse().ok()
+    })
 }
 
-/// The programs of a Prometheus that tests/toolchains.txt lists.
-fn programs(version: &str) -> PathBuf {
-    let output =
-        Command::new(project().join("tests/toolchain")).args(["prometheus", version]).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim()).join("usr/bin")
-}
-
-/// A server that a test started. It ends with it.
-struct Server {
-    child: Child,
-    port: u16,
-    _lines: Lines,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Server {
-    /// `edgelat metrics` on a port that the kernel chooses, as a user without any right.
-    fn metrics(place: &Place) -> Self {
-        // Where this user may execute it.
-        let copy = place.path().join("edgelat");
-        if !copy.exists() {
-            // By another process: what this one starts meanwhile would have the file open for writing.
-            assert!(Command::new("cp").arg(binary()).arg(&copy).status().unwrap().success());
-        }
-        let mut child = Command::new(copy)
-            .args(["metrics", "--listen", "127.0.0.1:0", "-c"])
-            .arg(place.config())
-            .uid(STRANGER)
-            .gid(STRANGER)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = Lines::of(child.stderr.take().unwrap());
-        let port = lines.wait(0, patience(), |line| {
-            let address = line.strip_prefix("edgelat: metrics on http://127.0.0.1:")?;
-            address.strip_suffix("/metrics")?.parse().ok()
-        });
-        let port = port.unwrap_or_else(|| panic!("it does not answer: {}", lines.text())).1;
-        Self { child, port, _lines: lines }
-    }
-
-    /// A Prometheus that scrapes it in each of the formats.
-    fn prometheus(version: &str, folder: &Path, of: u16) -> Self {
-        let job = |name: &str, more: &str| {
-            format!("- job_name: {name}\n  static_configs: [{{targets: ['127.0.0.1:{of}']}}]\n{more}")
-        };
-        // What keeps the classic buckets of a native histogram was called otherwise before 3.0.
-        let both = if version.starts_with('2') { "scrape" } else { "always_scrape" };
-        let config = [
-            "global: {scrape_interval: 1s}\nscrape_configs:\n".to_owned(),
-            job("text", "  scrape_protocols: [PrometheusText0.0.4]\n"),
-            job("openmetrics", "  scrape_protocols: [OpenMetricsText1.0.0]\n"),
-            job(
-                "protobuf",
-                &format!("  scrape_protocols: [PrometheusProto]\n  {both}_classic_histograms: true\n"),
-            ),
-        ];
-        std::fs::write(folder.join("prometheus.yml"), config.concat()).unwrap();
-        // A port that was free a moment ago.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut child = Command::new(programs(version).join("prometheus"))
-            .arg("--config.file=prometheus.yml")
-            .arg("--storage.tsdb.path=data")
-            .arg("--enable-feature=native-histograms")
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .current_dir(folder)
-            .stderr(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let lines = Lines::of(child.stderr.take().unwrap());
-        let ready = || get(port, "/-/ready", "*/*").is_some_and(|(status, _)| status == 200);
-        assert!(eventually(patience(), ready), "{}", lines.text());
-        Self { child, port, _lines: lines }
-    }
-
-    /// The samples that a query gives: labels and value.
-    fn query(&self, query: &str) -> Vec<(Value, f64)> {
-        let encoded: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        let path = format!("/api/v1/query?query={encoded}");
-        let (status, body) = get(self.port, &path, "application/json").unwrap();
-        let answer: Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!((status, answer["status"].as_str()), (200, Some("success")), "{query}: {answer}");
-        let samples = answer["data"]["result"].as_array().unwrap().iter();
-        let value =
-            |sample: &Value| sample["value"][1].as_str().map_or(f64::NAN, |text| text.parse().unwrap());
-        samples.map(|sample| (sample["metric"].clone(), value(sample))).collect()
-    }
-
-    /// The only sample that a query gives.
-    fn number(&self, query: &str) -> Option<f64> {
-        match self.query(query).as_slice() {
-            [(_, value)] => Some(*value),
-            [] => None,
-            more => panic!("{query}: {more:?}"),
-        }
-    }
-}
-
-/// Status and body of a page.
-fn get(port: u16, path: &str, accept: &str) -> Option<(u16, Vec<u8>)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(patience())).unwrap();
-    write!(stream, "GET {path} HTTP/1.0\r\nAccept: {accept}\r\n\r\n").ok()?;
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).ok()?;
-    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
-    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some((status, bytes.split_off(end + 4)))
+/// A Prometheus that scrapes it in each of the formats.
+fn prometheus(version: &str, folder: &Path, of: u16) -> Server {
+    let job = |name: &str, more: &str| {
+        format!("- job_name: {name}\n  static_configs: [{{targets: ['127.0.0.1:{of}']}}]\n{more}")
+    };
+    // What keeps the classic buckets of a native histogram was called otherwise before 3.0.
+    let both = if version.starts_with('2') { "scrape" } else { "always_scrape" };
+    let config = [
+        "global: {scrape_interval: 1s}\nscrape_configs:\n".to_owned(),
+        job("text", "  scrape_protocols: [PrometheusText0.0.4]\n"),
+        job("openmetrics", "  scrape_protocols: [OpenMetricsText1.0.0]\n"),
+        job(
+            "protobuf",
+            &format!("  scrape_protocols: [PrometheusProto]\n  {both}_classic_histograms: true\n"),
+        ),
+    ];
+    Server::prometheus(version, folder, &config.concat(), &["--enable-feature=native-histograms"])
 }
 
 /// The metrics as text.
@@ -153,7 +58,7 @@ fn text_of(port: u16) -> String {
 
 /// `promtool` with something to read; its output and whether it is content.
 fn promtool(version: &str, arguments: &[&str], folder: &Path, input: &str) -> (bool, String) {
-    let mut child = Command::new(programs(version).join("promtool"))
+    let mut child = Command::new(tool_chain("prometheus", version).join("usr/bin/promtool"))
         .args(arguments)
         .current_dir(folder)
         .stdin(Stdio::piped())
@@ -234,9 +139,9 @@ fn prometheus_computes_what_we_say(version: &str) {
     let mut target = start(&program, &["--calls", "400", "--room", "10000"]);
     let pid = target.pid();
     let service = place.start();
-    let metrics = Server::metrics(&place);
+    let metrics = metrics_of(&place);
     let folder = TempDir::new();
-    let prometheus = Server::prometheus(version, folder.path(), metrics.port);
+    let prometheus = prometheus(version, folder.path(), metrics.port);
     target.go();
     let oracle = target.end();
     let told = service.ends(pid);
@@ -283,7 +188,7 @@ fn metrics_go_on_over_the_processes_of_a_target_and_say_when_the_service_does_no
     let place = Place::new();
     let program = place.program("plain", "plain");
     place.configure("", &[measure("it", &exe(&program), &["work"], "")]);
-    let metrics = Server::metrics(&place);
+    let metrics = metrics_of(&place);
     let sample = |name: &str| {
         let text = text_of(metrics.port);
         let line = text.lines().find(|line| line.starts_with(name))?;

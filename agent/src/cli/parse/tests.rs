@@ -465,3 +465,20 @@ fn metrics_answers_or_writes_a_file_and_not_both() {
         assert!(error.contains(said), "{line}: {error}");
     }
 }
+
+#[cfg(feature = "upload")]
+#[test]
+fn an_upload_goes_on_or_is_one_or_only_says_what_it_would_be() {
+    let upload = |line: &str| match parse(line.split(' ').map(OsString::from)) {
+        Ok(Invocation::Upload(options)) => Ok(options),
+        Ok(_) => panic!("{line}"),
+        Err(error) => Err(error.to_string()),
+    };
+    let usual = UploadOptions { config: CONFIG.into(), endpoint: None, mode: UploadMode::Service };
+    assert_eq!(upload("upload"), Ok(usual.clone()));
+    let once =
+        UploadOptions { config: "/x".into(), endpoint: Some("http://a".into()), mode: UploadMode::Once };
+    assert_eq!(upload("upload -c /x --once --endpoint http://a"), Ok(once));
+    assert_eq!(upload("upload --dry-run"), Ok(UploadOptions { mode: UploadMode::DryRun, ..usual }));
+    assert!(upload("upload --dry-run --once").unwrap_err().contains("only sending takes --once"));
+}

@@ -7,7 +7,7 @@
 //! The loop sleeps until one of three things happens: a signal, an event of the guard, the next report.
 
 mod screen;
-mod signals;
+pub(super) mod signals;
 
 use std::fmt;
 use std::io::{self, Write};

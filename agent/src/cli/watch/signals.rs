@@ -1,11 +1,11 @@
-//! Signals that ask the watch to end.
+//! Signals that ask a command to end.
 
 use std::io;
 use std::os::unix::net::UnixStream;
 
 /// INT, TERM and HUP become readable on a socket instead of killing us with probes attached. Those that whoever started
 /// us made us ignore stay ignored: `nohup edgelat watch ... &` is to outlive its terminal.
-pub(super) fn catch() -> io::Result<UnixStream> {
+pub(in crate::cli) fn catch() -> io::Result<UnixStream> {
     let (read, write) = UnixStream::pair()?;
     let ignored = ignored_signals(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());
     for signal in [nix::libc::SIGINT, nix::libc::SIGTERM, nix::libc::SIGHUP] {

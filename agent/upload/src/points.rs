@@ -1,0 +1,158 @@
+//! From an interval to the points of a request.
+//!
+//! A figure has a point in each interval in which it changed. Those that stay the same have one a minute nevertheless: Prometheus
+//! forgets a series of which it hears nothing for five. A stream that has done nothing for an hour and that no call is in is left
+//! alone; its next call brings it back.
+
+use std::collections::BTreeMap;
+
+use edgelat_spool::{Checkpoint, Counts, Interval, LOSSES, Stream};
+
+use crate::otlp::{
+    Attributes, BIAS, CALLS, ENDED_INSIDE, INSIDE, LOST, Number, Request, Span, UNCOVERED, UNMATCHED,
+};
+
+/// Time after which all figures of a stream are sent again.
+pub const HEARTBEAT_NS: u64 = 60 * 1_000_000_000;
+
+/// Time after which a stream that does nothing is not sent any more: what `edgelat metrics` has too.
+pub const FORGOTTEN_NS: u64 = 3_600 * 1_000_000_000;
+
+/// Place in [`LOSSES`] of calls that were inside when their process ended. It can become less: see docs/METRICS.md.
+const ENDED_INSIDE_LOSS: usize = 2;
+
+/// A stream that was sent.
+#[derive(Debug)]
+struct Known {
+    attributes: Attributes,
+    /// When all of its figures were sent last, in nanoseconds since boot.
+    sent_ns: Option<u64>,
+    /// When it did something last.
+    active_ns: u64,
+}
+
+/// What of a stream is to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All figures.
+    All,
+    /// Those that changed.
+    Changed,
+}
+
+/// The streams of a run, with what was sent of each.
+#[derive(Debug, Default)]
+pub struct Streams(BTreeMap<u32, Known>);
+
+/// The stream of a number. They are numbered in the order in which they came.
+fn stream(state: &Checkpoint, id: u32) -> Option<&Stream> {
+    let place = (id as usize).wrapping_sub(1);
+    let there = state.streams.get(place).filter(|stream| stream.id == id);
+    there.or_else(|| state.streams.iter().find(|stream| stream.id == id))
+}
+
+/// What a stream has counted.
+fn row(rows: &[(u32, Counts)], id: u32) -> Option<&Counts> {
+    let place = rows.binary_search_by_key(&id, |row| row.0).ok()?;
+    rows.get(place).map(|row| &row.1)
+}
+
+impl Streams {
+    /// Which streams have something to be sent at the end of an interval, `state` being what there is after it.
+    pub fn due(&mut self, interval: &Interval, state: &Checkpoint) -> Vec<(u32, Part)> {
+        let now_ns = interval.end.boot_ns;
+        let mut due = Vec::new();
+        for stream in &state.streams {
+            let changed = row(&interval.rows, stream.id).is_some();
+            let known = self.0.entry(stream.id).or_insert_with(|| Known {
+                attributes: attributes(stream),
+                sent_ns: None,
+                active_ns: now_ns,
+            });
+            if changed {
+                known.active_ns = now_ns;
+            }
+            let beats = known.sent_ns.is_none_or(|sent_ns| now_ns.saturating_sub(sent_ns) >= HEARTBEAT_NS);
+            let inside = row(&state.rows, stream.id).is_some_and(|counts| counts.in_flight > 0);
+            let forgotten = !inside && now_ns.saturating_sub(known.active_ns) > FORGOTTEN_NS;
+            match (beats && !forgotten, changed) {
+                (true, _) => due.push((stream.id, Part::All)),
+                (false, true) => due.push((stream.id, Part::Changed)),
+                (false, false) => {}
+            }
+        }
+        due
+    }
+
+    /// Adds the points of a stream.
+    pub fn add(
+        &mut self,
+        request: &mut Request,
+        id: u32,
+        part: Part,
+        interval: &Interval,
+        state: &Checkpoint,
+        span: &dyn Fn(u64) -> Span,
+    ) {
+        let (Some(stream), Some(known)) = (stream(state, id), self.0.get_mut(&id)) else { return };
+        let (nothing, all) = (Counts::default(), part == Part::All);
+        let totals = row(&state.rows, id).unwrap_or(&nothing);
+        let did = row(&interval.rows, id).unwrap_or(&nothing);
+        let (span, attributes) = (span(stream.since_ns), &known.attributes);
+        if all || did.zero > 0 || !did.buckets.is_empty() {
+            request.histogram(attributes, span, totals);
+        }
+        let whole = |number: i64| Number::Whole(number.max(0));
+        let mut number = |metric, changed: bool, attributes: &Attributes, value| {
+            if all || changed {
+                request.number(metric, attributes, span, value);
+            }
+        };
+        number(CALLS, did.entries > 0, attributes, whole(totals.entries as i64));
+        number(INSIDE, did.in_flight != 0, attributes, whole(totals.in_flight));
+        for (place, reason) in LOSSES.into_iter().enumerate() {
+            let (changed, lost) = (did.lost[place] != 0, whole(totals.lost[place]));
+            match place {
+                ENDED_INSIDE_LOSS => number(ENDED_INSIDE, changed, attributes, lost),
+                _ if all || changed => number(LOST, changed, &attributes.with("reason", reason), lost),
+                _ => {}
+            }
+        }
+        number(UNMATCHED, did.unmatched > 0, attributes, whole(totals.unmatched as i64));
+        if let Some(ns) = stream.bias_ns {
+            number(BIAS, false, attributes, Number::Seconds(ns));
+        }
+        if all {
+            known.sent_ns = Some(interval.end.boot_ns);
+        }
+    }
+
+    /// Some of what was sent was not taken, and nobody knows of which stream: all figures are sent next.
+    pub fn unsent(&mut self) {
+        self.0.values_mut().for_each(|known| known.sent_ns = None);
+    }
+}
+
+/// Adds for how long targets were not measured in an interval.
+pub fn uncovered(request: &mut Request, interval: &Interval, time_ns: u64) {
+    for uncovered in &interval.uncovered {
+        let attributes = Attributes::of([("target", &*uncovered.target), ("reason", &uncovered.reason)]);
+        let span = Span { start_ns: 0, time_ns };
+        request.number(UNCOVERED, &attributes, span, Number::Seconds(uncovered.time_ns));
+    }
+}
+
+fn attributes(stream: &Stream) -> Attributes {
+    let build_id: String = stream.build_id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut attributes = Attributes::of([
+        ("target", &*stream.target),
+        ("function", &stream.function),
+        ("image", &stream.image),
+        ("build_id", &build_id),
+        ("language", &stream.language),
+    ]);
+    if stream.line > 0 {
+        attributes.number("line", stream.line.into());
+    }
+    attributes
+}

@@ -1,0 +1,188 @@
+//! What an answer means, and when to try again: the rules of the OTLP specification (OTLP/HTTP, *Failures*), as functions that
+//! know no clock and no network.
+
+use std::time::{Duration, SystemTime};
+
+use crate::otlp::{self, Partial, readable};
+
+/// Longest that a receiver can ask us to wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3_600);
+
+/// What became of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// It was taken, all but the points of which it says otherwise. Those are not sent again.
+    Taken(Partial),
+    /// It was refused for what is in it, and would be again.
+    Refused {
+        /// Status of HTTP.
+        status: u16,
+        /// What the receiver says.
+        message: String,
+    },
+    /// It is too much at once.
+    TooLarge,
+    /// It was refused for who sent it, or where: whatever is sent would be, until somebody changes something here or there.
+    Barred {
+        /// Status of HTTP.
+        status: u16,
+        /// What to look at.
+        message: String,
+    },
+    /// It was not taken, and should be sent again later.
+    Later {
+        /// Why.
+        reason: String,
+        /// Not before this time has passed, where the receiver says so.
+        after: Option<Duration>,
+    },
+}
+
+/// Understands the answer to a request.
+///
+/// Only 429, 502, 503 and 504 are retried, as the specification has it. What has nothing to do with what was sent (a password
+/// that is wrong, a path that is not there) is no reason either to give up the intervals that were sent: they stay.
+pub fn judge(status: u16, retry_after: Option<&str>, body: &[u8], now: SystemTime) -> Answer {
+    let message = || readable(body);
+    match status {
+        // What is no response of OTLP is one of a receiver that says nothing.
+        200..=299 => Answer::Taken(otlp::response(body).unwrap_or_default()),
+        429 | 502 | 503 | 504 => Answer::Later {
+            reason: format!("status {status}"),
+            after: retry_after.and_then(|text| wait(text, now)),
+        },
+        413 => Answer::TooLarge,
+        300..=399 => {
+            Answer::Barred { status, message: "the receiver is elsewhere; correct `endpoint`".to_owned() }
+        }
+        401 | 403 => Answer::Barred {
+            status,
+            message: format!("the receiver does not let us in; look at `headers_file`: {}", message()),
+        },
+        404 | 405 => Answer::Barred {
+            status,
+            message: format!("this is no address that takes metrics; look at `endpoint`: {}", message()),
+        },
+        407 => Answer::Barred {
+            status,
+            message: "the proxy does not let us through; look at `proxy`".to_owned(),
+        },
+        _ => Answer::Refused { status, message: message() },
+    }
+}
+
+/// The value of `Retry-After` (RFC 9110, 10.2.3): seconds or a date.
+pub fn wait(text: &str, now: SystemTime) -> Option<Duration> {
+    let text = text.trim();
+    let time = match text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
+        // More digits than fit are a long time too.
+        true => Duration::from_secs(text.parse().unwrap_or(u64::MAX)),
+        // A date that has passed is now.
+        false => httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default(),
+    };
+    Some(time.min(LONGEST_WAIT))
+}
+
+/// How long is waited between tries: twice as long each time, up to a bound, and by chance up to half of it less, so that a
+/// thousand boxes do not come back at the same moment.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    first: Duration,
+    most: Duration,
+    tries: u32,
+}
+
+impl Backoff {
+    /// From `first` to `most`.
+    pub fn new(first: Duration, most: Duration) -> Self {
+        Self { first, most: most.max(first), tries: 0 }
+    }
+
+    /// It worked.
+    pub fn reset(&mut self) {
+        self.tries = 0;
+    }
+
+    /// Time to the next try, after another one that failed. `chance` is any number; `asked` is what the receiver asked for, than
+    /// which it is never less.
+    pub fn next(&mut self, chance: u64, asked: Option<Duration>) -> Duration {
+        let whole = self.first.saturating_mul(1 << self.tries.min(20)).min(self.most);
+        self.tries = self.tries.saturating_add(1);
+        let half = whole / 2;
+        let part = half.mul_f64((chance % 1_000) as f64 / 1_000.0);
+        asked.unwrap_or_default().max(whole - part)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> SystemTime {
+        // 1994-11-06 08:49:37, the date of the RFC.
+        SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777)
+    }
+
+    #[test]
+    fn only_what_the_specification_names_is_sent_again() {
+        for status in 200..=599 {
+            let answer = judge(status, None, b"", now());
+            let later = matches!(answer, Answer::Later { .. });
+            assert_eq!(later, [429, 502, 503, 504].contains(&status), "{status}");
+            assert_eq!(matches!(answer, Answer::Taken(_)), status < 300, "{status}");
+            let barred = matches!(answer, Answer::Barred { .. });
+            assert_eq!(barred, (300..400).contains(&status) || [401, 403, 404, 405, 407].contains(&status));
+        }
+    }
+
+    #[test]
+    fn a_receiver_is_given_the_time_that_it_asks_for() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        for (text, expected) in [
+            ("0", seconds(0)),
+            (" 120 ", seconds(120)),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", seconds(60)),
+            ("Sunday, 06-Nov-94 08:49:47 GMT", seconds(10)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", seconds(0)),
+            ("Sat, 06 Nov 2094 08:00:00 GMT", Some(LONGEST_WAIT)),
+            ("99999999999999999999999", Some(LONGEST_WAIT)),
+            ("-1", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(wait(text, now()), expected, "{text}");
+        }
+        let answer = judge(429, Some("7"), b"", now());
+        assert!(matches!(answer, Answer::Later { after: Some(after), .. } if after.as_secs() == 7));
+    }
+
+    #[test]
+    fn what_was_not_taken_of_a_request_is_said_once_and_not_sent_again() {
+        let response = b"\x0a\x12\x08\x03\x12\x0eout of\nbounds!";
+        let Answer::Taken(partial) = judge(200, None, response, now()) else { panic!() };
+        assert_eq!(partial, Partial { rejected: 3, message: "out of bounds!".to_owned() });
+        assert_eq!(judge(200, None, b"<html>", now()), Answer::Taken(Partial::default()));
+        // Less than none.
+        let negative = b"\x0a\x0b\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01";
+        assert_eq!(judge(200, None, negative, now()), Answer::Taken(Partial::default()));
+    }
+
+    #[test]
+    fn tries_are_ever_further_apart_up_to_a_bound_and_no_sooner_than_asked() {
+        let (first, most) = (Duration::from_secs(1), Duration::from_secs(300));
+        for chance in [0, 499, 999, u64::MAX] {
+            let mut backoff = Backoff::new(first, most);
+            let mut sum = Duration::ZERO;
+            for number in 0..100u32 {
+                let whole = first.saturating_mul(1 << number.min(20)).min(most);
+                let next = backoff.next(chance, None);
+                assert!(next <= whole && next >= whole / 2, "{next:?} of {whole:?}");
+                sum += next;
+            }
+            assert!(sum >= most * 45, "an hour has no more than a few dozen tries: {sum:?}");
+            assert_eq!(backoff.next(chance, Some(most * 3)), most * 3);
+            backoff.reset();
+            assert!(backoff.next(chance, None) <= first);
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! What comes from a receiver, and the file in which it is kept how far it has got. The checksum of the file is put right first: it
+//! keeps accidents out, and here is somebody who means it.
+#![no_main]
+
+use std::time::{Duration, SystemTime};
+
+use edgelat_upload::otlp::{MESSAGE_BYTES, response};
+use edgelat_upload::retry::{judge, wait};
+use edgelat_upload::{Answer, Cursor};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(partial) = response(bytes) {
+        // What is not UTF-8 is replaced by what has three bytes.
+        assert!(partial.message.len() <= 3 * MESSAGE_BYTES);
+        assert!(!partial.message.contains(char::is_control), "it is one line");
+    }
+    let text = String::from_utf8_lossy(bytes);
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    if let Some(time) = wait(&text, now) {
+        assert!(time <= Duration::from_secs(24 * 3_600));
+    }
+    for status in [200, 400, 429] {
+        let answer = judge(status, Some(&text), bytes, now);
+        assert_eq!(matches!(answer, Answer::Taken(_)), status == 200);
+    }
+    let file = format!("edgelat upload 1\n{text}");
+    let sum = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI).checksum(file.as_bytes());
+    let file = format!("{file}crc32c {sum:08x}\n");
+    if let Some(cursor) = Cursor::decode(&file, "http://a") {
+        let again = cursor.encode("http://a");
+        assert_eq!(Cursor::decode(&again, "http://a"), Some(cursor), "what was read can be written");
+    }
+});

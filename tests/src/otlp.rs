@@ -1,0 +1,195 @@
+//! Reads what an upload sends (opentelemetry-proto, metrics/v1/metrics.proto), and keeps the books about it.
+
+use std::collections::BTreeMap;
+
+use edgelat_protobuf::{Fields, Value, packed, unsigned_as_signed};
+
+/// Names with values.
+pub type Labels = BTreeMap<String, String>;
+
+/// A value of a point.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Figure {
+    /// A number.
+    Number(f64),
+    /// A histogram: its count, its sum in seconds, its zero count, and its occupied buckets.
+    Histogram {
+        /// Values.
+        count: u64,
+        /// Of all of them.
+        sum: f64,
+        /// Those that count as zero.
+        zero: u64,
+        /// Index and count.
+        buckets: Vec<(i32, u64)>,
+    },
+}
+
+/// A point.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Point {
+    /// What it is from.
+    pub resource: Labels,
+    /// Name of its metric.
+    pub metric: String,
+    /// Its attributes.
+    pub attributes: Labels,
+    /// Since when it counts, in nanoseconds since 1970; 0 where that is not said.
+    pub start_ns: u64,
+    /// When it was.
+    pub time_ns: u64,
+    /// What it says.
+    pub figure: Figure,
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("text")
+}
+
+fn fields(message: &[u8]) -> impl Iterator<Item = (u64, Value<'_>)> {
+    Fields::of(message).map(|field| field.expect("a message of protobuf"))
+}
+
+/// The messages in a field.
+fn messages(message: &[u8], number: u64) -> impl Iterator<Item = &[u8]> {
+    fields(message).filter_map(move |field| match field {
+        (found, Value::Bytes(inner)) if found == number => Some(inner),
+        _ => None,
+    })
+}
+
+/// `KeyValue`s in a field.
+fn labels(message: &[u8], number: u64) -> Labels {
+    let pairs = messages(message, number).map(|pair| {
+        let name = messages(pair, 1).next().map(text).expect("a key");
+        let any = messages(pair, 2).next().expect("a value");
+        let value = match fields(any).next() {
+            Some((1, Value::Bytes(value))) => text(value),
+            Some((3, Value::Number(value))) => value.to_string(),
+            other => panic!("{name}: {other:?}"),
+        };
+        (name, value)
+    });
+    pairs.collect()
+}
+
+/// The points of an `ExportMetricsServiceRequest`. What is sent must be right in itself: temporality, counts that add up.
+pub fn points(request: &[u8]) -> Vec<Point> {
+    let mut points = Vec::new();
+    for of_resource in messages(request, 1) {
+        let resource =
+            messages(of_resource, 1).map(|resource| labels(resource, 1)).next().expect("a resource");
+        for of_scope in messages(of_resource, 2) {
+            let scope = messages(of_scope, 1).next().expect("a scope");
+            assert_eq!(messages(scope, 1).next().map(text).as_deref(), Some("edgelat"));
+            for metric in messages(of_scope, 2) {
+                let name = messages(metric, 1).next().map(text).expect("a name");
+                let (kind, data) = fields(metric)
+                    .find_map(|field| match field {
+                        (kind @ (5 | 7 | 10), Value::Bytes(data)) => Some((kind, data)),
+                        _ => None,
+                    })
+                    .expect("data");
+                let cumulative = fields(data).any(|field| field == (2, Value::Number(2)));
+                assert_eq!(cumulative, kind != 5, "{name}: what counts is cumulative");
+                assert_eq!(fields(data).any(|field| field == (3, Value::Number(1))), kind == 7, "{name}");
+                for point in messages(data, 1) {
+                    let fixed = |number| {
+                        fields(point)
+                            .find_map(|field| match field {
+                                (found, Value::Fixed(value)) if found == number => Some(value),
+                                _ => None,
+                            })
+                            .unwrap_or(0)
+                    };
+                    points.push(Point {
+                        resource: resource.clone(),
+                        metric: name.clone(),
+                        attributes: labels(point, if kind == 10 { 1 } else { 7 }),
+                        start_ns: fixed(2),
+                        time_ns: fixed(3),
+                        figure: if kind == 10 { histogram(point, &fixed) } else { number(point) },
+                    });
+                }
+            }
+        }
+    }
+    points
+}
+
+fn number(point: &[u8]) -> Figure {
+    let value = fields(point).find_map(|field| match field {
+        (4, Value::Fixed(bits)) => Some(f64::from_bits(bits)),
+        (6, Value::Fixed(number)) => Some(number as i64 as f64),
+        _ => None,
+    });
+    Figure::Number(value.expect("a value"))
+}
+
+fn histogram(point: &[u8], fixed: &dyn Fn(u64) -> u64) -> Figure {
+    assert!(fields(point).any(|field| field == (6, Value::Number(6))), "scale 3, zig-zag");
+    assert_eq!(f64::from_bits(fixed(14)), (-24f64).exp2(), "the zero threshold");
+    let mut buckets = Vec::new();
+    for positive in messages(point, 8) {
+        let offset = fields(positive).find_map(|field| match field {
+            (1, Value::Number(offset)) => Some(unsigned_as_signed(offset) as i32),
+            _ => None,
+        });
+        let counts = messages(positive, 2).next().map(packed).expect("counts").expect("numbers");
+        buckets = (offset.unwrap_or(0)..).zip(counts).filter(|(_, count)| *count > 0).collect();
+    }
+    let (count, zero) = (fixed(4), fixed(7));
+    let sum = buckets.iter().map(|(_, count)| count).sum::<u64>();
+    assert_eq!(count, zero + sum, "all that is counted is in a bucket");
+    Figure::Histogram { count, sum: f64::from_bits(fixed(5)), zero, buckets }
+}
+
+/// What a receiver has: each series, with what it said when.
+#[derive(Debug, Clone, Default)]
+pub struct Books {
+    /// By run, metric and attributes.
+    pub series: BTreeMap<(String, String, Labels), BTreeMap<u64, Figure>>,
+    /// Points that came again, and said the same.
+    pub again: usize,
+    /// Since when each counts.
+    starts: BTreeMap<(String, String, Labels), u64>,
+}
+
+impl Books {
+    /// Takes points in. One that was there already has to say the same, and no series may go back or begin anew.
+    #[track_caller]
+    pub fn take(&mut self, points: &[Point]) {
+        for point in points {
+            let run = point.resource["edgelat.run_id"].clone();
+            let key = (run, point.metric.clone(), point.attributes.clone());
+            if point.metric.starts_with("edgelat_function") {
+                let start = self.starts.entry(key.clone()).or_insert(point.start_ns);
+                assert_eq!(*start, point.start_ns, "a beginning never moves: {key:?}");
+                assert!(point.start_ns < point.time_ns, "{point:?}");
+            }
+            let series = self.series.entry(key).or_default();
+            match series.insert(point.time_ns, point.figure.clone()) {
+                Some(before) => {
+                    assert_eq!(before, point.figure, "at the same time the same is counted: {point:?}");
+                    self.again += 1;
+                }
+                None => {
+                    let newest = series.last_key_value().map(|(time, _)| *time);
+                    assert_eq!(newest, Some(point.time_ns), "time goes on: {point:?}");
+                }
+            }
+        }
+    }
+
+    /// What a series said last, up to a moment.
+    pub fn at(&self, run: &str, metric: &str, function: &str, reason: &str, time_ns: u64) -> Option<&Figure> {
+        let is = |(of_run, name, labels): &&(String, String, Labels)| {
+            of_run == run
+                && name == metric
+                && labels.get("function").is_some_and(|found| found == function)
+                && labels.get("reason").map_or("", String::as_str) == reason
+        };
+        let key = self.series.keys().find(is)?;
+        self.series[key].range(..=time_ns).next_back().map(|(_, figure)| figure)
+    }
+}
