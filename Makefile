@@ -51,6 +51,7 @@ test: cross ## All tests: unit, end to end on real programs, aarch64 under emula
 	cross/check-emulated dist/aarch64/edgelat-firmware
 	rootfs/check
 	qemu/firmware
+	qemu/powercut
 	qemu/systemd
 	qemu/matrix PART=ci
 	qemu/without
@@ -64,8 +65,8 @@ bench: build ## Cost of probing beside other tools, sizes, memory; minutes (root
 	@cross/setup bench
 	tests/bench/run
 
-soak: build ## The long tests: attach and detach cycles under load (root)
-	@cross/setup test
+soak: build ## The long tests: attach and detach cycles under load, cuts of power (root)
+	@cross/setup test firmware
 	tests/soak
 
 fuzz: ## The readers of foreign bytes, fed with damaged ones; coverage-guided where a nightly compiler is

@@ -138,6 +138,8 @@ pub struct Told {
     pub reason: Option<String>,
     /// What was counted.
     pub report: Option<Report>,
+    /// Where that is recorded.
+    pub spool: Value,
 }
 
 impl Told {
@@ -155,6 +157,7 @@ impl Told {
             state: text("state")?,
             reason: text("reason"),
             report: Report::of(value["report"].take()),
+            spool: value["spool"].take(),
         })
     }
 

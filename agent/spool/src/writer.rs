@@ -72,6 +72,10 @@ pub struct Status {
     pub waiting: usize,
     /// Bytes that were written in this run, all that was merged among them.
     pub written: u64,
+    /// The run.
+    pub run: [u8; 16],
+    /// Number of the interval that is going on.
+    pub interval: u64,
     /// Number of the interval up to which, without it, all are on the disk.
     pub synced: u64,
     /// Why nothing can be written now.
@@ -263,6 +267,8 @@ impl Spool {
             segments: self.closed.len() + usize::from(active.is_some()),
             waiting: self.waiting.len(),
             written: self.written,
+            run: self.synced.run,
+            interval: self.current.first,
             synced: self.synced.next,
             failing: self.outage.as_ref().map(|outage| outage.errno),
         }

@@ -152,7 +152,8 @@ fn a_service_that_is_killed_leaves_all_but_its_last_interval_each_time() {
     let _turn = Turn::shared();
     let place = Place::new();
     let program = place.program("plain", "plain");
-    place.configure("", &[measure("it", &exe(&program), &["add", "work"], "")]);
+    let spool = "[spool]\nsync = \"1s\"\n".to_owned();
+    place.configure("", &[measure("it", &exe(&program), &["add", "work"], ""), spool]);
     let mut target = start(&program, &["--calls", "0"]);
     let pid = target.pid();
     target.go();
@@ -166,7 +167,7 @@ fn a_service_that_is_killed_leaves_all_but_its_last_interval_each_time() {
     }
     target.stop().assert_right();
     verified(&place);
-    let runs = runs(&place);
+    let (runs, all) = (runs(&place), exported(&place));
     assert_eq!(runs.len(), lines.len(), "each wrote something");
     for (run, lines) in runs.iter().zip(&lines) {
         // An interval is written after its line; the line of the last one may have been lost with it.
@@ -178,6 +179,14 @@ fn a_service_that_is_killed_leaves_all_but_its_last_interval_each_time() {
         );
         for (sums, line) in run.iter().zip(lines) {
             assert_eq!(*sums, told(line));
+        }
+        // A line says where it is recorded, and how much is on the disk.
+        let id = &lines[0].spool["run"];
+        assert!(all.iter().any(|interval| interval["run"] == *id), "{id}");
+        for (number, line) in lines.iter().enumerate() {
+            assert_eq!((&line.spool["run"], &line.spool["interval"]), (id, &number.into()));
+            let synced = line.spool["synced"].as_u64().unwrap() as usize;
+            assert!(synced <= number && synced <= run.len() && synced + 2 >= number, "{synced} {number}");
         }
     }
 }

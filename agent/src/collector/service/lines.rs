@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::recorder::Recorder;
 use crate::collector::report::Report;
 
 /// Name and version of the schema of a line.
@@ -33,6 +34,17 @@ pub enum State {
     Ended,
 }
 
+/// Where figures are in the spool.
+#[derive(Debug, Clone, Serialize)]
+pub struct Spooled {
+    /// The run, as `spool export` writes it.
+    pub run: String,
+    /// The interval that they belong to.
+    pub interval: u64,
+    /// All intervals before this one are on the disk.
+    pub synced: u64,
+}
+
 /// One line.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
@@ -47,19 +59,29 @@ struct Line<'a> {
     reason: Option<&'a str>,
     /// What was counted; `None` where nothing is, which is not the same as 0.
     report: Option<&'a Report>,
+    /// Where they are recorded; `None` where they are not.
+    spool: Option<Spooled>,
 }
 
 impl Output {
     /// Writes a line. A reader that is gone does not end the service.
-    pub fn tell(self, name: &str, pid: i32, state: State, reason: Option<&str>, report: Option<&Report>) {
+    pub fn tell(
+        self,
+        (name, pid): (&str, i32),
+        (state, reason): (State, Option<&str>),
+        report: Option<&Report>,
+        recorder: &Recorder,
+    ) {
         if self == Self::None {
             return;
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let line = Line { schema: SCHEMA, time_ns, name, pid, state, reason, report };
+        let line = Line { schema: SCHEMA, time_ns, name, pid, state, reason, report, spool: recorder.place() };
+        let Ok(mut bytes) = serde_json::to_vec(&line) else { return };
+        bytes.push(b'\n');
+        // One write for a line, so that on a terminal it does not mix with those of others.
         let mut out = io::stdout().lock();
-        let written = serde_json::to_writer(&mut out, &line).map_err(io::Error::from);
-        _ = written.and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+        _ = out.write_all(&bytes).and_then(|()| out.flush());
     }
 }

@@ -267,7 +267,7 @@ impl Service {
         let (report, failure) = session.end(&mut self.line, ended);
         spent.cost_ns += session.cost().unwrap_or(0);
         spent.unattributed += report.unattributed_hits;
-        self.output.tell(&config.name, process.pid, State::Ended, None, Some(&report));
+        self.output.tell((&config.name, process.pid), (State::Ended, None), Some(&report), &self.recorder);
         self.recorder.take(&config.name, &report);
         if let Some(error) = failure {
             self.log.say(Level::Error, format_args!("{}: {error}", config.name));
@@ -467,7 +467,7 @@ impl Service {
             for process in &mut group.watched {
                 let (state, reason) = process.fate.in_words();
                 let report = process.session_mut().map(|session| session.report(None));
-                self.output.tell(name, process.pid, state, reason, report.as_ref());
+                self.output.tell((name, process.pid), (state, reason), report.as_ref(), &self.recorder);
                 if let Some(report) = &report {
                     self.recorder.take(name, report);
                 } else if let (Some(why), Some(since)) = (reason, process.uncovered_ns) {

@@ -6,8 +6,9 @@
 
 use edgelat_guard::clock;
 use edgelat_spool::record::{PLAUSIBLE_NS, cut};
-use edgelat_spool::{Clock, Counts, Directory, Identity, Notice, Options, Spool, Stream, Trust};
+use edgelat_spool::{Clock, Counts, Directory, Identity, Notice, Options, Spool, Status, Stream, Trust};
 
+use super::lines::Spooled;
 use super::live::{Live, Shown};
 use crate::collector::report::{FunctionReport, Report};
 use crate::config::SpoolConfig;
@@ -152,6 +153,13 @@ impl Recorder {
             ),
             None => {}
         }
+    }
+
+    /// Where what is measured now is recorded, if it is.
+    pub fn place(&self) -> Option<Spooled> {
+        let Status { run, interval, synced, .. } = self.spool.as_ref()?.status();
+        let run = run.iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(Spooled { run, interval, synced })
     }
 
     /// Writes the live snapshot.

@@ -14,6 +14,8 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -22,8 +24,13 @@ const (
 	// Next hops are ports from here on.
 	firstHop = 4001
 	hops     = 4
-	burst    = 500
-	pause    = 10 * time.Second
+)
+
+// What the world around does, unless TRAFFIC in its environment says otherwise, as in 50/300ms. What stands on a kernel's command
+// line without a dot in it is in the environment of the first process, and so of all others.
+var (
+	burst = uint32(500)
+	pause = 10 * time.Second
 )
 
 type route struct {
@@ -171,6 +178,14 @@ func traffic() {
 		sinks[0].WriteToUDPAddrPort(packet, target)
 		_, _, err := sinks[hop].ReadFromUDPAddrPort(buffer)
 		return err == nil
+	}
+	if packets, every, found := strings.Cut(os.Getenv("TRAFFIC"), "/"); found {
+		if number, err := strconv.ParseUint(packets, 10, 32); err == nil {
+			burst = uint32(number)
+		}
+		if time, err := time.ParseDuration(every); err == nil {
+			pause = time
+		}
 	}
 	for !through(0, time.Second) {
 		// The gateway is not there yet.
