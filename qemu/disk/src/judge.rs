@@ -220,8 +220,8 @@ mod tests {
         let a = record("a", 0, 4, 50);
         let b: Vec<String> = (0..4).map(|interval| record("b", interval, interval, 10)).collect();
         for intervals in 0..=4 {
-            let export = [&[a.clone()], &b[..intervals]].concat();
-            assert_eq!(judged(&export, 30).is_ok(), true, "{intervals}");
+            let export = [std::slice::from_ref(&a), &b[..intervals]].concat();
+            assert!(judged(&export, 30).is_ok(), "{intervals}");
             assert_eq!(judged(&export, 31).is_ok(), intervals >= 2, "{intervals}");
             assert_eq!(judged(&export, u64::MAX).is_ok(), intervals >= 3, "{intervals}");
         }

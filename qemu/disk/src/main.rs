@@ -20,9 +20,11 @@ use edgelat_disk::server::{self, Disk};
 use edgelat_disk::spool::{Extractor, SpoolError, write_sparse};
 
 const USAGE: &str = "usage:
-  powercut cuts FOLDER=DIR BASE=FILE AGENT=FILE SPOOL=/PLACE CUTS=N IMAGES=N SEED=N SECONDS=N -- EMULATOR...
+  powercut cuts FOLDER=DIR BASE=FILE AGENT=FILE SPOOL=/PLACE CUTS=N IMAGES=N SEED=N SECONDS=N DISK=honest|lying
+        -- EMULATOR...
       boots the machine and cuts its power N times, judges what is left each time and in N more ways, goes on with it.
-      Where FOLDER has the state of an interrupted one, it goes on with that. Its disk is on the socket FOLDER/disk
+      Where FOLDER has the state of an interrupted one, it goes on with that. Its disk is on the socket FOLDER/disk; one that
+      lies forgets also what was flushed
   powercut flash FOLDER=DIR SPOOLS=N CUTS=N SEED=N SECONDS=N -- EMULATOR...
       the same with a machine whose flash outlives it, and which tells its records before it goes on
   powercut serve SOCKET FILE LOG      a disk that holds FILE, for one client; what is done to it goes to LOG
@@ -198,6 +200,8 @@ struct Cutter {
     known: BTreeSet<String>,
     random: Random,
     images: u64,
+    /// Flushes count.
+    honest: bool,
     seen: Seen,
 }
 
@@ -226,6 +230,7 @@ fn cuts(words: &[&str]) -> Result<(), Failure> {
         known: BTreeSet::new(),
         random: Random::new(seed.wrapping_add(begin)),
         images: settings.number("IMAGES")?,
+        honest: settings.text("DISK")? == "honest",
         seen,
     };
     cutter.before = cutter.records(&disk, (begin, 0, 0))?;
@@ -322,7 +327,9 @@ impl Cutter {
     ) -> Result<(Vec<u8>, Records, Fates), Failure> {
         let seed = self.random.number();
         let mut image = base.to_vec();
-        let fates = cut(&mut image, &log.entries()[..entries], seed);
+        let mut done = log.entries()[..entries].to_vec();
+        done.retain(|entry| self.honest || entry.act != Act::Flush);
+        let fates = cut(&mut image, &done, seed);
         let records = self.records(&image, (boot, entries, seed))?;
         // Whatever was heard before what came next was done to the disk.
         let time_ns = log.entries().get(entries).map_or(u64::MAX, |entry| entry.time_ns);

@@ -97,7 +97,7 @@ pub fn serve(mut client: impl Read + Write, disk: &Mutex<Disk>) -> io::Result<()
     let lock = || disk.lock().unwrap_or_else(PoisonError::into_inner);
     let size = lock().bytes.len() as u64;
     let served = handshake(&mut client, size).and_then(|begin| match begin {
-        true => transmit(&mut client, || lock()),
+        true => transmit(&mut client, lock),
         false => Ok(()),
     });
     match served {
