@@ -70,7 +70,7 @@ impl Machine {
         &mut self,
         disk: Disk,
         heard: &Mutex<Heard>,
-        mut now: impl FnMut(&Heard) -> bool,
+        mut now: impl FnMut(&mut Heard) -> bool,
     ) -> Result<Disk, GuestError> {
         let socket = self.socket.clone();
         let failed = |error| GuestError::Socket { path: socket.clone(), error };
@@ -110,7 +110,7 @@ impl Machine {
                     Ok(None) => {}
                     Err(error) => break Err(GuestError::Start { program: program.to_owned(), error }),
                 }
-                if now(&heard.lock().unwrap_or_else(PoisonError::into_inner)) {
+                if now(&mut heard.lock().unwrap_or_else(PoisonError::into_inner)) {
                     break Ok(());
                 }
                 if waited.elapsed() > patience {

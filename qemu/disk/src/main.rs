@@ -25,8 +25,8 @@ const USAGE: &str = "usage:
       boots the machine and cuts its power N times, judges what is left each time and in N more ways, goes on with it.
       Where FOLDER has the state of an interrupted one, it goes on with that. Its disk is on the socket FOLDER/disk; one that
       lies forgets also what was flushed
-  powercut flash FOLDER=DIR SPOOLS=N CUTS=N SEED=N SECONDS=N -- EMULATOR...
-      the same with a machine whose flash outlives it, and which tells its records before it goes on
+  powercut flash FOLDER=DIR CUTS=N SEED=N SECONDS=N DIES=yes|no -- EMULATOR...
+      the same with a machine that tells its records before it goes on: one whose flash outlives it, or that cuts by itself
   powercut serve SOCKET FILE LOG      a disk that holds FILE, for one client; what is done to it goes to LOG
   powercut rebuild FILE LOG OUT SEED [ENTRIES]
       OUT is FILE after what is in LOG, all of it or the first ENTRIES, and a cut";
@@ -384,66 +384,56 @@ impl Cutter {
     }
 }
 
-/// Cuts a machine whose flash outlives it.
+/// A machine that tells the records on its flash, and goes on. It is killed again and again and its flash outlives it, or it takes
+/// the power of its flash away by itself.
 fn flash(words: &[&str]) -> Result<(), Failure> {
     let settings = Settings::of(words)?;
     let folder = PathBuf::from(settings.text("FOLDER")?);
-    let (wanted, spools) = (settings.number("CUTS")?, settings.number("SPOOLS")?);
+    let (wanted, killed) = (settings.number("CUTS")?, settings.text("DIES")? == "yes");
     let mut random = Random::new(settings.number("SEED")?);
     let mut machine = settings.machine(&folder)?;
     let heard = Mutex::new(Heard::default());
-    let lock = || heard.lock().unwrap_or_else(PoisonError::into_inner);
-    let (mut before, mut compared, mut acknowledged) = (Records::default(), 0, 0);
-    for boot in 1..=wanted + 1 {
-        let (known, cut_ns) = {
-            let mut heard = lock();
-            heard.export.clear();
-            heard.exported = false;
-            let known: BTreeSet<String> = heard.runs().map(str::to_owned).collect();
-            (known, log::since(machine.begun))
-        };
+    let (mut before, mut told, mut compared) = (Records::default(), 0, 0);
+    while told <= wanted {
         let wait = Duration::from_millis(random.below(10_000));
-        let (mut ready, mut judged) = (None, None);
+        let mut known = None;
+        let mut ready = None;
+        let mut wrong = None;
         let nothing = Disk::new(Vec::new(), Log::new(machine.begun, None));
         let run = machine.run(nothing, &heard, |heard| {
-            if heard.exported && judged.is_none() {
-                let read = Records::read(&heard.export, heard);
-                judged = Some(read.and_then(|records| {
-                    records.judge(&before, heard, cut_ns, spools)?;
+            if std::mem::take(&mut heard.exported) {
+                let export = std::mem::take(&mut heard.export);
+                let judged = Records::read(&export, heard).and_then(|records| {
+                    records.judge(&before, heard, u64::MAX, 1)?;
                     Ok(records)
-                }));
+                });
+                match judged {
+                    Ok(records) => {
+                        told += 1;
+                        compared += records.compared;
+                        before = records;
+                    }
+                    Err(found) => wrong = Some(found),
+                }
+                known = Some(heard.runs().map(str::to_owned).collect::<BTreeSet<String>>());
             }
-            let recording =
-                heard.synced(u64::MAX).filter(|(run, synced)| !known.contains(*run) && *synced > 0);
-            if ready.is_none() && recording.count() as u64 == spools {
+            let is_new = |run: &str| known.as_ref().is_some_and(|known| !known.contains(run));
+            if ready.is_none() && heard.synced(u64::MAX).any(|(run, synced)| synced > 0 && is_new(run)) {
                 ready = Some(Instant::now());
             }
-            let wrong = judged.as_ref().is_some_and(Result::is_err);
-            wrong || ready.is_some_and(|since| since.elapsed() >= wait || boot > wanted)
+            wrong.is_some() || told > wanted || killed && ready.is_some_and(|since| since.elapsed() >= wait)
         });
-        // What it told of its records says more than how it went on.
-        if let Some(judged) = judged {
-            let wrong = |wrong| Failure::Records { boot, entries: 0, seed: 0, folder: folder.clone(), wrong };
-            before = judged.map_err(wrong)?;
-            compared += before.compared;
+        if let Some(wrong) = wrong {
+            return Err(Failure::Records { boot: told, entries: 0, seed: 0, folder, wrong });
         }
-        run.map_err(|error| Failure::Guest { boot, folder: folder.clone(), error })?;
-        let new: u64 =
-            lock().synced(u64::MAX).filter(|(run, _)| !known.contains(*run)).map(|(_, synced)| synced).sum();
-        say(format_args!(
-            "boot {boot}: {} intervals of {} runs were there; {new} more are said to be on the flash",
-            before.intervals(),
-            before.runs()
-        ));
-        if boot <= wanted {
-            acknowledged += new;
-        }
+        run.map_err(|error| Failure::Guest { boot: told, folder: folder.clone(), error })?;
     }
     say(format_args!(
-        "{wanted} cuts of power: {acknowledged} intervals that were said to be on the flash were there; {} intervals of {} runs at the end, \
+        "{wanted} cuts of power: all intervals that were said to be on the flash were there, {} of {} runs at the end with {} calls; \
          {compared} records compared with what the service said, 0 wrong",
         before.intervals(),
-        before.runs()
+        before.runs(),
+        before.entries()
     ));
     Ok(())
 }
