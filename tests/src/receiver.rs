@@ -57,7 +57,7 @@ impl Receiver {
 
     /// The same on a socket that is there already.
     pub fn on(listener: TcpListener, replies: &[Reply]) -> Self {
-        Self::behind(listener, replies, |stream, state| serve(stream, state))
+        Self::behind(listener, replies, serve)
     }
 
     /// One behind TLS, with a certificate and its key.

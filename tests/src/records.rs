@@ -27,8 +27,13 @@ pub struct Records {
 }
 
 /// Room for all that a test records.
-pub const ROOMY: Options =
-    Options { max_bytes: 64 << 20, segment_bytes: 256 << 10, sync_ns: 3_600 * SECOND, bytes_per_day: None };
+pub const ROOMY: Options = Options {
+    max_bytes: 64 << 20,
+    segment_bytes: 256 << 10,
+    sync_ns: 3_600 * SECOND,
+    bytes_per_day: None,
+    patience_ns: 3_600 * SECOND,
+};
 
 impl Records {
     /// Begins a run in a folder, which it makes.

@@ -108,7 +108,7 @@ fn an_upload_goes_on_behind_what_was_merged_meanwhile() {
         holds(&it.fake.books, &records, records.history.len() - 1..records.history.len(), REAL);
     }
     // The first of those that were merged of some that were sent and some that were not is counted with all that is in it.
-    assert!(sent >= 4_800 && sent < 4_800 + 12 * 256, "{sent}");
+    assert!((4_800..4_800 + 12 * 256).contains(&sent), "{sent}");
     assert_eq!(it.fake.books.again, 0);
 }
 

@@ -77,7 +77,8 @@ impl Output {
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let line = Line { schema: SCHEMA, time_ns, name, pid, state, reason, report, spool: recorder.place() };
+        let line =
+            Line { schema: SCHEMA, time_ns, name, pid, state, reason, report, spool: recorder.place() };
         let Ok(mut bytes) = serde_json::to_vec(&line) else { return };
         bytes.push(b'\n');
         // One write for a line, so that on a terminal it does not mix with those of others.
