@@ -23,6 +23,7 @@
 //! - [`report`]: the report and the oracle as types, the identity that must always hold, and the comparison;
 //! - [`records`]: a spool without a service, with any clock;
 //! - [`otlp`], [`receiver`]: what an upload sends, and somebody who takes it, or not;
+//! - [`remote_write`]: what Prometheus makes of OTLP, for one that was built without that;
 //! - [`machine`]: what the kernel says about the target and about what is left behind.
 //!
 //! All tests need root and say so; none skips itself. The binary under test is `EDGELAT_BIN`, or the one
@@ -39,6 +40,7 @@ pub mod machine;
 pub mod otlp;
 pub mod receiver;
 pub mod records;
+pub mod remote_write;
 pub mod report;
 pub mod service;
 pub mod session;

@@ -32,6 +32,10 @@ pub struct Point {
     pub resource: Labels,
     /// Name of its metric.
     pub metric: String,
+    /// Unit of its metric.
+    pub unit: String,
+    /// It is one of a sum that only grows.
+    pub monotonic: bool,
     /// Its attributes.
     pub attributes: Labels,
     /// Since when it counts, in nanoseconds since 1970; 0 where that is not said.
@@ -84,6 +88,7 @@ pub fn points(request: &[u8]) -> Vec<Point> {
             assert_eq!(messages(scope, 1).next().map(text).as_deref(), Some("edgelat"));
             for metric in messages(of_scope, 2) {
                 let name = messages(metric, 1).next().map(text).expect("a name");
+                let unit = messages(metric, 3).next().map(text).unwrap_or_default();
                 let (kind, data) = fields(metric)
                     .find_map(|field| match field {
                         (kind @ (5 | 7 | 10), Value::Bytes(data)) => Some((kind, data)),
@@ -105,6 +110,8 @@ pub fn points(request: &[u8]) -> Vec<Point> {
                     points.push(Point {
                         resource: resource.clone(),
                         metric: name.clone(),
+                        unit: unit.clone(),
+                        monotonic: kind == 7,
                         attributes: labels(point, if kind == 10 { 1 } else { 7 }),
                         start_ns: fixed(2),
                         time_ns: fixed(3),

@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::otlp::{Books, points};
-use crate::patience;
+use crate::{patience, remote_write};
 
 /// What it does with a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub enum Reply {
     HangUp,
     /// Answers with this status, and what it asks for in Retry-After.
     Status(u16, Option<&'static str>),
+    /// Has a Prometheus on this port take it, and says what that says.
+    PassOn(u16),
     /// Takes it, and says that so many points of it were refused, and why.
     Partly(u64, &'static str),
 }
@@ -149,17 +151,16 @@ fn serve(mut stream: impl Read + Write, state: &Mutex<State>) {
             return;
         }
         let body: Vec<u8> = buffer.drain(..length).collect();
-        let takes = !matches!(reply, Reply::Status(..));
-        if takes {
-            let body = match head.to_ascii_lowercase().contains("content-encoding: gzip") {
-                true => {
-                    let mut plain = Vec::new();
-                    flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut plain).expect("gzip");
-                    plain
-                }
-                false => body,
-            };
-            state.lock().expect("state").books.take(&points(&body));
+        let points = points(&match head.to_ascii_lowercase().contains("content-encoding: gzip") {
+            true => {
+                let mut plain = Vec::new();
+                flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut plain).expect("gzip");
+                plain
+            }
+            false => body,
+        });
+        if !matches!(reply, Reply::Status(..) | Reply::PassOn(_)) {
+            state.lock().expect("state").books.take(&points);
         }
         let answer = match reply {
             Reply::Take => response(200, None, &[]),
@@ -168,6 +169,10 @@ fn serve(mut stream: impl Read + Write, state: &Mutex<State>) {
                 _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\nhal");
                 return;
             }
+            Reply::PassOn(port) => match remote_write::write(port, &points) {
+                (200 | 204, _) => response(200, None, &[]),
+                (status, said) => response(status, None, &said),
+            },
             Reply::Status(status, after) => response(status, after, b"as the test wants it"),
             Reply::Partly(rejected, message) => {
                 let (mut partial, mut body) = (Vec::new(), Vec::new());

@@ -116,7 +116,7 @@ pub enum PassError {
     Cursor(#[from] io::Error),
 }
 
-/// What was sent of the streams of the last run, from one pass to the next.
+/// What is known of the streams of the last run, from one pass to the next.
 #[derive(Debug, Default)]
 pub struct Sent {
     run: [u8; 16],
@@ -165,11 +165,7 @@ pub fn pass(
     if walk.told.end == End::Done && walk.failed.is_none() {
         _ = walk.flush(None);
     }
-    let Walk { failed, told, sent, .. } = walk;
-    if failed.is_some() || !matches!(told.end, End::Done | End::Waiting) {
-        // Some of it did not arrive, or nobody knows.
-        *sent = Sent::default();
-    }
+    let Walk { failed, told, .. } = walk;
     failed.map_or(Ok(told), |error| Err(error.into()))
 }
 
@@ -303,7 +299,7 @@ impl Walk<'_> {
                 self.cursor.refused = self.cursor.refused.saturating_add(refused);
                 self.cursor.at = batch.upto.or(self.cursor.at);
                 if refused > 0 {
-                    self.sent.streams.unsent();
+                    self.sent.streams.missed();
                 }
                 return self.keep();
             }

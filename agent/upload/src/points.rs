@@ -1,7 +1,8 @@
 //! From an interval to the points of a request.
 //!
-//! A figure has a point in each interval in which it changed. Those that stay the same have one a minute nevertheless: Prometheus
-//! forgets a series of which it hears nothing for five. A stream that has done nothing for an hour and that no call is in is left
+//! A figure has a point in each interval in which it changed. Those that stay the same have one nevertheless in each interval in
+//! which a minute since boot ends: Prometheus forgets a series of which it hears nothing for five. So it does not matter where
+//! an upload begins, and what is sent again is the same again. A stream that has done nothing for an hour and that no call is in is left
 //! alone; its next call brings it back.
 
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use crate::otlp::{
     Attributes, BIAS, CALLS, ENDED_INSIDE, INSIDE, LOST, Number, Request, Span, UNCOVERED, UNMATCHED,
 };
 
-/// Time after which all figures of a stream are sent again.
+/// Time after which all figures of a stream are sent.
 pub const HEARTBEAT_NS: u64 = 60 * 1_000_000_000;
 
 /// Time after which a stream that does nothing is not sent any more: what `edgelat metrics` has too.
@@ -25,8 +26,8 @@ const ENDED_INSIDE_LOSS: usize = 2;
 #[derive(Debug)]
 struct Known {
     attributes: Attributes,
-    /// When all of its figures were sent last, in nanoseconds since boot.
-    sent_ns: Option<u64>,
+    /// Some of its figures were not taken.
+    missed: bool,
     /// When it did something last.
     active_ns: u64,
 }
@@ -61,21 +62,22 @@ impl Streams {
     /// Which streams have something to be sent at the end of an interval, `state` being what there is after it.
     pub fn due(&mut self, interval: &Interval, state: &Checkpoint) -> Vec<(u32, Part)> {
         let now_ns = interval.end.boot_ns;
+        let minute_ends = interval.begin_ns / HEARTBEAT_NS != now_ns / HEARTBEAT_NS;
         let mut due = Vec::new();
         for stream in &state.streams {
             let changed = row(&interval.rows, stream.id).is_some();
             let known = self.0.entry(stream.id).or_insert_with(|| Known {
                 attributes: attributes(stream),
-                sent_ns: None,
+                missed: false,
                 active_ns: now_ns,
             });
             if changed {
                 known.active_ns = now_ns;
             }
-            let beats = known.sent_ns.is_none_or(|sent_ns| now_ns.saturating_sub(sent_ns) >= HEARTBEAT_NS);
+            let is_new = interval.streams.iter().any(|new| new.id == stream.id);
             let inside = row(&state.rows, stream.id).is_some_and(|counts| counts.in_flight > 0);
             let forgotten = !inside && now_ns.saturating_sub(known.active_ns) > FORGOTTEN_NS;
-            match (beats && !forgotten, changed) {
+            match (is_new || known.missed || minute_ends && !forgotten, changed) {
                 (true, _) => due.push((stream.id, Part::All)),
                 (false, true) => due.push((stream.id, Part::Changed)),
                 (false, false) => {}
@@ -123,13 +125,13 @@ impl Streams {
             number(BIAS, false, attributes, Number::Seconds(ns));
         }
         if all {
-            known.sent_ns = Some(interval.end.boot_ns);
+            known.missed = false;
         }
     }
 
     /// Some of what was sent was not taken, and nobody knows of which stream: all figures are sent next.
-    pub fn unsent(&mut self) {
-        self.0.values_mut().for_each(|known| known.sent_ns = None);
+    pub fn missed(&mut self) {
+        self.0.values_mut().for_each(|known| known.missed = true);
     }
 }
 
