@@ -37,9 +37,17 @@ fn spool(place: &Place) -> PathBuf {
 /// A spool with so many intervals, of which the last ends now.
 fn recorded(place: &Place, intervals: u64) -> Records {
     let mut records = Records::begin(&spool(place), 1, [1; 16], ago(intervals * 10 * SECOND));
-    // Fewer calls where there are many intervals: a day is made in no time.
-    let calls = if intervals > 1_000 { 10 } else { 200 };
-    (0..intervals).for_each(|_| records.interval(3, calls));
+    (0..intervals).for_each(|_| records.interval(3, 200));
+    records
+}
+
+/// Intervals of a minute, of 26 hours that end now.
+const DAY: u64 = 26 * 60;
+
+fn recorded_day(place: &Place) -> Records {
+    let mut records = Records::begin(&spool(place), 1, [1; 16], ago(DAY * 60 * SECOND));
+    records.interval_ns = 60 * SECOND;
+    (0..DAY).for_each(|_| records.interval(3, 10));
     records
 }
 
@@ -127,7 +135,10 @@ fn prometheus_computes_what_we_say(version: &str) {
         assert_eq!(number(format!("edgelat_function_bias_seconds{labels}")), Some(650e-9));
         assert_eq!(number(format!("edgelat_function_unmatched_exits_total{labels}")), Some(0.0));
     }
-    let rate = prometheus.number("sum(rate(edgelat_function_calls_total[5m]))").unwrap();
+    // At the end of the last interval, however long ago that is by now.
+    let end = records.now.real_ns as f64 / 1e9;
+    let rate = format!("sum(rate(edgelat_function_calls_total[5m] @ {end:.3}))");
+    let rate = prometheus.number(&rate).unwrap();
     assert!((rate - 3.0 * 20.1).abs() < 1.0, "{rate} calls a second");
     // Once more is nothing.
     sent(&upload(&place, &url), &["sent 0 intervals"]);
@@ -186,7 +197,7 @@ fn live(url: &str) {
 fn a_day_offline_is_refused_by_a_live_prometheus_as_far_as_it_is_old_and_the_newest_figures_arrive() {
     let place = Place::new();
     place.configure("", &[]);
-    let records = recorded(&place, 26 * 360);
+    let records = recorded_day(&place);
     let folder = TempDir::new();
     let (prometheus, receiver) = prometheus("2.53", &folder, "");
     let url = receiver.url();
@@ -194,7 +205,7 @@ fn a_day_offline_is_refused_by_a_live_prometheus_as_far_as_it_is_old_and_the_new
     let outcome = upload(&place, &url);
     sent(
         &outcome,
-        &["sent 9360 intervals", "refused", "out of bounds", "later ones have what was counted in them"],
+        &["sent 1560 intervals", "refused", "out of bounds", "later ones have what was counted in them"],
     );
     for (function, counts) in &records.totals {
         let labels = format!("{{target=\"gateway\",function=\"{function}\"}}");
@@ -203,10 +214,10 @@ fn a_day_offline_is_refused_by_a_live_prometheus_as_far_as_it_is_old_and_the_new
         assert_eq!(count, Some(counts.exits() as f64), "{function}");
         // What is younger than an hour is there with its time, but for a request that was half older.
         let points = prometheus.number(&format!("count_over_time({native}[50m])")).unwrap();
-        assert!(points >= 200.0, "{points}");
+        assert!(points >= 20.0, "{points}");
         let older = prometheus.number(&format!("count_over_time({native}[26h])")).unwrap();
-        assert!(older < 400.0, "{older}");
-        println!("figure: {function}: {older} of 9360 intervals of 26 hours taken, all calls counted");
+        assert!(older < 70.0, "{older}");
+        println!("figure: {function}: {older} of 1560 intervals of 26 hours taken, all calls counted");
     }
 }
 
@@ -214,19 +225,19 @@ fn a_day_offline_is_refused_by_a_live_prometheus_as_far_as_it_is_old_and_the_new
 fn a_day_offline_arrives_as_a_whole_where_a_prometheus_takes_what_is_a_day_old() {
     let place = Place::new();
     place.configure("", &[]);
-    let records = recorded(&place, 26 * 360);
+    let records = recorded_day(&place);
     let folder = TempDir::new();
     let config = "storage: {tsdb: {out_of_order_time_window: 30h}}\n";
     let (prometheus, receiver) = prometheus("3", &folder, config);
     let url = receiver.url();
     live(&url);
     let outcome = upload(&place, &url);
-    sent(&outcome, &["sent 9360 intervals"]);
+    sent(&outcome, &["sent 1560 intervals"]);
     assert!(!outcome.stderr.contains("refused"), "{outcome:#?}");
     let native = "edgelat_function_duration_seconds{target=\"gateway\",function=\"function_1\"}";
-    assert_eq!(prometheus.number(&format!("count_over_time({native}[27h])")), Some(9360.0));
+    assert_eq!(prometheus.number(&format!("count_over_time({native}[27h])")), Some(1560.0));
     // Twenty hours ago it was so many.
-    let (boot_ns, totals) = &records.history[6 * 360];
+    let (boot_ns, totals) = &records.history[6 * 60];
     let time = (records.now.real_ns - (records.now.boot_ns - boot_ns)) as f64 / 1e9;
     let then = prometheus.number(&format!("histogram_count({native} @ {time:.3})"));
     assert_eq!(then, Some(totals["function_1"].exits() as f64));
@@ -391,7 +402,8 @@ fn a_service_without_rights_sends_what_comes_and_waits_for_a_receiver_that_is_do
     records.interval(3, 20);
     let uploading = Uploading::start(&place, &receiver.url());
     assert!(eventually(patience(), || sent(16)), "{}", uploading.lines.text());
-    has_each_once(&receiver.books(), &records);
+    // What the first one had sent when it was ended may have come again, and says the same.
+    has_all(&receiver.books(), &records);
     uploading.end(Signal::SIGINT);
 }
 
