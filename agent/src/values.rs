@@ -114,6 +114,11 @@ pub fn duration(text: &str) -> Option<Duration> {
     Some(seconds(text.strip_suffix(unit)?)?.checked_mul(*milliseconds)? / 1_000)
 }
 
+/// Nanoseconds of a time; of one beyond 584 years as many as there can be.
+pub fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// A time in the largest unit of which it is a whole number.
 pub fn in_words(time: Duration) -> String {
     let milliseconds = time.as_millis();

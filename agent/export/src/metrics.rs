@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use edgelat_spool::live::{Row, Snapshot, Target};
+use edgelat_spool::record::hexadecimal;
 use edgelat_spool::{Counts, LOSSES};
 
 use crate::family::{Family, Kind, Metric, Number, Value, label};
@@ -68,7 +69,7 @@ fn functions(snapshot: &Snapshot, families: &mut Vec<Family>) {
     let mut functions: BTreeMap<[String; 4], Function> = BTreeMap::new();
     let fresh = |row: &&Row| snapshot.now.boot_ns.saturating_sub(row.read_ns) <= FORGOTTEN_NS;
     for Row { stream, counts, .. } in snapshot.rows.iter().filter(fresh) {
-        let build_id = stream.build_id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let build_id = hexadecimal(&stream.build_id);
         let key = [label(&stream.target), label(&stream.function), label(&stream.image), build_id];
         match functions.get_mut(&key) {
             Some(known) => {

@@ -174,6 +174,12 @@ pub fn short(run: &[u8; 16]) -> u32 {
     u32::from_le_bytes([run[0], run[1], run[2], run[3]])
 }
 
+/// Two digits for each byte: how runs, boots and build-ids are written for people and other programs.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or('0');
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(digit).collect()
+}
+
 /// A text cut to what a record holds.
 pub fn cut(text: &str) -> String {
     let fits = |end: &usize| *end <= NAME_BYTES && text.is_char_boundary(*end);

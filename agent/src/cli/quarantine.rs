@@ -1,6 +1,7 @@
 //! `edgelat quarantine`: what is not probed any more after a crash.
 
 use edgelat_guard::quarantine::{Record, Store};
+use edgelat_spool::record::hexadecimal;
 use serde::Serialize;
 
 use super::exit::Exit;
@@ -25,7 +26,7 @@ struct Shown<'a> {
 impl<'a> Shown<'a> {
     fn of(record: &'a Record) -> Self {
         Self {
-            build_id: record.key.build_id.iter().map(|byte| format!("{byte:02x}")).collect(),
+            build_id: hexadecimal(&record.key.build_id),
             image: &record.path,
             target: &record.target,
             signal: record.signal,

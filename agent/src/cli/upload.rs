@@ -126,7 +126,7 @@ pub fn run(options: &UploadOptions) -> Result<Exit, Failure> {
     let host = host(upload.instance.as_deref());
     let spool = config.spool.dir.clone();
     if options.mode == UploadMode::DryRun {
-        return dry_run(&open(&spool)?, cursor, &host, upload.gzip, &spool, client.endpoint());
+        return dry_run(&spool, &file, cursor, &host, upload.gzip, client.endpoint());
     }
     let busy = Arc::new(AtomicBool::new(false));
     let signals = catch(&busy).map_err(UploadError::Signals)?;
@@ -191,17 +191,25 @@ impl Post for Counter {
     }
 }
 
+/// Why a pass over the spool failed, with the file that it failed at.
+fn failed(error: PassError, spool: &Path, file: &CursorFile) -> UploadError {
+    match error {
+        PassError::Read(reason) => UploadError::Read { path: spool.to_owned(), reason },
+        PassError::Cursor(error) => UploadError::Cursor { path: file.path().to_owned(), error },
+    }
+}
+
 fn dry_run(
-    store: &Directory,
+    spool: &Path,
+    file: &CursorFile,
     mut cursor: Cursor,
     host: &Host,
     gzip: bool,
-    spool: &Path,
     endpoint: &str,
 ) -> Result<Exit, Failure> {
     let mut counter = Counter::default();
     let told = pass(
-        store,
+        &open(spool)?,
         &mut cursor,
         &mut Sent::default(),
         host,
@@ -209,13 +217,7 @@ fn dry_run(
         &mut counter,
         &mut |_| Ok(()),
     )
-    .map_err(|error| UploadError::Read {
-        path: spool.to_owned(),
-        reason: match error {
-            PassError::Read(reason) => reason,
-            PassError::Cursor(_) => ReadError::Changed,
-        },
-    })?;
+    .map_err(|error| failed(error, spool, file))?;
     let Told { intervals, accepted, undated, requests, bytes, .. } = told;
     let packed = if gzip { format!(", {} with gzip", counter.packed) } else { String::new() };
     to_stdout(Exit::Ok, |out| {
@@ -369,12 +371,7 @@ impl Uploader {
                 Ok(told) => return Ok(told),
                 // The service merges what is old.
                 Err(PassError::Read(ReadError::Changed)) if reads < READS => reads += 1,
-                Err(PassError::Read(reason)) => {
-                    return Err(UploadError::Read { path: self.spool.clone(), reason });
-                }
-                Err(PassError::Cursor(error)) => {
-                    return Err(UploadError::Cursor { path: self.file.path().to_owned(), error });
-                }
+                Err(error) => return Err(failed(error, &self.spool, file)),
             }
         }
     }

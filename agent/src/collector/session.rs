@@ -20,6 +20,7 @@ use super::refusals;
 use super::report::{Ended, FunctionReport, ProcessReport, RefusedReport, Report, SCHEMA, TargetReport};
 use super::resolve::{self, Context, ResolveError, Resolved};
 use super::target::Target;
+use crate::values::nanoseconds;
 
 /// Processes that have ended and are still told of.
 const ENDED_PROCESSES: usize = 256;
@@ -511,10 +512,6 @@ fn percent(cost_ns: u64, time: Duration) -> f64 {
         return 0.0;
     }
     (cost_ns as f64 / time.as_nanos() as f64 * 1000.0).round() / 10.0
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn fault_in_words(pid: i32, fault: Fault, sites: u32, took_ns: u64) -> String {

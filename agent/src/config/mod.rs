@@ -106,13 +106,6 @@ pub struct SpoolConfig {
     pub clock_patience: Duration,
 }
 
-impl SpoolConfig {
-    /// [`Self::clock_patience`] in nanoseconds.
-    pub fn patience_ns(&self) -> u64 {
-        u64::try_from(self.clock_patience.as_nanos()).unwrap_or(u64::MAX)
-    }
-}
-
 /// Where records are sent by `edgelat upload`: `[upload]`.
 #[cfg(feature = "upload")]
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use edgelat_spool::record::hexadecimal;
 use edgelat_spool::segment::checksum;
 
 const HEAD: &str = "edgelat upload 1";
@@ -46,7 +47,7 @@ impl Cursor {
     pub fn encode(&self, endpoint: &str) -> String {
         let mut text = format!("{HEAD}\nendpoint {endpoint}\n");
         if let Some(At { run, last, segment }) = self.at {
-            let run: String = run.iter().map(|byte| format!("{byte:02x}")).collect();
+            let run = hexadecimal(&run);
             // Writing to a text cannot fail.
             _ = writeln!(text, "run {run}\nlast {last}\nsegment {segment}");
         }

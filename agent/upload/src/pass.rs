@@ -5,6 +5,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use edgelat_spool::record::hexadecimal;
 use edgelat_spool::segment::Name;
 use edgelat_spool::{Checkpoint, Interval, ReadError, Seen, Store, reader};
 
@@ -350,7 +351,6 @@ impl Walk<'_> {
 
 impl Batch {
     fn new(host: &Host, state: &Checkpoint) -> Self {
-        let hexadecimal = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let (boot, run) = (hexadecimal(&state.boot), hexadecimal(&state.run));
         let kernel = if host.boot == Some(state.boot) { &*host.kernel } else { "" };
         let resource = Attributes::of([

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use edgelat_spool::record::hexadecimal;
 use edgelat_spool::{Checkpoint, Counts, Interval, LOSSES, Stream};
 
 use crate::otlp::{
@@ -145,7 +146,7 @@ pub fn uncovered(request: &mut Request, interval: &Interval, time_ns: u64) {
 }
 
 fn attributes(stream: &Stream) -> Attributes {
-    let build_id: String = stream.build_id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let build_id = hexadecimal(&stream.build_id);
     let mut attributes = Attributes::of([
         ("target", &*stream.target),
         ("function", &stream.function),

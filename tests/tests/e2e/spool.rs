@@ -107,20 +107,26 @@ fn spool(dir: &Path) -> String {
     format!("[spool]\ndir = \"{}\"\nmax_bytes = \"256KiB\"\nsegment_bytes = \"16KiB\"\n", dir.display())
 }
 
-#[test]
-fn every_call_of_a_process_is_in_the_spool_when_the_service_has_ended() {
-    let _turn = Turn::shared();
-    let place = Place::new();
-    let program = place.program("plain", "plain");
-    place.configure("", &[measure("it", &exe(&program), &["add", "work"], "")]);
+/// A service measures a program from its first call to its end, and ends.
+fn measured(place: &Place, program: &Path, calls: &str) -> Oracle {
     let service = place.start();
-    let mut target = start(&program, &["--calls", "3000"]);
+    let mut target = start(program, &["--calls", calls]);
     let pid = target.pid();
     service.wait_for(|told| told.is(pid, "measured"));
     target.go();
     let oracle = target.end();
     service.ends(pid);
     service.end();
+    oracle
+}
+
+#[test]
+fn every_call_of_a_process_is_in_the_spool_when_the_service_has_ended() {
+    let _turn = Turn::shared();
+    let place = Place::new();
+    let program = place.program("plain", "plain");
+    place.configure("", &[measure("it", &exe(&program), &["add", "work"], "")]);
+    let oracle = measured(&place, &program, "3000");
     let all = exported(&place);
     let [run] = &runs(&place)[..] else { panic!("one run: {all:#?}") };
     agrees(run, &oracle);
@@ -334,14 +340,7 @@ fn a_collector_of_another_user_keeps_the_spool() {
     std::fs::set_permissions(place.path(), open).unwrap();
     let program = place.program("plain", "plain");
     place.configure("collector_user = \"65534\"\n", &[measure("it", &exe(&program), &["work"], "")]);
-    let service = place.start();
-    let mut target = start(&program, &["--calls", "300"]);
-    let pid = target.pid();
-    service.wait_for(|told| told.is(pid, "measured"));
-    target.go();
-    let oracle = target.end();
-    service.ends(pid);
-    service.end();
+    let oracle = measured(&place, &program, "300");
     let [run] = &runs(&place)[..] else { panic!("one run") };
     agrees(run, &oracle);
     let segment = std::fs::metadata(place.path().join("state/spool/00000001-00000001.seg")).unwrap();

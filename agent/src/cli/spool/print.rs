@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use edgelat_spool::record::hexadecimal;
 use edgelat_spool::{Checkpoint, Counts, Interval, LOSSES, Seen, Stream, Times, Trust};
 use nix::errno::Errno;
 
@@ -43,11 +44,6 @@ impl<'a> Shown<'a> {
             Some((stream, counts, inside))
         })
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or('0');
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(digit).collect()
 }
 
 /// For a person.

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::recorder::Recorder;
 use crate::collector::report::Report;
+use crate::values::nanoseconds;
 
 /// Name and version of the schema of a line.
 const SCHEMA: &str = "edgelat.run/1";
@@ -76,7 +77,7 @@ impl Output {
             return;
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let time_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let time_ns = nanoseconds(now);
         let line =
             Line { schema: SCHEMA, time_ns, name, pid, state, reason, report, spool: recorder.place() };
         let Ok(mut bytes) = serde_json::to_vec(&line) else { return };

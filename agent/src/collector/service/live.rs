@@ -13,6 +13,7 @@ use super::watched::Group;
 use crate::collector::session::ppm;
 use crate::config::{AgentConfig, SpoolConfig};
 use crate::log::{Level, Log};
+use crate::values::nanoseconds;
 
 /// Shows what is measured to readers that need no right; without a file only keeps the totals.
 #[derive(Debug)]
@@ -80,9 +81,10 @@ impl Live {
         let Some(writer) = &mut self.writer else { return };
         let head = &mut self.head;
         head.now = now();
-        head.epoch_ns =
-            head.epoch_ns.or_else(|| head.now.epoch_ns(head.agent.began_ns, config.patience_ns()));
-        head.interval_ns = u64::try_from(shown.agent.interval.as_nanos()).unwrap_or(u64::MAX);
+        head.epoch_ns = head
+            .epoch_ns
+            .or_else(|| head.now.epoch_ns(head.agent.began_ns, nanoseconds(config.clock_patience)));
+        head.interval_ns = nanoseconds(shown.agent.interval);
         head.ended = shown.ended;
         head.own = own(shown, spool.map(|spool| (spool, config)));
         if !shown.ended {

@@ -5,7 +5,7 @@
 //! target in one build of an image, whichever process calls it, so what is added is the difference to the report before.
 
 use edgelat_guard::clock;
-use edgelat_spool::record::{PLAUSIBLE_NS, cut};
+use edgelat_spool::record::{PLAUSIBLE_NS, cut, hexadecimal};
 use edgelat_spool::{Clock, Counts, Directory, Identity, Notice, Options, Spool, Status, Stream, Trust};
 
 use super::lines::Spooled;
@@ -13,6 +13,7 @@ use super::live::{Live, Shown};
 use crate::collector::report::{FunctionReport, Report};
 use crate::config::SpoolConfig;
 use crate::log::{Level, Log};
+use crate::values::nanoseconds;
 
 /// Where random bytes come from, in the form of a UUID, and the id of the boot.
 const RANDOM: &str = "/proc/sys/kernel/random/uuid";
@@ -59,9 +60,9 @@ impl Recorder {
         let options = Options {
             max_bytes: config.max_bytes,
             segment_bytes: config.segment_bytes,
-            sync_ns: u64::try_from(config.sync.as_nanos()).unwrap_or(u64::MAX),
+            sync_ns: nanoseconds(config.sync),
             bytes_per_day: config.bytes_per_day,
-            patience_ns: config.patience_ns(),
+            patience_ns: nanoseconds(config.clock_patience),
         };
         let identity =
             Identity { run: uuid(RANDOM), boot: uuid(BOOT_ID), agent: env!("CARGO_PKG_VERSION").to_owned() };
@@ -158,8 +159,7 @@ impl Recorder {
     /// Where what is measured now is recorded, if it is.
     pub fn place(&self) -> Option<Spooled> {
         let Status { run, interval, synced, .. } = self.spool.as_ref()?.status();
-        let run = run.iter().map(|byte| format!("{byte:02x}")).collect();
-        Some(Spooled { run, interval, synced })
+        Some(Spooled { run: hexadecimal(&run), interval, synced })
     }
 
     /// Writes the live snapshot.
