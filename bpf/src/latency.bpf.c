@@ -18,6 +18,10 @@
  * and for each kind of frame table (a mapped array with compare-and-exchange, or a hash for kernels before
  * 5.12, or the cookie of a session). The loader picks; what is not picked is never shown to the kernel, so
  * that an old one is not asked to verify what it does not know.
+ *
+ * What has many paths and one number as its result is a global function. The kernel verifies such a function once, for all
+ * numbers, and takes its result for any number, where it would follow each path of a static one to the program's end: that
+ * made half of all the time that starting takes. Their arguments are numbers, as kernels before 5.13 want it.
  */
 typedef unsigned char __u8;
 typedef unsigned short __u16;
@@ -332,16 +336,18 @@ static __always_inline __u32 thresholds_passed(__u64 mantissa)
 	return n;
 }
 
+/* Of 0 as well, which is below all buckets. */
+__noinline __u32 biased_bucket_of(__u64 ns)
+{
+	__u32 log = log2_of(ns);
+
+	return (log << SCALE) + thresholds_passed(ns << (63 - log));
+}
+
 static __always_inline void record(struct row *row, __u64 ns)
 {
-	__u32 log, bucket;
+	__u32 bucket = biased_bucket_of(ns);
 
-	if (!ns) {
-		count(row->zero, 1);
-		return;
-	}
-	log = log2_of(ns);
-	bucket = (log << SCALE) + thresholds_passed(ns << (63 - log));
 	if (bucket < BUCKET_BIAS) {
 		count(row->zero, 1);
 	} else if (bucket - BUCKET_BIAS >= ROW_BUCKETS) {
@@ -395,11 +401,14 @@ static __always_inline void frame_give(struct frame_set *set, __u32 way, __u64 s
 #endif
 }
 
-static __always_inline struct frame_set *set_of(__u64 sp, __u64 tag)
+static __always_inline __u32 set_of(__u64 sp, __u64 tag)
 {
 	/* Fibonacci hashing: the golden ratio spreads stack pointers, which differ in few low bits. */
-	__u32 index = ((sp ^ tag * 0x9e3779b97f4a7c15ULL) * 0x9e3779b97f4a7c15ULL >> 32) & constants.frame_set_mask;
+	return ((sp ^ tag * 0x9e3779b97f4a7c15ULL) * 0x9e3779b97f4a7c15ULL >> 32) & constants.frame_set_mask;
+}
 
+static __always_inline struct frame_set *set_at(__u32 index)
+{
 	return bpf_map_lookup_elem(&frames, &index);
 }
 
@@ -419,7 +428,7 @@ static __always_inline bool is_python(__u64 old, __u64 tag)
  * The frame with exactly this key, or FRAME_WAYS. A call that leaves Python's evaluation loop does not know its function
  * any more: there, the function is no part of the key.
  */
-static __always_inline __u32 frame_find(struct frame_set *set, __u64 sp, __u64 tag, bool python)
+static __always_inline __u32 find_in(struct frame_set *set, __u64 sp, __u64 tag, bool python)
 {
 #pragma unroll
 	for (__u32 way = 0; way < FRAME_WAYS; way++)
@@ -432,7 +441,14 @@ static __always_inline __u32 frame_find(struct frame_set *set, __u64 sp, __u64 t
 	return FRAME_WAYS;
 }
 
-static __always_inline __u32 frame_find_free(struct frame_set *set)
+__noinline __u32 frame_find(__u32 index, __u64 sp, __u64 tag, __u32 python)
+{
+	struct frame_set *set = set_at(index);
+
+	return set ? find_in(set, sp, tag, python) : FRAME_WAYS;
+}
+
+static __always_inline __u32 find_free_in(struct frame_set *set)
 {
 #pragma unroll
 	for (__u32 way = 0; way < FRAME_WAYS; way++)
@@ -442,7 +458,7 @@ static __always_inline __u32 frame_find_free(struct frame_set *set)
 }
 
 /* A full set: the frame that waits longest gives way. It is the likeliest never to return. */
-static __noinline __u32 frame_find_oldest(struct frame_set *set)
+static __noinline __u32 find_oldest_in(struct frame_set *set)
 {
 	__u64 oldest = ~0ULL;
 	__u32 found = FRAME_WAYS;
@@ -459,44 +475,76 @@ static __noinline __u32 frame_find_oldest(struct frame_set *set)
 	return found;
 }
 
-static __always_inline void frame_enter(struct row *row, struct frame_set *set, __u64 sp, __u64 tag, bool python)
+/* What the way is in which a frame can be entered: below PLACE_FREE it has that key already. */
+#define PLACE_FREE FRAME_WAYS
+#define PLACE_OLDEST (2 * FRAME_WAYS)
+#define PLACE_NONE (3 * FRAME_WAYS)
+
+__noinline __u32 frame_place(__u32 index, __u64 sp, __u64 tag, __u32 python)
+{
+	struct frame_set *set = set_at(index);
+	__u32 way;
+
+	if (!set)
+		return PLACE_NONE;
+	way = find_in(set, sp, tag, python);
+	if (way < FRAME_WAYS)
+		return way;
+	way = find_free_in(set);
+	if (way < FRAME_WAYS)
+		return way | PLACE_FREE;
+	way = find_oldest_in(set);
+	return way < FRAME_WAYS ? way | PLACE_OLDEST : PLACE_NONE;
+}
+
+/* The frame of `old` gives way: to a call under its own key, or to another. */
+static __noinline bool frame_lost(__u64 old, bool same)
+{
+	struct row *row = row_of(old & SITE_FUNCTION_MASK);
+
+	if (!row)
+		return false;
+	if (same)
+		count(row->abandoned, 1);
+	else
+		count(row->evicted, 1);
+	return true;
+}
+
+/* False: another program was faster. */
+__noinline __u32 frame_try(__u32 index, __u64 sp, __u64 tag, __u32 python)
+{
+	__u32 place = frame_place(index, sp, tag, python), way = place & (FRAME_WAYS - 1);
+	struct frame_set *set = set_at(index);
+	__u64 state = sp;
+
+	if (!set || place >= PLACE_NONE)
+		return false;
+	if (place >= PLACE_OLDEST)
+		state = load(&set->sp[way]);
+	else if (place >= PLACE_FREE)
+		state = FRAME_FREE;
+	if (state == FRAME_BUSY || !frame_take(set, way, state))
+		return false;
+	if (state != FRAME_FREE) {
+		/* Whose frame it is can be told only now that nobody else can change it. */
+		__u64 old = load(&set->tag[way]);
+
+		if (!frame_lost(old, state == sp && (python ? is_python(old, tag) : old == tag)))
+			return false;
+	}
+	set->tag[way] = tag;
+	set->start[way] = bpf_ktime_get_ns();
+	frame_give(set, way, sp);
+	return true;
+}
+
+static __always_inline void frame_enter(struct row *row, __u32 index, __u64 sp, __u64 tag, bool python)
 {
 #pragma unroll
-	for (__u32 attempt = 0; attempt < FRAME_ATTEMPTS; attempt++) {
-		__u32 way = frame_find(set, sp, tag, python);
-		__u64 state = sp;
-
-		if (way == FRAME_WAYS) {
-			way = frame_find_free(set);
-			state = FRAME_FREE;
-		}
-		if (way == FRAME_WAYS) {
-			way = frame_find_oldest(set);
-			if (way >= FRAME_WAYS)
-				continue;
-			state = load(&set->sp[way & (FRAME_WAYS - 1)]);
-			if (state == FRAME_BUSY)
-				continue;
-		}
-		if (!frame_take(set, way, state))
-			continue;
-		if (state != FRAME_FREE) {
-			/* Whose frame it is can be told only now that nobody else can change it. */
-			__u64 old = load(&set->tag[way & (FRAME_WAYS - 1)]);
-			struct row *loser = row_of(old & SITE_FUNCTION_MASK);
-
-			if (!loser)
-				continue;
-			if (state == sp && (python ? is_python(old, tag) : old == tag))
-				count(loser->abandoned, 1);
-			else
-				count(loser->evicted, 1);
-		}
-		set->tag[way & (FRAME_WAYS - 1)] = tag;
-		set->start[way & (FRAME_WAYS - 1)] = bpf_ktime_get_ns();
-		frame_give(set, way, sp);
-		return;
-	}
+	for (__u32 attempt = 0; attempt < FRAME_ATTEMPTS; attempt++)
+		if (frame_try(index, sp, tag, python))
+			return;
 	count(row->table_full, 1);
 }
 
@@ -509,12 +557,13 @@ static __noinline void table_leave_frame(__u64 sp, __u64 tag, __u64 site, bool a
 	__u64 now = bpf_ktime_get_ns(), start, old;
 	__u32 way;
 	struct row *row = row_of(tag & SITE_FUNCTION_MASK);
-	struct frame_set *set = set_of(sp, tag);
+	__u32 index = set_of(sp, tag);
+	struct frame_set *set = set_at(index);
 
 	if (!row || !set)
 		return;
-	way = frame_find(set, sp, tag, false);
-	if (way != FRAME_WAYS && frame_take(set, way, sp)) {
+	way = frame_find(index, sp, tag, false);
+	if (way < FRAME_WAYS && frame_take(set, way, sp)) {
 		old = load(&set->tag[way & (FRAME_WAYS - 1)]);
 		start = load(&set->start[way & (FRAME_WAYS - 1)]);
 		if (old == tag) {
@@ -532,17 +581,11 @@ static __noinline void table_leave_frame(__u64 sp, __u64 tag, __u64 site, bool a
 		count(row->unmatched, 1);
 }
 
-static __noinline void exact_frame_enter(struct row *row, struct frame_set *set, __u64 sp, __u64 tag)
-{
-	frame_enter(row, set, sp, tag, false);
-}
-
 #include "python.bpf.h"
 
 static __always_inline void table_enter(user_regs *regs, __u64 tag, __u64 site)
 {
 	__u64 sp = REGS_SP(regs);
-	struct frame_set *set;
 	struct row *row;
 
 	if (constants.python_rows && site & SITE_PYTHON) {
@@ -562,9 +605,7 @@ static __always_inline void table_enter(user_regs *regs, __u64 tag, __u64 site)
 		count(row->unkeyed, 1);
 		return;
 	}
-	set = set_of(sp, tag);
-	if (set)
-		exact_frame_enter(row, set, sp, tag);
+	frame_enter(row, set_of(sp, tag), sp, tag, false);
 }
 
 static __always_inline void table_exit(user_regs *regs, __u64 sp, __u64 tag, __u64 site)

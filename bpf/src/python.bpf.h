@@ -201,24 +201,20 @@ static __always_inline __u64 python_key(__u64 tgid)
 	return tgid << 32 | SITE_FUNCTION_MASK;
 }
 
-static __noinline void python_frame_enter(struct row *row, struct frame_set *set, __u64 sp, __u64 tag)
-{
-	frame_enter(row, set, sp, tag, true);
-}
-
 /* As table_leave_frame(). */
 static __noinline void python_leave(__u64 sp, __u64 tag, bool again)
 {
 	__u64 now = bpf_ktime_get_ns(), start, old;
-	struct frame_set *set = set_of(sp, python_key(tag >> 32));
+	__u32 index = set_of(sp, python_key(tag >> 32));
+	struct frame_set *set = set_at(index);
 	struct row *row;
 	__u32 way;
 
 	if (!set || sp <= FRAME_BUSY)
 		return;
-	way = frame_find(set, sp, tag, true);
+	way = frame_find(index, sp, tag, true);
 	/* Most calls are of functions that nobody asked for. */
-	if (way == FRAME_WAYS || !frame_take(set, way, sp))
+	if (way >= FRAME_WAYS || !frame_take(set, way, sp))
 		return;
 	old = load(&set->tag[way & (FRAME_WAYS - 1)]);
 	start = load(&set->start[way & (FRAME_WAYS - 1)]);
@@ -240,7 +236,6 @@ static __noinline void python_enter(user_regs *regs, __u64 tgid)
 	__u64 sp = REGS_SP(regs), code = 0, found = CODE_LOST;
 	__u64 first = REGS_ARGUMENT(regs, 0), second = REGS_ARGUMENT(regs, 1);
 	__u64 frame = constants.python_frame_argument ? second : first;
-	struct frame_set *set;
 	struct row *row = row_of(constants.python_first_row);
 
 	/* Every call, wanted or not: what measuring costs goes by these. */
@@ -264,7 +259,5 @@ static __noinline void python_enter(user_regs *regs, __u64 tgid)
 		count(row->unkeyed, 1);
 		return;
 	}
-	set = set_of(sp, python_key(tgid));
-	if (set)
-		python_frame_enter(row, set, sp, tgid << 32 | found);
+	frame_enter(row, set_of(sp, python_key(tgid)), sp, tgid << 32 | found, true);
 }
