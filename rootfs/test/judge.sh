@@ -18,7 +18,7 @@ fail() {
 wait_for() {
     patience=300
     # The file may come with the program that writes it.
-    until [ "$(cat "$2" 2>/dev/null | grep -c "$1")" -ge "${3:-1}" ]; do
+    until seen=$(grep -c "$1" "$2" 2>/dev/null) && [ "$seen" -ge "${3:-1}" ]; do
         patience=$((patience - 1))
         [ "$patience" -gt 0 ] || fail "$2 never said $1"
         usleep 100000
