@@ -58,14 +58,19 @@ pub fn soaking() -> bool {
     std::env::var_os("EDGELAT_SOAK").is_some_and(|v| v == "1")
 }
 
+/// How many times slower than others this machine is, by `EDGELAT_SLOWER`: an emulated one is asked for less and waited for
+/// longer.
+fn slower() -> u64 {
+    std::env::var("EDGELAT_SLOWER").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
+}
+
 /// A count: `usual` in every run, `soak` in the long one.
 pub fn amount(usual: u64, soak: u64) -> u64 {
-    if soaking() { soak } else { usual }
+    if soaking() { soak } else { (usual / slower()).max(1) }
 }
 
 /// How long anything may take before a test gives up on it. Far above what is expected: the machine may
-/// be busy with other tests. `EDGELAT_PATIENCE` is how many times slower than others a machine is.
+/// be busy with other tests.
 pub fn patience() -> Duration {
-    let slower = std::env::var("EDGELAT_PATIENCE").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
-    Duration::from_secs(amount(120, 1800)) * slower
+    Duration::from_secs(if soaking() { 1800 } else { 120 * slower() })
 }
