@@ -4,6 +4,9 @@
 //! Histograms add exactly, so time resolution is lost and no sample. A segment stands for as many as it was made of, and
 //! neighbours that stand for equally many are merged, the oldest such first: as with the digits of a number that is counted
 //! up, what is old stands in few segments of ever longer intervals, and most of the room is left to what is new.
+//!
+//! Runs are not merged with each other. Where there are so many short ones that no two segments fit into one, segments are made
+//! shorter one by one.
 
 use std::ops::ControlFlow;
 
@@ -22,18 +25,18 @@ pub fn choices(names: &[Name]) -> Vec<usize> {
     best
 }
 
-/// Makes one segment of two neighbours, `names`, with as few records merged as it takes to have at most `most` bytes. The
+/// Makes one segment of neighbours, `names`, with as few records merged as it takes to have at most `most` bytes. The
 /// segment behind them is `next`, and not there if they are the newest. `None` where even one record for each run is too much.
 ///
 /// # Errors
 /// When they cannot be read.
-pub fn two(
+pub fn into_one(
     store: &dyn Store,
-    names: [Name; 2],
+    names: &[Name],
     next: Option<Name>,
     most: usize,
 ) -> Result<Option<Vec<u8>>, ReadError> {
-    // Where both fit as they are, nothing is lost by putting them into one file.
+    // Where all fit as they are, nothing is lost by putting them into one file.
     let mut of = 1;
     loop {
         let (bytes, more) = join(store, names, next, of)?;
@@ -50,7 +53,7 @@ pub fn two(
 /// With up to `of` records in one. Says whether more could be merged.
 fn join(
     store: &dyn Store,
-    names: [Name; 2],
+    names: &[Name],
     next: Option<Name>,
     of: usize,
 ) -> Result<(Vec<u8>, bool), ReadError> {
@@ -96,11 +99,10 @@ fn join(
         }
         ControlFlow::Continue(())
     };
-    let [first, second] = names;
     match next {
-        None => reader::read(store, &[first, second], true, &mut take)?,
-        // The third is read for what it says of the second, and no further.
-        Some(next) => reader::read(store, &[first, second, next], true, &mut |place, seen, state| {
+        None => reader::read(store, names, true, &mut take)?,
+        // It is read for what it says of those before it, and no further.
+        Some(next) => reader::read(store, &[names, &[next]].concat(), true, &mut |place, seen, state| {
             if place.segment == next { ControlFlow::Break(()) } else { take(place, seen, state) }
         })?,
     }

@@ -8,7 +8,7 @@
 //! is on the disk then. The checkpoint of the new segment says from which interval on the old one does not count.
 
 use std::collections::VecDeque;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use nix::errno::Errno;
 
@@ -393,30 +393,43 @@ impl Spool {
         // Short ones, of an agent that is started again and again.
         let most = 2 * max_bytes.div_ceil(segment_bytes.max(1)) as usize;
         let room = max_bytes.saturating_sub(2 * segment_bytes);
+        // Where no two fit into one, no two do after one was made shorter or is gone.
+        let mut two_fit = true;
         loop {
             let taken: u64 = self.closed.iter().map(|(_, length)| length.next_multiple_of(BLOCK_BYTES)).sum();
             if taken <= room && self.closed.len() <= most {
                 return Ok(());
             }
             let names: Vec<Name> = self.closed.iter().map(|(name, _)| *name).collect();
-            let merged = merge::choices(&names).into_iter().find_map(|index| {
-                let (pair, next) = ([names[index], names[index + 1]], names.get(index + 2).copied());
-                let merged = merge::two(self.store.as_ref(), pair, next, segment_bytes as usize);
+            let merged = |range: Range<usize>, most: u64| {
+                let next = names.get(range.end).copied();
                 // What cannot be read stays as it is until it is the oldest.
-                Some((index, merged.ok().flatten()?))
-            });
-            match merged {
-                Some((index, bytes)) => self.replace(index, &bytes)?,
+                let bytes = merge::into_one(self.store.as_ref(), &names[range.clone()], next, most as usize);
+                Some((range, bytes.ok().flatten()?))
+            };
+            let pairs = merge::choices(&names).into_iter().map(|index| index..index + 2);
+            let pair = pairs.filter(|_| two_fit).find_map(|pair| merged(pair, segment_bytes));
+            two_fit = pair.is_some();
+            // One for itself by a block or more, which gives no room for one segment more.
+            let shorter = || {
+                let of = |(index, (_, length)): (usize, &(Name, u64))| {
+                    merged(index..index + 1, length.next_multiple_of(BLOCK_BYTES).saturating_sub(BLOCK_BYTES))
+                };
+                self.closed.iter().enumerate().filter(|_| taken > room).find_map(of)
+            };
+            match pair.or_else(shorter) {
+                Some((range, bytes)) => self.replace(range, &bytes)?,
                 None if names.is_empty() => return Ok(()),
                 None => self.drop_oldest()?,
             }
         }
     }
 
-    /// Puts `bytes` in the place of two segments.
-    fn replace(&mut self, index: usize, bytes: &[u8]) -> Result<(), Errno> {
-        let (older, newer) = (self.closed[index].0, self.closed[index + 1].0);
-        let name = Name { first: older.first, last: newer.last };
+    /// Puts `bytes` in the place of segments.
+    fn replace(&mut self, range: Range<usize>, bytes: &[u8]) -> Result<(), Errno> {
+        let parts: Vec<Name> = self.closed[range.clone()].iter().map(|(name, _)| *name).collect();
+        let (Some(oldest), Some(newest)) = (parts.first(), parts.last()) else { return Ok(()) };
+        let name = Name { first: oldest.first, last: newest.last };
         let written = (self.store.create(UNFINISHED, bytes.len() as u64))
             .and_then(|()| self.store.write(UNFINISHED, 0, bytes))
             .and_then(|()| self.store.sync(UNFINISHED))
@@ -426,11 +439,10 @@ impl Spool {
             return Err(errno);
         }
         self.spent(bytes.len() as u64);
-        self.closed[index] = (name, bytes.len() as u64);
-        self.closed.remove(index + 1);
+        self.closed.splice(range, [(name, bytes.len() as u64)]);
         // It is on the disk by its name before what it was made of goes. What stays is left out by readers.
         self.store.sync_names()?;
-        for part in [older, newer] {
+        for part in parts.iter().filter(|part| **part != name) {
             _ = self.store.remove(&part.file());
         }
         self.store.sync_names()

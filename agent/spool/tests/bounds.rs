@@ -69,6 +69,30 @@ fn an_agent_that_is_started_again_and_again_fills_nothing() {
 }
 
 #[test]
+fn time_resolution_goes_before_any_run_where_no_two_segments_fit_into_one() {
+    // Four runs fill a segment, and eight do not fit into one, however short they are made.
+    let options = Options { max_bytes: 128 << 10, segment_bytes: 16 << 10, ..SMALL };
+    let disk = Disk::default();
+    for number in 1..=120 {
+        let mut run = Run::new(disk.store(), options, number);
+        for _ in 0..4 {
+            assert_eq!(run.interval(12, 12, true), None);
+        }
+        disk.0.borrow_mut().ops.clear();
+        let has = read_disk(&disk);
+        assert_eq!(has.damaged, 0);
+        if has.dropped > 0 {
+            // What is newest need not be shorter yet; half as many records are a block less.
+            let old = has.runs.iter().filter(|(id, _)| id[0] + 8 < number);
+            let most = old.map(|(_, records)| records.len()).max().unwrap();
+            assert_eq!(most, 2, "records of a run, while other runs are gone");
+            return;
+        }
+    }
+    panic!("120 runs fit");
+}
+
+#[test]
 fn where_nothing_can_be_merged_any_more_the_oldest_run_goes_and_is_counted() {
     let options = Options { max_bytes: 16 << 10, segment_bytes: 4 << 10, ..SMALL };
     let disk = Disk::default();

@@ -130,7 +130,7 @@ fn whatever_stands_in_segments_they_are_read_merged_and_written_to() {
         })
         .unwrap();
         let [first, second, third] = [1, 2, 3].map(Name::of);
-        let merged = merge::two(&disk, [first, second], Some(third), 2_000).unwrap();
+        let merged = merge::into_one(&disk, &[first, second], Some(third), 2_000).unwrap();
         assert!(merged.is_none_or(|bytes| bytes.len() <= 2_000));
         let mut run = Run::new(disk.store(), SHORT, 9);
         assert_eq!(run.interval(2, 3, true), None);

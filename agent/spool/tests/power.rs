@@ -121,3 +121,39 @@ fn a_cut_while_segments_are_merged_loses_nothing() {
     assert!(merges > 3, "{merges} merges");
     assert!(all_orders(&history, TIGHT, 7) > 2_000);
 }
+
+#[test]
+fn a_cut_while_a_segment_is_made_shorter_loses_nothing() {
+    // See bounds.rs: so many runs that no two segments fit into one.
+    let options = Options { max_bytes: 128 << 10, segment_bytes: 16 << 10, ..SMALL };
+    let (mut files, mut truths) = (Files::new(), Vec::<([u8; 16], Vec<Did>)>::new());
+    for number in 1..=120 {
+        let disk = Disk::with(&files);
+        let begin = disk.ops();
+        let mut run = Run::new(disk.store(), options, number);
+        for _ in 0..4 {
+            assert_eq!(run.interval(12, 12, true), None);
+        }
+        let shorter = |op: &Op| matches!(op, Op::Rename(_, to, _) if files.contains_key(to));
+        if disk.0.borrow().ops[begin..].iter().any(shorter) {
+            let mut states = 0;
+            for end in begin..=disk.ops() {
+                let loose = disk.loose(end);
+                for kept in [Kept::Nothing, Kept::All] {
+                    let left = disk.after(end, &|op| if loose.contains(&op) { kept } else { Kept::All });
+                    let has = read_disk(&Disk::with(&left));
+                    assert_eq!((has.damaged, has.orphans, has.unknown, has.dropped), (0, 0, 0, 0));
+                    for (id, truth) in &truths {
+                        check(&has, *id, truth, 0, 4);
+                    }
+                    states += 1;
+                }
+            }
+            assert!(states > 20, "{states} states");
+            return;
+        }
+        truths.push((run.id, run.truth));
+        files = disk.files();
+    }
+    panic!("no segment was made shorter");
+}

@@ -93,7 +93,7 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(read, Ok(()));
     let names: Vec<_> = reader::segments(&store).into_iter().flatten().map(|(name, _)| name).collect();
     for most in [0, 100, 10_000] {
-        let merged = edgelat_spool::merge::two(&store, [names[0], names[1]], Some(names[2]), most);
+        let merged = edgelat_spool::merge::into_one(&store, &names[..2], Some(names[2]), most);
         assert!(merged.is_ok_and(|bytes| bytes.is_none_or(|bytes| bytes.len() <= most)));
     }
 });
