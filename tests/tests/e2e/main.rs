@@ -20,6 +20,7 @@ mod metrics;
 mod packs;
 mod processes;
 mod programs;
+mod prometheus_otlp;
 mod python;
 mod quantiles;
 mod refusals;

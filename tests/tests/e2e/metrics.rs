@@ -13,7 +13,7 @@ use edgelat_tests::service::{Place, STRANGER, measure};
 use edgelat_tests::{Function, patience};
 use serde_json::Value;
 
-use crate::servers::{Server, get, project, tool_chain};
+use crate::servers::{Server, debian_prometheus, get, project, tool_chain};
 use crate::service::{exe, start};
 
 /// `edgelat metrics` on a port that the kernel chooses, as a user without any right.
@@ -46,7 +46,8 @@ fn prometheus(version: &str, folder: &Path, of: u16) -> Server {
             &format!("  scrape_protocols: [PrometheusProto]\n  {both}_classic_histograms: true\n"),
         ),
     ];
-    Server::prometheus(version, folder, &config.concat(), &["--enable-feature=native-histograms"])
+    let options = ["--enable-feature=native-histograms"];
+    Server::prometheus(&debian_prometheus(version), folder, &config.concat(), &options)
 }
 
 /// The metrics as text.
@@ -115,7 +116,7 @@ fn quantiles_agree(prometheus: &Server, function: &Function) {
 }
 
 /// Everything that a panel of the dashboard asks for, with what Grafana would put in.
-fn dashboard_queries() -> Vec<(String, String)> {
+pub fn dashboard_queries() -> Vec<(String, String)> {
     let text = std::fs::read_to_string(project().join("docs/prometheus/dashboard.json")).unwrap();
     let dashboard: Value = serde_json::from_str(&text).unwrap();
     let mut queries = Vec::new();

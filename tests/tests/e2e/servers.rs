@@ -21,6 +21,11 @@ pub fn tool_chain(name: &str, version: &str) -> PathBuf {
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
 }
 
+/// The Prometheus of a Debian package.
+pub fn debian_prometheus(version: &str) -> PathBuf {
+    tool_chain("prometheus", version).join("usr/bin/prometheus")
+}
+
 /// A server that a test started. It ends with it.
 pub struct Server {
     child: Child,
@@ -61,10 +66,10 @@ impl Server {
     }
 
     /// A Prometheus with this configuration and these options, with its files in `folder`.
-    pub fn prometheus(version: &str, folder: &Path, config: &str, options: &[&str]) -> Self {
+    pub fn prometheus(program: &Path, folder: &Path, config: &str, options: &[&str]) -> Self {
         std::fs::write(folder.join("prometheus.yml"), config).unwrap();
         let port = free_port();
-        let mut command = Command::new(tool_chain("prometheus", version).join("usr/bin/prometheus"));
+        let mut command = Command::new(program);
         command
             .args(["--config.file=prometheus.yml", "--storage.tsdb.path=data"])
             .args(options)
@@ -73,17 +78,21 @@ impl Server {
         Self::on(command, port, "/-/ready")
     }
 
-    /// The samples that a query gives: labels and value.
-    pub fn query(&self, query: &str) -> Vec<(Value, f64)> {
+    /// The samples that a query gives, as they come.
+    pub fn samples(&self, query: &str) -> Vec<Value> {
         let encoded: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
         let path = format!("/api/v1/query?query={encoded}");
         let (status, body) = get(self.port, &path, "application/json").unwrap();
         let answer: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((status, answer["status"].as_str()), (200, Some("success")), "{query}: {answer}");
-        let samples = answer["data"]["result"].as_array().unwrap().iter();
+        answer["data"]["result"].as_array().unwrap().clone()
+    }
+
+    /// The same as labels and value.
+    pub fn query(&self, query: &str) -> Vec<(Value, f64)> {
         let value =
             |sample: &Value| sample["value"][1].as_str().map_or(f64::NAN, |text| text.parse().unwrap());
-        samples.map(|sample| (sample["metric"].clone(), value(sample))).collect()
+        self.samples(query).iter().map(|sample| (sample["metric"].clone(), value(sample))).collect()
     }
 
     /// The only sample that a query gives.

@@ -19,7 +19,7 @@ use edgelat_tests::{Outcome, Place, TempDir, patience};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::servers::{Server, free_port, tool_chain};
+use crate::servers::{Server, debian_prometheus, free_port, tool_chain};
 
 fn now_ns() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64
@@ -35,7 +35,7 @@ fn spool(place: &Place) -> PathBuf {
 }
 
 /// A spool with so many intervals, of which the last ends now.
-fn recorded(place: &Place, intervals: u64) -> Records {
+pub fn recorded(place: &Place, intervals: u64) -> Records {
     let mut records = Records::begin(&spool(place), 1, [1; 16], ago(intervals * 10 * SECOND));
     (0..intervals).for_each(|_| records.interval(3, 200));
     records
@@ -51,12 +51,12 @@ fn recorded_day(place: &Place) -> Records {
     records
 }
 
-fn upload(place: &Place, url: &str) -> Outcome {
+pub fn upload(place: &Place, url: &str) -> Outcome {
     place.edgelat(&["upload", "--once", "--endpoint", url])
 }
 
 #[track_caller]
-fn sent(outcome: &Outcome, words: &[&str]) {
+pub fn sent(outcome: &Outcome, words: &[&str]) {
     assert_eq!(outcome.status.code(), Some(0), "{outcome:#?}");
     words.iter().for_each(|word| assert!(outcome.stderr.contains(word), "{word}: {outcome:#?}"));
 }
@@ -85,13 +85,16 @@ fn has_each_once(books: &Books, records: &Records) {
     }
 }
 
-/// A Prometheus, and what takes OTLP before it.
-fn prometheus(version: &str, folder: &TempDir, config: &str) -> (Server, Receiver) {
+/// Starts a Prometheus with a configuration, and says where uploads go that are for it.
+pub type Start<'a> = &'a dyn Fn(&TempDir, &str) -> (Server, String);
+
+/// A Prometheus of Debian that is written to by what takes OTLP before it.
+pub fn written_to(version: &str, folder: &TempDir, config: &str) -> (Server, String) {
     let options = ["--enable-feature=native-histograms", "--web.enable-remote-write-receiver"];
-    let server = Server::prometheus(version, folder.path(), config, &options);
+    let server = Server::prometheus(&debian_prometheus(version), folder.path(), config, &options);
     let receiver = Receiver::start(&[]);
     receiver.always(Reply::PassOn(server.port));
-    (server, receiver)
+    (server, receiver.url())
 }
 
 /// What a receiver says of a histogram is what we say, within a bucket.
@@ -107,13 +110,12 @@ fn quantiles_agree(of: &dyn Fn(f64) -> Option<f64>, counts: &Counts, function: &
     }
 }
 
-fn prometheus_computes_what_we_say(version: &str) {
+pub fn prometheus_computes_what_we_say(start: Start<'_>) {
     let place = Place::new();
     place.configure("", &[]);
     let records = recorded(&place, 60);
     let folder = TempDir::new();
-    let (prometheus, receiver) = prometheus(version, &folder, "");
-    let url = receiver.url();
+    let (prometheus, url) = start(&folder, "");
     sent(&upload(&place, &url), &["sent 60 intervals"]);
     for (function, counts) in &records.totals {
         let labels =
@@ -146,12 +148,12 @@ fn prometheus_computes_what_we_say(version: &str) {
 
 #[test]
 fn prometheus_2_computes_of_an_upload_what_we_say() {
-    prometheus_computes_what_we_say("2.53");
+    prometheus_computes_what_we_say(&|folder, config| written_to("2.53", folder, config));
 }
 
 #[test]
 fn prometheus_3_computes_of_an_upload_what_we_say() {
-    prometheus_computes_what_we_say("3");
+    prometheus_computes_what_we_say(&|folder, config| written_to("3", folder, config));
 }
 
 #[test]
@@ -193,14 +195,12 @@ fn live(url: &str) {
     sent(&upload(&place, url), &["sent 2 intervals"]);
 }
 
-#[test]
-fn a_day_offline_is_refused_by_a_live_prometheus_as_far_as_it_is_old_and_the_newest_figures_arrive() {
+pub fn a_day_is_refused_as_far_as_it_is_old(start: Start<'_>) {
     let place = Place::new();
     place.configure("", &[]);
     let records = recorded_day(&place);
     let folder = TempDir::new();
-    let (prometheus, receiver) = prometheus("2.53", &folder, "");
-    let url = receiver.url();
+    let (prometheus, url) = start(&folder, "");
     live(&url);
     let outcome = upload(&place, &url);
     sent(
@@ -222,14 +222,17 @@ fn a_day_offline_is_refused_by_a_live_prometheus_as_far_as_it_is_old_and_the_new
 }
 
 #[test]
-fn a_day_offline_arrives_as_a_whole_where_a_prometheus_takes_what_is_a_day_old() {
+fn a_day_offline_is_refused_by_a_live_prometheus_as_far_as_it_is_old_and_the_newest_figures_arrive() {
+    a_day_is_refused_as_far_as_it_is_old(&|folder, config| written_to("2.53", folder, config));
+}
+
+pub fn a_day_arrives_as_a_whole(start: Start<'_>) {
     let place = Place::new();
     place.configure("", &[]);
     let records = recorded_day(&place);
     let folder = TempDir::new();
     let config = "storage: {tsdb: {out_of_order_time_window: 30h}}\n";
-    let (prometheus, receiver) = prometheus("3", &folder, config);
-    let url = receiver.url();
+    let (prometheus, url) = start(&folder, config);
     live(&url);
     let outcome = upload(&place, &url);
     sent(&outcome, &["sent 1560 intervals"]);
@@ -241,6 +244,11 @@ fn a_day_offline_arrives_as_a_whole_where_a_prometheus_takes_what_is_a_day_old()
     let time = (records.now.real_ns - (records.now.boot_ns - boot_ns)) as f64 / 1e9;
     let then = prometheus.number(&format!("histogram_count({native} @ {time:.3})"));
     assert_eq!(then, Some(totals["function_1"].exits() as f64));
+}
+
+#[test]
+fn a_day_offline_arrives_as_a_whole_where_a_prometheus_takes_what_is_a_day_old() {
+    a_day_arrives_as_a_whole(&|folder, config| written_to("3", folder, config));
 }
 
 #[test]
