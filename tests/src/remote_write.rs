@@ -1,5 +1,6 @@
-//! What Prometheus makes of OTLP, for a Prometheus that was built without its receiver of OTLP, as Debian's are: the libraries of
-//! OpenTelemetry's collector are not in Debian.
+//! What Prometheus makes of OTLP, for a Prometheus that was built without its receiver of OTLP, as Debian's are.
+//!
+//! Its own receiver makes the same series: `tests/tests/e2e/prometheus_otlp.rs` compares them where a Prometheus with it is named.
 //!
 //! Points are written to it by remote write 1.0, with the names and labels of the specification (OpenTelemetry, *Prometheus and
 //! OpenMetrics Compatibility*: unit and `_total` behind the name, `job` and `instance` of the resource, exponential histograms as

@@ -226,13 +226,15 @@ fn a_day_offline_is_refused_by_a_live_prometheus_as_far_as_it_is_old_and_the_new
     a_day_is_refused_as_far_as_it_is_old(&|folder, config| written_to("2.53", folder, config));
 }
 
+/// Configuration of a Prometheus that takes what is a day old.
+pub const TAKES_A_DAY: &str = "storage: {tsdb: {out_of_order_time_window: 30h}}\n";
+
 pub fn a_day_arrives_as_a_whole(start: Start<'_>) {
     let place = Place::new();
     place.configure("", &[]);
     let records = recorded_day(&place);
     let folder = TempDir::new();
-    let config = "storage: {tsdb: {out_of_order_time_window: 30h}}\n";
-    let (prometheus, url) = start(&folder, config);
+    let (prometheus, url) = start(&folder, TAKES_A_DAY);
     live(&url);
     let outcome = upload(&place, &url);
     sent(&outcome, &["sent 1560 intervals"]);
