@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::metrics::dashboard_queries;
 use crate::servers::Server;
 use crate::upload::{
-    Start, TAKES_A_DAY, a_day_arrives_as_a_whole, a_day_is_refused_as_far_as_it_is_old,
+    Start, TAKES_A_DAY, Uploaded, a_day_arrives_as_a_whole, a_day_is_refused_as_far_as_it_is_old,
     prometheus_computes_what_we_say, recorded, sent, upload, written_to,
 };
 
@@ -116,16 +116,11 @@ fn the_series_of_otlp_are_those_of_what_stands_for_it_elsewhere() {
 #[ignore = "set EDGELAT_PROMETHEUS_OTLP to what tests/prometheus-otlp/build prints"]
 fn what_is_sent_once_more_to_a_prometheus_counts_once() {
     with_each(|_, start| {
-        let place = Place::new();
-        place.configure("", &[]);
-        let records = recorded(&place, 60);
-        let folder = TempDir::new();
-        let (prometheus, url) = start(&folder, "");
-        sent(&upload(&place, &url), &["sent 60 intervals"]);
-        let before = series(&prometheus, &records);
+        let Uploaded { prometheus, url, place, records, .. } = &Uploaded::to(start);
+        let before = series(prometheus, records);
         std::fs::remove_dir_all(place.path().join("state/upload")).unwrap();
-        sent(&upload(&place, &url), &["sent 60 intervals"]);
-        assert_eq!(series(&prometheus, &records), before);
+        sent(&upload(place, url), &["sent 60 intervals"]);
+        assert_eq!(series(prometheus, records), before);
         let end = records.now.real_ns as f64 / 1e9;
         for (function, counts) in &records.totals {
             let labels = format!("{{target=\"gateway\",function=\"{function}\"}}");
@@ -143,12 +138,7 @@ fn what_is_sent_once_more_to_a_prometheus_counts_once() {
 #[ignore = "set EDGELAT_PROMETHEUS_OTLP to what tests/prometheus-otlp/build prints"]
 fn the_dashboard_shows_functions_that_came_by_otlp() {
     with_each(|_, start| {
-        let place = Place::new();
-        place.configure("", &[]);
-        recorded(&place, 60);
-        let folder = TempDir::new();
-        let (prometheus, url) = start(&folder, "");
-        sent(&upload(&place, &url), &["sent 60 intervals"]);
+        let Uploaded { prometheus, .. } = &Uploaded::to(start);
         let mut panels: BTreeMap<String, bool> = BTreeMap::new();
         for (panel, query) in dashboard_queries() {
             // What is of the service itself is scraped, and not sent.

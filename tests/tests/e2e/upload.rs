@@ -110,13 +110,29 @@ fn quantiles_agree(of: &dyn Fn(f64) -> Option<f64>, counts: &Counts, function: &
     }
 }
 
+/// A Prometheus that a spool of sixty intervals was sent to.
+pub struct Uploaded {
+    pub prometheus: Server,
+    pub url: String,
+    pub place: Place,
+    pub records: Records,
+    _folder: TempDir,
+}
+
+impl Uploaded {
+    pub fn to(start: Start<'_>) -> Self {
+        let place = Place::new();
+        place.configure("", &[]);
+        let records = recorded(&place, 60);
+        let folder = TempDir::new();
+        let (prometheus, url) = start(&folder, "");
+        sent(&upload(&place, &url), &["sent 60 intervals"]);
+        Self { prometheus, url, place, records, _folder: folder }
+    }
+}
+
 pub fn prometheus_computes_what_we_say(start: Start<'_>) {
-    let place = Place::new();
-    place.configure("", &[]);
-    let records = recorded(&place, 60);
-    let folder = TempDir::new();
-    let (prometheus, url) = start(&folder, "");
-    sent(&upload(&place, &url), &["sent 60 intervals"]);
+    let Uploaded { prometheus, url, place, records, .. } = &Uploaded::to(start);
     for (function, counts) in &records.totals {
         let labels =
             format!("{{job=\"edgelat\",target=\"gateway\",function=\"{function}\",language=\"native\"}}");
@@ -143,7 +159,7 @@ pub fn prometheus_computes_what_we_say(start: Start<'_>) {
     let rate = prometheus.number(&rate).unwrap();
     assert!((rate - 3.0 * 20.1).abs() < 1.0, "{rate} calls a second");
     // Once more is nothing.
-    sent(&upload(&place, &url), &["sent 0 intervals"]);
+    sent(&upload(place, url), &["sent 0 intervals"]);
 }
 
 #[test]
