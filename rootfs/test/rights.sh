@@ -14,7 +14,7 @@ attempt() {
     [ "$2" != all ] || as=
     kill -CONT "$3"
     # shellcheck disable=SC2086 # words
-    $as edgelat watch --json $bias --route "$4" --duration 0.1 -p "$3" add >report 2>errors
+    $as edgelat watch --json $bias --route "$4" --duration 0.2 -p "$3" add >report 2>errors
     status=$?
     kill -STOP "$3"
     tail -n 1 errors
