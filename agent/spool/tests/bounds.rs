@@ -4,7 +4,7 @@
 mod common;
 
 use common::disk::Disk;
-use common::{Did, Run, SECOND, SMALL, add, check, read_disk};
+use common::{Did, Run, SECOND, SMALL, add, check, read_disk, short_run};
 use edgelat_spool::{Options, Trust};
 
 const DAY: u64 = 8_640;
@@ -70,14 +70,9 @@ fn an_agent_that_is_started_again_and_again_fills_nothing() {
 
 #[test]
 fn time_resolution_goes_before_any_run_where_no_two_segments_fit_into_one() {
-    // Four runs fill a segment, and eight do not fit into one, however short they are made.
-    let options = Options { max_bytes: 128 << 10, segment_bytes: 16 << 10, ..SMALL };
     let disk = Disk::default();
     for number in 1..=120 {
-        let mut run = Run::new(disk.store(), options, number);
-        for _ in 0..4 {
-            assert_eq!(run.interval(12, 12, true), None);
-        }
+        short_run(&disk, number);
         disk.0.borrow_mut().ops.clear();
         let has = read_disk(&disk);
         assert_eq!(has.damaged, 0);

@@ -4,7 +4,7 @@
 mod common;
 
 use common::disk::{Disk, Files, Kept, Op};
-use common::{Did, Run, SMALL, check, read_disk};
+use common::{Did, Run, SMALL, check, read_disk, short_run};
 use edgelat_spool::Options;
 
 /// A history, and after how many operations how many intervals were said to be on the disk.
@@ -124,16 +124,11 @@ fn a_cut_while_segments_are_merged_loses_nothing() {
 
 #[test]
 fn a_cut_while_a_segment_is_made_shorter_loses_nothing() {
-    // See bounds.rs: so many runs that no two segments fit into one.
-    let options = Options { max_bytes: 128 << 10, segment_bytes: 16 << 10, ..SMALL };
     let (mut files, mut truths) = (Files::new(), Vec::<([u8; 16], Vec<Did>)>::new());
     for number in 1..=120 {
         let disk = Disk::with(&files);
         let begin = disk.ops();
-        let mut run = Run::new(disk.store(), options, number);
-        for _ in 0..4 {
-            assert_eq!(run.interval(12, 12, true), None);
-        }
+        let run = short_run(&disk, number);
         let shorter = |op: &Op| matches!(op, Op::Rename(_, to, _) if files.contains_key(to));
         if disk.0.borrow().ops[begin..].iter().any(shorter) {
             let mut states = 0;

@@ -2,13 +2,15 @@
 //! in Python. Both count what they do, and a session that is not served in time goes down.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use edgelat_tests::machine::{TempDir, Turn, assert_text_restored, eventually, need_root};
 use edgelat_tests::{Session, amount, patience};
+
+use crate::servers::{project, tool_chain};
 
 /// In each run of the daemons the ports are the same.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -69,16 +71,6 @@ struct Peers {
     _turn: (Turn, MutexGuard<'static, ()>),
 }
 
-fn project() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-}
-
-fn packaged(name: &str, version: &str) -> PathBuf {
-    let output = Command::new(project().join("tests/toolchain")).args([name, version]).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
-}
-
 impl Peers {
     fn start() -> Self {
         need_root();
@@ -88,13 +80,13 @@ impl Peers {
         for name in ["gobgpd.toml", "exabgp.conf", "exabgp.py", "routes.py"] {
             folder.copy(&project().join("tests/targets/bgp").join(name), name);
         }
-        let package = packaged("exabgp", "4.2").join("usr/lib/python3/dist-packages");
+        let package = tool_chain("exabgp", "4.2").join("usr/lib/python3/dist-packages");
         let output = |name: &str| std::fs::File::create(folder.path().join(name)).unwrap();
         let run = |command: &mut Command| assert!(command.status().unwrap().success(), "{command:?}");
         run(Command::new("cp").arg("-r").arg(package).arg(folder.path().join("package")));
         run(Command::new("mkfifo").arg(folder.path().join("orders")));
 
-        let programs = packaged("gobgpd", "3.36").join("usr/bin");
+        let programs = tool_chain("gobgpd", "3.36").join("usr/bin");
         let gobgpd = Command::new(programs.join("gobgpd"))
             .args(["--config-type", "toml", "--pprof-disable", "--api-hosts", API, "--config-file"])
             .arg(folder.path().join("gobgpd.toml"))

@@ -1,12 +1,14 @@
 //! Programs written in Python, by interpreters of Debian packages (tests/toolchains.txt). Others can be named, and then the
 //! long run takes them in: `EDGELAT_PYTHONS=/path/python3.8:/path/python3.10`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use edgelat_tests::machine::{TempDir, Turn, assert_text_restored, eventually};
 use edgelat_tests::{Oracle, Report, Session, Target, amount, edgelat};
+
+use crate::servers::{project, tool_chain};
 
 /// What is called from Python itself. Before 3.11 names are short, and others have them too.
 const INSIDE: &[&str] = &[
@@ -27,19 +29,8 @@ const INSIDE: &[&str] = &[
 /// What is called from C, and so seen in any version.
 const FROM_C: &[&str] = &["py:calls.py:keyed", "py:calls.py:work.<locals>.<lambda>", "py:script.py:<module>"];
 
-fn project() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-}
-
 fn script(name: &str) -> PathBuf {
     project().join("tests/targets/python").join(name)
-}
-
-/// The folder of something that tests/toolchains.txt lists.
-fn toolchain(name: &str, version: &str) -> PathBuf {
-    let output = Command::new(project().join("tests/toolchain")).args([name, version]).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
 }
 
 /// `calls.py` under an interpreter of the packages.
@@ -202,7 +193,7 @@ fn every_call_is_counted_where_the_interpreter_is_a_library() {
     }
     folder.copy(&edgelat_tests::target::target("embeds"), "embeds");
     let library = format!("usr/lib/{}-linux-gnu/libpython3.13.so.1.0", std::env::consts::ARCH);
-    folder.copy(&toolchain("libpython", "3.13").join(library), "libpython3.13.so.1.0");
+    folder.copy(&tool_chain("libpython", "3.13").join(library), "libpython3.13.so.1.0");
     let embedded = || {
         let mut command = Command::new(project().join("tests/python"));
         command.env("PYTHON_PROGRAM", "/mnt/embeds").arg("3.13").arg(folder.path().join("calls.py"));
@@ -312,7 +303,7 @@ fn functions_that_find_no_row_are_accounted_for() {
 #[test]
 fn a_command_in_python_is_measured_from_its_first_call_on() {
     let _turn = Turn::shared();
-    let folder = toolchain("python", "3.11");
+    let folder = tool_chain("python", "3.11");
     let mut command = Command::new(edgelat_tests::session::binary());
     command.env("PYTHONHOME", folder.join("usr")).env("PYTHONDONTWRITEBYTECODE", "1");
     command.args(["watch", "--json", "py:<module>", "py:keyed", "--"]);

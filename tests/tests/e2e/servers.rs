@@ -1,4 +1,4 @@
-//! Servers that a test starts: receivers and scrapers of Debian.
+//! Servers that a test starts, receivers and scrapers of Debian; and where what tests/toolchains.txt lists is.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

@@ -113,6 +113,18 @@ impl Run {
     }
 }
 
+/// Four of [`short_run`] fill a segment of these, and eight do not fit into one, however short they are made.
+pub const CROWDED: Options = Options { max_bytes: 128 << 10, segment_bytes: 16 << 10, ..SMALL };
+
+/// A run of four intervals.
+pub fn short_run(disk: &Disk, number: u8) -> Run {
+    let mut run = Run::new(disk.store(), CROWDED, number);
+    for _ in 0..4 {
+        assert_eq!(run.interval(12, 12, true), None);
+    }
+    run
+}
+
 /// What a spool has.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Has {
