@@ -49,6 +49,18 @@ kernel_field() {
     if [ $# -gt 3 ]; then echo "$4"; else die "no kernel $1 for $2 in qemu/kernels.toml, or it has no $3"; fi
 }
 
+# left_out SERIES ARCHITECTURE: the tests that a kernel of the list leaves out, a line each. A name of an array above the
+# first kernel stands for what is in that.
+left_out() {
+    local word
+    for word in $(kernel_field "$1" "$2" without ''); do
+        awk -v word="$word" '
+            /^\[\[/ { exit }
+            $1 == word { sub(/^[^=]*= /, ""); gsub(/[][,"]/, ""); gsub(/ /, "\n"); word = $0 }
+            END { print word }' "$root/qemu/kernels.toml"
+    done
+}
+
 # kvm_works ARCHITECTURE VMLINUZ: can this machine's processor run a guest itself? Shown by a boot without a file system,
 # which ends in a panic at once, because a nested /dev/kvm may open and still be unable to run an ordinary guest.
 # EDGELAT_KVM=yes|no answers without a trial.
