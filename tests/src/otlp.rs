@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use edgelat_protobuf::{Fields, Value, packed, unsigned_as_signed};
+use serde_json::Value as Json;
 
 /// Names with values.
 pub type Labels = BTreeMap<String, String>;
@@ -149,6 +150,79 @@ fn histogram(point: &[u8], fixed: &dyn Fn(u64) -> u64) -> Figure {
     let sum = buckets.iter().map(|(_, count)| count).sum::<u64>();
     assert_eq!(count, zero + sum, "all that is counted is in a bucket");
     Figure::Histogram { count, sum: f64::from_bits(fixed(5)), zero, buckets }
+}
+
+/// The points of a request in JSON (<https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding>), which must be right in
+/// themselves as well.
+pub fn points_of_json(line: &str) -> Vec<Point> {
+    let each = |list: &Json| list.as_array().expect("a list").clone();
+    let request: Json = serde_json::from_str(line).expect("JSON");
+    let mut points = Vec::new();
+    for of_resource in each(&request["resourceMetrics"]) {
+        let resource = labels_of_json(&of_resource["resource"]["attributes"]);
+        for of_scope in each(&of_resource["scopeMetrics"]) {
+            assert_eq!(of_scope["scope"]["name"], "edgelat");
+            for metric in each(&of_scope["metrics"]) {
+                let kind = ["gauge", "sum", "exponentialHistogram"]
+                    .into_iter()
+                    .find(|kind| !metric[*kind].is_null());
+                let data = &metric[kind.expect("data")];
+                let monotonic = data["isMonotonic"].as_bool() == Some(true);
+                assert_eq!(
+                    (data["aggregationTemporality"].as_u64() == Some(2), monotonic),
+                    (kind != Some("gauge"), kind == Some("sum"))
+                );
+                points.extend(each(&data["dataPoints"]).iter().map(|point| Point {
+                    resource: resource.clone(),
+                    metric: metric["name"].as_str().expect("a name").to_owned(),
+                    unit: metric["unit"].as_str().expect("a unit").to_owned(),
+                    monotonic,
+                    attributes: labels_of_json(&point["attributes"]),
+                    start_ns: whole_of_json(&point["startTimeUnixNano"]),
+                    time_ns: whole_of_json(&point["timeUnixNano"]),
+                    figure: figure_of_json(point),
+                }));
+            }
+        }
+    }
+    points
+}
+
+fn labels_of_json(pairs: &Json) -> Labels {
+    let text = |value: &Json| value.as_str().map(str::to_owned);
+    let label = |pair: &Json| {
+        let value = &pair["value"];
+        (
+            text(&pair["key"]).expect("a key"),
+            text(&value["stringValue"]).or(text(&value["intValue"])).expect("a value"),
+        )
+    };
+    pairs.as_array().into_iter().flatten().map(label).collect()
+}
+
+/// A number of 64 bits, which is a text there; 0 where there is none.
+fn whole_of_json(value: &Json) -> u64 {
+    value.as_str().map_or(0, |digits| digits.parse().expect("digits"))
+}
+
+fn figure_of_json(point: &Json) -> Figure {
+    if point["count"].is_null() {
+        let number = point["asDouble"]
+            .as_f64()
+            .or(point["asInt"].as_str().map(|digits| digits.parse().expect("digits")));
+        return Figure::Number(number.expect("a value"));
+    }
+    assert_eq!(point["scale"], 3);
+    let positive = &point["positive"];
+    let counts = positive["bucketCounts"].as_array().into_iter().flatten().map(whole_of_json);
+    let buckets =
+        (positive["offset"].as_i64().unwrap_or(0) as i32..).zip(counts).filter(|(_, count)| *count > 0);
+    Figure::Histogram {
+        count: whole_of_json(&point["count"]),
+        sum: point["sum"].as_f64().expect("a sum"),
+        zero: whole_of_json(&point["zeroCount"]),
+        buckets: buckets.collect(),
+    }
 }
 
 /// What a receiver has: each series, with what it said when.

@@ -133,6 +133,7 @@ pub enum Id {
     Sched,
     TargetsOn,
     Textfile,
+    Via,
 }
 
 impl Command {
@@ -209,6 +210,10 @@ pub const SPOOL_ACTIONS: &[&str] = &["ls", "dump", "verify", "export"];
 
 /// Words for `--format`.
 pub const FORMATS: &[&str] = &["json", "csv"];
+
+/// How `edgelat upload` lets out what it has.
+#[cfg(feature = "upload")]
+const WAYS_OUT: &[&str] = &["http", "stdout-json"];
 
 /// Words for `--buckets-per-octave`.
 #[cfg(feature = "metrics")]
@@ -687,7 +692,10 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "upload",
         summary: "send what was recorded to an OpenTelemetry receiver",
-        usage: &["[-c FILE] [--endpoint URL] [--once | --dry-run]"],
+        usage: &[
+            "[-c FILE] [--endpoint URL] [--once | --dry-run]",
+            "[-c FILE] [--endpoint URL] --via stdout-json",
+        ],
         about: &[
             "Sends what the service recorded to a receiver of OTLP over HTTP, such as an OpenTelemetry collector or Prometheus: \
              what is there, and then what comes, until it is told to end. It remembers how far the receiver has got, goes on from \
@@ -716,6 +724,13 @@ pub const COMMANDS: &[Command] = &[
                 more: "Nobody is asked, and what was sent so far stays as it is.",
                 ..Opt::switch(Id::DryRun, "dry-run", "Say what would be sent, and send nothing")
             },
+            Opt {
+                value: Some(Value { name: "WAY", complete: Complete::Words(WAYS_OUT) }),
+                default: Some("http"),
+                more: "stdout-json prints it, a request a line, for who carries it to a receiver by hand: all that there is, or, where \
+                       an endpoint is given, what that has not got. Nobody is asked, and nothing counts as sent.",
+                ..Opt::switch(Id::Via, "via", "How it goes out")
+            },
         ],
         examples: &[
             Example {
@@ -725,6 +740,10 @@ pub const COMMANDS: &[Command] = &[
             Example {
                 line: "edgelat upload --once --endpoint http://prometheus:9090/api/v1/otlp/v1/metrics",
                 purpose: "From cron, to a Prometheus that was started with its receiver.",
+            },
+            Example {
+                line: "edgelat upload --via stdout-json > box.jsonl",
+                purpose: "From a box without a link.",
             },
         ],
     },

@@ -171,6 +171,8 @@ pub enum UploadMode {
     Once,
     /// Nothing is sent.
     DryRun,
+    /// Nothing is sent: it is printed.
+    Print,
 }
 
 /// What `edgelat functions` is asked to do.
@@ -636,14 +638,16 @@ impl MetricsOptions {
 #[cfg(feature = "upload")]
 impl UploadOptions {
     fn from_matches(matches: &Matches) -> Result<Self, UsageError> {
-        let mode = match (matches.has(Id::Once), matches.has(Id::DryRun)) {
-            (true, true) => {
-                let command = matches.command.name;
-                return Err(UsageError::OnlyFor { command, options: "--once", action: "sending" });
-            }
-            (true, false) => UploadMode::Once,
-            (false, true) => UploadMode::DryRun,
-            (false, false) => UploadMode::Service,
+        let only =
+            |options| Err(UsageError::OnlyFor { command: matches.command.name, options, action: "sending" });
+        let print = matches.value(Id::Via, String::new, |word| Some(word != "http"))?.unwrap_or(false);
+        let mode = match (matches.has(Id::Once), matches.has(Id::DryRun), print) {
+            (true, _, true) | (true, true, _) => return only("--once"),
+            (_, true, true) => return only("--dry-run"),
+            (_, _, true) => UploadMode::Print,
+            (true, ..) => UploadMode::Once,
+            (_, true, _) => UploadMode::DryRun,
+            _ => UploadMode::Service,
         };
         let endpoint = matches.values(Id::Endpoint).next().map(|given| matches.text(given)).transpose()?;
         Ok(Self { config: matches.config(), endpoint: endpoint.map(str::to_owned), mode })

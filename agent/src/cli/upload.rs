@@ -1,5 +1,7 @@
 //! `edgelat upload`: what the service recorded, for an OpenTelemetry receiver.
 
+mod unsent;
+
 use std::fs;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
@@ -14,14 +16,14 @@ use edgelat_spool::{Directory, ReadError};
 use edgelat_upload::pass::PassError;
 use edgelat_upload::{
     Answer, Backoff, Client, ClientError, ClientOptions, Cursor, CursorFile, End, Found, Host, Limits, Post,
-    Sent, Told, pass,
+    Sent, Told, client, pass,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::exit::Exit;
 use super::failure::{Fails, Failure};
-use super::output::{reason, to_stdout};
+use super::output::reason;
 use super::parse::{UploadMode, UploadOptions};
 use super::watch::signals;
 use crate::collector::service::recorder::boot_id;
@@ -37,9 +39,6 @@ const TRIES: u32 = 5;
 
 /// Longest that `--once` waits for a receiver that asks for more time.
 const ONCE_WAIT: Duration = Duration::from_secs(60);
-
-/// How often a spool that changes while it is read is read again at once.
-const READS: u32 = 10;
 
 /// Why nothing is sent.
 #[derive(Debug, thiserror::Error)]
@@ -108,8 +107,18 @@ impl Fails for UploadError {
 pub fn run(options: &UploadOptions) -> Result<Exit, Failure> {
     let config = Config::load(&options.config)?;
     let upload = &config.upload;
-    let endpoint = (options.endpoint.clone().or_else(|| upload.endpoint.clone()))
-        .ok_or_else(|| UploadError::NoEndpoint(options.config.clone()))?;
+    let endpoint = options.endpoint.clone().or_else(|| upload.endpoint.clone());
+    let log = Log::open(config.agent.log, config.agent.log_level)?;
+    let host = host(upload.instance.as_deref());
+    let spool = config.spool.dir.clone();
+    let folder = config.agent.state_dir.join("upload");
+    if options.mode == UploadMode::Print {
+        // All that there is, where nobody says who has some of it.
+        let endpoint = endpoint.as_deref().map(client::endpoint).transpose().map_err(UploadError::Client)?;
+        let has = endpoint.map(|endpoint| cursor(&CursorFile::of(&folder, &endpoint), &log)).transpose()?;
+        return unsent::print(&spool, has.unwrap_or_default(), &host);
+    }
+    let endpoint = endpoint.ok_or_else(|| UploadError::NoEndpoint(options.config.clone()))?;
     let client = Client::new(&ClientOptions {
         endpoint,
         headers_file: upload.headers_file.clone(),
@@ -120,13 +129,10 @@ pub fn run(options: &UploadOptions) -> Result<Exit, Failure> {
         user_agent: concat!("edgelat/", env!("CARGO_PKG_VERSION")).to_owned(),
     })
     .map_err(UploadError::Client)?;
-    let file = CursorFile::of(&config.agent.state_dir.join("upload"), client.endpoint());
-    let log = Log::open(config.agent.log, config.agent.log_level)?;
+    let file = CursorFile::of(&folder, client.endpoint());
     let cursor = cursor(&file, &log)?;
-    let host = host(upload.instance.as_deref());
-    let spool = config.spool.dir.clone();
     if options.mode == UploadMode::DryRun {
-        return dry_run(&spool, &file, cursor, &host, upload.gzip, client.endpoint());
+        return unsent::count(&spool, cursor, &host, upload.gzip, client.endpoint());
     }
     let busy = Arc::new(AtomicBool::new(false));
     let signals = catch(&busy).map_err(UploadError::Signals)?;
@@ -178,65 +184,12 @@ fn host(instance: Option<&str>) -> Host {
     }
 }
 
-/// Counts what would be sent.
-#[derive(Debug, Default)]
-struct Counter {
-    packed: u64,
-}
-
-impl Post for Counter {
-    fn post(&mut self, request: &[u8]) -> Answer {
-        self.packed += edgelat_upload::client::gzip(request).len() as u64;
-        Answer::Taken(edgelat_upload::otlp::Partial::default())
-    }
-}
-
 /// Why a pass over the spool failed, with the file that it failed at.
-fn failed(error: PassError, spool: &Path, file: &CursorFile) -> UploadError {
+fn failed(error: PassError, spool: &Path, cursor: &Path) -> UploadError {
     match error {
         PassError::Read(reason) => UploadError::Read { path: spool.to_owned(), reason },
-        PassError::Cursor(error) => UploadError::Cursor { path: file.path().to_owned(), error },
+        PassError::Cursor(error) => UploadError::Cursor { path: cursor.to_owned(), error },
     }
-}
-
-fn dry_run(
-    spool: &Path,
-    file: &CursorFile,
-    mut cursor: Cursor,
-    host: &Host,
-    gzip: bool,
-    endpoint: &str,
-) -> Result<Exit, Failure> {
-    let mut counter = Counter::default();
-    let told = pass(
-        &open(spool)?,
-        &mut cursor,
-        &mut Sent::default(),
-        host,
-        Limits::default(),
-        &mut counter,
-        &mut |_| Ok(()),
-    )
-    .map_err(|error| failed(error, spool, file))?;
-    let Told { intervals, accepted, undated, requests, bytes, .. } = told;
-    let packed = if gzip { format!(", {} with gzip", counter.packed) } else { String::new() };
-    to_stdout(Exit::Ok, |out| {
-        writeln!(
-            out,
-            "{intervals} intervals of {} would be sent to {endpoint}: {accepted} points in {requests} requests of {bytes} bytes{packed}",
-            spool.display()
-        )?;
-        if undated > 0 {
-            writeln!(
-                out,
-                "{undated} intervals have no time, and are never sent: the clock was not set before their boot was over"
-            )?;
-        }
-        if told.end == End::Waiting {
-            writeln!(out, "the intervals behind them wait until the clock can be believed")?;
-        }
-        Ok(Exit::Ok)
-    })
 }
 
 /// Signals that ask for the end: readable on a socket, or, while a request is under way, the end at once. Nothing is lost then:
@@ -364,16 +317,9 @@ impl Uploader {
 
     fn pass(&mut self, store: &Directory, sent: &mut Sent, limits: Limits) -> Result<Told, UploadError> {
         let file = &self.file;
-        let mut reads = 0;
-        loop {
-            let save = &mut |cursor: &Cursor| file.write(cursor);
-            match pass(store, &mut self.cursor, sent, &self.host, limits, &mut self.client, save) {
-                Ok(told) => return Ok(told),
-                // The service merges what is old.
-                Err(PassError::Read(ReadError::Changed)) if reads < READS => reads += 1,
-                Err(error) => return Err(failed(error, &self.spool, file)),
-            }
-        }
+        let save = &mut |cursor: &Cursor| file.write(cursor);
+        pass(store, &mut self.cursor, sent, &self.host, limits, &mut self.client, save)
+            .map_err(|error| failed(error, &self.spool, file.path()))
     }
 
     /// Says what the receiver does not take, when that changes.

@@ -6,7 +6,7 @@
 //!
 //! | module | job |
 //! | --- | --- |
-//! | [`otlp`] | the messages of the protocol |
+//! | [`otlp`], [`json`] | the messages of the protocol |
 //! | [`dates`] | when intervals were, as far as anybody knows |
 //! | [`points`] | from intervals to the points of a request |
 //! | [`cursor`] | how far a receiver has got |
@@ -21,6 +21,7 @@
 pub mod client;
 pub mod cursor;
 pub mod dates;
+pub mod json;
 pub mod otlp;
 pub mod pass;
 pub mod points;

@@ -36,6 +36,9 @@ impl Default for Limits {
     }
 }
 
+/// How often a spool that changes while it is read, because the service merges what is old, is read again at once.
+const READS: u32 = 10;
+
 /// Requests are not made smaller than this.
 const LEAST_BYTES: usize = 4 << 10;
 
@@ -137,23 +140,13 @@ pub fn pass(
     post: &mut dyn Post,
     save: &mut dyn FnMut(&Cursor) -> io::Result<()>,
 ) -> Result<Told, PassError> {
-    let all: Vec<Name> = reader::segments(store)?.into_iter().map(|(name, _)| name).collect();
-    let begin = cursor.at.map_or(0, |at| all.partition_point(|name| name.last < at.segment));
-    let mut names = &all[begin..];
-    let mut dates = Dates::of(store, names, host.boot)?;
-    if begin > 0 && cursor.at.is_some_and(|at| !dates.has(&at.run)) {
-        // The spool was made anew, or it was lost and began with other numbers.
-        names = &all[..];
-        dates = Dates::of(store, names, host.boot)?;
-    }
     let mut walk = Walk {
-        // What is not there any more is older than all that is.
-        after: cursor.at.filter(|at| dates.has(&at.run)),
+        after: None,
         reached: false,
         cursor,
         host,
         limits,
-        dates,
+        dates: Dates::default(),
         post,
         save,
         sent,
@@ -161,10 +154,12 @@ pub fn pass(
         told: Told::default(),
         failed: None,
     };
-    reader::read(store, names, true, &mut |place, seen, state| walk.take(place.segment, &seen, state))?;
-    // Only where the spool has changed meanwhile, so that a run does not end where it did.
-    if walk.told.end == End::Done && walk.failed.is_none() {
-        _ = walk.flush(None);
+    let mut reads = 0;
+    loop {
+        match walk.read(store) {
+            Err(ReadError::Changed) if reads < READS => reads += 1,
+            read => break read?,
+        }
     }
     let Walk { failed, told, .. } = walk;
     failed.map_or(Ok(told), |error| Err(error.into()))
@@ -204,6 +199,29 @@ struct Last<'i> {
 }
 
 impl Walk<'_> {
+    /// From the cursor to the end.
+    fn read(&mut self, store: &dyn Store) -> Result<(), ReadError> {
+        let all: Vec<Name> = reader::segments(store)?.into_iter().map(|(name, _)| name).collect();
+        let begin = self.cursor.at.map_or(0, |at| all.partition_point(|name| name.last < at.segment));
+        let mut names = &all[begin..];
+        self.dates = Dates::of(store, names, self.host.boot)?;
+        if begin > 0 && self.cursor.at.is_some_and(|at| !self.dates.has(&at.run)) {
+            // The spool was made anew, or it was lost and began with other numbers.
+            names = &all[..];
+            self.dates = Dates::of(store, names, self.host.boot)?;
+        }
+        // What is not there any more is older than all that is.
+        self.after = self.cursor.at.filter(|at| self.dates.has(&at.run));
+        self.reached = false;
+        self.batch = None;
+        reader::read(store, names, true, &mut |place, seen, state| self.take(place.segment, &seen, state))?;
+        // Only where the spool has changed meanwhile, so that a run does not end where it did.
+        if self.told.end == End::Done && self.failed.is_none() {
+            _ = self.flush(None);
+        }
+        Ok(())
+    }
+
     fn take(&mut self, segment: Name, seen: &Seen<'_>, state: &Checkpoint) -> ControlFlow<()> {
         let of_cursor = self.after.is_some_and(|at| at.run == state.run);
         self.reached |= of_cursor;

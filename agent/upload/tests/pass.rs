@@ -3,12 +3,12 @@
 
 mod common;
 
-use common::{Appliance, BOOT, REAL, clock, holds, later, refused};
-use edgelat_spool::{Options, Trust};
+use common::{Appliance, BOOT, Fake, REAL, clock, holds, later, refused};
+use edgelat_spool::{Directory, Options, Trust};
 use edgelat_tests::otlp::Figure;
 use edgelat_tests::records::{ROOMY, Records, SECOND};
 use edgelat_upload::otlp::Partial;
-use edgelat_upload::{Answer, Cursor, End, Limits};
+use edgelat_upload::{Answer, Cursor, End, Limits, Post, Sent, pass};
 
 fn recorded(it: &Appliance, intervals: u64) -> Records {
     let mut records = Records::begin(&it.dir(), 1, BOOT, clock(100 * SECOND, Trust::Synchronised));
@@ -110,6 +110,42 @@ fn an_upload_goes_on_behind_what_was_merged_meanwhile() {
     // The first of those that were merged of some that were sent and some that were not is counted with all that is in it.
     assert!((4_800..4_800 + 12 * 256).contains(&sent), "{sent}");
     assert_eq!(it.fake.books.again, 0);
+}
+
+/// A receiver so slow that the service records, and merges what is old, between two of its answers.
+struct Slow<'s> {
+    fake: Fake,
+    records: &'s mut Records,
+    answers: u32,
+}
+
+impl Post for Slow<'_> {
+    fn post(&mut self, request: &[u8]) -> Answer {
+        if self.answers > 0 {
+            self.answers -= 1;
+            (0..100).for_each(|_| self.records.interval(6, 20));
+        }
+        self.fake.post(request)
+    }
+}
+
+#[test]
+fn what_is_merged_while_it_is_read_is_read_again() {
+    let it = Appliance::new();
+    let small = Options { max_bytes: 64 << 10, segment_bytes: 8 << 10, ..ROOMY };
+    let mut records = Records::with(&it.dir(), 1, BOOT, clock(100 * SECOND, Trust::Synchronised), small);
+    (0..300).for_each(|_| records.interval(6, 20));
+    let mut slow = Slow { fake: Fake::default(), records: &mut records, answers: 5 };
+    let store = Directory::open(&it.dir()).unwrap();
+    let (mut cursor, mut sent) = (Cursor::default(), Sent::default());
+    let mut pass =
+        || pass(&store, &mut cursor, &mut sent, &it.host(), it.limits, &mut slow, &mut |_| Ok(())).unwrap();
+    let told = [pass(), pass()];
+    assert!(told.iter().all(|told| (told.refused, &told.end) == (0, &End::Done)), "{told:?}");
+    // What is sent anew after it was merged counts as often as it is sent.
+    assert!(told[0].intervals + told[1].intervals >= 800, "{told:?}");
+    let books = slow.fake.books;
+    holds(&books, &records, 799..800, REAL);
 }
 
 #[test]

@@ -36,4 +36,5 @@ mod spool;
 mod stacks;
 mod upgrades;
 mod upload;
+mod upload_by_hand;
 mod uretprobes;

@@ -12,7 +12,7 @@ use edgelat_tests::records::Records;
 use serde_json::Value;
 
 use crate::metrics::dashboard_queries;
-use crate::servers::Server;
+use crate::servers::{Server, post_json};
 use crate::upload::{
     Start, TAKES_A_DAY, Uploaded, a_day_arrives_as_a_whole, a_day_is_refused_as_far_as_it_is_old,
     prometheus_computes_what_we_say, recorded, sent, upload, written_to,
@@ -131,6 +131,31 @@ fn what_is_sent_once_more_to_a_prometheus_counts_once() {
             let resets = format!("resets(edgelat_function_duration_seconds{labels}[1h] @ {end:.3})");
             assert_eq!(prometheus.number(&resets), Some(0.0));
         }
+    });
+}
+
+#[test]
+#[ignore = "set EDGELAT_PROMETHEUS_OTLP to what tests/prometheus-otlp/build prints"]
+fn what_was_printed_and_carried_by_hand_is_as_if_it_had_been_sent() {
+    with_each(|_, start| {
+        let place = Place::new();
+        place.configure("", &[]);
+        let records = recorded(&place, 300);
+        let (folder, other) = (TempDir::new(), TempDir::new());
+        let ((by_link, url), (by_hand, _)) = (start(&folder, ""), start(&other, ""));
+        let outcome = place.edgelat(&["upload", "--via", "stdout-json"]);
+        for line in outcome.stdout.lines() {
+            let answer = post_json(by_hand.port, "/api/v1/otlp/v1/metrics", line).unwrap();
+            assert_eq!(answer.0, 200, "{}", String::from_utf8_lossy(&answer.1));
+        }
+        sent(&upload(&place, &url), &["sent 300 intervals"]);
+        let found = series(&by_hand, &records);
+        assert_eq!(found, series(&by_link, &records));
+        println!(
+            "figure: {} series of {} lines of JSON, the same as by protobuf",
+            found.len(),
+            outcome.stdout.lines().count()
+        );
     });
 }
 

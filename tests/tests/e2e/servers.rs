@@ -107,9 +107,19 @@ impl Server {
 
 /// Status and body of a page.
 pub fn get(port: u16, path: &str, accept: &str) -> Option<(u16, Vec<u8>)> {
+    ask(port, &format!("GET {path} HTTP/1.0\r\nAccept: {accept}\r\n\r\n"))
+}
+
+/// Status and body of the answer to a body of JSON.
+pub fn post_json(port: u16, path: &str, body: &str) -> Option<(u16, Vec<u8>)> {
+    let head = format!("Content-Type: application/json\r\nContent-Length: {}", body.len());
+    ask(port, &format!("POST {path} HTTP/1.0\r\n{head}\r\n\r\n{body}"))
+}
+
+fn ask(port: u16, request: &str) -> Option<(u16, Vec<u8>)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(patience())).unwrap();
-    write!(stream, "GET {path} HTTP/1.0\r\nAccept: {accept}\r\n\r\n").ok()?;
+    stream.write_all(request.as_bytes()).ok()?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).ok()?;
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;

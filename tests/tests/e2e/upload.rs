@@ -75,7 +75,7 @@ fn has_all(books: &Books, records: &Records) {
 
 /// Each interval of a function is there once.
 #[track_caller]
-fn has_each_once(books: &Books, records: &Records) {
+pub fn has_each_once(books: &Books, records: &Records) {
     has_all(books, records);
     assert_eq!(books.again, 0, "nothing came twice");
     for ((run, metric, _), series) in &books.series {

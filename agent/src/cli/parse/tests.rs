@@ -479,6 +479,16 @@ fn an_upload_goes_on_or_is_one_or_only_says_what_it_would_be() {
     let once =
         UploadOptions { config: "/x".into(), endpoint: Some("http://a".into()), mode: UploadMode::Once };
     assert_eq!(upload("upload -c /x --once --endpoint http://a"), Ok(once));
-    assert_eq!(upload("upload --dry-run"), Ok(UploadOptions { mode: UploadMode::DryRun, ..usual }));
-    assert!(upload("upload --dry-run --once").unwrap_err().contains("only sending takes --once"));
+    assert_eq!(upload("upload --dry-run"), Ok(UploadOptions { mode: UploadMode::DryRun, ..usual.clone() }));
+    assert_eq!(upload("upload --via http"), Ok(usual.clone()));
+    assert_eq!(upload("upload --via stdout-json"), Ok(UploadOptions { mode: UploadMode::Print, ..usual }));
+    for (line, said) in [
+        ("upload --dry-run --once", "only sending takes --once"),
+        ("upload --via stdout-json --once", "only sending takes --once"),
+        ("upload --via stdout-json --dry-run", "only sending takes --dry-run"),
+        ("upload --via textfile", "http, stdout-json"),
+    ] {
+        let error = upload(line).unwrap_err();
+        assert!(error.contains(said), "{line}: {error}");
+    }
 }

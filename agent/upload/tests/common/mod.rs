@@ -105,13 +105,12 @@ impl Appliance {
         self.pass_of(&self.dir())
     }
 
+    pub fn host(&self) -> Host {
+        Host { instance: "it".to_owned(), name: "it".to_owned(), kernel: "6.1.0".to_owned(), boot: self.boot }
+    }
+
     pub fn pass_of(&mut self, dir: &Path) -> Told {
-        let host = Host {
-            instance: "it".to_owned(),
-            name: "it".to_owned(),
-            kernel: "6.1.0".to_owned(),
-            boot: self.boot,
-        };
+        let host = self.host();
         let store = match &self.store {
             Some((path, store)) if path == dir => *store,
             _ => Directory::open(dir).unwrap(),
