@@ -65,7 +65,7 @@ bench: build ## Cost of probing beside other tools, sizes, memory; minutes (root
 	@cross/setup bench
 	tests/bench/run
 
-soak: build ## The long tests: attach and detach cycles under load, cuts of power (root)
+soak: build ## The long tests: attach and detach cycles under load, cuts of power, flash (root)
 	@cross/setup test firmware
 	tests/soak
 
