@@ -331,13 +331,18 @@ func fresh(job func()) {
 func loop(worker int) {
 	depth := oracle.Option("depth", 40)
 	unrecovered := oracle.Option("unrecovered", 0) // from this turn nobody recovers
-	peer := make(chan question)
+	peer, gone := make(chan question), make(chan struct{})
 	go func() {
+		defer close(gone)
 		for q := range peer {
 			answers(q)
 		}
 	}()
-	defer close(peer)
+	// Its last answer is out before it has left the function.
+	defer func() {
+		close(peer)
+		<-gone
+	}()
 	own := account{}
 	sum := adder(0)
 	parks := worker%2 == 0 // inside of its functions
