@@ -136,7 +136,6 @@ fn number(point: &[u8]) -> Figure {
 
 fn histogram(point: &[u8], fixed: &dyn Fn(u64) -> u64) -> Figure {
     assert!(fields(point).any(|field| field == (6, Value::Number(6))), "scale 3, zig-zag");
-    assert_eq!(f64::from_bits(fixed(14)), (-24f64).exp2(), "the zero threshold");
     let mut buckets = Vec::new();
     for positive in messages(point, 8) {
         let offset = fields(positive).find_map(|field| match field {
@@ -146,16 +145,26 @@ fn histogram(point: &[u8], fixed: &dyn Fn(u64) -> u64) -> Figure {
         let counts = messages(positive, 2).next().map(packed).expect("counts").expect("numbers");
         buckets = (offset.unwrap_or(0)..).zip(counts).filter(|(_, count)| *count > 0).collect();
     }
-    let (count, zero) = (fixed(4), fixed(7));
-    let sum = buckets.iter().map(|(_, count)| count).sum::<u64>();
-    assert_eq!(count, zero + sum, "all that is counted is in a bucket");
-    Figure::Histogram { count, sum: f64::from_bits(fixed(5)), zero, buckets }
+    assert_eq!(f64::from_bits(fixed(14)), ZERO_THRESHOLD);
+    consistent(fixed(4), f64::from_bits(fixed(5)), fixed(7), buckets)
+}
+
+/// Durations up to 2^-24 s count as zero.
+const ZERO_THRESHOLD: f64 = 1.0 / (1 << 24) as f64;
+
+/// A histogram whose counts add up.
+fn consistent(count: u64, sum: f64, zero: u64, buckets: Vec<(i32, u64)>) -> Figure {
+    let in_buckets = buckets.iter().map(|(_, count)| count).sum::<u64>();
+    assert_eq!(count, zero + in_buckets, "all that is counted is in a bucket");
+    Figure::Histogram { count, sum, zero, buckets }
 }
 
 /// The points of a request in JSON (<https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding>), which must be right in
 /// themselves as well.
 pub fn points_of_json(line: &str) -> Vec<Point> {
-    let each = |list: &Json| list.as_array().expect("a list").clone();
+    fn each(list: &Json) -> &[Json] {
+        list.as_array().expect("a list")
+    }
     let request: Json = serde_json::from_str(line).expect("JSON");
     let mut points = Vec::new();
     for of_resource in each(&request["resourceMetrics"]) {
@@ -217,12 +226,9 @@ fn figure_of_json(point: &Json) -> Figure {
     let counts = positive["bucketCounts"].as_array().into_iter().flatten().map(whole_of_json);
     let buckets =
         (positive["offset"].as_i64().unwrap_or(0) as i32..).zip(counts).filter(|(_, count)| *count > 0);
-    Figure::Histogram {
-        count: whole_of_json(&point["count"]),
-        sum: point["sum"].as_f64().expect("a sum"),
-        zero: whole_of_json(&point["zeroCount"]),
-        buckets: buckets.collect(),
-    }
+    assert_eq!(point["zeroThreshold"], ZERO_THRESHOLD);
+    let (count, zero) = (whole_of_json(&point["count"]), whole_of_json(&point["zeroCount"]));
+    consistent(count, point["sum"].as_f64().expect("a sum"), zero, buckets.collect())
 }
 
 /// What a receiver has: each series, with what it said when.

@@ -15,6 +15,7 @@ use crate::cli::output::{PrintError, say, to_stdout};
 fn unsent(spool: &Path, mut cursor: Cursor, host: &Host, post: &mut dyn Post) -> Result<Told, UploadError> {
     let store = open(spool)?;
     let keep = &mut |_: &Cursor| Ok(());
+    // Nothing is kept, so that only the spool can fail.
     pass(&store, &mut cursor, &mut Sent::default(), host, Limits::default(), post, keep)
         .map_err(|error| failed(error, spool, spool))
 }
