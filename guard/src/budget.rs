@@ -85,13 +85,13 @@ impl Meter {
         costs.map(|(row, cost)| self.rows.entries(row).saturating_mul(*cost)).fold(0, u64::saturating_add)
     }
 
-    /// Takes in what was counted since the last look. Too early it tells nothing.
-    fn look(&mut self, now: Instant) -> Option<Ppm> {
+    /// Takes in what was counted since the last look, and what was `charged_ns` in all. Too early it tells nothing.
+    fn look(&mut self, charged_ns: u64, now: Instant) -> Option<Ppm> {
         let time = now.saturating_duration_since(self.since);
         if time < LOOK / 2 {
             return None;
         }
-        let total = self.total_ns();
+        let total = self.total_ns().saturating_add(charged_ns);
         let ppm = share(total.saturating_sub(self.before_ns), time);
         (self.since, self.before_ns, self.last) = (now, total, ppm);
         Some(ppm)
@@ -141,8 +141,8 @@ pub(crate) struct Budget {
 
 impl Budget {
     /// Looks; the cost when it is enough.
-    pub(crate) fn look(&mut self, now: Instant) -> Option<Ppm> {
-        let cost = self.meter.look(now)?;
+    pub(crate) fn look(&mut self, charged_ns: u64, now: Instant) -> Option<Ppm> {
+        let cost = self.meter.look(charged_ns, now)?;
         self.bound.exceeded(cost).then_some(cost)
     }
 }

@@ -38,7 +38,8 @@ impl Guard {
                 continue;
             }
             let plan = &mut self.plans[index];
-            if let Some(ppm) = plan.budget.as_mut().and_then(|budget| budget.look(now)) {
+            let charged_ns = plan.charged_ns;
+            if let Some(ppm) = plan.budget.as_mut().and_then(|budget| budget.look(charged_ns, now)) {
                 self.take_off(index, Event::OverBudget { ppm, of: BudgetOf::Plan });
             }
         }
