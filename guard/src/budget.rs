@@ -217,8 +217,8 @@ impl Total {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::RunLock;
-    use crate::testing::Folder;
+    use crate::lock::{RunLock, is_held};
+    use crate::testing::{Folder, eventually};
 
     #[test]
     fn a_little_over_twice_or_far_over_once_is_enough() {
@@ -277,6 +277,7 @@ mod tests {
         let mut bounded = Total::beside(5_000, beside());
         assert_eq!(bounded.dearest(&[30_000], now), Some((0, 30_000, BudgetOf::AllPlans)));
         drop((service, lock));
+        eventually("the lock of an ended service is held", || !is_held(&folder));
         assert_eq!(own.dearest(&[900_000], now + 6 * LOOK), None, "the service has ended");
         assert!(!own.holds());
     }

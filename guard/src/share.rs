@@ -120,7 +120,7 @@ mod tests {
 
     use super::*;
     use crate::lock::RunLock;
-    use crate::testing::Folder;
+    use crate::testing::{Folder, eventually};
 
     #[test]
     fn what_a_service_costs_is_known_beside_it_as_long_as_it_runs() {
@@ -138,7 +138,7 @@ mod tests {
         }
         drop((offer, lock));
         assert!(run_dir.join(FILE).exists());
-        assert_eq!(beside.share(), None, "it has ended, and its last figures stand there");
+        eventually("it has ended, and its last figures stand there", || beside.share().is_none());
         // The next one does not begin with what that one cost.
         let _lock = RunLock::take(&run_dir).unwrap();
         let _offer = Offer::make(&run_dir, 7).unwrap();

@@ -3,6 +3,17 @@
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Waits until something holds that another test can keep from holding for a moment: what it starts has a copy of every file
+/// of this process, with the locks on it, from its fork until it executes.
+pub(crate) fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
+        std::thread::yield_now();
+    }
+}
 
 /// A folder of one test's own, which goes with it.
 pub(crate) struct Folder(PathBuf);
