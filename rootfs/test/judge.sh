@@ -25,8 +25,8 @@ wait_for() {
     done
 }
 
-# The one child of a process: of a guard, its collector.
-child_of() { tr -d ' ' <"/proc/$1/task/$1/children"; }
+# The one child of a process: of a guard, its collector. Not every kernel lists children (CONFIG_PROC_CHILDREN).
+child_of() { grep -l "^PPid:[[:space:]]*$1\$" /proc/[0-9]*/status 2>/dev/null | sed 's|/proc/||; s|/status||'; }
 
 # Where a process may run.
 allowed() { sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' "/proc/$1/status"; }
