@@ -1,8 +1,9 @@
 //! Which calls are inside a function at this moment.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 
-use crate::layout::{FRAME_BUSY, FRAME_WAYS, FrameSet, SITE_FUNCTION_MASK};
+use crate::layout::{FRAME_BUSY, FRAME_FREE, FRAME_WAYS, FrameSet, SITE_FUNCTION_MASK};
 use crate::mapping::{MapError, Mapping};
 
 const SP: usize = std::mem::offset_of!(FrameSet, sp);
@@ -46,5 +47,24 @@ impl Frames {
             let tag = self.mapping.load(at + TAG);
             Some(Frame { tgid: (tag >> 32) as u32, function: (tag & SITE_FUNCTION_MASK) as u32 })
         })
+    }
+
+    /// Maps a frame table of `sets` sets to empty it.
+    ///
+    /// # Errors
+    /// [`MapError`] when the descriptor is not that array or memory is short.
+    pub fn map_to_empty(frames: impl AsFd, sets: usize) -> Result<Self, MapError> {
+        Ok(Self { mapping: Mapping::write(frames, sets, size_of::<FrameSet>())?, sets })
+    }
+
+    /// Frees every frame and calls `gone` for each. The frames must come from [`map_to_empty`](Self::map_to_empty), and no
+    /// program may run: one that holds a frame would give it back afterwards.
+    pub fn empty(&self, mut gone: impl FnMut(Frame)) {
+        self.occupied().for_each(&mut gone);
+        for set in 0..self.sets {
+            for word in self.mapping.words(set * size_of::<FrameSet>() + SP, FRAME_WAYS) {
+                word.store(FRAME_FREE, Ordering::Relaxed);
+            }
+        }
     }
 }

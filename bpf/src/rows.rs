@@ -136,6 +136,32 @@ impl Rows {
         Ok(Self { mapping: Mapping::read(rows, elements, size_of::<Row>())?, functions, lanes })
     }
 
+    /// The same for whoever also [gives up](Self::give_up) calls.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map).
+    pub fn map_to_give_up(rows: impl AsFd, functions: usize, lanes: usize) -> Result<Self, MapError> {
+        let elements =
+            functions.checked_mul(lanes).ok_or(MapError::TooLarge { elements: functions, size: lanes })?;
+        Ok(Self { mapping: Mapping::write(rows, elements, size_of::<Row>())?, functions, lanes })
+    }
+
+    /// Counts `calls` of `function` as abandoned: their frames are gone. Where the programs count the calls inside, `inside`
+    /// of those are no longer. No effect past the last function. The rows must come from
+    /// [`map_to_give_up`](Self::map_to_give_up).
+    pub fn give_up(&self, function: usize, calls: u64, inside: i64) {
+        if function >= self.functions {
+            return;
+        }
+        let word = |field: usize| self.mapping.words(self.row(function, 0) + field, 1).first();
+        if let Some(abandoned) = word(at!(abandoned)) {
+            abandoned.fetch_add(calls, Ordering::Relaxed);
+        }
+        if let Some(counter) = word(at!(inside)).filter(|_| inside != 0) {
+            counter.fetch_sub(inside as u64, Ordering::Relaxed);
+        }
+    }
+
     /// Number of functions.
     pub fn functions(&self) -> usize {
         self.functions

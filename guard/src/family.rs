@@ -197,7 +197,7 @@ impl Guard {
         gone.into_iter().for_each(|event| self.tell(index, event));
     }
 
-    fn tell(&mut self, index: usize, event: Event) {
+    pub(crate) fn tell(&mut self, index: usize, event: Event) {
         if self.events.len() >= WAITING {
             // Ends are told all the same: of a plan that is off there is one for each process at most.
             self.take_off(index, Event::Overrun { lost: 1 });

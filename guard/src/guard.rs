@@ -15,6 +15,7 @@ use crate::attach::tracefs::Tracefs;
 use crate::budget::{Ppm, Total};
 use crate::calibrate::Costs;
 use crate::command::Command;
+use crate::deadline::Deadline;
 use crate::elf::Executable;
 use crate::error::{GuardError, text};
 use crate::find::Search;
@@ -54,6 +55,8 @@ pub struct Guard {
     /// What a service has besides.
     pub(crate) service: Option<Service>,
     pub(crate) heard: Option<Instant>,
+    /// Ends this process where it does not come round any more.
+    pub(crate) deadline: Option<Deadline>,
     /// When the probed files were last looked at.
     pub(crate) looked_at_images: Option<Instant>,
     pub(crate) issued: u32,

@@ -16,6 +16,8 @@
 //! | `guard.rs` | what happens at each request? |
 //! | `plan.rs` | what is measured, from its sites to its probes |
 //! | `look.rs` | what is looked at without being asked |
+//! | `stop.rs` | what happens when the guard is stopped and continued? |
+//! | `deadline.rs` | who ends a guard that does not come round any more? |
 //! | `command.rs` | a command that is held until its probes are in place |
 //! | `find.rs` | which processes are there? |
 //! | `budget.rs` | what do the probes cost, and when is it enough? |
@@ -44,6 +46,7 @@ pub mod check;
 pub mod clock;
 mod command;
 pub mod cpus;
+mod deadline;
 mod elf;
 pub mod error;
 mod family;
@@ -65,6 +68,7 @@ mod rights;
 pub mod sandbox;
 mod share;
 mod split;
+mod stop;
 mod target;
 #[cfg(test)]
 mod testing;

@@ -65,7 +65,7 @@ impl Guard {
     pub(crate) fn take_off(&mut self, index: usize, reason: Event) {
         let plan = &mut self.plans[index];
         plan.budget = None;
-        if plan.off || plan.processes.iter().all(|covered| covered.attached.is_none()) {
+        if plan.off || !plan.stopped && !plan.has_probes() {
             return;
         }
         plan.take_off();

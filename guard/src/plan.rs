@@ -64,6 +64,8 @@ pub(crate) struct Plan {
     pub(crate) detach_ns: u64,
     /// Its probes were taken off, and none is put anywhere again.
     pub(crate) off: bool,
+    /// Its probes are off because the agent is stopped, and come back.
+    pub(crate) stopped: bool,
     /// A fault has been told.
     pub(crate) fault_told: bool,
 }
@@ -76,10 +78,15 @@ impl Plan {
         self.charged_ns = self.charged_ns.saturating_add(ns);
     }
 
-    /// Removes every probe; gives the time that it took in nanoseconds, the first time.
+    /// Removes every probe for good; gives the time that it took in nanoseconds, the first time.
     pub(crate) fn take_off(&mut self) -> u64 {
-        let begin = Instant::now();
         self.off = true;
+        self.close_probes()
+    }
+
+    /// Removes every probe; gives the time that all removals have taken so far in nanoseconds.
+    pub(crate) fn close_probes(&mut self) -> u64 {
+        let begin = Instant::now();
         if let Some((_, loaded)) = &self.loaded {
             loaded.switch.disarm();
         }
@@ -90,6 +97,11 @@ impl Plan {
             self.detach_ns += elapsed(begin);
         }
         self.detach_ns
+    }
+
+    /// Has any of its processes a probe?
+    pub(crate) fn has_probes(&self) -> bool {
+        self.processes.iter().any(|covered| covered.attached.is_some())
     }
 
     /// Has one of its processes got a signal after which it is left alone?
@@ -131,6 +143,7 @@ impl Guard {
             armed: false,
             detach_ns: 0,
             off: false,
+            stopped: false,
             fault_told: false,
         });
         Ok(Reply::Plan { plan: id })
@@ -406,6 +419,13 @@ fn check_python(python: &PythonPlan, options: &PlanOptions) -> Result<(), GuardE
 pub(crate) fn rows_of(plan: &Plan, loaded: &Loaded) -> Result<Rows, GuardError> {
     let functions = plan.options.functions + EXTRA_ROWS;
     Rows::map(loaded.descriptor(map::ROWS)?, functions as usize, loaded.lanes as usize)
+        .map_err(|error| GuardError::Map { reason: text(error) })
+}
+
+/// The same, for [`Rows::give_up`].
+pub(crate) fn rows_of_whole(plan: &Plan, loaded: &Loaded) -> Result<Rows, GuardError> {
+    let functions = plan.options.functions + EXTRA_ROWS;
+    Rows::map_to_give_up(loaded.descriptor(map::ROWS)?, functions as usize, loaded.lanes as usize)
         .map_err(|error| GuardError::Map { reason: text(error) })
 }
 

@@ -458,6 +458,11 @@ pub enum Event {
     },
     /// Somebody wrote to a probed file or put another in its place. The probes are gone.
     ImageChanged,
+    /// The agent was stopped, as by Ctrl-Z, and its probes were off for so long. Calls that were inside are abandoned.
+    Stopped {
+        /// From the first probe that was taken off to the last one that was attached again, in nanoseconds.
+        off_ns: u64,
+    },
 }
 
 /// What a bound for costs holds for.

@@ -15,11 +15,14 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
 use crate::cpus::CpuSet;
+use crate::deadline::{Deadline, TURN, WORK};
 use crate::error::{GuardError, text};
 use crate::guard::Guard;
 use crate::line::{self, Line, Served};
 use crate::placement::{Placement, Wanted, place};
+use crate::protocol::Request;
 use crate::sandbox;
+use crate::stop::STOPS;
 
 /// Signals that ask for something, the end above all. They are the collector's to answer, which has something to say then.
 const PASSED_ON: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1];
@@ -67,7 +70,7 @@ fn split_after(
         return Err(failed("count the threads")(Errno::EBUSY));
     }
     // From before the fork, so that no signal comes in between and ends one of the two.
-    let asked = SigSet::from_iter(PASSED_ON);
+    let asked = SigSet::from_iter(PASSED_ON.into_iter().chain(heeded_stops()));
     let mut before = SigSet::empty();
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&asked), Some(&mut before))
         .map_err(failed("hold signals back"))?;
@@ -112,6 +115,14 @@ fn split_after(
     }
 }
 
+/// Those of a terminal that whoever started us did not have us ignore.
+fn heeded_stops() -> impl Iterator<Item = Signal> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    STOPS.into_iter().filter(move |signal| ignored & 1 << (*signal as i32 - 1) == 0)
+}
+
 fn threads() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     status.lines().find_map(|line| line.strip_prefix("Threads:")?.trim().parse().ok())
@@ -123,6 +134,7 @@ fn attend(mut guard: Guard, mut served: Served, asked: &SigSet, child: Pid) -> R
     let signals =
         SignalFd::with_flags(asked, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(failed)?;
     guard.set_collector(child.as_raw());
+    guard.deadline = Some(Deadline::new()?);
     let ended = serve(&mut guard, &mut served, &signals, child).map_err(|error| match error {
         // It ended while it was answered.
         GuardError::Gone => None,
@@ -143,12 +155,14 @@ fn serve(guard: &mut Guard, served: &mut Served, signals: &SignalFd, child: Pid)
     let failed = |errno: Errno| GuardError::Split { step: text("wait for requests"), os: errno.into() };
     loop {
         let now = Instant::now();
+        guard.be_back_in(WORK);
         guard.look(now);
         guard.check_collector(now)?;
         guard.tell_alive(now);
         if guard.has_events() {
             served.wake();
         }
+        guard.be_back_in(TURN);
         let [asked, signalled, happened] = {
             let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
             let (asked, signalled) = (readable(served.socket()), readable(signals.as_fd()));
@@ -162,8 +176,13 @@ fn serve(guard: &mut Guard, served: &mut Served, signals: &SignalFd, child: Pid)
             }
             fds.map(|fd| fd.revents().is_some_and(|events| !events.is_empty()))
         };
+        guard.be_back_in(WORK);
         while signalled && let Ok(Some(signal)) = signals.read_signal() {
             if let Ok(signal) = Signal::try_from(signal.ssi_signo as i32) {
+                if STOPS.contains(&signal) {
+                    guard.stop(child, signal);
+                    continue;
+                }
                 if matches!(signal, Signal::SIGINT | Signal::SIGTERM) {
                     guard.tell_stopping();
                 }
@@ -176,6 +195,10 @@ fn serve(guard: &mut Guard, served: &mut Served, signals: &SignalFd, child: Pid)
         }
         if asked {
             let Some(request) = served.request()? else { return Ok(()) };
+            if matches!(request, Request::StepCommand) {
+                // How long a system call of the command takes is the command's business.
+                guard.be_back_in_any_time();
+            }
             let (reply, descriptors) = guard.handle(request);
             served.reply(&reply, &descriptors)?;
         }

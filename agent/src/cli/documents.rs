@@ -44,6 +44,7 @@ fn full_report() -> Report {
         schema: SCHEMA,
         seq: 0,
         elapsed_ns: 0,
+        stopped_ns: 0,
         last: false,
         ended: None,
         target: TargetReport { pid: 1, start: 1, exe: "/f".to_string(), build_id: None },

@@ -331,7 +331,7 @@ impl Measurement {
             if self.frames.is_none() {
                 let inside = match self.session {
                     // The kernel keeps the frames of a session and tells nobody: what did not come back is inside.
-                    true => totals.entries.saturating_sub(totals.exits() + totals.over_range),
+                    true => totals.entries.saturating_sub(totals.exits() + totals.lost()),
                     false => u64::try_from(totals.inside).unwrap_or(0),
                 };
                 // Over all processes; which one a call is in is not known.

@@ -15,6 +15,8 @@ pub struct Report {
     pub seq: u64,
     /// Time since arming in nanoseconds.
     pub elapsed_ns: u64,
+    /// How much of that the probes were off because edgelat was stopped, in nanoseconds.
+    pub stopped_ns: u64,
     /// The last line.
     #[serde(rename = "final")]
     pub last: bool,

@@ -104,6 +104,8 @@ pub struct Session {
     /// How long was counted, once that is over.
     measured: Option<Duration>,
     read: Instant,
+    /// How long the probes were off because the agent was stopped: until the last report, and in all.
+    stopped_ns: (u64, u64),
     /// What the probes had cost then, in nanoseconds.
     cost_ns: u64,
     seq: u64,
@@ -133,6 +135,7 @@ impl Session {
             armed: now,
             measured: None,
             read: now,
+            stopped_ns: (0, 0),
             cost_ns: 0,
             seq: 0,
             returns: wanted.plan.returns,
@@ -314,7 +317,9 @@ impl Session {
                 }
             }
             Event::NotCovered { pid, error } => {
-                notices.say(format_args!("child {pid} is not covered: {error}"));
+                notices.say(format_args!("process {pid} is not covered: {error}"));
+                // One that was covered lost its probes while the agent was stopped.
+                self.gone(*pid, now);
             }
             Event::NewCode => self.measurements.iter_mut().for_each(Measurement::attend),
             Event::Faulted { pid, fault, sites, took_ns } => {
@@ -371,6 +376,15 @@ impl Session {
                 ));
                 return Some(Ended::ImageChanged);
             }
+            Event::Stopped { off_ns } => {
+                self.stopped_ns.1 += off_ns;
+                notices.say(format_args!(
+                    "edgelat was stopped, and its probes in process {} were off for {:.1} s: calls from that time are not \
+                     measured, and those that were inside count as abandoned",
+                    self.target.pid,
+                    *off_ns as f64 / 1e9
+                ));
+            }
         }
         self.alive.is_empty().then_some(Ended::Target)
     }
@@ -399,6 +413,11 @@ impl Session {
         nanoseconds(self.measured.unwrap_or_else(|| self.armed.elapsed()))
     }
 
+    /// The part of that in which the probes were on, as far as that was ours to say.
+    fn measured_ns(&self) -> u64 {
+        self.elapsed().saturating_sub(self.stopped_ns.1)
+    }
+
     /// What the probes have cost so far, in nanoseconds; `None` where that is not known.
     pub fn cost(&self) -> Option<u64> {
         self.measurements.iter().map(Measurement::cost_ns).sum()
@@ -418,14 +437,17 @@ impl Session {
     pub fn report(&mut self, ended: Option<Ended>) -> Report {
         let since = match self.seq {
             0 => 0,
-            _ => nanoseconds(self.read.elapsed()),
+            _ => {
+                nanoseconds(self.read.elapsed()).saturating_sub(self.stopped_ns.1 - self.stopped_ns.0).max(1)
+            }
         };
+        self.stopped_ns.0 = self.stopped_ns.1;
         self.read = Instant::now();
         let cost = self.cost();
         let before = std::mem::replace(&mut self.cost_ns, cost.unwrap_or(0));
         let cost_percent = cost.filter(|_| since > 0 || ended.is_some()).map(|cost| match ended {
             None => percent(cost.saturating_sub(before), Duration::from_nanos(since)),
-            Some(_) => percent(cost, Duration::from_nanos(self.elapsed())),
+            Some(_) => percent(cost, Duration::from_nanos(self.measured_ns())),
         });
         let mut functions: Vec<FunctionReport> = Vec::new();
         for measurement in &mut self.measurements {
@@ -433,7 +455,7 @@ impl Session {
         }
         if ended.is_some() {
             // The last interval is of any length; a person wants the rate of it all.
-            let whole = self.elapsed();
+            let whole = self.measured_ns();
             functions.iter_mut().for_each(|function| function.rate_per_s = rate(function.entries, whole));
         }
         let first = self.measurements.first();
@@ -442,6 +464,7 @@ impl Session {
             schema: SCHEMA,
             seq: self.seq,
             elapsed_ns: self.elapsed(),
+            stopped_ns: self.stopped_ns.1,
             last: ended.is_some(),
             ended,
             target: self.description.clone(),

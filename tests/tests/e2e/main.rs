@@ -34,6 +34,7 @@ mod service_rights;
 mod shapes;
 mod spool;
 mod stacks;
+mod stops;
 mod upgrades;
 mod upload;
 mod upload_by_hand;

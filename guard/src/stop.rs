@@ -1,0 +1,173 @@
+//! Being stopped: Ctrl-Z, and whatever else sends the signals of a terminal.
+//!
+//! A stopped guard looks at nothing, so it takes its probes off before it stops. Plans, rows and the list of covered
+//! processes stay; when it is continued it attaches again and says how long the probes were off. Frames do not stay: a call
+//! that returned meanwhile was not seen, and its frame would be taken for that of a later call at the same place.
+//!
+//! SIGSTOP cannot be answered. That is what [`deadline`](crate::deadline) is for.
+
+use std::time::{Duration, Instant};
+
+use edgelat_bpf::object::map;
+use edgelat_bpf::{Frames, Rows};
+use libbpf_rs::MapCore;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, raise, sigprocmask};
+use nix::unistd::Pid;
+
+use crate::attach::{self, ImageSites};
+use crate::deadline::WORK;
+use crate::error::{GuardError, text};
+use crate::guard::{Guard, elapsed};
+use crate::load::Loaded;
+use crate::plan::{Plan, rows_of_whole};
+use crate::protocol::{Event, Route};
+
+/// Signals that a terminal stops a job with.
+pub(crate) const STOPS: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
+
+impl Guard {
+    /// The kernel ends this process in `time` where any probe may be on by then. Where single events may have to be removed,
+    /// which takes the kernel up to a second each, it is longer by that.
+    pub(crate) fn be_back_in(&mut self, time: Duration) {
+        let single = |plan: &&Plan| plan.loaded.as_ref().is_some_and(|(way, _)| way.route == Route::Single);
+        let events =
+            self.plans.iter().filter(single).map(|plan| plan.sites * plan.processes.len()).sum::<usize>();
+        let removing = if time >= WORK { Duration::from_secs(events as u64) } else { Duration::ZERO };
+        let time = (!self.plans.is_empty()).then_some(time + removing);
+        if let Some(deadline) = &mut self.deadline {
+            deadline.set(time);
+        }
+    }
+
+    /// As long as it takes.
+    pub(crate) fn be_back_in_any_time(&mut self) {
+        self.deadline.iter_mut().for_each(|deadline| deadline.set(None));
+    }
+
+    /// Takes the probes off, stops this process and the collector by `signal`, and puts the probes back once it is continued.
+    pub(crate) fn stop(&mut self, collector: Pid, signal: Signal) {
+        let begun = Instant::now();
+        for index in 0..self.plans.len() {
+            if let Err(error) = self.plans[index].stop() {
+                // Old frames would be taken for new calls.
+                self.plans[index].off = true;
+                self.tell_all(index, &error);
+            }
+        }
+        self.be_back_in_any_time();
+        // It may be stopped already, and it may be gone, which the socket tells.
+        _ = kill(collector, Signal::SIGSTOP);
+        stop_oneself(signal);
+        _ = kill(collector, Signal::SIGCONT);
+        self.be_back_in(WORK);
+        self.go_on(begun);
+    }
+
+    fn go_on(&mut self, begun: Instant) {
+        self.heard = Some(Instant::now());
+        // Who ended or executes something else by now gets no probes, and children get their first.
+        self.collect_events();
+        let mut again = Vec::new();
+        for index in 0..self.plans.len() {
+            if !self.plans[index].stopped {
+                continue;
+            }
+            if self.images_unchanged(index).is_err() {
+                self.take_off(index, Event::ImageChanged);
+                continue;
+            }
+            self.attach_again(index);
+            let plan = &mut self.plans[index];
+            plan.stopped = false;
+            if let Some((_, loaded)) = plan.loaded.as_ref().filter(|_| plan.armed) {
+                loaded.switch.arm();
+            }
+            // One word for all plans of a target.
+            let target = plan.target;
+            if !again.iter().any(|(known, _)| *known == target) {
+                again.push((target, index));
+            }
+        }
+        let off_ns = elapsed(begun);
+        again.into_iter().for_each(|(_, index)| self.tell(index, Event::Stopped { off_ns }));
+    }
+
+    fn attach_again(&mut self, index: usize) {
+        let plan = &mut self.plans[index];
+        let Some((way, loaded)) = &plan.loaded else { return };
+        let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
+        let mut failed = Vec::new();
+        for covered in plan.processes.iter_mut().filter(|covered| covered.attached.is_none()) {
+            match attach::attach(way.route, loaded, &covered.target, &images, self.tracefs.as_mut()) {
+                Ok(attached) => covered.attached = Some(attached),
+                // Its end is told by its descriptor.
+                Err(GuardError::NoProcess { .. }) => {}
+                Err(error) => failed.push((covered.target.pid, error)),
+            }
+        }
+        failed.into_iter().for_each(|(pid, error)| self.tell(index, Event::NotCovered { pid, error }));
+    }
+
+    fn tell_all(&mut self, index: usize, error: &GuardError) {
+        let pids: Vec<i32> = self.plans[index].processes.iter().map(|covered| covered.target.pid).collect();
+        for pid in pids {
+            self.tell(index, Event::NotCovered { pid, error: error.clone() });
+        }
+    }
+}
+
+impl Plan {
+    /// Removes the probes for a while, with the frames of the calls that were inside.
+    fn stop(&mut self) -> Result<(), GuardError> {
+        if self.off || !self.has_probes() {
+            return Ok(());
+        }
+        if let Some((_, loaded)) = &self.loaded {
+            for covered in &self.processes {
+                covered.attached.iter().for_each(|attached| attached.forget(loaded, covered.target.pid));
+            }
+        }
+        self.close_probes();
+        self.stopped = true;
+        match &self.loaded {
+            Some((_, loaded)) => self.abandon_calls(loaded),
+            None => Ok(()),
+        }
+    }
+
+    /// Empties the frame table, whichever it is. The calls in it are accounted for as abandoned.
+    fn abandon_calls(&self, loaded: &Loaded) -> Result<(), GuardError> {
+        let failed = |error: &dyn std::fmt::Display| GuardError::Map { reason: text(error) };
+        let rows: Rows = rows_of_whole(self, loaded)?;
+        if loaded.programs.maps_frames() {
+            let frames = Frames::map_to_empty(loaded.descriptor(map::FRAMES)?, loaded.frame_sets as usize);
+            let frames = frames.map_err(|error| failed(&error))?;
+            frames.empty(|frame| rows.give_up(frame.function as usize, 1, 0));
+            return Ok(());
+        }
+        for function in 0..rows.functions() {
+            let totals = rows.read(function);
+            let open = match loaded.programs.exit() {
+                // The kernel has the frames of a session, and they end with the link.
+                None => totals.entries.saturating_sub(totals.exits() + totals.lost()),
+                Some(_) => u64::try_from(totals.inside).unwrap_or(0),
+            };
+            rows.give_up(function, open, totals.inside);
+        }
+        if let Some(hash) = loaded.object.maps().find(|found| found.name() == map::FRAME_HASH)
+            && loaded.programs.exit().is_some()
+        {
+            let keys: Vec<Vec<u8>> = hash.keys().collect();
+            keys.iter().try_for_each(|key| hash.delete(key)).map_err(|error| failed(&error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Stops as by default: not where nobody could continue us, as in an orphaned process group (setpgid(2)).
+fn stop_oneself(signal: Signal) {
+    let only = SigSet::from(signal);
+    _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&only), None);
+    _ = raise(signal);
+    _ = sigprocmask(SigmaskHow::SIG_BLOCK, Some(&only), None);
+}
