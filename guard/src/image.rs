@@ -52,9 +52,12 @@ impl Identity {
     }
 }
 
+/// Bytes that are read at a site: as many as [`becomes_call`] looks at, one more than a plan brings.
+const CODE: usize = 5;
+
 /// The bytes at a site, fewer at the end of the file.
-fn bytes_at(file: &File, offset: u64) -> ([u8; 4], usize) {
-    let mut bytes = [0; 4];
+fn bytes_at(file: &File, offset: u64) -> ([u8; CODE], usize) {
+    let mut bytes = [0; CODE];
     let mut read = 0;
     while read < bytes.len() {
         match file.read_at(&mut bytes[read..], offset + read as u64) {
@@ -67,10 +70,10 @@ fn bytes_at(file: &File, offset: u64) -> ([u8; 4], usize) {
 
 /// What stands at a site, to be added up over all sites of an image in any order.
 pub(crate) fn mark_of(file: &File, offset: u64) -> u64 {
-    let (bytes, read) = bytes_at(file, offset);
+    let ([a, b, c, d, e], read) = bytes_at(file, offset);
     let mixed = offset.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        ^ u64::from(u32::from_le_bytes(bytes))
-        ^ (read as u64) << 32;
+        ^ u64::from_le_bytes([a, b, c, d, e, 0, 0, 0])
+        ^ (read as u64) << 40;
     (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
 }
 
@@ -101,10 +104,69 @@ pub(crate) fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> R
         let what = text(format_args!("the instruction at {:#x}", site.offset));
         return Err(GuardError::ImageChanged { what });
     }
+    if cfg!(target_arch = "x86_64") && becomes_call(&found) {
+        return bad("a nop that the kernel may overwrite with a call");
+    }
     Ok(())
+}
+
+/// Whether some kernel may overwrite the instruction with a call, which writes its return address below the stack
+/// pointer, where the program may keep data: x86-64 instructions of five bytes that do nothing (`can_optimize` of
+/// arch/x86/kernel/uprobes.c, Linux 6.18 to 7.1; `insn_is_nop` of arch/x86/lib/insn-eval.c), and the beginning of the
+/// nop of ten bytes that later ones overwrite. The collector puts no site there; nothing else depends on its word.
+fn becomes_call(code: &[u8; CODE]) -> bool {
+    let is_prefix =
+        |byte: &&u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf2 | 0xf3);
+    let prefixes = code.iter().take_while(is_prefix).count();
+    match &code[prefixes..] {
+        // nopl, jmp to what follows, mov of a register to itself.
+        [0x0f, 0x1f, ..] | [0xe9, 0, 0, 0, 0] | [0xeb, 0] | [0x89, 0xc0..=0xff] => true,
+        [0x90, ..] => prefixes > 0,
+        // lea of a register and a displacement of 0 in one byte, without and with a byte for an index.
+        [0x8d, modrm, 0] => modrm >> 6 == 1 && modrm & 7 != 4,
+        [0x8d, modrm, _, 0] => modrm >> 6 == 1 && modrm & 7 == 4,
+        _ => false,
+    }
 }
 
 /// `ret` or `rep ret` of x86-64 (Intel SDM vol. 2, RET: C3), at an exit site.
 fn is_return(code: &[u8; 4], exit: bool) -> bool {
     cfg!(target_arch = "x86_64") && exit && matches!(code, [0xc3, ..] | [0xf3, 0xc3, ..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::becomes_call;
+
+    #[test]
+    fn what_does_nothing_in_five_bytes_is_known() {
+        for code in [
+            [0x0f, 0x1f, 0x44, 0, 0],       // nopl
+            [0x0f, 0x1f, 0x44, 0, 8],       // clang's -fpatchable-function-entry=5
+            [0x66, 0x0f, 0x1f, 0x40, 0],    // nopw
+            [0x66, 0x2e, 0x0f, 0x1f, 0x84], // nopw of ten bytes
+            [0x67, 0x67, 0x67, 0x67, 0x90], // nop
+            [0xe9, 0, 0, 0, 0],             // jmp
+            [0x67, 0x67, 0x67, 0xeb, 0],    // jmp, short
+            [0x67, 0x67, 0x48, 0x89, 0xf6], // mov %rsi, %rsi
+            [0x48, 0x8d, 0x74, 0x26, 0],    // lea 0(%rsi), %rsi
+            [0x67, 0x48, 0x8d, 0x76, 0],    // lea 0(%esi), %rsi
+        ] {
+            assert!(becomes_call(&code), "{code:02x?}");
+        }
+        for code in [
+            [0x90, 0x90, 0x90, 0x90, 0x90], // nop
+            [0x55, 0x48, 0x89, 0xe5, 0x53], // push %rbp; mov %rsp, %rbp
+            [0xe9, 0, 1, 0, 0],             // jmp
+            [0xeb, 0, 0xc3, 0, 0],          // jmp of two bytes
+            [0x48, 0x89, 0xf6, 0x90, 0x90], // mov of three bytes
+            [0x48, 0x8d, 0x7c, 0x24, 8],    // lea 8(%rsp), %rdi
+            [0x48, 0x8d, 0x76, 0, 0],       // lea of four bytes
+            [0xf3, 0x0f, 0x1e, 0xfa, 0x0f], // endbr64
+            [0xe8, 0, 0, 0, 0],             // call
+            [0, 0, 0, 0, 0],
+        ] {
+            assert!(!becomes_call(&code), "{code:02x?}");
+        }
+    }
 }

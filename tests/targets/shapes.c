@@ -15,6 +15,7 @@ typedef uint64_t function(uint64_t, uint64_t);
     X(starts_with_sub, x + 5)                                                                      \
     X(starts_with_nop, x + 6)                                                                      \
     X(starts_with_nop5, x + 7)                                                                     \
+    X(keeps_below_the_stack, x + 37)                                                               \
     X(starts_with_test, x + 8)                                                                     \
     X(slides_to_push, x + 9)                                                                       \
     X(loops_to_the_slide, x + 13)                                                                  \

@@ -14,6 +14,7 @@ const SOUND: &[&str] = &[
     "starts_with_sub",
     "starts_with_nop",
     "starts_with_nop5",
+    "keeps_below_the_stack",
     "starts_with_test",
     "slides_to_push",
     "loops_to_the_slide",

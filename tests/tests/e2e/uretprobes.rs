@@ -28,6 +28,20 @@ fn uretprobes_count_plain_c_exactly_by_single_events() {
     plain("single");
 }
 
+/// Return probes place the same entries: where a call written over a nop would overwrite what a leaf keeps.
+#[test]
+fn uretprobes_leave_what_a_leaf_keeps_below_the_stack() {
+    let _turn = Turn::shared();
+    for route in ["auto", "single"] {
+        let mut target = Target::start("shapes", &["--calls", "300"]);
+        let functions = ["keeps_below_the_stack", "starts_with_nop5"];
+        let session = Session::with(&target, &["--returns", "uretprobe", "--route", route], &functions);
+        target.go();
+        let oracle = target.end();
+        session.end().agrees_with(&oracle);
+    }
+}
+
 /// The kernel keeps 64 nested return probes of a thread and forgets the others without a word.
 #[test]
 fn recursion_deeper_than_the_kernel_keeps_return_probes_is_accounted_for() {

@@ -83,6 +83,62 @@ onto_a_nop.ret:
     ret
     end onto_a_nop
 
+# Some kernels overwrite a nop of five bytes with a call, which writes below the stack pointer: the entry is never
+# there, wherever the nop stands.
+    function nop_of_five_in_a_leaf
+nop_of_five_in_a_leaf.refused.unsteppable:
+    vmovsd %xmm0, -8(%rsp)
+    nopl 0(%rax,%rax,1)
+    vmovsd -8(%rsp), %xmm0
+    ret
+    end nop_of_five_in_a_leaf
+
+    function past_a_nop_of_five
+    .byte 0x0f, 0x1f, 0x44, 0x00, 0x00
+past_a_nop_of_five.entry.s:
+    mov %rdi, -8(%rsp)
+    mov -8(%rsp), %rax
+past_a_nop_of_five.ret:
+    ret
+    end past_a_nop_of_five
+
+    function past_patchable_space
+    endbr64
+    .byte 0x0f, 0x1f, 0x44, 0x00, 0x08
+past_patchable_space.entry.e:
+    push %rbx
+    pop %rbx
+past_patchable_space.ret:
+    ret
+    end past_patchable_space
+
+# The landing pad is worse than any other instruction, but sound.
+    function pad_and_nop
+pad_and_nop.entry.s:
+    endbr64
+    .byte 0x0f, 0x1f, 0x44, 0x00, 0x00
+pad_and_nop.ret:
+    ret
+    end pad_and_nop
+
+    function only_a_nop_of_five
+only_a_nop_of_five.refused.unsteppable:
+    .byte 0x0f, 0x1f, 0x44, 0x00, 0x00
+    ret
+    end only_a_nop_of_five
+
+# Each of these is five bytes that do nothing, which newer kernels take for a nop as well.
+    function past_all_that_do_nothing
+    .byte 0x48, 0x8d, 0x74, 0x26, 0x00
+    .byte 0x67, 0x67, 0x48, 0x89, 0xf6
+    .byte 0x66, 0x0f, 0x1f, 0x40, 0x00
+    .byte 0x67, 0x67, 0x67, 0x67, 0x90
+past_all_that_do_nothing.entry.s:
+    lea (%rdi,%rsi), %rax
+past_all_that_do_nothing.ret:
+    ret
+    end past_all_that_do_nothing
+
 # Nothing emulated before the return: the first instruction, but not the landing pad.
     function leaf
 leaf.entry.s:

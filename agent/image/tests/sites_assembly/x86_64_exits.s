@@ -117,6 +117,14 @@ tail_call_after_alignment.tail:
     jmp outside
     end tail_call_after_alignment
 
+# To what follows directly: newer kernels take it for a nop, and some overwrite that with a call.
+    function tail_call_to_what_follows
+tail_call_to_what_follows.refused.unsteppable:
+    push %rbx
+    pop %rbx
+    .byte 0xe9, 0, 0, 0, 0
+    end tail_call_to_what_follows
+
     function leaves_with_a_frame
 leaves_with_a_frame.refused.unbalanced_stack:
     push %rbx
