@@ -118,9 +118,9 @@ fn empties() -> impl Iterator<Item = Empty> {
 
 /// The sites of the empty functions, as if they were a plan for the agent itself.
 pub(crate) fn images(own: &Target, first_row: u32, returns: Returns) -> Result<Vec<ImageSites>, GuardError> {
-    let mappings = own.mappings()?;
     let address = edgelat_bias_ee as *const () as u64;
-    let mapping = mappings.iter().find(|m| (m.start..m.end).contains(&address));
+    let mappings = own.mappings(|mapping| (mapping.start..mapping.end).contains(&address))?;
+    let mapping = mappings.first();
     let mapping =
         mapping.ok_or_else(|| GuardError::BadPlan { reason: text("own code is not mapped from a file") })?;
     let file = File::open("/proc/self/exe")

@@ -20,19 +20,20 @@ use crate::elf::Executable;
 use crate::error::{GuardError, text};
 use crate::find::Search;
 use crate::image::{Identity, OpenImage};
+use crate::listing::Listing;
 use crate::lock::RunLock;
 use crate::notify::Notify;
 use crate::pins;
 use crate::plan::Plan;
-use crate::protocol::{
-    Attaching, IMAGES, ImageId, MappedImage, PATH_BYTES, Path, Reply, Request, Returns, Route, TargetFile,
-    TargetId, Told,
-};
+use crate::protocol::{Attaching, ImageId, Reply, Request, Returns, Route, TargetFile, TargetId, Told};
 use crate::sandbox;
 use crate::sandbox::guard::Tasks;
 use crate::share::{Beside, Offer};
-use crate::target::{Mapping, Target};
+use crate::target::Target;
 use crate::user::User;
+
+/// Images of one target that are open at the same time.
+const IMAGES_OPEN: usize = 512;
 
 /// The privileged half.
 #[derive(Default)]
@@ -52,6 +53,8 @@ pub struct Guard {
     /// What all plans together may cost.
     pub(crate) total: Option<Total>,
     pub(crate) search: Option<Search>,
+    /// The images of the target that was last asked for.
+    pub(crate) listing: Option<Listing>,
     /// What a service has besides.
     pub(crate) service: Option<Service>,
     pub(crate) heard: Option<Instant>,
@@ -189,6 +192,7 @@ impl Guard {
         self.plans.extract_if(.., |plan| plan.target == id).for_each(|mut plan| _ = plan.take_off());
         self.targets.retain(|target| target.id != id);
         self.images.retain(|image| image.target != id);
+        self.listing.take_if(|listing| listing.target == id);
         Ok(Reply::Done)
     }
 
@@ -275,42 +279,6 @@ impl Guard {
         self.targets.iter().find(|target| target.id == id).ok_or_else(|| order("no such target"))
     }
 
-    /// The distinct files among the mappings, in address order: a stable numbering for one listing.
-    fn mapped(target: &Target) -> Result<Vec<Mapping>, GuardError> {
-        let mut distinct: Vec<Mapping> = Vec::new();
-        for mapping in target.mappings()? {
-            if !distinct.iter().any(|seen| seen.file == mapping.file && seen.path == mapping.path) {
-                distinct.push(mapping);
-            }
-        }
-        Ok(distinct)
-    }
-
-    fn list_images(&self, target: TargetId, from: u32) -> Result<Reply, GuardError> {
-        let target = self.target(target)?;
-        let executable = target.executable();
-        let mapped = Self::mapped(target)?;
-        if mapped.is_empty() && !target.has_memory() {
-            return Err(GuardError::NoProcess { pid: target.pid });
-        }
-        let mut images = heapless::Vec::<MappedImage, IMAGES>::new();
-        let rest = mapped.iter().enumerate().skip(from as usize);
-        for (index, mapping) in rest.take(IMAGES) {
-            let (path, cut) = bounded(&mapping.path);
-            let image = MappedImage {
-                index: index as u32,
-                path,
-                cut,
-                deleted: mapping.deleted,
-                executable: executable.as_ref() == Some(&mapping.path),
-            };
-            // `take` keeps the number within the capacity.
-            _ = images.push(image);
-        }
-        let more = from as usize + images.len() < mapped.len();
-        Ok(Reply::Images { images, more })
-    }
-
     fn open_image(
         &mut self,
         target: TargetId,
@@ -318,15 +286,22 @@ impl Guard {
         descriptors: &mut Vec<OwnedFd>,
     ) -> Result<Reply, GuardError> {
         let id = ImageId(self.issue());
+        let mapping = self.listed(target, index)?;
         let holder = self.target(target)?;
-        let mapped = Self::mapped(holder)?;
-        let mapping = mapped.get(index as usize).ok_or(GuardError::NoMapping { pid: holder.pid, index })?;
-        let file = holder.open_mapped(mapping)?;
+        let file = holder.open_mapped(&mapping)?;
         let executable = Executable::read(&file).map_err(|reason| GuardError::BadPlan {
             reason: text(format_args!("{} cannot be probed: {reason}", mapping.path)),
         })?;
         let identity = Identity::of(&file)?;
         let key = mapping.file;
+        let known = |open: &&OpenImage| (open.target, open.key, open.identity) == (target, key, identity);
+        let known = self.images.iter().find(known).map(|open| open.id);
+        if known.is_none() && self.images.iter().filter(|open| open.target == target).count() >= IMAGES_OPEN {
+            return Err(GuardError::Unsupported {
+                what: text(format_args!("open more than {IMAGES_OPEN} images of process {}", holder.pid)),
+                reason: text("each takes a descriptor; name the image (IMAGE:FUNCTION)"),
+            });
+        }
         descriptors.push(
             file.try_clone()
                 .map_err(|error| GuardError::OpenImage {
@@ -336,8 +311,10 @@ impl Guard {
                 })?
                 .into(),
         );
-        self.images.push(OpenImage { id, target, file: Rc::new(file), executable, key, identity });
-        Ok(Reply::Image { image: id })
+        if known.is_none() {
+            self.images.push(OpenImage { id, target, file: Rc::new(file), executable, key, identity });
+        }
+        Ok(Reply::Image { image: known.unwrap_or(id) })
     }
 
     fn tell_events(&mut self) -> Reply {
@@ -356,12 +333,6 @@ impl Guard {
 /// A request at the wrong time.
 pub(crate) fn order(what: &str) -> GuardError {
     GuardError::Order { what: text(what) }
-}
-
-fn bounded(path: &str) -> (Path, bool) {
-    let cut = (0..=path.len().min(PATH_BYTES)).rev().find(|at| path.is_char_boundary(*at)).unwrap_or(0);
-    // `cut` is within the capacity.
-    (Path::try_from(&path[..cut]).unwrap_or_default(), cut < path.len())
 }
 
 pub(crate) fn elapsed(begin: Instant) -> u64 {

@@ -22,6 +22,7 @@
 //! | `find.rs` | which processes are there? |
 //! | `budget.rs` | what do the probes cost, and when is it enough? |
 //! | `target.rs` | which process, which files does it map? |
+//! | `listing.rs` | which images does it map? |
 //! | `image.rs` | is this still the file that was decoded? |
 //! | `family.rs` | which processes are covered? |
 //! | `elf.rs` | which parts of an image are executable? |
@@ -55,6 +56,7 @@ mod find;
 mod guard;
 mod image;
 pub mod line;
+mod listing;
 mod load;
 pub mod lock;
 mod look;

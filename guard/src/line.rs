@@ -244,6 +244,7 @@ mod tests {
         let images = Reply::Images {
             images: heapless::Vec::from_iter(std::iter::repeat_n(image, IMAGES)),
             more: true,
+            left_out: true,
         };
         let (_line, mut served) = pair().unwrap();
         let mut buffer = buffer();

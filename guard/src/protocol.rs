@@ -182,14 +182,14 @@ pub enum Request {
         /// Accept a target that a debugger traces.
         allow_ptrace: bool,
     },
-    /// List the executable mappings of a target, from number `from` on.
+    /// List the executable mappings of a target.
     ListImages {
         /// The target.
         target: TargetId,
-        /// How many to skip.
-        from: u32,
+        /// Go on with the listing that was begun last, from this number on; without, a new one is begun.
+        from: Option<u32>,
     },
-    /// Open a mapped image. The descriptor comes with the reply.
+    /// Open a mapped image of the last listing. The descriptor comes with the reply.
     OpenImage {
         /// The target.
         target: TargetId,
@@ -505,8 +505,10 @@ pub enum Reply {
     Images {
         /// The next ones.
         images: heapless::Vec<MappedImage, IMAGES>,
-        /// There are more.
+        /// There may be more; none among those that were looked at is no end.
         more: bool,
+        /// There are more than are looked at.
+        left_out: bool,
     },
     /// An image was opened; its descriptor comes with this.
     Image {

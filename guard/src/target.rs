@@ -19,14 +19,14 @@ use crate::rights;
 
 /// Longest line of /proc/PID/maps that is read: a path of PATH_MAX and what stands before it.
 const LINE_BYTES: u64 = 4096 + 128;
-/// Mappings that are read: the kernel's own default bound (vm.max_map_count).
-const MAPPINGS: usize = 65_530;
+/// Mappings that are read: sixteen times the kernel's own default bound (vm.max_map_count).
+const MAPPINGS: usize = 1 << 20;
 /// Bytes of /proc/PID/stat and status that are read.
 const STATUS_BYTES: u64 = 4096;
 
 /// Device and inode as maps words them: comparable among lines of maps, but not with stat, which on overlay and
 /// btrfs tells another device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct FileKey {
     pub(crate) device: (u32, u32),
     pub(crate) inode: u64,
@@ -41,6 +41,39 @@ pub(crate) struct Mapping {
     pub(crate) file: FileKey,
     pub(crate) path: String,
     pub(crate) deleted: bool,
+}
+
+/// What is left to be read of /proc/PID/maps.
+#[derive(Debug)]
+pub(crate) struct Maps {
+    reader: BufReader<File>,
+    line: Vec<u8>,
+    lines: usize,
+}
+
+impl Maps {
+    fn next(&mut self) -> std::io::Result<Option<Option<Mapping>>> {
+        self.lines += 1;
+        if self.lines > MAPPINGS || !self.read()? {
+            return Ok(None);
+        }
+        if self.line.last() == Some(&b'\n') {
+            return Ok(Some(parse_mapping(&self.line)));
+        }
+        // No path that can be opened is as long; what follows in the line is not to pass for a line of its own.
+        while self.line.last() != Some(&b'\n') && self.read()? {}
+        Ok(Some(None))
+    }
+
+    fn read(&mut self) -> std::io::Result<bool> {
+        self.line.clear();
+        self.reader.by_ref().take(LINE_BYTES).read_until(b'\n', &mut self.line).map(|read| read > 0)
+    }
+
+    /// Were there more than are read?
+    pub(crate) fn cut(&self) -> bool {
+        self.lines > MAPPINGS
+    }
 }
 
 /// A running process that somebody may want to measure.
@@ -135,21 +168,25 @@ impl Target {
         poll(&mut fds, PollTimeout::ZERO).is_ok_and(|n| n > 0)
     }
 
-    /// The executable mappings that files back, in address order.
-    pub(crate) fn mappings(&self) -> Result<Vec<Mapping>, GuardError> {
-        let file = self.open_file("maps")?;
-        let mut reader = BufReader::with_capacity(16 * 1024, file);
+    /// Its mappings, to be read line by line.
+    pub(crate) fn maps(&self) -> Result<Maps, GuardError> {
+        let reader = BufReader::with_capacity(16 * 1024, self.open_file("maps")?);
+        Ok(Maps { reader, line: Vec::with_capacity(256), lines: 0 })
+    }
+
+    /// Those of the executable mappings that files back which are `wanted`, in address order.
+    pub(crate) fn mappings(&self, wanted: impl Fn(&Mapping) -> bool) -> Result<Vec<Mapping>, GuardError> {
+        let mut maps = self.maps()?;
         let mut mappings = Vec::new();
-        let mut line = Vec::with_capacity(256);
-        for _ in 0..MAPPINGS {
-            line.clear();
-            let read = reader.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line);
-            if read.map_err(|error| self.unreadable("maps", error.into()))? == 0 {
-                break;
-            }
-            mappings.extend(parse_mapping(&line));
+        while let Some(line) = self.next_mapping(&mut maps)? {
+            mappings.extend(line.filter(|mapping| wanted(mapping)));
         }
         Ok(mappings)
+    }
+
+    /// The next line of `maps`: a mapping, or something else. `None` at the end.
+    pub(crate) fn next_mapping(&self, maps: &mut Maps) -> Result<Option<Option<Mapping>>, GuardError> {
+        maps.next().map_err(|error| self.unreadable("maps", error.into()))
     }
 
     /// What the process executes, as /proc words it.
@@ -358,6 +395,22 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_line_that_is_too_long_passes_for_no_line_of_its_own() {
+        let folder = crate::testing::Folder::new();
+        let path = folder.join("maps");
+        let forged = "7f00-7f10 r-xp 0 fe:00 1 /forged";
+        let long = format!("7f00-7f10 r-xp 0 fe:00 2 /{}", "x".repeat(2 * LINE_BYTES as usize));
+        let at = LINE_BYTES as usize;
+        let long = format!("{}{forged}{}", &long[..at], &long[at..]);
+        std::fs::write(&path, format!("{long}\n7f00-7f10 r-xp 0 fe:00 3 /next\n")).unwrap();
+        let reader = BufReader::new(File::open(&path).unwrap());
+        let mut maps = Maps { reader, line: Vec::new(), lines: 0 };
+        assert_eq!(maps.next().unwrap(), Some(None));
+        assert_eq!(maps.next().unwrap().flatten().map(|mapping| mapping.file.inode), Some(3));
+        assert_eq!(maps.next().unwrap(), None);
+    }
+
+    #[test]
     fn only_executable_files_are_mappings() {
         for line in [
             "7f00-7f10 r--p 00001000 fe:00 1234 /lib/x.so",
@@ -397,7 +450,7 @@ mod tests {
         // Until the child has executed sleep it still runs this test's image, and for a moment none at all.
         let mapping = loop {
             let executable = target.executable().unwrap_or_default();
-            let mappings = target.mappings().unwrap_or_default();
+            let mappings = target.mappings(|_| true).unwrap_or_default();
             if let Some(mapping) = mappings.into_iter().find(|m| m.path == executable) {
                 break mapping;
             }
@@ -407,6 +460,7 @@ mod tests {
         assert_eq!(fstat(&file).unwrap().st_ino, mapping.file.inode);
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(target.mappings().is_ok_and(|m| m.is_empty()) || target.mappings().is_err());
+        let left = target.mappings(|_| true);
+        assert!(left.is_err() || left.is_ok_and(|left| left.is_empty()));
     }
 }

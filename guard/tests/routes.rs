@@ -180,7 +180,7 @@ fn numbers_that_were_not_issued_and_requests_out_of_order_are_refused() {
     };
     let plan = PlanId(999);
     for request in [
-        Request::ListImages { target: TargetId(999), from: 0 },
+        Request::ListImages { target: TargetId(999), from: None },
         Request::BeginPlan { target: TargetId(999), options: OPTIONS },
         Request::Load { plan },
         Request::Attach { plan },

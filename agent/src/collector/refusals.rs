@@ -17,6 +17,9 @@ const UNWINDERS: [&str; 3] = ["libgcc_s.so", "libunwind.so", "libstdc++.so"];
 /// Functions that switch stacks.
 const SWITCHES: [&str; 3] = ["swapcontext", "makecontext", "setcontext"];
 
+/// Images that are looked into.
+const LOOKED_INTO: usize = 256;
+
 /// Why return probes are refused for a process, or `None`. That nothing switches stacks by instructions of
 /// its own cannot be proven.
 pub fn return_probes(line: &mut Line, target: &Target, images: &[MappedImage]) -> Option<String> {
@@ -24,6 +27,9 @@ pub fn return_probes(line: &mut Line, target: &Target, images: &[MappedImage]) -
     let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).map(str::trim);
     if mode.is_some_and(|mode| mode != "0") {
         return Some("it runs under seccomp, which may kill it at the first return".to_owned());
+    }
+    if images.len() > LOOKED_INTO {
+        return Some(format!("it maps {} files, too many to look into all of them", images.len()));
     }
     images.iter().find_map(|image| {
         let name = file_name(&image.path);

@@ -20,6 +20,13 @@ use super::debug_dirs::DebugDirs;
 use super::report::RefusedReport;
 use super::target::{OpenImage, Target, file_name};
 
+/// Images that are read for the patterns of one target. Each costs up to seconds, in which nothing else is looked at.
+const IMAGES_AT_ONCE: usize = 256;
+/// Images that are read to tell where a function is that was looked for in the wrong one.
+const IMAGES_FOR_HINT: usize = 64;
+/// Images that may hold the interpreter of a process.
+const INTERPRETERS: usize = 8;
+
 /// Why names did not become functions.
 #[derive(Debug, thiserror::Error)]
 #[expect(
@@ -56,6 +63,19 @@ pub enum ResolveError {
     NoFile {
         /// The process.
         pid: i32,
+    },
+    /// Whoever runs the process decides how many files it maps.
+    #[error(
+        "'{pattern}' fits too many of the files that process {pid} maps: {found}, and {IMAGES_AT_ONCE} are looked into at most; \
+         name the image more closely"
+    )]
+    TooManyImages {
+        /// The process.
+        pid: i32,
+        /// What was asked for.
+        pattern: String,
+        /// How many files fit all patterns.
+        found: usize,
     },
     /// The process runs no Python.
     #[error(
@@ -185,6 +205,17 @@ pub fn resolve(
     if mapped.is_empty() {
         return Err(ResolveError::NoFile { pid: target.pid });
     }
+    let fits = |image: &&MappedImage| patterns.iter().any(|pattern| means(pattern, image));
+    let found = mapped.iter().filter(fits).count();
+    if found > IMAGES_AT_ONCE {
+        let pattern =
+            patterns.iter().max_by_key(|pattern| mapped.iter().filter(|image| means(pattern, image)).count());
+        return Err(ResolveError::TooManyImages {
+            pid: target.pid,
+            pattern: pattern.map(ToString::to_string).unwrap_or_default(),
+            found,
+        });
+    }
     let mut resolved = Resolved::default();
     let mut waiting: Vec<(&Pattern, bool)> = patterns.iter().map(|pattern| (pattern, false)).collect();
     for image in &mapped {
@@ -220,7 +251,7 @@ pub fn resolve_python(
     let counts_only = mapped.iter().any(|image| file_name(&image.path).contains("greenlet"));
     // The interpreter is in the executable or in a library that is named after it.
     let likely = |image: &&MappedImage| image.executable || file_name(&image.path).contains("python");
-    for image in mapped.iter().filter(likely) {
+    for image in mapped.iter().filter(likely).take(INTERPRETERS) {
         let open = target.open_image(line, image)?;
         let Ok(parsed) = Image::open(&open.file) else { continue };
         let Ok(table) = parsed.functions(&DebugFiles::none(), &mut |_| ()) else { continue };
@@ -279,7 +310,7 @@ fn elsewhere(
     pattern: &Pattern,
 ) -> String {
     let Some(name) = pattern.name().filter(|_| pattern.image().is_none()) else { return String::new() };
-    for image in mapped.iter().filter(|image| image.index != searched.index) {
+    for image in mapped.iter().filter(|image| image.index != searched.index).take(IMAGES_FOR_HINT) {
         let Ok(open) = target.open_image(line, image) else { continue };
         let Ok(parsed) = Image::open(&open.file) else { continue };
         let Ok(functions) = parsed.functions(&DebugFiles::none(), &mut |_| ()) else { continue };

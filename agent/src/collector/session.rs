@@ -269,7 +269,10 @@ impl Session {
         sources: &Sources,
         notices: &mut dyn Notices,
     ) -> Result<(), SessionError> {
-        let images = self.target.images(line).unwrap_or_default();
+        let images = match self.target.images(line) {
+            Err(error @ GuardError::Unsupported { .. }) => return Err(error.into()),
+            images => images.unwrap_or_default(),
+        };
         if images.is_empty() {
             self.alive.remove(&self.target.pid);
         }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use edgelat_guard::GuardError;
 use edgelat_guard::Line;
+use edgelat_guard::error::text;
 use edgelat_guard::protocol::{ImageId, MappedImage, Reply, Request, TargetFile, TargetId};
 
 use super::unexpected;
@@ -56,10 +57,18 @@ impl Target {
     /// When the process has ended or may not be read.
     pub fn images(&self, line: &mut Line) -> Result<Vec<MappedImage>, GuardError> {
         let mut all = Vec::new();
+        let mut from = None;
         loop {
-            match line.call(&Request::ListImages { target: self.id, from: all.len() as u32 })? {
-                (Reply::Images { images, more }, _) => {
+            match line.call(&Request::ListImages { target: self.id, from })? {
+                (Reply::Images { images, more, left_out }, _) => {
                     all.extend(images);
+                    from = Some(all.len() as u32);
+                    if left_out {
+                        // What is not in the list may be what is asked for.
+                        let what = text(format_args!("list the files that process {} maps", self.pid));
+                        let reason = text(format_args!("they are more than {}", all.len()));
+                        return Err(GuardError::Unsupported { what, reason });
+                    }
                     if !more {
                         return Ok(all);
                     }

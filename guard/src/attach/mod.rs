@@ -20,6 +20,7 @@ pub(crate) mod perf;
 mod single;
 pub(crate) mod tracefs;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::rc::Rc;
 
@@ -36,6 +37,10 @@ use tracefs::Tracefs;
 
 /// Sites that the route of single events takes without being asked for by name.
 pub(crate) const HANDFUL: usize = 64;
+
+/// Executable mappings that a process may have of one image, each of which is looked at for each site. A program has one, or a few
+/// where it loads the same library again.
+const MAPPED_AT_MOST: usize = 64;
 
 /// The sites of one image, checked.
 #[derive(Debug, Clone)]
@@ -89,7 +94,8 @@ impl Attached {
     ) -> Result<(), GuardError> {
         let known = std::mem::take(&mut self.addresses);
         self.addresses = enter_addresses(loaded, target, images)?;
-        let gone = known.iter().filter(|address| !self.addresses.contains(address));
+        let here: HashSet<&u64> = self.addresses.iter().collect();
+        let gone = known.iter().filter(|address| !here.contains(address));
         gone.for_each(|address| loaded.remove_site(target.pid, *address));
         Ok(())
     }
@@ -236,11 +242,22 @@ pub(crate) fn attach(
 /// Enters the address that each site has in the process, for programs that get no cookie.
 fn enter_addresses(loaded: &Loaded, target: &Target, images: &[ImageSites]) -> Result<Vec<u64>, GuardError> {
     let mut addresses = Vec::new();
-    let mappings = target.mappings()?;
+    let mappings = target.mappings(|mapping| images.iter().any(|image| image.key == mapping.file))?;
     for image in images {
+        let mapped: Vec<_> = mappings.iter().filter(|mapping| mapping.file == image.key).collect();
+        if mapped.len() > MAPPED_AT_MOST {
+            return Err(GuardError::Unsupported {
+                what: text(format_args!(
+                    "probe an image that process {} has mapped {} times",
+                    target.pid,
+                    mapped.len()
+                )),
+                reason: text(format_args!("{MAPPED_AT_MOST} times are the most")),
+            });
+        }
         for site in image.entries.iter().chain(&image.exits) {
             let covers = |offset: u64, length: u64| site.offset.checked_sub(offset).filter(|at| *at < length);
-            for mapping in mappings.iter().filter(|mapping| mapping.file == image.key) {
+            for mapping in &mapped {
                 if let Some(at) = covers(mapping.offset, mapping.end - mapping.start) {
                     loaded.add_site(target.pid, mapping.start + at, site.cookie)?;
                     addresses.push(mapping.start + at);

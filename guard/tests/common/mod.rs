@@ -43,7 +43,7 @@ pub(crate) fn open_executable(
     wanted: impl Fn(&MappedImage) -> bool,
 ) -> (ImageId, File) {
     loop {
-        let Reply::Images { images, .. } = call(line, Request::ListImages { target, from: 0 }) else {
+        let Reply::Images { images, .. } = call(line, Request::ListImages { target, from: None }) else {
             panic!()
         };
         if let Some(image) = images.iter().find(|image| image.executable && wanted(image)) {

@@ -16,6 +16,7 @@ mod go_images;
 mod hostile;
 mod images;
 mod judges;
+mod mapped;
 mod metrics;
 mod packs;
 mod processes;

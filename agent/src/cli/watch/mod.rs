@@ -74,6 +74,7 @@ impl Fails for SessionError {
             Self::Resolve(
                 ResolveError::Find { .. }
                 | ResolveError::Refused { .. }
+                | ResolveError::TooManyImages { .. }
                 | ResolveError::NoFile { .. }
                 | ResolveError::NoPython { .. }
                 | ResolveError::Python { .. },
@@ -329,8 +330,10 @@ impl Watch {
                 return Ok(Ended::Duration);
             }
             if self.session.waits() && now >= look {
-                look = now + LOOK_FOR_LIBRARIES;
-                match self.look_for_libraries() {
+                let looked = self.look_for_libraries();
+                // A process that maps a great many files is looked at less often.
+                look = now + LOOK_FOR_LIBRARIES.max(now.elapsed() * 10);
+                match looked {
                     Ok(()) if self.session.alive.is_empty() => return Ok(Ended::Target),
                     Ok(()) => self.settle()?,
                     Err(error) if !self.session.measures() => return Err(error.into()),
