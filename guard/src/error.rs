@@ -116,6 +116,14 @@ pub enum GuardError {
         /// Why not.
         reason: Text,
     },
+    /// The configuration file is not taken: [`crate::config_file::ConfigFileError`] in words.
+    #[error("{file}: {reason}")]
+    ConfigFile {
+        /// Its path.
+        file: Text,
+        /// Why not, and the next step.
+        reason: Text,
+    },
     /// The collector does nothing any more.
     #[error(
         "the collector has done nothing and asked for nothing for {seconds} s, so it hangs; all probes are removed, and whoever supervises edgelat should start it again"
@@ -478,6 +486,7 @@ impl GuardError {
             | Self::CollectorKilled { .. }
             | Self::Silent { .. }
             | Self::User { .. }
+            | Self::ConfigFile { .. }
             | Self::Split { .. }
             | Self::AlreadyRuns { .. }
             | Self::RunLock { .. }

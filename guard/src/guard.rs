@@ -1,6 +1,5 @@
 //! The state machine: one method for each request.
 
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -15,6 +14,7 @@ use crate::attach::tracefs::Tracefs;
 use crate::budget::{Ppm, Total};
 use crate::calibrate::Costs;
 use crate::command::Command;
+use crate::config_file;
 use crate::deadline::Deadline;
 use crate::elf::Executable;
 use crate::error::{GuardError, text};
@@ -199,8 +199,8 @@ impl Guard {
     fn open_config(&self, descriptors: &mut Vec<OwnedFd>) -> Result<Reply, GuardError> {
         let service = self.service.as_ref().ok_or_else(|| order("there is no configuration file"))?;
         let path = &service.config;
-        let file = File::open(path)
-            .map_err(|error| GuardError::Proc { file: text(path.display()), os: error.into() })?;
+        let file = config_file::open(path)
+            .map_err(|error| GuardError::ConfigFile { file: text(path.display()), reason: text(error) })?;
         descriptors.push(file.into());
         Ok(Reply::File)
     }

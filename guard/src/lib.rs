@@ -33,6 +33,7 @@
 //! | `features.rs`, `check.rs` | what can this kernel do? |
 //! | `pins.rs` | which maps can other tools read? |
 //! | `user.rs` | whom does the collector become? |
+//! | `config_file.rs` | may root take this configuration file? |
 //! | `lock.rs` | who is the agent of this box? |
 //! | `share.rs` | what may be spent beside a service? |
 //! | `quarantine.rs` | what must not be probed again? |
@@ -46,6 +47,7 @@ mod calibrate;
 pub mod check;
 pub mod clock;
 mod command;
+pub mod config_file;
 pub mod cpus;
 mod deadline;
 mod elf;

@@ -1,36 +1,20 @@
 //! What can be wrong with a configuration file: all of it at once, each with its line, its key, the reason, and what to
 //! write instead.
 
-use std::{fmt, io, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
+use edgelat_guard::config_file::ConfigFileError;
 use thiserror::Error;
 
 /// Something wrong in the file, without the place.
 #[derive(Debug, Error)]
 pub enum Problem {
-    /// The file is not there, or may not be read.
-    #[error("cannot be read: {}; name a file with -c FILE", crate::cli::output::reason(error))]
-    Read {
-        /// What the system said.
-        error: io::Error,
-    },
-    /// A directory, a pipe, a device.
-    #[error("is not a regular file; name a file with -c FILE")]
-    NotAFile,
-    /// Larger than is read.
-    #[error("has more than the {most} bytes that are read; leave out what is no configuration")]
-    TooLarge {
-        /// The bound in bytes.
-        most: u64,
-    },
-    /// Somebody else could change what root does.
-    #[error(
-        "may be written by others than root (mode {mode:03o}), who could then have any process measured; run chmod go-w on it"
-    )]
-    Writable {
-        /// Its permissions.
-        mode: u32,
-    },
+    /// A file that is not taken, whatever is in it.
+    #[error(transparent)]
+    File(#[from] ConfigFileError),
     /// Bytes that are no text.
     #[error("is not UTF-8 text; save it as such")]
     NotText,
@@ -166,8 +150,10 @@ impl Errors {
     }
 
     /// Something about the file as such.
-    pub(super) fn add_to_file(&mut self, problem: Problem) {
-        self.insert(ConfigError { line: None, table: String::new(), key: String::new(), problem });
+    pub(super) fn about_file(file: &Path, error: ConfigFileError) -> Self {
+        let (table, key) = (String::new(), String::new());
+        let error = ConfigError { line: None, table, key, problem: error.into() };
+        Self { found: vec![error], ..Self::of(file.to_owned()) }
     }
 
     /// Something in a line.
@@ -208,7 +194,7 @@ impl Errors {
 
     /// Whether the file is there and the caller may not read it.
     pub fn not_permitted(&self) -> bool {
-        let denied = |problem: &Problem| matches!(problem, Problem::Read { error } if error.kind() == io::ErrorKind::PermissionDenied);
+        let denied = |problem: &Problem| matches!(problem, Problem::File(error) if error.not_permitted());
         self.found.iter().any(|error| denied(&error.problem))
     }
 

@@ -3,7 +3,6 @@
 //!
 //! | module | job |
 //! | --- | --- |
-//! | `file` | from a path to bytes: who may write to it, how large it is |
 //! | `document` | from text to tables, keys and values with their lines |
 //! | `keys` | asks a table for its keys, and finds those that nobody asked for |
 //! | `read` | which keys there are, what they can be, and what holds without them |
@@ -14,18 +13,19 @@
 
 mod document;
 mod error;
-mod file;
 mod keys;
 mod read;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    fs::File,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use edgelat_guard::config_file::{self, ConfigFileError};
 use edgelat_guard::placement::{CollectorCpu, Sched, TargetsOn, Wanted};
 use edgelat_guard::protocol::{OnSignal, Returns, Route};
 use edgelat_image::{Pattern, PythonPattern};
@@ -201,14 +201,19 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, Errors> {
-        match file::read(path) {
-            Ok(bytes) => Self::parse(path, &bytes),
-            Err(problem) => {
-                let mut errors = Errors::of(path.to_owned());
-                errors.add_to_file(problem);
-                Err(errors)
-            }
-        }
+        Self::of(path, config_file::read(path))
+    }
+
+    /// Reads a file that the guard has opened, and checked as [`Config::load`] does; `path` names it in errors.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn from_file(path: &Path, file: File) -> Result<Self, Errors> {
+        Self::of(path, config_file::bytes(file))
+    }
+
+    fn of(path: &Path, bytes: Result<Vec<u8>, ConfigFileError>) -> Result<Self, Errors> {
+        bytes.map_or_else(|error| Err(Errors::about_file(path, error)), |bytes| Self::parse(path, &bytes))
     }
 
     /// Understands the bytes of a file; `path` names it in errors.

@@ -633,6 +633,11 @@ fn a_file_that_others_may_write_is_not_for_root() {
     assert!(Config::load(&group).is_ok());
     std::os::unix::fs::chown(&group, None, Some(1)).unwrap();
     assert!(Config::load(&group).unwrap_err().to_string().contains("(mode 664)"));
+    // An owner may change the mode.
+    let foreign = folder.file("foreign", b"", 0o444);
+    std::os::unix::fs::chown(&foreign, Some(1), None).unwrap();
+    let text = Config::load(&foreign).unwrap_err().to_string();
+    assert!(text.contains("belongs to user 1, ") && text.ends_with("; run chown root on it"), "{text}");
 }
 
 /// A generator that repeats itself, so that a failure can be repeated.

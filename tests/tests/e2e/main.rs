@@ -29,6 +29,7 @@ mod rights;
 mod servers;
 mod service;
 mod service_budget;
+mod service_config;
 mod service_ends;
 mod service_faults;
 mod service_rights;

@@ -1,7 +1,5 @@
 //! A changed configuration: what becomes of the processes that are measured, and of those that are new.
 
-use std::io::Read as _;
-
 use edgelat_guard::GuardError;
 use edgelat_guard::protocol::Request;
 
@@ -11,32 +9,21 @@ use crate::collector::report::Ended;
 use crate::config::Config;
 use crate::log::Level;
 
-/// A configuration file is not read any further.
-const CONFIG_BYTES: u64 = 1 << 20;
-
 impl Service {
-    /// Reads the configuration again. A file with mistakes changes nothing.
+    /// Reads the configuration again, by the checks of the start. A file with mistakes changes nothing.
     pub(super) fn reload(&mut self) -> Result<(), ServiceError> {
-        let mut bytes = Vec::new();
-        let opened = match self.line.call(&Request::OpenConfig) {
+        let read = match self.line.call(&Request::OpenConfig) {
             Err(GuardError::Gone) => return Err(GuardError::Gone.into()),
             Err(error) => Err(error.to_string()),
-            Ok((_, mut files)) => match files.pop().map(std::fs::File::from) {
-                Some(file) => {
-                    file.take(CONFIG_BYTES).read_to_end(&mut bytes).map_err(|error| error.to_string())
-                }
-                None => Err("no file came".to_owned()),
+            Ok((_, mut files)) => match files.pop() {
+                Some(file) => Config::from_file(&self.path, file.into()).map_err(|errors| errors.to_string()),
+                None => Err(format!("{}: the guard sent no file", self.path.display())),
             },
         };
-        if let Err(reason) = opened {
-            let path = self.path.display();
-            self.log.say(Level::Error, format_args!("{path} cannot be read: {reason}; nothing changes"));
-            return Ok(());
-        }
-        let config = match Config::parse(&self.path, &bytes) {
+        let config = match read {
             Ok(config) => config,
-            Err(errors) => {
-                self.log.say(Level::Error, format_args!("{errors}; nothing changes"));
+            Err(reason) => {
+                self.log.say(Level::Error, format_args!("{reason}; nothing changes"));
                 return Ok(());
             }
         };
