@@ -12,6 +12,7 @@
 //! | [`record`] | what is written: checkpoints and intervals |
 //! | [`codec`] | numbers and texts as bytes |
 //! | [`segment`] | records in their frames, and what is left of damaged ones |
+//! | `torn` | what a power cut leaves of a write, told from damage |
 //! | [`store`] | a directory, as far as a spool needs one |
 //! | [`writer`] | a run that writes: recovery, rotation, disks that fail |
 //! | [`merge`] | two segments as one |
@@ -34,6 +35,7 @@ pub mod record;
 pub mod segment;
 pub mod store;
 pub mod times;
+mod torn;
 pub mod writer;
 
 pub use counts::{Counts, LOSSES};

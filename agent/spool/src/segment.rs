@@ -8,15 +8,24 @@
 //! | 4 | 4 | the same, every bit turned over |
 //! | 8 | 1 | type: 1 checkpoint, 2 interval |
 //! | 9 | 1 | version, 1 |
-//! | 10 | 2 | flags, 0 |
+//! | 10 | 2 | how many of the records directly before may not have been on the disk when this one was written |
 //! | 12 | 8 | id: each record has a higher one than all before it |
 //! | 20 | 4 | CRC-32C of the 20 bytes before and the payload |
 //! | 24 | | payload |
 //!
 //! The length and its complement find damage before the length is used, so that what is behind a damaged record can be
 //! found again; zeros, which some file systems leave at the end of a file after a power cut, are no frame.
+//!
+//! # A tail, or damage
+//!
+//! What is no record in the newest segment may be what was being written when power went (a *tail*: it ends the spool, and
+//! the next run cuts it off), or was sound once (*damage*: it is counted, and what is behind it still counts). They are told
+//! apart in [`Frames`]: bytes before a record that was written when they were on the disk are damage; others are a tail only
+//! where they look like one ([`torn`]).
 
 use crc::{CRC_32_ISCSI, Crc, NoTable};
+
+use crate::torn;
 
 use crate::record::{CHECKPOINT, Checkpoint, INTERVAL, Interval, Record};
 
@@ -41,8 +50,13 @@ pub enum Payload<'p> {
     Interval(&'p Interval),
 }
 
-/// A record in its frame.
+/// A record in its frame, behind records that are all on the disk.
 pub fn frame(id: u64, payload: Payload<'_>) -> Vec<u8> {
+    frame_behind(id, payload, 0)
+}
+
+/// A record in its frame, behind `unsynced` records that may not be on the disk yet.
+pub fn frame_behind(id: u64, payload: Payload<'_>, unsynced: usize) -> Vec<u8> {
     let mut bytes = vec![0; HEADER_BYTES];
     let kind = match payload {
         Payload::Checkpoint(checkpoint) => {
@@ -60,6 +74,9 @@ pub fn frame(id: u64, payload: Payload<'_>) -> Vec<u8> {
     bytes[4..8].copy_from_slice(&(!length).to_le_bytes());
     bytes[8] = kind;
     bytes[9] = VERSION;
+    // That many or more.
+    let unsynced = u16::try_from(unsynced).unwrap_or(u16::MAX);
+    bytes[10..12].copy_from_slice(&unsynced.to_le_bytes());
     bytes[12..20].copy_from_slice(&id.to_le_bytes());
     let crc = checksum(&bytes[..20], &bytes[HEADER_BYTES..]);
     bytes[20..24].copy_from_slice(&crc.to_le_bytes());
@@ -85,22 +102,40 @@ pub enum Found {
     Damaged,
 }
 
-/// What stands at the beginning of `bytes`, and how long it is; `None` where that is no sound frame.
-fn at(bytes: &[u8]) -> Option<(Found, usize)> {
+/// A sound frame.
+struct Sound<'b> {
+    id: u64,
+    /// Each record of a segment with an id below this one was on the disk when this one was written.
+    on_disk: u64,
+    kind: u8,
+    version: u8,
+    payload: &'b [u8],
+}
+
+/// What stands at the beginning of `bytes`; `None` where that is no sound frame.
+fn at(bytes: &[u8]) -> Option<Sound<'_>> {
     let (header, rest) = bytes.split_at_checked(HEADER_BYTES)?;
-    let word = |at: usize| Some(u32::from_le_bytes(header.get(at..at + 4)?.try_into().ok()?));
-    let length = word(0)?;
-    if word(4)? != !length {
-        return None;
-    }
-    let payload = rest.get(..length as usize)?;
-    if word(20)? != checksum(&header[..20], payload) {
+    let length = torn::length(header)?;
+    let payload = rest.get(..length)?;
+    let crc = u32::from_le_bytes(header.get(20..24)?.try_into().ok()?);
+    if crc != checksum(&header[..20], payload) {
         return None;
     }
     let id = u64::from_le_bytes(header.get(12..20)?.try_into().ok()?);
-    let known = (header[9] == VERSION).then(|| Record::decode(header[8], payload)).flatten();
-    let found = known.map_or(Found::Unknown(id), |record| Found::Record(id, record));
-    Some((found, HEADER_BYTES + payload.len()))
+    let unsynced = u16::from_le_bytes(header.get(10..12)?.try_into().ok()?);
+    let (kind, version) = (header[8], header[9]);
+    Some(Sound { id, on_disk: id.saturating_sub(unsynced.into()), kind, version, payload })
+}
+
+impl Sound<'_> {
+    fn bytes(&self) -> usize {
+        HEADER_BYTES + self.payload.len()
+    }
+
+    fn found(&self) -> Found {
+        let known = (self.version == VERSION).then(|| Record::decode(self.kind, self.payload)).flatten();
+        known.map_or(Found::Unknown(self.id), |record| Found::Record(self.id, record))
+    }
 }
 
 /// The records of a segment.
@@ -108,19 +143,68 @@ fn at(bytes: &[u8]) -> Option<(Found, usize)> {
 pub struct Frames<'b> {
     bytes: &'b [u8],
     offset: usize,
-    /// It is the newest: what is no record ends it.
+    /// It is the newest: a tail ends it.
     newest: bool,
+    /// Id of the last record.
+    last: Option<u64>,
+    /// Everything below this id was on the disk once, as records behind the first damage say.
+    on_disk: Option<u64>,
 }
 
 impl<'b> Frames<'b> {
     /// Those in the bytes of a segment, the `newest` or an older one.
     pub fn new(bytes: &'b [u8], newest: bool) -> Self {
-        Self { bytes, offset: 0, newest }
+        Self { bytes, offset: 0, newest, last: None, on_disk: None }
     }
 
     /// Where the next one begins.
     pub fn offset(&self) -> usize {
         self.offset
+    }
+
+    /// How far it is from an offset to the next sound record that is newer than the last one, and that record. What is left
+    /// of older files in blocks that are used again does not count.
+    fn resync(&self, from: usize) -> Option<(usize, Sound<'b>)> {
+        let rest = self.bytes.get(from..)?;
+        // The complement of the length makes a sound frame in the middle of nothing as good as impossible, and cheap to
+        // look for.
+        (1..rest.len()).find_map(|skip| {
+            let sound = at(&rest[skip..]).filter(|sound| self.last.is_none_or(|last| last < sound.id))?;
+            Some((skip, sound))
+        })
+    }
+
+    /// Up to which id all was on the disk once, by the records that follow.
+    fn on_disk(&mut self, first: (usize, &Sound<'b>)) -> u64 {
+        if let Some(known) = self.on_disk {
+            return known;
+        }
+        let (mut at_offset, mut on_disk) = (self.offset + first.0 + first.1.bytes(), first.1.on_disk);
+        while at_offset < self.bytes.len() {
+            match at(&self.bytes[at_offset..]) {
+                Some(sound) => {
+                    on_disk = on_disk.max(sound.on_disk);
+                    at_offset += sound.bytes();
+                }
+                None => match self.resync(at_offset) {
+                    Some((skipped, _)) => at_offset += skipped,
+                    None => break,
+                },
+            }
+        }
+        self.on_disk = Some(on_disk);
+        on_disk
+    }
+
+    /// Is it a tail that begins here, before the next record or the end?
+    fn is_tail(&mut self, next: Option<(usize, &Sound<'b>)>) -> bool {
+        let Some((skipped, sound)) = next else {
+            return torn::is_end(self.bytes, self.offset);
+        };
+        // A segment's checkpoint was on the disk before anything else was written to it.
+        let Some(missing) = self.last.map(|last| last.saturating_add(1)) else { return false };
+        self.on_disk((skipped, sound)) <= missing
+            && torn::has_hole(self.bytes, self.offset..self.offset + skipped)
     }
 }
 
@@ -129,18 +213,17 @@ impl Iterator for Frames<'_> {
 
     fn next(&mut self) -> Option<Found> {
         let rest = self.bytes.get(self.offset..).filter(|rest| !rest.is_empty())?;
-        if let Some((found, length)) = at(rest) {
-            self.offset += length;
-            return Some(found);
+        if let Some(sound) = at(rest) {
+            self.offset += sound.bytes();
+            self.last = Some(sound.id);
+            return Some(sound.found());
         }
-        if self.newest {
-            // The tail rule: what was written last was not synced, and nothing behind it counts.
+        let next = self.resync(self.offset);
+        let next = next.as_ref().map(|(skipped, sound)| (*skipped, sound));
+        if self.newest && self.is_tail(next) {
             return None;
         }
-        // The complement of the length makes a sound frame in the middle of nothing as good as impossible, and cheap to
-        // look for.
-        let skipped = (1..rest.len()).find(|skip| at(&rest[*skip..]).is_some());
-        self.offset += skipped.unwrap_or(rest.len());
+        self.offset += next.map_or(rest.len(), |(skipped, _)| skipped);
         Some(Found::Damaged)
     }
 }

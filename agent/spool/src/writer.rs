@@ -17,7 +17,7 @@ use crate::counts::Counts;
 use crate::merge;
 use crate::reader::{self, ReadError, Seen};
 use crate::record::{Checkpoint, Clock, Gap, Interval, STREAMS, Stream, short};
-use crate::segment::{Found, Frames, Name, Payload, READ_BYTES, UNFINISHED, frame, sorted};
+use crate::segment::{Found, Frames, Name, Payload, READ_BYTES, UNFINISHED, frame, frame_behind, sorted};
 use crate::store::Store;
 
 /// Intervals that wait in memory while a disk takes none, before the oldest are merged.
@@ -125,7 +125,7 @@ pub struct Spool {
 
 impl Spool {
     /// Begins a run in a directory, with whatever an earlier one left there: what a power cut left behind the last record of
-    /// the newest segment is cut off, and what was merged already is removed. Nothing is written before there is something to
+    /// the newest segment is cut off, what is damaged stays, and what was merged already is removed. Nothing is written before there is something to
     /// write. A directory that can only be read, or is full, is no error.
     ///
     /// # Errors
@@ -303,7 +303,7 @@ impl Spool {
             first.gap = Some(Gap { errno: errno as u32, since_ns, intervals: late });
         }
         while let Some(interval) = self.waiting.front() {
-            let bytes = frame(self.next_id, Payload::Interval(interval));
+            let bytes = frame_behind(self.next_id, Payload::Interval(interval), self.unsynced.len());
             let length = bytes.len() as u64;
             if !urgent && self.budget.as_mut().is_some_and(|budget| !budget.allows(length, now_ns)) {
                 while let Some(later) = (self.waiting.len() > 1).then(|| self.waiting.remove(1)).flatten() {
@@ -318,8 +318,12 @@ impl Spool {
                 continue;
             }
             let Some(active) = &mut self.active else { return Ok(()) };
-            // Where this fails in the middle, the next record is written over it.
-            self.store.write(&active.name.file(), active.length, &bytes)?;
+            let file = active.name.file();
+            if let Err(errno) = self.store.write(&file, active.length, &bytes) {
+                // The next record is written over it, and may be shorter; what was left of this one would look like damage.
+                _ = self.store.truncate(&file, active.length);
+                return Err(errno);
+            }
             active.length += length;
             active.empty = false;
             self.next_id += 1;
@@ -466,7 +470,8 @@ impl Spool {
 }
 
 /// Cuts off what a power cut left behind the last record of the newest segment, and what was reserved. Where that cannot be
-/// done it stays there; readers stop at it as long as the segment is the newest.
+/// done it stays there; readers stop at it as long as the segment is the newest. Damage is not cut off: what is behind it
+/// counts, and what was damaged is told for as long as it is there.
 fn cut_tail(store: &mut dyn Store, name: Name, length: &mut u64) {
     let file = name.file();
     let Ok(bytes) = store.read(&file, READ_BYTES) else { return };

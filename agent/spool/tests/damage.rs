@@ -5,7 +5,7 @@
 mod common;
 
 use common::disk::{Disk, Files};
-use common::{Random, Run, SMALL, check, read_disk};
+use common::{Has, Random, Run, SMALL, check, read_disk};
 use edgelat_spool::record::Record;
 use edgelat_spool::segment::{Found, Frames, HEADER_BYTES, Name, Payload, frame};
 use edgelat_spool::{Options, Seen, merge, reader};
@@ -46,25 +46,138 @@ fn a_bit_that_flips_in_an_older_segment_costs_one_record_and_the_totals_come_bac
     }
 }
 
+/// Begins of the records of a segment that is sound, and its length.
+fn begins(bytes: &[u8]) -> Vec<usize> {
+    let mut frames = Frames::new(bytes, true);
+    let mut begins = vec![0];
+    while frames.next().is_some() {
+        begins.push(frames.offset());
+    }
+    assert_eq!(begins.last(), Some(&bytes.len()), "all of it is sound");
+    begins
+}
+
+/// Fourteen intervals in one segment, of which each so many are synced together.
+fn fourteen(sync_every: u64) -> (Files, Run) {
+    let disk = Disk::default();
+    let mut run = Run::new(disk.store(), Options { sync_ns: u64::MAX, ..SMALL }, 1);
+    for number in 1..=14 {
+        assert_eq!(run.interval(4, 30, number % sync_every == 0 || number == 14), None);
+    }
+    assert_eq!(disk.files().len(), 1);
+    (disk.files(), run)
+}
+
+/// A spool that was damaged: all but the records that `touched` says are there, before and after the next run has begun, and
+/// the damage is counted.
+fn hold(damaged: &Files, before: &Has, run: &Run, touched: &[usize], what: &str) {
+    let intervals = |has: &Has| has.runs.get(&run.id).map_or(0, Vec::len) + has.orphans;
+    // Record 0 is the checkpoint.
+    let gone = touched.iter().filter(|record| **record > 0).count();
+    let disk = Disk::with(damaged);
+    let has = read_disk(&disk);
+    assert!(has.damaged >= 1, "{what}: not counted");
+    assert_eq!(intervals(&has) + gone, intervals(before), "{what}");
+    let mut next = Run::new(disk.store(), SMALL, 2);
+    for (name, bytes) in damaged {
+        assert_eq!(disk.files().get(name), Some(bytes), "{what}: the start changed {name}");
+    }
+    assert_eq!(next.interval(2, 3, true), None);
+    let after = read_disk(&disk);
+    assert_eq!((after.damaged, intervals(&after)), (has.damaged, intervals(&has)), "{what}: after the start");
+    check(&after, next.id, &next.truth, 0, 1);
+    let mut ids = after.ids.clone();
+    ids.dedup();
+    assert!(ids.is_sorted() && ids.len() == after.ids.len(), "{what}: ids only grow: {:?}", after.ids);
+}
+
 #[test]
-fn the_newest_segment_ends_where_it_is_damaged_and_says_nothing_wrong() {
+fn any_bit_that_flips_in_the_newest_segment_costs_the_record_that_it_is_in() {
+    for (sync_every, step) in [(1, 3), (5, 17), (14, 7)] {
+        let (files, run) = fourteen(sync_every);
+        let (name, bytes) = files.last_key_value().unwrap();
+        let (before, begins) = (read_disk(&Disk::with(&files)), begins(bytes));
+        assert_eq!(before.damaged, 0);
+        // All of the first headers, and bytes all over.
+        for byte in (0..300).chain((300..bytes.len()).step_by(step)) {
+            let record = begins.partition_point(|begin| *begin <= byte) - 1;
+            let flip = if byte % 2 == 0 { 1 << (byte % 8) } else { 0xff };
+            let mut damaged = files.clone();
+            damaged.get_mut(name).unwrap()[byte] ^= flip;
+            hold(&damaged, &before, &run, &[record], &format!("byte {byte} of record {record}"));
+        }
+    }
+}
+
+#[test]
+fn sectors_of_zeros_and_bytes_that_are_missing_in_what_was_synced_are_damage() {
+    let (files, run) = fourteen(1);
+    let (name, bytes) = files.last_key_value().unwrap();
+    let (before, begins) = (read_disk(&Disk::with(&files)), begins(bytes));
+    let touched = |from: usize, to: usize| -> Vec<usize> {
+        let records = begins.windows(2).enumerate();
+        records.filter(|(_, record)| record[0] < to && from < record[1]).map(|(at, _)| at).collect()
+    };
+    for from in (0..bytes.len() - 512).step_by(512) {
+        let mut damaged = files.clone();
+        damaged.get_mut(name).unwrap()[from..from + 512].fill(0);
+        let touched = touched(from, from + 512);
+        hold(&damaged, &before, &run, &touched, &format!("zeros from byte {from} on"));
+    }
+    // A whole record as zeros, and one that is not there at all.
+    for record in 1..begins.len() - 2 {
+        let (from, to) = (begins[record], begins[record + 1]);
+        let mut damaged = files.clone();
+        damaged.get_mut(name).unwrap()[from..to].fill(0);
+        hold(&damaged, &before, &run, &[record], &format!("record {record} is zeros"));
+        let mut damaged = files.clone();
+        drop(damaged.get_mut(name).unwrap().drain(from + 5..to - 5));
+        hold(&damaged, &before, &run, &[record], &format!("the middle of record {record} is missing"));
+    }
+}
+
+#[test]
+fn what_a_power_cut_leaves_of_the_last_record_is_no_damage() {
     let (files, run) = written();
     let (name, bytes) = files.last_key_value().unwrap();
     let all = read_disk(&Disk::with(&files)).runs[&run.id].len();
+    let last = begins(bytes)[begins(bytes).len() - 2];
     for byte in 0..bytes.len() {
-        for cut in [true, false] {
-            let mut damaged = files.clone();
-            let segment = damaged.get_mut(name).unwrap();
-            match cut {
-                true => segment.truncate(byte),
-                false => segment[byte] ^= 1 << (byte % 8),
-            }
-            let has = read_disk(&Disk::with(&damaged));
-            assert_eq!(has.damaged, 0);
+        let mut torn = files.clone();
+        torn.get_mut(name).unwrap().truncate(byte);
+        let mut states = vec![torn];
+        // Or its sectors are there in part.
+        if byte > last && byte % 512 == 0 && byte + HEADER_BYTES <= bytes.len() {
+            let mut zeros = files.clone();
+            zeros.get_mut(name).unwrap()[byte..].fill(0);
+            states.push(zeros);
+        }
+        for state in states {
+            let disk = Disk::with(&state);
+            let has = read_disk(&disk);
+            assert_eq!(has.damaged, 0, "cut at byte {byte}");
             assert!(has.runs[&run.id].len() < all);
             check(&has, run.id, &run.truth, 0, 0);
+            let mut next = Run::new(disk.store(), SHORT, 2);
+            assert_eq!(next.interval(2, 3, true), None);
+            assert_eq!(read_disk(&disk).damaged, 0, "cut at byte {byte}, after the start");
         }
     }
+}
+
+/// Blocks of a file that was removed may be in the next one after a power cut.
+#[test]
+fn older_records_behind_a_tail_do_not_count() {
+    let (files, run) = fourteen(1);
+    let (name, bytes) = files.last_key_value().unwrap();
+    let begins = begins(bytes);
+    let mut stale = bytes[..begins[10]].to_vec();
+    stale.resize(begins[10] + 40, 0);
+    stale.extend(&bytes[begins[2]..begins[5]]);
+    let files = Files::from([(name.clone(), stale)]);
+    let has = read_disk(&Disk::with(&files));
+    check(&has, run.id, &run.truth, 0, 9);
+    assert_eq!(has.runs[&run.id].len(), 9);
 }
 
 /// Lengths and checksums as they should be.
