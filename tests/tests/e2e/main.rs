@@ -7,6 +7,7 @@
 
 mod attach;
 mod bgp;
+mod chaos;
 mod commands;
 mod counts;
 mod ends;
