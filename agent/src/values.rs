@@ -127,9 +127,25 @@ pub fn in_words(time: Duration) -> String {
     format!("{}{unit}", milliseconds / u128::from(*size))
 }
 
+/// Percent of one CPU as millionths.
+pub fn ppm(percent: f64) -> u64 {
+    (percent * 1e4).round() as u64
+}
+
+/// Plans that a process may have at once: each library that comes later has one of its own, and so has an interpreter of
+/// Python.
+pub fn plans(functions: usize, python: usize) -> u32 {
+    functions as u32 + u32::from(python > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn percent_are_ten_thousand_millionths() {
+        assert_eq!([ppm(1.0), ppm(0.01), ppm(100.0)], [10_000, 100, 1_000_000]);
+    }
 
     #[test]
     fn times_are_read_with_their_unit_and_shown_in_the_largest() {

@@ -1,4 +1,5 @@
-//! Which processes are there? The guard compares one word of each with what is wanted, and shows those that fit.
+//! Which processes are there? The guard compares one word of each with what is wanted, and shows those that fit and that
+//! edgelat was started for.
 //!
 //! A word is what /proc says in one short text: the path of the executable, the name of the command, or the control
 //! group. Everything is read into buffers of fixed size, and what does not fit is cut. Whether a word matches a glob is
@@ -14,6 +15,7 @@ use nix::sys::stat::Mode;
 
 use crate::error::{GuardError, text};
 use crate::protocol::{FOUND, Found, Path, Word};
+use crate::scope::Scope;
 use crate::target::start_of;
 
 /// Processes that are looked at for one answer. There may be tens of thousands, and what happens to the targets must not
@@ -48,8 +50,8 @@ impl Search {
         Ok(Self { folder: folder.into_iter(), word, begins, whole })
     }
 
-    /// The next ones that fit, and whether there may be more.
-    pub(crate) fn next(&mut self) -> (heapless::Vec<Found, FOUND>, bool) {
+    /// The next ones that fit and were asked for, and whether there may be more.
+    pub(crate) fn next(&mut self, scope: &Scope) -> (heapless::Vec<Found, FOUND>, bool) {
         let mut found = heapless::Vec::new();
         for _ in 0..AT_ONCE {
             if found.is_full() {
@@ -58,7 +60,7 @@ impl Search {
             let Some(entry) = self.folder.next() else { return (found, false) };
             // A process that ends meanwhile is none that was looked for.
             let pid = entry.ok().and_then(|entry| entry.file_name().to_str().ok()?.parse().ok());
-            if let Some(process) = pid.and_then(|pid| self.look(pid)) {
+            if let Some(process) = pid.and_then(|pid| self.look(pid, scope)) {
                 // Not full: this cannot fail.
                 _ = found.push(process);
             }
@@ -66,20 +68,20 @@ impl Search {
         (found, true)
     }
 
-    fn look(&self, pid: i32) -> Option<Found> {
+    fn look(&self, pid: i32, scope: &Scope) -> Option<Found> {
         let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
         let process = nix::fcntl::open(format!("/proc/{pid}").as_str(), flags, Mode::empty()).ok()?;
         let word = word_of(&process, self.word)?;
         let fits =
             if self.whole { word == self.begins.as_str() } else { word.starts_with(self.begins.as_str()) };
-        if !fits {
+        if !fits || !scope.finds(self.word, &word) {
             return None;
         }
         Some(Found { pid, start: start_of(&process)?, word: Path::try_from(word.as_str()).ok()? })
     }
 }
 
-fn word_of(process: impl AsFd, word: Word) -> Option<String> {
+pub(crate) fn word_of(process: impl AsFd, word: Word) -> Option<String> {
     match word {
         Word::Executable => {
             let path = readlinkat(process, "exe").ok()?.to_string_lossy().into_owned();
@@ -113,12 +115,18 @@ fn read(process: impl AsFd, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scope::{Asked, Which};
 
     fn all(word: Word, begins: &str, whole: bool) -> Vec<Found> {
+        asked(word, begins, whole, Which::Word { word, begins: begins.to_owned(), whole })
+    }
+
+    fn asked(word: Word, begins: &str, whole: bool, which: Which) -> Vec<Found> {
+        let scope = Scope::new(vec![Asked { which, limits: None }]);
         let mut search = Search::begin(word, Path::try_from(begins).unwrap(), whole).unwrap();
         let mut all = Vec::new();
         loop {
-            let (some, more) = search.next();
+            let (some, more) = search.next(&scope);
             all.extend_from_slice(&some);
             if !more {
                 return all;
@@ -140,6 +148,15 @@ mod tests {
         let name = std::fs::read_to_string("/proc/self/comm").unwrap();
         assert!(finds_own(Word::Command, name.trim(), true));
         assert!(!finds_own(Word::Command, "no such program", true));
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_not_shown() {
+        let name = std::fs::read_to_string("/proc/self/comm").unwrap();
+        let all = |which| asked(Word::Command, "", false, which).len();
+        assert_eq!(all(Which::Pid(std::process::id() as i32)), 0);
+        assert_eq!(all(Which::Word { word: Word::Executable, begins: String::new(), whole: false }), 0);
+        assert!(all(Which::Word { word: Word::Command, begins: name.trim().to_owned(), whole: true }) > 0);
     }
 
     #[test]

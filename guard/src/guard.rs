@@ -1,20 +1,22 @@
 //! The state machine: one method for each request.
 
+use std::io::Seek as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use edgelat_bpf::object::Programs;
 use nix::errno::Errno;
 use nix::sys::epoll::Epoll;
+use nix::sys::resource::{Resource, getrlimit};
 
 use crate::attach;
 use crate::attach::tracefs::Tracefs;
 use crate::budget::{Ppm, Total};
 use crate::calibrate::Costs;
 use crate::command::Command;
-use crate::config_file;
+use crate::config_file::{self, ConfigFileError};
 use crate::deadline::Deadline;
 use crate::elf::Executable;
 use crate::error::{GuardError, text};
@@ -25,9 +27,10 @@ use crate::lock::RunLock;
 use crate::notify::Notify;
 use crate::pins;
 use crate::plan::Plan;
-use crate::protocol::{Attaching, ImageId, Reply, Request, Returns, Route, TargetFile, TargetId, Told};
+use crate::protocol::{ImageId, Reply, Request, Returns, TargetFile, TargetId, Told};
 use crate::sandbox;
 use crate::sandbox::guard::Tasks;
+use crate::scope::{Asked, Limits, Scope};
 use crate::share::{Beside, Offer};
 use crate::target::Target;
 use crate::user::User;
@@ -38,6 +41,7 @@ const IMAGES_OPEN: usize = 512;
 /// The privileged half.
 #[derive(Default)]
 pub struct Guard {
+    pub(crate) scope: Scope,
     pub(crate) targets: Vec<Target>,
     pub(crate) images: Vec<OpenImage>,
     pub(crate) plans: Vec<Plan>,
@@ -60,6 +64,8 @@ pub struct Guard {
     pub(crate) heard: Option<Instant>,
     /// Ends this process where it does not come round any more.
     pub(crate) deadline: Option<Deadline>,
+    /// Rights that were needed for something new are given up.
+    pub(crate) closed: bool,
     /// When the probed files were last looked at.
     pub(crate) looked_at_images: Option<Instant>,
     pub(crate) issued: u32,
@@ -68,8 +74,14 @@ pub struct Guard {
 /// What a service has that a single measurement has not.
 #[derive(Debug)]
 pub struct Service {
-    /// The configuration file, which the collector may want to read again.
+    /// The configuration file, which the collector may want to have read again.
     pub config: PathBuf,
+    /// Understands it.
+    pub understand: Understand,
+    /// What is to be measured by what it says now.
+    pub asked: Vec<Asked>,
+    /// What comes after the start is attached too.
+    pub reattach: bool,
     /// What all plans together may cost, in millionths of one CPU's time.
     pub total_ppm: Ppm,
     /// How long the collector may ask for nothing before it is given up.
@@ -86,6 +98,9 @@ pub struct Service {
     pub notify: Option<Notify>,
 }
 
+/// What is to be measured by the bytes of a configuration file; none where there are mistakes in it.
+pub type Understand = fn(&Path, &[u8]) -> Option<Vec<Asked>>;
+
 impl std::fmt::Debug for Guard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Guard")
@@ -96,15 +111,17 @@ impl std::fmt::Debug for Guard {
 }
 
 impl Guard {
-    /// A guard that holds nothing yet.
-    pub fn new() -> Self {
-        Self::default()
+    /// A guard for what was `asked` for, and nothing else.
+    #[must_use]
+    pub fn new(asked: Vec<Asked>) -> Self {
+        Self { scope: Scope::new(asked), ..Self::default() }
     }
 
-    /// A guard that has started a command.
+    /// A guard that has started a command, whose plans have these `limits`.
     #[must_use]
-    pub fn of_command(command: Command) -> Self {
-        Self { command: Some(command), ..Self::default() }
+    pub fn of_command(command: Command, limits: Limits) -> Self {
+        let asked = vec![Asked::process(command.pid(), Some(limits))];
+        Self { command: Some(command), ..Self::new(asked) }
     }
 
     /// For a measurement beside a service, while there is one: all its plans together may cost `max_cost_ppm` where that is
@@ -119,7 +136,8 @@ impl Guard {
     pub fn of_service(mut service: Service) -> Self {
         pins::sweep();
         let total = Some(Total::of_service(service.total_ppm, service.offer.take()));
-        Self { total, service: Some(service), ..Self::default() }
+        let asked = std::mem::take(&mut service.asked);
+        Self { total, service: Some(service), ..Self::new(asked) }
     }
 
     /// The process that must not be measured either.
@@ -168,7 +186,7 @@ impl Guard {
             },
             Request::ForgetTarget { target } => self.forget_target(target),
             Request::OpenConfig => self.open_config(&mut descriptors),
-            Request::Settle { attach } => self.settle(attach),
+            Request::Settle => self.settle(),
             Request::Status { ready, text } => Ok(self.tell_supervisor(ready, &text)),
             Request::FinishCommand { terminate } => {
                 self.command().map(|command| Reply::Finished { badly: command.finish(terminate) })
@@ -181,7 +199,7 @@ impl Guard {
 
     /// The next processes of a search.
     fn found(&mut self, mut search: Search) -> Reply {
-        let (processes, more) = search.next();
+        let (processes, more) = search.next(&self.scope);
         self.search = more.then_some(search);
         Reply::Processes { processes, more }
     }
@@ -193,14 +211,26 @@ impl Guard {
         self.targets.retain(|target| target.id != id);
         self.images.retain(|image| image.target != id);
         self.listing.take_if(|listing| listing.target == id);
+        self.scope.forget(id);
         Ok(Reply::Done)
     }
 
-    fn open_config(&self, descriptors: &mut Vec<OwnedFd>) -> Result<Reply, GuardError> {
+    /// Reads the configuration again. The collector gets the same file, and what it may ask for is what this one read.
+    fn open_config(&mut self, descriptors: &mut Vec<OwnedFd>) -> Result<Reply, GuardError> {
         let service = self.service.as_ref().ok_or_else(|| order("there is no configuration file"))?;
         let path = &service.config;
-        let file = config_file::open(path)
-            .map_err(|error| GuardError::ConfigFile { file: text(path.display()), reason: text(error) })?;
+        let refused = |error: ConfigFileError| GuardError::ConfigFile {
+            file: text(path.display()),
+            reason: text(error),
+        };
+        let mut file = config_file::open(path).map_err(refused)?;
+        let same = file.try_clone().map_err(|error| refused(ConfigFileError::Read { error }))?;
+        let bytes = config_file::bytes(same).map_err(refused)?;
+        file.rewind().map_err(|error| refused(ConfigFileError::Read { error }))?;
+        // What is wrong with what it says, the collector says.
+        if let Some(asked) = (service.understand)(path, &bytes) {
+            self.scope.replace(asked);
+        }
         descriptors.push(file.into());
         Ok(Reply::File)
     }
@@ -219,24 +249,27 @@ impl Guard {
         self.command.as_mut().ok_or_else(|| order("no command was started"))
     }
 
-    /// From here on only children of plans that follow them are attached, and new targets by the routes in `attach`.
-    fn settle(&mut self, attach: Option<Attaching>) -> Result<Reply, GuardError> {
+    /// From here on only children of plans that follow them are attached, and new targets where a service attaches to
+    /// what comes later.
+    fn settle(&mut self) -> Result<Reply, GuardError> {
+        let later = self.service.as_ref().is_some_and(|service| service.reattach);
+        self.closed = !later;
         let following = self.plans.iter().filter(|plan| plan.options.follow_forks);
         let routes = following.filter_map(|plan| plan.loaded.as_ref()).map(|(way, _)| way.route);
         let foreign = self.service.as_ref().is_some_and(|service| service.user.is_some());
         let none = Tasks {
             command: self.command.is_some(),
-            pins: self.plans.iter().any(|plan| plan.options.pin) || attach.is_some_and(|attach| attach.pin),
-            targets: attach.is_some(),
+            pins: self.plans.iter().any(|plan| plan.options.pin)
+                || later && self.scope.limits().any(|limits| limits.pin),
+            targets: later,
             collector: foreign,
             ..Tasks::NONE
         };
         let mut tasks = routes.fold(none, Tasks::and);
-        if let Some(attach) = attach {
+        if later {
             let tracefs = self.open_tracefs();
             let usual = attach::choose(None, Returns::Ret, 1, &tracefs).map(|way| way.route);
-            let named = [Route::UprobeMulti, Route::Tracefs, Route::Single].into_iter();
-            let named = named.filter(|route| attach.routes & Attaching::route(*route) != 0);
+            let named = self.scope.limits().filter_map(|limits| limits.route);
             tasks = usual.into_iter().chain(named).fold(tasks, Tasks::and);
         }
         sandbox::settle_guard(tasks)?;
@@ -257,6 +290,7 @@ impl Guard {
         file: TargetFile,
         descriptors: &mut Vec<OwnedFd>,
     ) -> Result<Reply, GuardError> {
+        self.scope.file(target, file)?;
         descriptors.extend(self.target(target)?.open_told(file));
         Ok(Reply::File)
     }
@@ -270,6 +304,7 @@ impl Guard {
         let allow_ptrace = allow_ptrace || own;
         let id = TargetId(self.issue());
         let target = Target::open(id, pid, allow_ptrace)?;
+        self.scope.open(&target, allow_ptrace && !own)?;
         let start = target.start;
         self.targets.push(target);
         Ok(Reply::Target { target: id, start })
@@ -296,7 +331,8 @@ impl Guard {
         let key = mapping.file;
         let known = |open: &&OpenImage| (open.target, open.key, open.identity) == (target, key, identity);
         let known = self.images.iter().find(known).map(|open| open.id);
-        if known.is_none() && self.images.iter().filter(|open| open.target == target).count() >= IMAGES_OPEN {
+        let of_target = self.images.iter().filter(|open| open.target == target).count();
+        if known.is_none() && (of_target >= IMAGES_OPEN || self.images.len() >= descriptors_for_images()) {
             return Err(GuardError::Unsupported {
                 what: text(format_args!("open more than {IMAGES_OPEN} images of process {}", holder.pid)),
                 reason: text("each takes a descriptor; name the image (IMAGE:FUNCTION)"),
@@ -333,6 +369,12 @@ impl Guard {
 /// A request at the wrong time.
 pub(crate) fn order(what: &str) -> GuardError {
     GuardError::Order { what: text(what) }
+}
+
+/// Images that may be open at once: what is attached and watched needs descriptors as well.
+fn descriptors_for_images() -> usize {
+    let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    usize::try_from(most / 2).unwrap_or(usize::MAX)
 }
 
 pub(crate) fn elapsed(begin: Instant) -> u64 {

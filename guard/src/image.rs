@@ -6,10 +6,14 @@ use std::rc::Rc;
 
 use edgelat_bpf::layout::{SITE_ANY_CPU, SITE_FUNCTION_MASK, SITE_RETURN};
 
+use crate::attach::{ImageSites, Site};
 use crate::elf::Executable;
 use crate::error::{GuardError, text};
 use crate::protocol::{ImageId, PlanSite, TargetId};
 use crate::target::FileKey;
+
+/// Functions that may have one site in common, such as the return of a symbol that stands within another's range.
+const SHARED: usize = 16;
 
 /// A file that a target maps, held open.
 pub(crate) struct OpenImage {
@@ -127,6 +131,32 @@ fn becomes_call(code: &[u8; CODE]) -> bool {
         [0x8d, modrm, _, 0] => modrm >> 6 == 1 && modrm & 7 == 4,
         _ => false,
     }
+}
+
+/// A place is probed once for a function, and for few functions: each is paid for at every hit, and where calls are told
+/// apart by address only one of them counts.
+pub(crate) fn check_places(images: &[(ImageId, ImageSites)]) -> Result<(), GuardError> {
+    let places = images.iter().flat_map(|(_, sites)| {
+        // One file may have been opened twice.
+        let of = |exit, site: &Site| (sites.key, exit, site.offset, site.cookie & SITE_FUNCTION_MASK);
+        let entries = sites.entries.iter().map(move |site| of(false, site));
+        entries.chain(sites.exits.iter().map(move |site| of(true, site)))
+    });
+    let mut places: Vec<(FileKey, bool, u64, u64)> = places.collect();
+    places.sort_unstable();
+    let bad = |at: u64, reason: &str| {
+        Err(GuardError::BadPlan { reason: text(format_args!("the site at {at:#x} {reason}")) })
+    };
+    if let Some(place) = places.windows(2).find(|some| some[0] == some[1]) {
+        return bad(place[0].2, "is named twice");
+    }
+    let same = |one: &(FileKey, bool, u64, u64), other: &(FileKey, bool, u64, u64)| {
+        (one.0, one.1, one.2) == (other.0, other.1, other.2)
+    };
+    if let Some(place) = places.windows(SHARED + 1).find(|some| same(&some[0], &some[SHARED])) {
+        return bad(place[0].2, "is named for too many functions");
+    }
+    Ok(())
 }
 
 /// `ret` or `rep ret` of x86-64 (Intel SDM vol. 2, RET: C3), at an exit site.

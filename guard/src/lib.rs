@@ -5,7 +5,8 @@
 //! what the programs count is read by others through mappings that it hands out. That keeps the part that has
 //! privilege small, and keeps bytes that a target controls away from it.
 //!
-//! What the guard checks itself before it attaches: the image is the one it opened, each offset lies in an
+//! What the guard checks itself before it attaches: the target and the bounds are those that edgelat was started for, the
+//! image is the one it opened, each offset lies in an
 //! executable segment of it, the bytes at each site and the build-id are still those that were decoded, and
 //! the numbers are under their bounds.
 //!
@@ -14,6 +15,7 @@
 //! | `split.rs`, `sandbox/` | two processes, one of them without rights |
 //! | `protocol.rs`, `line.rs` | what can be asked, what is answered, and how does it get there? |
 //! | `guard.rs` | what happens at each request? |
+//! | `scope.rs` | what was edgelat started for? |
 //! | `plan.rs` | what is measured, from its sites to its probes |
 //! | `look.rs` | what is looked at without being asked |
 //! | `stop.rs` | what happens when the guard is stopped and continued? |
@@ -70,6 +72,7 @@ pub mod protocol;
 pub mod quarantine;
 mod rights;
 pub mod sandbox;
+mod scope;
 mod share;
 mod split;
 mod stop;
@@ -80,9 +83,10 @@ pub mod user;
 
 pub use command::Command;
 pub use error::{GuardError, Kind};
-pub use guard::{Guard, Service};
+pub use guard::{Guard, Service, Understand};
 pub use line::Line;
 pub use lock::RunLock;
 pub use notify::Notify;
+pub use scope::{Asked, Limits, Which};
 pub use share::{Beside, Offer, Share};
 pub use split::{split, split_and_place};

@@ -157,6 +157,9 @@ mod tests {
         let mut guard = Guard {
             service: Some(Service {
                 config: "/dev/null".into(),
+                understand: |_, _| None,
+                asked: Vec::new(),
+                reattach: true,
                 total_ppm: 0,
                 watchdog: BOUND,
                 user: None,

@@ -14,20 +14,21 @@ use edgelat_bpf::layout::POOL_ROWS;
 use edgelat_bpf::object::{PythonConstants, map};
 
 use crate::attach::{self, Attached, ImageSites, Site, Way};
-use crate::budget::{Bound, Budget, KindsOfRows, Meter, Ppm};
+use crate::budget::{Bound, Budget, KindsOfRows, Meter, Ppm, Total};
 use crate::calibrate::{self, Costs};
 use crate::cpus::CpuSet;
 use crate::error::{GuardError, text};
 use crate::family::{Covered, watch};
 use crate::features;
 use crate::guard::{Guard, elapsed, order};
-use crate::image::{OpenImage, check_site, mark_of};
+use crate::image::{OpenImage, check_places, check_site, mark_of};
 use crate::load::{Loaded, Shape};
 use crate::pins::Pins;
 use crate::placement::{self, TargetsOn};
 use crate::protocol::{
     BUILD_ID_BYTES, ImageId, OnSignal, PlanId, PlanOptions, PlanSite, PythonPlan, Reply, Returns, TargetId,
 };
+use crate::scope::memory_bound;
 use crate::target::Target;
 
 /// Functions of one plan.
@@ -55,6 +56,8 @@ pub(crate) struct Plan {
     pub(crate) charged_ns: u64,
     pub(crate) pins: Option<Pins>,
     pub(crate) loaded: Option<(Way, Loaded)>,
+    /// What its arrays take of the kernel's memory.
+    pub(crate) bytes: u64,
     pub(crate) processes: Vec<Covered>,
     /// The calibration's probes. They stay until the plan is detached: nobody calls those functions any more, and
     /// closing them alone would wait for the kernel while events of the target wait for us.
@@ -113,6 +116,10 @@ impl Plan {
 impl Guard {
     pub(crate) fn begin_plan(&mut self, target: TargetId, options: PlanOptions) -> Result<Reply, GuardError> {
         self.target(target)?;
+        if self.closed {
+            return Err(order("no further plan was to come"));
+        }
+        self.scope.plan(target, &options, self.plans.iter().map(|plan| plan.target))?;
         let bad = |reason: String| Err(GuardError::BadPlan { reason: text(reason) });
         if options.functions == 0 || options.functions > MAX_FUNCTIONS {
             return bad(format!(
@@ -138,6 +145,7 @@ impl Guard {
             charged_ns: 0,
             pins: None,
             loaded: None,
+            bytes: 0,
             processes: Vec::new(),
             calibration: None,
             armed: false,
@@ -228,6 +236,7 @@ impl Guard {
         if options.returns == Returns::Ret && plan.images.iter().any(|(_, sites)| sites.exits.is_empty()) {
             return Err(GuardError::BadPlan { reason: text("an image has entry sites but no exit sites") });
         }
+        check_places(&plan.images)?;
         // Events of a killed agent are swept whichever route is taken.
         let sites = plan.sites;
         let tracefs = self.open_tracefs();
@@ -259,6 +268,7 @@ impl Guard {
             let (functions, frames) = (options.functions, options.frames);
             return Err(GuardError::TooMuchMemory { functions, lanes, frames, bytes, bound });
         }
+        self.memory_suffices(bytes)?;
         let loaded = Loaded::new(&shape)?;
         descriptors.push(loaded.descriptor(map::ROWS)?);
         let maps_frames = way.programs.maps_frames();
@@ -288,8 +298,22 @@ impl Guard {
                 None => Pins::pin(pid, &loaded.object)?,
             });
         }
+        self.plans[index].bytes = bytes;
         self.plans[index].loaded = Some((way, loaded));
         Ok(reply)
+    }
+
+    /// Do the arrays of one more plan fit beside those of the others?
+    fn memory_suffices(&self, bytes: u64) -> Result<(), GuardError> {
+        let all = self.plans.iter().map(|plan| plan.bytes).sum::<u64>() + bytes;
+        let bound = memory_bound(&self.scope);
+        if all <= bound {
+            return Ok(());
+        }
+        let reason = text(format_args!(
+            "all plans together would take {all} bytes of its memory, the bound is {bound}"
+        ));
+        Err(GuardError::Unsupported { what: text("measure one more process"), reason })
     }
 
     /// On which CPUs calls count; all where that is `None`. Refuses a target that may run on others.
@@ -371,6 +395,12 @@ impl Guard {
 
     pub(crate) fn switch(&mut self, id: PlanId, arm: bool) -> Result<Reply, GuardError> {
         let index = self.plan_index(id)?;
+        let bounded =
+            self.plans[index].options.max_cost_ppm.is_some() || self.total.as_ref().is_some_and(Total::holds);
+        if arm && bounded && self.plans[index].budget.is_none() && !self.plans[index].off {
+            // A bound holds from the first call on, whether or not the collector has asked what a call costs.
+            self.calibrate(id)?;
+        }
         let plan = &mut self.plans[index];
         let (_, loaded) = plan.loaded.as_ref().ok_or_else(|| order("arm comes after attach"))?;
         if arm {

@@ -175,7 +175,7 @@ pub struct PlanSite {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::large_enum_variant, reason = "one buffer of a fixed size each way is the point")]
 pub enum Request {
-    /// Open a running process as target.
+    /// Open a running process as target. It must be one that edgelat was started for.
     OpenTarget {
         /// Process id.
         pid: i32,
@@ -282,13 +282,11 @@ pub enum Request {
         /// The target.
         target: TargetId,
     },
-    /// Open the configuration file again. The descriptor comes with the reply.
+    /// Read the configuration file again. The descriptor comes with the reply.
     OpenConfig,
-    /// The guard gives up what it does not need any more.
-    Settle {
-        /// What it has to attach later on; without, no further plan will come.
-        attach: Option<Attaching>,
-    },
+    /// The guard gives up what it does not need any more. No further plan will come, unless it is that of a service which
+    /// attaches to what comes later.
+    Settle,
     /// Tell whoever supervises the service how it is.
     Status {
         /// It is ready.
@@ -301,22 +299,6 @@ pub enum Request {
         /// Ask it to end.
         terminate: bool,
     },
-}
-
-/// How targets are attached that come later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attaching {
-    /// Routes that are asked for by name, a bit each, besides the one that is taken without being asked for.
-    pub routes: u8,
-    /// Maps will be pinned.
-    pub pin: bool,
-}
-
-impl Attaching {
-    /// The bit of a route.
-    pub fn route(route: Route) -> u8 {
-        1 << route as u8
-    }
 }
 
 /// What of a process is compared.

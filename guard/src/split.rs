@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, raise, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -95,6 +96,7 @@ fn split_after(
         }
         ForkResult::Parent { child } => {
             drop(line);
+            raise_descriptors();
             let served = attend(guard, served, &asked, child);
             match (waitpid(child, None), served) {
                 // Why it was ended here says more than how.
@@ -121,6 +123,17 @@ fn heeded_stops() -> impl Iterator<Item = Signal> {
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
     STOPS.into_iter().filter(move |signal| ignored & 1 << (*signal as i32 - 1) == 0)
+}
+
+/// Each target and each image of it takes descriptors: as many as this process may have, within reason.
+fn raise_descriptors() {
+    const MOST: u64 = 1 << 16;
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard.min(MOST)
+    {
+        // Where it stays as it was, fewer targets can be open at once.
+        _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(MOST), hard);
+    }
 }
 
 fn threads() -> Option<usize> {

@@ -26,7 +26,7 @@ const STATUS_BYTES: u64 = 4096;
 
 /// Device and inode as maps words them: comparable among lines of maps, but not with stat, which on overlay and
 /// btrfs tells another device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct FileKey {
     pub(crate) device: (u32, u32),
     pub(crate) inode: u64,
@@ -149,6 +149,11 @@ impl Target {
         target.pidfd = pidfd?;
         target.start = target.read_start()?;
         Ok(target)
+    }
+
+    /// Its folder of /proc.
+    pub(crate) fn folder(&self) -> BorrowedFd<'_> {
+        self.proc.as_fd()
     }
 
     /// Readable when the process has ended, with all its threads.

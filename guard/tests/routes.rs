@@ -9,11 +9,11 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command};
 
-use common::{OPTIONS, begin, call, open_executable, open_target};
+use common::{OPTIONS, begin, call, guard, open_executable, open_target};
 use edgelat_guard::protocol::{
     Bias, ImageId, PlanId, PlanOptions, PlanSite, Reply, Request, Returns, Route, TargetId,
 };
-use edgelat_guard::{Guard, GuardError, Line};
+use edgelat_guard::{GuardError, Line};
 
 struct Sleeper(Child);
 
@@ -61,8 +61,8 @@ fn sites(file: &File) -> [PlanSite; 2] {
 }
 
 /// The executable of a target is open.
-fn opened(sleeper: &Sleeper) -> (Line, TargetId, ImageId, File) {
-    let mut line = Line::new(Guard::new());
+fn opened(sleeper: &Sleeper, options: &PlanOptions) -> (Line, TargetId, ImageId, File) {
+    let mut line = Line::new(guard(sleeper.pid(), options));
     let target = open_target(&mut line, sleeper.pid());
     let (image, file) = open_sleep(&mut line, target);
     (line, target, image, file)
@@ -70,7 +70,7 @@ fn opened(sleeper: &Sleeper) -> (Line, TargetId, ImageId, File) {
 
 /// The guard has a plan with its sites.
 fn planned(sleeper: &Sleeper, options: PlanOptions) -> (Line, PlanId) {
-    let (mut line, target, image, file) = opened(sleeper);
+    let (mut line, target, image, file) = opened(sleeper, &options);
     let plan = begin(&mut line, target, options);
     let mut sites = heapless::Vec::from_slice(&sites(&file)).unwrap();
     if options.returns == Returns::Uretprobe {
@@ -142,7 +142,7 @@ fn nop(file: &File, behind: PlanSite) -> PlanSite {
 #[test]
 fn a_plan_is_not_believed() {
     let sleeper = Sleeper::start();
-    let (mut line, target, image, file) = opened(&sleeper);
+    let (mut line, target, image, file) = opened(&sleeper, &OPTIONS);
     let plan = begin(&mut line, target, OPTIONS);
     let [good, _] = sites(&file);
     let mut refused = |site: PlanSite| {
@@ -172,7 +172,7 @@ fn a_plan_is_not_believed() {
 #[test]
 fn numbers_that_were_not_issued_and_requests_out_of_order_are_refused() {
     let sleeper = Sleeper::start();
-    let mut line = Line::new(Guard::new());
+    let mut line = Line::new(guard(sleeper.pid(), &OPTIONS));
     let target = open_target(&mut line, sleeper.pid());
     let refused = |line: &mut Line, request| {
         let error = line.call(&request).expect_err("out of order");

@@ -3,105 +3,27 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod common;
+#[path = "common/probed.rs"]
+mod probed;
 
-use std::fs;
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::FileExt as _;
-use std::process::{Child, Command, Stdio};
+use std::io::Write as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use caps::{CapSet, Capability};
-use common::{OPTIONS, begin, call, open_executable, open_target};
+use common::{OPTIONS, begin, call, guard, open_executable, open_target};
 use edgelat_bpf::{Frames, Rows};
-use edgelat_guard::protocol::{Event, PlanSite, Reply, Request, Route};
-use edgelat_guard::{Guard, Line};
+use edgelat_guard::Line;
+use edgelat_guard::protocol::{Event, PlanOptions, Reply, Request, Route};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use probed::{Target, edgelat_test_probed, edgelat_test_probed_return, site};
 
-const TARGET: &str = "EDGELAT_TEST_TARGET";
-
-// One instruction and a return, each of which the kernel can probe.
-std::arch::global_asm!(
-    ".globl edgelat_test_probed",
-    ".globl edgelat_test_probed_return",
-    ".text",
-    "edgelat_test_probed:",
-    "nop",
-    "edgelat_test_probed_return:",
-    "ret",
-);
-
-unsafe extern "C" {
-    fn edgelat_test_probed();
-    fn edgelat_test_probed_return();
-}
-
-/// The target: this program again. It calls the function a thousand times a second, and forks when it is told to.
+/// Not a test: the target, which the tests start.
 #[test]
 fn the_target() {
-    if std::env::var_os(TARGET).is_none() {
-        return;
-    }
-    thread::spawn(|| {
-        loop {
-            // SAFETY: the function above does nothing and returns.
-            unsafe { edgelat_test_probed() };
-            thread::sleep(Duration::from_millis(1));
-        }
-    });
-    let mut word = [0];
-    while std::io::stdin().read(&mut word).unwrap() == 1 {
-        // SAFETY: the child makes nothing but two system calls before it ends.
-        match unsafe { nix::unistd::fork() }.unwrap() {
-            nix::unistd::ForkResult::Child => {
-                nix::unistd::sleep(1);
-                // SAFETY: ends the process without running anything of ours.
-                unsafe { libc::_exit(0) };
-            }
-            nix::unistd::ForkResult::Parent { child } => _ = nix::sys::wait::waitpid(child, None),
-        }
-    }
-    std::process::exit(0);
-}
-
-struct Target(Child);
-
-impl Target {
-    fn start() -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "the_target", "--nocapture"]).env(TARGET, "1");
-        Self(command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap())
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        _ = self.0.kill();
-        _ = self.0.wait();
-    }
-}
-
-/// Where in the file of this program an address of it lies.
-fn file_offset(address: usize) -> u64 {
-    let maps = fs::read_to_string("/proc/self/maps").unwrap();
-    let hex = |digits: &str| u64::from_str_radix(digits, 16).unwrap();
-    let of_line = |line: &str| {
-        let mut words = line.split_ascii_whitespace();
-        let (start, end) = words.next()?.split_once('-')?;
-        let offset = words.nth(1)?;
-        let address = address as u64;
-        (hex(start)..hex(end)).contains(&address).then(|| address - hex(start) + hex(offset))
-    };
-    maps.lines().find_map(of_line).unwrap()
-}
-
-fn site(file: &fs::File, address: usize, exit: bool) -> PlanSite {
-    let offset = file_offset(address);
-    let mut code = [0; 4];
-    file.read_exact_at(&mut code, offset).unwrap();
-    PlanSite { offset, cookie: 0, exit, stepped: false, code, code_len: 4 }
+    probed::target();
 }
 
 /// What a bpf() call of this thread ends with: an empty one, which every kernel refuses in one way or another.
@@ -150,10 +72,11 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 fn read_without_rights(route: Route) {
     let mut target = Target::start();
     let pid = target.0.id() as i32;
-    let mut line = Line::new(Guard::new());
+    let options = PlanOptions { route: Some(route), ..OPTIONS };
+    let mut line = Line::new(guard(pid, &options));
     let id = open_target(&mut line, pid);
     let (image, file) = open_executable(&mut line, id, |image| image.path.contains("without_rights"));
-    let plan = begin(&mut line, id, edgelat_guard::protocol::PlanOptions { route: Some(route), ..OPTIONS });
+    let plan = begin(&mut line, id, options);
     let sites = [
         site(&file, edgelat_test_probed as *const () as usize, false),
         site(&file, edgelat_test_probed_return as *const () as usize, true),

@@ -10,7 +10,7 @@ use edgelat_guard::lock::RunLock;
 use edgelat_guard::notify::Notify;
 use edgelat_guard::quarantine::Store;
 use edgelat_guard::user::User;
-use edgelat_guard::{Guard, GuardError, Offer};
+use edgelat_guard::{Asked, Guard, GuardError, Offer};
 use edgelat_spool::Directory;
 
 use super::exit::Exit;
@@ -23,9 +23,10 @@ use crate::collector::service::lines::Output;
 use crate::collector::service::live::Live;
 use crate::collector::service::recorder::Recorder;
 use crate::collector::service::{Parts, Service, ServiceError, signals};
-use crate::collector::session::{Sources, ppm};
+use crate::collector::session::Sources;
 use crate::config::Config;
 use crate::log::{Level, Log};
+use crate::values::ppm;
 
 /// The collector asks for something each time it looks for processes, once a minute at the least.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -84,6 +85,9 @@ pub fn run(options: RunOptions) -> Result<Exit, Failure> {
     });
     let guard = Guard::of_service(edgelat_guard::Service {
         config: options.config.clone(),
+        understand,
+        asked: config.asked(false),
+        reattach: agent.reattach,
         total_ppm: ppm(agent.max_cost),
         watchdog: agent.scan + SILENCE,
         user,
@@ -103,6 +107,11 @@ pub fn run(options: RunOptions) -> Result<Exit, Failure> {
         Service::new(parts).run()?;
         Ok(Exit::Ok)
     })
+}
+
+/// What is to be measured by a configuration that was changed.
+fn understand(path: &Path, bytes: &[u8]) -> Option<Vec<Asked>> {
+    Config::parse(path, bytes).ok().map(|config| config.asked(false))
 }
 
 /// The folder of the spool, made where it is missing, so that the collector can make files in it.

@@ -2,42 +2,19 @@
 
 use std::collections::BTreeSet;
 
+use edgelat_bpf::layout::SITE_FUNCTION_MASK;
 use edgelat_bpf::{Codes, Frames, MapError, RowTotals, Rows};
 use edgelat_guard::error::text;
-use edgelat_guard::placement::TargetsOn;
 use edgelat_guard::protocol::{
     Bias, ImageId, OnSignal, PlanId, PlanOptions, PlanSite, PythonPlan, Reply, Request, Returns, Route, SITES,
 };
-use edgelat_guard::{GuardError, Line};
+use edgelat_guard::{GuardError, Limits, Line};
 
 use super::python::{self, Label, Python};
 use super::report::{FunctionReport, PythonReport};
 use super::resolve::{Resolved, ResolvedPython, Steppings};
 use super::target::Target;
 use super::unexpected;
-
-/// What a plan is made with.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// Frames of the frame table.
-    pub frames: u32,
-    /// Bound for the arrays in bytes.
-    pub max_map_bytes: u64,
-    /// How returns are seen.
-    pub returns: Returns,
-    /// The route, if it was named.
-    pub route: Option<Route>,
-    /// Attach children as well.
-    pub follow_forks: bool,
-    /// Which signals take the probes off; `None`: as the language of the functions wants it.
-    pub on_signal: Option<OnSignal>,
-    /// On which CPUs calls have to begin to be measured.
-    pub targets_on: TargetsOn,
-    /// What the probes may cost, in millionths of one CPU's time.
-    pub max_cost_ppm: Option<u64>,
-    /// Show rows and frames below /sys/fs/bpf.
-    pub pin: bool,
-}
 
 /// A plan in the kernel.
 #[derive(Debug)]
@@ -89,7 +66,7 @@ impl Measurement {
         line: &mut Line,
         target: &Target,
         resolved: &Resolved,
-        options: Options,
+        options: Limits,
     ) -> Result<Self, GuardError> {
         let rows = resolved.python.as_ref().map_or(0, |_| python::rows_for(options.max_map_bytes));
         let plan_options = PlanOptions {
@@ -119,7 +96,7 @@ impl Measurement {
         line: &mut Line,
         plan: PlanId,
         resolved: &Resolved,
-        options: Options,
+        options: Limits,
     ) -> Result<Self, GuardError> {
         hand_over(line, plan, resolved, options.returns)?;
         let (reply, mut descriptors) = line.call(&Request::Load { plan })?;
@@ -462,7 +439,7 @@ fn hand_over(line: &mut Line, plan: PlanId, resolved: &Resolved, returns: Return
         {
             line.call(&Request::PlanBuildId { plan, image: image.id, offset: *offset, bytes })?;
         }
-        let sites: Vec<PlanSite> = resolved
+        let mut sites: Vec<PlanSite> = resolved
             .functions
             .iter()
             .enumerate()
@@ -472,6 +449,10 @@ fn hand_over(line: &mut Line, plan: PlanId, resolved: &Resolved, returns: Return
                 wanted.map(move |site| PlanSite { cookie: site.cookie | row as u64, ..*site })
             })
             .collect();
+        // Ranges of one name may overlap, and what they have in common is probed once.
+        let place = |site: &PlanSite| (site.exit, site.offset, site.cookie & SITE_FUNCTION_MASK);
+        sites.sort_unstable_by_key(place);
+        sites.dedup_by_key(|site| place(site));
         plan_sites(line, plan, image.id, &sites)?;
     }
     if let Some(python) = &resolved.python {

@@ -9,12 +9,12 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use edgelat_guard::protocol::{BudgetOf, Event, Fault, PlanId, Returns};
-use edgelat_guard::{GuardError, Line};
+use edgelat_guard::{GuardError, Limits, Line};
 use edgelat_image::{Pack, Pattern, Progress, PythonPattern};
 use nix::sys::signal::Signal;
 
 use super::debug_dirs::DebugDirs;
-use super::measurement::{self, Measurement, rate};
+use super::measurement::{Measurement, rate};
 use super::notes;
 use super::refusals;
 use super::report::{Ended, FunctionReport, ProcessReport, RefusedReport, Report, SCHEMA, TargetReport};
@@ -33,11 +33,9 @@ pub struct Wanted {
     /// Functions of Python.
     pub python: Vec<PythonPattern>,
     /// What plans are made with.
-    pub plan: measurement::Options,
+    pub plan: Limits,
     /// There is a bound for what its probes cost.
     pub bounded: bool,
-    /// Accept a process that a debugger traces.
-    pub allow_ptrace: bool,
     /// Globs of paths of images that are never probed.
     pub unprobed: Vec<String>,
 }
@@ -119,7 +117,7 @@ impl Session {
     /// # Errors
     /// Why it must not be measured.
     pub fn open(line: &mut Line, pid: i32, wanted: &Wanted) -> Result<Self, SessionError> {
-        let target = Target::open(line, pid, wanted.allow_ptrace)?;
+        let target = Target::open(line, pid, wanted.plan.allow_ptrace)?;
         let description = Self::check(line, &target, wanted).inspect_err(|_| target.forget(line))?;
         let now = Instant::now();
         Ok(Self {
@@ -522,11 +520,6 @@ impl Session {
     }
 }
 
-/// Percent of one CPU as millionths.
-pub fn ppm(percent: f64) -> u64 {
-    (percent * 1e4).round() as u64
-}
-
 /// Millionths of one CPU as percent.
 pub fn percent_of(ppm: u64) -> f64 {
     ppm as f64 / 1e4
@@ -570,11 +563,6 @@ fn describe(line: &mut Line, target: &Target) -> Result<TargetReport, GuardError
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn percent_are_ten_thousand_millionths() {
-        assert_eq!([ppm(1.0), ppm(0.01), ppm(100.0)], [10_000, 100, 1_000_000]);
-    }
 
     #[test]
     fn percent_is_that_of_one_cpu() {

@@ -27,10 +27,12 @@ use std::{
 
 use edgelat_guard::config_file::{self, ConfigFileError};
 use edgelat_guard::placement::{CollectorCpu, Sched, TargetsOn, Wanted};
-use edgelat_guard::protocol::{OnSignal, Returns, Route};
-use edgelat_image::{Pattern, PythonPattern};
+use edgelat_guard::protocol::{OnSignal, Returns, Route, Word};
+use edgelat_guard::{Asked, Limits, Which};
+use edgelat_image::{Glob, Pattern, PythonPattern};
 
 use crate::log::{Level, LogTo};
+use crate::values::{plans, ppm};
 use error::Problem;
 
 pub use error::Errors;
@@ -176,6 +178,48 @@ pub enum Select {
     Cgroup(String),
 }
 
+impl Select {
+    /// The same as the guard compares it.
+    pub fn which(&self) -> Which {
+        let word = |word, wanted: &str| match Glob::is_glob(wanted) {
+            true => Which::Word { word, begins: literal(wanted).to_owned(), whole: false },
+            false => Which::Word { word, begins: wanted.to_owned(), whole: true },
+        };
+        match self {
+            Self::Pid(pid) => Which::Pid(*pid),
+            Self::Exe(path) => word(Word::Executable, path),
+            Self::Command(name) => word(Word::Command, name),
+            Self::Unit(unit) => Which::Unit(unit.clone()),
+            Self::Cgroup(group) => Which::Cgroup(group.trim_matches('/').to_owned()),
+        }
+    }
+}
+
+/// What stands before the first special character of a glob.
+fn literal(glob: &str) -> &str {
+    glob.split(['*', '?', '[', '\\']).next().unwrap_or_default()
+}
+
+impl TargetConfig {
+    /// Bounds of the plans for its processes.
+    pub fn limits(&self, agent: &AgentConfig) -> Limits {
+        Limits {
+            plans: plans(self.functions.len(), self.python.len()),
+            frames: self.frames,
+            max_map_bytes: self.max_map_bytes,
+            returns: self.returns,
+            route: self.route,
+            follow_forks: self.follow_forks && agent.reattach,
+            on_signal: self.on_signal,
+            targets_on: self.targets_on,
+            max_cost_ppm: Some(ppm(self.max_cost)),
+            python: !self.python.is_empty(),
+            pin: self.pin,
+            allow_ptrace: self.allow_ptrace,
+        }
+    }
+}
+
 impl AgentConfig {
     /// Does it differ in what holds from the start to the end only?
     pub fn needs_restart(&self, before: &Self) -> bool {
@@ -214,6 +258,13 @@ impl Config {
 
     fn of(path: &Path, bytes: Result<Vec<u8>, ConfigFileError>) -> Result<Self, Errors> {
         bytes.map_or_else(|error| Err(Errors::about_file(path, error)), |bytes| Self::parse(path, &bytes))
+    }
+
+    /// What is to be measured, for the guard; without bounds of plans where processes are only looked `at`.
+    pub fn asked(&self, at: bool) -> Vec<Asked> {
+        let limits = |target: &TargetConfig| (!at).then(|| target.limits(&self.agent));
+        let asked = |target: &TargetConfig| Asked { which: target.select.which(), limits: limits(target) };
+        self.targets.iter().map(asked).collect()
     }
 
     /// Understands the bytes of a file; `path` names it in errors.

@@ -3,11 +3,11 @@
 
 use std::fs::File;
 
-use edgelat_guard::Line;
 use edgelat_guard::placement::TargetsOn;
 use edgelat_guard::protocol::{
     ImageId, MappedImage, OnSignal, PlanId, PlanOptions, Reply, Request, Returns, TargetId,
 };
+use edgelat_guard::{Asked, Guard, Limits, Line};
 
 /// One function, forks followed, by the guard's own choice of a route.
 pub(crate) const OPTIONS: PlanOptions = PlanOptions {
@@ -23,6 +23,25 @@ pub(crate) const OPTIONS: PlanOptions = PlanOptions {
     max_cost_ppm: None,
     pin: false,
 };
+
+/// For a process of which nothing but such plans may be made.
+pub(crate) fn guard(pid: i32, options: &PlanOptions) -> Guard {
+    let limits = Limits {
+        plans: 1,
+        frames: options.frames,
+        max_map_bytes: options.max_map_bytes,
+        returns: options.returns,
+        route: options.route,
+        follow_forks: options.follow_forks,
+        on_signal: Some(options.on_signal),
+        targets_on: options.targets_on,
+        max_cost_ppm: options.max_cost_ppm,
+        python: options.python.is_some(),
+        pin: options.pin,
+        allow_ptrace: false,
+    };
+    Guard::new(vec![Asked::process(pid, Some(limits))])
+}
 
 pub(crate) fn call(line: &mut Line, request: Request) -> Reply {
     line.call(&request).unwrap_or_else(|error| panic!("{request:?}: {error}")).0

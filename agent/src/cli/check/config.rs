@@ -38,7 +38,7 @@ pub(super) fn run(path: &Path, json: bool) -> Result<Exit, Failure> {
             ));
             let dirs = DebugDirs::open(&config.agent.debug_dirs);
             let packs = pack::read_all(&config.agent.packs)?;
-            guarded(Guard::new(), |mut line| {
+            guarded(Guard::new(config.asked(true)), |mut line| {
                 let sources = Sources { debug_dirs: dirs, packs: pack::understand_all(&packs)? };
                 for target in &config.targets {
                     findings.push(of_target(&mut line, target, &config, &sources));

@@ -5,8 +5,8 @@ mod target;
 
 use std::io::Write;
 
-use edgelat_guard::Guard;
 use edgelat_guard::check::{Finding, State};
+use edgelat_guard::{Asked, Guard};
 use serde::Serialize;
 
 use super::{
@@ -28,7 +28,7 @@ pub fn run(options: &CheckOptions) -> Result<Exit, Failure> {
     let findings = edgelat_guard::check::check();
     match options.pid {
         None => show(options, &findings),
-        Some(pid) => guarded(Guard::new(), |mut line| {
+        Some(pid) => guarded(Guard::new(vec![Asked::process(pid, None)]), |mut line| {
             let of_target = target::findings(&mut line, pid)?;
             show(options, &[findings, of_target].concat())
         }),

@@ -12,7 +12,7 @@ use std::{
     path::Path,
 };
 
-use edgelat_guard::{Guard, Line, protocol::MappedImage};
+use edgelat_guard::{Asked, Guard, Line, protocol::MappedImage};
 use edgelat_image::{DebugFiles, FindError, Function, Image, ImageError, Pack, Pattern, Refusal};
 use nix::libc::O_NONBLOCK;
 
@@ -107,11 +107,11 @@ pub fn run(options: FunctionsOptions) -> Result<Exit, Failure> {
     // All that only who called us may open is opened here; what is in it is looked at without rights.
     let packs = super::pack::read_all(&options.packs)?;
     let debug_dirs = DebugDirs::open(&options.debug_dirs);
-    let file = match &options.of {
-        FunctionsOf::File(path) => Some(open(path, &options)?),
-        FunctionsOf::Process(_) => None,
+    let (file, asked) = match &options.of {
+        FunctionsOf::File(path) => (Some(open(path, &options)?), Vec::new()),
+        FunctionsOf::Process(pid) => (None, vec![Asked::process(*pid, None)]),
     };
-    guarded(Guard::new(), |mut line| {
+    guarded(Guard::new(asked), |mut line| {
         let sources = Sources { packs: super::pack::understand_all(&packs)?, debug_dirs };
         to_stdout(Exit::Ok, |out| {
             let mut printer = Printer::new(out, options.json);

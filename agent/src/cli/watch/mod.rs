@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use edgelat_guard::placement::{self, Placement};
 use edgelat_guard::protocol::{Reply, Request};
-use edgelat_guard::{Beside, Command, Guard, GuardError, Line, Share};
+use edgelat_guard::{Asked, Beside, Command, Guard, GuardError, Limits, Line, Share};
 use edgelat_image::Progress;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -30,11 +30,11 @@ use super::options::CONFIG;
 use super::output::{ProgressLine, say};
 use super::parse::{WatchOptions, WatchTarget};
 use crate::collector::debug_dirs::DebugDirs;
-use crate::collector::measurement;
 use crate::collector::report::{Ended, Report};
 use crate::collector::resolve::ResolveError;
-use crate::collector::session::{Notices, Session, SessionError, Sources, Wanted, percent_of, ppm};
+use crate::collector::session::{Notices, Session, SessionError, Sources, Wanted, percent_of};
 use crate::config::{Config, RUN_DIR};
+use crate::values::{plans, ppm};
 
 /// How often a library that is not mapped yet is looked for.
 const LOOK_FOR_LIBRARIES: Duration = Duration::from_millis(100);
@@ -103,13 +103,14 @@ pub fn run(options: WatchOptions) -> Result<Exit, Failure> {
     // All that only who called us may do is done here: the rest has no rights.
     let packs = super::pack::read_all(&options.packs)?;
     let debug_dirs = DebugDirs::open(&options.debug_dirs);
+    let limits = limits(&options);
     let (guard, pid) = match &options.target {
-        WatchTarget::Process(pid) => (Guard::new(), *pid),
+        WatchTarget::Process(pid) => (Guard::new(vec![Asked::process(*pid, Some(limits))]), *pid),
         WatchTarget::Command(words) => {
             // Lines on standard output are ours where another program reads them.
             let command = Command::start(words, options.json)?;
             let pid = command.pid();
-            (Guard::of_command(command), pid)
+            (Guard::of_command(command, limits), pid)
         }
     };
     let beside = Beside::new(run_dir(options.config.as_deref())?);
@@ -141,6 +142,24 @@ fn run_dir(config: Option<&Path>) -> Result<PathBuf, Failure> {
         None => {
             Ok(Config::load(Path::new(CONFIG)).map_or_else(|_| RUN_DIR.into(), |known| known.agent.run_dir))
         }
+    }
+}
+
+/// Bounds of the plans for what is watched.
+fn limits(options: &WatchOptions) -> Limits {
+    Limits {
+        plans: plans(options.functions.len(), options.python.len()),
+        frames: options.frames,
+        max_map_bytes: options.max_map_bytes,
+        returns: options.returns,
+        route: options.route,
+        follow_forks: options.follow_forks,
+        on_signal: options.on_signal,
+        targets_on: options.targets_on,
+        max_cost_ppm: options.max_cost.map(ppm),
+        python: !options.python.is_empty(),
+        pin: false,
+        allow_ptrace: options.allow_ptrace,
     }
 }
 
@@ -196,23 +215,11 @@ impl Watch {
         placement: Placement,
         service: Option<Share>,
     ) -> Result<Self, WatchError> {
-        let plan = measurement::Options {
-            frames: options.frames,
-            max_map_bytes: options.max_map_bytes,
-            returns: options.returns,
-            route: options.route,
-            follow_forks: options.follow_forks,
-            on_signal: options.on_signal,
-            targets_on: options.targets_on,
-            max_cost_ppm: options.max_cost.map(ppm),
-            pin: false,
-        };
         let wanted = Wanted {
             functions: options.functions.clone(),
             python: options.python.clone(),
-            plan,
+            plan: limits(options),
             bounded: options.max_cost.is_some() || service.is_some(),
-            allow_ptrace: options.allow_ptrace,
             unprobed: Vec::new(),
         };
         let session = Session::open(&mut line, pid, &wanted)?;
@@ -294,7 +301,7 @@ impl Watch {
     /// Once nothing is waited for, the guard needs fewer rights.
     fn settle(&mut self) -> Result<(), WatchError> {
         if !self.session.waits() && !std::mem::replace(&mut self.settled, true) {
-            self.line.call(&Request::Settle { attach: None })?;
+            self.line.call(&Request::Settle)?;
         }
         Ok(())
     }

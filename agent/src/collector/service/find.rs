@@ -2,7 +2,7 @@
 //! they are matched with is chosen by whoever runs a program.
 
 use edgelat_guard::protocol::{Found, Path, Reply, Request, Word};
-use edgelat_guard::{GuardError, Line};
+use edgelat_guard::{GuardError, Line, Which};
 use edgelat_image::Glob;
 
 use crate::collector::unexpected;
@@ -11,28 +11,19 @@ use crate::config::Select;
 /// More processes of one target are not looked at: a service has hundreds at most.
 const MOST: usize = 1024;
 
-/// What is asked of the guard, and how its answers are narrowed down.
-#[derive(Debug, PartialEq, Eq)]
-struct Search<'a> {
-    word: Word,
-    begins: &'a str,
-    whole: bool,
-}
-
 /// All processes of a target that run now.
 ///
 /// # Errors
 /// When the guard cannot look.
 pub fn all(line: &mut Line, select: &Select) -> Result<Vec<Found>, GuardError> {
-    let search = match select {
-        Select::Pid(pid) => return Ok(one(line, *pid)?.into_iter().collect()),
-        Select::Exe(path) => Search::of(Word::Executable, path),
-        Select::Command(name) => Search::of(Word::Command, name),
+    let (word, begins, whole) = match (select, select.which()) {
+        (Select::Pid(pid), _) => return Ok(one(line, *pid)?.into_iter().collect()),
+        (_, Which::Word { word, begins, whole }) => (word, begins, whole),
         // Units are control groups by their last part, wherever their slice is.
-        Select::Unit(_) | Select::Cgroup(_) => Search { word: Word::ControlGroup, begins: "/", whole: false },
+        _ => (Word::ControlGroup, "/".to_owned(), false),
     };
-    let begins = Path::try_from(search.begins).map_err(|_| GuardError::Message)?;
-    let mut reply = line.call(&Request::FindProcesses { word: search.word, begins, whole: search.whole })?.0;
+    let begins = Path::try_from(begins.as_str()).map_err(|_| GuardError::Message)?;
+    let mut reply = line.call(&Request::FindProcesses { word, begins, whole })?.0;
     let mut all = Vec::new();
     loop {
         let Reply::Processes { processes, more } = reply else { return Err(unexpected()) };
@@ -57,33 +48,13 @@ fn one(line: &mut Line, pid: i32) -> Result<Option<Found>, GuardError> {
     }
 }
 
-impl<'a> Search<'a> {
-    fn of(word: Word, wanted: &'a str) -> Self {
-        match Glob::is_glob(wanted) {
-            true => Self { word, begins: literal(wanted), whole: false },
-            false => Self { word, begins: wanted, whole: true },
-        }
-    }
-}
-
-/// What stands before the first special character of a glob.
-fn literal(glob: &str) -> &str {
-    glob.split(['*', '?', '[', '\\']).next().unwrap_or_default()
-}
-
+/// What the guard compares says all but for globs.
 fn fits(select: &Select, word: &str) -> bool {
     match select {
-        Select::Pid(_) => true,
-        Select::Exe(wanted) | Select::Command(wanted) => {
-            wanted == word || Glob::is_glob(wanted) && Glob::new(wanted).matches(word.chars())
+        Select::Exe(glob) | Select::Command(glob) if Glob::is_glob(glob) => {
+            Glob::new(glob).matches(word.chars())
         }
-        // A unit's processes may be in groups of their own below it.
-        Select::Unit(unit) => word.split('/').any(|part| part == unit),
-        Select::Cgroup(group) => {
-            let word = word.trim_start_matches('/');
-            word.strip_prefix(group.trim_matches('/'))
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        }
+        _ => true,
     }
 }
 
@@ -92,22 +63,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_guard_gets_what_is_certain_of_a_glob() {
-        assert_eq!(literal("/usr/sbin/nginx*"), "/usr/sbin/nginx");
-        assert_eq!(literal("/opt/[ab]/x"), "/opt/");
-        assert!(Search::of(Word::Executable, "/usr/sbin/nginx").whole);
-        assert!(!Search::of(Word::Executable, "/usr/sbin/*").whole);
-    }
-
-    #[test]
-    fn processes_fit_by_path_name_unit_and_group() {
+    fn globs_are_matched_to_their_end() {
         let exe = |wanted: &str, word| fits(&Select::Exe(wanted.to_owned()), word);
-        assert!(exe("/usr/bin/a", "/usr/bin/a") && !exe("/usr/bin/a", "/usr/bin/ab"));
         assert!(exe("/usr/*/a", "/usr/bin/a") && !exe("/usr/*/a", "/usr/bin/b"));
-        let unit = |word| fits(&Select::Unit("nginx.service".to_owned()), word);
-        assert!(unit("/system.slice/nginx.service") && unit("/system.slice/nginx.service/worker"));
-        assert!(!unit("/system.slice/my-nginx.service"));
-        let group = |word| fits(&Select::Cgroup("vnf/a".to_owned()), word);
-        assert!(group("/vnf/a") && group("/vnf/a/b") && !group("/vnf/ab") && !group("/x/vnf/a"));
     }
 }

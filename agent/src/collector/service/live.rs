@@ -10,10 +10,10 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::recorder::{boot_id, now};
 use super::watched::Group;
-use crate::collector::session::ppm;
 use crate::config::{AgentConfig, SpoolConfig};
 use crate::log::{Level, Log};
 use crate::values::nanoseconds;
+use crate::values::ppm;
 
 /// Shows what is measured to readers that need no right; without a file only keeps the totals.
 #[derive(Debug)]

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use edgelat_guard::cpus::CpuSet;
 use edgelat_guard::placement::{self, Placement};
-use edgelat_guard::protocol::{Attaching, Event, Found, Reply, Request, Told};
+use edgelat_guard::protocol::{Event, Found, Reply, Request, Told};
 use edgelat_guard::quarantine::{self, Store};
 use edgelat_guard::{GuardError, Line, error};
 use edgelat_image::Progress;
@@ -165,13 +165,8 @@ impl Service {
 
     fn start(&mut self) -> Result<(), ServiceError> {
         self.look_for_processes(None)?;
-        let routes = self.groups.iter().filter_map(|group| group.config.route).map(Attaching::route);
-        let attach = Attaching {
-            routes: routes.fold(0, |all, route| all | route),
-            pin: self.groups.iter().any(|group| group.config.pin),
-        };
         self.closed = !self.config.agent.reattach;
-        self.line.call(&Request::Settle { attach: (!self.closed).then_some(attach) })?;
+        self.line.call(&Request::Settle)?;
         self.show(false);
         self.status(true)
     }

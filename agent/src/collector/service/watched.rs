@@ -7,9 +7,8 @@ use edgelat_guard::quarantine::{self, Key, Record, Store};
 
 use super::lines::State;
 use super::recorder::boot_ns;
-use crate::collector::measurement;
 use crate::collector::report::{Ended, TargetReport};
-use crate::collector::session::{Session, Wanted, ppm};
+use crate::collector::session::{Session, Wanted};
 use crate::config::{AgentConfig, TargetConfig};
 use crate::log::{Level, Log};
 
@@ -84,23 +83,11 @@ pub enum Fate {
 impl Group {
     /// Without processes.
     pub fn new(config: &TargetConfig, agent: &AgentConfig) -> Self {
-        let plan = measurement::Options {
-            frames: config.frames,
-            max_map_bytes: config.max_map_bytes,
-            returns: config.returns,
-            route: config.route,
-            follow_forks: config.follow_forks && agent.reattach,
-            on_signal: config.on_signal,
-            targets_on: config.targets_on,
-            max_cost_ppm: Some(ppm(config.max_cost)),
-            pin: config.pin,
-        };
         let wanted = Wanted {
             functions: config.functions.clone(),
             python: config.python.clone(),
-            plan,
+            plan: config.limits(agent),
             bounded: true,
-            allow_ptrace: config.allow_ptrace,
             unprobed: agent.unprobed_images.clone(),
         };
         Self {
