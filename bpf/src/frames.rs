@@ -8,6 +8,7 @@ use crate::mapping::{MapError, Mapping};
 
 const SP: usize = std::mem::offset_of!(FrameSet, sp);
 const TAG: usize = std::mem::offset_of!(FrameSet, tag);
+const START: usize = std::mem::offset_of!(FrameSet, start);
 
 /// A call that was entered and has not returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct Frame {
     pub tgid: u32,
     /// The function: its row.
     pub function: u32,
+    /// When it was entered, on the monotonic clock in nanoseconds.
+    pub start_ns: u64,
 }
 
 /// The mapped frame table.
@@ -45,7 +48,8 @@ impl Frames {
                 return None;
             }
             let tag = self.mapping.load(at + TAG);
-            Some(Frame { tgid: (tag >> 32) as u32, function: (tag & SITE_FUNCTION_MASK) as u32 })
+            let start_ns = self.mapping.load(at + START);
+            Some(Frame { tgid: (tag >> 32) as u32, function: (tag & SITE_FUNCTION_MASK) as u32, start_ns })
         })
     }
 

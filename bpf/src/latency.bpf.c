@@ -859,9 +859,11 @@ int family_exec(__u64 *args)
 {
 	struct task_struct *task = (void *)args[0];
 	__u32 tgid = BPF_CORE_READ(task, tgid), parent = BPF_CORE_READ(task, real_parent, tgid);
+	__u64 now = bpf_ktime_get_ns();
 
+	/* The second argument is the number that the thread had before it took that of its process. */
 	if (bpf_map_lookup_elem(&family, &tgid) || bpf_map_lookup_elem(&family, &parent))
-		tell(EVENT_EXEC, tgid, 0, 0);
+		tell(EVENT_EXEC, tgid, now, now >> 32 | ((__u32)args[1] != tgid ? EXEC_BY_THREAD : 0));
 	return 0;
 }
 

@@ -170,13 +170,8 @@ impl Guard {
             Request::Detach { plan } => self.detach(plan),
             Request::Events => Ok(self.tell_events()),
             Request::OpenFile { target, file } => self.open_file(target, file, &mut descriptors),
-            Request::StepCommand => {
-                self.command().and_then(|command| Ok(Reply::Stepped { more: command.step()? }))
-            }
-            Request::ReleaseCommand => self.command().map(|command| {
-                command.release();
-                Reply::Done
-            }),
+            Request::StepCommand => self.step_command(),
+            Request::ReleaseCommand { pid } => self.release_command(pid),
             Request::FindProcesses { word, begins, whole } => {
                 Search::begin(word, begins, whole).map(|search| self.found(search))
             }
@@ -188,9 +183,7 @@ impl Guard {
             Request::OpenConfig => self.open_config(&mut descriptors),
             Request::Settle => self.settle(),
             Request::Status { ready, text } => Ok(self.tell_supervisor(ready, &text)),
-            Request::FinishCommand { terminate } => {
-                self.command().map(|command| Reply::Finished { badly: command.finish(terminate) })
-            }
+            Request::FinishCommand { terminate } => self.finish_command(terminate),
         };
         // From here on it is the collector's turn: the time that we took ourselves is none that it was silent.
         self.heard = Some(Instant::now());
@@ -245,10 +238,6 @@ impl Guard {
         self.issued
     }
 
-    fn command(&mut self) -> Result<&mut Command, GuardError> {
-        self.command.as_mut().ok_or_else(|| order("no command was started"))
-    }
-
     /// From here on only children of plans that follow them are attached, and new targets where a service attaches to
     /// what comes later.
     fn settle(&mut self) -> Result<Reply, GuardError> {
@@ -259,6 +248,7 @@ impl Guard {
         let foreign = self.service.as_ref().is_some_and(|service| service.user.is_some());
         let none = Tasks {
             command: self.command.is_some(),
+            follows: self.command.as_ref().is_some_and(Command::follows),
             pins: self.plans.iter().any(|plan| plan.options.pin)
                 || later && self.scope.limits().any(|limits| limits.pin),
             targets: later,
@@ -300,11 +290,11 @@ impl Guard {
             return Err(GuardError::OwnProcess { pid });
         }
         // A command of our own is under our own ptrace until its probes are in place.
-        let own = self.command.as_ref().is_some_and(|command| command.pid() == pid);
+        let own = self.command.as_ref().is_some_and(|command| command.traces(pid));
         let allow_ptrace = allow_ptrace || own;
         let id = TargetId(self.issue());
         let target = Target::open(id, pid, allow_ptrace)?;
-        self.scope.open(&target, allow_ptrace && !own)?;
+        self.scope.open(&target, allow_ptrace && !own, own)?;
         let start = target.start;
         self.targets.push(target);
         Ok(Reply::Target { target: id, start })

@@ -87,9 +87,7 @@ pub(crate) enum FamilyEvent {
     Fork {
         child: i32,
     },
-    Exec {
-        pid: i32,
-    },
+    Exec(Exec),
     UnknownSite {
         pid: i32,
     },
@@ -103,6 +101,16 @@ pub(crate) enum FamilyEvent {
         pid: i32,
         status: u32,
     },
+}
+
+/// A process executes an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exec {
+    pub(crate) pid: i32,
+    /// When, on the monotonic clock in nanoseconds.
+    pub(crate) time_ns: u64,
+    /// Another thread than the main one did it. Then the kernel has replaced the thread that probes are bound to.
+    pub(crate) by_thread: bool,
 }
 
 /// A loaded object. Dropping it removes programs and maps (probes hold their own references).
@@ -308,7 +316,11 @@ fn parse_event(bytes: &[u8]) -> Option<FamilyEvent> {
     let detail = word(std::mem::offset_of!(layout::Event, detail))?;
     match kind {
         layout::EVENT_FORK => Some(FamilyEvent::Fork { child: value as i32 }),
-        layout::EVENT_EXEC => Some(FamilyEvent::Exec { pid }),
+        layout::EVENT_EXEC => Some(FamilyEvent::Exec(Exec {
+            pid,
+            time_ns: u64::from(detail & !layout::EXEC_BY_THREAD) << 32 | u64::from(value),
+            by_thread: detail & layout::EXEC_BY_THREAD != 0,
+        })),
         layout::EVENT_NEW_CODE => Some(FamilyEvent::NewCode),
         layout::EVENT_UNKNOWN_SITE => Some(FamilyEvent::UnknownSite { pid }),
         layout::EVENT_FAULT => {

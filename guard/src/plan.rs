@@ -47,6 +47,8 @@ const MAX_FRAMES: u32 = 1 << 20;
 pub(crate) struct Plan {
     pub(crate) id: PlanId,
     pub(crate) target: TargetId,
+    /// The target's process.
+    pub(crate) pid: i32,
     pub(crate) options: PlanOptions,
     pub(crate) images: Vec<(ImageId, ImageSites)>,
     pub(crate) sites: usize,
@@ -59,6 +61,8 @@ pub(crate) struct Plan {
     /// What its arrays take of the kernel's memory.
     pub(crate) bytes: u64,
     pub(crate) processes: Vec<Covered>,
+    /// Device and inode of what its first process executed when that was attached.
+    pub(crate) executable: Option<(u64, u64)>,
     /// The calibration's probes. They stay until the plan is detached: nobody calls those functions any more, and
     /// closing them alone would wait for the kernel while events of the target wait for us.
     pub(crate) calibration: Option<Attached>,
@@ -115,7 +119,7 @@ impl Plan {
 
 impl Guard {
     pub(crate) fn begin_plan(&mut self, target: TargetId, options: PlanOptions) -> Result<Reply, GuardError> {
-        self.target(target)?;
+        let pid = self.target(target)?.pid;
         if self.closed {
             return Err(order("no further plan was to come"));
         }
@@ -137,6 +141,7 @@ impl Guard {
         self.plans.push(Plan {
             id,
             target,
+            pid,
             options,
             images: Vec::new(),
             sites: 0,
@@ -147,6 +152,7 @@ impl Guard {
             loaded: None,
             bytes: 0,
             processes: Vec::new(),
+            executable: None,
             calibration: None,
             armed: false,
             detach_ns: 0,

@@ -262,10 +262,14 @@ pub enum Request {
         /// Which.
         file: TargetFile,
     },
-    /// Lead the command that the guard has started to the end of its next system call.
+    /// Lead the command that the guard has started to the next image that may be the one that is meant. That of its start has
+    /// to be looked at before.
     StepCommand,
-    /// Let it run.
-    ReleaseCommand,
+    /// Let one of its processes run, traced no more. Others that execute the same are covered as they come.
+    ReleaseCommand {
+        /// The process.
+        pid: i32,
+    },
     /// Look for processes: the first ones.
     FindProcesses {
         /// By what.
@@ -294,9 +298,9 @@ pub enum Request {
         /// One line.
         text: Text,
     },
-    /// Wait for its end.
+    /// Wait for the end of the command.
     FinishCommand {
-        /// Ask it to end.
+        /// Ask it to end, and what came of it.
         terminate: bool,
     },
 }
@@ -418,6 +422,15 @@ pub enum Event {
     MainThreadEnded {
         /// The process.
         pid: i32,
+    },
+    /// The process executes the same image anew, and calls that it was in are over.
+    Executed {
+        /// The process.
+        pid: i32,
+        /// When it did, on the monotonic clock in nanoseconds.
+        time_ns: u64,
+        /// Nothing was counted from then until now: the kernel stops probes when the thread executes that is not the main one.
+        gap: bool,
     },
     /// The process executes another image now.
     Replaced {
@@ -557,13 +570,19 @@ pub enum Reply {
     },
     /// The command was led on.
     Stepped {
-        /// It can be led further: it neither ended nor was led as far as is sensible.
+        /// The process of it that may be looked at, and waits; 0 where nothing came in twentieths of a second.
+        pid: i32,
+        /// It executes another image, of which nothing has run; otherwise it may have mapped one.
+        executed: bool,
+        /// Something of the command runs on.
         more: bool,
     },
     /// The command has ended.
     Finished {
         /// How, where that was not well.
         badly: Option<Text>,
+        /// The signal that ended it.
+        signal: Option<i32>,
     },
     /// Done.
     Done,

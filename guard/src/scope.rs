@@ -190,10 +190,11 @@ impl Scope {
         self.asked.iter().any(|asked| asked.which.word() == Some(word) && asked.which.fits(found))
     }
 
-    /// Takes in a target, if it was asked for.
-    pub(crate) fn open(&mut self, target: &Target, traced: bool) -> Result<(), GuardError> {
+    /// Takes in a target, if it was asked for, as all are that came of the command that was started.
+    pub(crate) fn open(&mut self, target: &Target, traced: bool, of_command: bool) -> Result<(), GuardError> {
         let process = (target.pid, target.start);
-        let asked: Vec<Asked> = self.asked.iter().filter(|asked| asked.which.is(target)).cloned().collect();
+        let named = self.asked.iter().filter(|asked| of_command || asked.which.is(target));
+        let asked: Vec<Asked> = named.cloned().collect();
         if asked.is_empty() {
             // As for one that has ended: it may have executed another program since it was found.
             return Err(GuardError::NoProcess { pid: target.pid });
@@ -280,7 +281,7 @@ mod tests {
     fn a_number_that_was_given_away_again_is_another_process() {
         let pid = std::process::id() as i32;
         let own = Target::unchecked(TargetId(1), pid).unwrap();
-        let open = |which| Scope::new(vec![Asked { which, limits: None }]).open(&own, false);
+        let open = |which| Scope::new(vec![Asked { which, limits: None }]).open(&own, false, false);
         assert_eq!(open(Asked::process(pid, None).which), Ok(()));
         for start in [None, Some(own.start + 1)] {
             assert_eq!(open(Which::Process { pid, start }), Err(GuardError::NoProcess { pid }));

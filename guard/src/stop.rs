@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use crate::attach::{self, ImageSites};
 use crate::deadline::WORK;
 use crate::error::{GuardError, text};
+use crate::family::Covered;
 use crate::guard::{Guard, elapsed};
 use crate::load::Loaded;
 use crate::plan::{Plan, rows_of_whole};
@@ -97,7 +98,8 @@ impl Guard {
         let Some((way, loaded)) = &plan.loaded else { return };
         let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
         let mut failed = Vec::new();
-        for covered in plan.processes.iter_mut().filter(|covered| covered.attached.is_none()) {
+        let here = |covered: &&mut Covered| covered.attached.is_none() && !covered.elsewhere;
+        for covered in plan.processes.iter_mut().filter(here) {
             match attach::attach(way.route, loaded, &covered.target, &images, self.tracefs.as_mut()) {
                 Ok(attached) => covered.attached = Some(attached),
                 // Its end is told by its descriptor.

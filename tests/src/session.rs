@@ -198,9 +198,22 @@ impl Session {
 
     /// Waits for the end: exit status 0, a final report that fulfils the identity, and nothing left behind.
     #[track_caller]
-    pub fn end(mut self) -> Report {
+    pub fn end(self) -> Report {
+        self.end_with(0)
+    }
+
+    /// The same of a target that died of a fault, with all of stderr.
+    #[track_caller]
+    pub fn end_in_fault(self) -> (Report, String) {
+        let stderr = self.0.stderr.clone();
+        let report = self.end_with(12);
+        (report, stderr.text())
+    }
+
+    #[track_caller]
+    fn end_with(mut self, expected: i32) -> Report {
         let Outcome { status, stdout, stderr, .. } = self.0.ended();
-        assert_eq!(status.code(), Some(0), "exit status of edgelat ({status}); it said:\n{stderr}");
+        assert_eq!(status.code(), Some(expected), "exit status of edgelat ({status}); it said:\n{stderr}");
         let (_, closed) = self.0.stdout.to_the_end(Duration::ZERO);
         assert!(closed, "somebody still holds the stdout of edgelat");
         let reports: Vec<_> = stdout.lines().filter_map(Report::parse).collect();

@@ -1,7 +1,11 @@
 /* A program that replaces itself: after `--calls` calls it tells {"event":"exec"} and executes
- * `--image` (default: itself) with `--generation` one less, from inside of a probed function. */
+ * `--image` (default: itself) with `--generation` one less, from inside of a probed function. With
+ * `--main 1` it is the main thread that executes, while the worker waits inside of that function. */
+#define _GNU_SOURCE
 #include "oracle.h"
 
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +16,15 @@ ORACLE(replaces);
 
 static char **own;
 static char numbers[2][24];
+static char *image = "/proc/self/exe";
+static char *arguments[] = {NULL, "--calls", numbers[0], "--generation", numbers[1], NULL};
+static pthread_t main_thread;
+
+static void execute(int signal)
+{
+    (void)signal;
+    execv(image, arguments);
+}
 
 PROBED uint64_t before_exec(uint64_t x)
 {
@@ -25,14 +38,17 @@ PROBED uint64_t before_exec(uint64_t x)
 PROBED int replaces(void)
 {
     ENTER(replaces);
-    char *image = "/proc/self/exe";
     for (int i = 1; own[i] && own[i + 1]; i++)
         if (!strcmp(own[i], "--image")) image = own[i + 1];
     snprintf(numbers[0], sizeof numbers[0], "%llu", (unsigned long long)oracle_option("calls", 1000));
     snprintf(numbers[1], sizeof numbers[1], "%llu", (unsigned long long)oracle_option("generation", 1) - 1);
-    char *arguments[] = {own[0], "--calls", numbers[0], "--generation", numbers[1], NULL};
+    arguments[0] = own[0];
     oracle_tell("exec");
-    execv(image, arguments);
+    if (oracle_option("main", 0)) {
+        pthread_kill(main_thread, SIGUSR2);
+        for (;;) pause();
+    }
+    execute(0);
     LEAVE(replaces);
     return 1;
 }
@@ -47,5 +63,7 @@ static void loop(int thread)
 int main(int argc, char **argv)
 {
     own = argv;
+    main_thread = pthread_self();
+    signal(SIGUSR2, execute);
     return oracle_main(argc, argv, loop);
 }

@@ -30,11 +30,13 @@ pub enum Exit {
     Running = 10,
     /// Records are damaged.
     Damaged = 11,
+    /// A process that was measured died of a fault.
+    Fault = 12,
 }
 
 impl Exit {
     /// All of them with what they mean, for help, man page and the test of the README.
-    pub const ALL: [(Self, &'static str); 12] = [
+    pub const ALL: [(Self, &'static str); 13] = [
         (Self::Ok, "done"),
         (Self::Failed, "something failed at run time"),
         (Self::Usage, "wrong usage or configuration; nothing was done"),
@@ -53,6 +55,7 @@ impl Exit {
         ),
         (Self::Running, "another agent runs on this box"),
         (Self::Damaged, "records of the spool are damaged or lost"),
+        (Self::Fault, "watch: the target died of a fault (SIGSEGV, SIGABRT, ...)"),
     ];
 
     /// The one with that number; what is none of them is a failure.

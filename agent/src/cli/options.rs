@@ -245,7 +245,9 @@ pub const COMMANDS: &[Command] = &[
         }],
         trailing: Some(Operand {
             name: "COMMAND",
-            help: "Start this and measure it from its first call",
+            help: "Start this and measure it from its first call. It may be one that starts the program, as env, timeout and \
+                   scripts do: FUNCTION then is PROGRAM:NAME, and every process of the command that executes that program is \
+                   measured",
             at_least: 1,
             at_most: usize::MAX,
             complete: Complete::CommandLine,

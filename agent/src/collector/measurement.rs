@@ -1,15 +1,14 @@
 //! One loaded plan: its life from the guard's `Load` to `Detach`, and reading what it counted.
 
-use std::collections::BTreeSet;
-
-use edgelat_bpf::layout::SITE_FUNCTION_MASK;
 use edgelat_bpf::{Codes, Frames, MapError, RowTotals, Rows};
 use edgelat_guard::error::text;
 use edgelat_guard::protocol::{
-    Bias, ImageId, OnSignal, PlanId, PlanOptions, PlanSite, PythonPlan, Reply, Request, Returns, Route, SITES,
+    Bias, OnSignal, PlanId, PlanOptions, PythonPlan, Reply, Request, Returns, Route,
 };
 use edgelat_guard::{GuardError, Limits, Line};
 
+use super::family::Family;
+use super::hand_over::hand_over;
 use super::python::{self, Label, Python};
 use super::report::{FunctionReport, PythonReport};
 use super::resolve::{Resolved, ResolvedPython, Steppings};
@@ -37,6 +36,8 @@ pub struct Measurement {
     /// What a call of each costs, in nanoseconds; empty before that was measured.
     costs: Vec<Option<u64>>,
     returns: Returns,
+    /// Of each function, calls that ended inside with the image that they were in, where frames cannot be seen.
+    over: Vec<u64>,
     python: Option<PythonPart>,
 }
 
@@ -152,6 +153,7 @@ impl Measurement {
             steppings,
             costs: Vec::new(),
             returns,
+            over: Vec::new(),
             python,
         })
     }
@@ -251,9 +253,18 @@ impl Measurement {
         self.rows.functions().checked_sub(1).map_or(0, |last| self.rows.entries(last))
     }
 
-    /// Reads all functions. Processes that are not in `alive` have ended, and calls inside them with them.
+    /// One of its processes executes its image anew, and calls in it are over. Which those are is told by their frames. Where
+    /// nobody sees those, it is known of a process that is the only one.
+    pub fn executed(&mut self, family: &Family) {
+        if self.frames.is_none() && family.len() == 1 {
+            let rows = 0..self.steppings.len();
+            self.over = rows.map(|row| unseen_inside(self.session, &self.rows.read(row))).collect();
+        }
+    }
+
+    /// Reads all functions. Calls that cannot be running any more in a process of `family` ended with it.
     /// `since_ns` is the time since the reading before, for the rates.
-    pub fn read(&mut self, alive: &BTreeSet<i32>, since_ns: u64) -> &[FunctionReport] {
+    pub fn read(&mut self, family: &Family, since_ns: u64) -> &[FunctionReport] {
         self.attend();
         let natives = self.steppings.len();
         let mut of_python = Vec::new();
@@ -272,7 +283,7 @@ impl Measurement {
                     None => continue,
                 };
                 if let Some((in_flight, ended)) = inside.get_mut(index) {
-                    match alive.contains(&(frame.tgid as i32)) {
+                    match family.runs(frame.tgid as i32, frame.start_ns) {
                         true => *in_flight += 1,
                         false => *ended += 1,
                     }
@@ -306,20 +317,26 @@ impl Measurement {
             let totals = self.rows.read(index);
             let (mut in_flight, mut ended_inside) = inside[index];
             if self.frames.is_none() {
-                let inside = match self.session {
-                    // The kernel keeps the frames of a session and tells nobody: what did not come back is inside.
-                    true => totals.entries.saturating_sub(totals.exits() + totals.lost()),
-                    false => u64::try_from(totals.inside).unwrap_or(0),
-                };
+                let inside = unseen_inside(self.session, &totals);
                 // Over all processes; which one a call is in is not known.
-                match alive.is_empty() {
-                    true => ended_inside = inside,
-                    false => in_flight = inside,
-                }
+                ended_inside = match family.is_empty() {
+                    true => inside,
+                    false => inside.min(self.over.get(index).copied().unwrap_or(0)),
+                };
+                in_flight = inside - ended_inside;
             }
             fill(report, &totals, in_flight, ended_inside, since_ns);
         }
         &self.functions
+    }
+}
+
+/// How many calls are inside, where their frames cannot be seen.
+fn unseen_inside(session: bool, totals: &RowTotals) -> u64 {
+    match session {
+        // The kernel keeps the frames of a session and tells nobody: what did not come back is inside.
+        true => totals.entries.saturating_sub(totals.exits() + totals.lost()),
+        false => u64::try_from(totals.inside).unwrap_or(0),
     }
 }
 
@@ -429,47 +446,6 @@ fn fill(report: &mut FunctionReport, totals: &RowTotals, in_flight: u64, ended_i
     report.zero_count = totals.zero;
     report.buckets = histogram.occupied().collect();
     report.unsettled = totals.unsettled || !report.settled();
-}
-
-/// Sends sites and build-ids to the guard.
-fn hand_over(line: &mut Line, plan: PlanId, resolved: &Resolved, returns: Returns) -> Result<(), GuardError> {
-    for image in &resolved.images {
-        if let Some((offset, bytes)) = &image.build_id
-            && let Ok(bytes) = heapless::Vec::from_slice(bytes)
-        {
-            line.call(&Request::PlanBuildId { plan, image: image.id, offset: *offset, bytes })?;
-        }
-        let mut sites: Vec<PlanSite> = resolved
-            .functions
-            .iter()
-            .enumerate()
-            .filter(|(_, function)| function.image == image.id)
-            .flat_map(|(row, function)| {
-                let wanted = function.sites.iter().filter(|site| returns == Returns::Ret || !site.exit);
-                wanted.map(move |site| PlanSite { cookie: site.cookie | row as u64, ..*site })
-            })
-            .collect();
-        // Ranges of one name may overlap, and what they have in common is probed once.
-        let place = |site: &PlanSite| (site.exit, site.offset, site.cookie & SITE_FUNCTION_MASK);
-        sites.sort_unstable_by_key(place);
-        sites.dedup_by_key(|site| place(site));
-        plan_sites(line, plan, image.id, &sites)?;
-    }
-    if let Some(python) = &resolved.python {
-        let row = resolved.functions.len() as u64;
-        let numbered = |site: &PlanSite| PlanSite { cookie: site.cookie | row, ..*site };
-        plan_sites(line, plan, python.image, &python.sites.iter().map(numbered).collect::<Vec<_>>())?;
-    }
-    Ok(())
-}
-
-fn plan_sites(line: &mut Line, plan: PlanId, image: ImageId, sites: &[PlanSite]) -> Result<(), GuardError> {
-    for sites in sites.chunks(SITES) {
-        // A chunk is never longer than the capacity.
-        let sites = heapless::Vec::from_slice(sites).map_err(|_| GuardError::Message)?;
-        line.call(&Request::PlanSites { plan, image, sites })?;
-    }
-    Ok(())
 }
 
 fn of_kind(costs: &Bias, steppings: Steppings, returns: Returns) -> Option<u64> {

@@ -10,8 +10,11 @@
 //! | [`resolve`] | patterns to functions with sites, and refusals |
 //! | [`service`] | many processes, as long as they live |
 //! | [`session`] | one process, from its opening to its last report |
+//! | [`family`] | its processes: which are covered, which have ended |
+//! | [`faults`] | signals that say that a process is in trouble |
 //! | [`notes`] | what a person should know before the figures |
 //! | [`measurement`] | one loaded plan: attach, arm, read, detach |
+//! | `hand_over` | the sites of a plan, to the guard |
 //! | [`python`] | functions of Python, found while they are called |
 //! | [`refusals`] | targets for which return probes would be unsafe |
 //! | [`report`] | what is known of each function at one moment |
@@ -19,6 +22,9 @@
 //! [`Line`]: edgelat_guard::Line
 
 pub mod debug_dirs;
+pub mod family;
+pub mod faults;
+mod hand_over;
 pub mod measurement;
 pub mod notes;
 pub mod python;

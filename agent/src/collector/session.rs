@@ -4,26 +4,23 @@
 //! later), follows the children that the guard covers, and reads what was counted. It prints nothing: what a person
 //! should know goes to [`Notices`].
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use edgelat_guard::protocol::{BudgetOf, Event, Fault, PlanId, Returns};
+use edgelat_guard::protocol::{BudgetOf, Event, PlanId, Returns};
 use edgelat_guard::{GuardError, Limits, Line};
 use edgelat_image::{Pack, Pattern, Progress, PythonPattern};
-use nix::sys::signal::Signal;
 
 use super::debug_dirs::DebugDirs;
+use super::family::Family;
+use super::faults;
 use super::measurement::{Measurement, rate};
 use super::notes;
 use super::refusals;
-use super::report::{Ended, FunctionReport, ProcessReport, RefusedReport, Report, SCHEMA, TargetReport};
+use super::report::{Ended, FunctionReport, RefusedReport, Report, SCHEMA, TargetReport};
 use super::resolve::{self, Context, ResolveError, Resolved};
 use super::target::Target;
 use crate::values::nanoseconds;
-
-/// Processes that have ended and are still told of.
-const ENDED_PROCESSES: usize = 256;
 
 /// What is to be measured of a process, and how.
 #[derive(Debug, Clone)]
@@ -92,11 +89,12 @@ pub struct Session {
     pub pending: Vec<Pattern>,
     /// Functions of Python whose interpreter is not mapped yet.
     pub python_pending: Vec<PythonPattern>,
-    processes: Vec<ProcessReport>,
-    /// Those that have ended and are not among them any more.
-    processes_left_out: u64,
-    /// Processes that are covered and have not ended.
-    pub alive: BTreeSet<i32>,
+    /// Its processes.
+    pub family: Family,
+    /// The command that was started, whose end is waited for whatever it executes.
+    command: Option<i32>,
+    /// One of its processes ended by a fault.
+    pub died_of_fault: bool,
     /// When counting began.
     pub armed: Instant,
     /// How long was counted, once that is over.
@@ -127,9 +125,9 @@ impl Session {
             refused: Vec::new(),
             pending: Vec::new(),
             python_pending: Vec::new(),
-            processes: vec![ProcessReport { pid, covered_since_ns: 0, ended_ns: None }],
-            processes_left_out: 0,
-            alive: BTreeSet::from([pid]),
+            family: Family::of(pid),
+            command: None,
+            died_of_fault: false,
             armed: now,
             measured: None,
             read: now,
@@ -250,6 +248,12 @@ impl Session {
         !self.pending.is_empty() || !self.python_pending.is_empty()
     }
 
+    /// It belongs to a command that was started, and goes on until that has ended.
+    pub fn belongs_to(&mut self, command: i32) {
+        self.command = Some(command);
+        self.family.accompany(command);
+    }
+
     /// Is anything measured?
     pub fn measures(&self) -> bool {
         !self.measurements.is_empty()
@@ -272,7 +276,8 @@ impl Session {
             images => images.unwrap_or_default(),
         };
         if images.is_empty() {
-            self.alive.remove(&self.target.pid);
+            self.lost();
+            return Ok(());
         }
         let python = std::mem::take(&mut self.python_pending);
         self.cover_python(line, wanted, python, notices)?;
@@ -284,6 +289,11 @@ impl Session {
         }
         let pending = std::mem::take(&mut self.pending);
         self.cover(line, wanted, &pending, sources, notices)
+    }
+
+    /// The process has gone before anything told of it.
+    pub fn lost(&mut self) {
+        self.family.gone(self.target.pid, self.elapsed());
     }
 
     /// Nothing more is waited for.
@@ -310,42 +320,42 @@ impl Session {
     pub fn take(&mut self, event: &Event, notices: &mut dyn Notices) -> Option<Ended> {
         let now = self.elapsed();
         match event {
-            Event::Covered { pid } => {
-                // A second plan covers the same process.
-                if self.alive.insert(*pid) {
-                    self.make_room();
-                    self.processes.push(ProcessReport { pid: *pid, covered_since_ns: now, ended_ns: None });
-                }
-            }
+            Event::Covered { pid } => self.family.covered(*pid, now),
             Event::NotCovered { pid, error } => {
                 notices.say(format_args!("process {pid} is not covered: {error}"));
                 // One that was covered lost its probes while the agent was stopped.
-                self.gone(*pid, now);
+                self.uncovered(*pid, now);
             }
             Event::NewCode => self.measurements.iter_mut().for_each(Measurement::attend),
             Event::Faulted { pid, fault, sites, took_ns } => {
-                notices.say(format_args!("{}", fault_in_words(*pid, *fault, *sites, *took_ns)));
+                notices.say(format_args!("{}", faults::in_words(*pid, *fault, *sites, *took_ns)));
+                self.died_of_fault |= !fault.handled;
                 return Some(Ended::Fault);
             }
-            Event::Ended { pid, .. } => self.gone(*pid, now),
+            Event::Ended { pid, status } => {
+                self.died_of_fault |= status.is_some_and(faults::ended);
+                self.family.gone(*pid, now);
+            }
+            Event::Executed { pid, time_ns, gap } => {
+                self.measurements.iter_mut().for_each(|measurement| measurement.executed(&self.family));
+                self.family.executed(*pid, *time_ns, *gap, now);
+            }
             Event::MainThreadEnded { pid } => {
                 notices.say(format_args!(
                     "the main thread of process {pid} has ended, and the kernel stops probes of this route \
                      with it; calls from here on are not measured (--route uprobe_multi can, from Linux 6.6)"
                 ));
-                self.gone(*pid, now);
+                self.family.gone(*pid, now);
             }
             Event::Replaced { pid } => {
                 notices.say(format_args!(
                     "process {pid} executes another image now; its functions are no longer measured"
                 ));
                 // The calls that it was in are over, with the image that they were in.
-                self.gone(*pid, now);
-                if *pid == self.target.pid {
+                self.uncovered(*pid, now);
+                if *pid == self.target.pid && self.command != Some(*pid) {
                     return Some(Ended::Replaced);
                 }
-                // What it is now may be a target of its own.
-                self.gone(*pid, now);
             }
             Event::OverBudget { ppm, of } => {
                 let (pid, cost, bound) = (self.target.pid, percent_of(*ppm), notices.bound());
@@ -387,25 +397,14 @@ impl Session {
                 ));
             }
         }
-        self.alive.is_empty().then_some(Ended::Target)
+        self.family.is_empty().then_some(Ended::Target)
     }
 
-    /// A program that forks a child for each request would fill memory and lines with those that have ended.
-    fn make_room(&mut self) {
-        let ended = |process: &ProcessReport| process.ended_ns.is_some();
-        if self.processes.iter().filter(|process| ended(process)).count() >= ENDED_PROCESSES {
-            let oldest = self.processes.iter().position(ended);
-            oldest.map(|oldest| self.processes.remove(oldest));
-            self.processes_left_out += 1;
-        }
-    }
-
-    /// A process is no longer covered.
-    fn gone(&mut self, pid: i32, now: u64) {
-        self.alive.remove(&pid);
-        // The last of that number: the kernel gives it again.
-        if let Some(process) = self.processes.iter_mut().rfind(|process| process.pid == pid) {
-            process.ended_ns.get_or_insert(now);
+    /// Nothing of it is measured any more. A command may come back to what is.
+    fn uncovered(&mut self, pid: i32, now: u64) {
+        self.family.gone(pid, now);
+        if self.command == Some(pid) {
+            self.family.accompany(pid);
         }
     }
 
@@ -452,13 +451,14 @@ impl Session {
         });
         let mut functions: Vec<FunctionReport> = Vec::new();
         for measurement in &mut self.measurements {
-            functions.extend_from_slice(measurement.read(&self.alive, since));
+            functions.extend_from_slice(measurement.read(&self.family, since));
         }
         if ended.is_some() {
             // The last interval is of any length; a person wants the rate of it all.
             let whole = self.measured_ns();
             functions.iter_mut().for_each(|function| function.rate_per_s = rate(function.entries, whole));
         }
+        let (processes, processes_left_out) = self.family.reports();
         let first = self.measurements.first();
         let session = first.is_some_and(|measurement| measurement.session);
         let report = Report {
@@ -478,8 +478,8 @@ impl Session {
             sites: self.measurements.iter().map(|measurement| measurement.sites).sum(),
             attach_ns: self.measurements.iter().map(|measurement| measurement.attach_ns).sum(),
             detach_ns: self.detach_ns,
-            processes: self.processes.clone(),
-            processes_left_out: self.processes_left_out,
+            processes,
+            processes_left_out,
             functions,
             python: self.measurements.iter().find_map(Measurement::python),
             cost_percent,
@@ -531,21 +531,6 @@ fn percent(cost_ns: u64, time: Duration) -> f64 {
         return 0.0;
     }
     (cost_ns as f64 / time.as_nanos() as f64 * 1000.0).round() / 10.0
-}
-
-fn fault_in_words(pid: i32, fault: Fault, sites: u32, took_ns: u64) -> String {
-    let signal = match Signal::try_from(fault.signal) {
-        Ok(signal) => signal.as_str(),
-        Err(_) => "a signal",
-    };
-    let handled = match fault.handled {
-        true => ", which it handles (--on-signal fatal goes on then)",
-        false => "",
-    };
-    format!(
-        "process {pid} got {signal}{handled}: counting stopped at once, and its {sites} probes were gone {:.1} ms later",
-        took_ns as f64 / 1e6
-    )
 }
 
 fn describe(line: &mut Line, target: &Target) -> Result<TargetReport, GuardError> {

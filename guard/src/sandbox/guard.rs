@@ -2,7 +2,7 @@
 //!
 //! From then on it covers children of the target, takes probes off, and passes signals on. What that takes depends on how
 //! probes reach the kernel (docs/KERNELS.md says what each way took on each kernel that was tried). No program is executed,
-//! nothing is traced and nothing is sent over a network any more: such calls end the process, which takes the probes off.
+//! nothing but a command that was started is traced, and nothing is sent over a network any more: such calls end the process, which takes the probes off.
 
 use caps::Capability;
 
@@ -54,6 +54,8 @@ pub struct Tasks {
     pub single: bool,
     /// There is a command to end.
     pub command: bool,
+    /// Processes of a command are traced, of which more may have to be measured.
+    pub follows: bool,
     /// Targets are opened and attached as they come.
     pub targets: bool,
     /// The collector is another user's, and signals are passed on to it.
@@ -69,6 +71,7 @@ impl Tasks {
         tracefs: false,
         single: false,
         command: false,
+        follows: false,
         targets: false,
         collector: false,
         pins: false,
@@ -105,7 +108,8 @@ impl Tasks {
     pub fn deadly(self) -> impl Iterator<Item = &'static Deadly> {
         let of_pins = [DEADLY_WITHOUT_PINS, DEADLY_WITHOUT_PINS_HERE].into_iter().filter(move |_| !self.pins);
         let of_targets = (!self.targets).then_some(DEADLY_WITHOUT_TARGETS);
-        [DEADLY, DEADLY_HERE].into_iter().chain(of_pins).chain(of_targets).flatten()
+        let of_tracing = (!self.follows).then_some(DEADLY_WITHOUT_TRACING);
+        [DEADLY, DEADLY_HERE].into_iter().chain(of_pins).chain(of_targets).chain(of_tracing).flatten()
     }
 }
 
@@ -120,7 +124,6 @@ macro_rules! deadly {
 pub const DEADLY: &[Deadly] = deadly![
     SYS_execve,
     SYS_execveat,
-    SYS_ptrace,
     SYS_process_vm_readv,
     SYS_process_vm_writev,
     SYS_socket,
@@ -159,6 +162,9 @@ pub const DEADLY_HERE: &[Deadly] = &[];
 /// And what only a guard does that loads objects for targets as they come: libbpf gives a map that is not created yet the
 /// descriptor of an empty file (create_placeholder_fd in libbpf.c).
 pub const DEADLY_WITHOUT_TARGETS: &[Deadly] = deadly![SYS_memfd_create];
+
+/// And what only a guard does that follows the processes of a command.
+pub const DEADLY_WITHOUT_TRACING: &[Deadly] = deadly![SYS_ptrace];
 
 /// And what only a guard does that has pinned maps: it makes and removes their directories, and replaces them by rename.
 pub const DEADLY_WITHOUT_PINS: &[Deadly] = deadly![SYS_mkdirat, SYS_unlinkat];

@@ -129,7 +129,7 @@ fn a_target_killed_by_its_own_fault_keeps_the_identity() {
     let mut target = endless();
     let session = counting(&mut target, &["--interval", "0.1"]);
     target.signal(Signal::SIGSEGV);
-    let report = session.end();
+    let (report, _) = session.end_in_fault();
     assert!(report.ended.is_some());
     assert!(!target.status().success());
 }

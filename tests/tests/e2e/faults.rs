@@ -108,7 +108,7 @@ fn an_unhandled_fault_ends_the_watch_and_the_target_as_without_us() {
     let mut target = Target::start("faults", &["--calls", "0", "--fault", "300"]);
     let session = Session::with(&target, &["--on-signal", "fatal"], &[ALL]);
     target.go();
-    let (report, told) = session.end_with_stderr();
+    let (report, told) = session.end_in_fault();
     assert_eq!(report.ended.as_deref(), Some("fault"));
     assert!(told.contains("SIGSEGV: counting stopped"), "{told}");
     assert_eq!(calls(&report), 301 * 64);
@@ -122,7 +122,7 @@ fn an_unhandled_fault_ends_the_watch_and_the_target_as_without_us() {
         target.go();
         session.wait_for(|report| calls(report) > 1000);
         target.signal(signal);
-        assert_eq!(session.end().ended.as_deref(), Some("fault"), "{signal}");
+        assert_eq!(session.end_in_fault().0.ended.as_deref(), Some("fault"), "{signal}");
         assert_eq!(target.status().signal(), Some(signal as i32));
     }
 }
@@ -141,7 +141,7 @@ fn probes_are_gone_while_a_core_file_is_written() {
     let pid = target.pid();
     let session = Session::with(&target, &[], &[ALL]);
     target.go();
-    let (report, told) = session.end_with_stderr();
+    let (report, told) = session.end_in_fault();
     assert_eq!(report.ended.as_deref(), Some("fault"));
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(status.contains("CoreDumping:\t1"), "{status}");

@@ -1,9 +1,8 @@
 //! Commands, children, new images, other mount namespaces.
 
 use std::process::Command;
-use std::time::Duration;
 
-use edgelat_tests::machine::{Turn, assert_text_restored, changed_text, eventually};
+use edgelat_tests::machine::{Turn, assert_text_restored, changed_text};
 use edgelat_tests::{Session, Target, TempDir, target};
 
 /// A shell in its own mount namespace that ends up as the program. `$0` is the directory.
@@ -228,48 +227,6 @@ fn the_text_of_children_is_restored_too() {
     target.rest();
     target.go();
     target.end();
-}
-
-/// The frame that was open when the program replaced itself is closed in the books; whether the watch goes
-/// on with the new image or ends, nothing is wrong.
-#[test]
-fn a_target_that_executes_a_new_image_is_accounted_for() {
-    let _turn = Turn::shared();
-    let mut target = Target::start("execs", &["--calls", "300"]);
-    let session = Session::with(&target, &["--interval", "0.1"], &["before_exec", "replaces"]);
-    target.go();
-    let first = target.wait_for("exec");
-    assert_eq!(first.function("replaces").in_flight, 1);
-    target.wait_for("ready");
-    std::thread::sleep(Duration::from_millis(300)); // time to notice
-    target.go();
-    let second = target.end();
-    let report = session.end();
-    let calls = first.function("before_exec").calls;
-    let more = second.function("before_exec").calls;
-    let entries = report.function("before_exec").entries;
-    assert!(entries == calls || entries == calls + more, "{entries} of {calls} and {more} calls");
-    let replaces = report.function("replaces");
-    assert_eq!((replaces.entries, replaces.exits), (1, 0), "{replaces:#?}");
-    assert_eq!(replaces.lost("ended_inside") + replaces.lost("abandoned"), 1, "{replaces:#?}");
-}
-
-#[test]
-fn a_target_that_becomes_another_program_is_not_probed_there() {
-    let _turn = Turn::shared();
-    let other = target("plain");
-    let mut target = Target::start("execs", &["--calls", "300", "--image", other.to_str().unwrap()]);
-    let session = Session::with(&target, &["--interval", "0.1"], &["before_exec"]);
-    target.go();
-    let first = target.wait_for("exec");
-    let ready = target.wait_for("ready");
-    // Nothing of the old plan stands in the new image.
-    assert!(eventually(Duration::from_secs(5), || changed_text(ready.pid).is_empty()));
-    target.go();
-    target.end();
-    let report = session.end();
-    assert_eq!(report.ended.as_deref(), Some("replaced"));
-    assert_eq!(report.function("before_exec").entries, first.function("before_exec").calls);
 }
 
 #[test]

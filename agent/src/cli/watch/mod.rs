@@ -2,10 +2,12 @@
 //!
 //! | module | job |
 //! | --- | --- |
+//! | [`command`] | a command that is started: from image to image, and to its end |
 //! | [`screen`] | the table and the histogram for a person |
 //!
 //! The loop sleeps until one of three things happens: a signal, an event of the guard, the next report.
 
+mod command;
 mod screen;
 pub(super) mod signals;
 
@@ -58,6 +60,16 @@ pub enum WatchError {
         /// The process.
         pid: i32,
     },
+    /// Nothing that the command executed was the image of the only functions.
+    #[error(
+        "nothing was measured: the command executed {executed}, and none of them is or mapped the image of '{pattern}'"
+    )]
+    NotExecuted {
+        /// What was asked for.
+        pattern: String,
+        /// What it executed.
+        executed: String,
+    },
     /// Signals cannot be caught.
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
@@ -89,7 +101,7 @@ impl Fails for WatchError {
         match self {
             Self::Guard(error) => error.exit(),
             Self::Session(error) => error.exit(),
-            Self::NoLibrary { .. } => Exit::Functions,
+            Self::NoLibrary { .. } | Self::NotExecuted { .. } => Exit::Functions,
             Self::Signals(_) | Self::Wait(_) => Exit::Failed,
         }
     }
@@ -120,15 +132,19 @@ pub fn run(options: WatchOptions) -> Result<Exit, Failure> {
         let signals = signals::catch().map_err(WatchError::Signals)?;
         let sources = Sources { debug_dirs, packs: super::pack::understand_all(&packs)? };
         let mut watch = Watch::open(&options, line, pid, sources, placement, service)?;
-        watch.begin()?;
-        if options.calibrate {
-            watch.session.calibrate(&mut watch.line, &mut Aloud::default());
-        }
-        watch.settle()?;
-        let ended = watch.run(&options, signals)?;
-        let shown = watch.end(ended);
-        if watch.own {
-            watch.finish_command(ended);
+        let ended = match watch.begin(&signals)? {
+            Some(ended) => ended,
+            None => {
+                if options.calibrate {
+                    watch.session.calibrate(&mut watch.line, &mut Aloud::default());
+                }
+                watch.settle()?;
+                watch.run(&options, signals)?
+            }
+        };
+        let mut shown = watch.end(ended);
+        if watch.command.is_some() && watch.finish_command(ended) == Exit::Fault {
+            shown = shown.map(|exit| if exit == Exit::Ok { Exit::Fault } else { exit });
         }
         shown
     })
@@ -174,8 +190,8 @@ struct Watch {
     wanted: Wanted,
     sources: Sources,
     output: Output,
-    /// The target is a command that the guard has started.
-    own: bool,
+    /// What the guard has started, where the target is a command.
+    command: Option<command::Images>,
     /// The guard knows that no plan will follow.
     settled: bool,
 }
@@ -222,62 +238,50 @@ impl Watch {
             bounded: options.max_cost.is_some() || service.is_some(),
             unprobed: Vec::new(),
         };
-        let session = Session::open(&mut line, pid, &wanted)?;
+        let mut session = Session::open(&mut line, pid, &wanted)?;
         let output = match options.json {
             true => Output::Json,
             false => Output::Screen(Screen::new()),
         };
-        let own = matches!(options.target, WatchTarget::Command(_));
-        Ok(Self { line, placement, service, session, wanted, sources, output, own, settled: false })
+        let command = matches!(options.target, WatchTarget::Command(_)).then(|| {
+            session.belongs_to(pid);
+            command::Images::of(&session)
+        });
+        Ok(Self { line, placement, service, session, wanted, sources, output, command, settled: false })
     }
 
-    /// Resolves, attaches and arms; a command is let go then.
-    fn begin(&mut self) -> Result<(), Failure> {
+    /// Resolves, attaches and arms; a command is let go then. The reason to end, if there is one already.
+    fn begin(&mut self, signals: &UnixStream) -> Result<Option<Ended>, Failure> {
         let begun = self.session.begin(&mut self.line, &self.wanted, &self.sources, &mut Aloud::default());
-        begun.map_err(WatchError::from)?;
-        if !self.own {
-            if let Some(pattern) = self.session.python_pending.first() {
-                let (pid, pattern) = (self.session.target.pid, pattern.to_string());
-                let error = SessionError::from(ResolveError::NoPython { pid, pattern });
-                return Err(WatchError::from(error).into());
+        if self.command.is_some() {
+            begun.inspect_err(command::hint).map_err(WatchError::from)?;
+            if let Some(ended) = self.follow(signals)? {
+                return Ok(Some(ended));
             }
-            return self.started();
+            self.started()?;
+            self.line.call(&Request::ReleaseCommand { pid: self.session.target.pid })?;
+            return Ok(None);
         }
-        // Libraries come one by one while a command starts; each is covered before it can be called.
-        while self.session.waits() && self.step_command()? {
-            self.look_for_libraries()?;
+        begun.map_err(WatchError::from)?;
+        if let Some(pattern) = self.session.python_pending.first() {
+            let (pid, pattern) = (self.session.target.pid, pattern.to_string());
+            let error = SessionError::from(ResolveError::NoPython { pid, pattern });
+            return Err(WatchError::from(error).into());
         }
-        self.started()?;
-        self.line.call(&Request::ReleaseCommand)?;
-        Ok(())
+        self.started().map(|()| None)
     }
 
-    /// Leads the command on to where it may have mapped a library. False when that is far enough.
-    fn step_command(&mut self) -> Result<bool, WatchError> {
-        match self.line.call(&Request::StepCommand)?.0 {
-            Reply::Stepped { more } => Ok(more),
-            _ => Ok(false),
-        }
-    }
-
-    /// After measuring: a command that ended by itself is reported, one that runs on is ended with us, as a
-    /// shell would end it at Ctrl-C.
-    fn finish_command(&mut self, ended: Ended) {
-        let terminate = ended != Ended::Target && ended != Ended::Replaced;
-        if let Ok((Reply::Finished { badly: Some(how) }, _)) =
-            self.line.call(&Request::FinishCommand { terminate })
-        {
-            say(how);
-        }
-    }
-
-    fn started(&mut self) -> Result<(), Failure> {
+    fn say_what_is_waited_for(&self) {
         for pattern in &self.session.pending {
             say(format_args!("waiting for the library of '{pattern}'"));
         }
         for pattern in &self.session.python_pending {
             say(format_args!("waiting for the interpreter of '{pattern}'"));
         }
+    }
+
+    fn started(&mut self) -> Result<(), Failure> {
+        self.say_what_is_waited_for();
         self.tell_placement();
         if let Some(service) = &self.service {
             say(format_args!(
@@ -341,7 +345,7 @@ impl Watch {
                 // A process that maps a great many files is looked at less often.
                 look = now + LOOK_FOR_LIBRARIES.max(now.elapsed() * 10);
                 match looked {
-                    Ok(()) if self.session.alive.is_empty() => return Ok(Ended::Target),
+                    Ok(()) if self.session.family.is_empty() => return Ok(Ended::Target),
                     Ok(()) => self.settle()?,
                     Err(error) if !self.session.measures() => return Err(error.into()),
                     // What is measured already goes on.
@@ -424,11 +428,19 @@ impl Watch {
         if ended != Ended::Output {
             self.print(&report)?;
         }
-        if let (false, Some(pattern)) = (self.session.measures(), self.session.pending.first()) {
-            let (pid, pattern) = (self.session.target.pid, pattern.to_string());
-            failure.get_or_insert(WatchError::NoLibrary { pattern, pid });
+        let pending = self.session.pending.first().map(ToString::to_string);
+        let pending = pending.or_else(|| self.session.python_pending.first().map(ToString::to_string));
+        if let (false, Some(pattern)) = (self.session.measures(), pending) {
+            failure.get_or_insert(match &self.command {
+                Some(command) => WatchError::NotExecuted { pattern, executed: command.in_words() },
+                None => WatchError::NoLibrary { pattern, pid: self.session.target.pid },
+            });
         }
-        let exit = if ended == Ended::Budget { Exit::Budget } else { Exit::Ok };
+        let exit = match ended {
+            Ended::Budget => Exit::Budget,
+            _ if self.session.died_of_fault => Exit::Fault,
+            _ => Exit::Ok,
+        };
         failure.map_or(Ok(exit), |error| Err(error.into()))
     }
 }

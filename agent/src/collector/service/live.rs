@@ -159,7 +159,7 @@ fn target(group: &Group) -> Target {
                 target.cost_ns += session.cost().unwrap_or(0);
                 target.unattributed += session.unattributed_hits();
                 target.refused = target.refused.max(session.refused() as u64);
-                ("", session.alive.len() as u64)
+                ("", session.family.len() as u64)
             }
             (None, why) => (why.unwrap_or("left"), 1),
         };

@@ -439,7 +439,7 @@ impl Service {
             }
         }
         // One that waited for a library and has ended: no event tells of it.
-        let ended = |process: &Watched| process.session().is_some_and(|session| session.alive.is_empty());
+        let ended = |process: &Watched| process.session().is_some_and(|session| session.family.is_empty());
         let ended: Vec<usize> = (0..watched.len()).filter(|index| ended(&watched[*index])).collect();
         ended.into_iter().try_for_each(|index| self.finish(group, index, Ended::Target, None))
     }

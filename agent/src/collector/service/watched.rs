@@ -106,7 +106,7 @@ impl Group {
 
     /// Is this process measured, by itself or as the child of another?
     pub fn covers(&self, pid: i32) -> bool {
-        self.watched.iter().filter_map(Watched::session).any(|session| session.alive.contains(&pid))
+        self.watched.iter().filter_map(Watched::session).any(|session| session.family.contains(pid))
     }
 }
 

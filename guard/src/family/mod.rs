@@ -2,6 +2,14 @@
 //!
 //! The kernel tells of forks and new images through a ring buffer, of ends through pidfds. Each process gets
 //! probes of its own; rows and frames are those of the plan.
+//!
+//! | module | question |
+//! | --- | --- |
+//! | [`exec`] | what becomes of a process that executes another image? |
+//! | [`follow`] | which processes of a command are measured? |
+
+mod exec;
+mod follow;
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
@@ -13,17 +21,16 @@ use crate::attach::{self, Attached, ImageSites};
 use crate::error::{GuardError, text};
 use crate::guard::{Guard, elapsed, order};
 use crate::load::{FAMILY, FamilyEvent, Loaded};
-use crate::plan::Plan;
 use crate::protocol::{Event, Fault, Route, TargetId, Told};
 use crate::target::Target;
 
 /// A process with probes in it.
 pub(crate) struct Covered {
     pub(crate) target: Target,
-    /// What it executed when the probes were attached.
-    pub(crate) executable: Option<(u64, u64)>,
-    /// Its probes; none any more after a fault.
+    /// Its probes. None after a fault, while the agent is stopped, and elsewhere.
     pub(crate) attached: Option<Attached>,
+    /// It executes another image than the plan's.
+    pub(crate) elsewhere: bool,
     /// Since when its main thread has been seen to have ended, on routes that live by that thread.
     headless: Option<Instant>,
     /// How it ended, once the kernel has said so.
@@ -46,14 +53,16 @@ impl Guard {
         let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
         let attached = attach::attach(way.route, loaded, &target, &images, self.tracefs.as_mut())?;
         watch(&mut self.epoll, target.pidfd())?;
-        let executable = executable_of(&target);
-        let attached = Some(attached);
-        plan.processes.push(Covered { target, executable, attached, headless: None, status: None });
+        plan.executable = plan.executable.or_else(|| executable_of(&target));
+        // It may have been there before, with another image.
+        plan.processes.retain(|covered| covered.target.pid != target.pid);
+        plan.processes.push(Covered { attached: Some(attached), elsewhere: false, ..Covered::bare(target) });
         Ok(())
     }
 
     /// Takes in what the kernel told since the last time.
     pub(crate) fn collect_events(&mut self) {
+        self.follow_command();
         for index in 0..self.plans.len() {
             let family = match &mut self.plans[index].loaded {
                 Some((_, loaded)) => loaded.family_events(),
@@ -66,8 +75,8 @@ impl Guard {
                     FamilyEvent::Fork { child } if last_exits.get(&child).is_some_and(|exit| *exit > at) => {}
                     FamilyEvent::Fault { pid, fault } => self.take_off_after(index, pid, fault),
                     FamilyEvent::Exit { pid, status } => self.note_exit(index, pid, status),
-                    FamilyEvent::Fork { child } => self.cover_child(index, child),
-                    FamilyEvent::Exec { pid } => self.notice_exec(index, pid),
+                    FamilyEvent::Fork { child } => _ = self.cover_child(index, child),
+                    FamilyEvent::Exec(exec) => self.notice_exec(index, exec),
                     FamilyEvent::UnknownSite { pid } => self.renew(index, pid),
                     // Many may come at once, and one word is enough.
                     FamilyEvent::NewCode
@@ -101,17 +110,22 @@ impl Guard {
         }
     }
 
-    fn cover_child(&mut self, index: usize, pid: i32) {
-        if self.plans[index].faulted() || self.plans[index].off {
-            return;
+    /// Covers a process that executes what the plan is of. True where it is covered now.
+    fn cover_child(&mut self, index: usize, pid: i32) -> bool {
+        let plan = &self.plans[index];
+        if plan.faulted() || plan.off {
+            return false;
         }
-        if self.plans[index].processes.len() >= FAMILY {
+        if plan.processes.iter().any(|covered| covered.target.pid == pid && covered.attached.is_some()) {
+            return true;
+        }
+        if plan.processes.len() >= FAMILY {
             let what = text(format_args!("follow more than {FAMILY} processes"));
             let error = GuardError::Unsupported { what, reason: text("the table of processes is full") };
             self.tell(index, Event::NotCovered { pid, error });
-            return;
+            return false;
         }
-        let executable = self.plans[index].processes.first().and_then(|first| first.executable);
+        let executable = plan.executable;
         let covered = Target::unchecked(TargetId(0), pid).and_then(|target| {
             // Born and gone before we came, or on its way as a command that the target has called: nothing of it was
             // measured, and nothing of it is left.
@@ -121,42 +135,22 @@ impl Guard {
             }
             self.cover(index, target)
         });
-        if let Err(error) = covered {
-            // It would take a place in the table for as long as the target lives.
-            self.forget(index, pid);
-            return match error {
-                GuardError::NoProcess { .. } => {}
-                error => self.tell(index, Event::NotCovered { pid, error }),
-            };
+        match covered {
+            Ok(()) => {
+                self.tell(index, Event::Covered { pid });
+                return true;
+            }
+            Err(GuardError::NoProcess { .. }) => {}
+            Err(error) => self.tell(index, Event::NotCovered { pid, error }),
         }
-        self.tell(index, Event::Covered { pid });
+        // It would take a place in the table for as long as the target lives.
+        self.forget(index, pid);
+        false
     }
 
     fn forget(&self, index: usize, pid: i32) {
         if let Some((_, loaded)) = &self.plans[index].loaded {
             loaded.remove_family(pid);
-        }
-    }
-
-    fn notice_exec(&mut self, index: usize, pid: i32) {
-        let Some(first) = self.plans[index].processes.first() else { return };
-        let executable = first.executable;
-        let known = self.plans[index].processes.iter().position(|covered| covered.target.pid == pid);
-        match known.map(|known| (known, &self.plans[index].processes[known])) {
-            Some((known, covered)) if executable_of(&covered.target) != covered.executable => {
-                // Libraries that it maps now may be probed as well, and those calls are not the old image's.
-                self.plans[index].processes.remove(known).let_go(&self.plans[index]);
-                self.tell(index, Event::Replaced { pid });
-            }
-            Some(_) => {}
-            // The child of a vfork has memory of its own now. Only one that executes the same image again is
-            // of the family; the commands that a service calls are not.
-            None => {
-                let child = Target::unchecked(TargetId(0), pid);
-                if child.is_ok_and(|child| executable_of(&child) == executable) {
-                    self.cover_child(index, pid);
-                }
-            }
         }
     }
 
@@ -176,10 +170,11 @@ impl Guard {
         let plan = &mut self.plans[index];
         let Some((way, loaded)) = &plan.loaded else { return };
         // uprobe_multi asks for the address space only when probes are registered, not at each hit.
-        let lives_by_main_thread = way.route != Route::UprobeMulti;
+        let by_main_thread = way.route != Route::UprobeMulti;
         let (mut gone, mut held) = (Vec::new(), Vec::new());
         plan.processes.retain_mut(|covered| {
             let pid = covered.target.pid;
+            let lives_by_main_thread = by_main_thread && covered.attached.is_some();
             if covered.target.ended() {
                 gone.push(Event::Ended { pid, status: covered.status });
             } else if !(lives_by_main_thread && covered.target.main_thread_ended()) {
@@ -207,19 +202,17 @@ impl Guard {
 }
 
 impl Covered {
+    /// Of which nothing but the end is waited for.
+    fn bare(target: Target) -> Self {
+        Self { target, attached: None, elsewhere: true, headless: None, status: None }
+    }
+
     /// What the programs know of it by its number goes: the kernel may give that to somebody else.
     fn forgotten_by(&self, loaded: &Loaded) {
         if let Some(attached) = &self.attached {
             attached.forget(loaded, self.target.pid);
         }
         loaded.remove_family(self.target.pid);
-    }
-
-    /// It lives on and is not of the family any more. Closing its probes waits for the kernel.
-    fn let_go(self, plan: &Plan) {
-        if let Some((_, loaded)) = &plan.loaded {
-            self.forgotten_by(loaded);
-        }
     }
 }
 

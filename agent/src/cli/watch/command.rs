@@ -1,0 +1,134 @@
+//! A command that is watched: its images one after the other, until what is meant is one of them, and its end.
+
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use edgelat_guard::GuardError;
+use edgelat_guard::protocol::{Reply, Request};
+
+use super::{Aloud, Watch, WatchError, say};
+use crate::cli::exit::Exit;
+use crate::collector::faults;
+use crate::collector::report::Ended;
+use crate::collector::resolve::ResolveError;
+use crate::collector::session::{Session, SessionError};
+
+/// Images that are named where none was the one that is meant.
+const NAMED: usize = 16;
+/// How long nothing may come while something is measured and a library is still to come: a dynamic linker does not pause.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What was seen of a command.
+#[derive(Debug)]
+pub(super) struct Images {
+    /// The process that was started.
+    pub(super) pid: i32,
+    executed: Vec<String>,
+}
+
+impl Images {
+    pub(super) fn of(session: &Session) -> Self {
+        Self { pid: session.target.pid, executed: vec![session.description().exe.clone()] }
+    }
+
+    /// All that was executed, for people.
+    pub(super) fn in_words(&self) -> String {
+        self.executed.join(", ")
+    }
+}
+
+impl Watch {
+    /// Leads the command on from image to image until all that is wanted is measured, or no more of it comes. The reason to
+    /// end, if there was one.
+    pub(super) fn follow(&mut self, signals: &UnixStream) -> Result<Option<Ended>, WatchError> {
+        let (mut last, mut told) = (Instant::now(), false);
+        while self.session.waits() {
+            let Reply::Stepped { pid, executed, more } = self.line.call(&Request::StepCommand)?.0 else {
+                break;
+            };
+            if pid != 0 {
+                last = Instant::now();
+                self.look_at(pid, executed)?;
+            } else if !more {
+                return Ok(Some(Ended::Target));
+            } else if self.session.measures() && last.elapsed() > PAUSE {
+                break;
+            } else {
+                if self.session.family.contains(self.session.target.pid) {
+                    self.look_for_libraries()?;
+                }
+                if last.elapsed() > PAUSE && !std::mem::replace(&mut told, true) {
+                    self.say_what_is_waited_for();
+                }
+            }
+            if self.wait(Duration::ZERO, signals)? {
+                return Ok(Some(Ended::Signal));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A process of the command is held with an image that it executes or maps.
+    fn look_at(&mut self, pid: i32, executed: bool) -> Result<(), WatchError> {
+        // What is found first is what is meant.
+        let elsewhere = pid != self.session.target.pid;
+        if self.session.measures() || !(executed || elsewhere) {
+            return if elsewhere { Ok(()) } else { self.look_for_libraries() };
+        }
+        let command = self.command.as_ref().map_or(pid, |command| command.pid);
+        self.session.target.forget(&mut self.line);
+        let begun = Session::open(&mut self.line, pid, &self.wanted).and_then(|mut session| {
+            session.belongs_to(command);
+            session.begin(&mut self.line, &self.wanted, &self.sources, &mut Aloud::default())?;
+            Ok(session)
+        });
+        match begun {
+            Ok(session) => {
+                self.session = session;
+                let exe = &self.session.description().exe;
+                if let Some(command) = &mut self.command
+                    && command.executed.len() < NAMED
+                    && !command.executed.contains(exe)
+                {
+                    command.executed.push(exe.clone());
+                }
+                Ok(())
+            }
+            // It has been killed, or what it executes is nothing that could be meant.
+            Err(
+                SessionError::Guard(GuardError::NoProcess { .. } | GuardError::NoImage { .. })
+                | SessionError::Resolve(
+                    ResolveError::NoFile { .. }
+                    | ResolveError::Guard(GuardError::NoProcess { .. } | GuardError::NoImage { .. }),
+                ),
+            ) => {
+                self.session.lost();
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// After measuring: a command that ended by itself is reported, one that runs on is ended with us, as a
+    /// shell would end it at Ctrl-C.
+    pub(super) fn finish_command(&mut self, ended: Ended) -> Exit {
+        let terminate = ended != Ended::Target;
+        let finished = self.line.call(&Request::FinishCommand { terminate });
+        let Ok((Reply::Finished { badly, signal }, _)) = finished else { return Exit::Ok };
+        badly.iter().for_each(say);
+        match signal.is_some_and(faults::is_fault) {
+            true => Exit::Fault,
+            false => Exit::Ok,
+        }
+    }
+}
+
+/// A function without an image is one of what the command executes first. Somebody who meant another learns how to say so.
+pub(super) fn hint(error: &SessionError) {
+    if let SessionError::Resolve(ResolveError::Find { path, .. }) = error {
+        say(format_args!(
+            "a FUNCTION without IMAGE is looked for in {path}, which the command executes first; where that only starts the \
+             program, write PROGRAM:FUNCTION"
+        ));
+    }
+}

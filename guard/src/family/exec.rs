@@ -1,0 +1,83 @@
+//! What becomes of a process that executes an image: the same again, another, or at last the one that is measured.
+
+use super::executable_of;
+use crate::attach::{self, ImageSites};
+use crate::error::GuardError;
+use crate::guard::{Guard, order};
+use crate::load::Exec;
+use crate::protocol::{Event, TargetId};
+use crate::target::Target;
+
+impl Guard {
+    pub(super) fn notice_exec(&mut self, index: usize, exec: Exec) {
+        let plan = &self.plans[index];
+        let Some(known) = plan.processes.iter().position(|covered| covered.target.pid == exec.pid) else {
+            // The child of a vfork has memory of its own now. Only one that executes the same image again is
+            // of the family; the commands that a service calls are not.
+            let child = Target::unchecked(TargetId(0), exec.pid);
+            if child.is_ok_and(|child| executable_of(&child) == plan.executable) {
+                self.cover_child(index, exec.pid);
+            }
+            return;
+        };
+        if plan.off || plan.faulted() {
+            return;
+        }
+        let covered = &plan.processes[known];
+        match (executable_of(&covered.target) == plan.executable, covered.elsewhere) {
+            (true, false) => self.begin_anew(index, known, exec),
+            // It has come back to the image that is measured.
+            (true, true) => _ = self.cover_child(index, exec.pid),
+            (false, false) => self.replaced(index, known),
+            (false, true) => {}
+        }
+    }
+
+    /// The same image again. Probes hold the main thread: where another one has taken its place they see nothing any more.
+    fn begin_anew(&mut self, index: usize, known: usize, Exec { pid, time_ns, by_thread }: Exec) {
+        // One that is stopped is attached when it goes on.
+        match by_thread && !self.plans[index].stopped {
+            true => match self.attach_anew(index, known) {
+                Ok(()) => {}
+                Err(GuardError::NoProcess { .. }) => return,
+                Err(error) => {
+                    self.replaced(index, known);
+                    return self.tell(index, Event::NotCovered { pid, error });
+                }
+            },
+            // Where sites are known by their addresses, those are others now.
+            false => self.renew(index, pid),
+        }
+        self.tell(index, Event::Executed { pid, time_ns, gap: by_thread });
+    }
+
+    fn attach_anew(&mut self, index: usize, known: usize) -> Result<(), GuardError> {
+        self.images_unchanged(index)?;
+        let plan = &mut self.plans[index];
+        let (way, loaded) = plan.loaded.as_ref().ok_or_else(|| order("attach comes after load"))?;
+        let covered = &mut plan.processes[known];
+        let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
+        // The old addresses go first, because some of the new ones may be the same.
+        covered.attached.iter().for_each(|attached| attached.forget(loaded, covered.target.pid));
+        let attached = attach::attach(way.route, loaded, &covered.target, &images, self.tracefs.as_mut())?;
+        covered.attached = Some(attached);
+        Ok(())
+    }
+
+    /// Another image. Libraries that it maps may be probed as well, and those calls are not the old image's.
+    fn replaced(&mut self, index: usize, known: usize) {
+        let plan = &mut self.plans[index];
+        let pid = plan.processes[known].target.pid;
+        let Some((_, loaded)) = &plan.loaded else { return };
+        if pid == plan.pid {
+            // The target itself may come back to what is measured, so it stays of the family.
+            let covered = &mut plan.processes[known];
+            covered.elsewhere = true;
+            let held = covered.attached.take();
+            held.iter().for_each(|attached| attached.forget(loaded, pid));
+        } else {
+            plan.processes.remove(known).forgotten_by(loaded);
+        }
+        self.tell(index, Event::Replaced { pid });
+    }
+}

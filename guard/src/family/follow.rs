@@ -1,0 +1,97 @@
+//! The processes of a command that was started: which of them is measured from its first instruction?
+//!
+//! Until the first is found the collector says, image by image. From then on it is each that executes what that one did.
+
+use std::time::Duration;
+
+use super::{Covered, executable_of, watch};
+use crate::command::{Command, Step};
+use crate::error::GuardError;
+use crate::guard::{Guard, order};
+use crate::protocol::{Event, Reply, TargetId, Told};
+use crate::target::Target;
+
+/// How long one request waits for the command at most: signals and events have their turn then.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+impl Guard {
+    pub(crate) fn command(&mut self) -> Result<&mut Command, GuardError> {
+        self.command.as_mut().ok_or_else(|| order("no command was started"))
+    }
+
+    pub(crate) fn step_command(&mut self) -> Result<Reply, GuardError> {
+        Ok(match self.command()?.next(PATIENCE)? {
+            Step::Executed(pid) => Reply::Stepped { pid, executed: true, more: true },
+            Step::Mapped(pid) => Reply::Stepped { pid, executed: false, more: true },
+            step => Reply::Stepped { pid: 0, executed: false, more: step != Step::Over },
+        })
+    }
+
+    /// Lets a process of the command run, which is measured or not to be. Others that execute the same are covered as they
+    /// come, where children are followed.
+    pub(crate) fn release_command(&mut self, process: i32) -> Result<Reply, GuardError> {
+        let follow = self.plans.iter().any(|plan| plan.options.follow_forks);
+        let command = self.command()?;
+        command.release(process);
+        let pid = command.pid();
+        if !follow {
+            command.release_all();
+        }
+        let ready = match self.command.as_mut() {
+            Some(command) => command.ready()?,
+            None => return Ok(Reply::Done),
+        };
+        watch(&mut self.epoll, ready)?;
+        // As long as the command runs, more may come of it.
+        let Some(plan) = self.plans.first_mut() else { return Ok(Reply::Done) };
+        if !plan.processes.iter().any(|covered| covered.target.pid == pid) {
+            match Target::unchecked(TargetId(0), pid) {
+                Ok(target) => {
+                    watch(&mut self.epoll, target.pidfd())?;
+                    plan.processes.push(Covered::bare(target));
+                }
+                Err(_) => {
+                    let event = Event::Ended { pid, status: None };
+                    self.events.push_back(Told { plan: plan.id, event });
+                }
+            }
+        }
+        Ok(Reply::Done)
+    }
+
+    pub(crate) fn finish_command(&mut self, terminate: bool) -> Result<Reply, GuardError> {
+        let (badly, signal) = self.command()?.finish(terminate);
+        Ok(Reply::Finished { badly, signal })
+    }
+
+    /// Sees to what of the command has stopped.
+    pub(crate) fn follow_command(&mut self) {
+        // Before anything is measured it is the collector who looks.
+        if self.plans.iter().all(|plan| plan.processes.is_empty()) {
+            return;
+        }
+        while let Some(command) = &mut self.command {
+            match command.next(Duration::ZERO) {
+                Ok(Step::Executed(pid)) => self.meet(pid),
+                Ok(Step::Mapped(_)) => {}
+                // What cannot be traced any more has ended, or does so.
+                Ok(Step::Nothing | Step::Over) | Err(_) => return,
+            }
+        }
+    }
+
+    /// A process of the command executes another image, of which nothing has run.
+    fn meet(&mut self, pid: i32) {
+        let Ok(target) = Target::unchecked(TargetId(0), pid) else { return };
+        let executable = executable_of(&target);
+        let mut measured = false;
+        for index in 0..self.plans.len() {
+            if executable.is_some() && self.plans[index].executable == executable {
+                measured |= self.cover_child(index, pid);
+            }
+        }
+        if let Some(command) = self.command.as_mut().filter(|_| measured) {
+            command.release(pid);
+        }
+    }
+}
