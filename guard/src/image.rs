@@ -108,7 +108,7 @@ pub(crate) fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> R
         let what = text(format_args!("the instruction at {:#x}", site.offset));
         return Err(GuardError::ImageChanged { what });
     }
-    if cfg!(target_arch = "x86_64") && becomes_call(&found) {
+    if cfg!(target_arch = "x86_64") && becomes_call(&found, site.exit) {
         return bad("a nop that the kernel may overwrite with a call");
     }
     Ok(())
@@ -118,13 +118,15 @@ pub(crate) fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> R
 /// pointer, where the program may keep data: x86-64 instructions of five bytes that do nothing (`can_optimize` of
 /// arch/x86/kernel/uprobes.c, Linux 6.18 to 7.1; `insn_is_nop` of arch/x86/lib/insn-eval.c), and the beginning of the
 /// nop of ten bytes that later ones overwrite. The collector puts no site there; nothing else depends on its word.
-fn becomes_call(code: &[u8; CODE]) -> bool {
+fn becomes_call(code: &[u8; CODE], exit: bool) -> bool {
     let is_prefix =
         |byte: &&u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf2 | 0xf3);
     let prefixes = code.iter().take_while(is_prefix).count();
     match &code[prefixes..] {
         // nopl, jmp to what follows, mov of a register to itself.
-        [0x0f, 0x1f, ..] | [0xe9, 0, 0, 0, 0] | [0xeb, 0] | [0x89, 0xc0..=0xff] => true,
+        [0x0f, 0x1f, ..] | [0xeb, 0] | [0x89, 0xc0..=0xff] => true,
+        // A tail call leaves nothing below the stack pointer.
+        [0xe9, 0, 0, 0, 0] => !exit,
         [0x90, ..] => prefixes > 0,
         // lea of a register and a displacement of 0 in one byte, without and with a byte for an index.
         [0x8d, modrm, 0] => modrm >> 6 == 1 && modrm & 7 != 4,
@@ -182,7 +184,7 @@ mod tests {
             [0x48, 0x8d, 0x74, 0x26, 0],    // lea 0(%rsi), %rsi
             [0x67, 0x48, 0x8d, 0x76, 0],    // lea 0(%esi), %rsi
         ] {
-            assert!(becomes_call(&code), "{code:02x?}");
+            assert!(becomes_call(&code, false), "{code:02x?}");
         }
         for code in [
             [0x90, 0x90, 0x90, 0x90, 0x90], // nop
@@ -196,7 +198,9 @@ mod tests {
             [0xe8, 0, 0, 0, 0],             // call
             [0, 0, 0, 0, 0],
         ] {
-            assert!(!becomes_call(&code), "{code:02x?}");
+            assert!(!becomes_call(&code, false), "{code:02x?}");
         }
+        assert!(!becomes_call(&[0xe9, 0, 0, 0, 0], true), "a tail call");
+        assert!(becomes_call(&[0x0f, 0x1f, 0x44, 0, 0], true), "no exit is a nop");
     }
 }

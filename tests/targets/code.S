@@ -196,6 +196,15 @@ function tail_indirect_memory
 ends tail_indirect_memory
 
 /* Only a jump: entry and exit are the same instruction. */
+/* The jump that leaves is passed at every turn. */
+function leaves_a_loop_on_a_condition
+        mov %rsi, %rax
+1:      dec %rax
+        je tail_callee
+        inc %rdi
+        jmp 1b
+ends leaves_a_loop_on_a_condition
+
 function tail_only
         jmp tail_callee
 ends tail_only

@@ -26,6 +26,7 @@ typedef uint64_t function(uint64_t, uint64_t);
     X(tail_conditional, x % 2 ? x + 17 : x + 100)                                                  \
     X(tail_indirect, x + 102)                                                                      \
     X(tail_indirect_memory, x + 103)                                                               \
+    X(leaves_a_loop_on_a_condition, x + y + 99)                                                    \
     X(tail_only, x + 100)                                                                          \
     X(tail_or_return, x > 50 ? x + 50 : x + 18)                                                    \
     X(loops_to_entry, x + y + 19)                                                                  \
@@ -135,8 +136,8 @@ static void loop(int thread)
     EXPECT(#name, result, name(x, y));                                                             \
     oracle_add(&of_##name->returned, 1);
         CODE(RUN)
-        /* How often the others handed over to tail_callee: direct, twice indirect, only, and by case. */
-        uint64_t handed = 4 + (x % 2 == 0) + (x > 50);
+        /* How often the others handed over to tail_callee: direct, twice indirect, from a loop, only, and by case. */
+        uint64_t handed = 5 + (x % 2 == 0) + (x > 50);
         oracle_add(&of_tail_callee->calls, handed);
         oracle_add(&of_tail_callee->returned, handed);
         oracle_add(&of_fallen_into->calls, 1); /* by falls_through */

@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::elf::unwind::Unwind;
 use crate::limits::{COLD_PARTS, FUNCTION_BYTES};
 use crate::pack::{PackedFunction, PackedImage};
-use crate::sites::{self, Around, Part, Site, Sites, Surroundings};
+use crate::sites::{self, Around, Ends, Part, Site, Sites, Surroundings};
 use crate::source::read_exact;
 use crate::{Function, FunctionTable, Image, Language, ReadAt, Refusal};
 
@@ -34,6 +34,19 @@ impl<S: ReadAt> Image<S> {
     /// # Errors
     /// The reason why it cannot be probed soundly.
     pub fn sites(&self, table: &FunctionTable, function: &Function) -> Result<FunctionSites, Refusal> {
+        self.sites_by(table, function, Ends::AtExits)
+    }
+
+    /// Like [`Image::sites`], where it is known what tells the ends of calls.
+    ///
+    /// # Errors
+    /// The reason why it cannot be probed soundly.
+    pub fn sites_by(
+        &self,
+        table: &FunctionTable,
+        function: &Function,
+        ends: Ends,
+    ) -> Result<FunctionSites, Refusal> {
         if let Some(refusal) = self.refusal().or_else(|| function.refusal.clone()) {
             return Err(refusal);
         }
@@ -58,7 +71,7 @@ impl<S: ReadAt> Image<S> {
         let main = Part { address: function.start, bytes: &main };
         let around = Neighbourhood { image: self, table, unwind: OnceCell::new() };
         let sites = match function.language {
-            Language::Native => sites::find_in(self.arch(), main, &cold, &around),
+            Language::Native => sites::find_in(self.arch(), main, &cold, &around, ends),
             Language::Go => sites::golang::find(self.arch(), main, &around),
             Language::GoAssembly => sites::golang::find_assembly(self.arch(), main, &around),
         };

@@ -92,5 +92,5 @@ pub use pack::{Pack, PackError, PackedFunction, PackedImage};
 pub use pattern::{NamePattern, Pattern, PatternError, Wanted};
 pub use python::{Interpreter, PythonError, PythonPattern};
 pub use refusal::Refusal;
-pub use sites::{SiteKind, Stepping};
+pub use sites::{Ends, SiteKind, Stepping};
 pub use source::{ReadAt, boxed};

@@ -186,6 +186,15 @@ pub enum Refusal {
         /// ELF virtual address of the branch.
         address: u64,
     },
+    /// An exit that leaves on a condition lies in a loop: its probe would be hit at every turn.
+    #[error(
+        "the exit at 0x{address:x} depends on a condition and lies in a loop, so a probe there would be hit at every \
+         turn; use --returns uretprobe, or probe the function that calls it"
+    )]
+    ExitInLoop {
+        /// ELF virtual address of the branch that leaves.
+        address: u64,
+    },
     /// Exit by `retaa` or `retab`: the kernel cannot step over them.
     #[error(
         "the function returns by an authenticated return at 0x{address:x}, which the kernel cannot step over"
@@ -250,6 +259,7 @@ impl Refusal {
             Self::UnbalancedStack { .. } => "unbalanced-stack",
             Self::Entangled { .. } => "entangled",
             Self::RegisterBranch { .. } => "register-branch",
+            Self::ExitInLoop { .. } => "exit-in-loop",
             Self::AuthenticatedReturn { .. } => "authenticated-return",
             Self::SystemReturn { .. } => "system-return",
             Self::PlanDiffers { .. } => "plan-differs",

@@ -14,7 +14,8 @@
 //!    leaves, and what the targets of indirect jumps are made of. Jump tables are read where the caller lets them be
 //!    (`tables`), which it should: without it, fewer functions can be told to be sound.
 //! 3. Every return and every jump out is an exit (`exits`). A jump that leaves with the frame still standing leads to
-//!    a part that is not known, or is not understood: the part is looked for, or the function refused.
+//!    a part that is not known, or is not understood: the part is looked for, or the function refused. So is one whose
+//!    conditional exit lies in a loop (`loops`): a probe there is sound, but hit at every turn.
 //! 4. The entry slides to the first instruction that the kernel emulates (`entry`), as single-stepping costs many
 //!    times as much, but not past anything that matters.
 //!
@@ -35,6 +36,7 @@ pub(crate) mod confirm;
 mod entry;
 mod exits;
 pub(crate) mod golang;
+mod loops;
 mod tables;
 mod trace;
 mod transfer;
@@ -133,6 +135,15 @@ pub trait Surroundings {
     fn data_at(&self, address: u64, buffer: &mut [u8]) -> usize;
 }
 
+/// What tells the end of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ends {
+    /// Probes on the exit sites.
+    AtExits,
+    /// A probe on the return address: nothing is put on the exit sites, and loops may pass them.
+    AtReturnAddress,
+}
+
 /// Most cold parts that are found by following jumps.
 const FOUND_PARTS: usize = 16;
 
@@ -141,11 +152,12 @@ const FOUND_PARTS: usize = 16;
 /// # Errors
 /// The reason why it cannot be probed soundly.
 pub fn find(arch: Arch, main: Part<'_>, cold: &[Part<'_>]) -> Result<Sites, Refusal> {
-    search(arch, main, cold, None)
+    search(arch, main, cold, None, Ends::AtExits)
 }
 
 /// Like [`find`], with a view of the image around the function: jump tables are read, and cold parts that no symbol
-/// names are found by following jumps. More functions can be probed, and none wrongly for want of a part.
+/// names are found by following jumps. More functions can be probed, and none wrongly for want of a part. Where `ends`
+/// is [`Ends::AtReturnAddress`], exits that a loop passes do not matter.
 ///
 /// # Errors
 /// The reason why it cannot be probed soundly.
@@ -154,8 +166,9 @@ pub fn find_in(
     main: Part<'_>,
     cold: &[Part<'_>],
     surroundings: &dyn Surroundings,
+    ends: Ends,
 ) -> Result<Sites, Refusal> {
-    search(arch, main, cold, Some(surroundings))
+    search(arch, main, cold, Some(surroundings), ends)
 }
 
 fn search(
@@ -163,6 +176,7 @@ fn search(
     main: Part<'_>,
     cold: &[Part<'_>],
     surroundings: Option<&dyn Surroundings>,
+    ends: Ends,
 ) -> Result<Sites, Refusal> {
     let mut found: Vec<Around> = Vec::new();
     for _ in 0..=FOUND_PARTS {
@@ -181,6 +195,10 @@ fn search(
             None => {
                 let exits = exits.sites()?;
                 let entry = entry::entry(&code, &exits.by_table, &exits.sites)?;
+                // Last, because whoever reads it may have the exits left alone.
+                if ends == Ends::AtExits {
+                    loops::check(&code, &exits.jumps, &exits.sites)?;
+                }
                 return Ok(Sites { entry, exits: exits.sites });
             }
         }

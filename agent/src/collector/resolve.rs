@@ -9,10 +9,10 @@ use std::path::Path;
 use edgelat_bpf::layout::{
     SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_GOROUTINE, SITE_MAYBE, SITE_PYTHON, SITE_RETURN,
 };
-use edgelat_guard::protocol::{ImageId, MappedImage, PlanSite, TargetFile};
+use edgelat_guard::protocol::{ImageId, MappedImage, PlanSite, Returns, TargetFile};
 use edgelat_guard::{GuardError, Line};
 use edgelat_image::{
-    DebugFiles, FindError, FunctionTable, Glob, Image, ImageError, Interpreter, Origin, Pack, Pattern,
+    DebugFiles, Ends, FindError, FunctionTable, Glob, Image, ImageError, Interpreter, Origin, Pack, Pattern,
     Progress, PythonError, PythonPattern, ReadAt, SiteKind, Stepping,
 };
 
@@ -186,6 +186,8 @@ pub struct Context<'a> {
     pub packs: &'a [Pack],
     /// Globs of paths of images that are never probed.
     pub unprobed: &'a [String],
+    /// What is to tell the ends of calls.
+    pub returns: Returns,
     /// Told how far the reading of an image is.
     pub progress: &'a mut dyn FnMut(&str, Progress),
 }
@@ -342,6 +344,10 @@ fn search(
         .functions(&debug_files, &mut |progress| (context.progress)(&name, progress))
         .map_err(image_error)?;
 
+    let ends = match context.returns {
+        Returns::Ret => Ends::AtExits,
+        Returns::Uretprobe => Ends::AtReturnAddress,
+    };
     let mut known = BTreeMap::new();
     let mut taken = BTreeSet::new();
     for pattern in patterns {
@@ -359,7 +365,7 @@ fn search(
                 probed = true;
                 continue;
             }
-            match image.sites(&table, &function) {
+            match image.sites_by(&table, &function, ends) {
                 Ok(sites) => {
                     probed = true;
                     taken.insert(range);

@@ -189,6 +189,7 @@ impl Session {
             debug_dirs: &sources.debug_dirs,
             packs: &sources.packs,
             unprobed: &wanted.unprobed,
+            returns: wanted.plan.returns,
             progress: &mut |image, at| notices.progress(image, at),
         };
         let resolved = resolve::resolve(line, &self.target, patterns, &mut context)?;

@@ -1,7 +1,7 @@
 //! Every way a function may start, loop and end: counted right, or refused with a reason.
 
 use edgelat_tests::machine::Turn;
-use edgelat_tests::{edgelat, target};
+use edgelat_tests::{Session, Target, edgelat, target};
 
 use crate::counts::exact;
 
@@ -39,6 +39,7 @@ const SOUND: &[&str] = &[
 const DOUBTFUL: &[&str] = &[
     "ends_with_ret_imm",
     "tail_conditional",
+    "leaves_a_loop_on_a_condition",
     "tail_indirect",
     "tail_indirect_memory",
     "tail_only",
@@ -113,6 +114,23 @@ fn a_function_without_a_way_out_is_refused_with_a_reason() {
     let (_, probeable, reason) = list.iter().find(|(n, ..)| n == "never_returns").unwrap();
     assert!(!probeable);
     assert!(reason.as_ref().is_some_and(|r| !r.is_empty()));
+}
+
+/// A trap for each turn of a loop is a price that no count of calls shows.
+#[test]
+fn an_exit_in_a_loop_is_refused_unless_nothing_is_put_on_it() {
+    let _turn = Turn::shared();
+    let name = "leaves_a_loop_on_a_condition";
+    let list = listed("shapes");
+    let (_, probeable, reason) = list.iter().find(|(n, ..)| n == name).unwrap();
+    assert_eq!((*probeable, reason.as_deref()), (false, Some("exit-in-loop")));
+    let mut target = Target::start("shapes", &["--calls", "300"]);
+    let session = Session::with(&target, &["--returns", "uretprobe"], &[name]);
+    target.go();
+    let oracle = target.end();
+    let report = session.end();
+    report.agrees_with(&oracle);
+    assert_eq!(report.functions.len(), 1);
 }
 
 /// The two halves of the same image together: a tail call ends one function where the next begins.

@@ -54,6 +54,12 @@ impl Step {
     pub(crate) const fn end(&self) -> u64 {
         self.address.wrapping_add(self.length as u64)
     }
+
+    /// A jump to what follows in five bytes (x86-64), which some kernels overwrite with a call as they do with a nop of
+    /// that length. The call writes below the stack pointer, where nothing is kept only if the function leaves by it.
+    pub(crate) fn is_long_nop(&self) -> bool {
+        self.length == 5 && self.flow == Flow::Jump(self.end())
+    }
 }
 
 /// Where control goes after an instruction.

@@ -2,9 +2,10 @@
 //!
 //! A pack brings sites that were found where all symbols are. What could do harm is checked again here, by decoding the
 //! same bytes: a site stands on an instruction, the instruction is one that ends a call where it is said to be an exit,
-//! and nothing that a probe must not pass stands between the start and the entry.
+//! nothing that a probe must not pass stands between the start and the entry, and no loop hits an exit at every turn.
 
 use super::entry::PASSED;
+use super::loops;
 use super::{Part, Site, SiteKind, Sites, Stepping};
 use crate::decode::{Code, Flow, Probing, Step};
 use crate::{Arch, Refusal};
@@ -12,7 +13,8 @@ use crate::{Arch, Refusal};
 /// `sites` with the cost of their probes told by this code, whose main part comes first.
 ///
 /// # Errors
-/// [`Refusal::PlanDiffers`] where a site does not fit the code, or why the code cannot be decoded.
+/// [`Refusal::PlanDiffers`] where a site does not fit the code, [`Refusal::ExitInLoop`], or why the code cannot be
+/// decoded.
 pub(crate) fn confirm(arch: Arch, parts: &[Part<'_>], sites: Sites) -> Result<Sites, Refusal> {
     let code = Code::decode(arch, parts)?;
     let differs = |site: &Site| Refusal::PlanDiffers { address: site.address };
@@ -27,6 +29,7 @@ pub(crate) fn confirm(arch: Arch, parts: &[Part<'_>], sites: Sites) -> Result<Si
         Some(step) if is_exit(&code, step, &exit) => checked(exit, step),
         _ => Err(differs(&exit)),
     };
+    loops::check(&code, &loops::Jumps::new(), &sites.exits)?;
     Ok(Sites {
         entry: checked(sites.entry, &code.steps[entry])?,
         exits: sites.exits.into_iter().map(exit).collect::<Result<_, Refusal>>()?,
@@ -39,6 +42,7 @@ fn is_entry(code: &Code, index: usize) -> bool {
         return false;
     };
     passed.len() <= PASSED + 1
+        && passed.last().is_some_and(|entry| !entry.is_long_nop())
         && passed.windows(2).all(|pair| pair[0].passable && pair[0].end() == pair[1].address)
 }
 

@@ -42,7 +42,7 @@ pub(super) fn entry_among(
             break;
         }
         match step.probing {
-            _ if !once(step) => {}
+            _ if !once(step) || step.is_long_nop() => {}
             Probing::Emulated => {
                 best = Some((step, Stepping::Emulated));
                 break;

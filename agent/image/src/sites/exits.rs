@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::loops::Jumps;
 use super::tables::{Tables, Targets};
 use super::trace::{Ending, Reached, Target, Trace, landing, trace};
 use super::value::Balance;
@@ -37,6 +38,8 @@ pub(super) struct Exits {
     refusal: Option<Refusal>,
     /// Indices of instructions that jumps through tables may lead to.
     by_table: Vec<usize>,
+    /// Jumps that stay inside, and where they lead as far as it is known.
+    jumps: Jumps,
 }
 
 /// Exits that are sound, all of them.
@@ -46,6 +49,8 @@ pub(super) struct Checked {
     pub(super) sites: Vec<Site>,
     /// Indices of instructions that jumps through tables may lead to.
     pub(super) by_table: Vec<usize>,
+    /// Jumps that stay inside, and where they lead as far as it is known.
+    pub(super) jumps: Jumps,
 }
 
 impl Exits {
@@ -61,7 +66,7 @@ impl Exits {
         match self.refusal {
             Some(refusal) => Err(refusal),
             None if self.sites.is_empty() => Err(Refusal::NoExit),
-            None => Ok(Checked { sites: self.sites, by_table: self.by_table }),
+            None => Ok(Checked { sites: self.sites, by_table: self.by_table, jumps: self.jumps }),
         }
     }
 
@@ -80,6 +85,7 @@ pub(super) fn exits(code: &Code, tables: &Tables<'_>) -> Result<Exits, Refusal> 
         beyond_tables: Vec::new(),
         refusal: None,
         by_table: Vec::new(),
+        jumps: Jumps::new(),
     };
     for ending in &trace.endings {
         if let Some(step) = code.steps.get(ending.step) {
@@ -147,6 +153,7 @@ fn add(code: &Code, tables: &Tables<'_>, trace: &Trace, ending: &Ending, step: &
                     exits.by_table.extend_from_slice(&steps);
                 }
                 exits.beyond_tables.extend(next);
+                exits.jumps.insert(ending.step, steps);
             }
             Direction::Out => exit(code, ending.step, SiteKind::TailJump, None, false, exits),
             Direction::Unclear => exits.refuse(Refusal::IndirectJump { address }),

@@ -32,7 +32,7 @@
 use std::borrow::Cow;
 
 use super::tables::Tables;
-use super::{Part, Site, SiteKind, Sites, Stepping, Surroundings, entry, exits};
+use super::{Ends, Part, Site, SiteKind, Sites, Stepping, Surroundings, entry, exits, loops};
 use crate::decode::{Code, Flow, Probing};
 use crate::{Arch, Refusal};
 
@@ -76,6 +76,7 @@ pub(crate) fn find(arch: Arch, main: Part<'_>, surroundings: &dyn Surroundings) 
             arch != Arch::Aarch64 || !step.effect.writes(ASSEMBLERS_REGISTER)
         })?,
     };
+    loops::check(&code, &found.jumps, &found.sites)?;
     let on_goroutine = |site| Site { goroutine: true, ..site };
     Ok(Sites { entry: on_goroutine(entry), exits: found.sites.into_iter().map(on_goroutine).collect() })
 }
@@ -92,7 +93,7 @@ pub(crate) fn find_assembly(
     if let Some(call) = calls {
         return Err(Refusal::GoAssembly { address: call.address });
     }
-    super::find_in(arch, part, &[], surroundings)
+    super::find_in(arch, part, &[], surroundings, Ends::AtExits)
 }
 
 /// The linker fills the space up to the next function: with `int3` on x86-64, which is an instruction like others, and

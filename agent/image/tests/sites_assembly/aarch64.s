@@ -198,6 +198,34 @@ leaves_on_bit.refused.register_branch:
     ret
     end leaves_on_bit
 
+// A loop whose exit leaves on a condition hits its probe at every turn.
+    function conditional_exit_in_a_loop
+conditional_exit_in_a_loop.refused.exit_in_loop:
+    cmp x0, #0
+    b.eq 2f
+1:  ldr x2, [x0, #8]
+    cmp x2, x1
+    b.eq outside
+    ldr x0, [x0]
+    cbnz x0, 1b
+2:  mov x0, #0
+    ret
+    end conditional_exit_in_a_loop
+
+    function conditional_exit_between_loops
+conditional_exit_between_loops.entry.s:
+    mov x2, x0
+1:  subs x2, x2, #1
+    b.ne 1b
+    cmp x1, #0
+conditional_exit_between_loops.tail.c0:
+    b.eq outside
+2:  subs x1, x1, #1
+    b.ne 2b
+conditional_exit_between_loops.ret:
+    ret
+    end conditional_exit_between_loops
+
     function leaves_with_a_frame
 leaves_with_a_frame.refused.unbalanced_stack:
     sub sp, sp, #32

@@ -127,6 +127,12 @@ only_a_nop_of_five.refused.unsteppable:
     ret
     end only_a_nop_of_five
 
+    function only_a_jump_to_what_follows
+only_a_jump_to_what_follows.refused.unsteppable:
+    .byte 0xe9, 0, 0, 0, 0
+    ret
+    end only_a_jump_to_what_follows
+
 # Each of these is five bytes that do nothing, which newer kernels take for a nop as well.
     function past_all_that_do_nothing
     .byte 0x48, 0x8d, 0x74, 0x26, 0x00

@@ -117,11 +117,91 @@ tail_call_after_alignment.tail:
     jmp outside
     end tail_call_after_alignment
 
-# To what follows directly: newer kernels take it for a nop, and some overwrite that with a call.
-    function tail_call_to_what_follows
-tail_call_to_what_follows.refused.unsteppable:
+# A loop whose exit leaves on a condition hits its probe at every turn.
+    function conditional_exit_in_a_loop
+conditional_exit_in_a_loop.refused.exit_in_loop:
+    test %rdi, %rdi
+    je 2f
+1:  cmp %rsi, 8(%rdi)
+    je outside
+    mov (%rdi), %rdi
+    test %rdi, %rdi
+    jne 1b
+2:  xor %eax, %eax
+    ret
+    end conditional_exit_in_a_loop
+
+# The same where the exit itself jumps back when it does not leave.
+    function exit_before_a_jump_back
+exit_before_a_jump_back.refused.exit_in_loop:
+    xor %eax, %eax
+1:  mov (%rdi), %rdi
+    cmp %rsi, (%rdi)
+    jb 1b
+    jg outside
+    jmp 1b
+    end exit_before_a_jump_back
+
+# Through a table.
+    function exit_in_a_loop_by_table
+exit_in_a_loop_by_table.refused.exit_in_loop:
     push %rbx
     pop %rbx
+1:  lea 9f(%rip), %rdx
+    inc %rdi
+    and $1, %edi
+    movslq (%rdx,%rdi,4), %rax
+    add %rdx, %rax
+    jmp *%rax
+2:  cmp %rsi, %rdi
+    je outside
+    jmp 1b
+3:  ret
+    .section .rodata
+    .balign 4
+9:  .long 2b - 9b
+    .long 3b - 9b
+    .long 0
+    .text
+    end exit_in_a_loop_by_table
+
+# Loops before and behind it, none around it.
+    function conditional_exit_between_loops
+conditional_exit_between_loops.entry.s:
+    mov %rdi, %rax
+1:  dec %rax
+    jne 1b
+    test %rsi, %rsi
+conditional_exit_between_loops.tail.c4:
+    je outside
+2:  dec %rsi
+    jne 2b
+conditional_exit_between_loops.ret:
+    ret
+    end conditional_exit_between_loops
+
+# A loop that is left by exits without a condition.
+    function plain_exits_of_a_loop
+plain_exits_of_a_loop.entry.s:
+    mov %rdi, %rax
+1:  cmp %rax, %rsi
+    je 2f
+    dec %rax
+    jne 1b
+plain_exits_of_a_loop.ret:
+    ret
+2:
+plain_exits_of_a_loop.tail:
+    jmp outside
+    end plain_exits_of_a_loop
+
+# To what follows directly: newer kernels take it for a nop, and some overwrite that with a call. Nothing that is needed
+# is below the stack pointer then.
+    function tail_call_to_what_follows
+tail_call_to_what_follows.entry.e:
+    push %rbx
+    pop %rbx
+tail_call_to_what_follows.tail:
     .byte 0xe9, 0, 0, 0, 0
     end tail_call_to_what_follows
 

@@ -94,6 +94,7 @@ fn of_target(line: &mut Line, target: &TargetConfig, config: &Config, sources: &
                 debug_dirs: &sources.debug_dirs,
                 packs: &sources.packs,
                 unprobed: &config.agent.unprobed_images,
+                returns: target.returns,
                 progress: &mut |_, _| (),
             };
             let resolved = match target.functions.is_empty() {

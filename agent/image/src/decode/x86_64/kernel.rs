@@ -20,7 +20,8 @@
 //!   function, before the function has stored anything. But bytes do not tell which instruction is the first one:
 //!   assembly has entries inside other functions, and a pack or a plan may be forged. So no site stands on a nop of
 //!   several bytes, nor on anything else of five bytes that does nothing; the entry slides past them. Nothing is
-//!   lost by it: kernels before 6.18 single-step such a nop like the instruction behind it.
+//!   lost by it: kernels before 6.18 single-step such a nop like the instruction behind it. Only a `jmp` to what
+//!   follows may be an exit: a tail call leaves nothing below the stack pointer.
 
 use super::encoding::{Encoding, Map};
 use crate::decode::Probing;
@@ -88,7 +89,6 @@ fn risky(encoding: &Encoding, bytes: &[u8]) -> bool {
         (Map::Two, 0xa1 | 0xa9) => true,
         // jmp over 8 bytes, and what else does nothing in five bytes: see the head of this file.
         (Map::One, 0xeb) => bytes.last() == Some(&8) || bytes.len() == 5,
-        (Map::One, 0xe9) => matches!(bytes, [_, 0, 0, 0, 0]),
         // mov of a register to itself, lea of a register and nothing more.
         (Map::One, 0x89) => bytes.len() == 5 && encoding.modrm >= Some(0xc0),
         (Map::One, 0x8d) => {
@@ -128,6 +128,7 @@ mod tests {
             &[0x0f, 0x84, 0, 1, 0, 0], // je, long
             &[0xeb, 0x10],             // jmp
             &[0xe9, 0, 1, 0, 0],       // jmp, long
+            &[0xe9, 0, 0, 0, 0],       // jmp to what follows: see Step::is_long_nop
             &[0xf2, 0xe9, 0, 1, 0, 0], // bnd jmp
             &[0xe8, 0, 1, 0, 0],       // call
             &[0x90],                   // nop
@@ -178,7 +179,6 @@ mod tests {
             &[0x66, 0x0f, 0x1f, 0x40, 0],                   // with another one
             &[0x66, 0x0f, 0x1f, 0x44, 0, 0],                // nopw of six bytes
             &[0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0], // of ten bytes: may become lea and call
-            &[0xe9, 0, 0, 0, 0],                            // jmp to what follows: may become a call
             &[0x67, 0x67, 0x67, 0xeb, 0],                   // the short one in five bytes
             &[0x67, 0x67, 0x48, 0x89, 0xf6],                // mov %rsi, %rsi in five bytes
             &[0x48, 0x8d, 0x74, 0x26, 0],                   // lea 0(%rsi), %rsi in five bytes

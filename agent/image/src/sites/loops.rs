@@ -1,0 +1,63 @@
+//! Exits that a loop passes.
+//!
+//! A conditional exit leaves only where its condition holds, but its probe is hit either way. Outside of a loop that
+//! makes one hit a call at most. On a cycle of the flow graph it makes one hit a turn: a search through a list that
+//! ends in a conditional tail call costs a trap for each element, and no count of calls tells how many.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use super::Site;
+use super::trace::landing;
+use crate::Refusal;
+use crate::decode::{Code, Flow, Step};
+
+/// Most instructions that are visited for all exits of a function together. It bounds the time; real functions have
+/// few conditional exits, and need some thousand.
+const VISITS: usize = 1 << 22;
+
+/// Where jumps through tables lead, by the index of the jump.
+pub(super) type Jumps = BTreeMap<usize, Rc<[usize]>>;
+
+/// Refuses a conditional exit that a call may pass more than once. More than is followed counts as that, too.
+pub(super) fn check(code: &Code, jumps: &Jumps, exits: &[Site]) -> Result<(), Refusal> {
+    let labels: Vec<usize> = code.references.iter().filter_map(|reference| code.at(reference.to)).collect();
+    let mut visits = 0;
+    let mut seen_for = vec![0; code.steps.len()];
+    let conditional = exits.iter().filter(|exit| exit.condition.is_some());
+    for (number, exit) in (1u32..).zip(conditional) {
+        let Some(index) = code.at(exit.address) else { continue };
+        let mut work = vec![index];
+        while let Some(step) = work.pop() {
+            let next = successors(code, jumps, exits, &labels, step);
+            visits += 1 + next.len();
+            if next.contains(&index) || visits > VISITS {
+                return Err(Refusal::ExitInLoop { address: exit.address });
+            }
+            // An index beyond the end is no instruction.
+            work.extend(next.into_iter().filter(|&next| {
+                seen_for.get_mut(next).is_some_and(|seen| std::mem::replace(seen, number) != number)
+            }));
+        }
+    }
+    Ok(())
+}
+
+/// The indices of the instructions that may run after another one.
+fn successors(code: &Code, jumps: &Jumps, exits: &[Site], labels: &[usize], index: usize) -> Vec<usize> {
+    let Some(step) = code.steps.get(index) else { return Vec::new() };
+    let follows = |next: &Step| next.address == step.end();
+    let next = code.steps.get(index + 1).filter(|next| follows(next)).map(|_| index + 1);
+    match step.flow {
+        Flow::Next | Flow::Call(_) => Vec::from_iter(next),
+        Flow::Jump(target) => Vec::from_iter(landing(code, target)),
+        Flow::Branch { target, .. } => landing(code, target).into_iter().chain(next).collect(),
+        // One that leaves is an exit. Where a table is not known, it leads to labels whose address is taken.
+        Flow::Indirect(_) => match jumps.get(&index) {
+            Some(targets) if !targets.is_empty() => targets.to_vec(),
+            _ if exits.iter().any(|exit| exit.address == step.address) => Vec::new(),
+            _ => labels.to_vec(),
+        },
+        Flow::Return | Flow::Stop | Flow::AuthenticatedReturn | Flow::SystemReturn => Vec::new(),
+    }
+}
