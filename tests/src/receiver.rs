@@ -27,6 +27,8 @@ pub enum Reply {
     HangUp,
     /// Answers with this status, and what it asks for in Retry-After.
     Status(u16, Option<&'static str>),
+    /// Answers as something does that is no receiver: this status, this type, this body.
+    Page(u16, &'static str, &'static str),
     /// Has a Prometheus on this port take it, and says what that says.
     PassOn(u16),
     /// Takes it, and says that so many points of it were refused, and why.
@@ -159,7 +161,7 @@ fn serve(mut stream: impl Read + Write, state: &Mutex<State>) {
             }
             false => body,
         });
-        if !matches!(reply, Reply::Status(..) | Reply::PassOn(_)) {
+        if !matches!(reply, Reply::Status(..) | Reply::Page(..) | Reply::PassOn(_)) {
             state.lock().expect("state").books.take(&points);
         }
         let answer = match reply {
@@ -174,6 +176,11 @@ fn serve(mut stream: impl Read + Write, state: &Mutex<State>) {
                 (status, said) => response(status, None, &said),
             },
             Reply::Status(status, after) => response(status, after, b"as the test wants it"),
+            Reply::Page(status, kind, body) => format!(
+                "HTTP/1.1 {status} OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+            .into_bytes(),
             Reply::Partly(rejected, message) => {
                 let (mut partial, mut body) = (Vec::new(), Vec::new());
                 edgelat_protobuf::number(&mut partial, 1, rejected);

@@ -292,8 +292,9 @@ impl Post for Client {
         if let Err(error) = response.body_mut().as_reader().take(ANSWER_BYTES).read_to_end(&mut answer) {
             return later(format!("the answer was cut off: {}", in_words(&error)));
         }
-        let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
-        judge(response.status().as_u16(), retry_after, &answer, SystemTime::now())
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let (content_type, retry_after) = (header("content-type"), header("retry-after"));
+        judge(response.status().as_u16(), content_type, retry_after, &answer, SystemTime::now())
     }
 }
 

@@ -309,6 +309,43 @@ pub fn response(message: &[u8]) -> Result<Partial, Malformed> {
     Ok(partial)
 }
 
+/// The same where nothing says that it is one: with fields that are known, and no others.
+pub fn known_response(message: &[u8]) -> Option<Partial> {
+    for field in Fields::of(message) {
+        let (1, Value::Bytes(inner)) = field.ok()? else { return None };
+        let known = |field| matches!(field, Ok((1, Value::Number(_)) | (2, Value::Bytes(_))));
+        if !Fields::of(inner).all(known) {
+            return None;
+        }
+    }
+    response(message).ok()
+}
+
+/// The same in JSON (OTLP, *JSON Protobuf Encoding*), by the names of either spelling, and no others.
+pub fn response_json(text: &[u8]) -> Option<Partial> {
+    let serde_json::Value::Object(response) = serde_json::from_slice(text).ok()? else { return None };
+    let mut partial = Partial::default();
+    for (name, value) in &response {
+        let inner = match (name.as_str(), value) {
+            ("partialSuccess" | "partial_success", serde_json::Value::Object(inner)) => inner,
+            ("partialSuccess" | "partial_success", serde_json::Value::Null) => continue,
+            _ => return None,
+        };
+        for (name, value) in inner {
+            match name.as_str() {
+                "rejectedDataPoints" | "rejected_data_points" => {
+                    // An int64 is a text in JSON, and a number of some programs.
+                    let rejected = value.as_i64().or_else(|| value.as_str()?.parse().ok())?;
+                    partial.rejected = u64::try_from(rejected).unwrap_or(0);
+                }
+                "errorMessage" | "error_message" => partial.message = readable(value.as_str()?.as_bytes()),
+                _ => return None,
+            }
+        }
+    }
+    Some(partial)
+}
+
 /// A text of a stranger in one line, as far as it fits.
 pub fn readable(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(&text[..text.len().min(MESSAGE_BYTES)]);

@@ -38,15 +38,32 @@ pub enum Answer {
     },
 }
 
-/// Understands the answer to a request.
+/// Understands the answer to a request. A success counts only where it is an answer of OTLP: a portal that wants a login first,
+/// or a web server, answers everything with 200 and a page of its own.
 ///
 /// Only 429, 502, 503 and 504 are retried, as the specification has it. What has nothing to do with what was sent (a password
 /// that is wrong, a path that is not there) is no reason either to give up the intervals that were sent: they stay.
-pub fn judge(status: u16, retry_after: Option<&str>, body: &[u8], now: SystemTime) -> Answer {
+pub fn judge(
+    status: u16,
+    content_type: Option<&str>,
+    retry_after: Option<&str>,
+    body: &[u8],
+    now: SystemTime,
+) -> Answer {
     let message = || readable(body);
     match status {
-        // What is no response of OTLP is one of a receiver that says nothing.
-        200..=299 => Answer::Taken(otlp::response(body).unwrap_or_default()),
+        200..=299 => accepted(content_type, body).map_or_else(
+            || Answer::Later {
+                reason: format!(
+                    "status {status} with {}, which is no answer of an OTLP receiver; look at `endpoint`, or log in where the network asks for it",
+                    readable(content_type.unwrap_or("a body without a type").as_bytes())
+                ),
+                after: None,
+            },
+            Answer::Taken,
+        ),
+        // RFC 6585, 6: the same, from a portal that says so.
+        511 => Answer::Later { reason: "status 511: the network wants a login first".to_owned(), after: None },
         429 | 502 | 503 | 504 => Answer::Later {
             reason: format!("status {status}"),
             after: retry_after.and_then(|text| wait(text, now)),
@@ -68,6 +85,20 @@ pub fn judge(status: u16, retry_after: Option<&str>, body: &[u8], now: SystemTim
             message: "the proxy does not let us through; look at `proxy`".to_owned(),
         },
         _ => Answer::Refused { status, message: message() },
+    }
+}
+
+/// What a receiver says that took a request; `None` where it is no receiver of OTLP. It answers in the format of the request,
+/// with no field at all if all was taken (OTLP/HTTP, *Response*); some answer in JSON, or say no type.
+fn accepted(content_type: Option<&str>, body: &[u8]) -> Option<Partial> {
+    if body.is_empty() {
+        return Some(Partial::default());
+    }
+    let kind = content_type.and_then(|text| text.split(';').next()).unwrap_or_default().trim();
+    match kind.to_ascii_lowercase().as_str() {
+        "application/x-protobuf" | "application/protobuf" => otlp::response(body).ok(),
+        "text/html" | "application/xhtml+xml" => None,
+        _ => otlp::response_json(body).or_else(|| otlp::known_response(body)),
     }
 }
 
@@ -126,9 +157,9 @@ mod tests {
     #[test]
     fn only_what_the_specification_names_is_sent_again() {
         for status in 200..=599 {
-            let answer = judge(status, None, b"", now());
+            let answer = judge(status, None, None, b"", now());
             let later = matches!(answer, Answer::Later { .. });
-            assert_eq!(later, [429, 502, 503, 504].contains(&status), "{status}");
+            assert_eq!(later, [429, 502, 503, 504, 511].contains(&status), "{status}");
             assert_eq!(matches!(answer, Answer::Taken(_)), status < 300, "{status}");
             let barred = matches!(answer, Answer::Barred { .. });
             assert_eq!(barred, (300..400).contains(&status) || [401, 403, 404, 405, 407].contains(&status));
@@ -152,19 +183,69 @@ mod tests {
         ] {
             assert_eq!(wait(text, now()), expected, "{text}");
         }
-        let answer = judge(429, Some("7"), b"", now());
+        let answer = judge(429, None, Some("7"), b"", now());
         assert!(matches!(answer, Answer::Later { after: Some(after), .. } if after.as_secs() == 7));
     }
 
     #[test]
     fn what_was_not_taken_of_a_request_is_said_once_and_not_sent_again() {
         let response = b"\x0a\x12\x08\x03\x12\x0eout of\nbounds!";
-        let Answer::Taken(partial) = judge(200, None, response, now()) else { panic!() };
+        let Answer::Taken(partial) = judge(200, None, None, response, now()) else { panic!() };
         assert_eq!(partial, Partial { rejected: 3, message: "out of bounds!".to_owned() });
-        assert_eq!(judge(200, None, b"<html>", now()), Answer::Taken(Partial::default()));
         // Less than none.
         let negative = b"\x0a\x0b\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01";
-        assert_eq!(judge(200, None, negative, now()), Answer::Taken(Partial::default()));
+        assert_eq!(judge(200, None, None, negative, now()), Answer::Taken(Partial::default()));
+    }
+
+    #[test]
+    fn a_success_counts_only_where_it_is_an_answer_of_otlp() {
+        let three = Partial { rejected: 3, message: "old".to_owned() };
+        let protobuf = &b"\x0a\x07\x08\x03\x12\x03old"[..];
+        let json = br#"{"partialSuccess": {"rejectedDataPoints": "3", "errorMessage": "old"}}"#;
+        for (content_type, body, expected) in [
+            (None, &b""[..], Partial::default()),
+            (Some("text/html"), b"", Partial::default()),
+            (Some("application/x-protobuf"), protobuf, three.clone()),
+            // A field that is newer than this program.
+            (Some("Application/X-Protobuf; a=b"), b"\x10\x01", Partial::default()),
+            (None, protobuf, three.clone()),
+            (Some("application/octet-stream"), b"\x0a\0", Partial::default()),
+            (Some("application/json"), json, three.clone()),
+            (Some("application/json; charset=utf-8"), b" {}\n", Partial::default()),
+            (
+                Some("text/plain"),
+                br#"{"partial_success":{"rejected_data_points":3,"error_message":"old"}}"#,
+                three,
+            ),
+            (Some("application/json"), br#"{"partialSuccess":null}"#, Partial::default()),
+        ] {
+            for status in [200, 202, 204] {
+                let answer = judge(status, content_type, None, body, now());
+                assert_eq!(answer, Answer::Taken(expected.clone()), "{content_type:?} {body:?}");
+            }
+        }
+        for (content_type, body) in [
+            (Some("text/html"), &b"<html>log in</html>"[..]),
+            (Some("text/html; charset=utf-8"), protobuf),
+            (None, b"<html>log in</html>"),
+            (None, b"ok"),
+            (Some("text/plain"), b"ok\n"),
+            (Some("application/x-protobuf"), b"<html>"),
+            (Some("application/json"), b"{\"login\":\"http://portal/\"}"),
+            (Some("application/json"), br#"{"partialSuccess":{"rejectedDataPoints":"many"}}"#),
+            (Some("application/json"), b"[]"),
+            (Some("application/json"), b"{"),
+            (None, b"\x10\x01"),
+            (None, b"\x0a\x02\x18\x01"),
+        ] {
+            for status in [200, 203, 206] {
+                let answer = judge(status, content_type, None, body, now());
+                let Answer::Later { reason, after: None } = answer else {
+                    panic!("{content_type:?}: {answer:?}")
+                };
+                assert!(reason.contains("endpoint") && reason.contains(&status.to_string()), "{reason}");
+            }
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use edgelat_upload::otlp::{MESSAGE_BYTES, response};
+use edgelat_upload::otlp::{MESSAGE_BYTES, response, response_json};
 use edgelat_upload::retry::{judge, wait};
 use edgelat_upload::{Answer, Cursor};
 use libfuzzer_sys::fuzz_target;
@@ -21,8 +21,14 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(time <= Duration::from_secs(24 * 3_600));
     }
     for status in [200, 400, 429] {
-        let answer = judge(status, Some(&text), bytes, now);
-        assert_eq!(matches!(answer, Answer::Taken(_)), status == 200);
+        for content_type in [None, Some("application/x-protobuf"), Some("application/json"), Some("text/html")] {
+            let answer = judge(status, content_type, Some(&text), bytes, now);
+            let taken = matches!(answer, Answer::Taken(_));
+            assert!(status == 200 || !taken);
+            assert!(!taken || bytes.is_empty() || response(bytes).is_ok() || response_json(bytes).is_some());
+            assert!(!taken || bytes.is_empty() || content_type != Some("text/html"), "a page is no answer");
+        }
+        judge(status, Some(&text), None, bytes, now);
     }
     let file = format!("edgelat upload 1\n{text}");
     let sum = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI).checksum(file.as_bytes());

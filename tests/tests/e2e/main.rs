@@ -42,5 +42,6 @@ mod stops;
 mod upgrades;
 mod upload;
 mod upload_by_hand;
+mod upload_portal;
 mod uretprobes;
 mod wrappers;
