@@ -100,6 +100,15 @@ pub fn seconds(text: &str) -> Option<Duration> {
     Some(Duration::new(digits(whole)?, nanoseconds as u32))
 }
 
+/// What [`host_name`] takes.
+pub const HOST_WANTED: &str = "the name of a host, such as \"box.lan\"";
+
+/// Whether a text can be the name of a host (RFC 1123, 2.1), without a port.
+pub fn host_name(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    (1..=253).contains(&text.len()) && text.bytes().all(fits)
+}
+
 /// A number without a sign, of up to nine decimals.
 pub fn decimal(text: &str) -> Option<f64> {
     Some(seconds(text)?.as_secs_f64())

@@ -1,13 +1,22 @@
 //! As much of HTTP/1.1 as a scraper needs: GET and HEAD of two pages, over connections that stay open.
 //!
 //! Whoever can reach the port can send anything, so that everything has a bound: bytes and time of a request, time of an
-//! answer, connections at once. What asks for more is told so and closed.
+//! answer, connections at once. What asks for more is told so and closed. Where all places are taken, the one that has been
+//! silent for longest makes room (`places`), so that connections that ask for nothing keep nobody out.
+//!
+//! A page in a browser can have a name of its own lead to this address (DNS rebinding) and read what is answered. So a
+//! request must name an address, `localhost`, or a name that was allowed ([`Hosts`]).
+
+mod hosts;
+mod places;
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+pub use hosts::Hosts;
+use places::{Place, Places};
 
 /// Longest request in bytes. Prometheus' own has less than 500.
 pub const REQUEST_BYTES: usize = 8 << 10;
@@ -15,8 +24,8 @@ pub const REQUEST_BYTES: usize = 8 << 10;
 /// Connections at once; a scraper needs one.
 pub const CONNECTIONS: usize = 8;
 
-/// Time for a request from its first byte to its last, and for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time for a request from its first byte to its last, for the first one from the begin of the connection, and for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Time that a connection may be silent between requests: longer than people let pass between scrapes.
 const IDLE: Duration = Duration::from_secs(120);
@@ -33,6 +42,8 @@ pub struct Request {
     pub head: bool,
     /// Values of all `Accept` headers, joined.
     pub accept: Option<String>,
+    /// Whom it was sent to, as it says, with the port.
+    pub host: Option<String>,
     /// Another request may follow on this connection.
     pub keep_alive: bool,
 }
@@ -98,7 +109,7 @@ fn understand(bytes: &[u8]) -> Result<Request, u16> {
         return Err(400);
     }
     let path = target.split('?').next().unwrap_or_default().to_owned();
-    let mut request = Request { path, head, accept: None, keep_alive: minor != "0" };
+    let mut request = Request { path, head, accept: None, host: None, keep_alive: minor != "0" };
     for line in lines {
         let (name, value) = line.split_once(':').ok_or(400u16)?;
         let value = value.trim_matches([' ', '\t']);
@@ -110,6 +121,9 @@ fn understand(bytes: &[u8]) -> Result<Request, u16> {
                 }
                 None => request.accept = Some(value.to_owned()),
             },
+            // RFC 9112, 3.2: whoever says it twice may mean either.
+            "host" if request.host.is_some() => return Err(400),
+            "host" => request.host = Some(value.to_owned()),
             "connection" => {
                 let said = |word: &str| value.split(',').any(|one| one.trim().eq_ignore_ascii_case(word));
                 request.keep_alive = !said("close") && (request.keep_alive || said("keep-alive"));
@@ -132,6 +146,7 @@ fn reason(status: u16) -> &'static str {
         405 => "Method Not Allowed",
         408 => "Request Timeout",
         413 => "Content Too Large",
+        421 => "Misdirected Request",
         431 => "Request Header Fields Too Large",
         505 => "HTTP Version Not Supported",
         503 => "Service Unavailable",
@@ -139,18 +154,25 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-/// Answers on a socket for good.
+/// Answers on a socket for good those requests that name one of `hosts`.
 ///
 /// # Errors
 /// When the socket takes no connection any more.
 pub fn serve(
     listener: &TcpListener,
+    hosts: Hosts,
     answer: impl Fn(&Request) -> Response + Send + Sync + 'static,
 ) -> io::Result<()> {
-    let (answer, busy) = (Arc::new(answer), Arc::new(AtomicUsize::new(0)));
+    let answer = Arc::new(move |request: &Request| match hosts.has(request.host.as_deref()) {
+        true => answer(request),
+        false => {
+            Response::plain(421, "this name is not allowed; metrics_hosts in the configuration allows it")
+        }
+    });
+    let places = Places::new(CONNECTIONS);
     loop {
         let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
+            Ok((stream, _)) => Arc::new(stream),
             // It was gone again, or there are too many files open; the next one may do.
             Err(error) if is_passing(&error) => {
                 std::thread::sleep(Duration::from_millis(10));
@@ -158,22 +180,18 @@ pub fn serve(
             }
             Err(error) => return Err(error),
         };
-        let (answer, busy_here) = (Arc::clone(&answer), Arc::clone(&busy));
-        if busy.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS {
-            busy.fetch_sub(1, Ordering::AcqRel);
+        let Some(place) = places.take(&stream) else {
             let full = Response::plain(503, "too many connections");
+            _ = stream.set_nonblocking(true);
             _ = send(&stream, &full, false, false);
             continue;
-        }
-        let started = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
-            // However it ends, its place is free again.
-            _ = converse(&stream, &*answer);
+        };
+        let answer = Arc::clone(&answer);
+        // Where no thread can be started the place is free again too.
+        _ = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
+            _ = converse(&stream, &place, &*answer);
             _ = stream.shutdown(Shutdown::Both);
-            busy_here.fetch_sub(1, Ordering::AcqRel);
         });
-        if started.is_err() {
-            busy.fetch_sub(1, Ordering::AcqRel);
-        }
     }
 }
 
@@ -186,11 +204,11 @@ fn is_passing(error: &io::Error) -> bool {
         )
 }
 
-fn converse(stream: &TcpStream, answer: &dyn Fn(&Request) -> Response) -> io::Result<()> {
+fn converse(stream: &TcpStream, place: &Place, answer: &dyn Fn(&Request) -> Response) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut bytes = Vec::new();
+    let (mut bytes, mut silence) = (Vec::new(), PATIENCE);
     loop {
-        let (request, length) = match receive(stream, &mut bytes)? {
+        let (request, length) = match receive(stream, &mut bytes, silence)? {
             Parsed::Request(request, length) => (request, length),
             Parsed::Bad(status) => {
                 return send(stream, &Response::plain(status, reason(status)), false, false);
@@ -198,16 +216,19 @@ fn converse(stream: &TcpStream, answer: &dyn Fn(&Request) -> Response) -> io::Re
             Parsed::Incomplete => return Ok(()),
         };
         bytes.drain(..length);
+        place.answers();
         send(stream, &answer(&request), request.head, request.keep_alive)?;
         if !request.keep_alive {
             return Ok(());
         }
+        place.waits();
+        silence = IDLE;
     }
 }
 
-/// The next request; incomplete at the end of the connection.
-fn receive(mut stream: &TcpStream, bytes: &mut Vec<u8>) -> io::Result<Parsed> {
-    let mut deadline = Instant::now() + if bytes.is_empty() { IDLE } else { PATIENCE };
+/// The next request, which begins after `silence` at the latest; incomplete at the end of the connection.
+fn receive(mut stream: &TcpStream, bytes: &mut Vec<u8>, silence: Duration) -> io::Result<Parsed> {
+    let mut deadline = Instant::now() + if bytes.is_empty() { silence } else { PATIENCE };
     loop {
         match parse(bytes) {
             Parsed::Incomplete => {}

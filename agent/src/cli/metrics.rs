@@ -1,12 +1,10 @@
 //! `edgelat metrics`: what the service measures, for Prometheus.
 
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write as _};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use edgelat_export::http::{self, Request, Response};
+use edgelat_export::http::{self, Hosts, Request, Response};
 use edgelat_export::metrics::{self, Now};
 use edgelat_export::{Bounds, Format};
 use edgelat_spool::live::{self, LiveError};
@@ -15,6 +13,7 @@ use super::exit::Exit;
 use super::failure::{Fails, Failure};
 use super::output::{reason, say};
 use super::parse::MetricsOptions;
+use super::textfile;
 use crate::collector::service::recorder::{boot_id, boot_ns};
 use crate::config::Config;
 
@@ -70,14 +69,15 @@ pub fn run(options: &MetricsOptions) -> Result<Exit, Failure> {
         let listener = TcpListener::bind(address).map_err(failed)?;
         // The port that the kernel chose, where it was to choose.
         say(format_args!("metrics on http://{}/metrics", listener.local_addr().map_err(failed)?));
-        http::serve(&listener, move |request| answer(request, &run_dir, bounds))
+        let hosts = Hosts::new([config.agent.metrics_hosts, options.hosts.clone()].concat());
+        http::serve(&listener, hosts, move |request| answer(request, &run_dir, bounds))
             .map_err(MetricsError::Accept)?;
         return Ok(Exit::Ok);
     };
     loop {
         let (body, missing) = exposition(&run_dir, Format::Classic, bounds);
         _ = missing.map(say);
-        write_beside(path, &body).map_err(|error| MetricsError::Write { path: path.clone(), error })?;
+        textfile::write(path, &body).map_err(|error| MetricsError::Write { path: path.clone(), error })?;
         let Some(interval) = options.interval else { return Ok(Exit::Ok) };
         std::thread::sleep(interval);
     }
@@ -105,29 +105,13 @@ fn exposition(run_dir: &Path, format: Format, bounds: Bounds) -> (Vec<u8>, Optio
     (format.write(&metrics::of(snapshot.as_ref(), now), bounds), missing)
 }
 
-/// Whoever reads the file finds the one before or this one.
-fn write_beside(path: &Path, body: &[u8]) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    // node_exporter leaves it alone: it does not end in .prom.
-    beside.push(format!(".{}", std::process::id()));
-    let written = File::create(&beside).and_then(|mut file| {
-        file.set_permissions(Permissions::from_mode(0o644))?;
-        file.write_all(body)
-    });
-    let renamed = written.and_then(|()| fs::rename(&beside, path));
-    if renamed.is_err() {
-        _ = fs::remove_file(&beside);
-    }
-    renamed
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn ask(path: &str, accept: Option<&str>) -> Response {
         let accept = accept.map(str::to_owned);
-        let request = Request { path: path.to_owned(), head: false, accept, keep_alive: true };
+        let request = Request { path: path.to_owned(), head: false, accept, host: None, keep_alive: true };
         answer(&request, Path::new("/nowhere"), Bounds::default())
     }
 
@@ -149,20 +133,5 @@ mod tests {
             assert_eq!(response.status, status, "{path}");
             assert!(String::from_utf8(response.body).unwrap().contains("/metrics"), "{path}");
         }
-    }
-
-    #[test]
-    fn a_text_file_takes_the_place_of_the_one_before() {
-        let folder = std::env::temp_dir().join(format!("edgelat-textfile-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("edgelat.prom");
-        for body in ["a longer one\n", "short\n"] {
-            write_beside(&path, body.as_bytes()).unwrap();
-            assert_eq!(fs::read_to_string(&path).unwrap(), body);
-        }
-        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o644);
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "nothing is left beside it");
-        assert!(write_beside(&folder.join("missing/edgelat.prom"), b"").is_err());
-        fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -9,6 +9,7 @@
 //! | [`exit`], [`failure`] | exit statuses, and errors that know theirs |
 //! | [`guarded`] | a command in a process without rights |
 //! | [`output`] | standard output, colours, progress |
+//! | `textfile` | a file that is replaced in a folder of strangers |
 //! | [`functions`], [`check`], [`metrics`], [`pack`], [`quarantine`], [`run`], [`spool`], [`upload`], [`watch`] | a command each |
 
 pub mod check;
@@ -31,6 +32,8 @@ pub mod parse;
 pub mod quarantine;
 pub mod run;
 pub mod spool;
+#[cfg(feature = "metrics")]
+mod textfile;
 #[cfg(feature = "upload")]
 pub mod upload;
 pub mod usage;

@@ -5,20 +5,23 @@
 //! sees what makes sense. Everything wrong is a [`UsageError`], which names the argument, says why and what to type
 //! instead.
 
+#[cfg(feature = "metrics")]
+mod metrics;
+
 use std::{
     ffi::{OsStr, OsString},
-    net::SocketAddr,
     ops::RangeInclusive,
     path::PathBuf,
     time::Duration,
 };
 
-#[cfg(feature = "metrics")]
-use edgelat_export::Bounds;
 use edgelat_guard::placement::{TargetsOn, Wanted};
 use edgelat_guard::protocol::{OnSignal, Returns, Route};
 use edgelat_image::limits::{BUILD_ID_BYTES, BUILD_ID_DIGITS};
 use edgelat_image::{Pattern, PatternError, PythonPattern, nearest};
+
+#[cfg(feature = "metrics")]
+pub use metrics::MetricsOptions;
 
 use super::{
     help::Detail,
@@ -27,8 +30,8 @@ use super::{
 };
 use crate::selection::Selection;
 use crate::values::{
-    COLLECTOR_CPUS, CPUS, FRAMES, LISTEN_WANTED, MAP_BYTES, ON_SIGNAL, PIDS, RETURNS, ROUTES, SCHEDS,
-    TARGETS_ON, bytes, collector_cpu, decimal, digits, meaning, seconds, words,
+    COLLECTOR_CPUS, CPUS, FRAMES, MAP_BYTES, ON_SIGNAL, PIDS, RETURNS, ROUTES, SCHEDS, TARGETS_ON, bytes,
+    collector_cpu, decimal, digits, meaning, seconds, words,
 };
 
 /// What a command line asks for.
@@ -131,22 +134,6 @@ pub struct RunOptions {
     pub config: PathBuf,
     /// Print a JSON line for each target and interval.
     pub json: bool,
-}
-
-/// What `edgelat metrics` is asked to do.
-#[cfg(feature = "metrics")]
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MetricsOptions {
-    /// The configuration file, which names the directory of what runs.
-    pub config: PathBuf,
-    /// Where to answer; `None`: as the configuration says.
-    pub listen: Option<SocketAddr>,
-    /// Write this file instead.
-    pub textfile: Option<PathBuf>,
-    /// Write it again after this time.
-    pub interval: Option<Duration>,
-    /// Bounds of classic histograms.
-    pub bounds: Bounds,
 }
 
 /// What `edgelat upload` is asked to do.
@@ -609,29 +596,6 @@ impl WatchOptions {
             place: Wanted { cpu: cpu.unwrap_or_default(), sched: sched.unwrap_or_default(), prompt },
             targets_on: targets_on.unwrap_or_default(),
         })
-    }
-}
-
-#[cfg(feature = "metrics")]
-impl MetricsOptions {
-    fn from_matches(matches: &Matches) -> Result<Self, UsageError> {
-        let listen = matches.value(Id::Listen, || LISTEN_WANTED.to_owned(), |text| text.parse().ok())?;
-        let textfile = matches.paths(Id::Textfile).pop();
-        let interval = matches.time(Id::Interval, INTERVALS)?;
-        let command = matches.command.name;
-        match (&textfile, listen, interval) {
-            (Some(_), Some(_), _) => {
-                return Err(UsageError::OnlyFor { command, options: "--listen", action: "answering" });
-            }
-            (None, _, Some(_)) => {
-                return Err(UsageError::OnlyFor { command, options: "--interval", action: "--textfile" });
-            }
-            _ => {}
-        }
-        let bounds = matches
-            .value(Id::BucketsPerOctave, String::new, |word| Bounds::per_octave(word.parse().ok()?))?;
-        let config = matches.config();
-        Ok(Self { config, listen, textfile, interval, bounds: bounds.unwrap_or_default() })
     }
 }
 

@@ -89,6 +89,8 @@ pub struct AgentConfig {
     pub unprobed_images: Vec<String>,
     /// Where `edgelat metrics` answers. The service itself has no network.
     pub metrics_listen: SocketAddr,
+    /// Names that requests to it may be sent to, besides addresses and `localhost`.
+    pub metrics_hosts: Vec<String>,
 }
 
 /// How records are kept: `[spool]`.
@@ -227,6 +229,7 @@ impl AgentConfig {
             interval: before.interval,
             scan: before.scan,
             metrics_listen: before.metrics_listen,
+            metrics_hosts: before.metrics_hosts.clone(),
             ..self.clone()
         };
         same != *before

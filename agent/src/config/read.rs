@@ -166,6 +166,11 @@ fn agent_of(mut keys: Keys<'_, '_>) -> AgentConfig {
         metrics_listen: keys
             .get("metrics_listen", LISTEN_WANTED, |value| text(value)?.parse().ok())
             .unwrap_or(METRICS_LISTEN),
+        metrics_hosts: keys.list(
+            "metrics_hosts",
+            "a list of names of hosts, such as [\"box.lan\"]",
+            |text| values::host_name(text).then(|| text.to_owned()),
+        ),
     };
     keys.finish();
     agent

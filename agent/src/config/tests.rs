@@ -86,6 +86,7 @@ fn every_key_of_the_agent_is_taken() {
         ]
         unprobed_images = ["/opt/vendor/*", "*/libcrypto.so*"]
         metrics_listen = "[::1]:80"
+        metrics_hosts = ["box.lan", "box"]
         "#,
     )
     .agent;
@@ -106,6 +107,7 @@ fn every_key_of_the_agent_is_taken() {
         packs: paths(&["/c.pack", "/d.pack"]),
         unprobed_images: vec!["/opt/vendor/*".to_owned(), "*/libcrypto.so*".to_owned()],
         metrics_listen: "[::1]:80".parse().unwrap(),
+        metrics_hosts: vec!["box.lan".to_owned(), "box".to_owned()],
     };
     assert_eq!(agent, expected);
 }

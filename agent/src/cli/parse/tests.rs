@@ -439,17 +439,20 @@ fn metrics_answers_or_writes_a_file_and_not_both() {
     let usual = MetricsOptions {
         config: CONFIG.into(),
         listen: None,
+        hosts: Vec::new(),
         textfile: None,
         interval: None,
-        bounds: Bounds::default(),
+        bounds: edgelat_export::Bounds::default(),
     };
     assert_eq!(metrics("metrics"), Ok(usual.clone()));
     let listen = "[::]:9105".parse().ok();
     assert_eq!(metrics("metrics --listen [::]:9105"), Ok(MetricsOptions { listen, ..usual.clone() }));
+    let hosts = vec!["box".to_owned(), "box.lan".to_owned()];
+    assert_eq!(metrics("metrics --host box --host=box.lan"), Ok(MetricsOptions { hosts, ..usual.clone() }));
     let four = MetricsOptions {
         textfile: Some("/x.prom".into()),
         interval: Some(Duration::from_secs(15)),
-        bounds: Bounds::per_octave(4).unwrap(),
+        bounds: edgelat_export::Bounds::per_octave(4).unwrap(),
         ..usual
     };
     assert_eq!(metrics("metrics --textfile /x.prom --interval 15 --buckets-per-octave 4"), Ok(four));
@@ -457,6 +460,8 @@ fn metrics_answers_or_writes_a_file_and_not_both() {
         ("metrics --listen 9105", "an address with a port"),
         ("metrics --listen box:9105", "an address with a port"),
         ("metrics --interval 15", "--interval"),
+        ("metrics --host box:9105", "the name of a host"),
+        ("metrics --textfile /x --host box", "--host"),
         ("metrics --textfile /x --listen 127.0.0.1:1", "--listen"),
         ("metrics --buckets-per-octave 3", "1, 2, 4, 8"),
         ("metrics --textfile /x --interval 0", "seconds from 0.1"),
