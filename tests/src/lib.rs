@@ -24,6 +24,7 @@
 //! - [`records`]: a spool without a service, with any clock;
 //! - [`otlp`], [`receiver`]: what an upload sends, and somebody who takes it, or not;
 //! - [`remote_write`]: what Prometheus makes of OTLP, for one that was built without that;
+//! - [`soundness`]: functions with an instruction each that edgelat may put a site on;
 //! - [`machine`]: what the kernel says about the target and about what is left behind.
 //!
 //! All tests need root and say so; none skips itself. The binary under test is `EDGELAT_BIN`, or the one
@@ -44,6 +45,7 @@ pub mod remote_write;
 pub mod report;
 pub mod service;
 pub mod session;
+pub mod soundness;
 pub mod target;
 
 pub use agent::Outcome;

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -55,14 +55,35 @@ fn make(folder: &Path, part: &str, out: &Path, goal: &str) {
 }
 
 /// The path of a built target. Those that are written in Go (`go/calls-1.24-plain`, see the Makefile there) are made one by
-/// one as they are asked for: each tool chain compiles its library first.
+/// one as they are asked for: each tool chain compiles its library first. `soundness` and `soundness-whole` are made of what
+/// edgelat takes for a site.
 pub fn target(name: &str) -> PathBuf {
     let path = folder().join(name);
     if name.starts_with("go/") && ready_made().is_none() {
         make(folder(), "go", &folder().join("go"), path.to_str().expect("a path in UTF-8"));
     }
+    if name.starts_with("soundness") && ready_made().is_none() {
+        static MADE: Mutex<Vec<String>> = Mutex::new(Vec::new());
+        let mut made = MADE.lock().expect("no test fails while it makes a target");
+        if !made.iter().any(|made| made == name) {
+            make_soundness(name, &path);
+            made.push(name.to_owned());
+        }
+    }
     assert!(path.exists(), "no target is called `{name}`");
     path
+}
+
+/// Writes the rows of a program of the soundness oracle, where they have changed, and makes it.
+fn make_soundness(name: &str, path: &Path) {
+    let rows = crate::soundness::assembly_of(name);
+    let file = folder().join(format!("{name}-rows.s"));
+    if !std::fs::read(&file).is_ok_and(|there| there == rows.as_bytes()) {
+        let aside = file.with_extension(format!("s.{}", std::process::id()));
+        std::fs::write(&aside, rows).expect("a file beside the targets");
+        std::fs::rename(&aside, &file).expect("a file in the same folder");
+    }
+    make(folder(), "", folder(), path.to_str().expect("a path in UTF-8"));
 }
 
 /// A running target. Ends with the test that started it.

@@ -36,6 +36,7 @@ mod service_ends;
 mod service_faults;
 mod service_rights;
 mod shapes;
+mod soundness;
 mod spool;
 mod stacks;
 mod stops;

@@ -98,7 +98,8 @@ fn risky(encoding: &Encoding, bytes: &[u8]) -> bool {
         }
         // 3DNow.
         (Map::Two, 0x0f) => true,
-        _ => false,
+        // The trap flag stops a repeated string operation after each turn, back on the probe: a hit each (seen on 6.18).
+        _ => encoding.is_string() && (encoding.repeat || encoding.repeat_not),
     }
 }
 
