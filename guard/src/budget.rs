@@ -304,6 +304,7 @@ mod tests {
             stepped,
             code: [0; 4],
             code_len: 4,
+            before: 0,
         };
         let mut kinds = KindsOfRows::default();
         for site in [site(0, false, false), site(0, true, true), site(0, true, false), site(2, false, true)] {

@@ -128,6 +128,7 @@ pub(crate) fn images(own: &Target, first_row: u32, returns: Returns) -> Result<V
     let site = |function: unsafe extern "C" fn(), row: u32| Site {
         offset: function as *const () as u64 - mapping.start + mapping.offset,
         cookie: u64::from(first_row + row) | SITE_ANY_CPU,
+        before: 0,
     };
     let exit = |empty: &Empty| {
         let site = site(empty.exit, empty.row);

@@ -74,7 +74,8 @@ pub fn check() -> Vec<Finding> {
     let programs = programs(features::programs());
     let loads = programs.state;
     findings.push(programs);
-    let tracefs = Tracefs::open().map(drop);
+    let tracefs = Tracefs::open();
+    let tracefs = tracefs.as_ref().map_err(|errno| *errno);
     let locked = confidentiality() == Some(true);
     let reason = |route| match loads {
         _ if locked => Some("the kernel is locked down for confidentiality".to_string()),

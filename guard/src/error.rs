@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::Route;
+use crate::protocol::{Route, Unfit};
 
 mod kind;
 
@@ -304,6 +304,64 @@ pub enum GuardError {
         bytes: u64,
         /// Allowed.
         bound: u64,
+    },
+    /// Attaching would take memory that the target may need.
+    #[error(
+        "the probes would take {bytes} bytes of memory of process {pid}, and {of} has room for {room}: probed pages of code \
+         become private memory of the process, which could be killed for it; choose fewer functions, or raise the limit"
+    )]
+    NoHeadroom {
+        /// Process id.
+        pid: i32,
+        /// Bytes that the probes would take.
+        bytes: u64,
+        /// Bytes of room.
+        room: u64,
+        /// Of which control group, or of the machine.
+        of: Text,
+    },
+    /// The memory limit was reached while attaching.
+    #[error(
+        "process {pid} reached its memory limit while {sites} probes were attached, because probed pages of code become \
+         private memory of the process; the probes are removed: choose fewer functions, or raise the limit of its control \
+         group"
+    )]
+    OutOfMemory {
+        /// Process id.
+        pid: i32,
+        /// Probes.
+        sites: u32,
+    },
+    /// A function that must not be probed in this process.
+    #[error("{name} cannot be probed in process {pid}: {}", .why.reason())]
+    Unfit {
+        /// Process id.
+        pid: i32,
+        /// The function's number in the plan.
+        function: u32,
+        /// Its name, once the collector has put it there.
+        name: Text,
+        /// Why not.
+        why: Unfit,
+    },
+    /// The kernel placed fewer probes than it said.
+    #[error(
+        "{missing} of {sites} probes are not in the memory of process {pid} although route {} attached them, those of \
+         {name} first; nothing is measured, because its calls would be missing: try another --route", .route.name()
+    )]
+    NotArmed {
+        /// Process id.
+        pid: i32,
+        /// The function's number in the plan.
+        function: u32,
+        /// Its name, once the collector has put it there.
+        name: Text,
+        /// Probes that are not there.
+        missing: u32,
+        /// All.
+        sites: u32,
+        /// By which route.
+        route: Route,
     },
     /// No type information in the kernel.
     #[error(

@@ -162,6 +162,7 @@ impl Guard {
                 self.plan_build_id(plan, image, offset, &bytes)
             }
             Request::PlanSites { plan, image, sites } => self.plan_sites(plan, image, &sites),
+            Request::Examine { plan, from } => self.examine(plan, from),
             Request::Load { plan } => self.load(plan, &mut descriptors),
             Request::Calibrate { plan } => self.calibrate(plan),
             Request::Attach { plan } => self.attach(plan),
@@ -267,10 +268,10 @@ impl Guard {
     }
 
     /// The tracing file system is opened once, while there are the rights.
-    pub(crate) fn open_tracefs(&mut self) -> Result<(), Errno> {
-        match &self.tracefs {
-            Some(_) => Ok(()),
-            None => Tracefs::open().map(|opened| self.tracefs = Some(opened)),
+    pub(crate) fn open_tracefs(&mut self) -> Result<&Tracefs, Errno> {
+        match &mut self.tracefs {
+            Some(opened) => Ok(opened),
+            none => Tracefs::open().map(|opened| &*none.insert(opened)),
         }
     }
 

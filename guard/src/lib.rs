@@ -30,6 +30,7 @@
 //! | `elf.rs` | which parts of an image are executable? |
 //! | `load.rs` | programs, maps and the switch in the kernel |
 //! | `attach/` | probes, by three routes |
+//! | `memory.rs` | has the target room for what attaching takes? |
 //! | `placement/`, `cpus.rs` | which CPU is the collector on, and where may targets run? |
 //! | `calibrate.rs` | what does a probe itself add? |
 //! | `features.rs`, `check.rs` | what can this kernel do? |
@@ -64,6 +65,7 @@ mod listing;
 mod load;
 pub mod lock;
 mod look;
+mod memory;
 pub mod notify;
 pub mod pins;
 pub mod placement;

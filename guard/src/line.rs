@@ -216,6 +216,7 @@ mod tests {
             stepped: true,
             code: [0xff; 4],
             code_len: 4,
+            before: 0,
         };
         let sites = Request::PlanSites {
             plan: PlanId(u32::MAX),

@@ -13,20 +13,23 @@ use edgelat_bpf::Rows;
 use edgelat_bpf::layout::POOL_ROWS;
 use edgelat_bpf::object::{PythonConstants, map};
 
+use crate::attach::text::Mappings;
 use crate::attach::{self, Attached, ImageSites, Site, Way};
 use crate::budget::{Bound, Budget, KindsOfRows, Meter, Ppm, Total};
 use crate::calibrate::{self, Costs};
 use crate::cpus::CpuSet;
-use crate::error::{GuardError, text};
+use crate::error::{GuardError, Text, text};
 use crate::family::{Covered, watch};
 use crate::features;
 use crate::guard::{Guard, elapsed, order};
 use crate::image::{OpenImage, check_places, check_site, mark_of};
 use crate::load::{Loaded, Shape};
+use crate::memory::{Groups, Room};
 use crate::pins::Pins;
 use crate::placement::{self, TargetsOn};
 use crate::protocol::{
     BUILD_ID_BYTES, ImageId, OnSignal, PlanId, PlanOptions, PlanSite, PythonPlan, Reply, Returns, TargetId,
+    UNSOUND, Unsound,
 };
 use crate::scope::memory_bound;
 use crate::target::Target;
@@ -224,9 +227,28 @@ impl Guard {
             plan.kinds.add(site);
             known.mark = known.mark.wrapping_add(mark_of(&known.file, site.offset));
             let list = if site.exit { &mut known.exits } else { &mut known.entries };
-            list.push(Site { offset: site.offset, cookie: site.cookie });
+            list.push(Site { offset: site.offset, cookie: site.cookie, before: site.before });
         }
         Ok(Reply::Done)
+    }
+
+    /// What the target's memory says of a plan, for functions from number `from` on.
+    pub(crate) fn examine(&self, id: PlanId, from: u32) -> Result<Reply, GuardError> {
+        let plan = &self.plans[self.plan_index(id)?];
+        let target = self.target(plan.target)?;
+        let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
+        let mapped = Mappings::of(target, &images)?;
+        let mut found = mapped.unfit(target, &images)?.into_iter().filter(|unfit| unfit.function >= from);
+        let unsound: heapless::Vec<Unsound, UNSOUND> = found.by_ref().take(UNSOUND).collect();
+        let room = Groups::of(target).room();
+        Ok(Reply::Examined {
+            more: found.next().is_some(),
+            unsound,
+            bytes: mapped.bytes(&images),
+            allowed: room.as_ref().map_or(u64::MAX, Room::allowed),
+            room: room.as_ref().map_or(u64::MAX, |room| room.bytes),
+            of: room.map_or_else(Text::new, |room| room.of),
+        })
     }
 
     pub(crate) fn load(&mut self, id: PlanId, descriptors: &mut Vec<OwnedFd>) -> Result<Reply, GuardError> {
@@ -275,6 +297,7 @@ impl Guard {
             return Err(GuardError::TooMuchMemory { functions, lanes, frames, bytes, bound });
         }
         self.memory_suffices(bytes)?;
+        attach::allow_descriptors();
         let loaded = Loaded::new(&shape)?;
         descriptors.push(loaded.descriptor(map::ROWS)?);
         let maps_frames = way.programs.maps_frames();
@@ -346,7 +369,7 @@ impl Guard {
         let rows = rows_of(plan, loaded)?;
         let own = Target::unchecked(TargetId(0), std::process::id() as i32)?;
         let images = calibrate::images(&own, plan.options.functions, returns)?;
-        let probes = attach::attach(way.route, loaded, &own, &images, self.tracefs.as_mut())?;
+        let probes = attach::attach(way.route, loaded, &own, &images, self.tracefs.as_ref())?;
         loaded.switch.arm();
         let costs = calibrate::run(&rows, plan.options.functions);
         // The switch is the plan's as well; where that counts already, it goes on.

@@ -25,6 +25,8 @@ pub const IMAGES: usize = 16;
 pub const EVENTS: usize = 16;
 /// Found processes in one message.
 pub const FOUND: usize = 16;
+/// Functions that must not be probed in one message.
+pub const UNSOUND: usize = 256;
 /// Longest build-id in bytes; GNU's are 20, some tools write 32.
 pub const BUILD_ID_BYTES: usize = 64;
 
@@ -169,6 +171,66 @@ pub struct PlanSite {
     pub code: [u8; 4],
     /// How many of them count: fewer than four at the end of an image.
     pub code_len: u8,
+    /// Bytes of the function before an entry site: what the entry slid over, as far as a number of this size tells.
+    pub before: u8,
+}
+
+/// Why a function of a plan must not be probed in its process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Unfit {
+    /// Its code differs in memory from the file: it was patched.
+    Patched,
+    /// A breakpoint stands there that the program may have set itself, for it handles SIGTRAP.
+    Breakpoint,
+    /// Its code is mapped writable or shared, where the kernel places no probe.
+    Writable,
+    /// No mapping of the file holds its code any more.
+    Unmapped,
+}
+
+impl Unfit {
+    /// Why not, and the next step.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Patched => {
+                "its code in memory differs from the file (a live patch or a hook), and a probe would execute the file's \
+                 instruction; undo the patch, or measure the function that took its place"
+            }
+            Self::Breakpoint => {
+                "a breakpoint stands in its code, and the process handles SIGTRAP itself: it may be the program's own; end \
+                 other tools that probe it, or leave the function out"
+            }
+            Self::Writable => {
+                "its code is mapped writable or shared, and the kernel places no probe there; the program has to make it \
+                 read-only again (mprotect)"
+            }
+            Self::Unmapped => {
+                "its code is not mapped from the file any more (copied to huge pages, or unmapped), and no call would be \
+                 seen; switch that off in the program"
+            }
+        }
+    }
+
+    /// Stable code of the reason.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Patched => "patched-in-memory",
+            Self::Breakpoint => "own-breakpoint",
+            Self::Writable => "writable-in-memory",
+            Self::Unmapped => "not-mapped",
+        }
+    }
+}
+
+/// A function of a plan that must not be probed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsound {
+    /// Its number in the plan.
+    pub function: u32,
+    /// Why not.
+    pub why: Unfit,
 }
 
 /// What the collector asks of the guard.
@@ -222,6 +284,14 @@ pub enum Request {
         image: ImageId,
         /// The sites.
         sites: heapless::Vec<PlanSite, SITES>,
+    },
+    /// Look at the target's memory: which functions of the plan must not be probed there, from the first that is numbered
+    /// `from` or higher, and for how many private pages there is room.
+    Examine {
+        /// The plan.
+        plan: PlanId,
+        /// The number.
+        from: u32,
     },
     /// Load the programs. The descriptors of rows and frames come with the reply.
     Load {
@@ -416,6 +486,8 @@ pub enum Event {
         pid: i32,
         /// Its status as wait(2) tells it, where the kernel said it.
         status: Option<u32>,
+        /// The OOM killer has ended a process since probes were attached to this one.
+        out_of_memory: bool,
     },
     /// Its main thread ended while others run on, and with it this route's probes: the kernel finds the address space
     /// of these events through that thread (Linux 6.18, kernel/trace/trace_uprobe.c, `__uprobe_perf_filter`).
@@ -514,6 +586,21 @@ pub enum Reply {
     Plan {
         /// Its number.
         plan: PlanId,
+    },
+    /// What the target's memory says of a plan.
+    Examined {
+        /// Functions that must not be probed there, in the order of their numbers.
+        unsound: heapless::Vec<Unsound, UNSOUND>,
+        /// There are more.
+        more: bool,
+        /// Bytes of the target's memory that the plan's probes take.
+        bytes: u64,
+        /// Bytes that they may take.
+        allowed: u64,
+        /// Bytes of room that there are.
+        room: u64,
+        /// Of which control group, or of the machine.
+        of: Text,
     },
     /// The programs are loaded; the descriptors of rows and, if `maps_frames`, frames come with this.
     Loaded {

@@ -100,7 +100,7 @@ impl Guard {
         let mut failed = Vec::new();
         let here = |covered: &&mut Covered| covered.attached.is_none() && !covered.elsewhere;
         for covered in plan.processes.iter_mut().filter(here) {
-            match attach::attach(way.route, loaded, &covered.target, &images, self.tracefs.as_mut()) {
+            match attach::cover(way.route, loaded, &covered.target, &images, self.tracefs.as_ref()) {
                 Ok(attached) => covered.attached = Some(attached),
                 // Its end is told by its descriptor.
                 Err(GuardError::NoProcess { .. }) => {}

@@ -11,6 +11,7 @@ use caps::Capability;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 use crate::error::{GuardError, Os, text};
@@ -275,7 +276,7 @@ impl Target {
         openat(&self.proc, name, flags, Mode::empty()).map(File::from)
     }
 
-    fn open_file(&self, name: &str) -> Result<File, GuardError> {
+    pub(crate) fn open_file(&self, name: &str) -> Result<File, GuardError> {
         self.open_read(name).map_err(|errno| self.unreadable(name, errno.into()))
     }
 
@@ -286,12 +287,20 @@ impl Target {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Has it a handler for SIGTRAP? One whose state is not told may have one.
+    pub(crate) fn handles_traps(&self) -> bool {
+        const TRAP: u64 = 1 << (Signal::SIGTRAP as u32 - 1);
+        let status = self.read_capped("status").unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_none_or(|mask| mask & TRAP != 0)
+    }
+
     fn read_start(&self) -> Result<u64, GuardError> {
         let stat = self.read_capped("stat")?;
         parse_start(&stat).ok_or_else(|| self.unreadable("stat", Errno::EBADMSG.into()))
     }
 
-    fn unreadable(&self, name: &str, os: Os) -> GuardError {
+    pub(crate) fn unreadable(&self, name: &str, os: Os) -> GuardError {
         match os.0 {
             errno if errno == Errno::ESRCH as i32 || errno == Errno::ENOENT as i32 => {
                 GuardError::NoProcess { pid: self.pid }

@@ -46,7 +46,7 @@ fn sites(file: &File) -> [PlanSite; 2] {
     let site = |offset: u64, exit: bool| {
         let mut code = [0; 4];
         file.read_exact_at(&mut code, offset).unwrap();
-        PlanSite { offset, cookie: 0, exit, stepped: false, code, code_len: 4 }
+        PlanSite { offset, cookie: 0, exit, stepped: false, code, code_len: 4, before: 0 }
     };
     let entry = site(offset, false);
     // The next instruction: past endbr64, past `xor ebp, ebp` in its two encodings, past a word of aarch64.

@@ -1,17 +1,20 @@
 //! One loaded plan: its life from the guard's `Load` to `Detach`, and reading what it counted.
 
+use std::time::Duration;
+
 use edgelat_bpf::{Codes, Frames, MapError, RowTotals, Rows};
 use edgelat_guard::error::text;
-use edgelat_guard::protocol::{
-    Bias, OnSignal, PlanId, PlanOptions, PythonPlan, Reply, Request, Returns, Route,
-};
+use edgelat_guard::protocol::{Bias, PlanId, Reply, Request, Returns, Route};
 use edgelat_guard::{GuardError, Limits, Line};
 
+use super::examine::{self, Refused};
 use super::family::Family;
 use super::hand_over::hand_over;
+use super::plan;
 use super::python::{self, Label, Python};
 use super::report::{FunctionReport, PythonReport};
 use super::resolve::{Resolved, ResolvedPython, Steppings};
+use super::session::SessionError;
 use super::target::Target;
 use super::unexpected;
 
@@ -59,38 +62,39 @@ struct PythonPart {
 }
 
 impl Measurement {
-    /// Hands the functions to the guard and has them loaded and attached, switched off.
+    /// Hands the functions to the guard and has them loaded and attached, switched off. What the target's memory does not
+    /// allow is taken out of `resolved` and told.
     ///
     /// # Errors
     /// Whatever the guard refuses.
     pub fn attach(
         line: &mut Line,
         target: &Target,
-        resolved: &Resolved,
+        resolved: &mut Resolved,
         options: Limits,
-    ) -> Result<Self, GuardError> {
-        let rows = resolved.python.as_ref().map_or(0, |_| python::rows_for(options.max_map_bytes));
-        let plan_options = PlanOptions {
-            functions: resolved.functions.len() as u32 + rows,
-            frames: options.frames,
-            max_map_bytes: options.max_map_bytes,
-            returns: options.returns,
-            route: options.route,
-            follow_forks: options.follow_forks,
-            on_signal: options.on_signal.unwrap_or_else(|| usual(resolved)),
-            targets_on: options.targets_on,
-            python: resolved.python.as_ref().map(|python| python_plan(python, rows)),
-            max_cost_ppm: options.max_cost_ppm,
-            pin: options.pin,
-        };
-        let begun = line.call(&Request::BeginPlan { target: target.id, options: plan_options })?;
-        let (Reply::Plan { plan }, _) = begun else { return Err(unexpected()) };
-        // From here on the guard holds a plan; if a step fails it must not stay.
-        let measurement = Self::attach_plan(line, plan, resolved, options);
-        if measurement.is_err() {
-            _ = line.call(&Request::Detach { plan });
+        refused: &mut Refused,
+    ) -> Result<Self, SessionError> {
+        loop {
+            let plan = plan::begin(line, target, resolved, options)?;
+            // From here on the guard holds a plan; if a step fails it must not stay.
+            let attached = hand_over(line, plan, resolved, options.returns)
+                .map_err(SessionError::from)
+                .and_then(|()| examine::sift(line, target.pid, plan, resolved))
+                .and_then(|out| match out.is_empty() {
+                    true => Self::attach_plan(line, plan, resolved, options)
+                        .map(Ok)
+                        .map_err(|error| plan::named(error, resolved).into()),
+                    false => Ok(Err(out)),
+                });
+            if !matches!(attached, Ok(Ok(_))) {
+                _ = line.call(&Request::Detach { plan });
+            }
+            match attached? {
+                Ok(measurement) => return Ok(measurement),
+                // Their numbers have changed: a plan of those that are left.
+                Err(out) => refused.add(out),
+            }
         }
-        measurement
     }
 
     fn attach_plan(
@@ -99,7 +103,6 @@ impl Measurement {
         resolved: &Resolved,
         options: Limits,
     ) -> Result<Self, GuardError> {
-        hand_over(line, plan, resolved, options.returns)?;
         let (reply, mut descriptors) = line.call(&Request::Load { plan })?;
         let Reply::Loaded { lanes, rows, frame_sets, maps_frames, route, session, code_slots } = reply else {
             return Err(unexpected());
@@ -340,33 +343,6 @@ fn unseen_inside(session: bool, totals: &RowTotals) -> u64 {
     }
 }
 
-/// Go's runtime makes panics of faults and recovers from them, and has a handler for each signal. In other programs a
-/// fault that is handled is still one.
-fn usual(resolved: &Resolved) -> OnSignal {
-    let of_go = |language: &str| language.starts_with(edgelat_image::Language::Go.name());
-    match resolved.functions.iter().any(|function| of_go(function.language)) {
-        true => OnSignal::Fatal,
-        false => OnSignal::Any,
-    }
-}
-
-fn python_plan(python: &ResolvedPython, rows: u32) -> PythonPlan {
-    let layout = &python.interpreter.layout;
-    PythonPlan {
-        rows,
-        slots: python::SLOTS,
-        frame_argument: layout.frame_argument,
-        frame_code: layout.frame_code,
-        code_marks: layout.code_marks,
-        code_file: layout.code_file,
-        code_name: layout.code_name,
-        code_flags: layout.code_flags,
-        code_line: layout.code_line,
-        text: layout.text,
-        counts_only: python.counts_only,
-    }
-}
-
 impl PythonPart {
     fn new(python: &ResolvedPython, codes: Codes, first_row: u32, rows: u32) -> Self {
         let interpreter = &python.interpreter;
@@ -416,6 +392,14 @@ impl PythonPart {
     }
 }
 
+/// How much of one CPU's time `cost_ns` is, in percent to one decimal.
+pub fn percent(cost_ns: u64, time: Duration) -> f64 {
+    if time.is_zero() {
+        return 0.0;
+    }
+    (cost_ns as f64 / time.as_nanos() as f64 * 1000.0).round() / 10.0
+}
+
 /// Calls a second to one decimal.
 pub fn rate(calls: u64, ns: u64) -> f64 {
     if ns == 0 { 0.0 } else { (calls as f64 * 1e10 / ns as f64).round() / 10.0 }
@@ -450,4 +434,16 @@ fn fill(report: &mut FunctionReport, totals: &RowTotals, in_flight: u64, ended_i
 
 fn of_kind(costs: &Bias, steppings: Steppings, returns: Returns) -> Option<u64> {
     costs.of(steppings.entry_stepped, steppings.exit_stepped, returns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_is_that_of_one_cpu() {
+        assert_eq!(percent(2_500_000, Duration::from_secs(1)), 0.3);
+        assert_eq!(percent(3_000_000_000, Duration::from_secs(1)), 300.0);
+        assert_eq!(percent(1, Duration::ZERO), 0.0);
+    }
 }

@@ -13,8 +13,9 @@
 //! | [`family`] | its processes: which are covered, which have ended |
 //! | [`faults`] | signals that say that a process is in trouble |
 //! | [`notes`] | what a person should know before the figures |
+//! | [`examine`] | the functions that the target's memory allows |
 //! | [`measurement`] | one loaded plan: attach, arm, read, detach |
-//! | `hand_over` | the sites of a plan, to the guard |
+//! | `hand_over`, `plan` | what was resolved, to the guard |
 //! | [`python`] | functions of Python, found while they are called |
 //! | [`refusals`] | targets for which return probes would be unsafe |
 //! | [`report`] | what is known of each function at one moment |
@@ -22,11 +23,13 @@
 //! [`Line`]: edgelat_guard::Line
 
 pub mod debug_dirs;
+pub mod examine;
 pub mod family;
 pub mod faults;
 mod hand_over;
 pub mod measurement;
 pub mod notes;
+mod plan;
 pub mod python;
 pub mod refusals;
 pub mod report;

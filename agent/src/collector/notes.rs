@@ -1,6 +1,29 @@
 //! What a person should know before the figures: what is visible of a target, and what the figures mean.
 
+use std::fmt;
+use std::time::Duration;
+
+use edgelat_guard::protocol::Event;
+use nix::sys::signal::Signal;
+
+use super::examine::{NO_HEADROOM, Refused};
+use super::report::RefusedReport;
 use super::resolve::ResolvedPython;
+use super::session::Notices;
+
+/// For functions that the target's memory does not allow. Those that there is no room for may be thousands.
+pub fn of_refused(refused: &Refused, notices: &mut dyn Notices) {
+    let has_room = |function: &&RefusedReport| function.reason != NO_HEADROOM;
+    for function in refused.functions.iter().filter(has_room) {
+        notices.say(format_args!("not measured: {}: {}", function.name, function.text));
+    }
+    if let Some(error) = &refused.no_room {
+        let left_out = refused.functions.iter().filter(|function| !has_room(function)).count();
+        notices.say(format_args!(
+            "not measured: the last {left_out} functions of those that were named: {error}"
+        ));
+    }
+}
 
 /// For an interpreter of Python whose functions are measured.
 pub fn of_python(python: &ResolvedPython) -> impl Iterator<Item = String> {
@@ -30,5 +53,43 @@ fn visible_in(python: &ResolvedPython) -> String {
             "{interpreter}: only calls from C are seen (scripts, threads, callbacks); from Python 3.12 on, \
              PYTHONPERFSUPPORT=1 in the environment makes every call visible"
         ),
+    }
+}
+
+/// A process that got SIGKILL so soon after its probes came that they may have to do with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Killed {
+    /// The OOM killer has ended a process meanwhile.
+    OutOfMemory,
+    /// Somebody has sent it.
+    Sent,
+}
+
+impl Killed {
+    /// How soon that is.
+    pub const SOON: Duration = Duration::from_secs(10);
+
+    /// Of an end, so long after the probes came.
+    pub fn of(event: &Event, after: Duration) -> Option<Self> {
+        match event {
+            Event::Ended { status: Some(status), out_of_memory, .. }
+                if status & 0x7f == Signal::SIGKILL as u32 && after < Self::SOON =>
+            {
+                Some(if *out_of_memory { Self::OutOfMemory } else { Self::Sent })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Killed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OutOfMemory => {
+                "the OOM killer ran meanwhile, and probed pages of code count as memory of the process; choose fewer \
+                 functions, or raise the memory limit of its control group"
+            }
+            Self::Sent => "another process sent it (the OOM killer did not run)",
+        })
     }
 }

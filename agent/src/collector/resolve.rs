@@ -261,7 +261,7 @@ pub fn resolve_python(
         let found = found.map_err(|error| ResolveError::Python { path: open.path.clone(), error })?;
         let Some(interpreter) = found else { continue };
         let mut function = Function::of(&open, String::new());
-        function.take(&open, &interpreter.sites);
+        function.take(&open, interpreter.sites.entry.site.address, &interpreter.sites);
         function.sites.iter_mut().for_each(|site| site.cookie |= SITE_PYTHON);
         let resolved = ResolvedPython {
             every_call: interpreter.sees_every_call()
@@ -375,7 +375,7 @@ fn search(
                     }
                     let measured = &mut resolved.functions[index];
                     measured.language = function.language.name();
-                    measured.take(open, &sites);
+                    measured.take(open, function.start, &sites);
                 }
                 Err(reason) => {
                     refusal.get_or_insert_with(|| reason.to_string());
@@ -427,10 +427,11 @@ impl Function {
         }
     }
 
-    /// Adds a range.
-    fn take(&mut self, open: &OpenImage, sites: &edgelat_image::FunctionSites) {
+    /// Adds a range that begins at an address.
+    fn take(&mut self, open: &OpenImage, start: u64, sites: &edgelat_image::FunctionSites) {
         self.steppings.entry_stepped |= sites.entry.site.stepping == Stepping::SingleStepped;
-        self.sites.push(plan_site(&open.file, &sites.entry, false));
+        let before = sites.entry.site.address.saturating_sub(start).min(u8::MAX.into()) as u8;
+        self.sites.push(PlanSite { before, ..plan_site(&open.file, &sites.entry, false) });
         for exit in &sites.exits {
             self.steppings.exit_stepped |= exit.site.stepping == Stepping::SingleStepped;
             self.until_tail_call |= exit.site.kind == SiteKind::TailJump;
@@ -465,7 +466,7 @@ fn plan_site(file: &std::fs::File, site: &edgelat_image::ProbeSite, exit: bool) 
         cookie |= SITE_RETURN;
     }
     let stepped = site.site.stepping == Stepping::SingleStepped;
-    PlanSite { offset: site.file_offset, cookie, exit, stepped, code, code_len }
+    PlanSite { offset: site.file_offset, cookie, exit, stepped, code, code_len, before: 0 }
 }
 
 /// The build-id of an open image in hexadecimal.

@@ -12,10 +12,11 @@ use edgelat_guard::{GuardError, Limits, Line};
 use edgelat_image::{Pack, Pattern, Progress, PythonPattern};
 
 use super::debug_dirs::DebugDirs;
+use super::examine::Refused;
 use super::family::Family;
 use super::faults;
-use super::measurement::{Measurement, rate};
-use super::notes;
+use super::measurement::{Measurement, percent, rate};
+use super::notes::{self, Killed};
 use super::refusals;
 use super::report::{Ended, FunctionReport, RefusedReport, Report, SCHEMA, TargetReport};
 use super::resolve::{self, Context, ResolveError, Resolved};
@@ -192,7 +193,7 @@ impl Session {
             returns: wanted.plan.returns,
             progress: &mut |image, at| notices.progress(image, at),
         };
-        let resolved = resolve::resolve(line, &self.target, patterns, &mut context)?;
+        let mut resolved = resolve::resolve(line, &self.target, patterns, &mut context)?;
         self.pending.clone_from(&resolved.pending);
         for refusal in &resolved.refused {
             notices.say(format_args!("not measured: {}: {}", refusal.name, refusal.text));
@@ -201,7 +202,7 @@ impl Session {
         if resolved.functions.is_empty() {
             return Ok(());
         }
-        self.measure(line, wanted, &resolved)
+        self.measure(line, wanted, &mut resolved, notices)
     }
 
     /// Attaches and arms functions of Python, once their interpreter is mapped.
@@ -221,12 +222,22 @@ impl Session {
             return Ok(());
         };
         notes::of_python(&python).for_each(|note| notices.say(format_args!("{note}")));
-        let resolved = Resolved { images: vec![image], python: Some(python), ..Resolved::default() };
-        self.measure(line, wanted, &resolved)
+        let mut resolved = Resolved { images: vec![image], python: Some(python), ..Resolved::default() };
+        self.measure(line, wanted, &mut resolved, notices)
     }
 
-    fn measure(&mut self, line: &mut Line, wanted: &Wanted, resolved: &Resolved) -> Result<(), SessionError> {
-        let mut measurement = Measurement::attach(line, &self.target, resolved, wanted.plan)?;
+    fn measure(
+        &mut self,
+        line: &mut Line,
+        wanted: &Wanted,
+        resolved: &mut Resolved,
+        notices: &mut dyn Notices,
+    ) -> Result<(), SessionError> {
+        let mut refused = Refused::default();
+        let attached = Measurement::attach(line, &self.target, resolved, wanted.plan, &mut refused);
+        notes::of_refused(&refused, notices);
+        self.refused.append(&mut refused.functions);
+        let mut measurement = attached?;
         // A bound holds from the first call on, so what a call costs has to be known before.
         let known = match wanted.bounded {
             true => measurement.calibrate(line),
@@ -333,8 +344,15 @@ impl Session {
                 self.died_of_fault |= !fault.handled;
                 return Some(Ended::Fault);
             }
-            Event::Ended { pid, status } => {
+            Event::Ended { pid, status, .. } => {
                 self.died_of_fault |= status.is_some_and(faults::ended);
+                if self.family.contains(*pid)
+                    && let Some(killed) = Killed::of(event, self.armed.elapsed())
+                {
+                    notices.say(format_args!(
+                        "process {pid} was ended by SIGKILL soon after its probes came: {killed}"
+                    ));
+                }
                 self.family.gone(*pid, now);
             }
             Event::Executed { pid, time_ns, gap } => {
@@ -526,14 +544,6 @@ pub fn percent_of(ppm: u64) -> f64 {
     ppm as f64 / 1e4
 }
 
-/// How much of one CPU's time `cost_ns` is, in percent to one decimal.
-fn percent(cost_ns: u64, time: Duration) -> f64 {
-    if time.is_zero() {
-        return 0.0;
-    }
-    (cost_ns as f64 / time.as_nanos() as f64 * 1000.0).round() / 10.0
-}
-
 fn describe(line: &mut Line, target: &Target) -> Result<TargetReport, GuardError> {
     let images = target.images(line)?;
     let executable = images.iter().find(|image| image.executable);
@@ -544,16 +554,4 @@ fn describe(line: &mut Line, target: &Target) -> Result<TargetReport, GuardError
         exe: executable.map(|image| image.path.to_string()).unwrap_or_default(),
         build_id: open.and_then(|open| resolve::build_id_of(&open.file)),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percent_is_that_of_one_cpu() {
-        assert_eq!(percent(2_500_000, Duration::from_secs(1)), 0.3);
-        assert_eq!(percent(3_000_000_000, Duration::from_secs(1)), 300.0);
-        assert_eq!(percent(1, Duration::ZERO), 0.0);
-    }
 }

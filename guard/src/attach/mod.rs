@@ -12,13 +12,18 @@
 //! Every probe is bound to one process. A probe on the file as such would run in every process that executes
 //! it, and a file that is overwritten in place under such a probe makes the next program run wrong.
 //!
+//! A target's memory is looked at before (`text.rs`, [`crate::memory`]) and after: a probe that the kernel did not place
+//! is an error, never a function without calls.
+//!
 //! Exit sites are attached before entry sites and everything while the switch is off, so that no call is
 //! entered that cannot be seen leaving.
 
 mod multi;
 pub(crate) mod perf;
 mod single;
+pub(crate) mod text;
 pub(crate) mod tracefs;
+mod trial;
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -26,21 +31,36 @@ use std::rc::Rc;
 
 use edgelat_bpf::object::Programs;
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::error::{GuardError, Kind, Os, text};
+use crate::error::{GuardError, Kind, Os, Text, text};
 use crate::features;
 use crate::image::mark_of;
 use crate::load::{Loaded, load_refused};
-use crate::protocol::{Returns, Route};
+use crate::memory::{self, Groups};
+use crate::protocol::{Returns, Route, Unfit, Unsound};
 use crate::target::{FileKey, Target};
+use text::Mappings;
 use tracefs::Tracefs;
 
 /// Sites that the route of single events takes without being asked for by name.
 pub(crate) const HANDFUL: usize = 64;
 
-/// Executable mappings that a process may have of one image, each of which is looked at for each site. A program has one, or a few
-/// where it loads the same library again.
-const MAPPED_AT_MOST: usize = 64;
+/// Sites that are attached at once, where there are more. The kernel takes the lock of the target's mappings again and
+/// again meanwhile, and a thread that maps memory waits for all of them.
+const SLICE: usize = 256;
+/// Slices of one image and program at most: each takes a descriptor in each process.
+const SLICES: usize = 32;
+
+/// Length of the slices of so many sites.
+fn slice(sites: usize) -> usize {
+    sites.div_ceil(SLICES).max(SLICE)
+}
+
+/// Lets threads of the target map memory between two slices.
+fn pause() {
+    std::thread::sleep(std::time::Duration::from_micros(500));
+}
 
 /// The sites of one image, checked.
 #[derive(Debug, Clone)]
@@ -55,9 +75,14 @@ pub(crate) struct ImageSites {
 }
 
 impl ImageSites {
+    /// All sites, entries first.
+    pub(crate) fn sites(&self) -> impl Iterator<Item = &Site> {
+        self.entries.iter().chain(&self.exits)
+    }
+
     /// Does the same stand there now?
     pub(crate) fn are_as_checked(&self) -> bool {
-        let marks = self.entries.iter().chain(&self.exits).map(|site| mark_of(&self.file, site.offset));
+        let marks = self.sites().map(|site| mark_of(&self.file, site.offset));
         marks.fold(0, u64::wrapping_add) == self.mark
     }
 }
@@ -67,6 +92,8 @@ impl ImageSites {
 pub(crate) struct Site {
     pub(crate) offset: u64,
     pub(crate) cookie: u64,
+    /// Bytes of the function before it that are compared with memory as well.
+    pub(crate) before: u8,
 }
 
 /// Probes of one process. They end with the value, however it is dropped.
@@ -82,9 +109,16 @@ pub(crate) struct Attached {
     _probes: Probes,
     /// Addresses that were entered for programs without cookies.
     addresses: Vec<u64>,
+    /// How many processes the OOM killer had ended before.
+    kills: u64,
 }
 
 impl Attached {
+    /// Has the OOM killer ended any process since?
+    pub(crate) fn out_of_memory(&self) -> bool {
+        memory::kills() > self.kills
+    }
+
     /// The process has mapped an image elsewhere as well: enters the addresses that are new.
     pub(crate) fn renew(
         &mut self,
@@ -93,7 +127,7 @@ impl Attached {
         images: &[ImageSites],
     ) -> Result<(), GuardError> {
         let known = std::mem::take(&mut self.addresses);
-        self.addresses = enter_addresses(loaded, target, images)?;
+        self.addresses = enter_addresses(loaded, target, &Mappings::of(target, images)?, images)?;
         let here: HashSet<&u64> = self.addresses.iter().collect();
         let gone = known.iter().filter(|address| !here.contains(address));
         gone.for_each(|address| loaded.remove_site(target.pid, *address));
@@ -122,7 +156,7 @@ pub(crate) fn choose(
     wanted: Option<Route>,
     returns: Returns,
     sites: usize,
-    tracefs: &Result<(), Errno>,
+    tracefs: &Result<&Tracefs, Errno>,
 ) -> Result<Way, GuardError> {
     // No route works without; better said once than for each.
     if let Err(errno @ (Errno::EPERM | Errno::EACCES)) = features::programs() {
@@ -138,14 +172,19 @@ pub(crate) fn choose(
     let mut reasons = String::new();
     let mut denied = false;
     for &route in routes {
-        let fits = if route == Route::Single && wanted.is_none() && sites > HANDFUL {
-            let reason = text(format_args!(
-                "{sites} probes are too many for single events, which take seconds each to remove"
-            ));
-            Err(GuardError::Route { route, reason })
-        } else {
-            can_use(route, returns, tracefs)
-        };
+        let fits = can_use(route, returns, tracefs).and_then(|programs| {
+            let one_by_one = match (route, tracefs) {
+                (Route::Tracefs, Ok(tracefs)) => tracefs.probes_per_event()? == 1,
+                (route, _) => route == Route::Single,
+            };
+            if one_by_one && wanted.is_none() && sites > HANDFUL {
+                let reason = text(format_args!(
+                    "{sites} probes are too many for events of one probe, which take seconds each to remove"
+                ));
+                return Err(GuardError::Route { route, reason });
+            }
+            Ok(programs)
+        });
         match fits {
             Ok(programs) => return Ok(Way { route, programs }),
             Err(error) if wanted.is_some() => return Err(error),
@@ -170,7 +209,7 @@ pub(crate) fn reason(error: &GuardError) -> String {
 pub(crate) fn can_use(
     route: Route,
     returns: Returns,
-    tracefs: &Result<(), Errno>,
+    tracefs: &Result<&Tracefs, Errno>,
 ) -> Result<Programs, GuardError> {
     let lacking = |reason: &str| GuardError::Route { route, reason: text(reason) };
     let by_address = || match features::compare_exchange() {
@@ -193,7 +232,10 @@ pub(crate) fn can_use(
             Err(lacking("a return probe of a trace event does not know its function; use --route single"))
         }
         (Route::Tracefs, Returns::Ret) => match tracefs {
-            Ok(()) => perf::may_open_tracepoints().map(|()| by_address()),
+            Ok(tracefs) => {
+                perf::may_open_tracepoints()?;
+                tracefs.probes_per_event().map(|_| by_address())
+            }
             Err(errno) => Err(tracefs::cannot_open(*errno)),
         },
         (Route::Single, Returns::Ret) => perf::may_open_uprobes().map(|()| by_address()),
@@ -207,16 +249,81 @@ pub(crate) fn can_use(
     }
 }
 
+/// Lets this process hold as many descriptors as it may: a plan takes up to [`SLICES`] of them for each image and child.
+pub(crate) fn allow_descriptors() {
+    // Where it cannot be raised, the limit that there is holds.
+    _ = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+}
+
+/// Attaches the sites of `images` to a process, if its memory allows it, and makes sure that they are there.
+///
+/// # Errors
+/// [`GuardError::Unfit`], [`GuardError::NoHeadroom`] before anything is attached; [`GuardError::OutOfMemory`],
+/// [`GuardError::NotArmed`] and whatever the kernel says while it is. Nothing is attached then.
+pub(crate) fn cover(
+    route: Route,
+    loaded: &Loaded,
+    target: &Target,
+    images: &[ImageSites],
+    tracefs: Option<&Tracefs>,
+) -> Result<Attached, GuardError> {
+    let pid = target.pid;
+    let mapped = Mappings::of(target, images)?;
+    // A child may have unmapped a library that its parent still has.
+    let unfit = mapped.unfit(target, images)?.into_iter().find(|unfit| unfit.why != Unfit::Unmapped);
+    if let Some(Unsound { function, why }) = unfit {
+        return Err(GuardError::Unfit { pid, function, name: numbered(function), why });
+    }
+    Groups::of(target).allow(pid, mapped.bytes(images))?;
+    let kills = memory::kills();
+    let attached = attach_mapped(route, loaded, target, &mapped, images, tracefs).map_err(|error| {
+        let out_of_memory = match &error {
+            GuardError::Attach { os, .. } => os.0 == Errno::ENOMEM as i32,
+            GuardError::NoProcess { .. } => memory::kills() > kills,
+            _ => false,
+        };
+        if out_of_memory { GuardError::OutOfMemory { pid, sites: number_of(images) } } else { error }
+    })?;
+    let missing = match mapped.not_armed(target, images) {
+        // Mapped elsewhere meanwhile, as by an exec? Then what is mapped now counts.
+        Ok(Some(_)) => Mappings::of(target, images).and_then(|mapped| mapped.not_armed(target, images)),
+        seen => seen,
+    };
+    let error = match missing {
+        Ok(None) => return Ok(attached),
+        Ok(Some((function, missing))) => {
+            let (name, sites) = (numbered(function), number_of(images));
+            GuardError::NotArmed { pid, function, name, missing, sites, route }
+        }
+        Err(error) => error,
+    };
+    attached.forget(loaded, pid);
+    Err(error)
+}
+
 /// Attaches the sites of `images` to one process.
 pub(crate) fn attach(
     route: Route,
     loaded: &Loaded,
     target: &Target,
     images: &[ImageSites],
-    tracefs: Option<&mut Tracefs>,
+    tracefs: Option<&Tracefs>,
 ) -> Result<Attached, GuardError> {
+    attach_mapped(route, loaded, target, &Mappings::of(target, images)?, images, tracefs)
+}
+
+fn attach_mapped(
+    route: Route,
+    loaded: &Loaded,
+    target: &Target,
+    mapped: &Mappings,
+    images: &[ImageSites],
+    tracefs: Option<&Tracefs>,
+) -> Result<Attached, GuardError> {
+    let kills = memory::kills();
     let addresses = match loaded.programs.by_address() {
-        true => enter_addresses(loaded, target, images)?,
+        true => enter_addresses(loaded, target, mapped, images)?,
         false => Vec::new(),
     };
     let probes = match route {
@@ -231,7 +338,7 @@ pub(crate) fn attach(
         Route::Single => single::attach(loaded, target, images).map(Probes::Single),
     };
     match probes {
-        Ok(probes) => Ok(Attached { _probes: probes, addresses }),
+        Ok(probes) => Ok(Attached { _probes: probes, addresses, kills }),
         Err(error) => {
             addresses.iter().for_each(|address| loaded.remove_site(target.pid, *address));
             Err(error)
@@ -240,32 +347,32 @@ pub(crate) fn attach(
 }
 
 /// Enters the address that each site has in the process, for programs that get no cookie.
-fn enter_addresses(loaded: &Loaded, target: &Target, images: &[ImageSites]) -> Result<Vec<u64>, GuardError> {
+fn enter_addresses(
+    loaded: &Loaded,
+    target: &Target,
+    mapped: &Mappings,
+    images: &[ImageSites],
+) -> Result<Vec<u64>, GuardError> {
     let mut addresses = Vec::new();
-    let mappings = target.mappings(|mapping| images.iter().any(|image| image.key == mapping.file))?;
     for image in images {
-        let mapped: Vec<_> = mappings.iter().filter(|mapping| mapping.file == image.key).collect();
-        if mapped.len() > MAPPED_AT_MOST {
-            return Err(GuardError::Unsupported {
-                what: text(format_args!(
-                    "probe an image that process {} has mapped {} times",
-                    target.pid,
-                    mapped.len()
-                )),
-                reason: text(format_args!("{MAPPED_AT_MOST} times are the most")),
-            });
-        }
-        for site in image.entries.iter().chain(&image.exits) {
-            let covers = |offset: u64, length: u64| site.offset.checked_sub(offset).filter(|at| *at < length);
-            for mapping in &mapped {
-                if let Some(at) = covers(mapping.offset, mapping.end - mapping.start) {
-                    loaded.add_site(target.pid, mapping.start + at, site.cookie)?;
-                    addresses.push(mapping.start + at);
-                }
+        for site in image.sites() {
+            for address in mapped.addresses(image.key, site.offset) {
+                loaded.add_site(target.pid, address, site.cookie)?;
+                addresses.push(address);
             }
         }
     }
     Ok(addresses)
+}
+
+/// A function by its number in the plan.
+fn numbered(function: u32) -> Text {
+    text(format_args!("function {function} of the plan"))
+}
+
+/// Probes of one process.
+fn number_of(images: &[ImageSites]) -> u32 {
+    images.iter().map(|image| image.sites().count()).sum::<usize>() as u32
 }
 
 /// Closes what holds probes. Each close waits for a grace period of the kernel; waiting together takes as long as
@@ -289,6 +396,6 @@ fn failed(route: Route, target: &Target, images: &[ImageSites], os: Os, hint: &s
     if os.0 == Errno::ESRCH as i32 {
         return GuardError::NoProcess { pid: target.pid };
     }
-    let sites = images.iter().map(|image| image.entries.len() + image.exits.len()).sum::<usize>() as u32;
+    let sites = number_of(images);
     GuardError::Attach { pid: target.pid, sites, route, os, hint: text(hint) }
 }

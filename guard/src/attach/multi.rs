@@ -1,11 +1,11 @@
-//! uprobe_multi links: all sites of an image in one call, removed by one close.
+//! uprobe_multi links: many sites of an image in one call, removed by one close.
 
 use std::ffi::c_ulong;
 
 use caps::Capability;
 use libbpf_rs::{Link, UprobeMultiOpts};
 
-use super::{ImageSites, Site, close_together, failed};
+use super::{ImageSites, Site, close_together, failed, pause, slice};
 use crate::error::GuardError;
 use crate::load::{Loaded, os_error};
 use crate::protocol::Route;
@@ -33,9 +33,6 @@ pub(super) fn attach(loaded: &Loaded, target: &Target, images: &[ImageSites]) ->
     let mut links = Vec::with_capacity(images.len() * 2);
     for image in images {
         let mut link = |program: &str, sites: &[Site], retprobe: bool, session: bool| {
-            if sites.is_empty() {
-                return Ok(());
-            }
             let options = UprobeMultiOpts {
                 // libbpf's `offsets` is an array of unsigned long, which is usize on every Linux.
                 offsets: sites.iter().map(|site| site.offset as c_ulong as usize).collect(),
@@ -59,13 +56,21 @@ pub(super) fn attach(loaded: &Loaded, target: &Target, images: &[ImageSites]) ->
             links.push(link);
             Ok(())
         };
+        let mut attach = |program: &str, sites: &[Site], retprobe: bool, session: bool| {
+            sites.chunks(slice(sites.len())).enumerate().try_for_each(|(index, sites)| {
+                if index > 0 {
+                    pause();
+                }
+                link(program, sites, retprobe, session)
+            })
+        };
         let programs = loaded.programs;
         match (programs, programs.exit()) {
-            (Programs::MultiReturn, Some(exit)) => link(exit, &image.entries, true, false)?,
-            (_, Some(exit)) => link(exit, &image.exits, false, false)?,
+            (Programs::MultiReturn, Some(exit)) => attach(exit, &image.entries, true, false)?,
+            (_, Some(exit)) => attach(exit, &image.exits, false, false)?,
             (_, None) => {}
         }
-        link(programs.entry(), &image.entries, false, programs == Programs::Session)?;
+        attach(programs.entry(), &image.entries, false, programs == Programs::Session)?;
     }
     Ok(Probes(links))
 }

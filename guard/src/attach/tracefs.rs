@@ -6,6 +6,7 @@
 //!
 //! The file system need not be mounted: it is opened through a mount that no path leads to.
 
+use std::cell::{Cell, OnceCell};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write as _};
@@ -19,7 +20,7 @@ use nix::sys::stat::Mode;
 use nix::sys::statfs::{FsType, fstatfs};
 
 use super::perf::{self, Event};
-use super::{ImageSites, Site, close_together, failed};
+use super::{ImageSites, Site, close_together, failed, pause, slice, trial};
 use crate::error::{GuardError, Os, text};
 use crate::load::Loaded;
 use crate::protocol::Route;
@@ -28,7 +29,8 @@ use crate::target::{Target, path_of};
 
 /// TRACEFS_MAGIC, include/uapi/linux/magic.h.
 const TRACEFS: FsType = FsType(0x7472_6163);
-/// Probes in one event. Adding a probe compares it with all before it, so that many get slow.
+/// Probes in one event. Adding a probe compares it with all before it, and opening an event holds the target's mappings
+/// for all of them.
 const PROBES_PER_EVENT: usize = 1000;
 /// The kernel reads definitions in pieces of this size (WRITE_BUFSIZE, kernel/trace/trace_dynevent.c).
 const WRITE_BYTES: usize = 4000;
@@ -44,7 +46,9 @@ pub(crate) struct Tracefs {
     /// `uprobe_events`, for writing.
     events_file: Arc<File>,
     group: String,
-    events: u32,
+    events: Cell<u32>,
+    /// Probes that an event can hold, once that was tried.
+    per_event: OnceCell<usize>,
 }
 
 impl Tracefs {
@@ -65,11 +69,30 @@ impl Tracefs {
             root: Arc::new(root),
             events_file: Arc::new(events_file),
             group: format!("edgelat_{pid}_{}", start_of(pid).unwrap_or(0)),
-            events: 0,
+            events: Cell::new(0),
+            per_event: OnceCell::new(),
         };
         // A sweep that fails leaves what was left; it hurts nobody but the next listing.
         _ = tracefs.sweep();
         Ok(tracefs)
+    }
+
+    /// Probes that one event can hold here: many, or one where the kernel arms only the first. Tried once.
+    ///
+    /// # Errors
+    /// [`GuardError::Route`] when the trial failed or counted something else.
+    pub(crate) fn probes_per_event(&self) -> Result<usize, GuardError> {
+        if let Some(known) = self.per_event.get() {
+            return Ok(*known);
+        }
+        let failed = |reason: String| GuardError::Route { route: Route::Tracefs, reason: text(reason) };
+        let per_event = match trial::counted(self) {
+            Ok(2) => PROBES_PER_EVENT,
+            Ok(1) => 1,
+            Ok(counted) => return Err(failed(format!("a trial counted {counted} of 2 hits"))),
+            Err(errno) => return Err(failed(format!("a trial of two probes failed: {}", errno.desc()))),
+        };
+        Ok(*self.per_event.get_or_init(|| per_event))
     }
 
     /// Removes events of agents that are gone.
@@ -107,9 +130,9 @@ impl Tracefs {
     }
 
     /// Defines an event with a probe at each site; returns its name.
-    fn define(&mut self, image: &ImageSites, sites: &[Site]) -> Result<Definition, Errno> {
-        let name = format!("{}/e{}", self.group, self.events);
-        self.events += 1;
+    pub(super) fn define(&self, image: &ImageSites, sites: &[Site]) -> Result<Definition, Errno> {
+        let name = format!("{}/e{}", self.group, self.events.get());
+        self.events.set(self.events.get() + 1);
         let definition =
             Definition { root: Arc::clone(&self.root), events_file: Arc::clone(&self.events_file), name };
         let mut file = &*self.events_file;
@@ -128,7 +151,7 @@ impl Tracefs {
 
 /// An event that exists by our writing; removed when dropped.
 #[derive(Debug)]
-struct Definition {
+pub(super) struct Definition {
     root: Arc<OwnedFd>,
     events_file: Arc<File>,
     name: String,
@@ -136,7 +159,7 @@ struct Definition {
 
 impl Definition {
     /// Number by which perf knows the event.
-    fn id(&self) -> Result<u64, Errno> {
+    pub(super) fn id(&self) -> Result<u64, Errno> {
         let mut digits = String::new();
         let file = open_file(&self.root, &format!("events/{}/id", self.name), OFlag::O_RDONLY)?;
         file.take(32).read_to_string(&mut digits).map_err(errno_of)?;
@@ -169,14 +192,19 @@ pub(super) fn attach(
     loaded: &Loaded,
     target: &Target,
     images: &[ImageSites],
-    tracefs: &mut Tracefs,
+    tracefs: &Tracefs,
 ) -> Result<Probes, GuardError> {
+    let per_event = tracefs.probes_per_event()?;
     let mut probes = Probes { events: Vec::new(), definitions: Vec::new() };
     for image in images {
         let exit = loaded.programs.exit().map(|exit| (exit, &image.exits));
         for (program, sites) in exit.into_iter().chain([(loaded.programs.entry(), &image.entries)]) {
             let program = loaded.program(program)?;
-            for sites in sites.chunks(PROBES_PER_EVENT) {
+            let at_once = per_event.min(slice(sites.len()));
+            for (index, sites) in sites.chunks(at_once).enumerate() {
+                if index > 0 {
+                    pause();
+                }
                 let definition = tracefs.define(image, sites).map_err(|errno| {
                     refused(target, images, errno, |os| {
                         rights::refused("write uprobe_events", os, &[Capability::CAP_DAC_OVERRIDE])
@@ -255,7 +283,7 @@ fn open_file(root: &OwnedFd, name: &str, flags: OFlag) -> Result<File, Errno> {
     openat(root, name, flags | OFlag::O_CLOEXEC, Mode::empty()).map(File::from)
 }
 
-fn errno_of(error: std::io::Error) -> Errno {
+pub(super) fn errno_of(error: std::io::Error) -> Errno {
     Errno::from_raw(Os::from(error).0)
 }
 

@@ -34,6 +34,7 @@ impl GuardError {
             | Self::Unsupported { .. }
             | Self::Load { .. }
             | Self::Route { .. }
+            | Self::NotArmed { .. }
             | Self::NoRoute { denied: false, .. } => Kind::Kernel,
             Self::NoProcess { .. }
             | Self::Thread { .. }
@@ -48,7 +49,10 @@ impl GuardError {
             | Self::NoMapping { .. }
             | Self::OpenImage { .. }
             | Self::ImageReplaced { .. }
-            | Self::ImageChanged { .. } => Kind::Target,
+            | Self::ImageChanged { .. }
+            | Self::NoHeadroom { .. }
+            | Self::OutOfMemory { .. }
+            | Self::Unfit { .. } => Kind::Target,
             Self::Proc { .. }
             | Self::BadPlan { .. }
             | Self::TooMuchMemory { .. }

@@ -59,7 +59,7 @@ impl Guard {
         let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
         // The old addresses go first, because some of the new ones may be the same.
         covered.attached.iter().for_each(|attached| attached.forget(loaded, covered.target.pid));
-        let attached = attach::attach(way.route, loaded, &covered.target, &images, self.tracefs.as_mut())?;
+        let attached = attach::cover(way.route, loaded, &covered.target, &images, self.tracefs.as_ref())?;
         covered.attached = Some(attached);
         Ok(())
     }

@@ -51,7 +51,7 @@ impl Guard {
                     plan.processes.push(Covered::bare(target));
                 }
                 Err(_) => {
-                    let event = Event::Ended { pid, status: None };
+                    let event = Event::Ended { pid, status: None, out_of_memory: false };
                     self.events.push_back(Told { plan: plan.id, event });
                 }
             }

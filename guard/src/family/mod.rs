@@ -51,7 +51,7 @@ impl Guard {
         // Before the probes: a fork between the two is then told, and its child attached late but not missed.
         loaded.add_family(target.pid)?;
         let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
-        let attached = attach::attach(way.route, loaded, &target, &images, self.tracefs.as_mut())?;
+        let attached = attach::cover(way.route, loaded, &target, &images, self.tracefs.as_ref())?;
         watch(&mut self.epoll, target.pidfd())?;
         plan.executable = plan.executable.or_else(|| executable_of(&target));
         // It may have been there before, with another image.
@@ -176,7 +176,8 @@ impl Guard {
             let pid = covered.target.pid;
             let lives_by_main_thread = by_main_thread && covered.attached.is_some();
             if covered.target.ended() {
-                gone.push(Event::Ended { pid, status: covered.status });
+                let out_of_memory = covered.attached.as_ref().is_some_and(Attached::out_of_memory);
+                gone.push(Event::Ended { pid, status: covered.status, out_of_memory });
             } else if !(lives_by_main_thread && covered.target.main_thread_ended()) {
                 return true;
             } else if covered.headless.get_or_insert_with(Instant::now).elapsed() >= ENDING {

@@ -19,6 +19,7 @@ mod hostile;
 mod images;
 mod judges;
 mod mapped;
+mod memory;
 mod metrics;
 mod packs;
 mod processes;

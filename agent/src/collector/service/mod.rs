@@ -3,6 +3,7 @@
 //! | module | job |
 //! | --- | --- |
 //! | [`find`] | which processes a target of the configuration is |
+//! | `consider` | may a process be measured now? |
 //! | [`watched`] | what has become of each: measured, paused, left alone |
 //! | [`lines`] | what is told of them |
 //! | `reload` | what a changed configuration changes |
@@ -11,6 +12,7 @@
 //! The loop sleeps until a signal comes, the guard has something to tell, or it is time to look for processes or to report.
 //! Nothing that goes wrong with one process ends the others: it is logged, and tried again later where that may help.
 
+mod consider;
 pub mod find;
 pub mod lines;
 pub mod live;
@@ -36,9 +38,10 @@ use self::lines::{Output, State};
 use self::live::Shown;
 use self::recorder::{Recorder, boot_ns};
 use self::signals::{Signals, Wish};
-use self::watched::{Fate, Group, Watched};
+use self::watched::{Fate, Group, Killings, Watched};
+use super::notes::Killed;
 use super::report::Ended;
-use super::session::{Notices, Session, SessionError, Sources};
+use super::session::{Notices, SessionError, Sources};
 use crate::config::Config;
 use crate::log::{Level, Log};
 
@@ -72,6 +75,7 @@ pub struct Service {
     sources: Sources,
     log: Log,
     quarantine: Store,
+    killings: Killings,
     placement: Placement,
     /// Where targets may run, as far as it is known.
     busy: CpuSet,
@@ -136,6 +140,7 @@ impl Service {
             sources,
             log,
             quarantine,
+            killings: Killings::default(),
             placement,
             busy,
             output,
@@ -281,6 +286,12 @@ impl Service {
                 watched::put(&self.quarantine, record, &self.log);
             }
         }
+        if ended == Ended::Target {
+            let key = watched::key(session.description(), config);
+            let lived = session.armed.elapsed() >= Killed::SOON;
+            let killed = event.and_then(|event| Killed::of(event, session.armed.elapsed()));
+            watched::note_killing(&mut self.killings, &key, killed, lived, (&config.name, &self.log));
+        }
         process.fate = Fate::after(ended, Instant::now(), &mut process.pauses);
         // One that is no more lacks nothing.
         process.uncovered_ns = (ended != Ended::Target).then(boot_ns);
@@ -343,85 +354,6 @@ impl Service {
         if watched.is_empty() && absent_ns.is_none() {
             *absent_ns = Some(boot_ns());
         }
-    }
-
-    /// Measures a process that is not measured yet, if it is time.
-    fn consider(&mut self, group: usize, found: &Found) -> Result<(), ServiceError> {
-        let now = Instant::now();
-        if self.closed || self.groups.iter().any(|of| of.covers(found.pid)) {
-            return Ok(());
-        }
-        let Group { config, wanted, watched, absent_ns, .. } = &mut self.groups[group];
-        let known = watched.iter().position(|process| process.is(found));
-        if known.is_some_and(|index| !watched[index].fate.is_due(now)) {
-            return Ok(());
-        }
-        let index = known.unwrap_or_else(|| {
-            if let Some(since) = absent_ns.take() {
-                self.recorder.uncovered(&config.name, NO_PROCESS, since);
-            }
-            watched.push(Watched::new(found));
-            watched.len() - 1
-        });
-        let process = &mut watched[index];
-        let mut notices = Logged { log: &self.log, name: &config.name };
-        let begun = Session::open(&mut self.line, found.pid, wanted).and_then(|mut session| {
-            let key = watched::key(session.description(), config);
-            match self.quarantine.contains(&key) {
-                Ok(Some(record)) => return Ok(Err((session, record))),
-                Ok(None) => {}
-                // What cannot be read cannot forbid anything; who repairs it is told.
-                Err(error) => self.log.say(Level::Warning, format_args!("{error}")),
-            }
-            session.begin(&mut self.line, wanted, &self.sources, &mut notices)?;
-            Ok(Ok(session))
-        });
-        match begun {
-            Ok(Ok(session)) => {
-                let functions = session.function_names().len();
-                self.log.say(
-                    Level::Info,
-                    format_args!(
-                        "{}: measuring process {} ({}), {functions} functions so far",
-                        config.name,
-                        found.pid,
-                        session.description().exe
-                    ),
-                );
-                if let Ok(cpus) = placement::cpus_of(found.pid) {
-                    self.busy = self.busy.and(&cpus);
-                }
-                let before = std::mem::replace(&mut process.fate, Fate::Measured(Box::new(session)));
-                if let (Some(since), (_, Some(why))) = (process.uncovered_ns.take(), before.in_words()) {
-                    self.recorder.uncovered(&config.name, why, since);
-                }
-            }
-            Ok(Err((session, record))) => {
-                self.log.say(
-                    Level::Warning,
-                    format_args!(
-                        "{}: process {} is left alone: build {} is in quarantine since a fault (signal {}) while it was \
-                         probed; `edgelat quarantine clear` ends that",
-                        config.name,
-                        found.pid,
-                        session.description().build_id.as_deref().unwrap_or("without a build-id"),
-                        record.signal
-                    ),
-                );
-                process.fate = Fate::quarantined(now);
-                self.line.call(&Request::ForgetTarget { target: session.target.id })?;
-            }
-            Err(SessionError::Guard(GuardError::Gone)) => return Err(GuardError::Gone.into()),
-            // It came and went, or has not begun to execute anything: there is nothing to tell of it.
-            Err(SessionError::Guard(GuardError::NoProcess { .. } | GuardError::NoImage { .. })) => {
-                watched.remove(index);
-            }
-            Err(error) => {
-                self.log.say(Level::Warning, format_args!("{}: process {}: {error}", config.name, found.pid));
-                process.fate = Fate::failed(now, &mut process.pauses);
-            }
-        }
-        Ok(())
     }
 
     fn look_for_libraries(&mut self, group: usize) -> Result<(), ServiceError> {

@@ -7,6 +7,7 @@ use edgelat_guard::quarantine::{self, Key, Record, Store};
 
 use super::lines::State;
 use super::recorder::boot_ns;
+use crate::collector::notes::Killed;
 use crate::collector::report::{Ended, TargetReport};
 use crate::collector::session::{Session, Wanted};
 use crate::config::{AgentConfig, TargetConfig};
@@ -16,6 +17,10 @@ use crate::log::{Level, Log};
 const PAUSE: Duration = Duration::from_secs(10);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// First pause of a build whose process was killed soon after its probes came, doubled each time.
+const KILLED_PAUSE: Duration = Duration::from_secs(300);
+/// Longest such pause.
+const LONGEST_KILLED_PAUSE: Duration = Duration::from_secs(4 * 3600);
 /// A process that dies so soon after a fault that it handled died of it: its handler told of it and let go.
 const DYING: Duration = Duration::from_secs(10);
 /// How often quarantine is asked again: somebody may have ended it.
@@ -180,6 +185,11 @@ impl Fate {
         Self::pause(now, pauses, "failed")
     }
 
+    /// Its build was killed soon after its probes came.
+    pub fn killed(until: Instant) -> Self {
+        Self::Paused { until, why: "killed" }
+    }
+
     /// Must not be measured until somebody says otherwise.
     pub fn quarantined(now: Instant) -> Self {
         Self::Paused { until: now + ASK_QUARANTINE, why: "quarantine" }
@@ -203,6 +213,80 @@ impl Fate {
             Self::Paused { why, .. } => (State::Paused, Some(why)),
             Self::Left { why } => (State::Left, Some(why)),
         }
+    }
+}
+
+/// Builds that were killed soon after their probes came. It may have been for the memory that probes take, so they are
+/// left alone for a while, whichever process executes them next.
+#[derive(Debug, Default)]
+pub struct Killings(Vec<Killing>);
+
+#[derive(Debug)]
+struct Killing {
+    key: Key,
+    /// Killings in a row that have led to no pause yet.
+    pending: u32,
+    /// Pauses in a row.
+    pauses: u32,
+    until: Option<Instant>,
+}
+
+impl Killings {
+    /// Takes in one more; how long the build is left alone. Where the OOM killer ran, once is enough; somebody may also
+    /// have ended a process by hand, once.
+    pub fn add(&mut self, key: &Key, killed: Killed, now: Instant) -> Option<Duration> {
+        let at = self.0.iter().position(|known| known.key == *key).unwrap_or_else(|| {
+            // The oldest goes.
+            if self.0.len() >= quarantine::RECORDS {
+                self.0.remove(0);
+            }
+            self.0.push(Killing { key: key.clone(), pending: 0, pauses: 0, until: None });
+            self.0.len() - 1
+        });
+        let known = &mut self.0[at];
+        known.pending += 1;
+        if killed == Killed::Sent && known.pending < 2 {
+            return None;
+        }
+        let pause = KILLED_PAUSE.saturating_mul(1 << known.pauses.min(16)).min(LONGEST_KILLED_PAUSE);
+        // After the pause the next one counts at once.
+        known.pending = 1;
+        known.pauses += 1;
+        known.until = Some(now + pause);
+        Some(pause)
+    }
+
+    /// Until when a build is left alone.
+    pub fn until(&self, key: &Key, now: Instant) -> Option<Instant> {
+        self.0.iter().find(|known| known.key == *key)?.until.filter(|until| *until > now)
+    }
+
+    /// One of its processes has lived with probes.
+    pub fn lived(&mut self, key: &Key) {
+        self.0.retain(|known| known.key != *key);
+    }
+}
+
+/// Takes in how a process of a build ended, and says what comes of it.
+pub fn note_killing(
+    killings: &mut Killings,
+    key: &Key,
+    killed: Option<Killed>,
+    lived: bool,
+    (target, log): (&str, &Log),
+) {
+    if lived {
+        killings.lived(key);
+    }
+    if let Some(pause) = killed.and_then(|killed| killings.add(key, killed, Instant::now())) {
+        log.say(
+            Level::Warning,
+            format_args!(
+                "{target}: this build and its functions are left alone for {} min, because a process was killed soon after \
+                 its probes came",
+                pause.as_secs() / 60
+            ),
+        );
     }
 }
 
@@ -278,6 +362,26 @@ mod tests {
         assert!(!Fate::after(Ended::Budget, now, &mut pauses).is_due(now));
         assert!(Fate::after(Ended::Budget, now, &mut pauses).is_due(now + LONGEST_PAUSE));
         assert!(!Fate::after(Ended::Fault, now, &mut pauses).is_due(now + LONGEST_PAUSE));
+    }
+
+    #[test]
+    fn a_build_that_is_killed_soon_after_its_probes_came_is_left_alone_for_minutes() {
+        let (now, mut killings) = (Instant::now(), Killings::default());
+        let [one, other, third] = [1, 2, 3].map(|id| Key::new(&[id], 7));
+        let minutes = |pause: Option<Duration>| pause.map(|pause| pause.as_secs() / 60);
+        let mut add = |key: &Key, killed| minutes(killings.add(key, killed, now));
+        assert_eq!(add(&one, Killed::OutOfMemory), Some(5));
+        assert_eq!(add(&one, Killed::OutOfMemory), Some(10));
+        assert_eq!(add(&other, Killed::Sent), None, "somebody may have done it by hand");
+        assert_eq!(add(&other, Killed::Sent), Some(5));
+        assert_eq!(add(&other, Killed::Sent), Some(10));
+        assert_eq!((0..9).filter_map(|_| add(&one, Killed::OutOfMemory)).last(), Some(240));
+        assert_eq!(add(&third, Killed::Sent), None);
+        killings.lived(&third);
+        assert_eq!(killings.add(&third, Killed::Sent, now), None);
+        assert!(killings.until(&other, now).is_some_and(|until| until == now + KILLED_PAUSE * 2));
+        assert_eq!(killings.until(&other, now + KILLED_PAUSE * 2), None);
+        assert_eq!(killings.until(&third, now), None);
     }
 
     #[test]

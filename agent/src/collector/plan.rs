@@ -1,0 +1,83 @@
+//! A plan, from what was resolved to what the guard holds.
+
+use edgelat_guard::error::text;
+use edgelat_guard::protocol::{OnSignal, PlanId, PlanOptions, PythonPlan, Reply, Request};
+use edgelat_guard::{GuardError, Limits, Line};
+
+use super::resolve::{Resolved, ResolvedPython};
+use super::target::Target;
+use super::{python, unexpected};
+
+/// Begins a plan for functions whose sites follow.
+///
+/// # Errors
+/// Whatever the guard refuses.
+pub fn begin(
+    line: &mut Line,
+    target: &Target,
+    resolved: &Resolved,
+    options: Limits,
+) -> Result<PlanId, GuardError> {
+    let rows = resolved.python.as_ref().map_or(0, |_| python::rows_for(options.max_map_bytes));
+    let options = PlanOptions {
+        functions: resolved.functions.len() as u32 + rows,
+        frames: options.frames,
+        max_map_bytes: options.max_map_bytes,
+        returns: options.returns,
+        route: options.route,
+        follow_forks: options.follow_forks,
+        on_signal: options.on_signal.unwrap_or_else(|| usual(resolved)),
+        targets_on: options.targets_on,
+        python: resolved.python.as_ref().map(|python| python_plan(python, rows)),
+        max_cost_ppm: options.max_cost_ppm,
+        pin: options.pin,
+    };
+    match line.call(&Request::BeginPlan { target: target.id, options })? {
+        (Reply::Plan { plan }, _) => Ok(plan),
+        _ => Err(unexpected()),
+    }
+}
+
+/// An error of the guard with the function's name, of which the guard knows the number only.
+pub fn named(error: GuardError, resolved: &Resolved) -> GuardError {
+    let name = |function: u32| {
+        let found = resolved.functions.get(function as usize).map(|function| function.name.as_str());
+        text(found.unwrap_or("the evaluation loop of Python"))
+    };
+    match error {
+        GuardError::Unfit { pid, function, why, .. } => {
+            GuardError::Unfit { pid, function, name: name(function), why }
+        }
+        GuardError::NotArmed { pid, function, missing, sites, route, .. } => {
+            GuardError::NotArmed { pid, function, name: name(function), missing, sites, route }
+        }
+        error => error,
+    }
+}
+
+/// Go's runtime makes panics of faults and recovers from them, and has a handler for each signal. In other programs a
+/// fault that is handled is still one.
+fn usual(resolved: &Resolved) -> OnSignal {
+    let of_go = |language: &str| language.starts_with(edgelat_image::Language::Go.name());
+    match resolved.functions.iter().any(|function| of_go(function.language)) {
+        true => OnSignal::Fatal,
+        false => OnSignal::Any,
+    }
+}
+
+fn python_plan(python: &ResolvedPython, rows: u32) -> PythonPlan {
+    let layout = &python.interpreter.layout;
+    PythonPlan {
+        rows,
+        slots: python::SLOTS,
+        frame_argument: layout.frame_argument,
+        frame_code: layout.frame_code,
+        code_marks: layout.code_marks,
+        code_file: layout.code_file,
+        code_name: layout.code_name,
+        code_flags: layout.code_flags,
+        code_line: layout.code_line,
+        text: layout.text,
+        counts_only: python.counts_only,
+    }
+}

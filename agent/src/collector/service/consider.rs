@@ -1,0 +1,140 @@
+//! A process that was found: may it be measured now, and what becomes of it if that fails?
+
+use std::time::Instant;
+
+use edgelat_guard::placement;
+use edgelat_guard::protocol::{Found, Request};
+use edgelat_guard::quarantine::Key;
+use edgelat_guard::{GuardError, Line};
+
+use super::watched::{self, Fate, Group, Watched};
+use super::{Logged, NO_PROCESS, Service, ServiceError};
+use crate::collector::notes::Killed;
+use crate::collector::session::{Session, SessionError};
+use crate::log::Level;
+
+/// What has become of the attempt.
+enum Begun {
+    Measured(Session),
+    /// Its build is in quarantine since it died of this signal.
+    Quarantined(Session, i32),
+    /// Its build is left alone until then.
+    Paused(Session, Instant),
+}
+
+impl Service {
+    /// Measures a process that is not measured yet, if it is time.
+    pub(super) fn consider(&mut self, group: usize, found: &Found) -> Result<(), ServiceError> {
+        let now = Instant::now();
+        if self.closed || self.groups.iter().any(|of| of.covers(found.pid)) {
+            return Ok(());
+        }
+        let Group { config, watched, absent_ns, .. } = &mut self.groups[group];
+        let known = watched.iter().position(|process| process.is(found));
+        if known.is_some_and(|index| !watched[index].fate.is_due(now)) {
+            return Ok(());
+        }
+        let index = known.unwrap_or_else(|| {
+            if let Some(since) = absent_ns.take() {
+                self.recorder.uncovered(&config.name, NO_PROCESS, since);
+            }
+            watched.push(Watched::new(found));
+            watched.len() - 1
+        });
+        let mut key = None;
+        match self.begin(group, found.pid, &mut key) {
+            Ok(begun) => self.settle_fate(group, index, begun),
+            Err(SessionError::Guard(GuardError::Gone)) => Err(GuardError::Gone.into()),
+            // It came and went, or has not begun to execute anything: there is nothing to tell of it.
+            Err(SessionError::Guard(GuardError::NoProcess { .. } | GuardError::NoImage { .. })) => {
+                self.groups[group].watched.remove(index);
+                Ok(())
+            }
+            Err(error) => {
+                let Group { config, watched, .. } = &mut self.groups[group];
+                self.log.say(Level::Warning, format_args!("{}: process {}: {error}", config.name, found.pid));
+                let out_of_memory = matches!(error, SessionError::Guard(GuardError::OutOfMemory { .. }));
+                if let Some(key) = key.filter(|_| out_of_memory) {
+                    let killed = Some(Killed::OutOfMemory);
+                    watched::note_killing(&mut self.killings, &key, killed, false, (&config.name, &self.log));
+                }
+                let process = &mut watched[index];
+                process.fate = Fate::failed(now, &mut process.pauses);
+                Ok(())
+            }
+        }
+    }
+
+    /// Opens a process and attaches to it, unless its build must not be probed. `key` is that of the build, once it is
+    /// known.
+    fn begin(&mut self, group: usize, pid: i32, key: &mut Option<Key>) -> Result<Begun, SessionError> {
+        let Group { config, wanted, .. } = &self.groups[group];
+        let mut session = Session::open(&mut self.line, pid, wanted)?;
+        let key = key.insert(watched::key(session.description(), config));
+        match self.quarantine.contains(key) {
+            Ok(Some(record)) => return Ok(Begun::Quarantined(session, record.signal)),
+            Ok(None) => {}
+            // What cannot be read cannot forbid anything; who repairs it is told.
+            Err(error) => self.log.say(Level::Warning, format_args!("{error}")),
+        }
+        if let Some(until) = self.killings.until(key, Instant::now()) {
+            return Ok(Begun::Paused(session, until));
+        }
+        let mut notices = Logged { log: &self.log, name: &config.name };
+        session.begin(&mut self.line, wanted, &self.sources, &mut notices)?;
+        Ok(Begun::Measured(session))
+    }
+
+    fn settle_fate(&mut self, group: usize, index: usize, begun: Begun) -> Result<(), ServiceError> {
+        let Group { config, watched, .. } = &mut self.groups[group];
+        let process = &mut watched[index];
+        let name = &config.name;
+        match begun {
+            Begun::Measured(session) => {
+                let functions = session.function_names().len();
+                let (pid, exe) = (process.pid, &session.description().exe);
+                self.log.say(
+                    Level::Info,
+                    format_args!("{name}: measuring process {pid} ({exe}), {functions} functions so far"),
+                );
+                if let Ok(cpus) = placement::cpus_of(pid) {
+                    self.busy = self.busy.and(&cpus);
+                }
+                let before = std::mem::replace(&mut process.fate, Fate::Measured(Box::new(session)));
+                if let (Some(since), (_, Some(why))) = (process.uncovered_ns.take(), before.in_words()) {
+                    self.recorder.uncovered(name, why, since);
+                }
+                Ok(())
+            }
+            Begun::Quarantined(session, signal) => {
+                self.log.say(
+                    Level::Warning,
+                    format_args!(
+                        "{name}: process {} is left alone: build {} is in quarantine since a fault (signal {signal}) while it was \
+                         probed; `edgelat quarantine clear` ends that",
+                        process.pid,
+                        session.description().build_id.as_deref().unwrap_or("without a build-id")
+                    ),
+                );
+                process.fate = Fate::quarantined(Instant::now());
+                forget(&mut self.line, &session)
+            }
+            Begun::Paused(session, until) => {
+                self.log.say(
+                    Level::Info,
+                    format_args!(
+                        "{name}: process {} is left alone: its build was killed soon after its probes came",
+                        process.pid
+                    ),
+                );
+                process.fate = Fate::killed(until);
+                forget(&mut self.line, &session)
+            }
+        }
+    }
+}
+
+fn forget(line: &mut Line, session: &Session) -> Result<(), ServiceError> {
+    line.call(&Request::ForgetTarget { target: session.target.id })?;
+    Ok(())
+}

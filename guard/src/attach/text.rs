@@ -1,0 +1,392 @@
+//! The text of a process as it stands in its memory, which may differ from the file that was decoded.
+//!
+//! The kernel takes a probed instruction from the file and executes that copy. Where a program patched its own code
+//! (live patches, hooking agents), the copy is not what the program would have executed, and the bytes behind it no
+//! longer fit: the program dies of SIGILL. So memory is compared before probes are attached, and looked at again
+//! afterwards, because some kernels place fewer probes than they were asked for.
+//!
+//! | question | answered by |
+//! | --- | --- |
+//! | Does the kernel place a probe there at all? | the permissions in /proc/PID/maps |
+//! | Was the page written to? | /proc/PID/pagemap: it is anonymous then; any other page is the file's own |
+//! | What stands there? | /proc/PID/mem, for pages that were written to only |
+//!
+//! Other probes are no patches: their breakpoints stand in memory as well. They are told apart from breakpoints that a
+//! program set itself by what happens to it at one: without a handler for SIGTRAP it dies.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
+
+use edgelat_bpf::layout::SITE_FUNCTION_MASK;
+use nix::unistd::{SysconfVar, sysconf};
+
+use super::{ImageSites, Site};
+use crate::error::{GuardError, text};
+use crate::memory::EXTRA_PAGES;
+use crate::protocol::{Unfit, Unsound};
+use crate::target::{FileKey, Target};
+
+/// Longest line of /proc/PID/maps that is read: a path of PATH_MAX and what stands before it.
+const LINE_BYTES: u64 = 4096 + 128;
+/// Lines that are read: the kernel's own default bound (vm.max_map_count).
+const LINES: usize = 65_530;
+/// Mappings that a process may have of one image, each of which is looked at for each site. A program has a few, and as
+/// many again where it loads the same library once more.
+const MAPPED_AT_MOST: usize = 64;
+/// Entries of pagemap that are read at once.
+const ENTRIES: usize = 512;
+/// Longest instruction (x86-64: Intel SDM vol. 2, 2.3.11; aarch64: 4).
+const LONGEST: usize = if cfg!(target_arch = "x86_64") { 15 } else { 4 };
+/// What the kernel writes over a probed instruction: int3; BRK64_OPCODE_UPROBES (arch/arm64/include/asm/debug-monitors.h).
+const BREAKPOINT: &[u8] = if cfg!(target_arch = "x86_64") { &[0xcc] } else { &[0xa0, 0x00, 0x20, 0xd4] };
+/// Bytes that are compared at a site at most: what the entry slid over, and the instruction.
+const WINDOW: usize = u8::MAX as usize + LONGEST;
+
+/// A mapping of a probed image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mapped {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    offset: u64,
+    file: FileKey,
+    executable: bool,
+    writable: bool,
+    shared: bool,
+}
+
+impl Mapped {
+    /// Address of a file offset, where it is mapped here.
+    pub(super) fn address(&self, file: FileKey, offset: u64) -> Option<u64> {
+        let at = offset.checked_sub(self.offset).filter(|at| *at < self.end - self.start)?;
+        (self.file == file).then_some(self.start + at)
+    }
+
+    /// Places the kernel probes here? It leaves out, silently, what may be written to or is shared (`valid_vma`,
+    /// kernel/events/uprobes.c). It does not ask whether the mapping is executable now.
+    fn takes_probes(&self) -> bool {
+        !self.writable && !self.shared
+    }
+}
+
+/// The mappings of probed images in one process.
+#[derive(Debug)]
+pub(crate) struct Mappings {
+    mapped: Vec<Mapped>,
+    /// The kernel has single-stepped a probe of this process, or called a trampoline of one.
+    probed: bool,
+    /// Where its trampolines are (Linux 6.18, arch/x86/kernel/uprobes.c).
+    trampolines: Vec<(u64, u64)>,
+}
+
+impl Mappings {
+    /// Reads /proc/PID/maps.
+    pub(crate) fn of(target: &Target, images: &[ImageSites]) -> Result<Self, GuardError> {
+        let mut reader = BufReader::with_capacity(16 * 1024, target.open_file("maps")?);
+        let mut found = Self { mapped: Vec::new(), probed: false, trampolines: Vec::new() };
+        let mut line = Vec::with_capacity(256);
+        for _ in 0..LINES {
+            line.clear();
+            match reader.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line) {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+            let Some((mapped, path)) = parse(&line) else { continue };
+            if images.iter().any(|image| image.key == mapped.file) {
+                found.mapped.push(mapped);
+            }
+            found.probed |= path.starts_with("[uprobes");
+            if path == "[uprobes-trampoline]" {
+                found.trampolines.push((mapped.start, mapped.end));
+            }
+        }
+        for image in images {
+            let times = found.mapped.iter().filter(|mapped| mapped.file == image.key).count();
+            if times > MAPPED_AT_MOST {
+                let what =
+                    format_args!("probe an image that process {} has mapped {times} times", target.pid);
+                let reason = text(format_args!("{MAPPED_AT_MOST} times are the most"));
+                return Err(GuardError::Unsupported { what: text(what), reason });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Addresses of a site in the mappings that calls pass.
+    pub(super) fn addresses(&self, file: FileKey, offset: u64) -> impl Iterator<Item = u64> {
+        let executable = self.mapped.iter().filter(|mapped| mapped.executable);
+        executable.filter_map(move |mapped| mapped.address(file, offset))
+    }
+
+    /// Bytes that become private memory by probes at these sites.
+    pub(crate) fn bytes(&self, images: &[ImageSites]) -> u64 {
+        (self.pages(images) + EXTRA_PAGES) * page_size()
+    }
+
+    /// Pages with such sites, in every mapping that takes probes.
+    fn pages(&self, images: &[ImageSites]) -> u64 {
+        let page = page_size();
+        let mut pages = Vec::new();
+        for mapped in self.mapped.iter().filter(|mapped| mapped.takes_probes()) {
+            for image in images.iter().filter(|image| image.key == mapped.file) {
+                let addresses = image.sites().filter_map(|site| mapped.address(image.key, site.offset));
+                pages.extend(addresses.map(|address| address / page));
+            }
+        }
+        pages.sort_unstable();
+        pages.dedup();
+        pages.len() as u64
+    }
+
+    /// The functions that must not be probed in this process, each once, and why.
+    pub(crate) fn unfit(&self, target: &Target, images: &[ImageSites]) -> Result<Vec<Unsound>, GuardError> {
+        let mut memory = Memory::of(target);
+        // Without a handler for it, its first breakpoint would have ended the process, were it not the kernel's.
+        let own_breakpoints = !self.probed && target.handles_traps();
+        let mut unfit: Vec<Unsound> = Vec::new();
+        for image in images {
+            for site in image.sites() {
+                let why = self.look(&mut memory, image, site, own_breakpoints)?;
+                let function = (site.cookie & SITE_FUNCTION_MASK) as u32;
+                unfit.extend(why.map(|why| Unsound { function, why }));
+            }
+        }
+        unfit.sort_unstable_by_key(|unfit| unfit.function);
+        unfit.dedup_by_key(|unfit| unfit.function);
+        Ok(unfit)
+    }
+
+    fn look(
+        &self,
+        memory: &mut Memory,
+        image: &ImageSites,
+        site: &Site,
+        own_breakpoints: bool,
+    ) -> Result<Option<Unfit>, GuardError> {
+        let mut seen = false;
+        for mapped in self.mapped.iter().filter(|mapped| mapped.executable) {
+            let Some(address) = mapped.address(image.key, site.offset) else { continue };
+            seen = true;
+            if !mapped.takes_probes() {
+                return Ok(Some(Unfit::Writable));
+            }
+            let before = u64::from(site.before).min(address - mapped.start).min(site.offset);
+            let first = address - before;
+            if !memory.was_written(first, WINDOW as u64)? {
+                continue;
+            }
+            let mut stored = [0; WINDOW];
+            let length = image.file.read_at(&mut stored[..before as usize + LONGEST], site.offset - before);
+            let length = length.unwrap_or(0).min((mapped.end - first) as usize);
+            let end = length.min(before as usize + length_of(&stored[before as usize..]));
+            let mut found = [0; WINDOW];
+            if !memory.read(first, &mut found[..end])? {
+                // Unmapped meanwhile; what is not there is not probed.
+                continue;
+            }
+            match compare(&stored[..end], &found[..end], first, &self.trampolines) {
+                Bytes::Equal => {}
+                Bytes::Probed if !own_breakpoints => {}
+                Bytes::Probed => return Ok(Some(Unfit::Breakpoint)),
+                Bytes::Patched => return Ok(Some(Unfit::Patched)),
+            }
+        }
+        Ok((!seen).then_some(Unfit::Unmapped))
+    }
+
+    /// The first function of which a probe is not in memory although it was attached, and how many such probes there are.
+    pub(crate) fn not_armed(
+        &self,
+        target: &Target,
+        images: &[ImageSites],
+    ) -> Result<Option<(u32, u32)>, GuardError> {
+        let mut memory = Memory::of(target);
+        let mut missing = None;
+        let mut count = 0;
+        for image in images {
+            for site in image.sites() {
+                for address in self.addresses(image.key, site.offset) {
+                    if !memory.has_probe(address, &image.file, site.offset)? {
+                        missing.get_or_insert((site.cookie & SITE_FUNCTION_MASK) as u32);
+                        count += 1;
+                    }
+                }
+            }
+        }
+        Ok(missing.map(|function| (function, count)))
+    }
+}
+
+/// A line of maps: what is backed by a file, and what the kernel gave a name.
+fn parse(line: &[u8]) -> Option<(Mapped, &str)> {
+    let line = std::str::from_utf8(line.strip_suffix(b"\n").unwrap_or(line)).ok()?;
+    let mut fields = line.splitn(6, ' ');
+    let (start, end) = fields.next()?.split_once('-')?;
+    let permissions = fields.next()?.as_bytes();
+    let offset = fields.next()?;
+    let (major, minor) = fields.next()?.split_once(':')?;
+    let inode = fields.next()?.parse().ok()?;
+    let path = fields.next().unwrap_or_default().trim_start();
+    let hex = |digits: &str| u64::from_str_radix(digits, 16).ok();
+    let device = |digits: &str| u32::from_str_radix(digits, 16).ok();
+    let has = |at: usize, letter: u8| permissions.get(at) == Some(&letter);
+    let mapped = Mapped {
+        start: hex(start)?,
+        end: hex(end)?,
+        offset: hex(offset)?,
+        file: FileKey { device: (device(major)?, device(minor)?), inode },
+        executable: has(2, b'x'),
+        writable: has(1, b'w'),
+        shared: has(3, b's'),
+    };
+    Some((mapped, path))
+}
+
+/// Memory of a process, read as little as possible.
+struct Memory<'a> {
+    target: &'a Target,
+    /// `None` where the kernel has none (CONFIG_PROC_PAGE_MONITOR): then every page may have been written to.
+    pagemap: Option<File>,
+    mem: Option<File>,
+    /// Entries from that page on.
+    entries: (u64, Vec<u8>),
+    /// The page that was read last.
+    page: (u64, Vec<u8>),
+}
+
+impl<'a> Memory<'a> {
+    fn of(target: &'a Target) -> Self {
+        let pagemap = target.open_file("pagemap").ok();
+        Self { target, pagemap, mem: None, entries: (0, Vec::new()), page: (u64::MAX, Vec::new()) }
+    }
+
+    /// May the bytes from `address` on differ from those of the file?
+    fn was_written(&mut self, address: u64, bytes: u64) -> Result<bool, GuardError> {
+        let page = page_size();
+        let pages = address / page..=(address + bytes - 1) / page;
+        for page in pages {
+            if self.is_private(page)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Is the page anonymous, in memory or swapped out?
+    fn is_private(&mut self, page: u64) -> Result<bool, GuardError> {
+        // Documentation/admin-guide/mm/pagemap.rst
+        const PRESENT: u64 = 1 << 63;
+        const SWAPPED: u64 = 1 << 62;
+        const OF_FILE: u64 = 1 << 61;
+        let Some(pagemap) = &self.pagemap else { return Ok(true) };
+        let known = page.checked_sub(self.entries.0).is_some_and(|at| at < self.entries.1.len() as u64 / 8);
+        if !known {
+            let mut bytes = vec![0; ENTRIES * 8];
+            let read = pagemap.read_at(&mut bytes, page * 8);
+            bytes.truncate(read.map_err(|error| self.target.unreadable("pagemap", error.into()))?);
+            if bytes.len() < 8 {
+                return Err(GuardError::NoProcess { pid: self.target.pid });
+            }
+            self.entries = (page, bytes);
+        }
+        let at = (page - self.entries.0) as usize * 8;
+        let entry = self.entries.1[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        Ok(entry & (PRESENT | SWAPPED) != 0 && entry & OF_FILE == 0)
+    }
+
+    /// Reads memory; false where nothing is mapped.
+    fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<bool, GuardError> {
+        if self.mem.is_none() {
+            self.mem = Some(self.target.open_file("mem")?);
+        }
+        Ok(self.mem.as_ref().is_some_and(|mem| mem.read_exact_at(bytes, address).is_ok()))
+    }
+
+    /// Does something else than the file's instruction stand there?
+    fn has_probe(&mut self, address: u64, file: &File, offset: u64) -> Result<bool, GuardError> {
+        const CODE: usize = BREAKPOINT.len();
+        if self.pagemap.is_some() && !self.is_private(address / page_size())? {
+            return Ok(false);
+        }
+        let page = address & !(page_size() - 1);
+        if self.page.0 != page {
+            let mut bytes = std::mem::take(&mut self.page.1);
+            bytes.resize(page_size() as usize, 0);
+            match self.read(page, &mut bytes) {
+                Ok(true) => self.page = (page, bytes),
+                // Unmapped meanwhile, with its probe.
+                Ok(false) => return Ok(true),
+                // It may not be read. That the page is private says that a probe is in it.
+                Err(GuardError::NotPermitted { .. }) => return Ok(true),
+                Err(error) => return Err(error),
+            }
+        }
+        let at = (address - page) as usize;
+        let mut stored = [0; CODE];
+        let read = file.read_exact_at(&mut stored, offset);
+        Ok(read.is_err() || self.page.1.get(at..at + CODE) != Some(&stored[..]))
+    }
+}
+
+/// What memory is, compared with the file.
+#[derive(Debug, PartialEq, Eq)]
+enum Bytes {
+    Equal,
+    /// But for breakpoints, or calls into the kernel's trampolines.
+    Probed,
+    Patched,
+}
+
+/// Compares code. `address` is where it begins.
+fn compare(stored: &[u8], found: &[u8], address: u64, trampolines: &[(u64, u64)]) -> Bytes {
+    if stored == found {
+        return Bytes::Equal;
+    }
+    let mut at = 0;
+    while at < found.len() {
+        let here = at..(at + BREAKPOINT.len()).min(found.len());
+        at += match calls_trampoline(&found[at..], address + at as u64, trampolines) {
+            Some(length) => length,
+            None if found[here.clone()] == stored[here.clone()] || found[here] == *BREAKPOINT => {
+                BREAKPOINT.len()
+            }
+            None => return Bytes::Patched,
+        };
+    }
+    Bytes::Probed
+}
+
+/// Length of a call of one of the kernel's trampolines, which replaces a probed nop: from 6.18 on a `call`, later with a
+/// `lea -0x80(%rsp), %rsp` before it.
+fn calls_trampoline(code: &[u8], address: u64, trampolines: &[(u64, u64)]) -> Option<usize> {
+    const LEA: &[u8] = &[0x48, 0x8d, 0x64, 0x24, 0x80];
+    let before = if code.starts_with(LEA) { LEA.len() } else { 0 };
+    let (&opcode, rest) = code.get(before..)?.split_first()?;
+    let distance = i32::from_le_bytes(*rest.first_chunk()?);
+    let length = before + 5;
+    let to = address.wrapping_add(length as u64).wrapping_add_signed(distance.into());
+    let known = trampolines.iter().any(|(start, end)| (*start..*end).contains(&to));
+    (cfg!(target_arch = "x86_64") && opcode == 0xe8 && known).then_some(length)
+}
+
+/// Length of an instruction as far as its opcode tells (Intel SDM vol. 2), so that the bytes of a neighbour are not
+/// compared. The longest where it does not.
+fn length_of(code: &[u8]) -> usize {
+    if !cfg!(target_arch = "x86_64") {
+        return LONGEST;
+    }
+    match code {
+        [0x50..=0x57 | 0x90 | 0xc3, ..] => 1,
+        [0xf3, 0xc3, ..] | [0x41, 0x50..=0x57, ..] | [0xeb | 0x70..=0x7f, ..] => 2,
+        [0xc2, ..] => 3,
+        [0xf3, 0x0f, 0x1e, 0xfa, ..] => 4,
+        [0xe8 | 0xe9, ..] | [0x0f, 0x1f, 0x44, 0x00, 0x00, ..] => 5,
+        [0x0f, 0x80..=0x8f, ..] => 6,
+        _ => LONGEST,
+    }
+}
+
+/// Bytes of a page.
+pub(crate) fn page_size() -> u64 {
+    sysconf(SysconfVar::PAGE_SIZE).ok().flatten().map_or(4096, |size| size as u64)
+}
