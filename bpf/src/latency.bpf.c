@@ -214,7 +214,7 @@ static __always_inline __u64 current_tag(__u64 site)
 /* The same, where the cookie of a link says which process the link belongs to: no call. */
 static __always_inline __u64 cookie_tag(__u64 site)
 {
-	return site >> SITE_PROCESS_SHIFT << 32 | (site & SITE_FUNCTION_MASK);
+	return (site >> SITE_PROCESS_SHIFT & SITE_PROCESS_MASK) << 32 | (site & SITE_FUNCTION_MASK);
 }
 
 /*
@@ -257,6 +257,45 @@ static __always_inline struct row *row_of(__u32 function)
 	__u32 index = function * constants.lanes + bpf_get_smp_processor_id();
 
 	return bpf_map_lookup_elem(&rows, &index);
+}
+
+/* A hit that counts for nothing costs what any other does, and is counted for that. */
+__noinline __u32 idle_hit(__u32 function, __u32 exit)
+{
+	struct row *row = row_of(function);
+
+	if (!row)
+		return 0;
+	if (exit)
+		count(row->idle_exits, 1);
+	else
+		count(row->idle_entries, 1);
+	return 1;
+}
+
+/* Most hits have the price of an emulated instruction; the others are counted once more. */
+__noinline __u32 special_hit(__u64 site, __u32 exit)
+{
+	struct row *row = row_of(site & SITE_FUNCTION_MASK);
+
+	if (!row)
+		return 0;
+	if (site & SITE_TWIN)
+		count(row->twins, 1);
+	else if (exit)
+		count(row->stepped_exits, 1);
+	else
+		count(row->stepped_entries, 1);
+	return 1;
+}
+
+/* Every program's first deed. A return's cookie is that of the entry, where its hit was counted. */
+enum end { ENTRY, EXIT, RETURN };
+
+static __always_inline void count_price(__u64 site, enum end end)
+{
+	if (end != RETURN && site & (SITE_STEPPED | SITE_TWIN))
+		special_hit(site, end == EXIT);
 }
 
 /* Will the conditional jump at this site be taken? A sub-program: few sites need it. */
@@ -577,7 +616,11 @@ static __noinline void table_leave_frame(__u64 sp, __u64 tag, __u64 site, bool a
 		/* Between search and take it was evicted by a call with the same stack pointer elsewhere. */
 		frame_give(set, way, sp);
 	}
-	if (!(site & SITE_MAYBE) && !again)
+	if (again)
+		return;
+	if (site & SITE_MAYBE)
+		count(row->idle_exits, 1);
+	else
 		count(row->unmatched, 1);
 }
 
@@ -593,6 +636,7 @@ static __always_inline void table_enter(user_regs *regs, __u64 tag, __u64 site)
 		return;
 	}
 	if (!counts_here(site)) {
+		idle_hit(site & SITE_FUNCTION_MASK, false);
 		if (key_of(regs, site, &sp, &tag))
 			table_leave_frame(sp, tag, site, true);
 		return;
@@ -610,10 +654,14 @@ static __always_inline void table_enter(user_regs *regs, __u64 tag, __u64 site)
 
 static __always_inline void table_exit(user_regs *regs, __u64 sp, __u64 tag, __u64 site)
 {
-	if (constants.python_rows && site & SITE_PYTHON)
+	if (constants.python_rows && site & SITE_PYTHON) {
+		idle_hit(constants.python_first_row, true);
 		python_leave(sp, tag, false);
-	else if (key_of(regs, site, &sp, &tag))
+	} else if (key_of(regs, site, &sp, &tag)) {
 		table_leave_frame(sp, tag, site, false);
+	} else {
+		idle_hit(site & SITE_FUNCTION_MASK, true);
+	}
 }
 
 /* ---- frames in a hash: kernels without compare-and-exchange for BPF ---- */
@@ -630,6 +678,7 @@ static __always_inline void hash_enter(user_regs *regs, __u64 site)
 	if (!row)
 		return;
 	if (!counts_here(site)) {
+		count(row->idle_entries, 1);
 		/* See table_leave_frame(). */
 		if (key_of(regs, site, &key.sp, &key.tag) && !(int)bpf_map_delete_elem(&frame_hash, &key)) {
 			count(row->inside, -1);
@@ -662,8 +711,12 @@ static __always_inline void hash_exit(user_regs *regs, __u64 site)
 	struct frame_key key = { .sp = REGS_SP(regs), .tag = current_tag(site) };
 	struct row *row = row_of(function);
 
-	if (!row || !key_of(regs, site, &key.sp, &key.tag))
+	if (!row)
 		return;
+	if (!key_of(regs, site, &key.sp, &key.tag)) {
+		count(row->idle_exits, 1);
+		return;
+	}
 	start = bpf_map_lookup_elem(&frame_hash, &key);
 	if (start) {
 		__u64 ns = now - *start;
@@ -671,7 +724,9 @@ static __always_inline void hash_exit(user_regs *regs, __u64 site)
 		bpf_map_delete_elem(&frame_hash, &key);
 		count(row->inside, -1);
 		record(row, ns);
-	} else if (!(site & SITE_MAYBE)) {
+	} else if (site & SITE_MAYBE) {
+		count(row->idle_exits, 1);
+	} else {
 		count(row->unmatched, 1);
 	}
 }
@@ -699,32 +754,40 @@ static __noinline __u64 site_by_address(user_regs *regs)
 /*
  * The armed flag is tested first, in every program: whatever else is wrong, clearing that word ends it.
  */
-#define BY_COOKIE(section, name, statement)                                                                  \
+#define BY_COOKIE(section, name, end, statement)                                                             \
 	SEC(section) int name(user_regs *regs)                                                               \
 	{                                                                                                    \
 		__u64 site;                                                                                  \
 		if (control.state != CONTROL_ARMED)                                                          \
 			return 0;                                                                            \
 		site = bpf_get_attach_cookie(regs);                                                          \
-		if (counts(regs, site))                                                                      \
-			statement;                                                                           \
-		return 0;                                                                                    \
+		HIT(end, statement);                                                                         \
 	}
 
-#define BY_ADDRESS(name, statement)                                                                          \
+#define BY_ADDRESS(name, end, statement)                                                                     \
 	SEC("uprobe") int name(user_regs *regs)                                                              \
 	{                                                                                                    \
 		__u64 site;                                                                                  \
 		if (control.state != CONTROL_ARMED)                                                          \
 			return 0;                                                                            \
 		site = site_by_address(regs);                                                                \
-		if (site != SITE_UNKNOWN && counts(regs, site))                                                                      \
-			statement;                                                                           \
-		return 0;                                                                                    \
+		if (site == SITE_UNKNOWN)                                                                    \
+			return 0;                                                                            \
+		HIT(end, statement);                                                                         \
 	}
 
-BY_COOKIE("uprobe.multi", multi_entry, table_enter(regs, cookie_tag(site), site))
-BY_COOKIE("uprobe.multi", multi_exit, table_exit(regs, REGS_SP(regs), cookie_tag(site), site))
+#define HIT(end, statement)                                                                                  \
+	do {                                                                                                 \
+		count_price(site, end);                                                                      \
+		if (counts(regs, site))                                                                      \
+			statement;                                                                           \
+		else                                                                                         \
+			idle_hit(site & SITE_FUNCTION_MASK, end != ENTRY);                                   \
+		return 0;                                                                                    \
+	} while (0)
+
+BY_COOKIE("uprobe.multi", multi_entry, ENTRY, table_enter(regs, cookie_tag(site), site))
+BY_COOKIE("uprobe.multi", multi_exit, EXIT, table_exit(regs, REGS_SP(regs), cookie_tag(site), site))
 
 #if defined(__TARGET_ARCH_x86)
 /*
@@ -775,25 +838,31 @@ SEC("uprobe.multi") int multi_exit_writing(user_regs *regs)
 	 * is elsewhere: the call's stack pointer is the one below, and nothing is left to do.
 	 */
 	at_site = (REGS_IP(regs) & 0xfff) == (site >> SITE_PLACE_SHIFT & 0xfff);
+	count_price(site, EXIT);
 	if (counts(regs, site))
 		table_exit(regs, at_site ? sp : sp - sizeof(sp), cookie_tag(site), site);
+	else
+		idle_hit(site & SITE_FUNCTION_MASK, true);
 	if (!(site & SITE_RETURN) || !at_site)
 		return 0;
 	target = return_target(sp, REGS_IP(regs));
 	if (target) {
 		regs->sp = sp + sizeof(sp);
 		regs->ip = target;
+	} else if (!(site & SITE_TWIN)) {
+		/* The kernel does it, at its price. */
+		special_hit(site, true);
 	}
 	return 0;
 }
 #endif
 
-BY_COOKIE("uprobe.multi", multi_return, table_exit(regs, RETURN_SP(regs), cookie_tag(site), site))
-BY_COOKIE("uprobe", single_return, table_exit(regs, RETURN_SP(regs), current_tag(site), site))
-BY_ADDRESS(table_entry, table_enter(regs, current_tag(site), site))
-BY_ADDRESS(table_leave, table_exit(regs, REGS_SP(regs), current_tag(site), site))
-BY_ADDRESS(hash_entry, hash_enter(regs, site))
-BY_ADDRESS(hash_leave, hash_exit(regs, site))
+BY_COOKIE("uprobe.multi", multi_return, RETURN, table_exit(regs, RETURN_SP(regs), cookie_tag(site), site))
+BY_COOKIE("uprobe", single_return, RETURN, table_exit(regs, RETURN_SP(regs), current_tag(site), site))
+BY_ADDRESS(table_entry, ENTRY, table_enter(regs, current_tag(site), site))
+BY_ADDRESS(table_leave, EXIT, table_exit(regs, REGS_SP(regs), current_tag(site), site))
+BY_ADDRESS(hash_entry, ENTRY, hash_enter(regs, site))
+BY_ADDRESS(hash_leave, EXIT, hash_exit(regs, site))
 
 /* ---- sessions: the kernel keeps the frame (6.13) ---- */
 
@@ -823,8 +892,13 @@ int session(user_regs *regs)
 	now = leaving ? bpf_ktime_get_ns() : 0;
 	site = bpf_get_attach_cookie(regs);
 	row = row_of(site & SITE_FUNCTION_MASK);
-	if (!row || (!leaving && !counts_here(site)))
+	if (!row)
 		return 1;
+	count_price(site, leaving ? RETURN : ENTRY);
+	if (!leaving && !counts_here(site)) {
+		count(row->idle_entries, 1);
+		return 1;
+	}
 	if (leaving) {
 		record(row, now - *start);
 		return 0;

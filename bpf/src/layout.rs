@@ -120,6 +120,13 @@ layout! {
         /// First bit of the process, in cookies of links, which belong to one process. Process numbers are below
         /// 2^22 (PID_MAX_LIMIT, include/linux/threads.h). Set by the guard.
         SITE_PROCESS_SHIFT: u32 = 40;
+        /// Bits of the process, once they are shifted down.
+        SITE_PROCESS_MASK: u64 = 0x3f_ffff;
+        /// The kernel single-steps the instruction, so that a hit has the price of that. Set by the guard.
+        SITE_STEPPED: u64 = 0x4000_0000_0000_0000;
+        /// Another site of the plan is the same instruction: one trap runs the programs of both, and the other one's hit has
+        /// the price of the trap. Set by the guard.
+        SITE_TWIN: u64 = 0x8000_0000_0000_0000;
         /// `Event::kind`: a process of the family has a new child process.
         EVENT_FORK: u32 = 1;
         /// `Event::kind`: a process of the family, or a child that shared its memory until now, executes an image.
@@ -227,7 +234,7 @@ layout! {
 
         /// What one function did on one CPU: the histogram and the account of its entries.
         ///
-        /// Counters only grow and are never cleared. Over all lanes of a function,
+        /// Counters only grow and are never cleared. The first eight, a cache line, are all that a price depends on as a rule. Over all lanes of a function,
         /// `entries = zero + sum(buckets) + over_range + abandoned + evicted + table_full + unkeyed + frames in the
         /// table`.
         Row as "row" {
@@ -235,14 +242,25 @@ layout! {
             entries: u64,
             /// Hits of an exit site that found no frame: the call was entered before arming, or on a CPU that does not count.
             unmatched: u64,
+            /// Frames whose exact key was entered again, on whichever CPU: the earlier call never returned.
+            abandoned: u64,
+            /// Hits of an entry site that count for nothing, but cost: its condition does not hold, or the CPU does not count.
+            idle_entries: u64,
+            /// Hits of an exit site that count for nothing, but cost: its condition does not hold, no goroutine can be told, or
+            /// no frame is no loss there. In the first row of Python: all hits of the evaluation loop's exits.
+            idle_exits: u64,
+            /// Of all hits of an entry site, those that the kernel single-steps.
+            stepped_entries: u64,
+            /// Of all hits of an exit site, those that the kernel single-steps.
+            stepped_exits: u64,
+            /// Of all hits, those whose trap was another one's as well.
+            twins: u64,
             /// Sum of all durations in the histogram in nanoseconds.
             sum_ns: u64,
             /// Durations below the first bucket.
             zero: u64,
             /// Durations above the last bucket.
             over_range: u64,
-            /// Frames whose exact key was entered again, on whichever CPU: the earlier call never returned.
-            abandoned: u64,
             /// Frames that gave way to a younger one because their set was full.
             evicted: u64,
             /// Entries that found no frame to use.
@@ -251,6 +269,8 @@ layout! {
             unkeyed: u64,
             /// Calls that are inside now; kept by the programs whose frames stand in a hash, which cannot be mapped.
             inside: i64,
+            /// Keeps a row a multiple of a cache line, so that what a hit costs is told by the first one.
+            reserved: u64,
             /// Durations by exponential bucket.
             buckets: [u64; 256],
         }

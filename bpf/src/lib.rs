@@ -26,4 +26,4 @@ pub use codes::Codes;
 pub use control::Switch;
 pub use frames::{Frame, Frames};
 pub use mapping::MapError;
-pub use rows::{RowTotals, Rows};
+pub use rows::{Hits, RowTotals, Rows};

@@ -117,6 +117,31 @@ impl RowTotals {
     }
 }
 
+/// Words at the head of a row by which its hits are priced.
+const PRICED: usize = 8;
+const _: () = assert!(at!(twins) == (PRICED - 1) * size_of::<u64>() && at!(entries) == 0);
+
+/// Hits of the probes on one function since it was loaded, counted or not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Hits {
+    /// Changes whenever there were hits.
+    pub mark: u64,
+    /// Of entry sites.
+    pub entries: u64,
+    /// Of exit sites.
+    pub exits: u64,
+    /// Of the entries, those that counted for nothing.
+    pub idle_entries: u64,
+    /// Of the exits, those that counted for nothing; of Python's evaluation loop all.
+    pub idle_exits: u64,
+    /// Of the entries, those that the kernel single-stepped.
+    pub stepped_entries: u64,
+    /// Of the exits, those that the kernel single-stepped.
+    pub stepped_exits: u64,
+    /// Of both, those that shared their trap with another hit.
+    pub twins: u64,
+}
+
 /// The mapped array of rows: index = function x lanes + CPU.
 #[derive(Debug)]
 pub struct Rows {
@@ -170,6 +195,35 @@ impl Rows {
     /// Hits of the entry site of `function` so far: a cheap question whether anything moved.
     pub fn entries(&self, function: usize) -> u64 {
         self.sum(function, at!(entries))
+    }
+
+    /// What the probes on `function` were hit so far, by what it costs. `before` is what [`Hits::mark`] said the last time: `None` where nothing has moved since.
+    pub fn hits(&self, function: usize, before: u64) -> Option<Hits> {
+        let mut first = [0u64; PRICED];
+        for lane in 0..self.lanes {
+            for (sum, word) in first.iter_mut().zip(self.mapping.words(self.row(function, lane), PRICED)) {
+                *sum = sum.wrapping_add(word.load(Ordering::Relaxed));
+            }
+        }
+        let mark = first.iter().fold(0, |sum: u64, word| sum.wrapping_add(*word));
+        if mark == before {
+            return None;
+        }
+        let [entries, unmatched, abandoned, idle_entries, idle_exits, stepped_entries, stepped_exits, twins] =
+            first;
+        let lost = [at!(evicted), at!(table_full), at!(unkeyed)].map(|field| self.sum(function, field));
+        let lost = lost.into_iter().fold(abandoned, u64::saturating_add);
+        Some(Hits {
+            mark,
+            entries: entries + idle_entries,
+            // Calls that are inside now are few.
+            exits: entries.saturating_sub(lost) + unmatched + idle_exits,
+            idle_entries,
+            idle_exits,
+            stepped_entries,
+            stepped_exits,
+            twins,
+        })
     }
 
     /// Exits without a frame so far.

@@ -1,16 +1,18 @@
 //! What probes may cost: hits a second times what a hit costs on this machine, held under a bound.
 //!
-//! The hits are those that the programs count, wanted or not; what one costs was measured by the calibration, for each
-//! kind of site. The guard looks ten times a second while anything is armed, because it is not held up by what holds up
+//! Every hit counts here, also one that counts for nothing: a conditional exit that is not taken, an exit without a frame, a
+//! call on a CPU that is left out, an address that is not known. What one costs was measured by the calibration, for each
+//! kind of site; on top of that come the links of all processes that are measured on the same instructions, which the kernel
+//! walks at each hit in any of them. The guard looks ten times a second while anything is armed, because it is not held up by what holds up
 //! the collector. Far over the bound once, or a little over it twice in a row, and the probes go. One busy tenth of a second
 //! is not yet a load.
 
 use std::time::{Duration, Instant};
 
 use edgelat_bpf::Rows;
-use edgelat_bpf::layout::SITE_FUNCTION_MASK;
 
-use crate::protocol::{Bias, BudgetOf, PlanSite, Returns};
+use crate::prices::{KindsOfRows, Prices, Ways, priced};
+use crate::protocol::BudgetOf;
 use crate::share::{Beside, Offer, Share};
 
 /// Time between two looks.
@@ -21,80 +23,113 @@ const FAR: u64 = 4;
 /// Parts of one CPU's time, in millionths.
 pub type Ppm = u64;
 
-/// How the sites of a function are executed by the kernel.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Kinds {
-    entry: bool,
-    entry_stepped: bool,
-    exit_stepped: bool,
-}
-
-impl Kinds {
-    fn cost_ns(self, cost: &Bias, returns: Returns) -> u64 {
-        if !self.entry {
-            return 0;
-        }
-        cost.of(self.entry_stepped, self.exit_stepped, returns).unwrap_or(0)
-    }
-}
-
-/// The kinds of a plan's functions, as its sites come in.
-#[derive(Debug, Default)]
-pub(crate) struct KindsOfRows(Vec<Kinds>);
-
-impl KindsOfRows {
-    pub(crate) fn add(&mut self, site: &PlanSite) {
-        let row = (site.cookie & SITE_FUNCTION_MASK) as usize;
-        if self.0.len() <= row {
-            self.0.resize(row + 1, Kinds::default());
-        }
-        let kinds = &mut self.0[row];
-        if site.exit {
-            kinds.exit_stepped |= site.stepped;
-        } else {
-            kinds.entry = true;
-            kinds.entry_stepped |= site.stepped;
-        }
-    }
-
-    /// Nanoseconds of one call of each row.
-    pub(crate) fn costs(&self, cost: &Bias, returns: Returns) -> Vec<u64> {
-        self.0.iter().map(|kinds| kinds.cost_ns(cost, returns)).collect()
-    }
+/// What the hits of one row came to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counted {
+    mark: u64,
+    cost_ns: u64,
+    traps: u64,
 }
 
 /// What one plan costs.
 #[derive(Debug)]
 pub(crate) struct Meter {
     rows: Rows,
-    costs: Vec<u64>,
+    kinds: KindsOfRows,
+    prices: Prices,
+    ways: Ways,
+    counted: Vec<Counted>,
+    /// What the links of further processes took, in thousandths of a nanosecond.
+    walked_ps: u128,
+    traps: u64,
     since: Instant,
-    before_ns: u64,
+    before: (u64, u64),
     last: Ppm,
+    /// What one more process would add to that.
+    of_one_more: Ppm,
 }
 
 impl Meter {
-    pub(crate) fn new(rows: Rows, costs: Vec<u64>, now: Instant) -> Self {
-        let mut meter = Self { rows, costs, since: now, before_ns: 0, last: 0 };
-        meter.before_ns = meter.total_ns();
-        meter
+    pub(crate) fn new(rows: Rows, kinds: KindsOfRows, prices: Prices, ways: Ways) -> Self {
+        // The last one stands for unknown addresses.
+        let counted = vec![Counted::default(); kinds.rows() + 1];
+        Self {
+            rows,
+            kinds,
+            prices,
+            ways,
+            counted,
+            walked_ps: 0,
+            traps: 0,
+            since: Instant::now(),
+            before: (0, 0),
+            last: 0,
+            of_one_more: 0,
+        }
     }
 
-    fn total_ns(&self) -> u64 {
-        let costs = self.costs.iter().enumerate().filter(|(_, cost)| **cost > 0);
-        costs.map(|(row, cost)| self.rows.entries(row).saturating_mul(*cost)).fold(0, u64::saturating_add)
+    /// From now on is looked; what was hit before is in no share.
+    pub(crate) fn begin(&mut self, others: u64, charged_ns: u64, now: Instant) {
+        self.count(others);
+        (self.since, self.before) = (now, (self.total_ns().saturating_add(charged_ns), self.traps));
+    }
+
+    /// Takes in the hits since the last time, at each of which the links of `others` more processes were walked.
+    pub(crate) fn count(&mut self, others: u64) {
+        let unknown = self.kinds.rows();
+        let mut traps = 0u64;
+        for (index, counted) in self.counted.iter_mut().enumerate() {
+            let row = if index == unknown { self.rows.functions() - 1 } else { index };
+            let Some(hits) = self.rows.hits(row, counted.mark) else { continue };
+            let (cost_ns, now) = match self.kinds.of(index) {
+                Some(kinds) => priced(kinds, &hits, &self.prices, self.ways),
+                None if index == unknown => {
+                    (hits.entries.saturating_mul(self.kinds.dearest(&self.prices)), hits.entries)
+                }
+                None => continue,
+            };
+            traps = traps.saturating_add(now.saturating_sub(counted.traps));
+            // What is read while calls go on may be off by some, and what was shown is not taken back.
+            *counted = Counted {
+                mark: hits.mark,
+                cost_ns: cost_ns.max(counted.cost_ns),
+                traps: now.max(counted.traps),
+            };
+        }
+        self.traps += traps;
+        let ps = u128::from(self.prices.walk_ps(self.ways.returns)) * u128::from(others);
+        self.walked_ps = self.walked_ps.saturating_add(u128::from(traps) * ps);
+    }
+
+    /// Nanoseconds of all hits that were taken in.
+    pub(crate) fn total_ns(&self) -> u64 {
+        let walked = u64::try_from(self.walked_ps / 1000).unwrap_or(u64::MAX);
+        self.counted.iter().fold(walked, |sum, row| sum.saturating_add(row.cost_ns))
+    }
+
+    /// What `others` more processes add to a reported duration, in nanoseconds.
+    pub(crate) fn bias_of(&self, others: u64) -> u64 {
+        self.prices.walk.map_or(0, |walk| walk.bias_ps.saturating_mul(others) / 1000)
     }
 
     /// Takes in what was counted since the last look, and what was `charged_ns` in all. Too early it tells nothing.
-    fn look(&mut self, charged_ns: u64, now: Instant) -> Option<Ppm> {
+    fn look(&mut self, others: u64, charged_ns: u64, now: Instant) -> Option<Ppm> {
         let time = now.saturating_duration_since(self.since);
         if time < LOOK / 2 {
             return None;
         }
+        self.count(others);
         let total = self.total_ns().saturating_add(charged_ns);
-        let ppm = share(total.saturating_sub(self.before_ns), time);
-        (self.since, self.before_ns, self.last) = (now, total, ppm);
-        Some(ppm)
+        let traps = self.traps - self.before.1;
+        self.last = share(total.saturating_sub(self.before.0), time);
+        self.of_one_more = share(traps.saturating_mul(self.prices.walk_ps(self.ways.returns)) / 1000, time);
+        (self.since, self.before) = (now, (total, self.traps));
+        Some(self.last)
+    }
+
+    /// What the links of one more process on the same instructions would add to that.
+    pub(crate) fn of_one_more(&self) -> Ppm {
+        self.of_one_more
     }
 
     /// What it cost at the last look.
@@ -125,6 +160,11 @@ impl Bound {
         self.at_most < Ppm::MAX
     }
 
+    /// Would so much be within it?
+    pub(crate) fn takes(&self, cost: Ppm) -> bool {
+        cost <= self.at_most
+    }
+
     /// Is it enough?
     fn exceeded(&mut self, cost: Ppm) -> bool {
         let was_over = std::mem::replace(&mut self.over, cost > self.at_most);
@@ -141,8 +181,8 @@ pub(crate) struct Budget {
 
 impl Budget {
     /// Looks; the cost when it is enough.
-    pub(crate) fn look(&mut self, charged_ns: u64, now: Instant) -> Option<Ppm> {
-        let cost = self.meter.look(charged_ns, now)?;
+    pub(crate) fn look(&mut self, others: u64, charged_ns: u64, now: Instant) -> Option<Ppm> {
+        let cost = self.meter.look(others, charged_ns, now)?;
         self.bound.exceeded(cost).then_some(cost)
     }
 }
@@ -178,6 +218,11 @@ impl Total {
         let both = Bound::new(Ppm::MAX);
         let sharing = Sharing::Beside { beside, share: None, both };
         Self { bound: Bound::new(at_most), looked: None, sharing }
+    }
+
+    /// Would so much be within the bound?
+    pub(crate) fn takes(&self, cost: Ppm) -> bool {
+        self.bound.takes(cost)
     }
 
     /// Is there a bound, at the last look?
@@ -287,30 +332,5 @@ mod tests {
         assert_eq!(share(1_000_000, Duration::from_millis(100)), 10_000);
         assert_eq!(share(0, Duration::ZERO), 0);
         assert_eq!(share(u64::MAX, Duration::from_nanos(1)), u64::MAX);
-    }
-
-    #[test]
-    fn a_function_costs_what_its_dearest_sites_do() {
-        let cost = Bias {
-            emulated_emulated_ns: Some(1),
-            emulated_stepped_ns: Some(10),
-            stepped_emulated_ns: Some(100),
-            stepped_stepped_ns: Some(1000),
-        };
-        let site = |row: u64, exit: bool, stepped: bool| PlanSite {
-            offset: 0,
-            cookie: row,
-            exit,
-            stepped,
-            code: [0; 4],
-            code_len: 4,
-            before: 0,
-        };
-        let mut kinds = KindsOfRows::default();
-        for site in [site(0, false, false), site(0, true, true), site(0, true, false), site(2, false, true)] {
-            kinds.add(&site);
-        }
-        assert_eq!(kinds.costs(&cost, Returns::Ret), [10, 0, 100]);
-        assert_eq!(kinds.costs(&cost, Returns::Uretprobe), [1, 0, 100]);
     }
 }

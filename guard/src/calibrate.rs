@@ -11,18 +11,22 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use edgelat_bpf::Rows;
-use edgelat_bpf::layout::{SITE_ANY_CPU, SITE_RETURN};
+use edgelat_bpf::layout::{SITE_ANY_CPU, SITE_FUNCTION_MASK, SITE_MAYBE, SITE_RETURN, SITE_TWIN};
+use edgelat_bpf::object::Programs;
 use nix::time::{ClockId, clock_gettime};
 
 use crate::attach::{ImageSites, Site};
 use crate::error::{GuardError, text};
+use crate::prices::{Halves, Prices, Walk};
 use crate::protocol::{Bias, Returns};
 use crate::target::Target;
 
 /// Rows that the calibration takes behind those of the plan.
-pub(crate) const FUNCTIONS: u32 = 4;
+pub(crate) const FUNCTIONS: u32 = 8;
 /// Sites that the calibration takes.
 pub(crate) const SITES: u32 = 2 * FUNCTIONS;
+/// Links of another process on the same sites, from which the price of one follows.
+pub(crate) const OTHERS: u32 = 4;
 /// Calls of one batch, and batches; the median of the batches' means is the result, so that an interrupt in
 /// one batch does not show.
 const BATCH: u32 = 25;
@@ -35,7 +39,9 @@ const BATCHES: usize = 15;
 std::arch::global_asm!(
     ".text",
     ".globl edgelat_bias_ee, edgelat_bias_ee_exit, edgelat_bias_es, edgelat_bias_es_exit, edgelat_bias_se, edgelat_bias_se_exit, edgelat_bias_ss, edgelat_bias_ss_exit",
+    ".globl edgelat_bias_er, edgelat_bias_er_exit, edgelat_bias_twin, edgelat_bias_twin_exit, edgelat_bias_lone",
     ".hidden edgelat_bias_ee, edgelat_bias_ee_exit, edgelat_bias_es, edgelat_bias_es_exit, edgelat_bias_se, edgelat_bias_se_exit, edgelat_bias_ss, edgelat_bias_ss_exit",
+    ".hidden edgelat_bias_er, edgelat_bias_er_exit, edgelat_bias_twin, edgelat_bias_twin_exit, edgelat_bias_lone",
     ".p2align 4",
     "edgelat_bias_ee: push rax",
     "  pop rax",
@@ -50,6 +56,17 @@ std::arch::global_asm!(
     ".p2align 4",
     "edgelat_bias_ss: mov eax, 1",
     "edgelat_bias_ss_exit: ret",
+    // A return that no program does itself.
+    ".p2align 4",
+    "edgelat_bias_er: push rax",
+    "  pop rax",
+    "edgelat_bias_er_exit: ret 0",
+    ".p2align 4",
+    "edgelat_bias_twin: push rax",
+    "  pop rax",
+    "edgelat_bias_twin_exit: jmp edgelat_bias_out",
+    ".p2align 4",
+    "edgelat_bias_lone: jmp edgelat_bias_out",
     ".p2align 4",
     "edgelat_bias_out: ret",
 );
@@ -60,7 +77,9 @@ std::arch::global_asm!(
 std::arch::global_asm!(
     ".text",
     ".globl edgelat_bias_ee, edgelat_bias_ee_exit, edgelat_bias_se, edgelat_bias_se_exit",
+    ".globl edgelat_bias_twin, edgelat_bias_twin_exit, edgelat_bias_lone",
     ".hidden edgelat_bias_ee, edgelat_bias_ee_exit, edgelat_bias_se, edgelat_bias_se_exit",
+    ".hidden edgelat_bias_twin, edgelat_bias_twin_exit, edgelat_bias_lone",
     ".p2align 4",
     "edgelat_bias_ee: b 1f",
     "1: nop",
@@ -69,6 +88,12 @@ std::arch::global_asm!(
     "edgelat_bias_se: mov x0, #1",
     "  nop",
     "edgelat_bias_se_exit: ret",
+    ".p2align 4",
+    "edgelat_bias_twin: b 1f",
+    "1: nop",
+    "edgelat_bias_twin_exit: ret",
+    ".p2align 4",
+    "edgelat_bias_lone: ret",
 );
 
 unsafe extern "C" {
@@ -76,6 +101,9 @@ unsafe extern "C" {
     fn edgelat_bias_ee_exit();
     fn edgelat_bias_se();
     fn edgelat_bias_se_exit();
+    fn edgelat_bias_twin();
+    fn edgelat_bias_twin_exit();
+    fn edgelat_bias_lone();
 }
 #[cfg(target_arch = "x86_64")]
 unsafe extern "C" {
@@ -83,6 +111,8 @@ unsafe extern "C" {
     fn edgelat_bias_es_exit();
     fn edgelat_bias_ss();
     fn edgelat_bias_ss_exit();
+    fn edgelat_bias_er();
+    fn edgelat_bias_er_exit();
 }
 
 /// What a call costs, for each kind of site.
@@ -92,11 +122,12 @@ pub(crate) struct Costs {
     pub(crate) bias: Bias,
     /// In all.
     pub(crate) cost: Bias,
+    /// Of each hit.
+    pub(crate) prices: Prices,
 }
 
 /// One of the empty functions.
 struct Empty {
-    /// Row behind those of the plan.
     row: u32,
     /// Its exit is a plain `ret` that some programs do themselves.
     returns: bool,
@@ -104,20 +135,43 @@ struct Empty {
     exit: unsafe extern "C" fn(),
 }
 
+/// Rows of the empty functions: kinds of entry and exit, emulated (E) or single-stepped (S).
+const EE: u32 = 0;
+const SE: u32 = 1;
+const ES: u32 = 2;
+const SS: u32 = 3;
+/// With an exit that is single-stepped by whatever program.
+const ER: u32 = 4;
+/// As `EE`, with a second program at both ends.
+const TWIN: u32 = 5;
+/// The row of that second program.
+const SECOND: u32 = 6;
+/// With one site only.
+const LONE: u32 = 7;
+
 fn empties() -> impl Iterator<Item = Empty> {
     let all = [
-        Some(Empty { row: 0, returns: false, entry: edgelat_bias_ee, exit: edgelat_bias_ee_exit }),
-        Some(Empty { row: 1, returns: false, entry: edgelat_bias_se, exit: edgelat_bias_se_exit }),
+        Some(Empty { row: EE, returns: false, entry: edgelat_bias_ee, exit: edgelat_bias_ee_exit }),
+        Some(Empty { row: SE, returns: false, entry: edgelat_bias_se, exit: edgelat_bias_se_exit }),
         #[cfg(target_arch = "x86_64")]
-        Some(Empty { row: 2, returns: true, entry: edgelat_bias_es, exit: edgelat_bias_es_exit }),
+        Some(Empty { row: ES, returns: true, entry: edgelat_bias_es, exit: edgelat_bias_es_exit }),
         #[cfg(target_arch = "x86_64")]
-        Some(Empty { row: 3, returns: true, entry: edgelat_bias_ss, exit: edgelat_bias_ss_exit }),
+        Some(Empty { row: SS, returns: true, entry: edgelat_bias_ss, exit: edgelat_bias_ss_exit }),
+        #[cfg(target_arch = "x86_64")]
+        Some(Empty { row: ER, returns: false, entry: edgelat_bias_er, exit: edgelat_bias_er_exit }),
+        Some(Empty { row: TWIN, returns: false, entry: edgelat_bias_twin, exit: edgelat_bias_twin_exit }),
+        Some(Empty { row: LONE, returns: false, entry: edgelat_bias_lone, exit: edgelat_bias_lone }),
     ];
     all.into_iter().flatten()
 }
 
-/// The sites of the empty functions, as if they were a plan for the agent itself.
-pub(crate) fn images(own: &Target, first_row: u32, returns: Returns) -> Result<Vec<ImageSites>, GuardError> {
+/// The sites of the empty functions, as if they were a plan for the agent itself: of those whose rows are `wanted`.
+pub(crate) fn images(
+    own: &Target,
+    first_row: u32,
+    (programs, returns): (Programs, Returns),
+    wanted: impl Fn(u32) -> bool,
+) -> Result<Vec<ImageSites>, GuardError> {
     let address = edgelat_bias_ee as *const () as u64;
     let mappings = own.mappings(|mapping| (mapping.start..mapping.end).contains(&address))?;
     let mapping = mappings.first();
@@ -125,50 +179,123 @@ pub(crate) fn images(own: &Target, first_row: u32, returns: Returns) -> Result<V
         mapping.ok_or_else(|| GuardError::BadPlan { reason: text("own code is not mapped from a file") })?;
     let file = File::open("/proc/self/exe")
         .map_err(|error| GuardError::Proc { file: text("/proc/self/exe"), os: error.into() })?;
-    let site = |function: unsafe extern "C" fn(), row: u32| Site {
+    let site = |function: unsafe extern "C" fn(), row: u32, marks: u64| Site {
         offset: function as *const () as u64 - mapping.start + mapping.offset,
-        cookie: u64::from(first_row + row) | SITE_ANY_CPU,
+        cookie: u64::from(first_row + row) | SITE_ANY_CPU | marks,
         before: 0,
     };
-    let exit = |empty: &Empty| {
-        let site = site(empty.exit, empty.row);
-        Site { cookie: if empty.returns { site.cookie | SITE_RETURN } else { site.cookie }, ..site }
-    };
-    let entries = empties().map(|empty| site(empty.entry, empty.row)).collect();
-    let exits = match returns {
-        Returns::Ret => empties().map(|empty| exit(&empty)).collect(),
-        Returns::Uretprobe => Vec::new(),
-    };
+    let (mut entries, mut exits) = (Vec::new(), Vec::new());
+    for Empty { row, returns: plain, entry, exit } in empties().filter(|empty| wanted(empty.row)) {
+        match (row, returns) {
+            (LONE, Returns::Ret) => exits.push(site(exit, row, SITE_MAYBE)),
+            // A function that the plan has not got: a session then asks for no return.
+            (LONE, Returns::Uretprobe) => {
+                entries.push(Site { cookie: SITE_FUNCTION_MASK | SITE_ANY_CPU, ..site(entry, row, 0) });
+            }
+            _ => {
+                entries.push(site(entry, row, 0));
+                exits.push(site(exit, row, if plain { SITE_RETURN } else { 0 }));
+            }
+        }
+        // Where a program has no cookie, one address is one site.
+        if row == TWIN && !programs.by_address() {
+            entries.push(site(entry, SECOND, SITE_TWIN));
+            exits.push(site(exit, SECOND, SITE_TWIN));
+        }
+    }
+    if returns == Returns::Uretprobe {
+        exits.clear();
+    }
     Ok(vec![ImageSites { file: Rc::new(file), key: mapping.file, entries, exits, mark: 0 }])
 }
 
-/// Calls the empty functions with probes on them. Reads what the rows say, and how long the calls took in all: a trap
+/// Of one function, in nanoseconds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Measured {
+    /// What a call adds to the durations; `None` where none was measured.
+    bias: Option<u64>,
+    /// What a call costs in CPU time.
+    cost: Option<u64>,
+    /// Its probes were hit.
+    hit: bool,
+}
+
+/// Calls an empty function with probes on it. Reads what the rows say, and how long the calls took in all: a trap
 /// begins before the first reading of the clock and ends after the last one.
-pub(crate) fn run(rows: &Rows, first_row: u32) -> Costs {
-    let mut bias = [None; FUNCTIONS as usize];
-    let mut cost = bias;
-    for empty in empties() {
-        let row = (first_row + empty.row) as usize;
-        let mut means = Vec::with_capacity(BATCHES);
-        let mut whole = Vec::with_capacity(BATCHES);
-        for _ in 0..BATCHES {
-            let before = rows.read(row);
-            let begin = own_time();
-            for _ in 0..BATCH {
-                // SAFETY: the function is the assembly above: it takes nothing, keeps the stack and all
-                // registers but rax/x0, which every caller gives up, and returns. A probe on it runs in the
-                // kernel and restores all registers.
-                unsafe { (empty.entry)() };
-            }
-            whole.push(own_time().saturating_sub(begin).as_nanos() as u64 / u64::from(BATCH));
-            let after = rows.read(row);
-            means.extend((after.sum_ns - before.sum_ns).checked_div(after.exits() - before.exits()));
+fn measure(rows: &Rows, first_row: u32, empty: &Empty) -> Measured {
+    let row = (first_row + empty.row) as usize;
+    let hits = || rows.hits(row, 0).map_or(0, |hits| hits.mark);
+    let mut means = Vec::with_capacity(BATCHES);
+    let mut whole = Vec::with_capacity(BATCHES);
+    let begun = hits();
+    for _ in 0..BATCHES {
+        let before = rows.read(row);
+        let begin = own_time();
+        for _ in 0..BATCH {
+            // SAFETY: the function is the assembly above: it takes nothing, keeps the stack and all
+            // registers but rax/x0, which every caller gives up, and returns. A probe on it runs in the
+            // kernel and restores all registers.
+            unsafe { (empty.entry)() };
         }
-        bias[empty.row as usize] = median(means);
-        // Where nothing was counted, there was no probe to pay for.
-        cost[empty.row as usize] = bias[empty.row as usize].and_then(|_| median(whole));
+        whole.push(own_time().saturating_sub(begin).as_nanos() as u64 / u64::from(BATCH));
+        let after = rows.read(row);
+        means.extend((after.sum_ns - before.sum_ns).checked_div(after.exits() - before.exits()));
     }
-    Costs { bias: by_kind(bias), cost: by_kind(cost) }
+    Measured { bias: median(means), cost: median(whole), hit: hits() != begun }
+}
+
+/// Calls all the empty functions.
+pub(crate) fn run(rows: &Rows, first_row: u32, returns: Returns) -> Costs {
+    let mut all = [Measured::default(); FUNCTIONS as usize];
+    for empty in empties() {
+        all[empty.row as usize] = measure(rows, first_row, &empty);
+    }
+    // Where nothing was counted, there was no probe to pay for.
+    let of = |row: u32| Some(all[row as usize]).filter(|measured| measured.hit);
+    let cost_of = |row: u32| of(row)?.cost;
+    let call = cost_of(EE).unwrap_or(0);
+    let prices = match returns {
+        Returns::Ret => {
+            let exit = cost_of(LONE).unwrap_or(0).min(call);
+            let entry = call - exit;
+            let of_exit = |row: u32| cost_of(row).map_or(exit, |cost| cost.saturating_sub(entry));
+            Prices {
+                entry: Halves {
+                    emulated: entry,
+                    stepped: cost_of(SE).map_or(entry, |cost| cost.saturating_sub(exit)),
+                },
+                idle_entry: entry,
+                exit: Halves { emulated: exit, stepped: of_exit(ER) },
+                written: of_exit(ES),
+                twin: cost_of(TWIN).map_or(0, |cost| cost.saturating_sub(call) / 2),
+                walk: None,
+            }
+        }
+        // No row counts what is not entered; the return is part of each other entry's price.
+        Returns::Uretprobe => Prices {
+            entry: Halves { emulated: call, stepped: cost_of(SE).unwrap_or(call) },
+            idle_entry: all[LONE as usize].cost.unwrap_or(0).min(call),
+            ..Prices::default()
+        },
+    };
+    Costs { bias: by_kind(|row| of(row)?.bias), cost: by_kind(cost_of), prices }
+}
+
+/// What one more process on the same sites adds, where [`OTHERS`] have been attached since `costs` were measured.
+pub(crate) fn run_beside_others(rows: &Rows, first_row: u32, costs: &Costs) -> Option<Walk> {
+    let again = measure(rows, first_row, &empties().find(|empty| empty.row == EE)?);
+    // Thousandths of a nanosecond: a link takes tens of them.
+    let of_one =
+        |now: Option<u64>, before: Option<u64>| Some(now?.saturating_sub(before?) * 1000 / u64::from(OTHERS));
+    Some(Walk {
+        call_ps: of_one(again.cost, costs.cost.emulated_emulated_ns)?,
+        bias_ps: of_one(again.bias, costs.bias.emulated_emulated_ns)?,
+    })
+}
+
+/// Is this the row of the function that [`run_beside_others`] calls?
+pub(crate) fn is_beside_others(row: u32) -> bool {
+    row == EE
 }
 
 /// CPU time of this thread: on a busy machine others run in between, and a budget would hold that against the probes.
@@ -181,11 +308,11 @@ fn median(mut means: Vec<u64>) -> Option<u64> {
     means.get(means.len() / 2).copied()
 }
 
-fn by_kind(rows: [Option<u64>; FUNCTIONS as usize]) -> Bias {
+fn by_kind(of: impl Fn(u32) -> Option<u64>) -> Bias {
     Bias {
-        emulated_emulated_ns: rows[0],
-        stepped_emulated_ns: rows[1],
-        emulated_stepped_ns: rows[2],
-        stepped_stepped_ns: rows[3],
+        emulated_emulated_ns: of(EE),
+        stepped_emulated_ns: of(SE),
+        emulated_stepped_ns: of(ES),
+        stepped_stepped_ns: of(SS),
     }
 }

@@ -165,6 +165,7 @@ impl Guard {
             Request::Examine { plan, from } => self.examine(plan, from),
             Request::Load { plan } => self.load(plan, &mut descriptors),
             Request::Calibrate { plan } => self.calibrate(plan),
+            Request::Cost { plan } => self.cost(plan),
             Request::Attach { plan } => self.attach(plan),
             Request::Arm { plan } => self.switch(plan, true),
             Request::Disarm { plan } => self.switch(plan, false),

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::rc::Rc;
 
-use edgelat_bpf::layout::{SITE_ANY_CPU, SITE_FUNCTION_MASK, SITE_RETURN};
+use edgelat_bpf::layout::{SITE_ANY_CPU, SITE_FUNCTION_MASK, SITE_PLACE_SHIFT, SITE_RETURN};
 
 use crate::attach::{ImageSites, Site};
 use crate::elf::Executable;
@@ -92,7 +92,7 @@ pub(crate) fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> R
     if site.cookie & SITE_FUNCTION_MASK >= u64::from(functions) {
         return bad("a function that the plan does not have");
     }
-    if site.cookie & SITE_ANY_CPU != 0 {
+    if site.cookie & SITE_ANY_CPU != 0 || site.cookie >> SITE_PLACE_SHIFT != 0 {
         return bad("a mark that is the guard's own");
     }
     // The program will do what a return does: it must be one.

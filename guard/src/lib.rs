@@ -22,7 +22,7 @@
 //! | `deadline.rs` | who ends a guard that does not come round any more? |
 //! | `command.rs` | a command that is held until its probes are in place |
 //! | `find.rs` | which processes are there? |
-//! | `budget.rs` | what do the probes cost, and when is it enough? |
+//! | `budget.rs`, `prices.rs`, `costs.rs` | what do the probes cost, and when is it enough? |
 //! | `target.rs` | which process, which files does it map? |
 //! | `listing.rs` | which images does it map? |
 //! | `image.rs` | is this still the file that was decoded? |
@@ -51,6 +51,7 @@ pub mod check;
 pub mod clock;
 mod command;
 pub mod config_file;
+mod costs;
 pub mod cpus;
 mod deadline;
 mod elf;
@@ -70,6 +71,7 @@ pub mod notify;
 pub mod pins;
 pub mod placement;
 mod plan;
+mod prices;
 pub mod protocol;
 pub mod quarantine;
 mod rights;

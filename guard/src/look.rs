@@ -21,7 +21,7 @@ impl Guard {
     pub fn patience(&self) -> Option<Duration> {
         let all = self.total.as_ref().is_some_and(Total::holds);
         let bounded = |plan: &Plan| plan.budget.as_ref().is_some_and(|budget| all || budget.bound.holds());
-        let busy = |plan: &Plan| plan.loaded.is_some() && bounded(plan) && plan.armed;
+        let busy = |plan: &Plan| plan.loaded.is_some() && bounded(plan) && plan.armed && !plan.off;
         if self.plans.iter().any(busy) {
             return Some(budget::LOOK);
         }
@@ -37,16 +37,18 @@ impl Guard {
                 self.take_off(index, Event::Overrun { lost });
                 continue;
             }
+            let others = self.others(index);
             let plan = &mut self.plans[index];
             let charged_ns = plan.charged_ns;
-            if let Some(ppm) = plan.budget.as_mut().and_then(|budget| budget.look(charged_ns, now)) {
+            let budget = plan.budget.as_mut().filter(|_| !plan.off);
+            if let Some(ppm) = budget.and_then(|budget| budget.look(others, charged_ns, now)) {
                 self.take_off(index, Event::OverBudget { ppm, of: BudgetOf::Plan });
             }
         }
         let costs: Vec<Ppm> = self
             .plans
             .iter()
-            .map(|plan| plan.budget.as_ref().map_or(0, |budget| budget.meter.last()))
+            .map(|plan| plan.budget.as_ref().filter(|_| !plan.off).map_or(0, |budget| budget.meter.last()))
             .collect();
         if let Some((index, ppm, of)) = self.total.as_mut().and_then(|total| total.dearest(&costs, now)) {
             self.take_off(index, Event::OverBudget { ppm, of });
@@ -63,8 +65,8 @@ impl Guard {
 
     /// Removes a plan's probes for a reason that is told once.
     pub(crate) fn take_off(&mut self, index: usize, reason: Event) {
+        self.take_in(index);
         let plan = &mut self.plans[index];
-        plan.budget = None;
         if plan.off || !plan.stopped && !plan.has_probes() {
             return;
         }

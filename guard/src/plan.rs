@@ -10,13 +10,14 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use edgelat_bpf::Rows;
-use edgelat_bpf::layout::POOL_ROWS;
+use edgelat_bpf::layout::{POOL_ROWS, SITE_STEPPED};
 use edgelat_bpf::object::{PythonConstants, map};
 
 use crate::attach::text::Mappings;
 use crate::attach::{self, Attached, ImageSites, Site, Way};
-use crate::budget::{Bound, Budget, KindsOfRows, Meter, Ppm, Total};
-use crate::calibrate::{self, Costs};
+use crate::budget::{Budget, Total};
+use crate::calibrate;
+use crate::costs::mark_prices;
 use crate::cpus::CpuSet;
 use crate::error::{GuardError, Text, text};
 use crate::family::{Covered, watch};
@@ -27,6 +28,7 @@ use crate::load::{Loaded, Shape};
 use crate::memory::{Groups, Room};
 use crate::pins::Pins;
 use crate::placement::{self, TargetsOn};
+use crate::prices::KindsOfRows;
 use crate::protocol::{
     BUILD_ID_BYTES, ImageId, OnSignal, PlanId, PlanOptions, PlanSite, PythonPlan, Reply, Returns, TargetId,
     UNSOUND, Unsound,
@@ -68,7 +70,9 @@ pub(crate) struct Plan {
     pub(crate) executable: Option<(u64, u64)>,
     /// The calibration's probes. They stay until the plan is detached: nobody calls those functions any more, and
     /// closing them alone would wait for the kernel while events of the target wait for us.
-    pub(crate) calibration: Option<Attached>,
+    pub(crate) calibration: Vec<Attached>,
+    /// Plans with probes on the same instructions.
+    pub(crate) related: Vec<PlanId>,
     pub(crate) armed: bool,
     /// What taking the probes off took.
     pub(crate) detach_ns: u64,
@@ -101,7 +105,7 @@ impl Plan {
             loaded.switch.disarm();
         }
         let attached = self.processes.iter_mut().filter_map(|covered| covered.attached.take());
-        let held: Vec<Attached> = attached.chain(self.calibration.take()).collect();
+        let held: Vec<Attached> = attached.chain(self.calibration.drain(..)).collect();
         if !held.is_empty() {
             attach::close_together(held);
             self.detach_ns += elapsed(begin);
@@ -156,7 +160,8 @@ impl Guard {
             bytes: 0,
             processes: Vec::new(),
             executable: None,
-            calibration: None,
+            calibration: Vec::new(),
+            related: Vec::new(),
             armed: false,
             detach_ns: 0,
             off: false,
@@ -166,7 +171,7 @@ impl Guard {
         Ok(Reply::Plan { plan: id })
     }
 
-    fn plan_index(&self, id: PlanId) -> Result<usize, GuardError> {
+    pub(crate) fn plan_index(&self, id: PlanId) -> Result<usize, GuardError> {
         self.plans.iter().position(|plan| plan.id == id).ok_or_else(|| order("no such plan"))
     }
 
@@ -227,7 +232,8 @@ impl Guard {
             plan.kinds.add(site);
             known.mark = known.mark.wrapping_add(mark_of(&known.file, site.offset));
             let list = if site.exit { &mut known.exits } else { &mut known.entries };
-            list.push(Site { offset: site.offset, cookie: site.cookie, before: site.before });
+            let stepped = if site.stepped { SITE_STEPPED } else { 0 };
+            list.push(Site { offset: site.offset, cookie: site.cookie | stepped, before: site.before });
         }
         Ok(Reply::Done)
     }
@@ -327,8 +333,11 @@ impl Guard {
                 None => Pins::pin(pid, &loaded.object)?,
             });
         }
-        self.plans[index].bytes = bytes;
-        self.plans[index].loaded = Some((way, loaded));
+        let plan = &mut self.plans[index];
+        plan.images.iter_mut().for_each(|(_, sites)| mark_prices(sites, way.programs));
+        plan.bytes = bytes;
+        plan.loaded = Some((way, loaded));
+        self.relate(index);
         Ok(reply)
     }
 
@@ -354,43 +363,6 @@ impl Guard {
                 placement::isolated_cpus().map(Some)
             }
         }
-    }
-
-    pub(crate) fn calibrate(&mut self, id: PlanId) -> Result<Reply, GuardError> {
-        let index = self.plan_index(id)?;
-        let plan = &self.plans[index];
-        let (way, loaded) = plan.loaded.as_ref().ok_or_else(|| order("calibrate comes after load"))?;
-        let (programs, returns) = (way.programs, plan.options.returns);
-        let known = self.costs.iter().find(|(known, by, _)| (*known, *by) == (programs, returns));
-        if let Some((_, _, costs)) = known {
-            let costs = *costs;
-            return self.know_costs(index, costs);
-        }
-        let rows = rows_of(plan, loaded)?;
-        let own = Target::unchecked(TargetId(0), std::process::id() as i32)?;
-        let images = calibrate::images(&own, plan.options.functions, returns)?;
-        let probes = attach::attach(way.route, loaded, &own, &images, self.tracefs.as_ref())?;
-        loaded.switch.arm();
-        let costs = calibrate::run(&rows, plan.options.functions);
-        // The switch is the plan's as well; where that counts already, it goes on.
-        if !plan.armed {
-            loaded.switch.disarm();
-        }
-        self.plans[index].calibration = Some(probes);
-        self.costs.push((programs, returns, costs));
-        self.know_costs(index, costs)
-    }
-
-    /// From here on a plan's costs can be told, and held under its bound.
-    fn know_costs(&mut self, index: usize, Costs { bias, cost }: Costs) -> Result<Reply, GuardError> {
-        let plan = &self.plans[index];
-        let bound = plan.options.max_cost_ppm.or(self.total.as_ref().map(|_| Ppm::MAX)).map(Bound::new);
-        if let (Some(bound), Some((_, loaded))) = (bound, &plan.loaded) {
-            let costs = plan.kinds.costs(&cost, plan.options.returns);
-            let meter = Meter::new(rows_of(plan, loaded)?, costs, Instant::now());
-            self.plans[index].budget = Some(Budget { meter, bound });
-        }
-        Ok(Reply::Calibrated { bias, cost })
     }
 
     pub(crate) fn attach(&mut self, id: PlanId) -> Result<Reply, GuardError> {
@@ -444,9 +416,10 @@ impl Guard {
 
     pub(crate) fn detach(&mut self, id: PlanId) -> Result<Reply, GuardError> {
         let index = self.plan_index(id)?;
+        self.take_in(index);
         let mut plan = self.plans.swap_remove(index);
         let took_ns = plan.take_off();
-        Ok(Reply::Detached { took_ns })
+        Ok(Reply::Detached { took_ns, cost_ns: plan.cost_ns(0) })
     }
 }
 

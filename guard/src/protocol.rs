@@ -303,6 +303,11 @@ pub enum Request {
         /// The plan.
         plan: PlanId,
     },
+    /// What have a plan's probes cost, and what do they add now?
+    Cost {
+        /// The plan.
+        plan: PlanId,
+    },
     /// Attach all sites to the target, switched off.
     Attach {
         /// The plan.
@@ -627,6 +632,13 @@ pub enum Reply {
         /// In all.
         cost: Bias,
     },
+    /// What a plan has cost.
+    Cost {
+        /// In all so far, in nanoseconds; `None` before the calibration.
+        cost_ns: Option<u64>,
+        /// What the links of further processes add to each reported duration at present, besides the bias, in nanoseconds.
+        more_bias_ns: u64,
+    },
     /// The sites are attached.
     Attached {
         /// Probes in the kernel.
@@ -638,6 +650,8 @@ pub enum Reply {
     Detached {
         /// Time that it took in nanoseconds.
         took_ns: u64,
+        /// What the plan has cost in all, in nanoseconds; `None` where that was not measured.
+        cost_ns: Option<u64>,
     },
     /// Events, the oldest first.
     Events {

@@ -75,7 +75,11 @@ impl<S: ReadAt> Image<S> {
             Language::Go => sites::golang::find(self.arch(), main, &around),
             Language::GoAssembly => sites::golang::find_assembly(self.arch(), main, &around),
         };
-        self.place(sites.map_err(|refusal| named(refusal, table))?)
+        let mut sites = sites.map_err(|refusal| named(refusal, table))?;
+        for exit in &mut sites.exits {
+            exit.maybe |= table.is_shared(exit.address, function.start);
+        }
+        self.place(sites)
     }
 
     /// The entry and the returns of a function of which it is known that it leaves by no other way.

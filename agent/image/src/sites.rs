@@ -30,7 +30,8 @@
 //! direct branch leads, with the stack as at some call of the function.
 //!
 //! Ranges of functions may overlap (assembly has entries inside other functions): then two functions share sites, and
-//! a call of the inner one shows as exits of the outer one that no frame matches.
+//! a call of the inner one hits exits of the outer one. Those are marked `maybe` ([`crate::Image::sites`]): a hit that no
+//! frame matches is not an end of a call that began earlier.
 
 pub(crate) mod confirm;
 mod entry;
@@ -90,7 +91,8 @@ pub struct Site {
     /// For a conditional tail jump the condition under which it leaves; the hit counts only then. Numbered as in the
     /// instruction: x86-64 the low nibble of the opcode (4 is ZF set), aarch64 the `cond` field (0 is Z set).
     pub condition: Option<u8>,
-    /// The height of the stack there is an assumption: a hit with no matching frame is not an unmatched exit.
+    /// The height of the stack there is an assumption, or the instruction is in the range of another function too: a hit with
+    /// no matching frame is not an unmatched exit.
     pub maybe: bool,
     /// The code keeps its goroutine in a register, and the frame's key is goroutine and depth instead of the stack
     /// pointer, because the stack moves.

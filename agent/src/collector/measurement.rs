@@ -36,8 +36,10 @@ pub struct Measurement {
     functions: Vec<FunctionReport>,
     /// Of each function.
     steppings: Vec<Steppings>,
-    /// What a call of each costs, in nanoseconds; empty before that was measured.
-    costs: Vec<Option<u64>>,
+    /// What the probes of one process add to a duration of each, in nanoseconds; empty before that was measured.
+    biases: Vec<Option<u64>>,
+    /// What the probes had cost when the guard was last asked, in nanoseconds.
+    cost_ns: Option<u64>,
     returns: Returns,
     /// Of each function, calls that ended inside with the image that they were in, where frames cannot be seen.
     over: Vec<u64>,
@@ -52,9 +54,9 @@ struct PythonPart {
     every_call: bool,
     counts_only: bool,
     steppings: Steppings,
+    /// With the links of one process.
+    bias_alone_ns: Option<u64>,
     bias_ns: Option<u64>,
-    /// What a call costs in all, wanted or not.
-    cost_ns: Option<u64>,
     /// Calls of all functions at the last reading.
     calls: u64,
     /// Calls of each function before it had a row.
@@ -154,7 +156,8 @@ impl Measurement {
             attach_ns: took_ns,
             functions,
             steppings,
-            costs: Vec::new(),
+            biases: Vec::new(),
+            cost_ns: None,
             returns,
             over: Vec::new(),
             python,
@@ -179,15 +182,29 @@ impl Measurement {
         })
     }
 
-    /// What the probes have cost so far, in nanoseconds: the calls that they saw, times what they add to one that does
-    /// nothing. `None` where that was not measured.
+    /// What the probes had cost when the guard was last asked, in nanoseconds. `None` before that was measured.
     pub fn cost_ns(&self) -> Option<u64> {
-        let native = (0..self.steppings.len())
-            .map(|row| Some(self.rows.entries(row).saturating_mul((*self.costs.get(row)?)?)));
-        let python = self.python.as_ref();
-        let python =
-            python.map(|python| Some(python.functions.calls(&self.rows).saturating_mul(python.cost_ns?)));
-        native.chain(python).sum()
+        self.cost_ns
+    }
+
+    /// Asks the guard what the probes have cost so far, and what they add to the durations with as many processes as there
+    /// are now. A guard that does not answer leaves what was known.
+    pub fn learn_cost(&mut self, line: &mut Line) {
+        let Ok((Reply::Cost { cost_ns, more_bias_ns }, _)) = line.call(&Request::Cost { plan: self.plan })
+        else {
+            return;
+        };
+        self.cost_ns = cost_ns;
+        let with = |alone: Option<u64>| alone.map(|ns| ns + more_bias_ns);
+        for (report, alone) in self.functions.iter_mut().zip(&self.biases) {
+            report.bias_ns = with(*alone);
+        }
+        if let Some(python) = &mut self.python {
+            python.bias_ns = with(python.bias_alone_ns);
+            for report in self.functions.iter_mut().skip(self.steppings.len()) {
+                report.bias_ns = python.bias_ns;
+            }
+        }
     }
 
     /// The guard's number for the plan.
@@ -215,16 +232,13 @@ impl Measurement {
     /// When the guard refuses.
     pub fn calibrate(&mut self, line: &mut Line) -> Result<(), GuardError> {
         match line.call(&Request::Calibrate { plan: self.plan })? {
-            (Reply::Calibrated { bias, cost }, _) => {
-                self.costs =
-                    self.steppings.iter().map(|kinds| of_kind(&cost, *kinds, self.returns)).collect();
-                for (report, steppings) in self.functions.iter_mut().zip(&self.steppings) {
-                    report.bias_ns = of_kind(&bias, *steppings, self.returns);
-                }
+            (Reply::Calibrated { bias, .. }, _) => {
+                self.biases =
+                    self.steppings.iter().map(|kinds| of_kind(&bias, *kinds, self.returns)).collect();
                 if let Some(python) = &mut self.python {
-                    python.bias_ns = of_kind(&bias, python.steppings, self.returns);
-                    python.cost_ns = of_kind(&cost, python.steppings, self.returns);
+                    python.bias_alone_ns = of_kind(&bias, python.steppings, self.returns);
                 }
+                self.learn_cost(line);
                 Ok(())
             }
             _ => Err(unexpected()),
@@ -243,9 +257,12 @@ impl Measurement {
     ///
     /// # Errors
     /// When the guard refuses.
-    pub fn detach(&self, line: &mut Line) -> Result<u64, GuardError> {
+    pub fn detach(&mut self, line: &mut Line) -> Result<u64, GuardError> {
         match line.call(&Request::Detach { plan: self.plan })? {
-            (Reply::Detached { took_ns }, _) => Ok(took_ns),
+            (Reply::Detached { took_ns, cost_ns }, _) => {
+                self.cost_ns = cost_ns.or(self.cost_ns);
+                Ok(took_ns)
+            }
             _ => Err(unexpected()),
         }
     }
@@ -360,8 +377,8 @@ impl PythonPart {
             every_call: python.every_call,
             counts_only: python.counts_only,
             steppings: python.steppings,
+            bias_alone_ns: None,
             bias_ns: None,
-            cost_ns: None,
             calls: 0,
             unresolved: Vec::new(),
         }

@@ -38,6 +38,8 @@ pub struct Report {
     pub processes: Vec<ProcessReport>,
     /// Covered processes that have ended and are not among those any more.
     pub processes_left_out: u64,
+    /// Children that were not covered, or not any more, for a reason that was told.
+    pub processes_not_covered: u64,
     /// The functions, in the order in which they were resolved.
     pub functions: Vec<FunctionReport>,
     /// What is known of the target's Python, where its functions are measured.

@@ -96,6 +96,7 @@ pub struct Session {
     command: Option<i32>,
     /// One of its processes ended by a fault.
     pub died_of_fault: bool,
+    processes_not_covered: u64,
     /// When counting began.
     pub armed: Instant,
     /// How long was counted, once that is over.
@@ -129,6 +130,7 @@ impl Session {
             family: Family::of(pid),
             command: None,
             died_of_fault: false,
+            processes_not_covered: 0,
             armed: now,
             measured: None,
             read: now,
@@ -169,7 +171,7 @@ impl Session {
         let begun = begun.and_then(|()| self.cover_python(line, wanted, wanted.python.clone(), notices));
         if begun.is_err() {
             // What is attached already would be nobody's: it would stay as long as the guard.
-            for measurement in self.measurements.drain(..) {
+            for mut measurement in self.measurements.drain(..) {
                 _ = measurement.detach(line);
             }
             self.target.forget(line);
@@ -335,6 +337,7 @@ impl Session {
             Event::Covered { pid } => self.family.covered(*pid, now),
             Event::NotCovered { pid, error } => {
                 notices.say(format_args!("process {pid} is not covered: {error}"));
+                self.processes_not_covered += 1;
                 // One that was covered lost its probes while the agent was stopped.
                 self.uncovered(*pid, now);
             }
@@ -442,6 +445,11 @@ impl Session {
         self.measurements.iter().map(Measurement::cost_ns).sum()
     }
 
+    /// Asks the guard what the probes have cost so far and what they add now.
+    pub fn learn_costs(&mut self, line: &mut Line) {
+        self.measurements.iter_mut().for_each(|measurement| measurement.learn_cost(line));
+    }
+
     /// Hits of its probes that could not be told to any function.
     pub fn unattributed_hits(&self) -> u64 {
         self.measurements.iter().map(Measurement::unattributed_hits).sum()
@@ -499,6 +507,7 @@ impl Session {
             detach_ns: self.detach_ns,
             processes,
             processes_left_out,
+            processes_not_covered: self.processes_not_covered,
             functions,
             python: self.measurements.iter().find_map(Measurement::python),
             cost_percent,
@@ -523,13 +532,14 @@ impl Session {
     /// counted is told all the same.
     pub fn end(&mut self, line: &mut Line, ended: Ended) -> (Report, Option<GuardError>) {
         let mut failure = None;
-        for measurement in &self.measurements {
+        for measurement in &mut self.measurements {
             failure = measurement.disarm(line).err().or(failure);
+            measurement.learn_cost(line);
         }
         // Nothing counts from here on, and what detaching takes belongs to no rate.
         self.measured = Some(self.armed.elapsed());
         // Detaching waits until no program runs any more: what is read after that does not move.
-        for measurement in &self.measurements {
+        for measurement in &mut self.measurements {
             match measurement.detach(line) {
                 Ok(ns) => *self.detach_ns.get_or_insert(0) += ns,
                 Err(error) => failure = Some(error),

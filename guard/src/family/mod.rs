@@ -46,6 +46,7 @@ impl Guard {
     /// Attaches a plan to one more process and watches for its end.
     pub(crate) fn cover(&mut self, index: usize, target: Target) -> Result<(), GuardError> {
         self.images_unchanged(index)?;
+        self.take_in(index);
         let plan = &mut self.plans[index];
         let (way, loaded) = plan.loaded.as_ref().ok_or_else(|| order("attach comes after load"))?;
         // Before the probes: a fork between the two is then told, and its child attached late but not missed.
@@ -132,6 +133,11 @@ impl Guard {
             // One that may not be looked at is told with the reason that attaching to it fails for.
             if executable_of(&target).is_some_and(|found| Some(found) != executable) {
                 return Err(GuardError::NoProcess { pid });
+            }
+            if !self.takes_one_more(index) {
+                let what = text("cover one more process");
+                let reason = text("its probes would make the calls of all others cost more than is allowed");
+                return Err(GuardError::Unsupported { what, reason });
             }
             self.cover(index, target)
         });

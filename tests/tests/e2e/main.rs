@@ -9,6 +9,7 @@ mod attach;
 mod bgp;
 mod chaos;
 mod commands;
+mod costs;
 mod counts;
 mod ends;
 mod execs;

@@ -374,6 +374,17 @@ impl FunctionTable {
         Some((*start..*end, false))
     }
 
+    /// Whether `address`, which is in the function that begins at `start`, is in the range of another one too: of one that
+    /// begins inside of it, or that it is inside of.
+    pub(crate) fn is_shared(&self, address: u64, start: u64) -> bool {
+        /// Functions that are looked at before the address: ranges that overlap are near each other.
+        const NEAR: usize = 64;
+        let behind = self.functions.partition_point(|entry| entry.start <= address);
+        self.functions[..behind].iter().rev().take(NEAR).any(|entry| {
+            entry.start != start && entry.mark != Mark::ColdPart && address - entry.start < entry.size
+        })
+    }
+
     /// The function at an index of this table.
     pub(crate) fn function(&self, index: usize) -> Function {
         let entry = &self.functions[index];

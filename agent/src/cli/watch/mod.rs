@@ -406,6 +406,7 @@ impl Watch {
 
     /// Reads and prints.
     fn show(&mut self) -> Result<(), Failure> {
+        self.session.learn_costs(&mut self.line);
         let report = self.session.report(None);
         self.print(&report)
     }

@@ -393,7 +393,10 @@ impl Service {
             let name = &group.config.name;
             for process in &mut group.watched {
                 let (state, reason) = process.fate.in_words();
-                let report = process.session_mut().map(|session| session.report(None));
+                let report = process.session_mut().map(|session| {
+                    session.learn_costs(&mut self.line);
+                    session.report(None)
+                });
                 self.output.tell((name, process.pid), (state, reason), report.as_ref(), &self.recorder);
                 if let Some(report) = &report {
                     self.recorder.take(name, report);

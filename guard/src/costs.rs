@@ -1,0 +1,224 @@
+//! What plans cost: measured before they count, taken in while they do, told when asked.
+//!
+//! Probes of several processes on the same instructions pay for each other, in whichever plans they are: at each hit the
+//! kernel walks the links of all. So what was hit is taken in whenever their number changes, and at each look.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use edgelat_bpf::layout::{SITE_MAYBE, SITE_RETURN, SITE_STEPPED, SITE_TWIN};
+use edgelat_bpf::object::Programs;
+
+use crate::attach::{self, Attached, ImageSites, Way};
+use crate::budget::{Bound, Budget, Meter, Ppm};
+use crate::calibrate::{self, Costs};
+use crate::error::GuardError;
+use crate::guard::{Guard, order};
+use crate::plan::{Plan, rows_of};
+use crate::prices::{Walk, Ways};
+use crate::protocol::{PlanId, Reply, TargetId};
+use crate::target::{FileKey, Target};
+
+/// Marks the sites whose hits have other prices than their instructions. Functions may share instructions where the range of
+/// one is part of another's.
+pub(crate) fn mark_prices(sites: &mut ImageSites, programs: Programs) {
+    let mut exits = HashSet::new();
+    let shared: HashSet<u64> =
+        sites.exits.iter().map(|site| site.offset).filter(|offset| !exits.insert(*offset)).collect();
+    let mut seen = HashSet::new();
+    for site in sites.entries.iter_mut().chain(&mut sites.exits) {
+        if programs == Programs::MultiWriting && site.cookie & SITE_RETURN != 0 {
+            site.cookie &= !SITE_STEPPED;
+        }
+        // Where a program has no cookie, one address is one site.
+        if !seen.insert(site.offset) && !programs.by_address() {
+            site.cookie |= SITE_TWIN;
+        }
+    }
+    for site in sites.exits.iter_mut().filter(|site| shared.contains(&site.offset)) {
+        // It is the end of a call of one of them only.
+        site.cookie |= SITE_MAYBE;
+    }
+}
+
+impl Plan {
+    /// Nanoseconds that it has cost so far, where the links of `others` more processes stand on the same instructions; `None`
+    /// before that was measured.
+    pub(crate) fn cost_ns(&mut self, others: u64) -> Option<u64> {
+        let meter = &mut self.budget.as_mut()?.meter;
+        meter.count(others);
+        Some(meter.total_ns().saturating_add(self.charged_ns))
+    }
+
+    fn attached(&self) -> u64 {
+        self.processes.iter().filter(|covered| covered.attached.is_some()).count() as u64
+    }
+
+    /// Where it has probes, in whichever process.
+    fn instructions(&self) -> impl Iterator<Item = (FileKey, u64)> {
+        self.images
+            .iter()
+            .flat_map(move |(_, sites)| sites.entries.iter().map(move |site| (sites.key, site.offset)))
+    }
+}
+
+impl Guard {
+    /// Finds the plans with probes on the same instructions as one that was just loaded.
+    pub(crate) fn relate(&mut self, index: usize) {
+        let here: HashSet<_> = self.plans[index].instructions().collect();
+        let related = self.plans.iter().enumerate().filter(|(at, plan)| {
+            *at != index && plan.loaded.is_some() && plan.instructions().any(|site| here.contains(&site))
+        });
+        let related: Vec<usize> = related.map(|(at, _)| at).collect();
+        let id = self.plans[index].id;
+        for at in related {
+            self.plans[at].related.push(id);
+            let other = self.plans[at].id;
+            self.plans[index].related.push(other);
+        }
+    }
+
+    /// Processes, besides the one that hits a probe of a plan, whose links the kernel walks at that hit.
+    pub(crate) fn others(&self, index: usize) -> u64 {
+        let plan = &self.plans[index];
+        let related = self.plans.iter().filter(|other| plan.related.contains(&other.id));
+        plan.attached().saturating_sub(1) + related.map(Plan::attached).sum::<u64>()
+    }
+
+    /// Takes in what a plan and those related to it have cost, before the number of processes changes.
+    pub(crate) fn take_in(&mut self, index: usize) {
+        let mut concerned = vec![index];
+        let related = self.plans[index].related.clone();
+        concerned.extend((0..self.plans.len()).filter(|at| related.contains(&self.plans[*at].id)));
+        for at in concerned {
+            let others = self.others(at);
+            _ = self.plans[at].cost_ns(others);
+        }
+    }
+
+    /// Is there room under the bounds for the links of one more process of a plan? They cost the others at each hit.
+    pub(crate) fn takes_one_more(&self, index: usize) -> bool {
+        let Some(budget) = &self.plans[index].budget else { return true };
+        let more = budget.meter.of_one_more();
+        let all = self.plans.iter().filter(|plan| !plan.off);
+        let all = all.filter_map(|plan| Some(plan.budget.as_ref()?.meter.last()));
+        let all = all.fold(more, u64::saturating_add);
+        budget.bound.takes(budget.meter.last().saturating_add(more))
+            && self.total.as_ref().is_none_or(|total| total.takes(all))
+    }
+
+    /// What a plan costs and adds now.
+    pub(crate) fn cost(&mut self, id: PlanId) -> Result<Reply, GuardError> {
+        let index = self.plan_index(id)?;
+        let others = self.others(index);
+        let plan = &mut self.plans[index];
+        let cost_ns = plan.cost_ns(others);
+        let more_bias_ns = plan.budget.as_ref().map_or(0, |budget| budget.meter.bias_of(others));
+        Ok(Reply::Cost { cost_ns, more_bias_ns })
+    }
+
+    pub(crate) fn calibrate(&mut self, id: PlanId) -> Result<Reply, GuardError> {
+        let index = self.plan_index(id)?;
+        let plan = &self.plans[index];
+        let (way, loaded) = plan.loaded.as_ref().ok_or_else(|| order("calibrate comes after load"))?;
+        let (programs, returns) = (way.programs, plan.options.returns);
+        let known = self.costs.iter().find(|(known, by, _)| (*known, *by) == (programs, returns));
+        if let Some((_, _, costs)) = known {
+            let costs = *costs;
+            return self.know_costs(index, costs);
+        }
+        let first_row = plan.options.functions;
+        let rows = rows_of(plan, loaded)?;
+        let own = Target::unchecked(TargetId(0), std::process::id() as i32)?;
+        let images = calibrate::images(&own, first_row, (programs, returns), |_| true)?;
+        let probes = attach::attach(way.route, loaded, &own, &images, self.tracefs.as_ref())?;
+        loaded.switch.arm();
+        let mut costs = calibrate::run(&rows, first_row, returns);
+        let way = *way;
+        let mut held = vec![probes];
+        costs.prices.walk = self.beside_others(index, way, &own, &costs, &mut held);
+        let plan = &mut self.plans[index];
+        // The switch is the plan's as well; where that counts already, it goes on.
+        if let (false, Some((_, loaded))) = (plan.armed, &plan.loaded) {
+            loaded.switch.disarm();
+        }
+        plan.calibration = held;
+        self.costs.push((programs, returns, costs));
+        self.know_costs(index, costs)
+    }
+
+    /// What the links of one more process add. Another process is taken that does not execute our image, so that no probe
+    /// comes to stand in it.
+    fn beside_others(
+        &mut self,
+        index: usize,
+        way: Way,
+        own: &Target,
+        costs: &Costs,
+        held: &mut Vec<Attached>,
+    ) -> Option<Walk> {
+        let plan = &self.plans[index];
+        let (_, loaded) = plan.loaded.as_ref()?;
+        let (first_row, returns) = (plan.options.functions, plan.options.returns);
+        let images =
+            calibrate::images(own, first_row, (way.programs, returns), calibrate::is_beside_others).ok()?;
+        let other = nix::unistd::getppid().as_raw();
+        let other = Some(other).filter(|pid| *pid > 0).or(self.collector)?;
+        let other = Target::unchecked(TargetId(0), other).ok()?;
+        for _ in 0..calibrate::OTHERS {
+            held.push(attach::attach(way.route, loaded, &other, &images, self.tracefs.as_ref()).ok()?);
+        }
+        let rows = rows_of(plan, loaded).ok()?;
+        calibrate::run_beside_others(&rows, first_row, costs)
+    }
+
+    /// From here on a plan's costs can be told, and held under its bound.
+    fn know_costs(&mut self, index: usize, costs: Costs) -> Result<Reply, GuardError> {
+        let others = self.others(index);
+        let plan = &self.plans[index];
+        let Some((way, loaded)) = &plan.loaded else { return Err(order("calibrate comes after load")) };
+        let writes = way.programs == Programs::MultiWriting;
+        let ways = Ways { returns: plan.options.returns, writes };
+        let mut meter = Meter::new(rows_of(plan, loaded)?, plan.kinds.clone(), costs.prices, ways);
+        meter.begin(others, plan.charged_ns, Instant::now());
+        let bound = Bound::new(plan.options.max_cost_ppm.unwrap_or(Ppm::MAX));
+        self.plans[index].budget = Some(Budget { meter, bound });
+        Ok(Reply::Calibrated { bias: costs.bias, cost: costs.cost })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::attach::Site;
+
+    #[test]
+    fn what_two_functions_share_has_one_trap_and_is_no_loss_to_either() {
+        let site = |offset: u64, cookie: u64| Site { offset, cookie, before: 0 };
+        let sites = || ImageSites {
+            file: Rc::new(File::open("/dev/null").unwrap()),
+            key: FileKey { device: (0, 0), inode: 1 },
+            entries: vec![site(0, 0), site(16, 1)],
+            exits: vec![site(8, SITE_STEPPED | SITE_RETURN), site(24, 0), site(24, 1)],
+            mark: 0,
+        };
+        let mut marked = sites();
+        mark_prices(&mut marked, Programs::Multi);
+        assert_eq!(marked.entries, sites().entries);
+        let expected =
+            [site(8, SITE_STEPPED | SITE_RETURN), site(24, SITE_MAYBE), site(24, 1 | SITE_MAYBE | SITE_TWIN)];
+        assert_eq!(marked.exits, expected);
+        let mut marked = sites();
+        mark_prices(&mut marked, Programs::Address);
+        assert_eq!(marked.exits[2], site(24, 1 | SITE_MAYBE), "its program knows the address alone");
+        #[cfg(target_arch = "x86_64")]
+        {
+            let mut marked = sites();
+            mark_prices(&mut marked, Programs::MultiWriting);
+            assert_eq!(marked.exits[0], site(8, SITE_RETURN), "the program does it");
+        }
+    }
+}

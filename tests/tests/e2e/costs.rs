@@ -1,0 +1,191 @@
+//! What is shown as cost is what the target pays: its CPU time a turn with and without probes is compared with what the
+//! reports say, for hits that count and for hits that count for nothing.
+
+use std::io::Write as _;
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use edgelat_tests::lines::Lines;
+use edgelat_tests::machine::Turn;
+use edgelat_tests::{Report, Session, need_root, patience, soaking, target};
+
+/// What is shown may differ from what is paid by so much: where much else runs caches are cold.
+const RIGHT: std::ops::RangeInclusive<f64> = 0.8..=1.25;
+/// Lines of the target, and reports, from which one figure is made.
+const LINES: usize = 8;
+/// Attempts, since the figures of a busy machine are no law: what is wrong is wrong in each.
+const ATTEMPTS: usize = 4;
+
+/// A program that does nothing but call, and tells what its turns take.
+struct Caller {
+    child: Child,
+    stdin: ChildStdin,
+    lines: Lines,
+}
+
+impl Caller {
+    fn start(shape: &str, threads: u32, children: u32) -> Self {
+        let mut command = Command::new(target("costs"));
+        command.args([shape, &threads.to_string(), &children.to_string()]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut caller = Self { child, stdin, lines: Lines::of(stdout) };
+        caller.next();
+        caller
+    }
+
+    /// It begins, or its children come.
+    fn next(&mut self) {
+        self.stdin.write_all(b".").unwrap();
+    }
+
+    /// Nanoseconds of a turn, the median of the lines that come from now on.
+    fn turn(&self) -> f64 {
+        let mut before: Option<(u64, u64)> = None;
+        let mut turns = Vec::new();
+        let found = self.lines.wait(self.lines.count(), patience(), |line| {
+            let (turns_now, spent) = line.split_once(' ')?;
+            let now: (u64, u64) = (turns_now.parse().ok()?, spent.parse().ok()?);
+            let before = before.replace(now)?;
+            if now.0 > before.0 {
+                turns.push((now.1 - before.1) as f64 / (now.0 - before.0) as f64);
+            }
+            (turns.len() == LINES).then_some(())
+        });
+        found.unwrap();
+        turns.sort_by(f64::total_cmp);
+        turns[LINES / 2]
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// Calls of the function that each turn calls once, and what the probes had cost, between two reports.
+fn shown(reports: &[Report], once: &str) -> f64 {
+    let (first, rest) = reports.split_first().unwrap();
+    let (mut cost, mut before) = (0.0, first.elapsed_ns);
+    for report in rest {
+        let percent = report.value["cost_percent"].as_f64().unwrap();
+        cost += percent / 100.0 * (report.elapsed_ns - before) as f64;
+        before = report.elapsed_ns;
+    }
+    let calls = |report: &Report| report.function(once).entries;
+    cost / (calls(rest.last().unwrap()) - calls(first)) as f64
+}
+
+struct Case {
+    shape: &'static str,
+    threads: u32,
+    /// Forked, and covered, once it is measured.
+    children: u32,
+    options: &'static [&'static str],
+    /// The first one is called once a turn.
+    functions: &'static [&'static str],
+}
+
+const PLAIN: Case = Case { shape: "returns", threads: 1, children: 0, options: &[], functions: &["returns"] };
+
+impl Case {
+    /// What is shown, of what is paid; with the last report.
+    fn ratio(&self) -> (f64, Report) {
+        let mut caller = Caller::start(self.shape, self.threads, self.children);
+        let without = caller.turn();
+        let pid = caller.child.id().to_string();
+        // With a bound, what a hit costs is known before the first one.
+        let fixed = ["-p", &pid, "--interval", "0.3", "--max-cost", "1000"];
+        let session = Session::watch(&[&fixed[..], self.options, self.functions].concat());
+        if self.children > 0 {
+            caller.next();
+            session.wait_for(|report| report.processes.len() > self.children as usize);
+        }
+        let from = session
+            .wait_for(|report| report.value["cost_percent"].as_f64() > Some(0.0))
+            .seq
+            .max(session.reports().len() as u64);
+        let with = caller.turn();
+        let to = session.wait_for(|report| report.seq >= from + 3).seq;
+        let reports = session.reports();
+        let ratio = shown(&reports[from as usize..=to as usize], self.functions[0]) / (with - without);
+        (ratio, session.interrupt())
+    }
+
+    #[track_caller]
+    fn is_shown_as_it_is(&self) -> Report {
+        need_root();
+        let _turn = Turn::alone();
+        let mut seen = Vec::new();
+        for _ in 0..ATTEMPTS {
+            let (ratio, report) = self.ratio();
+            if RIGHT.contains(&ratio) {
+                return report;
+            }
+            seen.push(ratio);
+        }
+        panic!("{} by {:?}: what is shown is {seen:.2?} of what is paid", self.shape, self.options);
+    }
+}
+
+#[test]
+fn exits_that_are_not_taken_cost_what_is_shown() {
+    let report = Case { shape: "looks_out", functions: &["looks_out"], ..PLAIN }.is_shown_as_it_is();
+    assert!(report.function("looks_out").entries > 0, "{report:#?}");
+}
+
+#[test]
+fn exits_of_other_functions_cost_what_is_shown_and_are_no_ends_of_earlier_calls() {
+    let report = Case { shape: "shares", functions: &["outer"], ..PLAIN }.is_shown_as_it_is();
+    let outer = report.function("outer");
+    assert!(outer.entries > 0 && outer.unmatched_exits == 0, "{outer:#?}");
+}
+
+#[test]
+fn calls_that_never_return_cost_what_is_shown() {
+    Case { shape: "leaves", functions: &["leaves"], ..PLAIN }.is_shown_as_it_is();
+}
+
+#[test]
+fn one_trap_for_two_functions_is_paid_once() {
+    Case { shape: "shares", functions: &["outer", "inner"], ..PLAIN }.is_shown_as_it_is();
+}
+
+/// Each further process has links on the same instructions, which every call of any of them walks.
+#[test]
+fn covered_children_add_to_the_cost_and_to_the_bias_that_are_shown() {
+    let case = Case { shape: "jumps_on", children: 40, functions: &["jumps_on"], ..PLAIN };
+    let report = case.is_shown_as_it_is();
+    let alone = Case { children: 0, ..case }.is_shown_as_it_is();
+    let figure = |report: &Report, name: &str| report.value["functions"][0][name].as_f64().unwrap();
+    let bias = figure(&report, "bias_ns");
+    assert!(bias > 1.5 * figure(&alone, "bias_ns"), "{report:#?}");
+    assert!((0.6..1.7).contains(&(bias / figure(&report, "p50_ns"))), "it does nothing: {report:#?}");
+}
+
+#[test]
+fn all_kinds_of_sites_by_all_routes_cost_what_is_shown() {
+    let routes: [&[&str]; 4] =
+        [&[], &["--route", "tracefs"], &["--route", "single"], &["--returns", "uretprobe"]];
+    let functions: [(&str, &[&str]); 4] = [
+        ("returns", &["returns"]),
+        ("steps", &["steps"]),
+        ("jumps_on", &["jumps_on"]),
+        ("looks_out", &["looks_out"]),
+    ];
+    let all = routes.iter().flat_map(|options| functions.map(|function| (*options, function)));
+    for (at, (options, (shape, functions))) in all.enumerate() {
+        for threads in [1, 2] {
+            // A few of them; the whole is for the long run.
+            if soaking() || at % 5 == 2 && threads == 2 {
+                Case { shape, threads, options, functions, ..PLAIN }.is_shown_as_it_is();
+            }
+        }
+    }
+    if soaking() {
+        for children in [50, 200, 500] {
+            Case { shape: "jumps_on", children, functions: &["jumps_on"], ..PLAIN }.is_shown_as_it_is();
+        }
+    }
+}
