@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::elf::unwind::Unwind;
 use crate::limits::{COLD_PARTS, FUNCTION_BYTES};
 use crate::pack::{PackedFunction, PackedImage};
-use crate::sites::{self, Around, Ends, Part, Site, Sites, Surroundings};
+use crate::sites::{self, Around, Ends, Marks, Part, Site, Sites, Surroundings};
 use crate::source::read_exact;
 use crate::{Function, FunctionTable, Image, Language, ReadAt, Refusal};
 
@@ -103,7 +103,7 @@ impl<S: ReadAt> Image<S> {
         let parts: Vec<Part<'_>> =
             parts.iter().map(|(address, bytes)| Part { address: *address, bytes }).collect();
         let sites = planned.sites().ok_or(Refusal::NoExit)?;
-        self.place(sites::confirm::confirm(self.arch(), &parts, sites)?)
+        self.place(sites::confirm::confirm(self.arch(), &parts, sites, &self.marks)?)
     }
 
     /// Where the parts of a function of a pack begin, with their bytes.
@@ -196,6 +196,10 @@ struct Neighbourhood<'i, S> {
 }
 
 impl<S: ReadAt> Surroundings for Neighbourhood<'_, S> {
+    fn marks(&self) -> Marks {
+        self.image.marks.clone()
+    }
+
     fn code_around(&self, address: u64) -> Option<Around> {
         let (range, named) = match self.table.code_around(address) {
             Some(known) => known,

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use crate::elf::dynamic::Dynamic;
 use crate::elf::symbols::SymbolTable;
 use crate::elf::unwind::Unwind;
-use crate::elf::{ET_EXEC, Elf, PF_W, PF_X, PT_INTERP, PT_LOAD, Purpose, notes};
+use crate::elf::{ET_EXEC, Elf, PF_W, PF_X, PT_INTERP, PT_LOAD, Purpose, notes, rseq};
 use crate::functions::collect::Collector;
 use crate::go::{Go, pclntab};
+use crate::sites::Marks;
 use crate::source::read_exact;
 use crate::{
     Arch, BuildId, DebugFiles, FunctionTable, Glob, ImageError, Origin, Progress, ReadAt, Refusal, Skipped,
@@ -68,6 +69,7 @@ pub struct Image<S> {
     build_id_offset: u64,
     segments: Vec<Segment>,
     facts: Facts,
+    pub(crate) marks: Marks,
 }
 
 impl<S: ReadAt> Image<S> {
@@ -109,8 +111,10 @@ impl<S: ReadAt> Image<S> {
             needed: dynamic.needed,
             soname: dynamic.soname,
         };
+        let marks = Marks { sequences: rseq::sequences(&elf)?, shadow_stack: notes.shadow_stack };
         Ok(Self {
             elf,
+            marks,
             kind,
             build_id: notes.build_id,
             build_id_offset: notes.build_id_offset,

@@ -195,6 +195,15 @@ pub enum Refusal {
         /// ELF virtual address of the branch that leaves.
         address: u64,
     },
+    /// The code begins again where it is interrupted, and a probe would take its protection away.
+    #[error(
+        "the only place for a probe, at 0x{address:x}, lies in a restartable sequence (rseq), whose protection a probe \
+         would take away; probe the function that calls it"
+    )]
+    Restartable {
+        /// ELF virtual address of the instruction.
+        address: u64,
+    },
     /// Exit by `retaa` or `retab`: the kernel cannot step over them.
     #[error(
         "the function returns by an authenticated return at 0x{address:x}, which the kernel cannot step over"
@@ -259,6 +268,7 @@ impl Refusal {
             Self::UnbalancedStack { .. } => "unbalanced-stack",
             Self::Entangled { .. } => "entangled",
             Self::RegisterBranch { .. } => "register-branch",
+            Self::Restartable { .. } => "restartable",
             Self::ExitInLoop { .. } => "exit-in-loop",
             Self::AuthenticatedReturn { .. } => "authenticated-return",
             Self::SystemReturn { .. } => "system-return",

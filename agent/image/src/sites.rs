@@ -43,6 +43,8 @@ mod trace;
 mod transfer;
 mod value;
 
+use std::ops::Range;
+
 use self::tables::Tables;
 use self::value::Balance;
 use crate::decode::{Code, Flow};
@@ -135,6 +137,29 @@ pub trait Surroundings {
     /// Copies what the file holds at the virtual `address` (read-only data: jump tables) into `buffer` and
     /// returns how many bytes are there.
     fn data_at(&self, address: u64, buffer: &mut [u8]) -> usize;
+
+    /// What the image says of its code.
+    fn marks(&self) -> Marks {
+        Marks::default()
+    }
+}
+
+/// What an image says of its code, where a site would be unsound.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Code that begins again where it is interrupted (rseq), as ELF virtual addresses. A single step in it takes its
+    /// protection away, and the kernel may have it begin again behind an entry.
+    pub sequences: Vec<Range<u64>>,
+    /// x86-64: it may run with a shadow stack. Kernels before 7.2 emulate a call without a word to it, so that the return
+    /// of the called function kills the program (arch/x86/kernel/uprobes.c, `branch_emulate_op`).
+    pub shadow_stack: bool,
+}
+
+impl Marks {
+    /// Whether an address lies in code that begins again.
+    pub(crate) fn restarts(&self, address: u64) -> bool {
+        self.sequences.iter().any(|sequence| sequence.contains(&address))
+    }
 }
 
 /// What tells the end of a call.
@@ -185,7 +210,8 @@ fn search(
         let mut parts = vec![main];
         parts.extend_from_slice(cold);
         parts.extend(found.iter().map(Around::part));
-        let code = Code::decode(arch, &parts)?;
+        let mut code = Code::decode(arch, &parts)?;
+        code.marks = surroundings.map(Surroundings::marks).unwrap_or_default();
         let tables = Tables::new(surroundings);
         let exits = exits::exits(&code, &tables)?;
         let part = match surroundings {

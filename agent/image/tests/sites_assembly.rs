@@ -99,6 +99,14 @@ fn x86_64_exits() {
     check(Compiler::Gcc, "exits.s", source, &[], 30);
 }
 
+/// Descriptors are filled in by the dynamic linker, or stand in the file.
+#[test]
+fn x86_64_marks() {
+    let source = include_str!("sites_assembly/x86_64_marks.s");
+    check(Compiler::Gcc, "marks.s", source, &[], 5);
+    check(Compiler::Gcc, "marks.s", source, &["-no-pie"], 5);
+}
+
 #[test]
 fn x86_64_tables() {
     let source = include_str!("sites_assembly/x86_64_tables.s");

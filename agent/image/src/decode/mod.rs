@@ -15,7 +15,7 @@ mod x86_64;
 
 use std::ops::Range;
 
-use crate::sites::Part;
+use crate::sites::{Marks, Part};
 use crate::{Arch, Refusal};
 
 /// Most instructions of one function, all parts together. It bounds the memory of the search (about 64 bytes each);
@@ -284,13 +284,20 @@ pub(crate) struct Code {
     pub(crate) steps: Vec<Step>,
     /// Uses of addresses inside the parts, other than the start of the function.
     pub(crate) references: Vec<Reference>,
+    /// What the image says of the code.
+    pub(crate) marks: Marks,
 }
 
 impl Code {
     /// Decodes `parts`, the main one first, each from its start to its end.
     pub(crate) fn decode(arch: Arch, parts: &[Part<'_>]) -> Result<Self, Refusal> {
-        let mut code =
-            Self { machine: machine(arch), ranges: Vec::new(), steps: Vec::new(), references: Vec::new() };
+        let mut code = Self {
+            machine: machine(arch),
+            ranges: Vec::new(),
+            steps: Vec::new(),
+            references: Vec::new(),
+            marks: Marks::default(),
+        };
         for part in parts {
             let bad = Refusal::BadParts { address: part.address };
             let end = part.address.checked_add(part.bytes.len() as u64).ok_or(bad.clone())?;

@@ -1,4 +1,4 @@
-//! Notes: build-id and the mark of the Go linker.
+//! Notes: build-id, the mark of the Go linker, and whether shadow stacks are borne.
 //!
 //! A note is three 32-bit words (length of the name, length of the description, type), then name and description,
 //! each padded to the alignment of the segment or section (4, or 8 for `.note.gnu.property`).
@@ -9,6 +9,10 @@ use crate::source::read_range;
 use crate::{BuildId, ImageError, ReadAt};
 
 const NT_GNU_BUILD_ID: u32 = 3;
+/// Properties, each a type, a length and data padded to 8 bytes (Linux Extensions to gABI, section 2.1.7).
+const NT_GNU_PROPERTY_TYPE_0: u32 = 5;
+const GNU_PROPERTY_X86_FEATURE_1_AND: u32 = 0xc000_0002; // System V ABI x86-64, section 12.2
+const GNU_PROPERTY_X86_FEATURE_1_SHSTK: u32 = 2;
 const GO_BUILD_ID: u32 = 4; // cmd/internal/buildid, elfGoBuildIDTag
 
 /// What the notes of a file say.
@@ -20,6 +24,8 @@ pub(crate) struct Notes {
     pub(crate) build_id_offset: u64,
     /// There is a note of the Go linker.
     pub(crate) go: bool,
+    /// x86-64: it may run with a shadow stack. The C library gives one to programs only where all images say so.
+    pub(crate) shadow_stack: bool,
 }
 
 /// Reads the note segments and the note sections: the segments first in an image, because they are what is mapped;
@@ -41,9 +47,6 @@ pub(crate) fn read(elf: &Elf<dyn ReadAt + '_>, purpose: Purpose) -> Result<Notes
     };
     let mut notes = Notes::default();
     for (offset, size, align) in ranges {
-        if notes.build_id.is_some() && notes.go {
-            break;
-        }
         // A note longer than the cap is no build-id; what stands in the first bytes still counts.
         let bytes = read_range(&elf.source, "note", offset, size.min(NOTE_BYTES), NOTE_BYTES)?;
         scan(&bytes, offset, if align == 8 { 8 } else { 4 }, &mut notes);
@@ -71,6 +74,7 @@ fn scan(mut bytes: &[u8], mut offset: u64, align: usize, notes: &mut Notes) {
                 notes.build_id_offset = offset.saturating_add(12 + description_at as u64);
             }
             (b"Go\0\0", GO_BUILD_ID) => notes.go = true,
+            (b"GNU\0", NT_GNU_PROPERTY_TYPE_0) => notes.shadow_stack |= has_shadow_stack(description),
             _ => {}
         }
         let next = (12 + description_at + description_length).next_multiple_of(align);
@@ -78,6 +82,18 @@ fn scan(mut bytes: &[u8], mut offset: u64, align: usize, notes: &mut Notes) {
         bytes = following;
         offset = offset.saturating_add(next as u64);
     }
+}
+
+fn has_shadow_stack(mut properties: &[u8]) -> bool {
+    while let Some((header, rest)) = properties.split_first_chunk::<8>() {
+        let length = u32_at(header, 4) as usize;
+        let Some(data) = rest.get(..length) else { return false };
+        if let (GNU_PROPERTY_X86_FEATURE_1_AND, Ok(features)) = (u32_at(header, 0), data.try_into()) {
+            return u32::from_le_bytes(features) & GNU_PROPERTY_X86_FEATURE_1_SHSTK != 0;
+        }
+        properties = rest.get(length.next_multiple_of(8)..).unwrap_or_default();
+    }
+    false
 }
 
 #[cfg(test)]
@@ -109,6 +125,24 @@ mod tests {
             let at = (notes.build_id_offset - 1000) as usize;
             assert_eq!(bytes[at..at + 20], [7; 20]);
             assert!(notes.go);
+        }
+    }
+
+    #[test]
+    fn a_mark_for_shadow_stacks_is_found_behind_other_properties() {
+        let properties = |features: u8| {
+            let mut bytes = vec![1, 0, 0, 0xc0, 4, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0];
+            bytes.extend([2, 0, 0, 0xc0, 4, 0, 0, 0, features, 0, 0, 0, 0, 0, 0, 0]);
+            note(b"GNU\0", NT_GNU_PROPERTY_TYPE_0, &bytes, 8)
+        };
+        for (features, has) in [(3, true), (2, true), (1, false)] {
+            let mut notes = Notes::default();
+            scan(&properties(features), 0, 8, &mut notes);
+            assert_eq!(notes.shadow_stack, has);
+        }
+        let whole = properties(3);
+        for end in 0..whole.len() {
+            scan(&whole[..end], 0, 8, &mut Notes::default());
         }
     }
 

@@ -18,7 +18,7 @@
 
 pub(crate) mod buildinfo;
 pub(crate) mod pclntab;
-mod relative;
+pub(crate) mod relative;
 
 use std::fmt;
 

@@ -13,7 +13,7 @@ const R_X86_64_RELATIVE: u64 = 8; // System V ABI x86-64, table 4.9
 const R_AARCH64_RELATIVE: u64 = 1027; // ELF for the Arm 64-bit Architecture, "Dynamic relocations"
 
 /// Calls `each` with address and value (an ELF virtual address) of every word that gets one.
-pub(super) fn for_each(elf: &Elf<dyn ReadAt + '_>, mut each: impl FnMut(u64, u64)) -> Result<(), ImageError> {
+pub(crate) fn for_each(elf: &Elf<dyn ReadAt + '_>, mut each: impl FnMut(u64, u64)) -> Result<(), ImageError> {
     let what = "relocation table";
     let Some((address, size)) = Dynamic::read(elf)?.and_then(|dynamic| dynamic.relocations()) else {
         return Ok(());

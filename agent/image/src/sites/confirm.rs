@@ -4,9 +4,9 @@
 //! same bytes: a site stands on an instruction, the instruction is one that ends a call where it is said to be an exit,
 //! nothing that a probe must not pass stands between the start and the entry, and no loop hits an exit at every turn.
 
-use super::entry::PASSED;
+use super::entry::{PASSED, breaks};
 use super::loops;
-use super::{Part, Site, SiteKind, Sites, Stepping};
+use super::{Marks, Part, Site, SiteKind, Sites, Stepping};
 use crate::decode::{Code, Flow, Probing, Step};
 use crate::{Arch, Refusal};
 
@@ -15,8 +15,9 @@ use crate::{Arch, Refusal};
 /// # Errors
 /// [`Refusal::PlanDiffers`] where a site does not fit the code, [`Refusal::ExitInLoop`], or why the code cannot be
 /// decoded.
-pub(crate) fn confirm(arch: Arch, parts: &[Part<'_>], sites: Sites) -> Result<Sites, Refusal> {
-    let code = Code::decode(arch, parts)?;
+pub(crate) fn confirm(arch: Arch, parts: &[Part<'_>], sites: Sites, marks: &Marks) -> Result<Sites, Refusal> {
+    let mut code = Code::decode(arch, parts)?;
+    code.marks.clone_from(marks);
     let differs = |site: &Site| Refusal::PlanDiffers { address: site.address };
     let entry = code.at(sites.entry.address).filter(|&index| is_entry(&code, index));
     let entry = entry.ok_or_else(|| differs(&sites.entry))?;
@@ -26,7 +27,9 @@ pub(crate) fn confirm(arch: Arch, parts: &[Part<'_>], sites: Sites) -> Result<Si
         Probing::Unsound => Err(Refusal::Unsteppable { address: site.address }),
     };
     let exit = |exit: Site| match code.at(exit.address).map(|index| &code.steps[index]) {
-        Some(step) if is_exit(&code, step, &exit) => checked(exit, step),
+        Some(step) if is_exit(&code, step, &exit) && !code.marks.restarts(step.address) => {
+            checked(exit, step)
+        }
         _ => Err(differs(&exit)),
     };
     loops::check(&code, &loops::Jumps::new(), &sites.exits)?;
@@ -42,7 +45,8 @@ fn is_entry(code: &Code, index: usize) -> bool {
         return false;
     };
     passed.len() <= PASSED + 1
-        && passed.last().is_some_and(|entry| !entry.is_long_nop())
+        && passed.last().is_some_and(|entry| !breaks(code, entry))
+        && passed.iter().all(|step| !code.marks.restarts(step.address))
         && passed.windows(2).all(|pair| pair[0].passable && pair[0].end() == pair[1].address)
 }
 

@@ -41,8 +41,12 @@ pub(super) fn entry_among(
             refusal = (index == start).then_some(Refusal::Empty);
             break;
         }
+        if code.marks.restarts(step.address) {
+            refusal = (index == start).then_some(Refusal::Restartable { address: step.address });
+            break;
+        }
         match step.probing {
-            _ if !once(step) || step.is_long_nop() => {}
+            _ if !once(step) || breaks(code, step) => {}
             Probing::Emulated => {
                 best = Some((step, Stepping::Emulated));
                 break;
@@ -69,6 +73,12 @@ pub(super) fn entry_among(
         }),
         None => Err(refusal.unwrap_or(Refusal::Unsteppable { address: code.start() })),
     }
+}
+
+/// Whether a probe on this instruction as an entry breaks the program, although the kernel steps correctly over others of
+/// its kind.
+pub(super) fn breaks(code: &Code, step: &Step) -> bool {
+    step.is_long_nop() || code.marks.shadow_stack && matches!(step.flow, Flow::Call(_))
 }
 
 /// The instructions that branches of the function lead to, with one branch each, sorted.

@@ -184,6 +184,9 @@ fn exit(code: &Code, index: usize, kind: SiteKind, condition: Option<u8>, maybe:
         Probing::SingleStepped => Stepping::SingleStepped,
         Probing::Unsound => return exits.refuse(Refusal::Unsteppable { address: step.address }),
     };
+    if code.marks.restarts(step.address) {
+        return exits.refuse(Refusal::Restartable { address: step.address });
+    }
     if in_exclusive_sequence(code, index) {
         return exits.refuse(Refusal::Unsteppable { address: step.address });
     }
