@@ -100,9 +100,22 @@ typedef struct {
 	int counter;
 } atomic_t;
 
+struct upid {
+	int nr;
+};
+
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+};
+
+/* enum pid_type, include/linux/pid_types.h: PIDTYPE_PID is 0. */
+#define PIDTYPE_TGID 1
+
 struct signal_struct {
 	atomic_t live;
 	int group_exit_code;
+	struct pid *pids[2];
 };
 
 struct task_struct {
@@ -115,8 +128,15 @@ struct task_struct {
 	struct thread_struct thread;
 };
 
+union __sifields {
+	struct {
+		int _pid;
+	} _kill;
+};
+
 struct kernel_siginfo {
 	int si_code;
+	union __sifields _sifields;
 };
 
 struct sigaction {
@@ -947,6 +967,23 @@ int family_exec(__u64 *args)
 #define SIG_IGN 1
 
 /*
+ * Has another process sent the signal that this task is about to get? What a process sends itself, as abort(3) does, has its
+ * number as its own PID namespace knows it (prepare_kill_siginfo and do_tkill of kernel/signal.c), and nobody may claim to be
+ * tkill in another's name (do_rt_tgsigqueueinfo).
+ */
+static __noinline bool sent_by_another(struct kernel_siginfo *info)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct pid *own = BPF_CORE_READ(task, signal, pids[PIDTYPE_TGID]);
+	__u64 number = (__u64)BPF_CORE_READ(own, level) * bpf_core_type_size(struct upid);
+	struct upid *last = (void *)own + bpf_core_field_offset(struct pid, numbers) + number;
+
+	if (BPF_CORE_READ(info, si_code) > 0)
+		return false; /* The kernel raised it. */
+	return BPF_CORE_READ(info, _sifields._kill._pid) != BPF_CORE_READ(last, nr);
+}
+
+/*
  * Before the signal does anything, every program of ours is switched off: what begins after this counts nothing. The guard
  * takes the probes off then. That is not this program's task, but from here on they only cost.
  */
@@ -957,6 +994,7 @@ int family_signal(__u64 *args)
 	struct kernel_siginfo *info = (void *)args[1];
 	struct k_sigaction *action = (void *)args[2];
 	__u64 handler;
+	__u32 flags;
 
 	if (signal > 31 || !(FATAL_SIGNALS >> signal & 1) || !bpf_map_lookup_elem(&family, &tgid))
 		return 0;
@@ -966,7 +1004,8 @@ int family_signal(__u64 *args)
 	if (control.state == CONTROL_FAULTED)
 		return 0; /* The first one is the reason; threads that end with it have nothing to add. */
 	control.state = CONTROL_FAULTED;
-	tell(EVENT_FAULT, tgid, signal | (handler == SIG_DFL ? 0 : FAULT_HANDLED), BPF_CORE_READ(info, si_code));
+	flags = (handler == SIG_DFL ? 0 : FAULT_HANDLED) | (sent_by_another(info) ? FAULT_SENT : 0);
+	tell(EVENT_FAULT, tgid, signal | flags, BPF_CORE_READ(info, si_code));
 	return 0;
 }
 

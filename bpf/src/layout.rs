@@ -153,6 +153,8 @@ layout! {
         FATAL_SIGNALS: u64 = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 31;
         /// In `Event::value` of a fault: the process has a handler for the signal.
         FAULT_HANDLED: u32 = 0x100;
+        /// And another process sent it.
+        FAULT_SENT: u32 = 0x200;
         /// In `Event::detail` of a new image: a thread that was not the main one executed it, and is the main one now.
         EXEC_BY_THREAD: u32 = 0x8000_0000;
 
@@ -361,7 +363,7 @@ layout! {
             kind: u32,
             /// The process that it happened to.
             tgid: u32,
-            /// Of a fork, the child process; of a fault, the signal, perhaps with FAULT_HANDLED; of an exit, the status as
+            /// Of a fork, the child process; of a fault, the signal, perhaps with FAULT_*; of an exit, the status as
             /// wait(2) tells it; of a new image, the lower half of the time on the monotonic clock.
             value: u32,
             /// Of a fault, the signal's `si_code`; of a new image, the upper half of the time, perhaps with EXEC_BY_THREAD.

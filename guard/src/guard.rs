@@ -297,9 +297,9 @@ impl Guard {
         let id = TargetId(self.issue());
         let target = Target::open(id, pid, allow_ptrace)?;
         self.scope.open(&target, allow_ptrace && !own, own)?;
-        let start = target.start;
+        let (start, user) = (target.start, target.user);
         self.targets.push(target);
-        Ok(Reply::Target { target: id, start })
+        Ok(Reply::Target { target: id, start, user })
     }
 
     pub(crate) fn target(&self, id: TargetId) -> Result<&Target, GuardError> {

@@ -324,9 +324,10 @@ fn parse_event(bytes: &[u8]) -> Option<FamilyEvent> {
         layout::EVENT_NEW_CODE => Some(FamilyEvent::NewCode),
         layout::EVENT_UNKNOWN_SITE => Some(FamilyEvent::UnknownSite { pid }),
         layout::EVENT_FAULT => {
-            let handled = value & layout::FAULT_HANDLED != 0;
-            let signal = (value & !layout::FAULT_HANDLED) as i32;
-            Some(FamilyEvent::Fault { pid, fault: Fault { signal, code: detail as i32, handled } })
+            let is = |flag| value & flag != 0;
+            let (handled, sent) = (is(layout::FAULT_HANDLED), is(layout::FAULT_SENT));
+            let signal = (value & !(layout::FAULT_HANDLED | layout::FAULT_SENT)) as i32;
+            Some(FamilyEvent::Fault { pid, fault: Fault { signal, code: detail as i32, handled, sent } })
         }
         layout::EVENT_EXIT => Some(FamilyEvent::Exit { pid, status: value }),
         _ => None,
@@ -545,7 +546,7 @@ mod tests {
         bytes[4..8].copy_from_slice(&88i32.to_ne_bytes());
         bytes[8..12].copy_from_slice(&(11 | layout::FAULT_HANDLED).to_ne_bytes());
         bytes[12..].copy_from_slice(&(-6i32).to_ne_bytes());
-        let fault = Fault { signal: 11, code: -6, handled: true };
+        let fault = Fault { signal: 11, code: -6, handled: true, sent: false };
         assert_eq!(parse_event(&bytes), Some(FamilyEvent::Fault { pid: 88, fault }));
         assert_eq!(parse_event(&bytes[..10]), None);
         bytes[0] = 99;

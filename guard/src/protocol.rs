@@ -95,11 +95,13 @@ pub struct Fault {
     pub code: i32,
     /// The process has a handler for it.
     pub handled: bool,
+    /// Another process sent it.
+    pub sent: bool,
 }
 
 impl Fault {
     /// One that the kernel found no room to tell of.
-    pub const UNTOLD: Self = Self { signal: 0, code: 0, handled: false };
+    pub const UNTOLD: Self = Self { signal: 0, code: 0, handled: false, sent: false };
 }
 
 /// What a plan asks for, apart from its sites.
@@ -572,6 +574,8 @@ pub enum Reply {
         target: TargetId,
         /// Start time in clock ticks since boot (field 22 of /proc/PID/stat).
         start: u64,
+        /// Its real user id.
+        user: u32,
     },
     /// Mapped images.
     Images {

@@ -2,7 +2,11 @@
 //!
 //! A target that died by a fault while it was probed may have died of the probes. Its supervisor starts it again, and
 //! without a memory that outlives both the target and the agent, every restart would be probed to death as the first was.
-//! So the build-id of the image and the set of functions are kept until somebody says that they may be tried again.
+//! So the build-id of the image and the set of functions are kept until somebody says that they may be tried again, or for
+//! [a time](EXPIRY).
+//!
+//! Who starts a program can have it crash at will. So what a user's processes do holds for those of that user only, and one
+//! fault keeps a build alone for [a moment](MOMENT): the second one before the first was forgotten is what lasts.
 //!
 //! # The file
 //!
@@ -13,7 +17,7 @@
 //! | offset | bytes | |
 //! | --- | --- | --- |
 //! | 0 | 4 | `EDQR` |
-//! | 4 | 1 | version, 1 |
+//! | 4 | 1 | version, 2; 1 has no user, and holds for all |
 //! | 5 | 3 | lengths of build-id, path and name |
 //! | 8 | 8 | sequence: the newest record has the highest |
 //! | 16 | 8 | [hash of the function names](functions_hash) |
@@ -22,7 +26,9 @@
 //! | 44 | 4 | how often |
 //! | 48 | 16 | boot id, zeros where it was not known |
 //! | 64 | 32 | build-id |
-//! | 96 | 120 | path of the image |
+//! | 96 | 112 | path of the image; of version 1, 120 |
+//! | 208 | 4 | real user id, 4294967295 for all |
+//! | 212 | 4 | zeros |
 //! | 216 | 36 | name of the target |
 //! | 252 | 4 | CRC-32C of all before |
 //!
@@ -36,6 +42,9 @@
 //!
 //! What cannot be written is remembered by the [`Store`] as long as it lives, and written with the next record.
 
+mod age;
+mod slot;
+
 use std::cell::RefCell;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -43,7 +52,6 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use crc::{CRC_32_ISCSI, Crc, NoTable};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc;
@@ -51,6 +59,9 @@ use nix::libc;
 use crate::error::{GuardError, Os, text};
 use crate::lock::{self, Want};
 use crate::protocol::Fault;
+use slot::{Slot, encode};
+
+pub use age::{EXPIRY, MOMENT, expires, lasts};
 
 /// The file in the state directory.
 const FILE: &str = "quarantine";
@@ -63,37 +74,14 @@ pub const RECORDS: usize = SLOTS - 1;
 /// Bytes of the file.
 const FILE_BYTES: usize = SLOTS * SLOT_BYTES;
 
-const MAGIC: &[u8; 4] = b"EDQR";
-const VERSION: u8 = 1;
-
 /// Longest build-id that is compared; the rest of a longer one does not count. Linkers make 8 to 20 bytes.
 pub const BUILD_ID_BYTES: usize = 32;
 /// Longest path that is kept.
-pub const PATH_BYTES: usize = 120;
+pub const PATH_BYTES: usize = 112;
 /// Longest name of a target that is kept.
 pub const TARGET_BYTES: usize = 36;
 /// Bytes of a boot id.
 pub const BOOT_ID_BYTES: usize = 16;
-
-// Offsets in a slot; see the head of this file.
-const AT_VERSION: usize = 4;
-const AT_LENGTHS: usize = 5;
-const AT_SEQUENCE: usize = 8;
-const AT_FUNCTIONS: usize = 16;
-const AT_TIME: usize = 24;
-const AT_SIGNAL: usize = 32;
-const AT_CODE: usize = 36;
-const AT_PID: usize = 40;
-const AT_TIMES: usize = 44;
-const AT_BOOT_ID: usize = 48;
-const AT_BUILD_ID: usize = 64;
-const AT_PATH: usize = AT_BUILD_ID + BUILD_ID_BYTES;
-const AT_TARGET: usize = AT_PATH + PATH_BYTES;
-const AT_CRC: usize = AT_TARGET + TARGET_BYTES;
-const _: () = assert!(AT_CRC + 4 == SLOT_BYTES && 512 % SLOT_BYTES == 0);
-
-/// Without a table: a kilobyte of the binary for some kilobytes that are read now and then would be a bad bargain.
-const CRC: Crc<u32, NoTable> = Crc::<u32, NoTable>::new(&CRC_32_ISCSI);
 
 /// How often and how long apart it is tried to lock the file: another command holds it for the time of two writes. Nobody
 /// waits longer, for the other may have been stopped.
@@ -110,13 +98,31 @@ pub struct Key {
     pub build_id: heapless::Vec<u8, BUILD_ID_BYTES>,
     /// The set of functions: [`functions_hash`].
     pub functions: u64,
+    /// The real user of its processes; [`ANY_USER`]: all of them.
+    pub user: u32,
 }
 
+/// Stands for all users: no user has this number (include/linux/uidgid.h, INVALID_UID).
+pub const ANY_USER: u32 = u32::MAX;
+
 impl Key {
-    /// Of an image and a set of functions.
+    /// Of an image and a set of functions, whoever executes it.
     #[must_use]
     pub fn new(build_id: &[u8], functions: u64) -> Self {
-        Self { build_id: build_id.iter().copied().take(BUILD_ID_BYTES).collect(), functions }
+        let build_id = build_id.iter().copied().take(BUILD_ID_BYTES).collect();
+        Self { build_id, functions, user: ANY_USER }
+    }
+
+    /// The same for processes of one user.
+    #[must_use]
+    pub fn of_user(self, user: u32) -> Self {
+        Self { user, ..self }
+    }
+
+    /// Does what is known of this key hold for the other one?
+    fn covers(&self, other: &Self) -> bool {
+        (self.user == ANY_USER || self.user == other.user)
+            && (&self.build_id, self.functions) == (&other.build_id, other.functions)
     }
 }
 
@@ -144,7 +150,7 @@ pub fn deserves(fault: &Fault) -> bool {
     // abort(3) sends itself SIGABRT by tgkill.
     *fault == Fault::UNTOLD
         || fault.code > 0
-        || (fault.signal == libc::SIGABRT && fault.code == libc::SI_TKILL)
+        || (fault.signal == libc::SIGABRT && fault.code == libc::SI_TKILL && !fault.sent)
 }
 
 /// One entry: what happened, to whom, and how often.
@@ -182,96 +188,6 @@ pub fn cut<const N: usize>(text: &str) -> heapless::String<N> {
     cut
 }
 
-/// What is in a slot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "there are a few dozen, and most hold a record")]
-enum Slot {
-    Free,
-    /// No record, or one of another version.
-    Damaged,
-    Taken {
-        sequence: u64,
-        record: Record,
-    },
-}
-
-impl Slot {
-    fn read(bytes: &[u8]) -> Self {
-        if bytes.iter().all(|byte| *byte == 0) {
-            return Self::Free;
-        }
-        Self::decode(bytes).unwrap_or(Self::Damaged)
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let u32_at = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-        let u64_at = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-        let sound = bytes.get(..4)? == MAGIC && bytes.get(AT_VERSION) == Some(&VERSION);
-        if !sound || u32_at(AT_CRC)? != CRC.checksum(bytes.get(..AT_CRC)?) {
-            return None;
-        }
-        let part = |number: usize, at: usize| {
-            let length = usize::from(*bytes.get(AT_LENGTHS + number)?);
-            bytes.get(at..at + length)
-        };
-        let words = |number, at| std::str::from_utf8(part(number, at)?).ok();
-        let record = Record {
-            key: Key {
-                build_id: heapless::Vec::from_slice(part(0, AT_BUILD_ID)?).ok()?,
-                functions: u64_at(AT_FUNCTIONS)?,
-            },
-            signal: u32_at(AT_SIGNAL)? as i32,
-            code: u32_at(AT_CODE)? as i32,
-            pid: u32_at(AT_PID)? as i32,
-            time: u64_at(AT_TIME)?,
-            boot_id: bytes.get(AT_BOOT_ID..AT_BOOT_ID + BOOT_ID_BYTES)?.try_into().ok()?,
-            path: heapless::String::try_from(words(1, AT_PATH)?).ok()?,
-            target: heapless::String::try_from(words(2, AT_TARGET)?).ok()?,
-            times: u32_at(AT_TIMES)?,
-        };
-        Some(Self::Taken { sequence: u64_at(AT_SEQUENCE)?, record })
-    }
-
-    /// Sequence and record, where there is one with this key.
-    fn of(&self, key: &Key) -> Option<(u64, &Record)> {
-        match self {
-            Self::Taken { sequence, record } if record.key == *key => Some((*sequence, record)),
-            _ => None,
-        }
-    }
-
-    fn sequence(&self) -> Option<u64> {
-        match self {
-            Self::Taken { sequence, .. } => Some(*sequence),
-            _ => None,
-        }
-    }
-}
-
-fn encode(sequence: u64, record: &Record) -> [u8; SLOT_BYTES] {
-    let mut bytes = [0; SLOT_BYTES];
-    let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
-    put(0, MAGIC);
-    put(AT_VERSION, &[VERSION]);
-    // Each capacity is far below 256.
-    let lengths = [record.key.build_id.len(), record.path.len(), record.target.len()];
-    put(AT_LENGTHS, &lengths.map(|length| length as u8));
-    put(AT_SEQUENCE, &sequence.to_le_bytes());
-    put(AT_FUNCTIONS, &record.key.functions.to_le_bytes());
-    put(AT_TIME, &record.time.to_le_bytes());
-    put(AT_SIGNAL, &record.signal.to_le_bytes());
-    put(AT_CODE, &record.code.to_le_bytes());
-    put(AT_PID, &record.pid.to_le_bytes());
-    put(AT_TIMES, &record.times.to_le_bytes());
-    put(AT_BOOT_ID, &record.boot_id);
-    put(AT_BUILD_ID, &record.key.build_id);
-    put(AT_PATH, record.path.as_bytes());
-    put(AT_TARGET, record.target.as_bytes());
-    let crc = CRC.checksum(&bytes[..AT_CRC]);
-    bytes[AT_CRC..].copy_from_slice(&crc.to_le_bytes());
-    bytes
-}
-
 /// A slot and what it becomes.
 type Write = (usize, [u8; SLOT_BYTES]);
 const ZEROS: [u8; SLOT_BYTES] = [0; SLOT_BYTES];
@@ -282,7 +198,7 @@ fn slots(bytes: &[u8]) -> Vec<Slot> {
 
 /// What is written, in this order, so that a record is there besides the others. Each must have reached the disk before the
 /// next one is begun.
-fn writes(slots: &[Slot], record: &Record) -> Vec<Write> {
+fn writes(slots: &[Slot], record: &Record, expiry: Duration) -> Vec<Write> {
     let numbered = || slots.iter().enumerate();
     let oldest = |but: Option<usize>| {
         let taken = numbered().filter_map(|(index, slot)| Some((slot.sequence()?, index)));
@@ -292,7 +208,9 @@ fn writes(slots: &[Slot], record: &Record) -> Vec<Write> {
     let same = numbered().filter_map(|(index, slot)| slot.of(&record.key).map(|found| (found, index)));
     let mut same: Vec<((u64, &Record), usize)> = same.collect();
     same.sort_unstable_by_key(|((sequence, _), _)| *sequence);
-    let before = same.last().map_or(0, |((_, record), _)| record.times);
+    // What was forgotten is not counted.
+    let known = same.last().filter(|((_, known), _)| !age::is_over(known, record.time, expiry));
+    let before = known.map_or(0, |((_, known), _)| known.times);
     let merged = Record { times: before.saturating_add(record.times), ..record.clone() };
     let next = slots.iter().filter_map(Slot::sequence).max().map_or(1, |highest| highest.saturating_add(1));
 
@@ -338,6 +256,7 @@ pub struct Store {
     file: Option<File>,
     /// What could not be written, the oldest first, at most [`RECORDS`].
     held: RefCell<Vec<Record>>,
+    expiry: Duration,
 }
 
 impl Store {
@@ -374,13 +293,19 @@ impl Store {
     /// On a file that is open.
     #[must_use]
     pub fn of(file: File) -> Self {
-        Self { file: Some(file), held: RefCell::default() }
+        Self { file: Some(file), held: RefCell::default(), expiry: EXPIRY }
     }
 
     /// One that ends with this process.
     #[must_use]
     pub fn in_memory() -> Self {
-        Self { file: None, held: RefCell::default() }
+        Self { file: None, held: RefCell::default(), expiry: EXPIRY }
+    }
+
+    /// The same, that forgets after this time instead of [`EXPIRY`].
+    #[must_use]
+    pub fn expiring(self, expiry: Duration) -> Self {
+        Self { expiry, ..self }
     }
 
     /// Does it outlive this process, as far as opening it tells?
@@ -396,12 +321,17 @@ impl Store {
     /// # Errors
     /// When the file cannot be read, and they are not in what is remembered here.
     pub fn contains(&self, key: &Key) -> Result<Option<Record>, GuardError> {
-        let held = self.held.borrow().iter().find(|record| record.key == *key).cloned();
-        if held.is_some() {
-            return Ok(held);
+        let now = age::now();
+        let holds = |record: &&Record| record.key.covers(key) && age::holds(record, now, self.expiry);
+        let mut found = self.held.borrow().iter().find(holds).cloned();
+        if found.is_none() {
+            found = newest(self.read()?).0.iter().find(holds).cloned();
         }
-        let (records, _) = newest(self.read()?);
-        Ok(records.into_iter().find(|record| record.key == *key))
+        if let Some(record) = found.as_ref().filter(|record| age::is_undated(record, now)) {
+            // Its time begins now. What cannot be written is dated by the next one who asks.
+            _ = self.add(Record { time: now, times: 0, ..record.clone() });
+        }
+        Ok(found)
     }
 
     /// Puts something into quarantine, or counts it once more. When the quarantine is full its oldest entry goes.
@@ -421,13 +351,14 @@ impl Store {
         let _locked = Locked::new(file, Want::Write).map_err(|os| failed("lock its file", os))?;
         while let Some(record) = held.first() {
             let slots = slots(&read(file).map_err(|error| failed("read", error.into()))?);
-            write(file, &writes(&slots, record)).map_err(|error| failed("write", error.into()))?;
+            write(file, &writes(&slots, record, self.expiry))
+                .map_err(|error| failed("write", error.into()))?;
             held.remove(0);
         }
         Ok(())
     }
 
-    /// All of it, the oldest first, and the number of slots whose content is damaged: all of them where the file cannot be
+    /// All of it that was not forgotten yet, the oldest first, and the number of slots whose content is damaged: all of them where the file cannot be
     /// read.
     pub fn list(&self) -> (Vec<Record>, usize) {
         let (mut records, damaged) = self.read().map_or((Vec::new(), SLOTS), newest);
@@ -435,6 +366,8 @@ impl Store {
             records.retain(|record| record.key != held.key);
             records.push(held.clone());
         }
+        let now = age::now();
+        records.retain(|record| !age::is_over(record, now, self.expiry));
         (records, damaged)
     }
 

@@ -16,6 +16,7 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 use crate::error::{GuardError, Os, text};
 use crate::protocol::{TargetFile, TargetId};
+use crate::quarantine::ANY_USER;
 use crate::rights;
 
 /// Longest line of /proc/PID/maps that is read: a path of PATH_MAX and what stands before it.
@@ -84,6 +85,8 @@ pub(crate) struct Target {
     pub(crate) pid: i32,
     /// Clock ticks since boot: together with the number it names one process for good.
     pub(crate) start: u64,
+    /// Its real user, who started it; [`ANY_USER`] where that is not known.
+    pub(crate) user: u32,
     proc: OwnedFd,
     /// Readable when the process has ended.
     pidfd: OwnedFd,
@@ -101,11 +104,14 @@ impl Target {
         if pid == std::process::id() as i32 {
             return Err(GuardError::OwnProcess { pid });
         }
-        let target = Self::unchecked(id, pid)?;
+        let mut target = Self::unchecked(id, pid)?;
         let status = target.read_capped("status")?;
         let field = |name: &str| -> Option<i32> {
             status.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
         };
+        // Real, effective, saved, of the file system: who executes a program with a set-user-id bit is the first.
+        let user = |line: &str| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok();
+        target.user = status.lines().find_map(user).unwrap_or(target.user);
         match field("Tgid:") {
             Some(process) if process != pid => return Err(GuardError::Thread { pid, process }),
             _ => {}
@@ -138,8 +144,14 @@ impl Target {
                 GuardError::Proc { file: text(format_args!("pidfd of process {pid}")), os: errno.into() }
             }
         });
-        let mut target =
-            Self { id, pid, start: 0, pidfd: proc.try_clone().map_err(|_| GuardError::Message)?, proc };
+        let mut target = Self {
+            id,
+            pid,
+            start: 0,
+            user: ANY_USER,
+            pidfd: proc.try_clone().map_err(|_| GuardError::Message)?,
+            proc,
+        };
         if pidfd.is_err() {
             let status = target.read_capped("status").unwrap_or_default();
             let process = status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok());

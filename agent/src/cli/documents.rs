@@ -47,7 +47,7 @@ fn full_report() -> Report {
         stopped_ns: 0,
         last: false,
         ended: None,
-        target: TargetReport { pid: 1, start: 1, exe: "/f".to_string(), build_id: None },
+        target: TargetReport { pid: 1, start: 1, user: 0, exe: "/f".to_string(), build_id: None },
         route: "single",
         returns: "ret",
         sites: 2,

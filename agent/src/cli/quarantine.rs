@@ -1,6 +1,8 @@
 //! `edgelat quarantine`: what is not probed any more after a crash.
 
-use edgelat_guard::quarantine::{Record, Store};
+use std::time::Duration;
+
+use edgelat_guard::quarantine::{self, ANY_USER, Record, Store};
 use edgelat_spool::record::hexadecimal;
 use serde::Serialize;
 
@@ -8,6 +10,7 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::output::{say, to_stdout};
 use super::parse::{QuarantineAction, QuarantineOptions};
+use super::spool::utc;
 use crate::config::Config;
 
 /// A record for another program to read.
@@ -21,10 +24,15 @@ struct Shown<'a> {
     pid: i32,
     time: u64,
     times: u32,
+    /// Real user id of its processes; null: all of them.
+    user: Option<u32>,
+    /// When it ends, in seconds since 1970 as `time` is; null: it happened once, and holds for a moment only.
+    expires: Option<u64>,
 }
 
 impl<'a> Shown<'a> {
-    fn of(record: &'a Record) -> Self {
+    fn of(record: &'a Record, expiry: Duration) -> Self {
+        let user = record.key.user;
         Self {
             build_id: hexadecimal(&record.key.build_id),
             image: &record.path,
@@ -34,6 +42,8 @@ impl<'a> Shown<'a> {
             pid: record.pid,
             time: record.time,
             times: record.times,
+            user: (user != ANY_USER).then_some(user),
+            expires: quarantine::lasts(record).then(|| quarantine::expires(record, expiry)),
         }
     }
 }
@@ -44,7 +54,8 @@ impl<'a> Shown<'a> {
 /// When the configuration file is wrong or there can be no quarantine.
 pub fn run(options: &QuarantineOptions) -> Result<Exit, Failure> {
     let config = Config::load(&options.config)?;
-    let store = Store::open(&config.agent.state_dir)?;
+    let expiry = config.agent.quarantine_for;
+    let store = Store::open(&config.agent.state_dir)?.expiring(expiry);
     match &options.action {
         QuarantineAction::Clear(build_id) => {
             let gone = store.clear(build_id.as_deref());
@@ -59,14 +70,18 @@ pub fn run(options: &QuarantineOptions) -> Result<Exit, Failure> {
             }
             to_stdout(Exit::Ok, |out| {
                 for record in &records {
-                    let shown = Shown::of(record);
+                    let shown = Shown::of(record, expiry);
                     if options.json {
                         serde_json::to_writer(&mut *out, &shown).map_err(std::io::Error::from)?;
                         out.write_all(b"\n")?;
                     } else {
+                        let user = shown.user.map_or("all users".to_owned(), |user| format!("user {user}"));
+                        let until = shown.expires.map_or("not held yet".to_owned(), |seconds| {
+                            format!("until {}", utc(seconds.saturating_mul(1_000_000_000)))
+                        });
                         writeln!(
                             out,
-                            "{}  {}  {}  signal {}  {} times",
+                            "{}  {}  {}  signal {}  {} times  {user}  {until}",
                             shown.build_id, shown.target, shown.image, shown.signal, shown.times
                         )?;
                     }

@@ -60,6 +60,7 @@ pub fn run(options: RunOptions) -> Result<Exit, Failure> {
         log.say(Level::Warning, format_args!("{error}; quarantine ends with this process"));
         Store::in_memory()
     });
+    let quarantine = quarantine.expiring(agent.quarantine_for);
     let offer = Offer::make(&agent.run_dir, ppm(agent.max_cost))
         .map_err(|error| log.say(Level::Warning, format_args!("{error}")))
         .ok();

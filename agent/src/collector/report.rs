@@ -88,6 +88,9 @@ pub struct TargetReport {
     pub pid: i32,
     /// Start time in clock ticks since boot.
     pub start: u64,
+    /// Its real user id; nothing that is told.
+    #[serde(skip)]
+    pub user: u32,
     /// Path of its executable.
     pub exe: String,
     /// Build-id of its executable in hexadecimal, if it has one.

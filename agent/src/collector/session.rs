@@ -561,6 +561,7 @@ fn describe(line: &mut Line, target: &Target) -> Result<TargetReport, GuardError
     Ok(TargetReport {
         pid: target.pid,
         start: target.start,
+        user: target.user,
         exe: executable.map(|image| image.path.to_string()).unwrap_or_default(),
         build_id: open.and_then(|open| resolve::build_id_of(&open.file)),
     })

@@ -20,6 +20,8 @@ pub struct Target {
     pub id: TargetId,
     /// Start time in clock ticks since boot; with the process id it names one process for good.
     pub start: u64,
+    /// Its real user id.
+    pub user: u32,
 }
 
 /// An image of a target, open for reading.
@@ -40,7 +42,7 @@ impl Target {
     /// Why the guard refuses it.
     pub fn open(line: &mut Line, pid: i32, allow_ptrace: bool) -> Result<Self, GuardError> {
         match line.call(&Request::OpenTarget { pid, allow_ptrace })? {
-            (Reply::Target { target, start }, _) => Ok(Self { pid, id: target, start }),
+            (Reply::Target { target, start, user }, _) => Ok(Self { pid, id: target, start, user }),
             _ => Err(unexpected()),
         }
     }

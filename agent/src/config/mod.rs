@@ -79,6 +79,8 @@ pub struct AgentConfig {
     pub collector_user: Option<String>,
     /// Most that all probes together may cost, in percent of one CPU, from 0.01 to 1000.
     pub max_cost: f64,
+    /// How long a build is in quarantine after its last fault, from 1 h to 1 year.
+    pub quarantine_for: Duration,
     /// Attach to what comes after the start too. Without it the guard keeps no capability.
     pub reattach: bool,
     /// Where else to look for debug files. Absolute.

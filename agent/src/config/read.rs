@@ -3,6 +3,7 @@
 use std::{ops::RangeInclusive, time::Duration};
 
 use edgelat_guard::placement::{CollectorCpu, Sched, TargetsOn};
+use edgelat_guard::quarantine::EXPIRY;
 use edgelat_image::Glob;
 use edgelat_image::limits::PATTERN_BYTES;
 
@@ -19,6 +20,8 @@ use crate::values::{
 };
 
 const INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
+/// How long quarantine can be.
+const QUARANTINES: RangeInclusive<Duration> = Duration::from_secs(3_600)..=Duration::from_secs(8_760 * 3_600);
 const SCANS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 
 /// Sizes of a spool, of its segments, and what is written in a day.
@@ -155,6 +158,7 @@ fn agent_of(mut keys: Keys<'_, '_>) -> AgentConfig {
         sched: keys.word("sched", &SCHEDS).unwrap_or(Sched::Other),
         collector_user: collector_user(&mut keys),
         max_cost: keys.percent("max_cost", COSTS, 1.0),
+        quarantine_for: keys.duration("quarantine_for", QUARANTINES, EXPIRY),
         reattach: keys.flag("reattach", true),
         debug_dirs: keys.paths("debug_dirs", "/usr/lib/debug"),
         packs: keys.paths("packs", "/etc/edgelat/program.pack"),

@@ -78,6 +78,7 @@ fn every_key_of_the_agent_is_taken() {
         sched = "ext"
         collector_user = "edgelat"
         max_cost = 0.25
+        quarantine_for = "24h"
         reattach = false
         debug_dirs = ["/a", "/b"]
         packs = [
@@ -102,6 +103,7 @@ fn every_key_of_the_agent_is_taken() {
         sched: Sched::Ext,
         collector_user: Some("edgelat".to_owned()),
         max_cost: 0.25,
+        quarantine_for: Duration::from_secs(86_400),
         reattach: false,
         debug_dirs: paths(&["/a", "/b"]),
         packs: paths(&["/c.pack", "/d.pack"]),

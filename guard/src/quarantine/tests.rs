@@ -3,8 +3,12 @@ use std::os::unix::fs::PermissionsExt;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+use super::slot::*;
 use super::*;
 use crate::testing::Folder;
+
+/// A while ago, the same for the whole of a test.
+static BEGIN: std::sync::LazyLock<u64> = std::sync::LazyLock::new(|| age::now() - 1_000);
 
 fn record(number: u8) -> Record {
     Record {
@@ -12,7 +16,7 @@ fn record(number: u8) -> Record {
         signal: libc::SIGSEGV,
         code: 1,
         pid: 4711,
-        time: 1_700_000_000 + u64::from(number),
+        time: *BEGIN + u64::from(number),
         boot_id: [7; BOOT_ID_BYTES],
         path: cut("/usr/bin/redis-server"),
         target: cut("redis"),
@@ -108,7 +112,7 @@ fn disk_of(records: impl IntoIterator<Item = Record>) -> Vec<u8> {
 #[test]
 fn a_power_cut_at_any_byte_loses_no_other_record() {
     let disk = disk_of([record(1), record(2), record(3)]);
-    every_cut(&disk, &writes(&slots(&disk), &record(4)), |torn, written| {
+    every_cut(&disk, &writes(&slots(&disk), &record(4), EXPIRY), |torn, written| {
         let (records, damaged) = newest(slots(torn));
         assert_eq!(records[..3], [record(1), record(2), record(3)]);
         assert_eq!(records.get(3), written.then_some(&record(4)));
@@ -120,7 +124,7 @@ fn a_power_cut_at_any_byte_loses_no_other_record() {
 fn a_power_cut_while_a_record_is_counted_once_more_leaves_the_old_or_the_new_one() {
     let disk = disk_of([record(1), record(2)]);
     let mut seen = [false; 3];
-    every_cut(&disk, &writes(&slots(&disk), &record(1)), |torn, written| {
+    every_cut(&disk, &writes(&slots(&disk), &record(1), EXPIRY), |torn, written| {
         let (records, _) = newest(slots(torn));
         assert_eq!(records.len(), 2);
         let one = records.iter().find(|found| found.key == record(1).key).unwrap();
@@ -134,7 +138,7 @@ fn a_power_cut_while_a_record_is_counted_once_more_leaves_the_old_or_the_new_one
 fn a_power_cut_in_a_full_quarantine_loses_at_most_the_one_that_was_to_go() {
     let disk = disk_of((0..RECORDS as u8).map(record));
     let mut torn_disks = Vec::new();
-    every_cut(&disk, &writes(&slots(&disk), &record(100)), |torn, written| {
+    every_cut(&disk, &writes(&slots(&disk), &record(100), EXPIRY), |torn, written| {
         let (records, _) = newest(slots(torn));
         for number in 1..RECORDS as u8 {
             assert!(records.contains(&record(number)), "{number}");
@@ -144,7 +148,7 @@ fn a_power_cut_in_a_full_quarantine_loses_at_most_the_one_that_was_to_go() {
     });
     // And the next one, after any of these, loses at most the two oldest.
     for disk in torn_disks.iter().step_by(256) {
-        every_cut(disk, &writes(&slots(disk), &record(101)), |torn, written| {
+        every_cut(disk, &writes(&slots(disk), &record(101), EXPIRY), |torn, written| {
             let (records, _) = newest(slots(torn));
             for number in 2..RECORDS as u8 {
                 assert!(records.contains(&record(number)), "{number}");
@@ -185,7 +189,7 @@ fn whatever_is_in_the_file_it_is_read() {
         assert!(file_of(&folder).metadata().unwrap().len() <= content.len().max(FILE_BYTES) as u64);
     }
     // Sound by its sum, and none that we would write.
-    for (at, value) in [(AT_LENGTHS, 33), (AT_LENGTHS + 1, 121), (AT_LENGTHS + 2, 255), (AT_PATH, 0xff)] {
+    for (at, value) in [(AT_LENGTHS, 33), (AT_LENGTHS + 1, 113), (AT_LENGTHS + 2, 255), (AT_PATH, 0xff)] {
         let mut bytes = encode(1, &record(1));
         bytes[at] = value;
         let crc = CRC.checksum(&bytes[..AT_CRC]);
@@ -197,12 +201,13 @@ fn whatever_is_in_the_file_it_is_read() {
 #[test]
 fn the_layout_is_the_one_that_is_described() {
     let mut bytes = encode(3, &record(9));
-    assert_eq!(&bytes[..8], b"EDQR\x01\x14\x15\x05");
+    assert_eq!(&bytes[..8], b"EDQR\x02\x14\x15\x05");
     assert_eq!(bytes[8..16], 3u64.to_le_bytes());
     assert_eq!(bytes[32..36], libc::SIGSEGV.to_le_bytes());
     assert_eq!((&bytes[64..84], &bytes[216..221]), (&[9; 20][..], &b"redis"[..]));
+    assert_eq!(bytes[208..216], [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
     assert_eq!(Slot::read(&bytes), Slot::Taken { sequence: 3, record: record(9) });
-    bytes[4] = 2;
+    bytes[4] = 3;
     let crc = CRC.checksum(&bytes[..AT_CRC]);
     bytes[AT_CRC..].copy_from_slice(&crc.to_le_bytes());
     assert_eq!(Slot::read(&bytes), Slot::Damaged, "another version");
@@ -346,7 +351,8 @@ fn a_set_of_functions_is_the_same_in_any_order_and_for_ever() {
 
 #[test]
 fn faults_of_the_kernel_and_own_aborts_go_to_quarantine_and_signals_of_others_do_not() {
-    let deserves = |signal, code| deserves(&Fault { signal, code, handled: false });
+    let deserves =
+        |signal, code| deserves(&Fault { signal, code, handled: false, sent: code == libc::SI_USER });
     const SI_KERNEL: i32 = 0x80;
     assert!(super::deserves(&Fault::UNTOLD));
     for (signal, code) in [
@@ -367,6 +373,62 @@ fn faults_of_the_kernel_and_own_aborts_go_to_quarantine_and_signals_of_others_do
     ] {
         assert!(!deserves(signal, code), "{signal} {code}");
     }
+    // tgkill by another process, in place of abort(3).
+    let (signal, code) = (libc::SIGABRT, libc::SI_TKILL);
+    assert!(!super::deserves(&Fault { signal, code, handled: false, sent: true }));
+}
+
+#[test]
+fn what_a_user_does_holds_for_nobody_else_and_once_is_not_enough() {
+    let folder = Folder::new();
+    let store = Store::open(&folder).unwrap();
+    let of = |user| record(1).key.of_user(user);
+    let once = Record { key: of(65_534), time: age::now() - 60, ..record(1) };
+    store.add(once.clone()).unwrap();
+    assert_eq!(store.contains(&of(65_534)).unwrap(), None, "one fault is over after a moment");
+    store.add(Record { time: age::now(), ..once }).unwrap();
+    let held = store.contains(&of(65_534)).unwrap().unwrap();
+    assert!(held.times == 2 && lasts(&held));
+    for other in [0, 1000, ANY_USER] {
+        assert_eq!(store.contains(&of(other)).unwrap(), None, "{other}");
+    }
+    // What another version wrote holds for all, until it is forgotten.
+    store.add(record(1)).unwrap();
+    assert!(store.contains(&of(0)).unwrap().is_some_and(|found| found.key.user == ANY_USER));
+    assert_eq!(store.list().0.len(), 2);
+    let forgetful = Store::open(&folder).unwrap().expiring(Duration::from_secs(1));
+    std::thread::sleep(Duration::from_millis(1_100));
+    assert_eq!(forgetful.contains(&of(0)).unwrap(), None);
+    assert!(forgetful.list().0.is_empty());
+    // And the next fault is the first one again.
+    forgetful.add(Record { key: of(65_534), time: age::now(), ..record(1) }).unwrap();
+    assert_eq!(forgetful.list().0[0].times, 1);
+}
+
+#[test]
+fn a_file_of_the_version_before_is_read() {
+    let folder = Folder::new();
+    let mut bytes = encode(3, &record(9));
+    let path = "/opt/".to_owned() + &"x".repeat(115);
+    bytes[AT_VERSION] = 1;
+    bytes[AT_LENGTHS + 1] = 120;
+    bytes[AT_PATH..AT_PATH + 120].copy_from_slice(path.as_bytes());
+    let crc = CRC.checksum(&bytes[..AT_CRC]);
+    bytes[AT_CRC..].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(file_of(&folder), bytes).unwrap();
+    let store = Store::open(&folder).unwrap();
+    let found = store.contains(&record(9).key.of_user(1000)).unwrap().unwrap();
+    assert_eq!((found.path.as_str(), found.key.user), (&path[..PATH_BYTES], ANY_USER));
+}
+
+#[test]
+fn an_entry_without_a_date_that_can_be_right_gets_one() {
+    let folder = Folder::new();
+    let store = Store::open(&folder).unwrap();
+    store.add(Record { time: 50, times: 2, ..record(1) }).unwrap();
+    assert!(store.contains(&record(1).key).unwrap().is_some());
+    let dated = &store.list().0[0];
+    assert!(dated.time > 1_735_689_600 && dated.times == 2, "{dated:?}");
 }
 
 #[test]

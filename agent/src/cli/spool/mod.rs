@@ -16,7 +16,7 @@ use super::failure::{Fails, Failure};
 use super::output::to_stdout;
 use super::parse::{SpoolAction, SpoolOf, SpoolOptions};
 use crate::config::Config;
-use utc::utc;
+pub use utc::utc;
 
 /// Why records cannot be shown.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use edgelat_guard::placement;
 use edgelat_guard::protocol::{Found, Request};
-use edgelat_guard::quarantine::Key;
+use edgelat_guard::quarantine::{Key, Record};
 use edgelat_guard::{GuardError, Line};
 
 use super::watched::{self, Fate, Group, Watched};
@@ -16,8 +16,8 @@ use crate::log::Level;
 /// What has become of the attempt.
 enum Begun {
     Measured(Session),
-    /// Its build is in quarantine since it died of this signal.
-    Quarantined(Session, i32),
+    /// Its build is left alone since this fault.
+    Quarantined(Session, Record),
     /// Its build is left alone until then.
     Paused(Session, Instant),
 }
@@ -72,7 +72,7 @@ impl Service {
         let mut session = Session::open(&mut self.line, pid, wanted)?;
         let key = key.insert(watched::key(session.description(), config));
         match self.quarantine.contains(key) {
-            Ok(Some(record)) => return Ok(Begun::Quarantined(session, record.signal)),
+            Ok(Some(record)) => return Ok(Begun::Quarantined(session, record)),
             Ok(None) => {}
             // What cannot be read cannot forbid anything; who repairs it is told.
             Err(error) => self.log.say(Level::Warning, format_args!("{error}")),
@@ -106,14 +106,14 @@ impl Service {
                 }
                 Ok(())
             }
-            Begun::Quarantined(session, signal) => {
+            Begun::Quarantined(session, record) => {
                 self.log.say(
                     Level::Warning,
                     format_args!(
-                        "{name}: process {} is left alone: build {} is in quarantine since a fault (signal {signal}) while it was \
-                         probed; `edgelat quarantine clear` ends that",
+                        "{name}: process {} is left alone: build {} {}",
                         process.pid,
-                        session.description().build_id.as_deref().unwrap_or("without a build-id")
+                        session.description().build_id.as_deref().unwrap_or("without a build-id"),
+                        watched::held(&record)
                     ),
                 );
                 process.fate = Fate::quarantined(Instant::now());

@@ -38,7 +38,7 @@ pub fn all(line: &mut Line, select: &Select) -> Result<Vec<Found>, GuardError> {
 /// A process that is named by its number, if it runs.
 fn one(line: &mut Line, pid: i32) -> Result<Option<Found>, GuardError> {
     match line.call(&Request::OpenTarget { pid, allow_ptrace: true }) {
-        Ok((Reply::Target { target, start }, _)) => {
+        Ok((Reply::Target { target, start, .. }, _)) => {
             line.call(&Request::ForgetTarget { target })?;
             Ok(Some(Found { pid, start, word: Path::new() }))
         }

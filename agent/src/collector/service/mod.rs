@@ -414,7 +414,7 @@ impl Service {
 
     /// Writes the live snapshot; the last one where it has `ended`.
     fn show(&mut self, ended: bool) {
-        let quarantine = self.quarantine.list().0.len();
+        let quarantine = self.quarantine.list().0.iter().filter(|held| quarantine::lasts(held)).count();
         let shown = Shown { agent: &self.config.agent, groups: &self.groups, quarantine, ended };
         self.recorder.show(&shown, &self.log);
     }

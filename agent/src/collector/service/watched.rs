@@ -290,7 +290,7 @@ pub fn note_killing(
     }
 }
 
-/// What quarantine knows a target by: the build of its program, and the functions that were asked for.
+/// What quarantine knows a target by: the build of its program, its user, and the functions that were asked for.
 pub fn key(description: &TargetReport, config: &TargetConfig) -> Key {
     let functions = config.functions.iter().map(ToString::to_string);
     let names: Vec<String> = functions.chain(config.python.iter().map(ToString::to_string)).collect();
@@ -299,7 +299,7 @@ pub fn key(description: &TargetReport, config: &TargetConfig) -> Key {
         // A program without one goes by its path.
         quarantine::functions_hash([description.exe.as_str()]).to_le_bytes().to_vec()
     });
-    Key::new(&build_id, functions)
+    Key::new(&build_id, functions).of_user(description.user)
 }
 
 fn bytes(hexadecimal: &str) -> Vec<u8> {
@@ -327,14 +327,41 @@ pub fn record(key: Key, fault: &Fault, description: &TargetReport, config: &Targ
 
 /// Puts it there, and says so.
 pub fn put(store: &Store, record: Record, log: &Log) {
-    let what = format!(
-        "{}: this build of {} and its functions are in quarantine, because the process died of signal {} while it was \
-         probed; `edgelat quarantine clear` ends that",
+    let key = record.key.clone();
+    let died = format!(
+        "{}: this build of {} died of signal {} while it was probed",
         record.target, record.path, record.signal
     );
-    log.say(Level::Error, format_args!("{what}"));
-    if let Err(error) = store.add(record) {
+    let written = store.add(record);
+    match store.contains(&key) {
+        Ok(Some(held)) if !quarantine::lasts(&held) => log.say(
+            Level::Warning,
+            format_args!(
+                "{died}: it is left alone for {} s, and goes into quarantine if that happens again",
+                quarantine::MOMENT.as_secs()
+            ),
+        ),
+        _ => log.say(
+            Level::Error,
+            format_args!(
+                "{died} again: it and its functions are in quarantine for user {}; `edgelat quarantine clear` ends that",
+                key.user
+            ),
+        ),
+    }
+    if let Err(error) = written {
         log.say(Level::Error, format_args!("{error}; it holds until edgelat ends"));
+    }
+}
+
+/// Why a process is left alone.
+pub fn held(record: &Record) -> String {
+    let signal = record.signal;
+    match quarantine::lasts(record) {
+        true => format!(
+            "is in quarantine since a fault (signal {signal}) while it was probed; `edgelat quarantine clear` ends that"
+        ),
+        false => format!("made a fault (signal {signal}) while it was probed, a moment ago"),
     }
 }
 

@@ -1,0 +1,101 @@
+//! How long an entry holds, by a clock that may be wrong.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::{ANY_USER, Record};
+
+/// A build that died twice is left alone for a week, where nothing else is configured.
+pub const EXPIRY: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// After its first fault a build is left alone for this long, so that a supervisor that starts it again at once does not have
+/// it probed at once.
+pub const MOMENT: Duration = Duration::from_secs(10);
+
+/// Faults that last.
+const FAULTS: u32 = 2;
+
+/// A clock that shows a time before 2025 was never set.
+const PLAUSIBLE: u64 = 1_735_689_600;
+
+/// The clock of the box in seconds since 1970, right or not.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Has it happened often enough to hold for long? Before entries had a user, once was.
+#[must_use]
+pub fn lasts(record: &Record) -> bool {
+    record.times >= FAULTS || record.key.user == ANY_USER
+}
+
+/// When it is forgotten, in seconds since 1970, if `expiry` is what the [store](super::Store) has.
+#[must_use]
+pub fn expires(record: &Record, expiry: Duration) -> u64 {
+    record.time.saturating_add(expiry.as_secs())
+}
+
+/// Seconds since it happened; `None` where the clock was set in between.
+fn age(record: &Record, now: u64) -> Option<u64> {
+    let by_one_clock = (record.time < PLAUSIBLE) == (now < PLAUSIBLE);
+    now.checked_sub(record.time).filter(|_| by_one_clock)
+}
+
+/// Was it so long ago that it does not count any more?
+pub(super) fn is_over(record: &Record, now: u64, expiry: Duration) -> bool {
+    age(record, now).is_some_and(|age| age >= expiry.as_secs())
+}
+
+/// Must its processes be left alone now?
+pub(super) fn holds(record: &Record, now: u64, expiry: Duration) -> bool {
+    match lasts(record) {
+        true => !is_over(record, now, expiry),
+        false => age(record, now).is_some_and(|age| age < MOMENT.as_secs()),
+    }
+}
+
+/// Does it need a date, because its own is by a clock that was not set, or was set back?
+pub(super) fn is_undated(record: &Record, now: u64) -> bool {
+    now >= PLAUSIBLE && age(record, now).is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Key;
+    use super::*;
+
+    const DAY: u64 = 24 * 3_600;
+
+    fn record(times: u32, time: u64) -> Record {
+        let key = Key::new(&[1; 20], 7).of_user(1000);
+        let (path, target) = (heapless::String::new(), heapless::String::new());
+        Record { key, signal: 11, code: 1, pid: 1, time, boot_id: [0; 16], path, target, times }
+    }
+
+    #[test]
+    fn the_first_fault_holds_for_a_moment_and_the_second_for_a_week() {
+        let begin = PLAUSIBLE + DAY;
+        let holds = |times, after| holds(&record(times, begin), begin + after, EXPIRY);
+        assert!(holds(1, 0) && holds(1, 9) && !holds(1, 10) && !holds(1, DAY));
+        assert!(holds(2, 0) && holds(2, 7 * DAY - 1) && !holds(2, 7 * DAY) && !holds(9, 70 * DAY));
+        let mut old = record(1, begin);
+        old.key.user = ANY_USER;
+        assert!(super::holds(&old, begin + DAY, EXPIRY) && !super::holds(&old, begin + 8 * DAY, EXPIRY));
+        assert!(
+            !is_over(&record(1, begin), begin + DAY, EXPIRY)
+                && is_over(&record(1, begin), begin + 7 * DAY, EXPIRY)
+        );
+    }
+
+    #[test]
+    fn a_clock_that_jumps_ends_nothing_and_what_it_dated_gets_a_new_date() {
+        let now = PLAUSIBLE + 100 * DAY;
+        // Set from 1970, and set back from the future.
+        for time in [50, now + DAY, u64::MAX] {
+            assert!(holds(&record(2, time), now, EXPIRY) && is_undated(&record(2, time), now), "{time}");
+            assert!(!holds(&record(1, time), now, EXPIRY), "{time}");
+        }
+        // Not set again after a boot: nobody knows, and there is no better date.
+        assert!(holds(&record(2, now), 60, EXPIRY) && !is_undated(&record(2, now), 60));
+        assert!(holds(&record(2, 50), 60, EXPIRY) && holds(&record(1, 50), 55, EXPIRY));
+    }
+}
