@@ -1,6 +1,6 @@
 /* Gets into trouble while all its threads call 64 functions: at turn `--fault` the first thread touches an address where
- * nothing is. With `--handled` it tells what had been called until then, and goes on; without, that is the end of it,
- * with `--megabytes` of memory for the kernel to write into a core file. */
+ * nothing is, and at turn `--abort` it gives up. With `--handled` it tells what had been called until the fault, and goes on;
+ * without, that is the end of it, with `--megabytes` of memory for the kernel to write into a core file. */
 #define _GNU_SOURCE
 #include "oracle.h"
 
@@ -47,8 +47,10 @@ static void turn_of_all(uint64_t turn)
 static void loop(int thread)
 {
     uint64_t fault = thread == 0 ? oracle_option("fault", 0) : 0;
+    uint64_t end = thread == 0 ? oracle_option("abort", 0) : 0;
     for (volatile uint64_t turn = 0; oracle_next(turn); turn++) {
         turn_of_all(turn);
+        if (end && turn == end) abort();
         if (fault && turn == fault && sigsetjmp(back, 1) == 0) *nothing = 1;
     }
 }

@@ -1,12 +1,14 @@
-//! A target that died of a fault while it was probed is not probed again until somebody says so.
+//! A target that died of a fault while it was probed is left alone for a moment, and one that did so twice until somebody says
+//! so: for the user whose processes they were, and nobody else.
 
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use edgelat_tests::machine::{Turn, assert_text_probed, assert_text_restored, eventually};
-use edgelat_tests::service::measure;
+use edgelat_tests::service::{STRANGER, measure};
 use edgelat_tests::{Place, Service, Target, patience};
+use nix::libc;
 use nix::sys::signal::Signal;
 
 use crate::service::{command, exe, start};
@@ -52,13 +54,18 @@ fn a_build_that_died_under_probes_is_left_alone_until_quarantine_is_cleared() {
     let service = place.start();
     assert!(place.edgelat(&["quarantine", "list", "--json"]).objects().is_empty());
     dies(&service, &program);
+    service.says("it is left alone for 10 s, and goes into quarantine if that happens again");
+    // Measured again after that.
+    dies(&service, &program);
     left_alone(&service, &program);
     let [held] = &place.edgelat(&["quarantine", "list", "--json"]).objects()[..] else {
         panic!("one record")
     };
     assert_eq!(held["signal"].as_i64(), Some(Signal::SIGSEGV as i64));
-    assert_eq!((held["target"].as_str(), held["times"].as_u64()), (Some("it"), Some(1)));
-    assert_eq!(held["image"].as_str(), program.to_str());
+    assert_eq!((held["target"].as_str(), held["times"].as_u64()), (Some("it"), Some(2)));
+    assert_eq!((held["user"].as_u64(), held["image"].as_str()), (Some(0), program.to_str()));
+    let left = held["expires"].as_u64().unwrap() - held["time"].as_u64().unwrap();
+    assert_eq!(left, 7 * 24 * 3_600);
     let build_id = held["build_id"].as_str().unwrap().to_owned();
     service.end();
 
@@ -119,6 +126,70 @@ fn a_fault_that_another_process_sent_takes_the_probes_off_and_no_more() {
     service.counts(again.pid());
     service.end();
     again.stop();
+}
+
+/// As the one before, by a call that abort(3) uses as well.
+#[test]
+fn an_abort_that_another_process_sent_is_no_fault_and_ones_own_is() {
+    let _turn = Turn::shared();
+    let (place, program) = place();
+    let service = place.start();
+    let mut target = start(&program, &["--calls", "0"]);
+    let pid = target.pid();
+    target.go();
+    service.counts(pid);
+    // SAFETY: tgkill takes three numbers and touches no memory.
+    let sent = unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, libc::SIGABRT) };
+    assert_eq!(sent, 0);
+    assert_eq!(service.ends(pid).report().ended.as_deref(), Some("fault"));
+    assert_eq!(target.status().signal(), Some(libc::SIGABRT));
+    service.says("the signal came from another process; no quarantine");
+    assert!(place.edgelat(&["quarantine", "list", "--json"]).objects().is_empty());
+    let mut target = start(&program, &["--calls", "0", "--abort", "300"]);
+    let pid = target.pid();
+    service.says(&format!("measuring process {pid}"));
+    target.go();
+    assert_eq!(service.ends(pid).report().ended.as_deref(), Some("fault"));
+    assert_eq!(target.status().signal(), Some(libc::SIGABRT));
+    service.says("died of signal 6 while it was probed");
+    let held = place.edgelat(&["quarantine", "list", "--json"]).objects();
+    assert_eq!(
+        (held[0]["signal"].as_i64(), held[0]["code"].as_i64()),
+        (Some(6), Some(libc::SI_TKILL.into()))
+    );
+    service.end();
+}
+
+#[test]
+fn what_another_user_has_crash_is_measured_on_for_everybody_else() {
+    let _turn = Turn::shared();
+    let (place, program) = place();
+    // A stranger has to come to the program.
+    std::fs::set_permissions(place.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let service = place.start();
+    for _ in 0..2 {
+        let mut command = command(&program, DYING);
+        command.uid(STRANGER).gid(STRANGER);
+        let mut target = Target::start_command(command);
+        let pid = target.pid();
+        service.says(&format!("measuring process {pid}"));
+        target.go();
+        assert_eq!(service.ends(pid).report().ended.as_deref(), Some("fault"));
+        target.status();
+    }
+    let held = || place.edgelat(&["quarantine", "list", "--json"]).objects();
+    assert!(eventually(patience(), || held().iter().any(|held| held["times"].as_u64() == Some(2))));
+    assert_eq!((held().len(), held()[0]["user"].as_u64()), (1, Some(STRANGER.into())));
+    let mut own = start(&program, &["--calls", "0"]);
+    own.go();
+    service.counts(own.pid());
+    let mut command = command(&program, &["--calls", "0"]);
+    command.uid(STRANGER).gid(STRANGER);
+    let other = Target::start_command(command);
+    service.says(&format!("process {} is left alone", other.pid()));
+    service.end();
+    own.stop();
+    other.kill();
 }
 
 /// The handler goes on: it was no end, and the process is left alone as long as it lives; the next one is not.
@@ -184,13 +255,8 @@ fn a_python_that_dies_of_a_fault_that_it_tells_of_goes_into_quarantine() {
     assert_eq!(first.status().signal(), Some(Signal::SIGSEGV as i32));
     let held = || place.edgelat(&["quarantine", "list", "--json"]).objects();
     assert!(eventually(patience(), || !held().is_empty()), "{}", service.log());
-    assert_eq!(held()[0]["image"].as_str(), exe.to_str());
-    let second = python();
-    place.configure("", &[target(second.pid())]);
-    service.signal(Signal::SIGHUP);
-    service.says(&format!("process {} is left alone", second.pid()));
+    assert_eq!((held()[0]["image"].as_str(), held()[0]["times"].as_u64()), (exe.to_str(), Some(1)));
     service.end();
-    second.kill();
 }
 
 fn go(place: &Place) -> PathBuf {
