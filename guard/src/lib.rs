@@ -36,6 +36,7 @@
 //! | `features.rs`, `check.rs` | what can this kernel do? |
 //! | `pins.rs` | which maps can other tools read? |
 //! | `user.rs` | whom does the collector become? |
+//! | `outside.rs` | how does it read files of the box then? |
 //! | `config_file.rs` | may root take this configuration file? |
 //! | `lock.rs` | who is the agent of this box? |
 //! | `share.rs` | what may be spent beside a service? |
@@ -68,6 +69,7 @@ pub mod lock;
 mod look;
 mod memory;
 pub mod notify;
+pub mod outside;
 pub mod pins;
 pub mod placement;
 mod plan;

@@ -88,9 +88,12 @@ fn split_after(
             });
             // What the guard holds is the other process' to end; here it is only forgotten.
             std::mem::forget(guard);
-            let prepared =
-                prepare().and_then(|prepared| user.map_or(Ok(()), sandbox::become_user).map(|()| prepared));
-            let ready = sandbox::enter_collector(folder).and_then(|()| Ok((line, prepared?)));
+            let prepared = prepare();
+            let ready = sandbox::enter_collector(folder, user).and_then(|missing| {
+                let mut placement = prepared?;
+                placement.iter_mut().for_each(|placement| placement.notes.extend_from_slice(&missing));
+                Ok((line, placement))
+            });
             _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
             std::process::exit(collector(ready).into())
         }

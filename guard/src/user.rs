@@ -2,9 +2,16 @@
 
 use std::os::fd::AsFd;
 
-use nix::unistd::{Gid, Uid, fchown, setgroups, setresgid, setresuid};
+use caps::Capability;
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::libc::{S_IFMT, S_IFREG};
+use nix::sys::stat::{FileStat, Mode, fstatat};
+use nix::unistd::{Gid, Uid, fchown, fchownat, setgroups, setresgid, setresuid};
 
 use crate::error::{GuardError, text};
+use crate::rights::{held, in_first_user_namespace};
 
 /// Bytes of /etc/passwd that are read.
 const PASSWD_BYTES: u64 = 1 << 20;
@@ -47,15 +54,48 @@ impl User {
         }
     }
 
-    /// Gives that user a folder, so that it can make files in it.
+    /// The one that a collector becomes where none is named: a number that nobody has. Distributions give away numbers below
+    /// 65536, and containers have theirs from 524288 on (systemd, UIDS-GIDS.md).
+    ///
+    /// # Errors
+    /// Why this process cannot become another user.
+    pub fn usual() -> Result<Self, GuardError> {
+        const NUMBER: u32 = 465_441;
+        let refused =
+            |reason: std::fmt::Arguments<'_>| GuardError::User { user: text(NUMBER), reason: text(reason) };
+        let taken =
+            [Capability::CAP_SETUID, Capability::CAP_SETGID, Capability::CAP_KILL, Capability::CAP_CHOWN];
+        if let Some(lacking) = taken.into_iter().find(|capability| !held(*capability)) {
+            return Err(refused(format_args!("edgelat lacks {lacking}")));
+        }
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        if !in_first_user_namespace(&map) {
+            return Err(refused(format_args!("edgelat runs in a user namespace of its own")));
+        }
+        Ok(Self { uid: Uid::from_raw(NUMBER), gid: Gid::from_raw(NUMBER) })
+    }
+
+    /// Gives that user a folder, so that it can make files in it, and those of the files there that are `its`.
     ///
     /// # Errors
     /// What the system refuses.
-    pub fn give(self, folder: impl AsFd) -> Result<(), GuardError> {
-        fchown(folder, Some(self.uid), Some(self.gid)).map_err(|errno| GuardError::User {
+    pub fn give(self, folder: impl AsFd, its: impl Fn(&str) -> bool) -> Result<(), GuardError> {
+        let failed = |errno: Errno| GuardError::User {
             user: text(self.uid),
             reason: text(format_args!("its folder cannot be given to it: {}", errno.desc())),
-        })
+        };
+        let (uid, gid) = (Some(self.uid), Some(self.gid));
+        let listed = Dir::openat(&folder, ".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+        for entry in listed.map_err(failed)?.into_iter().map_while(Result::ok) {
+            let stat = fstatat(&folder, entry.file_name(), AtFlags::AT_SYMLINK_NOFOLLOW);
+            // Whoever could make files here may have linked others to it.
+            let own = |stat: FileStat| stat.st_mode & S_IFMT == S_IFREG && stat.st_nlink == 1;
+            if entry.file_name().to_str().is_ok_and(&its) && stat.is_ok_and(own) {
+                fchownat(&folder, entry.file_name(), uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)
+                    .map_err(failed)?;
+            }
+        }
+        fchown(&folder, uid, gid).map_err(failed)
     }
 
     /// Makes this process that user's, for good, in no group but its own.

@@ -65,7 +65,7 @@ fn the_process_that_is_placed() {
         Ok(placement) => placement,
         Err(error) => return say(&format!("refused {error}")),
     };
-    enter_collector(None).unwrap();
+    enter_collector(None, None).unwrap();
     let Placement { cpu, isolated, ext, nice, notes, .. } = &placement;
     say(&format!("{} placed {cpu:?} {isolated} {ext} {nice} {}", gettid(), notes.join("; ")));
     for _ in std::io::stdin().lines() {

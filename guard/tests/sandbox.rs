@@ -66,7 +66,7 @@ fn the_process_that_tries() {
             // The lowest number that is free, whatever the test runner has open.
             let folder = std::fs::File::open("/proc/self").unwrap();
             let number = folder.as_raw_fd();
-            enter_collector(Some(folder.as_fd())).unwrap();
+            enter_collector(Some(folder.as_fd()), None).unwrap();
             words
                 .iter_mut()
                 .skip(1)
@@ -77,7 +77,7 @@ fn the_process_that_tries() {
         Ok("guard") => settle_guard(Tasks::NONE).unwrap(),
         Ok("guard with pins") => settle_guard(Tasks { pins: true, ..Tasks::NONE }).unwrap(),
         Ok("guard with targets") => settle_guard(Tasks { targets: true, ..Tasks::NONE }).unwrap(),
-        _ => enter_collector(None).unwrap(),
+        _ => _ = enter_collector(None, None).unwrap(),
     }
     // SAFETY: a call that is let through has bad arguments throughout, or ends this process, which is for that.
     let result =
@@ -93,7 +93,7 @@ fn the_process_that_tries() {
 fn the_process_that_tries_many() {
     let Ok(words) = std::env::var(TRY) else { return };
     let numbers: Vec<i64> = words.split(' ').map(|word| word.parse().unwrap()).collect();
-    enter_collector(None).unwrap();
+    enter_collector(None, None).unwrap();
     for number in numbers {
         // SAFETY: the filter refuses the call; where it does not, its arguments are bad throughout.
         let result = unsafe { libc::syscall(number, -1, -1, -1, -1, -1, -1) };
@@ -136,6 +136,9 @@ fn what_the_collector_needs_is_allowed_with_the_arguments_that_it_needs() {
                     assert_eq!(fate, Fate::Refused, "{} with {bit:#x}", call.name);
                 }
             }
+            Only::NotFolder(argument) => {
+                assert_eq!(try_call(call.number, with(argument, 999)), Fate::Let, "{}", call.name);
+            }
             Only::Folder(_) => panic!("{}: there is no folder", call.name),
         }
     }
@@ -169,7 +172,7 @@ fn a_collector_with_a_folder_is_allowed_what_that_takes_through_its_descriptor_o
                     }
                 }
             }
-            Only::Without(..) => panic!("{}: flags say nothing of a folder", call.name),
+            Only::Without(..) | Only::NotFolder(_) => panic!("{}: says nothing of the folder", call.name),
         }
     }
 }
@@ -183,7 +186,13 @@ fn the_process_that_keeps_files_in_a_folder() {
     use nix::unistd::{UnlinkatFlags, unlinkat};
     let Ok(path) = std::env::var(TRY) else { return };
     let inside = std::fs::File::open(format!("{path}/inside")).unwrap();
-    enter_collector(Some(inside.as_fd())).unwrap();
+    let without = std::env::var(AS).as_deref() == Ok("no landlock");
+    if without {
+        forget_landlock();
+    }
+    let missing = enter_collector(Some(inside.as_fd()), None).unwrap();
+    assert_eq!(missing.iter().any(|what| what.contains("no landlock")), without, "{missing:?}");
+    assert!(!missing.iter().any(|what| what.contains("root")), "{missing:?}");
     let making = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
     let make =
         |file: &str| openat(&inside, file, making, Mode::S_IRUSR | Mode::S_IWUSR).map(std::fs::File::from);
@@ -197,19 +206,35 @@ fn the_process_that_keeps_files_in_a_folder() {
     unlinkat(&inside, "three", UnlinkatFlags::NoRemoveDir).unwrap();
     assert_eq!(
         nix::dir::Dir::openat(&inside, ".", OFlag::O_RDONLY, Mode::empty()).unwrap().iter().count(),
-        3
+        4
     );
     // Not by its path, and nothing that is made otherwise.
     assert!(std::fs::File::create(format!("{path}/inside/path")).is_err());
     assert!(nix::sys::stat::mkdirat(&inside, "folder", Mode::S_IRWXU).is_err());
-    assert!(nix::unistd::symlinkat("/etc/passwd", &inside, "link").is_err());
-    // The way out is closed by landlock, where the kernel has it.
-    if std::env::var(AS).as_deref() == Ok("landlock") {
-        assert!(make("../outside/new").is_err());
-        assert!(make(&format!("{path}/outside/old")).is_err());
-        assert!(unlinkat(&inside, "../outside/old", UnlinkatFlags::NoRemoveDir).is_err());
+    assert!(nix::unistd::symlinkat("/etc/passwd", &inside, "other").is_err());
+    // No way leads out, with landlock or without.
+    for out in ["../outside/new", "link/new", &format!("{path}/outside/old"), "/proc/sys/kernel/core_pattern"]
+    {
+        assert!(make(out).is_err(), "{out}");
+        assert!(openat(&inside, out, OFlag::O_WRONLY, Mode::empty()).is_err(), "{out}");
     }
+    assert!(unlinkat(&inside, "../outside/old", UnlinkatFlags::NoRemoveDir).is_err());
+    // It reads what stands outside, through a descriptor that can be nobody else's.
+    assert!(edgelat_guard::outside::read_to_string("/proc/sys/kernel/core_pattern").is_ok());
+    // SAFETY: the call is refused, so that the descriptor stays its owner's.
+    let closed = unsafe { libc::close(inside.as_raw_fd()) };
+    assert_eq!((closed, Errno::last()), (-1, Errno::EPERM));
     assert!(renameat(&inside, "two", AT_FDCWD, "two").is_err());
+}
+
+/// From here on this process lives on a kernel without landlock.
+fn forget_landlock() {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    let rules = [(libc::SYS_landlock_create_ruleset, Vec::new())].into();
+    let absent = SeccompAction::Errno(libc::EOPNOTSUPP as u32);
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, absent, arch).unwrap();
+    seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
 }
 
 /// Does the kernel have landlock?
@@ -222,16 +247,20 @@ fn landlock() -> &'static str {
 #[test]
 fn a_collector_with_a_folder_writes_in_there_and_nowhere_else() {
     let folder = std::env::temp_dir().join(format!("edgelat-sandbox-folder-{}", std::process::id()));
-    for part in ["inside", "outside"] {
-        std::fs::create_dir_all(folder.join(part)).unwrap();
+    for landlock in [landlock(), "no landlock"] {
+        for part in ["inside", "outside"] {
+            std::fs::create_dir_all(folder.join(part)).unwrap();
+        }
+        std::os::unix::fs::symlink(folder.join("outside"), folder.join("inside/link")).unwrap();
+        std::fs::write(folder.join("outside/old"), "old").unwrap();
+        let status = start_as(&folder, "the_process_that_keeps_files_in_a_folder", landlock);
+        let written = std::fs::read(folder.join("inside/two")).unwrap();
+        let old = std::fs::read(folder.join("outside/old")).unwrap();
+        let made = std::fs::read_dir(folder.join("outside")).unwrap().count();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert!(status.success(), "{landlock}");
+        assert_eq!((written.as_slice(), old.as_slice(), made), (&b"he"[..], &b"old"[..], 1));
     }
-    std::fs::write(folder.join("outside/old"), "old").unwrap();
-    let status = start_with(&folder, "the_process_that_keeps_files_in_a_folder");
-    let written = std::fs::read(folder.join("inside/two")).unwrap();
-    let old = std::fs::read(folder.join("outside/old")).unwrap();
-    std::fs::remove_dir_all(&folder).unwrap();
-    assert!(status.success());
-    assert_eq!((written.as_slice(), old.as_slice()), (&b"he"[..], &b"old"[..]));
 }
 
 /// Not a test: what the next one starts.
@@ -240,7 +269,7 @@ fn a_collector_with_a_folder_writes_in_there_and_nowhere_else() {
 fn the_process_that_writes() {
     let Ok(folder) = std::env::var(TRY) else { return };
     let open = std::fs::File::create(format!("{folder}/open")).unwrap();
-    enter_collector(None).unwrap();
+    enter_collector(None, None).unwrap();
     assert!(std::fs::read_to_string("/proc/self/status").is_ok());
     std::io::Write::write_all(&mut &open, b"still").unwrap();
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
@@ -259,10 +288,14 @@ fn the_process_that_writes() {
 }
 
 fn start_with(folder: &Path, test: &str) -> ExitStatus {
+    start_as(folder, test, landlock())
+}
+
+fn start_as(folder: &Path, test: &str, landlock: &str) -> ExitStatus {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--ignored", "--test-threads", "1"])
         .env(TRY, folder)
-        .env(AS, landlock())
+        .env(AS, landlock)
         .status()
         .unwrap()
 }
@@ -284,7 +317,7 @@ fn the_collector_writes_to_what_was_open_and_to_nothing_else() {
 fn the_process_that_quarantines() {
     let Ok(folder) = std::env::var(TRY) else { return };
     let store = Store::open(folder.as_ref()).unwrap();
-    enter_collector(None).unwrap();
+    enter_collector(None, None).unwrap();
     assert!(store.keeps());
     store.add(quarantined(1)).unwrap();
     store.add(quarantined(2)).unwrap();

@@ -12,6 +12,7 @@ use edgelat_guard::quarantine::Store;
 use edgelat_guard::user::User;
 use edgelat_guard::{Asked, Guard, GuardError, Offer};
 use edgelat_spool::Directory;
+use edgelat_spool::segment::{Name, UNFINISHED};
 
 use super::exit::Exit;
 use super::failure::{Fails, Failure};
@@ -52,7 +53,7 @@ pub fn run(options: RunOptions) -> Result<Exit, Failure> {
     let config = Config::load(&options.config)?;
     let agent = &config.agent;
     let log = Log::open(agent.log, agent.log_level)?;
-    let user = agent.collector_user.as_deref().map(User::find).transpose()?;
+    let mut user = agent.collector_user.as_deref().map(User::find).transpose()?;
     let lock = RunLock::take(&agent.run_dir)?;
     let packs = super::pack::read_all(&agent.packs)?;
     let debug_dirs = DebugDirs::open(&agent.debug_dirs);
@@ -64,8 +65,11 @@ pub fn run(options: RunOptions) -> Result<Exit, Failure> {
     let offer = Offer::make(&agent.run_dir, ppm(agent.max_cost))
         .map_err(|error| log.say(Level::Warning, format_args!("{error}")))
         .ok();
-    let folder = match folder(&config.spool.dir, user) {
-        Ok(folder) => Some(folder),
+    let folder = match folder(&config.spool.dir) {
+        Ok(folder) => {
+            user = owner(user, folder, &log);
+            Some(folder)
+        }
         Err(reason) => {
             let place = config.spool.dir.display();
             log.say(
@@ -74,6 +78,7 @@ pub fn run(options: RunOptions) -> Result<Exit, Failure> {
                     "{place}: {reason}; nothing is kept of what is measured until edgelat is started again"
                 ),
             );
+            user = user.or_else(|| User::usual().ok());
             None
         }
     };
@@ -115,17 +120,41 @@ fn understand(path: &Path, bytes: &[u8]) -> Option<Vec<Asked>> {
     Config::parse(path, bytes).ok().map(|config| config.asked(false))
 }
 
-/// The folder of the spool, made where it is missing, so that the collector can make files in it.
-fn folder(path: &Path, user: Option<User>) -> Result<Directory, String> {
+/// The folder of the spool, made where it is missing.
+fn folder(path: &Path) -> Result<Directory, String> {
     let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
-    let opened = Directory::open(path).map_err(|errno| match made {
+    Directory::open(path).map_err(|errno| match made {
         // Why it could not be made says more than that it is not there.
         Err(error) => reason(&error),
         Ok(()) => errno.desc().to_owned(),
-    })?;
-    // On a file system that cannot be written to nothing can be given either; the collector says so when it writes.
-    _ = user.map(|user| user.give(opened.fd()));
-    Ok(opened)
+    })
+}
+
+/// Is this a file of a spool?
+fn is_segment(file: &str) -> bool {
+    file == UNFINISHED || Name::parse(file).is_some()
+}
+
+/// The user that the collector becomes, to whom the folder is given: the one that was named, or the usual one.
+fn owner(named: Option<User>, folder: Directory, log: &Log) -> Option<User> {
+    if let Some(user) = named {
+        // On a file system that cannot be written to nothing can be given either; the collector says so when it writes.
+        _ = user.give(folder.fd(), is_segment);
+        return Some(user);
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    // One that stays as it is can still write.
+    User::usual()
+        .and_then(|user| user.give(folder.fd(), is_segment).map(|()| user))
+        .map_err(|error| {
+            log.say(
+                Level::Warning,
+                format_args!("{error}; the collector stays the user that edgelat runs as"),
+            );
+        })
+        .ok()
 }
 
 /// The file of the live snapshot, which anybody may read. A new one: an agent before may have been another version.

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use edgelat_guard::outside;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 
@@ -41,7 +42,7 @@ impl DebugDirs {
             Some((folder, rest)) => {
                 Ok(openat(folder, rest, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?.into())
             }
-            None => File::open(path),
+            None => outside::open(path),
         }
     }
 }

@@ -79,7 +79,8 @@ pub struct Python {
 
 /// How many rows there is room for in half of `bytes`, as far as the number of CPUs can be read.
 pub fn rows_for(bytes: u64) -> u32 {
-    let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
+    let possible =
+        edgelat_guard::outside::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
     let last =
         possible.trim().rsplit(['-', ',']).next().and_then(|last| last.parse::<u64>().ok()).unwrap_or(0);
     (bytes / 2 / (last + 1) / size_of::<Row>() as u64).clamp(*ROWS.start(), *ROWS.end()) as u32

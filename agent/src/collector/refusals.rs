@@ -6,8 +6,8 @@
 
 use std::fs::File;
 
-use edgelat_guard::Line;
 use edgelat_guard::protocol::MappedImage;
+use edgelat_guard::{Line, outside};
 use edgelat_image::Image;
 
 use super::target::{Target, file_name};
@@ -23,7 +23,7 @@ const LOOKED_INTO: usize = 256;
 /// Why return probes are refused for a process, or `None`. That nothing switches stacks by instructions of
 /// its own cannot be proven.
 pub fn return_probes(line: &mut Line, target: &Target, images: &[MappedImage]) -> Option<String> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", target.pid)).unwrap_or_default();
+    let status = outside::read_to_string(format!("/proc/{}/status", target.pid)).unwrap_or_default();
     let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).map(str::trim);
     if mode.is_some_and(|mode| mode != "0") {
         return Some("it runs under seccomp, which may kill it at the first return".to_owned());

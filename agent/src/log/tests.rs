@@ -276,7 +276,7 @@ fn a_collector_that_has_given_up_its_rights_says_as_much() {
         // The rights of this thread only; a call that it may not make ends the whole process.
         let without_rights = scope.spawn(|| {
             let mut told = Told::new(Level::Info, Some(connect(&path).unwrap()));
-            edgelat_guard::sandbox::enter_collector(None).unwrap();
+            edgelat_guard::sandbox::enter_collector(None, None).unwrap();
             told.flood(1000);
             told.seconds.set(100);
             told.log.calm();

@@ -1,14 +1,16 @@
 //! Which CPUs this machine has, which of them are isolated, and which are busy.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::sched::sched_getaffinity;
 use nix::unistd::Pid;
 
 use crate::cpus::{CpuSet, MAX_CPUS};
+use crate::outside;
 
 /// CPUs that run (Linux, Documentation/ABI/testing/sysfs-devices-system-cpu).
 const ONLINE: &str = "/sys/devices/system/cpu/online";
@@ -58,7 +60,7 @@ pub(super) fn allowed() -> Option<CpuSet> {
 }
 
 fn read(path: impl AsRef<Path>) -> Option<CpuSet> {
-    CpuSet::parse(&fs::read_to_string(path).ok()?)
+    CpuSet::parse(&outside::read_to_string(path).ok()?)
 }
 
 /// Files that are read again and again, opened while every file can be.
@@ -71,8 +73,12 @@ pub(super) struct Watched {
 
 impl Watched {
     pub(super) fn open() -> Self {
-        let partitioned = unified().and_then(|root| File::open(root.join(PARTITIONED)).ok());
-        Self { isolated: File::open(ISOLATED).ok(), partitioned, sched_ext: File::open(SCHED_EXT_STATE).ok() }
+        let partitioned = unified().and_then(|root| outside::open(root.join(PARTITIONED)).ok());
+        Self {
+            isolated: outside::open(ISOLATED).ok(),
+            partitioned,
+            sched_ext: outside::open(SCHED_EXT_STATE).ok(),
+        }
     }
 
     /// Isolated by the kernel's command line or, from 6.7 on, by a partition.
@@ -102,7 +108,13 @@ fn again<T>(file: &Option<File>, of: impl Fn(&str) -> Option<T>) -> Option<T> {
 
 /// Where the unified hierarchy of control groups is mounted.
 fn unified() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    // Known for good: a process whose root is elsewhere is shown no mounts.
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    FOUND.get_or_init(mounted_unified).clone()
+}
+
+fn mounted_unified() -> Option<PathBuf> {
+    let mounts = outside::read_to_string("/proc/self/mounts").ok()?;
     mounts.lines().find_map(|line| {
         let mut fields = line.split(' ');
         let (point, kind) = (fields.nth(1)?, fields.next()?);
@@ -114,14 +126,15 @@ fn unified() -> Option<PathBuf> {
 /// partitions only (Documentation/admin-guide/cgroup-v2.rst, `cpuset.cpus.partition`).
 fn partitions() -> CpuSet {
     let Some(root) = unified() else { return CpuSet::default() };
-    if root.join(PARTITIONED).exists() {
+    if outside::open(root.join(PARTITIONED)).is_ok() {
         return CpuSet::default();
     }
     let (mut found, mut folders) = (CpuSet::default(), vec![root]);
     for _ in 0..GROUPS {
         let Some(folder) = folders.pop() else { break };
-        for group in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
-            let kind = fs::read_to_string(group.join("cpuset.cpus.partition")).unwrap_or_default();
+        let names = outside::names(&folder).unwrap_or_default();
+        for group in names.into_iter().map(|name| folder.join(name)) {
+            let kind = outside::read_to_string(group.join("cpuset.cpus.partition")).unwrap_or_default();
             // An invalid one says so: `isolated invalid (reason)`.
             if kind.trim() == "isolated" {
                 found = found.and(&read(group.join("cpuset.cpus.effective")).unwrap_or_default());
@@ -137,7 +150,7 @@ fn partitions() -> CpuSet {
 /// Which of these somebody uses, by the time that they are idle. A program that polls is alone on an isolated CPU and
 /// has it for itself all the time; one with a real-time priority would let nobody else run there at all.
 fn busy(cpus: &CpuSet) -> CpuSet {
-    let stat = || fs::read_to_string("/proc/stat").unwrap_or_default();
+    let stat = || outside::read_to_string("/proc/stat").unwrap_or_default();
     let before = stat();
     std::thread::sleep(LOOK);
     busy_between(cpus, &before, &stat())

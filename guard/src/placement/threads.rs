@@ -1,13 +1,13 @@
 //! Where the threads of a target may run.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::io::Read as _;
 
 use nix::errno::Errno;
 
 use super::machine;
 use crate::cpus::CpuSet;
 use crate::error::{GuardError, text};
+use crate::outside;
 
 /// Threads of a process that are looked at.
 const THREADS: usize = 16_384;
@@ -64,32 +64,31 @@ fn each_thread(
     mut look: impl FnMut(i32, CpuSet) -> Result<(), GuardError>,
 ) -> Result<(), GuardError> {
     let folder = format!("/proc/{pid}/task");
-    let threads = fs::read_dir(&folder).map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ENOENT | Errno::ESRCH) => GuardError::NoProcess { pid },
-        _ => GuardError::Proc { file: text(&folder), os: error.into() },
-    })?;
+    let threads =
+        outside::names(&folder).map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOENT | Errno::ESRCH) => GuardError::NoProcess { pid },
+            _ => GuardError::Proc { file: text(&folder), os: error.into() },
+        })?;
     let mut seen = 0;
-    for thread in threads.flatten() {
+    for thread in threads {
         if seen == THREADS {
             return Err(GuardError::TooManyThreads { pid, bound: THREADS as u32 });
         }
-        let path = thread.path().join("status");
+        let path = format!("{folder}/{thread}/status");
         let mut status = String::new();
-        let read = File::open(&path).and_then(|file| file.take(STATUS_BYTES).read_to_string(&mut status));
-        let id = thread.file_name().to_str().and_then(|name| name.parse().ok());
+        let read = outside::open(&path).and_then(|file| file.take(STATUS_BYTES).read_to_string(&mut status));
+        let id = thread.parse().ok();
         match (read.map_err(|error| (error.raw_os_error().map(Errno::from_raw), error)), id) {
             (Ok(_), Some(id)) => {
-                let cpus = allowed(&status).ok_or_else(|| GuardError::Proc {
-                    file: text(path.display()),
-                    os: Errno::ERANGE.into(),
-                })?;
+                let cpus = allowed(&status)
+                    .ok_or_else(|| GuardError::Proc { file: text(&path), os: Errno::ERANGE.into() })?;
                 look(id, cpus)?;
                 seen += 1;
             }
             // It has ended meanwhile.
             (Err((Some(Errno::ENOENT | Errno::ESRCH), _)), _) | (_, None) => {}
             (Err((_, error)), _) => {
-                return Err(GuardError::Proc { file: text(path.display()), os: error.into() });
+                return Err(GuardError::Proc { file: text(&path), os: error.into() });
             }
         }
     }

@@ -32,6 +32,8 @@ pub enum Only {
     Without(u8, u64),
     /// Argument numbers, each of which must be the descriptor of the folder that the collector may write to.
     Folder(&'static [u8]),
+    /// Argument number, which must not be that descriptor: its number is never another folder's.
+    NotFolder(u8),
 }
 
 /// A system call that ends the process.
@@ -81,7 +83,7 @@ pub const ALLOWED: &[Allowed] = allowed![
     SYS_fdatasync,
     SYS_writev,
     SYS_lseek,
-    SYS_close,
+    SYS_close: Only::NotFolder(0),
     SYS_fstat,
     SYS_newfstatat,
     SYS_statx,
@@ -133,8 +135,8 @@ pub const ALLOWED_HERE: &[Allowed] = allowed![SYS_open: Only::Without(1, WRITING
 pub const ALLOWED_HERE: &[Allowed] = &[];
 
 /// For a collector that keeps a spool, besides the others: files of its folder are made, renamed and removed through the
-/// descriptor of the folder. Landlock sees to it that the way does not lead out of there again; where the kernel has none, only
-/// the user of the collector does.
+/// descriptor of the folder. The folder is the root of the process, so that no way leads out of there, and landlock, where the
+/// kernel has it, sees to the same.
 pub const ALLOWED_IN_FOLDER: &[Allowed] = allowed![
     SYS_openat: Only::Folder(&[0]),
     SYS_unlinkat: Only::Folder(&[0]),

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use caps::{CapSet, Capability, CapsHashSet};
-use landlock::{ABI, AccessFs, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr};
+use landlock::{ABI, AccessFs, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use seccompiler::{
@@ -22,20 +22,40 @@ use self::collector::{
 };
 use self::guard::Tasks;
 use crate::error::{GuardError, text};
+use crate::outside;
 use crate::user::User;
 
 /// Makes this process one that can do what a collector does, and nothing else. Files it can make, write and remove in `folder`
-/// only.
+/// only. What stands between it and other files is there more than once; says what is missing of that here, where there is a
+/// folder. Without one it opens no file for writing at all.
 ///
 /// # Errors
 /// What could not be given up.
-pub fn enter_collector(folder: Option<BorrowedFd<'_>>) -> Result<(), GuardError> {
+pub fn enter_collector(
+    folder: Option<BorrowedFd<'_>>,
+    user: Option<User>,
+) -> Result<Vec<String>, GuardError> {
+    let mut missing = Vec::new();
+    if let Some(Err(errno)) = folder.map(outside::leave_for) {
+        missing.push(format!(
+            "the collector's root is not its folder ({}; chroot(2) takes CAP_SYS_CHROOT)",
+            errno.desc()
+        ));
+    }
+    user.map_or(Ok(()), become_user)?;
     keep_capabilities(&CapsHashSet::new())?;
     no_new_privileges()?;
     limits()?;
-    no_new_files(folder)?;
+    if !no_new_files(folder)? && folder.is_some() {
+        missing.push(
+            "this kernel has no landlock, which would keep the collector to its folder as well (Linux 5.13; lsm= on its \
+             command line)"
+                .to_owned(),
+        );
+    }
     apply(deadly(collector::DEADLY)?)?;
-    apply(allowed(folder)?)
+    apply(allowed(folder)?)?;
+    Ok(missing)
 }
 
 /// Makes this process one that can do what is left of a guard's tasks.
@@ -91,8 +111,8 @@ fn no_new_privileges() -> Result<(), GuardError> {
 }
 
 /// Nothing can be made, changed, removed or executed in any file system any more but plain files below `folder`, where the
-/// kernel has landlock (5.13 and later, unless it is switched off). What is open stays open.
-fn no_new_files(folder: Option<BorrowedFd<'_>>) -> Result<(), GuardError> {
+/// kernel has landlock (5.13 and later, unless it is switched off): says whether it has. What is open stays open.
+fn no_new_files(folder: Option<BorrowedFd<'_>>) -> Result<bool, GuardError> {
     // The newest set of rights that is asked for; an older kernel takes what it knows of it.
     let writing = AccessFs::from_write(ABI::V5) | AccessFs::Execute;
     let files = AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg | AccessFs::RemoveFile;
@@ -102,7 +122,9 @@ fn no_new_files(folder: Option<BorrowedFd<'_>>) -> Result<(), GuardError> {
         None => Ok(ruleset),
     });
     let restricted = ruleset.and_then(landlock::RulesetCreated::restrict_self);
-    restricted.map(drop).map_err(|error| not_given_up("writing to files", error))
+    restricted
+        .map(|status| status.ruleset != RulesetStatus::NotEnforced)
+        .map_err(|error| not_given_up("writing to files", error))
 }
 
 fn apply(filter: SeccompFilter) -> Result<(), GuardError> {
@@ -133,7 +155,7 @@ fn keep_in_bounding_set(wanted: &CapsHashSet) -> Result<(), GuardError> {
 ///
 /// # Errors
 /// What could not be given up.
-pub(crate) fn become_user(user: User) -> Result<(), GuardError> {
+fn become_user(user: User) -> Result<(), GuardError> {
     // The right to do this goes with root.
     keep_in_bounding_set(&CapsHashSet::new())?;
     user.become_it()
@@ -186,15 +208,16 @@ fn rules_for(
     let condition =
         |argument, operator, value| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value);
     let rule = |argument, operator, value| SeccompRule::new(vec![condition(argument, operator, value)?]);
+    // Without a folder no descriptor is this one.
+    let number = folder.map_or(u64::from(u32::MAX), |folder| folder.as_raw_fd() as u64);
     match call.only {
         Only::Any => Ok(Vec::new()),
         Only::OneOf(argument, values) => {
             values.iter().map(|value| rule(argument, SeccompCmpOp::Eq, *value)).collect()
         }
         Only::Without(argument, bits) => Ok(vec![rule(argument, SeccompCmpOp::MaskedEq(bits), 0)?]),
+        Only::NotFolder(argument) => Ok(vec![rule(argument, SeccompCmpOp::Ne, number)?]),
         Only::Folder(arguments) => {
-            // Without a folder these calls are not asked for, and no descriptor is this one.
-            let number = folder.map_or(u64::from(u32::MAX), |folder| folder.as_raw_fd() as u64);
             let conditions = arguments.iter().map(|argument| condition(*argument, SeccompCmpOp::Eq, number));
             Ok(vec![SeccompRule::new(conditions.collect::<Result<_, _>>()?)?])
         }

@@ -14,6 +14,9 @@ use crate::rights::{
 };
 use crate::service::{exe, start};
 
+/// The user that a collector becomes where none is named.
+const NOBODYS: &str = "465441";
+
 /// A target at work, and a service that counts its calls.
 fn measured(place: &Place, agent: &str, rest: &str) -> (Target, Service) {
     let program = place.program("plain", "plain");
@@ -50,6 +53,11 @@ fn the_collector_of_a_service_holds_no_right_and_gives_way_to_everybody() {
     let (target, service) = measured(&place, "", "");
     let collector = service.collector().unwrap();
     has_no_rights(collector);
+    let [uids, gids, groups] = user_of(collector);
+    assert_eq!((uids, gids), (vec![NOBODYS.to_owned(); 4], vec![NOBODYS.to_owned(); 4]));
+    assert!(groups.is_empty(), "{groups:?}");
+    let root = std::fs::read_link(format!("/proc/{collector}/root")).unwrap();
+    assert_eq!(root, place.path().join("state/spool"));
     for task in std::fs::read_dir(format!("/proc/{collector}/task")).unwrap() {
         assert_eq!(nice_of(&task.unwrap().path()), 19);
     }
@@ -90,7 +98,7 @@ fn the_guard_of_a_service_keeps_what_attaching_to_new_processes_takes() {
     for route in ["uprobe_multi", "tracefs", "single"] {
         let place = Place::new();
         let (target, service) = measured(&place, "", &format!("route = \"{route}\"\n"));
-        holds(service.pid(), ATTACHING | CAP_DAC_READ_SEARCH | of_perf(route));
+        holds(service.pid(), ATTACHING | CAP_DAC_READ_SEARCH | CAP_KILL | of_perf(route));
         // And that is enough for one that comes now.
         let mut second = start(&place.path().join("plain"), &["--calls", "200"]);
         let pid = second.pid();
@@ -104,11 +112,11 @@ fn the_guard_of_a_service_keeps_what_attaching_to_new_processes_takes() {
 }
 
 #[test]
-fn without_reattaching_the_guard_holds_nothing_and_what_comes_later_is_left_alone() {
+fn without_reattaching_the_guard_only_passes_signals_on_and_what_comes_later_is_left_alone() {
     let _turn = Turn::shared();
     let place = Place::new();
     let (target, service) = measured(&place, "reattach = false\n", "");
-    holds(service.pid(), 0);
+    holds(service.pid(), CAP_KILL);
     let late = start(&place.path().join("plain"), &["--calls", "10"]);
     let before = service.count();
     service.wait_after(before + 1, |told| told.is(target.pid(), "measured"));

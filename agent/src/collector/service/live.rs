@@ -185,7 +185,7 @@ fn price(targets: &mut [Target], before: &mut (u64, Vec<(String, u64)>), now_ns:
 }
 
 fn read(path: &str) -> String {
-    std::fs::read_to_string(path).unwrap_or_default()
+    edgelat_guard::outside::read_to_string(path).unwrap_or_default()
 }
 
 /// A line of /proc/PID/status, by its name.

@@ -4,7 +4,7 @@
 //! Reports of a process are cumulative from the moment that its probes were armed. A stream of the spool is a function of a
 //! target in one build of an image, whichever process calls it, so what is added is the difference to the report before.
 
-use edgelat_guard::clock;
+use edgelat_guard::{clock, outside};
 use edgelat_spool::record::{PLAUSIBLE_NS, cut, hexadecimal};
 use edgelat_spool::{Clock, Counts, Directory, Identity, Notice, Options, Spool, Status, Stream, Trust};
 
@@ -190,7 +190,7 @@ pub(super) fn now() -> Clock {
 
 /// The bytes of a UUID in a file; zeros where it cannot be read.
 fn uuid(path: &str) -> [u8; 16] {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let text = outside::read_to_string(path).unwrap_or_default();
     let digits = text.chars().filter_map(|digit| digit.to_digit(16));
     digits.fold(0u128, |number, digit| number << 4 | u128::from(digit)).to_be_bytes()
 }

@@ -1,0 +1,74 @@
+//! Files of the box by their paths, also for a collector whose root is its folder: it reads them through a descriptor of the
+//! root that it came from. Its filter of system calls lets it write through another descriptor only, from which no path
+//! leads here.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::{chroot, fchdir};
+
+static ROOT: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Makes a folder the root of this process, which keeps the root that it had for reading.
+pub(crate) fn leave_for(folder: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = nix::fcntl::open("/", flags, Mode::empty())?;
+    let here = nix::fcntl::open(".", flags, Mode::empty())?;
+    fchdir(folder)?;
+    if let Err(errno) = chroot(".") {
+        return fchdir(here).and(Err(errno));
+    }
+    // There is one collector in a process, so this is the first time.
+    _ = ROOT.set(root);
+    Ok(())
+}
+
+/// Where a path begins, and the path from there.
+fn from_root(path: &Path) -> (BorrowedFd<'_>, &Path) {
+    match ROOT.get() {
+        Some(root) => (root.as_fd(), path.strip_prefix("/").unwrap_or(path)),
+        None => (AT_FDCWD, path),
+    }
+}
+
+/// Opens a file for reading.
+///
+/// # Errors
+/// What the system refuses.
+pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
+    let (root, path) = from_root(path.as_ref());
+    Ok(openat(root, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?.into())
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// What the system refuses, and what is not UTF-8.
+pub fn read_to_string(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut text = String::new();
+    open(path)?.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Names of what is in a folder.
+///
+/// # Errors
+/// What the system refuses.
+pub(crate) fn names(path: impl AsRef<Path>) -> io::Result<Vec<String>> {
+    let (root, path) = from_root(path.as_ref());
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let folder = Dir::openat(root, path, flags, Mode::empty())?;
+    // What cannot be read at all fails for ever.
+    let names = folder.into_iter().map_while(Result::ok).filter_map(|entry| {
+        let name = entry.file_name().to_str().ok()?;
+        (name != "." && name != "..").then(|| name.to_owned())
+    });
+    Ok(names.collect())
+}
