@@ -264,6 +264,9 @@ impl Guard {
             let named = self.scope.limits().filter_map(|limits| limits.route);
             tasks = usual.into_iter().chain(named).fold(tasks, Tasks::and);
         }
+        if let Some(tracefs) = self.tracefs.as_ref().filter(|_| tasks.tracefs) {
+            tracefs.outlive();
+        }
         sandbox::settle_guard(tasks)?;
         Ok(Reply::Done)
     }

@@ -87,6 +87,13 @@ mod target;
 mod testing;
 pub mod user;
 
+/// Removes what agents that were killed have left behind, where the caller may: definitions of trace events, which keep
+/// the file systems of their targets busy, and pinned maps. What belongs to an agent that runs stays.
+pub fn sweep() {
+    attach::tracefs::sweep();
+    pins::sweep();
+}
+
 pub use command::Command;
 pub use error::{GuardError, Kind};
 pub use guard::{Guard, Service, Understand};

@@ -30,8 +30,8 @@ use crate::pins::Pins;
 use crate::placement::{self, TargetsOn};
 use crate::prices::KindsOfRows;
 use crate::protocol::{
-    BUILD_ID_BYTES, ImageId, OnSignal, PlanId, PlanOptions, PlanSite, PythonPlan, Reply, Returns, TargetId,
-    UNSOUND, Unsound,
+    BUILD_ID_BYTES, ImageId, OnSignal, PlanId, PlanOptions, PlanSite, PythonPlan, Reply, Returns, Route,
+    TargetId, UNSOUND, Unsound,
 };
 use crate::scope::memory_bound;
 use crate::target::Target;
@@ -275,6 +275,9 @@ impl Guard {
         let sites = plan.sites;
         let tracefs = self.open_tracefs();
         let way = attach::choose(options.route, options.returns, sites, &tracefs)?;
+        if let Some(tracefs) = self.tracefs.as_ref().filter(|_| way.route == Route::Tracefs) {
+            tracefs.outlive();
+        }
         let plan = &self.plans[index];
         let functions = options.functions + EXTRA_ROWS;
         let shape = Shape {

@@ -179,20 +179,26 @@ pub fn assert_text_probed(pid: i32) {
     assert!(!changed_text(pid).is_empty(), "no byte of the text of {pid} is a probe");
 }
 
-/// The tracefs event definitions of all agents: lines such as `p:edgelat_123_456/entry ...`. Where
-/// tracefs is not mounted it is mounted for a moment in a mount namespace of its own.
+/// Runs a script in the root of tracefs; gives its output. Where that is not mounted it is mounted for a moment in a mount
+/// namespace of its own.
+fn in_tracefs(script: &str) -> String {
+    let script = format!("mount -t tracefs none /mnt && cd /mnt && {script}");
+    let output = Command::new("unshare").args(["-m", "sh", "-c", &script]).output().expect("unshare");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "tracefs: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The tracefs event definitions of all agents: lines such as `p:edgelat_123_456/entry ...`.
 pub fn trace_events() -> Vec<String> {
-    let text = fs::read_to_string("/sys/kernel/tracing/uprobe_events").unwrap_or_else(|_| {
-        let script = "mount -t tracefs none /mnt && cat /mnt/uprobe_events";
-        let output = Command::new("unshare").args(["-m", "sh", "-c", script]).output().expect("unshare");
-        assert!(
-            output.status.success(),
-            "cannot read uprobe_events: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    });
+    let text = fs::read_to_string("/sys/kernel/tracing/uprobe_events")
+        .unwrap_or_else(|_| in_tracefs("cat uprobe_events"));
     text.lines().filter(|line| line.contains("edgelat_")).map(str::to_owned).collect()
+}
+
+/// Defines an event as the agent with that pid would.
+pub fn define_trace_event(agent: i32) {
+    in_tracefs(&format!("echo 'p:edgelat_{agent}_1/e0 /bin/true:0x1000' >>uprobe_events"));
 }
 
 /// The event definitions of the agent with that pid.

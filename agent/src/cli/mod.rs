@@ -64,6 +64,9 @@ fn exit_of(outcome: Result<Exit, Failure>) -> Exit {
 }
 
 fn dispatch(invocation: Invocation) -> Result<Exit, Failure> {
+    if sweeps(&invocation) {
+        edgelat_guard::sweep();
+    }
     match invocation {
         Invocation::Overview => print(&help::overview()),
         Invocation::Help(command, detail) => print(&help::of(command, detail)),
@@ -85,6 +88,16 @@ fn dispatch(invocation: Invocation) -> Result<Exit, Failure> {
         Invocation::Completions(shell) => print(&generate::completions(&shell)),
         #[cfg(any(test, feature = "generate"))]
         Invocation::Man => print(&generate::man()),
+    }
+}
+
+/// Does a command remove what agents that were killed have left? All that may have the rights for it.
+fn sweeps(invocation: &Invocation) -> bool {
+    match invocation {
+        Invocation::Watch(_) | Invocation::Run(_) | Invocation::Check(_) | Invocation::Quarantine(_) => true,
+        #[cfg(feature = "workstation")]
+        Invocation::Functions(_) => true,
+        _ => false,
     }
 }
 

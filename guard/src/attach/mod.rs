@@ -18,6 +18,7 @@
 //! Exit sites are attached before entry sites and everything while the switch is off, so that no call is
 //! entered that cannot be seen leaving.
 
+mod janitor;
 mod multi;
 pub(crate) mod perf;
 mod single;
@@ -178,8 +179,12 @@ pub(crate) fn choose(
                 (route, _) => route == Route::Single,
             };
             if one_by_one && wanted.is_none() && sites > HANDFUL {
+                let only_one = match route {
+                    Route::Tracefs => "this kernel arms only the first probe of a trace event, and ",
+                    _ => "",
+                };
                 let reason = text(format_args!(
-                    "{sites} probes are too many for events of one probe, which take seconds each to remove"
+                    "{only_one}{sites} probes are too many for an event each, which takes seconds to remove"
                 ));
                 return Err(GuardError::Route { route, reason });
             }

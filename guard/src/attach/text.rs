@@ -390,3 +390,77 @@ fn length_of(code: &[u8]) -> usize {
 pub(crate) fn page_size() -> u64 {
     sysconf(SysconfVar::PAGE_SIZE).ok().flatten().map_or(4096, |size| size as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::protocol::TargetId;
+
+    #[test]
+    fn a_line_of_maps_says_whether_the_kernel_places_probes() {
+        let line = |permissions: &str| format!("7f00-8f00 {permissions} 00001000 fe:0a 12  /lib/a b.so\n");
+        let takes = |permissions: &str| parse(line(permissions).as_bytes()).unwrap().0.takes_probes();
+        assert!(takes("r-xp") && takes("r--p"), "it need not be executable now");
+        assert!(!takes("rwxp") && !takes("r-xs") && !takes("rw-p"));
+        let bytes = line("r-xp");
+        let (mapped, path) = parse(bytes.as_bytes()).unwrap();
+        assert_eq!((path, mapped.executable), ("/lib/a b.so", true));
+        let key = FileKey { device: (0xfe, 10), inode: 12 };
+        assert_eq!(mapped.address(key, 0x1010), Some(0x7f10));
+        assert_eq!([0xfff, 0x2000].map(|offset| mapped.address(key, offset)), [None; 2]);
+        assert!(parse(b"nonsense").is_none() && parse(b"").is_none());
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn breakpoints_and_trampolines_of_the_kernel_are_no_patches() {
+        let stored = [0xf3, 0x0f, 0x1e, 0xfa, 0x0f, 0x1f, 0x44, 0x00, 0x00, 0x55];
+        let with = |at: usize, bytes: &[u8]| {
+            let mut found = stored;
+            found[at..at + bytes.len()].copy_from_slice(bytes);
+            compare(&stored, &found, 0x1000, &[(0x3000, 0x4000)])
+        };
+        assert_eq!(with(0, &[]), Bytes::Equal);
+        assert_eq!(with(9, &[0xcc]), Bytes::Probed);
+        assert_eq!(with(0, &[0xe9, 1, 2, 3, 4]), Bytes::Patched);
+        assert_eq!(with(1, &[0x90]), Bytes::Patched);
+        // 0x1009 + 0x2000 is in the kernel's page, 0x1009 + 0x100 is not.
+        assert_eq!(with(4, &[0xe8, 0x00, 0x20, 0x00, 0x00]), Bytes::Probed);
+        assert_eq!(with(4, &[0xe8, 0x00, 0x01, 0x00, 0x00]), Bytes::Patched);
+        // With the distance from the red zone kept, as later kernels do.
+        let stored = [0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0];
+        let found = [0x48, 0x8d, 0x64, 0x24, 0x80, 0xe8, 0x00, 0x20, 0x00, 0x00];
+        assert_eq!(compare(&stored, &found, 0x1000, &[(0x3000, 0x4000)]), Bytes::Probed);
+        assert_eq!(compare(&stored, &found, 0x1000, &[]), Bytes::Patched);
+    }
+
+    /// The start-up code of this program, in which there is no probe.
+    fn start() -> (Target, Vec<ImageSites>) {
+        let own = Target::unchecked(TargetId(0), std::process::id() as i32).unwrap();
+        let code = start as *const () as u64;
+        let mapping = own.mappings(|mapping| (mapping.start..mapping.end).contains(&code)).unwrap().remove(0);
+        let file = Rc::new(File::open("/proc/self/exe").unwrap());
+        let site = Site { offset: code - mapping.start + mapping.offset, cookie: 7, before: 0 };
+        let (entries, exits) = (vec![site], Vec::new());
+        (own, vec![ImageSites { file, key: mapping.file, entries, exits, mark: 0 }])
+    }
+
+    #[test]
+    fn a_probe_that_is_not_in_memory_is_missed() {
+        let (own, images) = start();
+        let mapped = Mappings::of(&own, &images).unwrap();
+        assert_eq!(mapped.unfit(&own, &images).unwrap(), []);
+        assert_eq!(mapped.not_armed(&own, &images).unwrap(), Some((7, 1)));
+        assert_eq!(mapped.bytes(&images), (1 + EXTRA_PAGES) * page_size());
+    }
+
+    #[test]
+    fn a_site_outside_of_all_mappings_is_told() {
+        let (own, mut images) = start();
+        images[0].entries[0].offset = 1 << 40;
+        let mapped = Mappings::of(&own, &images).unwrap();
+        assert_eq!(mapped.unfit(&own, &images).unwrap(), [Unsound { function: 7, why: Unfit::Unmapped }]);
+    }
+}

@@ -2,14 +2,14 @@
 //!
 //! This is the route with the least privilege before 6.6, and closing one event removes all its probes after
 //! one grace period. A definition outlives its maker, so every one is in a group of a name that says whose it
-//! is, `edgelat_<pid>_<start>`, and what a killed agent left is swept when the next one starts.
+//! is, `edgelat_<pid>_<start>`. What a killed agent left is removed by its janitor, and by any later command.
 //!
 //! The file system need not be mounted: it is opened through a mount that no path leads to.
 
 use std::cell::{Cell, OnceCell};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write as _};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write as _};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -20,18 +20,20 @@ use nix::sys::stat::Mode;
 use nix::sys::statfs::{FsType, fstatfs};
 
 use super::perf::{self, Event};
-use super::{ImageSites, Site, close_together, failed, pause, slice, trial};
+use super::{ImageSites, Site, close_together, failed, janitor, pause, slice, trial};
 use crate::error::{GuardError, Os, text};
 use crate::load::Loaded;
-use crate::protocol::Route;
+use crate::protocol::{Route, TargetId};
 use crate::rights;
-use crate::target::{Target, path_of};
+use crate::target::{Target, in_first_pid_namespace, path_of};
 
 /// TRACEFS_MAGIC, include/uapi/linux/magic.h.
 const TRACEFS: FsType = FsType(0x7472_6163);
 /// Probes in one event. Adding a probe compares it with all before it, and opening an event holds the target's mappings
 /// for all of them.
 const PROBES_PER_EVENT: usize = 1000;
+/// How the name of a group begins; process and its start follow.
+const PREFIX: &str = "edgelat_";
 /// The kernel reads definitions in pieces of this size (WRITE_BUFSIZE, kernel/trace/trace_dynevent.c).
 const WRITE_BYTES: usize = 4000;
 /// Longest line of uprobe_events that is read in the sweep.
@@ -49,6 +51,8 @@ pub(crate) struct Tracefs {
     events: Cell<u32>,
     /// Probes that an event can hold, once that was tried.
     per_event: OnceCell<usize>,
+    /// Somebody removes the definitions if this process cannot.
+    outlived: Cell<bool>,
 }
 
 impl Tracefs {
@@ -68,12 +72,15 @@ impl Tracefs {
         let tracefs = Self {
             root: Arc::new(root),
             events_file: Arc::new(events_file),
-            group: format!("edgelat_{pid}_{}", start_of(pid).unwrap_or(0)),
+            group: format!("{PREFIX}{pid}_{}", start_of(pid).unwrap_or(0)),
             events: Cell::new(0),
             per_event: OnceCell::new(),
+            outlived: Cell::new(false),
         };
-        // A sweep that fails leaves what was left; it hurts nobody but the next listing.
-        _ = tracefs.sweep();
+        // What a sweep leaves keeps a file system busy until the next one. In another PID namespace everybody looks gone.
+        if in_first_pid_namespace() {
+            _ = tracefs.sweep();
+        }
         Ok(tracefs)
     }
 
@@ -97,36 +104,26 @@ impl Tracefs {
 
     /// Removes events of agents that are gone.
     fn sweep(&self) -> Result<(), Errno> {
-        let file = open_file(&self.root, "uprobe_events", OFlag::O_RDONLY)?;
-        let mut reader = BufReader::new(file);
-        let mut line = Vec::new();
-        let mut stale: Vec<String> = Vec::new();
-        // A group has up to thousands of lines; whether its maker runs is asked once.
-        let mut judged: Option<(String, bool)> = None;
-        for _ in 0..LINES {
-            line.clear();
-            match reader.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line) {
-                Ok(0) | Err(_) => break,
-                Ok(_) => {}
-            }
-            let line = String::from_utf8_lossy(&line);
-            let Some((event, owner)) = event_of(&line) else { continue };
-            if judged.as_ref().is_none_or(|(judged, _)| judged != owner) {
-                judged = Some((owner.to_owned(), is_gone(owner, start_of)));
-            }
-            let gone = judged.as_ref().is_some_and(|(_, gone)| *gone);
-            if gone && stale.last().is_none_or(|last| last != event) {
-                stale.push(event.to_owned());
-            }
-        }
-        for event in stale {
-            _ = self.remove(&event);
-        }
+        let listing = open_file(&self.root, "uprobe_events", OFlag::O_RDONLY)?;
+        let stale = left_of(&listing, |owner| {
+            owner.strip_prefix(PREFIX).is_some_and(|owner| is_gone(owner, start_of))
+        });
+        stale.iter().for_each(|event| _ = remove(&self.events_file, event));
         Ok(())
     }
 
-    fn remove(&self, event: &str) -> Result<(), Errno> {
-        remove(&self.events_file, event)
+    /// From now on definitions are removed even if this process is killed.
+    pub(crate) fn outlive(&self) {
+        if self.outlived.replace(true) {
+            return;
+        }
+        let started = open_file(&self.root, "uprobe_events", OFlag::O_RDONLY).and_then(|listing| {
+            let own = Target::unchecked(TargetId(0), std::process::id() as i32).map_err(|_| Errno::ESRCH)?;
+            let ended = own.pidfd().try_clone_to_owned().map_err(errno_of)?;
+            janitor::start(&self.group, listing, &self.events_file, ended)
+        });
+        // Without it the next command sweeps.
+        _ = started;
     }
 
     /// Defines an event with a probe at each site; returns its name.
@@ -257,14 +254,44 @@ fn refused(
     failed(Route::Tracefs, target, images, os, "the file error_log of the tracing file system says more")
 }
 
-fn remove(mut events_file: &File, event: &str) -> Result<(), Errno> {
+pub(super) fn remove(mut events_file: &File, event: &str) -> Result<(), Errno> {
     events_file.write_all(format!("-:{event}\n").as_bytes()).map_err(errno_of)
 }
 
-/// The event of a line of uprobe_events (`p:GROUP/EVENT PATH:OFFSET`) and its owner, when an agent made it.
+/// Events in `uprobe_events` of groups that are `wanted`, each once.
+pub(super) fn left_of(listing: &File, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut listing = listing;
+    if listing.seek(SeekFrom::Start(0)).is_err() {
+        return Vec::new();
+    }
+    let mut reader = BufReader::new(listing);
+    let mut line = Vec::new();
+    let mut found: Vec<String> = Vec::new();
+    // A group has up to thousands of lines; it is judged once.
+    let mut judged: Option<(String, bool)> = None;
+    for _ in 0..LINES {
+        line.clear();
+        match reader.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+        let line = String::from_utf8_lossy(&line);
+        let Some((event, group)) = event_of(&line) else { continue };
+        if judged.as_ref().is_none_or(|(judged, _)| judged != group) {
+            judged = Some((group.to_owned(), wanted(group)));
+        }
+        if judged.as_ref().is_some_and(|(_, wanted)| *wanted) && found.last().is_none_or(|last| last != event)
+        {
+            found.push(event.to_owned());
+        }
+    }
+    found
+}
+
+/// The event of a line of uprobe_events (`p:GROUP/EVENT PATH:OFFSET`) and its group, when an agent made it.
 fn event_of(line: &str) -> Option<(&str, &str)> {
     let event = line.split_once(':')?.1.split_ascii_whitespace().next()?;
-    Some((event, event.split_once('/')?.0.strip_prefix("edgelat_")?))
+    Some((event, event.split_once('/')?.0)).filter(|(_, group)| group.starts_with(PREFIX))
 }
 
 /// Does the process `PID_START` run no longer? What is not such a name is nobody's, and stays.
@@ -276,7 +303,7 @@ fn is_gone(owner: &str, start_of: impl Fn(i32) -> Option<u64>) -> bool {
 
 /// Start time of a process in clock ticks since boot.
 fn start_of(pid: i32) -> Option<u64> {
-    Target::unchecked(crate::protocol::TargetId(0), pid).ok().map(|target| target.start)
+    Target::unchecked(TargetId(0), pid).ok().map(|target| target.start)
 }
 
 fn open_file(root: &OwnedFd, name: &str, flags: OFlag) -> Result<File, Errno> {
@@ -321,15 +348,73 @@ fn detached_mount() -> Result<OwnedFd, Errno> {
     owned(unsafe { nix::libc::syscall(nix::libc::SYS_fsmount, fd, FSMOUNT_CLOEXEC, 0) })
 }
 
+/// Removes definitions of agents that no longer run, where the caller may.
+pub(crate) fn sweep() {
+    drop(Tracefs::open());
+}
+
 #[cfg(test)]
 mod tests {
+    use edgelat_bpf::object::Programs;
+
     use super::*;
+    use crate::attach::text::Mappings;
+    use crate::calibrate;
+    use crate::load::Shape;
+    use crate::protocol::Returns;
+
+    #[test]
+    fn this_kernel_arms_each_probe_of_an_event_and_the_trial_leaves_nothing() {
+        let tracefs = Tracefs::open().unwrap();
+        assert_eq!(trial::counted(&tracefs), Ok(2));
+        assert_eq!(tracefs.probes_per_event().unwrap(), PROBES_PER_EVENT);
+        let events = open_file(&tracefs.root, "uprobe_events", OFlag::O_RDONLY).unwrap();
+        let left = BufReader::new(events).lines().map_while(Result::ok);
+        assert_eq!(left.filter(|line| line.contains(&format!("{}/", tracefs.group))).count(), 0);
+    }
+
+    /// As on a kernel that arms only the first probe of an event.
+    #[test]
+    fn where_only_the_first_is_armed_each_probe_has_an_event_and_a_missing_one_is_seen() {
+        let tracefs = Tracefs::open().unwrap();
+        tracefs.per_event.set(1).unwrap();
+        let own = Target::unchecked(TargetId(0), std::process::id() as i32).unwrap();
+        let images = calibrate::images(&own, 3, (Programs::AddressHash, Returns::Ret), |_| true).unwrap();
+        let sites = images[0].sites().count();
+        let shape = Shape {
+            programs: Programs::AddressHash,
+            functions: 16,
+            frames: 100,
+            sites: sites as u32,
+            follow_forks: false,
+            only_unhandled: false,
+            cpus: None,
+            python: None,
+        };
+        let loaded = Loaded::new(&shape).unwrap();
+        let probes = attach(&loaded, &own, &images, &tracefs).unwrap();
+        assert_eq!(probes.definitions.len(), sites);
+        let missing = |images: &[ImageSites]| {
+            Mappings::of(&own, images).unwrap().not_armed(&own, images).unwrap().map(|(_, missing)| missing)
+        };
+        assert_eq!(missing(&images), None);
+        drop(probes);
+        assert_eq!(missing(&images), Some(sites as u32));
+        // The first of each, as such a kernel does it.
+        let mut first = images.clone();
+        first[0].entries.truncate(1);
+        first[0].exits.truncate(1);
+        let probes = attach(&loaded, &own, &first, &tracefs).unwrap();
+        assert_eq!((missing(&first), missing(&images)), (None, Some(sites as u32 - 2)));
+        drop(probes);
+    }
 
     #[test]
     fn only_events_of_agents_that_are_gone_are_stale() {
         let runs = |pid: i32| (pid == 7).then_some(100);
         let stale = |line: &'static str| {
-            event_of(line).filter(|(_, owner)| is_gone(owner, runs)).map(|(event, _)| event)
+            let gone = |group: &str| group.strip_prefix(PREFIX).is_some_and(|owner| is_gone(owner, runs));
+            event_of(line).filter(|(_, group)| gone(group)).map(|(event, _)| event)
         };
         assert_eq!(stale("p:edgelat_8_100/e0 /proc/self/fd/9:0x10"), Some("edgelat_8_100/e0"));
         // The number was used again by a process that started later.

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use edgelat_tests::machine::{
-    Turn, assert_text_probed, assert_text_restored, eventually, state_of, trace_events, trace_events_of,
+    Turn, assert_text_probed, assert_text_restored, define_trace_event, eventually, state_of, trace_events,
+    trace_events_of,
 };
-use edgelat_tests::{Session, Target};
+use edgelat_tests::{Session, Target, edgelat, patience};
 use nix::sys::signal::Signal;
 
 fn endless() -> Target {
@@ -213,7 +214,7 @@ fn ctrl_c_at_any_moment_ends_in_time() {
         std::thread::sleep(Duration::from_millis(round * 9));
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(agent.id().try_into().unwrap()), Signal::SIGINT)
             .unwrap();
-        let status = edgelat_tests::target::wait(&mut agent, edgelat_tests::patience()).expect("it ends");
+        let status = edgelat_tests::target::wait(&mut agent, patience()).expect("it ends");
         // Before it catches the signal, the signal itself ends it.
         let by_signal = std::os::unix::process::ExitStatusExt::signal(&status) == Some(Signal::SIGINT as i32);
         assert!(by_signal || status.success(), "after {} ms: {status}", round * 9);
@@ -252,7 +253,7 @@ fn a_command_outlives_its_killed_agent() {
     let stderr = session.stderr_lines();
     session.kill();
     assert_text_restored(command);
-    let end = stderr.wait(0, edgelat_tests::patience(), |line| {
+    let end = stderr.wait(0, patience(), |line| {
         edgelat_tests::Oracle::parse(line).filter(|oracle| oracle.event == "end")
     });
     end.expect("the command went on to its end").1.assert_right();
@@ -270,7 +271,7 @@ fn a_target_that_ends_while_probes_come_is_an_answer_not_an_accident() {
             std::thread::sleep(Duration::from_millis(round * 9));
             target.kill();
         });
-        let outcome = edgelat_tests::edgelat(&["watch", "--json", "-p", &pid, "add", "work"]);
+        let outcome = edgelat(&["watch", "--json", "-p", &pid, "add", "work"]);
         killer.join().unwrap();
         assert!(matches!(outcome.status.code(), Some(0 | 5)), "after {} ms: {outcome:#?}", round * 9);
         assert!(outcome.status.success() || outcome.stderr.contains(&pid), "{outcome:#?}");
@@ -295,6 +296,43 @@ fn what_a_killed_agent_left_in_tracefs_is_swept_by_the_next() {
     assert!(left.is_empty(), "{left:?}");
     assert!(!trace_events_of(next.pid()).is_empty(), "the tracefs route makes events");
     next.interrupt();
+    target.stop();
+}
+
+/// Definitions keep the file system of their target busy, so somebody removes them who outlives the agent.
+#[test]
+fn a_killed_agent_leaves_no_definition_in_tracefs() {
+    let _turn = Turn::shared();
+    let mut target = endless();
+    let session = counting(&mut target, &["--interval", "0.1", "--route", "tracefs"]);
+    assert!(!trace_events_of(session.pid()).is_empty(), "the tracefs route makes events");
+    let killed = session.kill();
+    let mut left = Vec::new();
+    let gone = eventually(patience(), || {
+        left = trace_events_of(killed);
+        left.is_empty()
+    });
+    assert!(gone, "{left:?}");
+    assert_text_restored(target.pid());
+    target.stop();
+}
+
+#[test]
+fn what_is_left_in_tracefs_is_swept_by_any_command() {
+    let _turn = Turn::shared();
+    let mut target = endless();
+    target.go();
+    let pid = target.pid().to_string();
+    // No process has this number: the kernel gives out lower ones.
+    let gone = 4_194_304;
+    let commands: [&[&str]; 4] =
+        [&["check"], &["functions", &pid], &["quarantine", "list"], &["watch", "-p", "4194304", "add"]];
+    for command in commands {
+        define_trace_event(gone);
+        assert_eq!(trace_events_of(gone).len(), 1);
+        edgelat(command);
+        assert!(trace_events_of(gone).is_empty(), "after {command:?}");
+    }
     target.stop();
 }
 
