@@ -3,6 +3,17 @@
 //! Read in `arch/arm64/kernel/probes/decode-insn.c` and `arch/arm64/include/asm/insn.h` of Linux 6.12 and in their
 //! history back to 5.10: `aarch64_insn_is_steppable` says what is copied and single-stepped, `arm_probe_decode_insn`
 //! what is simulated, everything else is refused. What only newer kernels simulate (nop) counts as single-stepped.
+//!
+//! What protects control flow changes nothing of this (by reading: the Arm ARM, and the patches that brought guarded
+//! control stacks to probes; not run on such processors):
+//!
+//! * BTI: a breakpoint in the place of a landing pad raises no branch target exception (Arm ARM, "BRK"), and the copy
+//!   of the pad is stepped on a page that is not guarded.
+//! * PAC: `paciasp` takes the stack pointer and a key, neither of which a step elsewhere changes. Authenticated
+//!   returns are refused. A return probe replaces the link register before it is signed.
+//! * GCS: up to 6.17 a kernel has either uprobes or guarded control stacks (`ARM64_GCS` of arch/arm64/Kconfig); from 6.18
+//!   on simulated calls and returns keep the control stack (`update_lr`, `simulate_ret` of simulate-insn.c).
+//! * MTE: nothing is read or written for the program in a simulation.
 
 use crate::decode::Probing;
 

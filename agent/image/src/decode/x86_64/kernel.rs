@@ -22,6 +22,9 @@
 //!   several bytes, nor on anything else of five bytes that does nothing; the entry slides past them. Nothing is
 //!   lost by it: kernels before 6.18 single-step such a nop like the instruction behind it. Only a `jmp` to what
 //!   follows may be an exit: a tail call leaves nothing below the stack pointer.
+//! * Before 7.2 an emulated call leaves nothing on the program's shadow stack (user shadow stacks: 6.6), and the return
+//!   of the called function kills the program. Whether there may be one is a mark of the image
+//!   ([`Marks`](crate::sites::Marks)), and the entry then is elsewhere. A single-stepped return is done by the processor.
 
 use super::encoding::{Encoding, Map};
 use crate::decode::Probing;
