@@ -56,11 +56,14 @@ fn make(folder: &Path, part: &str, out: &Path, goal: &str) {
 
 /// The path of a built target. Those that are written in Go (`go/calls-1.24-plain`, see the Makefile there) are made one by
 /// one as they are asked for: each tool chain compiles its library first. `soundness` and `soundness-whole` are made of what
-/// edgelat takes for a site.
+/// edgelat takes for a site; the words of `checks-gcc-O2-v3` say how that is built.
 pub fn target(name: &str) -> PathBuf {
     let path = folder().join(name);
     if name.starts_with("go/") && ready_made().is_none() {
         make(folder(), "go", &folder().join("go"), path.to_str().expect("a path in UTF-8"));
+    }
+    if name.starts_with("checks-") && ready_made().is_none() {
+        make(folder(), "", folder(), path.to_str().expect("a path in UTF-8"));
     }
     if name.starts_with("soundness") && ready_made().is_none() {
         static MADE: Mutex<Vec<String>> = Mutex::new(Vec::new());

@@ -150,6 +150,14 @@ pub fn assembly_of(program: &str) -> String {
     assembly(&if program == "soundness-whole" { rows } else { brief(rows) })
 }
 
+/// Without the rows that QEMU 7.2 gets wrong without any probe: it forgets the byte behind an address that is
+/// relative to the instruction (`shld` and `shrd` by a number).
+#[must_use]
+pub fn for_emulation(rows: Vec<Row>) -> Vec<Row> {
+    let shifts = |row: &Row| row.class.starts_with("Shld") || row.class.starts_with("Shrd");
+    rows.into_iter().filter(|row| !(shifts(row) && row.name.ends_with("_relative"))).collect()
+}
+
 /// The class of an instruction, see the head of this module.
 #[must_use]
 pub fn class(arch: Arch, instruction: &[u8]) -> String {

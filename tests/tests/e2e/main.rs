@@ -8,6 +8,7 @@
 mod attach;
 mod bgp;
 mod chaos;
+mod checks;
 mod commands;
 mod costs;
 mod counts;

@@ -101,6 +101,10 @@ fn risky(encoding: &Encoding, bytes: &[u8]) -> bool {
         }
         // 3DNow.
         (Map::Two, 0x0f) => true,
+        // movntss, movntsd of AMD, and what is newer than the kernel's table of opcodes: where that lacks the form, an
+        // operand relative to the instruction is not put right, and memory elsewhere is used (seen on 6.18).
+        (Map::Two, 0x2b) => encoding.repeat || encoding.repeat_not,
+        (Map::Three38, 0xd8 | 0xf8..=0xff) => true,
         // The trap flag stops a repeated string operation after each turn, back on the probe: a hit each (seen on 6.18).
         _ => encoding.is_string() && (encoding.repeat || encoding.repeat_not),
     }
