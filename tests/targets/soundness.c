@@ -53,7 +53,7 @@ _Static_assert(offsetof(struct state, target) == TARGET_AT, "");
 _Static_assert(offsetof(struct state, vectors) == VECTORS_AT, "");
 struct state sound_in, sound_out;
 int sound_xsave;
-uint8_t sound_data[8192] __attribute__((aligned(4096)));
+uint8_t sound_data[16384] __attribute__((aligned(4096)));
 
 /* What is left of a run. A field is a word with a name; memory elsewhere is a checksum. */
 enum { FLAGS = GENERAL, SIGNAL, CODE, ADDRESS, AT, MEMORY, WORDS };

@@ -174,7 +174,7 @@ fn instruction(head: &[u8], form: Form, operand: &[u8]) -> Option<Code> {
     }
     let at = head.len() + 1;
     let (start, rest) = (bytes.get(..at)?, bytes.get(at + 4..)?);
-    let text = format!(".long sound_data + 1024 - . - {}", 4 + rest.len());
+    let text = format!(".long sound_data + 8192 - . - {}", 4 + rest.len());
     Some(Code::of(start).link(&FAR, &text).then(&Code::of(rest)))
 }
 
