@@ -139,6 +139,8 @@ layout! {
         EVENT_FAULT: u32 = 5;
         /// `Event::kind`: the last thread of a process of the family ends.
         EVENT_EXIT: u32 = 6;
+        /// `Event::kind`: a child ends that may have hit breakpoints which it inherited.
+        EVENT_PAID: u32 = 7;
 
         /// `Control::state`: nothing counts.
         CONTROL_OFF: u32 = 0;
@@ -364,7 +366,8 @@ layout! {
             /// The process that it happened to.
             tgid: u32,
             /// Of a fork, the child process; of a fault, the signal, perhaps with FAULT_*; of an exit, the status as
-            /// wait(2) tells it; of a new image, the lower half of the time on the monotonic clock.
+            /// wait(2) tells it; of a new image, the lower half of the time on the monotonic clock;
+            /// of a child that may have hit breakpoints, its CPU time in microseconds.
             value: u32,
             /// Of a fault, the signal's `si_code`; of a new image, the upper half of the time, perhaps with EXEC_BY_THREAD.
             detail: u32,

@@ -66,6 +66,8 @@ pub struct Guard {
     pub(crate) deadline: Option<Deadline>,
     /// Rights that were needed for something new are given up.
     pub(crate) closed: bool,
+    /// When a debugger was last looked for.
+    pub(crate) looked_for_tracers: Option<Instant>,
     /// When the probed files were last looked at.
     pub(crate) looked_at_images: Option<Instant>,
     pub(crate) issued: u32,
@@ -240,13 +242,13 @@ impl Guard {
         self.issued
     }
 
-    /// From here on only children of plans that follow them are attached, and new targets where a service attaches to
+    /// From here on only children are attached, and new targets where a service attaches to
     /// what comes later.
     fn settle(&mut self) -> Result<Reply, GuardError> {
         let later = self.service.as_ref().is_some_and(|service| service.reattach);
         self.closed = !later;
-        let following = self.plans.iter().filter(|plan| plan.options.follow_forks);
-        let routes = following.filter_map(|plan| plan.loaded.as_ref()).map(|(way, _)| way.route);
+        // Where children are not followed, what they inherited is still taken out of them.
+        let routes = self.plans.iter().filter_map(|plan| plan.loaded.as_ref()).map(|(way, _)| way.route);
         let foreign = self.service.as_ref().is_some_and(|service| service.user.is_some());
         let none = Tasks {
             command: self.command.is_some(),

@@ -88,6 +88,11 @@ pub(crate) enum FamilyEvent {
         child: i32,
     },
     Exec(Exec),
+    /// A child ended after so much CPU time in nanoseconds, in which it may have hit breakpoints.
+    Paid {
+        pid: i32,
+        ns: u64,
+    },
     UnknownSite {
         pid: i32,
     },
@@ -145,7 +150,7 @@ impl Loaded {
 
         let control = map_fd(&object, |name| name.ends_with(map::CONTROL_SUFFIX))?;
         let switch = Switch::map(control).map_err(|error| GuardError::Map { reason: text(error) })?;
-        let family = watch_family(&object, shape.follow_forks)?;
+        let family = watch_family(&object)?;
         Ok(Self { object, programs: shape.programs, lanes, frame_sets, switch, family })
     }
 
@@ -155,8 +160,8 @@ impl Loaded {
         for mut program in open.progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
             let chosen = name == shape.programs.entry() || Some(name.as_str()) == shape.programs.exit();
-            let follows = shape.follow_forks && FAMILY_PROGRAMS.contains(&name.as_str());
-            program.set_autoload(chosen || follows || END_PROGRAMS.contains(&name.as_str()));
+            let family = END_PROGRAMS.iter().chain(&FAMILY_PROGRAMS).any(|of_family| *of_family == name);
+            program.set_autoload(chosen || family);
         }
         for mut map in open.maps_mut() {
             let name = map.name().to_string_lossy().into_owned();
@@ -267,7 +272,7 @@ fn program<'o>(object: &'o Object, name: &str) -> Result<ProgramMut<'o>, GuardEr
     found.ok_or_else(|| GuardError::Map { reason: text(format_args!("the object has no program {name}")) })
 }
 
-fn watch_family(object: &Object, follow_forks: bool) -> Result<FamilyWatch, GuardError> {
+fn watch_family(object: &Object) -> Result<FamilyWatch, GuardError> {
     let failed = |what: &str, error: libbpf_rs::Error| GuardError::Unsupported {
         what: text("watch the processes that are measured"),
         reason: text(format_args!("{what}: {error}")),
@@ -287,7 +292,7 @@ fn watch_family(object: &Object, follow_forks: bool) -> Result<FamilyWatch, Guar
         .map_err(|error| failed("ring buffer", error))?;
     let ring = builder.build().map_err(|error| failed("ring buffer", error))?;
     let mut links = Vec::new();
-    for name in END_PROGRAMS.into_iter().chain(FAMILY_PROGRAMS.into_iter().filter(|_| follow_forks)) {
+    for name in END_PROGRAMS.into_iter().chain(FAMILY_PROGRAMS) {
         links.push(program(object, name)?.attach().map_err(|error| failed(name, error))?);
     }
     Ok(FamilyWatch { ring, queue, _links: links })
@@ -329,6 +334,7 @@ fn parse_event(bytes: &[u8]) -> Option<FamilyEvent> {
             let signal = (value & !(layout::FAULT_HANDLED | layout::FAULT_SENT)) as i32;
             Some(FamilyEvent::Fault { pid, fault: Fault { signal, code: detail as i32, handled, sent } })
         }
+        layout::EVENT_PAID => Some(FamilyEvent::Paid { pid, ns: u64::from(value) * 1000 }),
         layout::EVENT_EXIT => Some(FamilyEvent::Exit { pid, status: value }),
         _ => None,
     }

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::budget::{self, Ppm, Total};
 use crate::error::{GuardError, text};
+use crate::family::sweep::GATHER;
+use crate::family::tracer::LOOK_FOR_TRACERS;
 use crate::guard::{Guard, order};
 use crate::image::Identity;
 use crate::plan::Plan;
@@ -19,17 +21,25 @@ const AT_WORK: u32 = 20;
 impl Guard {
     /// How long the guard may sleep at most.
     pub fn patience(&self) -> Option<Duration> {
+        if self.plans.iter().any(|plan| plan.sweep.waits()) {
+            return Some(GATHER);
+        }
         let all = self.total.as_ref().is_some_and(Total::holds);
         let bounded = |plan: &Plan| plan.budget.as_ref().is_some_and(|budget| all || budget.bound.holds());
         let busy = |plan: &Plan| plan.loaded.is_some() && bounded(plan) && plan.armed && !plan.off;
         if self.plans.iter().any(busy) {
             return Some(budget::LOOK);
         }
+        if self.plans.iter().any(|plan| plan.has_probes()) {
+            return Some(LOOK_FOR_TRACERS);
+        }
         (!self.plans.is_empty() || self.service.is_some()).then_some(LOOK_AT_IMAGES)
     }
 
     /// What has to be looked at again and again: what the probes cost, and whether the probed files are what they were.
     pub fn look(&mut self, now: Instant) {
+        self.sweep(now);
+        self.look_for_tracers(now);
         for index in 0..self.plans.len() {
             let plan = &mut self.plans[index];
             let lost = plan.loaded.as_ref().map_or(0, |(_, loaded)| loaded.switch.lost_events());

@@ -20,6 +20,7 @@ use crate::calibrate;
 use crate::costs::mark_prices;
 use crate::cpus::CpuSet;
 use crate::error::{GuardError, Text, text};
+use crate::family::sweep::Sweep;
 use crate::family::{Covered, watch};
 use crate::features;
 use crate::guard::{Guard, elapsed, order};
@@ -66,6 +67,10 @@ pub(crate) struct Plan {
     /// What its arrays take of the kernel's memory.
     pub(crate) bytes: u64,
     pub(crate) processes: Vec<Covered>,
+    /// Its children that are not covered.
+    pub(crate) sweep: Sweep,
+    /// How far its processes were looked at for tracers.
+    pub(crate) looked_at_tracers: usize,
     /// Device and inode of what its first process executed when that was attached.
     pub(crate) executable: Option<(u64, u64)>,
     /// The calibration's probes. They stay until the plan is detached: nobody calls those functions any more, and
@@ -87,7 +92,6 @@ pub(crate) struct Plan {
 impl Plan {
     /// Adds what was paid for this plan where no program counts, in nanoseconds: such as by a child that is not covered, at
     /// breakpoints that it inherited. It is part of the cost that is shown and held under the bound from the next look on.
-    #[expect(dead_code, reason = "children that are not covered will be charged for")]
     pub(crate) fn charge(&mut self, ns: u64) {
         self.charged_ns = self.charged_ns.saturating_add(ns);
     }
@@ -162,6 +166,8 @@ impl Guard {
             executable: None,
             calibration: Vec::new(),
             related: Vec::new(),
+            sweep: Sweep::default(),
+            looked_at_tracers: 0,
             armed: false,
             detach_ns: 0,
             off: false,

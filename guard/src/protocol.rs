@@ -496,6 +496,13 @@ pub enum Event {
         /// The OOM killer has ended a process since probes were attached to this one.
         out_of_memory: bool,
     },
+    /// A debugger traces the process, which it did not when the process was covered. The probes are gone.
+    Traced {
+        /// The process.
+        pid: i32,
+        /// Who traces it.
+        tracer: i32,
+    },
     /// Its main thread ended while others run on, and with it this route's probes: the kernel finds the address space
     /// of these events through that thread (Linux 6.18, kernel/trace/trace_uprobe.c, `__uprobe_perf_filter`).
     MainThreadEnded {

@@ -180,6 +180,18 @@ impl Target {
         parse_state(&stat).is_some_and(|state| matches!(state, "Z" | "X")) && !self.ended()
     }
 
+    /// Who traces its main thread.
+    pub(crate) fn tracer(&self) -> Option<i32> {
+        let status = self.read_capped("status").ok()?;
+        let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok());
+        tracer.filter(|tracer| *tracer != 0)
+    }
+
+    /// Time that it spent in the kernel, in clock ticks.
+    pub(crate) fn kernel_ticks(&self) -> Option<u64> {
+        behind_name(&self.read_capped("stat").ok()?)?.nth(12)?.parse().ok()
+    }
+
     /// Has the process ended, with all its threads?
     pub(crate) fn ended(&self) -> bool {
         let mut fds = [PollFd::new(self.pidfd(), PollFlags::POLLIN)];

@@ -75,6 +75,8 @@ pub enum Ended {
     Config,
     /// More happened in its processes than could be followed.
     Overrun,
+    /// A debugger came.
+    Traced,
     /// A file that it executes was written to or replaced.
     ImageChanged,
     /// Somebody has ended the guard, and the kernel removed the probes.

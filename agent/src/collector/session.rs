@@ -362,6 +362,13 @@ impl Session {
                 self.measurements.iter_mut().for_each(|measurement| measurement.executed(&self.family));
                 self.family.executed(*pid, *time_ns, *gap, now);
             }
+            Event::Traced { pid, tracer } => {
+                notices.say(format_args!(
+                    "process {pid} is traced by process {tracer} now, and breakpoints of a debugger must not meet probes: they \
+                     are removed"
+                ));
+                return Some(Ended::Traced);
+            }
             Event::MainThreadEnded { pid } => {
                 notices.say(format_args!(
                     "the main thread of process {pid} has ended, and the kernel stops probes of this route \

@@ -15,7 +15,8 @@ impl Guard {
             // The child of a vfork has memory of its own now. Only one that executes the same image again is
             // of the family; the commands that a service calls are not.
             let child = Target::unchecked(TargetId(0), exec.pid);
-            if child.is_ok_and(|child| executable_of(&child) == plan.executable) {
+            if plan.options.follow_forks && child.is_ok_and(|child| executable_of(&child) == plan.executable)
+            {
                 self.cover_child(index, exec.pid);
             }
             return;

@@ -7,9 +7,13 @@
 //! | --- | --- |
 //! | [`exec`] | what becomes of a process that executes another image? |
 //! | [`follow`] | which processes of a command are measured? |
+//! | [`sweep`] | what of us is in children that are not covered? |
+//! | [`tracer`] | has a debugger come? |
 
 mod exec;
 mod follow;
+pub(crate) mod sweep;
+pub(crate) mod tracer;
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
@@ -31,6 +35,8 @@ pub(crate) struct Covered {
     pub(crate) attached: Option<Attached>,
     /// It executes another image than the plan's.
     pub(crate) elsewhere: bool,
+    /// Who traced it when it was covered.
+    tracer: Option<i32>,
     /// Since when its main thread has been seen to have ended, on routes that live by that thread.
     headless: Option<Instant>,
     /// How it ended, once the kernel has said so.
@@ -57,7 +63,9 @@ impl Guard {
         plan.executable = plan.executable.or_else(|| executable_of(&target));
         // It may have been there before, with another image.
         plan.processes.retain(|covered| covered.target.pid != target.pid);
-        plan.processes.push(Covered { attached: Some(attached), elsewhere: false, ..Covered::bare(target) });
+        let tracer = target.tracer();
+        let bare = Covered::bare(target);
+        plan.processes.push(Covered { attached: Some(attached), elsewhere: false, tracer, ..bare });
         Ok(())
     }
 
@@ -73,10 +81,13 @@ impl Guard {
             for (at, event) in family.into_iter().enumerate() {
                 match event {
                     // A storm of children is followed only where most of them cost nothing.
-                    FamilyEvent::Fork { child } if last_exits.get(&child).is_some_and(|exit| *exit > at) => {}
+                    FamilyEvent::Fork { child } if last_exits.get(&child).is_some_and(|exit| *exit > at) => {
+                        self.plans[index].sweep.born(child, false);
+                    }
                     FamilyEvent::Fault { pid, fault } => self.take_off_after(index, pid, fault),
                     FamilyEvent::Exit { pid, status } => self.note_exit(index, pid, status),
-                    FamilyEvent::Fork { child } => _ = self.cover_child(index, child),
+                    FamilyEvent::Fork { child } => self.meet_child(index, child),
+                    FamilyEvent::Paid { pid, ns } => self.plans[index].note_paid(pid, ns),
                     FamilyEvent::Exec(exec) => self.notice_exec(index, exec),
                     FamilyEvent::UnknownSite { pid } => self.renew(index, pid),
                     // Many may come at once, and one word is enough.
@@ -105,9 +116,19 @@ impl Guard {
     }
 
     fn note_exit(&mut self, index: usize, pid: i32, status: u32) {
+        self.plans[index].sweep.ended(pid);
         let processes = &mut self.plans[index].processes;
         if let Some(covered) = processes.iter_mut().find(|covered| covered.target.pid == pid) {
             covered.status = Some(status);
+        }
+    }
+
+    /// A child was born, with the breakpoints of its parent.
+    fn meet_child(&mut self, index: usize, pid: i32) {
+        let follow = self.plans[index].options.follow_forks;
+        if !follow || !self.cover_child(index, pid) {
+            let lives = !follow || Target::unchecked(TargetId(0), pid).is_ok();
+            self.plans[index].sweep.born(pid, lives);
         }
     }
 
@@ -211,7 +232,7 @@ impl Guard {
 impl Covered {
     /// Of which nothing but the end is waited for.
     fn bare(target: Target) -> Self {
-        Self { target, attached: None, elsewhere: true, headless: None, status: None }
+        Self { target, attached: None, elsewhere: true, tracer: None, headless: None, status: None }
     }
 
     /// What the programs know of it by its number goes: the kernel may give that to somebody else.
@@ -226,7 +247,7 @@ impl Covered {
 /// Where in a batch of events each process ended for the last time: the kernel may have given its number away again.
 fn last_exits(events: &[FamilyEvent]) -> HashMap<i32, usize> {
     let exit = |(at, event): (usize, &FamilyEvent)| match event {
-        FamilyEvent::Exit { pid, .. } => Some((*pid, at)),
+        FamilyEvent::Exit { pid, .. } | FamilyEvent::Paid { pid, .. } => Some((*pid, at)),
         _ => None,
     };
     events.iter().enumerate().filter_map(exit).collect()

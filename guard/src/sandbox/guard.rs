@@ -187,7 +187,7 @@ pub fn in_words(route: Route, paranoid: i32, root: bool) -> String {
         .map(|(capability, what)| format!("{capability} ({what})"))
         .collect();
     format!(
-        "what reads files and figures: nothing; what attaches, once everything is in place: {}; with --no-follow-forks nothing",
+        "what reads files and figures: nothing; what attaches, once everything is in place: {}",
         kept.join(", ")
     )
 }

@@ -112,7 +112,8 @@ impl Watch {
     /// After measuring: a command that ended by itself is reported, one that runs on is ended with us, as a
     /// shell would end it at Ctrl-C.
     pub(super) fn finish_command(&mut self, ended: Ended) -> Exit {
-        let terminate = ended != Ended::Target;
+        // One that is being debugged is left to whoever does that.
+        let terminate = !matches!(ended, Ended::Target | Ended::Traced);
         let finished = self.line.call(&Request::FinishCommand { terminate });
         let Ok((Reply::Finished { badly, signal }, _)) = finished else { return Exit::Ok };
         badly.iter().for_each(say);

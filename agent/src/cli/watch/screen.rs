@@ -98,6 +98,7 @@ fn heading(report: &Report) -> String {
         Some(Ended::Fault) => ", the target got into trouble".to_owned(),
         Some(Ended::Config) => ", not named any more".to_owned(),
         Some(Ended::Overrun) => ", too much happened at once".to_owned(),
+        Some(Ended::Traced) => ", a debugger traces it now".to_owned(),
         Some(Ended::ImageChanged) => ", a file that it executes has changed".to_owned(),
         Some(Ended::Guard) => ", the guard has ended".to_owned(),
         Some(Ended::Budget) => ", stopped because of its cost".to_owned(),

@@ -167,6 +167,7 @@ impl Fate {
         match ended {
             Ended::Budget => Self::pause(now, pauses, "budget"),
             Ended::Overrun => Self::pause(now, pauses, "overrun"),
+            Ended::Traced => Self::pause(now, pauses, "traced"),
             // It executes something else, or the same from another file.
             Ended::Replaced => Self::Paused { until: now, why: "replaced" },
             // A file is written once as a rule; one that is written again and again is not worth a probe each time.

@@ -1,0 +1,66 @@
+//! Children that are not covered: they run without breakpoints soon, and what they paid until then is in the cost.
+
+use std::time::{Duration, Instant};
+
+use edgelat_tests::machine::{Turn, assert_text_probed, changed_text, eventually};
+use edgelat_tests::{Session, Target};
+
+/// On a machine that is busy with other work it takes longer than the tenth of a second that is promised.
+const SOON: Duration = Duration::from_secs(10);
+
+fn without_breakpoints(route: &str) {
+    let _turn = Turn::shared();
+    let arguments = ["--calls", "10", "--child-calls", "5000", "--children", "3", "--wait", "1"];
+    let mut target = Target::start("forks", &arguments);
+    let session = Session::with(&target, &["--no-follow-forks", "--route", route], &["step", "forking"]);
+    assert_text_probed(target.pid());
+    target.go();
+    let children: Vec<i32> = (0..3).map(|_| target.wait_for("child").pid).collect();
+    let begun = Instant::now();
+    let clean = || children.iter().all(|child| changed_text(*child).is_empty());
+    assert!(eventually(SOON, clean), "children keep what they inherited");
+    println!(
+        "figure: by {route}, children without breakpoints {} ms after the last",
+        begun.elapsed().as_millis()
+    );
+    // The parent keeps its own, and is counted on.
+    assert_text_probed(target.pid());
+    target.rest();
+    target.go();
+    (0..3).for_each(|_| target.wait_for("child-end").assert_right());
+    let oracle = target.end();
+    let report = session.end();
+    assert_eq!(report.processes.len(), 1);
+    let step = report.function("step");
+    assert_eq!((step.entries, step.exits), (oracle.function("step").calls, 20), "{step:#?}");
+}
+
+#[test]
+fn children_that_are_left_alone_run_without_breakpoints() {
+    without_breakpoints("uprobe_multi");
+}
+
+#[test]
+fn children_that_are_left_alone_run_without_breakpoints_by_tracefs() {
+    without_breakpoints("tracefs");
+}
+
+#[test]
+fn children_that_are_left_alone_run_without_breakpoints_by_single_events() {
+    without_breakpoints("single");
+}
+
+/// The parent makes two calls; its children make hundreds each, and end before anybody could look at them.
+#[test]
+fn what_children_pay_for_breakpoints_that_they_inherited_is_held_under_the_bound() {
+    let _turn = Turn::shared();
+    let arguments = ["--calls", "1", "--child-calls", "1000", "--children", "400"];
+    let mut target = Target::start("forks", &arguments);
+    let options = ["--no-follow-forks", "--route", "uprobe_multi", "--max-cost", "2"];
+    let session = Session::with(&target, &options, &["step"]);
+    target.go();
+    let outcome = session.ended();
+    assert_eq!(outcome.status.code(), Some(8), "{outcome:#?}");
+    assert!(outcome.stderr.contains("more than --max-cost allows"), "{}", outcome.stderr);
+    target.kill();
+}
