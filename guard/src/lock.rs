@@ -66,6 +66,8 @@ fn whole(want: Want) -> libc::flock {
 pub struct RunLock {
     /// Closing it lets go of the lock, unless a child holds a copy.
     _file: File,
+    /// That of the folder of the records.
+    _records: Option<File>,
 }
 
 impl RunLock {
@@ -75,34 +77,46 @@ impl RunLock {
     /// [`GuardError::AlreadyRuns`] when another agent holds it; [`GuardError::RunLock`] when there can be none.
     pub fn take(run_dir: &Path) -> Result<Self, GuardError> {
         let path = run_dir.join(FILE);
-        let failed = |os: Os| GuardError::RunLock { file: text(path.display()), os };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(run_dir)
-            .map_err(|error| failed(error.into()))?;
-        // Nobody else may open it: whoever can read a file can lock it for reading, and would keep every agent away.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&path)
-            .map_err(|error| failed(error.into()))?;
-        match set(&file, Want::Write) {
-            Ok(()) => {}
-            Err(Errno::EAGAIN) => {
-                return Err(GuardError::AlreadyRuns { pid: holder(&file), file: text(path.display()) });
-            }
-            Err(errno) => return Err(failed(errno.into())),
-        }
-        // Only a help for whoever comes second; the lock holds without it.
-        _ = file.set_len(0);
-        _ = file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0);
-        Ok(Self { _file: file })
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(run_dir);
+        made.map_err(|error| GuardError::RunLock { file: text(path.display()), os: error.into() })?;
+        Ok(Self { _file: locked(&path)?, _records: None })
     }
+
+    /// Takes the lock in the folder of the records too: an agent with another `run_dir` may write there as well, and
+    /// each would remove what the other has written.
+    ///
+    /// # Errors
+    /// As for [`take`](Self::take). A folder that cannot be written to has no lock, and needs none.
+    pub fn also(&mut self, records: &Path) -> Result<(), GuardError> {
+        self._records = Some(locked(&records.join(FILE))?);
+        Ok(())
+    }
+}
+
+/// Opens a file, made where it is missing, locks it, and writes there whose it is.
+fn locked(path: &Path) -> Result<File, GuardError> {
+    let failed = |os: Os| GuardError::RunLock { file: text(path.display()), os };
+    // Nobody else may open it: whoever can read a file can lock it for reading, and would keep every agent away.
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|error| failed(error.into()))?;
+    match set(&file, Want::Write) {
+        Ok(()) => {}
+        Err(Errno::EAGAIN) => {
+            return Err(GuardError::AlreadyRuns { pid: holder(&file), file: text(path.display()) });
+        }
+        Err(errno) => return Err(failed(errno.into())),
+    }
+    // Only a help for whoever comes second; the lock holds without it.
+    _ = file.set_len(0);
+    _ = file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0);
+    Ok(file)
 }
 
 /// Does an agent hold the lock in `run_dir`? Where nobody may look, there is one that had to say so.
@@ -163,6 +177,23 @@ mod tests {
         assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
         drop(first);
         eventually("a lock that was let go of cannot be taken", || RunLock::take(&run_dir).is_ok());
+    }
+
+    #[test]
+    fn two_agents_with_directories_of_their_own_have_no_records_in_common() {
+        let folder = Folder::new();
+        let records = folder.join("spool");
+        std::fs::create_dir(&records).unwrap();
+        let mut first = RunLock::take(&folder.join("a")).unwrap();
+        let mut second = RunLock::take(&folder.join("b")).unwrap();
+        first.also(&records).unwrap();
+        let file = text(records.join("lock").display());
+        let pid = Some(std::process::id() as i32);
+        assert_eq!(second.also(&records), Err(GuardError::AlreadyRuns { pid, file }));
+        drop(first);
+        eventually("a lock that was let go of cannot be taken", || locked(&records.join(FILE)).is_ok());
+        let error = second.also(&folder.join("nowhere")).unwrap_err();
+        assert!(matches!(error, GuardError::RunLock { .. }), "{error}");
     }
 
     #[test]

@@ -217,3 +217,20 @@ fn the_example_and_the_errors_of_the_page_are_those_of_the_program() {
     let said: Vec<String> = errors.lines().map(|line| format!("edgelat: {line}")).collect();
     assert_eq!(blocks.next().unwrap().lines().collect::<Vec<_>>(), said);
 }
+
+/// A collector that comes to its own limit ends alone; at that of the group the kernel chooses, and may choose the guard.
+#[test]
+fn the_unit_has_room_for_what_its_processes_may_take() {
+    let unit = document("rootfs/systemd/edgelat.service");
+    let bytes = |key: &str| {
+        let line = unit.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_else(|| panic!("no {key}"));
+        line.strip_suffix('M').and_then(|number| number.parse::<u64>().ok()).unwrap() << 20
+    };
+    let target = "[[target]]\nname = \"a\"\npid = 1\nfunctions = [\"f\"]\n";
+    let maps = Config::parse(Path::new("f"), target.as_bytes()).unwrap().targets[0].max_map_bytes;
+    let maps = maps * crate::config::TARGETS as u64;
+    assert!(bytes("LimitDATA=") + maps <= bytes("MemoryMax="), "{maps} bytes of maps");
+    // The unit only lowers what the collector allows itself.
+    let (_, own) = edgelat_guard::sandbox::LIMITS[3];
+    assert!(bytes("LimitDATA=") <= own);
+}

@@ -53,8 +53,8 @@ pub fn run(options: RunOptions) -> Result<Exit, Failure> {
     let config = Config::load(&options.config)?;
     let agent = &config.agent;
     let log = Log::open(agent.log, agent.log_level)?;
-    let mut user = agent.collector_user.as_deref().map(User::find).transpose()?;
-    let lock = RunLock::take(&agent.run_dir)?;
+    let user = agent.collector_user.as_deref().map(User::find).transpose()?;
+    let mut lock = RunLock::take(&agent.run_dir)?;
     let packs = super::pack::read_all(&agent.packs)?;
     let debug_dirs = DebugDirs::open(&agent.debug_dirs);
     let quarantine = Store::open(&agent.state_dir).unwrap_or_else(|error| {
@@ -65,22 +65,10 @@ pub fn run(options: RunOptions) -> Result<Exit, Failure> {
     let offer = Offer::make(&agent.run_dir, ppm(agent.max_cost))
         .map_err(|error| log.say(Level::Warning, format_args!("{error}")))
         .ok();
-    let folder = match folder(&config.spool.dir) {
-        Ok(folder) => {
-            user = owner(user, folder, &log);
-            Some(folder)
-        }
-        Err(reason) => {
-            let place = config.spool.dir.display();
-            log.say(
-                Level::Error,
-                format_args!(
-                    "{place}: {reason}; nothing is kept of what is measured until edgelat is started again"
-                ),
-            );
-            user = user.or_else(|| User::usual().ok());
-            None
-        }
+    let folder = records(&config.spool.dir, &mut lock, &log)?;
+    let user = match folder {
+        Some(folder) => owner(user, folder, &log),
+        None => user.or_else(|| User::usual().ok()),
     };
     let live = live(&agent.run_dir).inspect_err(|error| {
         let place = agent.run_dir.join(edgelat_spool::live::FILE);
@@ -118,6 +106,34 @@ pub fn run(options: RunOptions) -> Result<Exit, Failure> {
 /// What is to be measured by a configuration that was changed.
 fn understand(path: &Path, bytes: &[u8]) -> Option<Vec<Asked>> {
     Config::parse(path, bytes).ok().map(|config| config.asked(false))
+}
+
+/// The folder of the spool, locked; `None` where there can be none, which is logged.
+fn records(path: &Path, lock: &mut RunLock, log: &Log) -> Result<Option<Directory>, Failure> {
+    let place = path.display();
+    let opened = match folder(path) {
+        Ok(opened) => opened,
+        Err(reason) => {
+            log.say(
+                Level::Error,
+                format_args!(
+                    "{place}: {reason}; nothing is kept of what is measured until edgelat is started again"
+                ),
+            );
+            return Ok(None);
+        }
+    };
+    match lock.also(path) {
+        Err(error @ GuardError::AlreadyRuns { .. }) => Err(error.into()),
+        Err(error) => {
+            log.say(
+                Level::Warning,
+                format_args!("{error}; see to it that no other agent keeps its records there"),
+            );
+            Ok(Some(opened))
+        }
+        Ok(()) => Ok(Some(opened)),
+    }
 }
 
 /// The folder of the spool, made where it is missing.

@@ -96,3 +96,18 @@ fn every_command_refuses_a_file_that_others_may_write() {
         place.edgelat(&words).refused(2, &["(mode 646)"]);
     }
 }
+
+/// Each would remove what the other has written.
+#[test]
+fn a_second_agent_with_a_run_dir_of_its_own_is_kept_off_the_records_of_the_first() {
+    let _turn = Turn::shared();
+    let (first, second) = (Place::new(), Place::new());
+    let records = format!("[spool]\ndir = \"{}\"\n", first.path().join("records").display());
+    first.configure("", std::slice::from_ref(&records));
+    second.configure("", std::slice::from_ref(&records));
+    let service = first.start();
+    let outcome = session::run(second.command());
+    outcome.refused(10, &[&format!("process {}", service.pid()), "records/lock"]);
+    service.kill();
+    second.start().end();
+}
