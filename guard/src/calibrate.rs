@@ -179,6 +179,7 @@ pub(crate) fn images(
         mapping.ok_or_else(|| GuardError::BadPlan { reason: text("own code is not mapped from a file") })?;
     let file = File::open("/proc/self/exe")
         .map_err(|error| GuardError::Proc { file: text("/proc/self/exe"), os: error.into() })?;
+    let file = Rc::new(file);
     let site = |function: unsafe extern "C" fn(), row: u32, marks: u64| Site {
         offset: function as *const () as u64 - mapping.start + mapping.offset,
         cookie: u64::from(first_row + row) | SITE_ANY_CPU | marks,
@@ -206,7 +207,7 @@ pub(crate) fn images(
     if returns == Returns::Uretprobe {
         exits.clear();
     }
-    Ok(vec![ImageSites { file: Rc::new(file), key: mapping.file, entries, exits, mark: 0 }])
+    Ok(vec![ImageSites { bytes: Rc::clone(&file), file, key: mapping.file, entries, exits, mark: 0 }])
 }
 
 /// Of one function, in nanoseconds.

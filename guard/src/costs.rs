@@ -200,6 +200,7 @@ mod tests {
         let site = |offset: u64, cookie: u64| Site { offset, cookie, before: 0 };
         let sites = || ImageSites {
             file: Rc::new(File::open("/dev/null").unwrap()),
+            bytes: Rc::new(File::open("/dev/null").unwrap()),
             key: FileKey { device: (0, 0), inode: 1 },
             entries: vec![site(0, 0), site(16, 1)],
             exits: vec![site(8, SITE_STEPPED | SITE_RETURN), site(24, 0), site(24, 1)],

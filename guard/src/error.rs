@@ -275,6 +275,16 @@ pub enum GuardError {
         /// The path.
         path: Text,
     },
+    /// A file system that somebody else serves.
+    #[error(
+        "the file system of {path}, which process {pid} has mapped, does not answer; try again once whoever serves it does"
+    )]
+    Stalled {
+        /// The path.
+        path: Text,
+        /// Process id.
+        pid: i32,
+    },
     /// A plan that the guard does not believe.
     #[error("the plan is not sound: {reason}")]
     BadPlan {

@@ -1,5 +1,6 @@
 //! The state machine: one method for each request.
 
+use std::fs::File;
 use std::io::Seek as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use edgelat_bpf::object::Programs;
 use nix::errno::Errno;
 use nix::sys::epoll::Epoll;
 use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::Pid;
 
 use crate::attach;
 use crate::attach::tracefs::Tracefs;
@@ -62,6 +64,12 @@ pub struct Guard {
     /// What a service has besides.
     pub(crate) service: Option<Service>,
     pub(crate) heard: Option<Instant>,
+    /// Readable when a signal waits.
+    pub(crate) signals: Option<OwnedFd>,
+    /// Children that the kernel could not end yet.
+    pub(crate) left_behind: Vec<Pid>,
+    /// File systems that did not answer, and when.
+    pub(crate) stalled: Vec<((u32, u32), Instant)>,
     /// Ends this process where it does not come round any more.
     pub(crate) deadline: Option<Deadline>,
     /// Rights that were needed for something new are given up.
@@ -70,6 +78,8 @@ pub struct Guard {
     pub(crate) looked_for_tracers: Option<Instant>,
     /// When the probed files were last looked at.
     pub(crate) looked_at_images: Option<Instant>,
+    /// When those of foreign file systems were.
+    pub(crate) looked_at_foreign: Option<Instant>,
     pub(crate) issued: u32,
 }
 
@@ -282,13 +292,13 @@ impl Guard {
     }
 
     pub(crate) fn open_file(
-        &self,
+        &mut self,
         target: TargetId,
         file: TargetFile,
         descriptors: &mut Vec<OwnedFd>,
     ) -> Result<Reply, GuardError> {
         self.scope.file(target, file)?;
-        descriptors.extend(self.target(target)?.open_told(file));
+        descriptors.extend(self.open_told(target, file)?);
         Ok(Reply::File)
     }
 
@@ -319,9 +329,10 @@ impl Guard {
     ) -> Result<Reply, GuardError> {
         let id = ImageId(self.issue());
         let mapping = self.listed(target, index)?;
-        let holder = self.target(target)?;
-        let file = holder.open_mapped(&mapping)?;
-        let executable = Executable::read(&file).map_err(|reason| GuardError::BadPlan {
+        let pid = self.target(target)?.pid;
+        let (file, copy) = self.open_aside(target, &mapping)?;
+        let bytes = copy.as_ref().unwrap_or(&file);
+        let executable = Executable::read(bytes).map_err(|reason| GuardError::BadPlan {
             reason: text(format_args!("{} cannot be probed: {reason}", mapping.path)),
         })?;
         let identity = Identity::of(&file)?;
@@ -331,21 +342,22 @@ impl Guard {
         let of_target = self.images.iter().filter(|open| open.target == target).count();
         if known.is_none() && (of_target >= IMAGES_OPEN || self.images.len() >= descriptors_for_images()) {
             return Err(GuardError::Unsupported {
-                what: text(format_args!("open more than {IMAGES_OPEN} images of process {}", holder.pid)),
+                what: text(format_args!("open more than {IMAGES_OPEN} images of process {pid}")),
                 reason: text("each takes a descriptor; name the image (IMAGE:FUNCTION)"),
             });
         }
-        descriptors.push(
-            file.try_clone()
-                .map_err(|error| GuardError::OpenImage {
-                    pid: holder.pid,
-                    path: text(&mapping.path),
-                    os: error.into(),
-                })?
-                .into(),
-        );
+        let clone = |file: &File| {
+            file.try_clone().map_err(|error| GuardError::OpenImage {
+                pid,
+                path: text(&mapping.path),
+                os: error.into(),
+            })
+        };
+        descriptors.push(clone(bytes)?.into());
+        let copy = copy.map(Rc::new);
         if known.is_none() {
-            self.images.push(OpenImage { id, target, file: Rc::new(file), executable, key, identity });
+            let file = Rc::new(file);
+            self.images.push(OpenImage { id, target, file, copy, executable, key, identity });
         }
         Ok(Reply::Image { image: known.unwrap_or(id) })
     }

@@ -1,10 +1,15 @@
 //! An image that was opened for the collector, and what the guard itself makes sure of before it is probed.
 
+use std::ffi::CStr;
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use edgelat_bpf::layout::{SITE_ANY_CPU, SITE_FUNCTION_MASK, SITE_PLACE_SHIFT, SITE_RETURN};
+use nix::errno::Errno;
+use nix::libc;
+use serde::{Deserialize, Serialize};
 
 use crate::attach::{ImageSites, Site};
 use crate::elf::Executable;
@@ -19,16 +24,26 @@ const SHARED: usize = 16;
 pub(crate) struct OpenImage {
     pub(crate) id: ImageId,
     pub(crate) target: TargetId,
+    /// What the kernel is shown. Of a foreign file it names it, and cannot be read.
     pub(crate) file: Rc<File>,
+    /// Of a file on a file system that may not answer what was in it when it was opened.
+    pub(crate) copy: Option<Rc<File>>,
     pub(crate) executable: Executable,
     pub(crate) key: FileKey,
     pub(crate) identity: Identity,
 }
 
+impl OpenImage {
+    /// Where its bytes can be read without asking anybody.
+    pub(crate) fn bytes(&self) -> &Rc<File> {
+        self.copy.as_ref().unwrap_or(&self.file)
+    }
+}
+
 /// What changes when a file is written to or replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
-    device: u64,
+    device: (u32, u32),
     inode: u64,
     size: u64,
     mtime: (i64, i64),
@@ -36,16 +51,17 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
+    /// As the kernel knows it, without asking whoever serves the file.
     pub(crate) fn of(file: &File) -> Result<Self, GuardError> {
-        let meta = file
-            .metadata()
-            .map_err(|error| GuardError::Proc { file: text("the image"), os: error.into() })?;
+        let found = stat_quietly(file.as_raw_fd(), c"");
+        let found = found.map_err(|errno| GuardError::Proc { file: text("the image"), os: errno.into() })?;
+        let time = |time: libc::statx_timestamp| (time.tv_sec, i64::from(time.tv_nsec));
         Ok(Self {
-            device: meta.dev(),
-            inode: meta.ino(),
-            size: meta.size(),
-            mtime: (meta.mtime(), meta.mtime_nsec()),
-            ctime: (meta.ctime(), meta.ctime_nsec()),
+            device: (found.stx_dev_major, found.stx_dev_minor),
+            inode: found.stx_ino,
+            size: found.stx_size,
+            mtime: time(found.stx_mtime),
+            ctime: time(found.stx_ctime),
         })
     }
 
@@ -54,6 +70,20 @@ impl Identity {
     pub(crate) fn may_be(&self, other: &Self) -> bool {
         *self == Self { ctime: self.ctime, ..*other }
     }
+}
+
+/// What the kernel knows of a file: of `folder` itself or of what stands there, links followed. Nobody else is asked, such as the
+/// server of a network file system (statx(2), AT_STATX_DONT_SYNC).
+pub(crate) fn stat_quietly(folder: RawFd, name: &CStr) -> Result<libc::statx, Errno> {
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    let flags = libc::AT_STATX_DONT_SYNC | libc::AT_EMPTY_PATH;
+    let what = libc::STATX_BASIC_STATS;
+    // By its number: musl has a function for it from 1.2.5 on only. SAFETY: the name ends with a zero, and the kernel writes one
+    // such structure, where there is room for it.
+    let result =
+        unsafe { libc::syscall(libc::SYS_statx, folder, name.as_ptr(), flags, what, found.as_mut_ptr()) };
+    // SAFETY: it is made of integers, and every byte of it was set before the call.
+    Errno::result(result).map(|_| unsafe { found.assume_init() })
 }
 
 /// Bytes that are read at a site: as many as [`becomes_call`] looks at, one more than a plan brings.
@@ -103,7 +133,7 @@ pub(crate) fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> R
         return bad("no bytes to compare");
     };
     // Reading also brings the page in, so that the kernel need not wait for the disk while it attaches.
-    let (found, read) = bytes_at(&open.file, site.offset);
+    let (found, read) = bytes_at(open.bytes(), site.offset);
     if read < expected.len() || found[..expected.len()] != *expected {
         let what = text(format_args!("the instruction at {:#x}", site.offset));
         return Err(GuardError::ImageChanged { what });

@@ -17,6 +17,7 @@
 //! | `guard.rs` | what happens at each request? |
 //! | `scope.rs` | what was edgelat started for? |
 //! | `plan.rs` | what is measured, from its sites to its probes |
+//! | `aside.rs` | what is done by a process of its own, because it may never come back? |
 //! | `look.rs` | what is looked at without being asked |
 //! | `stop.rs` | what happens when the guard is stopped and continued? |
 //! | `deadline.rs` | who ends a guard that does not come round any more? |
@@ -27,6 +28,7 @@
 //! | `listing.rs` | which images does it map? |
 //! | `image.rs` | is this still the file that was decoded? |
 //! | `family.rs` | which processes are covered? |
+//! | `foreign.rs` | what if another machine or program serves that file? |
 //! | `elf.rs` | which parts of an image are executable? |
 //! | `load.rs` | programs, maps and the switch in the kernel |
 //! | `attach/` | probes, by three routes |
@@ -45,6 +47,7 @@
 //! | `notify.rs` | what does the supervisor have to know? |
 //! | `error.rs`, `rights.rs` | why not? |
 
+mod aside;
 mod attach;
 mod budget;
 mod calibrate;
@@ -60,6 +63,7 @@ pub mod error;
 mod family;
 mod features;
 mod find;
+mod foreign;
 mod guard;
 mod image;
 pub mod line;

@@ -145,11 +145,11 @@ impl Served {
     }
 }
 
-fn encode<'b, T: Serialize>(message: &T, buffer: &'b mut [u8]) -> Result<&'b [u8], GuardError> {
+pub(crate) fn encode<'b, T: Serialize>(message: &T, buffer: &'b mut [u8]) -> Result<&'b [u8], GuardError> {
     postcard::to_slice(message, buffer).map(|bytes| &*bytes).map_err(|_| GuardError::Message)
 }
 
-fn decode<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, GuardError> {
+pub(crate) fn decode<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, GuardError> {
     postcard::from_bytes(bytes).map_err(|_| GuardError::Message)
 }
 
@@ -160,7 +160,7 @@ fn broken(errno: Errno) -> GuardError {
     }
 }
 
-fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[OwnedFd]) -> Result<(), GuardError> {
+pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[OwnedFd]) -> Result<(), GuardError> {
     let raw: Vec<i32> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let rights = if raw.is_empty() { &[][..] } else { &rights[..] };
@@ -175,7 +175,10 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[OwnedFd]) -> Result
 }
 
 /// Length and descriptors of the next message; `None` at the end.
-fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<(usize, Vec<OwnedFd>)>, GuardError> {
+pub(crate) fn receive(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> Result<Option<(usize, Vec<OwnedFd>)>, GuardError> {
     let mut space = nix::cmsg_space!([i32; DESCRIPTORS]);
     let mut parts = [std::io::IoSliceMut::new(buffer)];
     let message = loop {

@@ -7,8 +7,9 @@ use crate::budget::{self, Ppm, Total};
 use crate::error::{GuardError, text};
 use crate::family::sweep::GATHER;
 use crate::family::tracer::LOOK_FOR_TRACERS;
+use crate::foreign;
 use crate::guard::{Guard, order};
-use crate::image::Identity;
+use crate::image::{Identity, OpenImage};
 use crate::plan::Plan;
 use crate::protocol::{BudgetOf, Event, ImageId, Reply, Told};
 use crate::target::is_at_work;
@@ -40,6 +41,25 @@ impl Guard {
     pub fn look(&mut self, now: Instant) {
         self.sweep(now);
         self.look_for_tracers(now);
+        self.look_at_costs(now);
+        let due =
+            |last: Option<Instant>, time| last.is_none_or(|last| now.saturating_duration_since(last) >= time);
+        if due(self.looked_at_images, LOOK_AT_IMAGES) {
+            self.looked_at_images = Some(now);
+            let foreign = due(self.looked_at_foreign, foreign::LOOK);
+            if foreign {
+                self.looked_at_foreign = Some(now);
+            }
+            for index in 0..self.plans.len() {
+                if self.plans[index].has_probes() && self.images_as_known(index, foreign).is_err() {
+                    self.take_off(index, Event::ImageChanged);
+                }
+            }
+        }
+    }
+
+    /// What the probes cost, and whether more happened than could be told.
+    pub(crate) fn look_at_costs(&mut self, now: Instant) {
         for index in 0..self.plans.len() {
             let plan = &mut self.plans[index];
             let lost = plan.loaded.as_ref().map_or(0, |(_, loaded)| loaded.switch.lost_events());
@@ -63,14 +83,6 @@ impl Guard {
         if let Some((index, ppm, of)) = self.total.as_mut().and_then(|total| total.dearest(&costs, now)) {
             self.take_off(index, Event::OverBudget { ppm, of });
         }
-        if self.looked_at_images.is_none_or(|last| now.saturating_duration_since(last) >= LOOK_AT_IMAGES) {
-            self.looked_at_images = Some(now);
-            for index in 0..self.plans.len() {
-                if self.images_unchanged(index).is_err() {
-                    self.take_off(index, Event::ImageChanged);
-                }
-            }
-        }
     }
 
     /// Removes a plan's probes for a reason that is told once.
@@ -85,26 +97,51 @@ impl Guard {
         self.events.push_back(Told { plan, event: reason });
     }
 
-    /// The files of a plan are still those whose sites were checked.
+    /// The files of a plan are still those whose sites were checked: to be asked before anything is attached.
     pub(crate) fn images_unchanged(&mut self, index: usize) -> Result<(), GuardError> {
-        (0..self.plans[index].images.len()).try_for_each(|at| self.unchanged(self.plans[index].images[at].0))
+        let pid = self.target(self.plans[index].target)?.pid;
+        (0..self.plans[index].images.len()).try_for_each(|at| {
+            let image = self.plans[index].images[at].0;
+            match self.image(image)?.copy.is_some() {
+                true => {
+                    let stalled = GuardError::Stalled { path: text("an image"), pid };
+                    self.foreign_unchanged(image, true, Err(stalled))
+                }
+                false => self.unchanged(image),
+            }
+        })
+    }
+
+    /// The same as far as it is known, and of `foreign` files where they can be asked.
+    fn images_as_known(&mut self, index: usize, foreign: bool) -> Result<(), GuardError> {
+        (0..self.plans[index].images.len()).try_for_each(|at| {
+            let image = self.plans[index].images[at].0;
+            match (self.image(image)?.copy.is_some(), foreign) {
+                (true, true) => self.foreign_unchanged(image, false, Ok(())),
+                (true, false) => Ok(()),
+                (false, _) => self.unchanged(image),
+            }
+        })
+    }
+
+    fn image(&self, image: ImageId) -> Result<&OpenImage, GuardError> {
+        self.images.iter().find(|open| open.id == image).ok_or_else(|| order("no such image"))
     }
 
     /// The file is still the one whose sites were checked. An upgrade takes it its name, while processes go on with it.
     fn unchanged(&mut self, image: ImageId) -> Result<(), GuardError> {
-        let open = self.images.iter_mut().find(|open| open.id == image);
-        let open = open.ok_or_else(|| order("no such image"))?;
+        let open = self.image(image)?;
         let now = Identity::of(&open.file)?;
         if now == open.identity {
             return Ok(());
         }
         let of_image = self.plans.iter().flat_map(|plan| &plan.images).filter(|(id, _)| *id == image);
         if !now.may_be(&open.identity)
-            || of_image.map(|(_, sites)| sites).any(|sites| !sites.are_as_checked())
+            || of_image.map(|(_, sites)| sites).any(|sites| !sites.are_as_checked(&sites.file))
         {
             return Err(GuardError::ImageChanged { what: text("size, time or place of the file") });
         }
-        open.identity = now;
+        self.images.iter_mut().filter(|open| open.id == image).for_each(|open| open.identity = now);
         Ok(())
     }
 

@@ -202,7 +202,7 @@ impl Guard {
         let (_, open) = self.plan_image(plan, image)?;
         let mut found = [0; BUILD_ID_BYTES];
         let found = &mut found[..expected.len().min(BUILD_ID_BYTES)];
-        let read = open.file.read_exact_at(found, offset);
+        let read = open.bytes().read_exact_at(found, offset);
         if read.is_err() || found != expected {
             return Err(GuardError::ImageChanged { what: text("its build-id is another one") });
         }
@@ -216,10 +216,12 @@ impl Guard {
         sites: &[PlanSite],
     ) -> Result<Reply, GuardError> {
         let (index, open) = self.plan_image(plan, image)?;
-        let file = Rc::clone(&open.file);
+        let (file, bytes) = (Rc::clone(&open.file), Rc::clone(open.bytes()));
         let key = open.key;
+        let mut mark = 0u64;
         for site in sites {
             check_site(open, site, self.plans[index].options.functions)?;
+            mark = mark.wrapping_add(mark_of(open.bytes(), site.offset));
         }
         let plan = &mut self.plans[index];
         plan.sites += sites.len();
@@ -230,13 +232,13 @@ impl Guard {
         let known = plan.images.iter().position(|(id, _)| *id == image);
         let known = known.unwrap_or_else(|| {
             let (entries, exits) = (Vec::new(), Vec::new());
-            plan.images.push((image, ImageSites { file, key, entries, exits, mark: 0 }));
+            plan.images.push((image, ImageSites { file, bytes, key, entries, exits, mark: 0 }));
             plan.images.len() - 1
         });
         let known = &mut plan.images[known].1;
+        known.mark = known.mark.wrapping_add(mark);
         for site in sites {
             plan.kinds.add(site);
-            known.mark = known.mark.wrapping_add(mark_of(&known.file, site.offset));
             let list = if site.exit { &mut known.exits } else { &mut known.entries };
             let stepped = if site.stepped { SITE_STEPPED } else { 0 };
             list.push(Site { offset: site.offset, cookie: site.cookie | stepped, before: site.before });

@@ -150,6 +150,7 @@ fn attend(mut guard: Guard, mut served: Served, asked: &SigSet, child: Pid) -> R
     let signals =
         SignalFd::with_flags(asked, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(failed)?;
     guard.set_collector(child.as_raw());
+    guard.signals = signals.as_fd().try_clone_to_owned().ok();
     guard.deadline = Some(Deadline::new()?);
     let ended = serve(&mut guard, &mut served, &signals, child).map_err(|error| match error {
         // It ended while it was answered.

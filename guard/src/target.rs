@@ -9,12 +9,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use caps::Capability;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::sys::stat::{Mode, fstat};
 
 use crate::error::{GuardError, Os, text};
+use crate::image::stat_quietly;
 use crate::protocol::{TargetFile, TargetId};
 use crate::quarantine::ANY_USER;
 use crate::rights;
@@ -119,7 +120,7 @@ impl Target {
         if let Some(tracer) = field("TracerPid:").filter(|tracer| *tracer != 0 && !allow_ptrace) {
             return Err(GuardError::Traced { pid, tracer });
         }
-        match fstatat(&target.proc, "exe", AtFlags::empty()) {
+        match stat_quietly(target.proc.as_raw_fd(), c"exe") {
             Ok(_) => Ok(target),
             Err(Errno::ENOENT | Errno::ESRCH) if target.main_thread_ended() => {
                 Err(GuardError::MainThreadEnded { pid })
@@ -162,11 +163,6 @@ impl Target {
         target.pidfd = pidfd?;
         target.start = target.read_start()?;
         Ok(target)
-    }
-
-    /// Its folder of /proc.
-    pub(crate) fn folder(&self) -> BorrowedFd<'_> {
-        self.proc.as_fd()
     }
 
     /// Readable when the process has ended, with all its threads.
@@ -224,21 +220,28 @@ impl Target {
         readlinkat(&self.proc, "exe").ok().map(|path| path.to_string_lossy().into_owned())
     }
 
-    /// Status of the file that the process executes.
-    pub(crate) fn executable_stat(&self) -> Option<FileStat> {
-        fstatat(&self.proc, "exe", AtFlags::empty()).ok()
+    /// Device and inode of the file that the process executes.
+    pub(crate) fn executable_file(&self) -> Option<(u64, u64)> {
+        let found = stat_quietly(self.proc.as_raw_fd(), c"exe").ok()?;
+        Some((u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor), found.stx_ino))
+    }
+
+    /// Its folder of /proc.
+    pub(crate) fn folder(&self) -> BorrowedFd<'_> {
+        self.proc.as_fd()
     }
 
     /// Opens the file behind a mapping, whatever stands at its path now and in whichever mount namespace.
-    pub(crate) fn open_mapped(&self, mapping: &Mapping) -> Result<File, GuardError> {
+    pub(crate) fn open_mapped(&self, mapping: &Mapping, flags: OFlag) -> Result<File, GuardError> {
+        let open = |name: &str| self.open_with(name, flags);
         // The kernel's own link to the mapped file; needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN.
         let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
-        let mut error = match self.open_read(&link) {
+        let mut error = match open(&link) {
             Ok(file) => return Ok(file),
             Err(errno) => errno,
         };
         if self.executable().is_some_and(|path| path == mapping.path) {
-            match self.open_read("exe") {
+            match open("exe") {
                 Ok(file) => return Ok(file),
                 Err(errno) => error = errno,
             }
@@ -246,8 +249,7 @@ impl Target {
         if mapping.deleted {
             return Err(self.image_error(mapping, error));
         }
-        let file = self
-            .open_read(&format!("root/{}", mapping.path.trim_start_matches('/')))
+        let file = open(&format!("root/{}", mapping.path.trim_start_matches('/')))
             .map_err(|errno| self.image_error(mapping, errno))?;
         let stat = fstat(&file).map_err(|errno| self.image_error(mapping, errno))?;
         // Only the inode: the device number in maps is not that of stat on overlay and btrfs.
@@ -295,8 +297,12 @@ impl Target {
     }
 
     fn open_read(&self, name: &str) -> Result<File, Errno> {
+        self.open_with(name, OFlag::O_RDONLY)
+    }
+
+    fn open_with(&self, name: &str, flags: OFlag) -> Result<File, Errno> {
         // Without O_NONBLOCK a FIFO at the path would hold the guard.
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         openat(&self.proc, name, flags, Mode::empty()).map(File::from)
     }
 
@@ -494,7 +500,7 @@ mod tests {
             }
             std::thread::yield_now();
         };
-        let file = target.open_mapped(&mapping).unwrap();
+        let file = target.open_mapped(&mapping, OFlag::O_RDONLY).unwrap();
         assert_eq!(fstat(&file).unwrap().st_ino, mapping.file.inode);
         child.kill().unwrap();
         child.wait().unwrap();

@@ -67,6 +67,8 @@ fn pause() {
 #[derive(Debug, Clone)]
 pub(crate) struct ImageSites {
     pub(crate) file: Rc<File>,
+    /// Where its bytes are read; another one where the image is a foreign file.
+    pub(crate) bytes: Rc<File>,
     /// To find the image among the mappings of a process.
     pub(crate) key: FileKey,
     pub(crate) entries: Vec<Site>,
@@ -82,8 +84,8 @@ impl ImageSites {
     }
 
     /// Does the same stand there now?
-    pub(crate) fn are_as_checked(&self) -> bool {
-        let marks = self.sites().map(|site| mark_of(&self.file, site.offset));
+    pub(crate) fn are_as_checked(&self, file: &File) -> bool {
+        let marks = self.sites().map(|site| mark_of(file, site.offset));
         marks.fold(0, u64::wrapping_add) == self.mark
     }
 }

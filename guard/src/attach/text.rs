@@ -176,7 +176,7 @@ impl Mappings {
                 continue;
             }
             let mut stored = [0; WINDOW];
-            let length = image.file.read_at(&mut stored[..before as usize + LONGEST], site.offset - before);
+            let length = image.bytes.read_at(&mut stored[..before as usize + LONGEST], site.offset - before);
             let length = length.unwrap_or(0).min((mapped.end - first) as usize);
             let end = length.min(before as usize + length_of(&stored[before as usize..]));
             let mut found = [0; WINDOW];
@@ -206,7 +206,7 @@ impl Mappings {
         for image in images {
             for site in image.sites() {
                 for address in self.addresses(image.key, site.offset) {
-                    if !memory.has_probe(address, &image.file, site.offset)? {
+                    if !memory.has_probe(address, &image.bytes, site.offset)? {
                         missing.get_or_insert((site.cookie & SITE_FUNCTION_MASK) as u32);
                         count += 1;
                     }
@@ -444,7 +444,7 @@ mod tests {
         let file = Rc::new(File::open("/proc/self/exe").unwrap());
         let site = Site { offset: code - mapping.start + mapping.offset, cookie: 7, before: 0 };
         let (entries, exits) = (vec![site], Vec::new());
-        (own, vec![ImageSites { file, key: mapping.file, entries, exits, mark: 0 }])
+        (own, vec![ImageSites { bytes: Rc::clone(&file), file, key: mapping.file, entries, exits, mark: 0 }])
     }
 
     #[test]

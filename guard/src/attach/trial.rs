@@ -46,7 +46,14 @@ pub(super) fn counted(tracefs: &Tracefs) -> Result<u64, Errno> {
         before: 0,
     });
     let file = Rc::new(File::open("/proc/self/exe").map_err(errno_of)?);
-    let image = ImageSites { file, key: mapping.file, entries: Vec::new(), exits: Vec::new(), mark: 0 };
+    let image = ImageSites {
+        bytes: Rc::clone(&file),
+        file,
+        key: mapping.file,
+        entries: Vec::new(),
+        exits: Vec::new(),
+        mark: 0,
+    };
     let definition = tracefs.define(&image, &sites)?;
     // This thread's own hits; no program is needed for their number.
     let mut event = File::from(perf::open_tracepoint(definition.id()?, 0)?);

@@ -49,6 +49,7 @@ impl GuardError {
             | Self::NoMapping { .. }
             | Self::OpenImage { .. }
             | Self::ImageReplaced { .. }
+            | Self::Stalled { .. }
             | Self::ImageChanged { .. }
             | Self::NoHeadroom { .. }
             | Self::OutOfMemory { .. }

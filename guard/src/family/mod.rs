@@ -255,7 +255,7 @@ fn last_exits(events: &[FamilyEvent]) -> HashMap<i32, usize> {
 
 /// Device and inode of what a process executes.
 fn executable_of(target: &Target) -> Option<(u64, u64)> {
-    target.executable_stat().map(|stat| (stat.st_dev, stat.st_ino))
+    target.executable_file()
 }
 
 /// Makes a descriptor wake whoever waits for events.

@@ -154,7 +154,7 @@ pub const DEADLY: &[Deadly] = deadly![
 
 /// Older names of the same, which musl uses where an architecture has them.
 #[cfg(target_arch = "x86_64")]
-pub const DEADLY_HERE: &[Deadly] = deadly![SYS_fork, SYS_vfork];
+pub const DEADLY_HERE: &[Deadly] = deadly![SYS_vfork];
 /// Older names of the same, of which this architecture has none.
 #[cfg(not(target_arch = "x86_64"))]
 pub const DEADLY_HERE: &[Deadly] = &[];

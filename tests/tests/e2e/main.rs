@@ -44,6 +44,7 @@ mod shapes;
 mod soundness;
 mod spool;
 mod stacks;
+mod stalls;
 mod stops;
 mod upgrades;
 mod upload;
