@@ -123,6 +123,10 @@ struct sched_entity {
 	__u64 sum_exec_runtime;
 };
 
+struct sched_info {
+	unsigned long long run_delay;
+};
+
 struct uprobe_task;
 
 struct task_struct {
@@ -133,6 +137,9 @@ struct task_struct {
 	struct signal_struct *signal;
 	struct task_struct *real_parent;
 	struct sched_entity se;
+	struct sched_info sched_info;
+	unsigned long nvcsw;
+	__u64 start_time;
 	struct uprobe_task *utask;
 	struct thread_struct thread;
 };
@@ -1019,6 +1026,22 @@ int family_signal(__u64 *args)
 }
 
 /*
+ * CPU time of a thread. What the scheduler keeps is as of the last tick or sleep, and a child may live less than a tick: one
+ * that never slept ran all the time that it did not wait for a CPU.
+ */
+static __noinline __u64 cpu_time(struct task_struct *task)
+{
+	__u64 life;
+
+	if (BPF_CORE_READ(task, nvcsw))
+		return BPF_CORE_READ(task, se.sum_exec_runtime);
+	life = bpf_ktime_get_ns() - BPF_CORE_READ(task, start_time);
+	if (bpf_core_field_exists(task->sched_info.run_delay))
+		life -= BPF_CORE_READ(task, sched_info.run_delay);
+	return life;
+}
+
+/*
  * A child that is not covered, or not yet, pays for breakpoints that it inherited, and no program counts that. It has a
  * utask once it hit one; up to 6.15 its memory, and that with it, is gone when this runs, and nobody knows.
  */
@@ -1028,8 +1051,7 @@ static __noinline int tell_paid(struct task_struct *task, __u32 tgid)
 
 	if ((BPF_CORE_READ(task, mm) && !BPF_CORE_READ(task, utask)) || !bpf_map_lookup_elem(&family, &parent))
 		return 0;
-	tell(EVENT_PAID, tgid,
-	     (BPF_CORE_READ(task, se.sum_exec_runtime) + BPF_CORE_READ(task, signal, sum_sched_runtime)) / 1000, 0);
+	tell(EVENT_PAID, tgid, (cpu_time(task) + BPF_CORE_READ(task, signal, sum_sched_runtime)) / 1000, 0);
 	return 0;
 }
 
