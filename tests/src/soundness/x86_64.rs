@@ -169,6 +169,10 @@ fn instruction(head: &[u8], form: Form, operand: &[u8]) -> Option<Code> {
         return None;
     }
     let bytes = bytes.get(..instruction.len())?;
+    // Of the red zone only what lies below the return address.
+    if form == Form::RedZone && instruction.memory_size().size() > 64 {
+        return None;
+    }
     if form != Form::Relative || !uses_modrm(&instruction, form) {
         return absolute(&instruction, bytes);
     }
@@ -235,10 +239,11 @@ fn group(instruction: &Instruction, map: &[u8], opcode: u8, form: Form, prefixes
 /// after which a function could not return.
 fn after(bytes: &[u8]) -> Option<Code> {
     let instruction = decoded(bytes);
-    let fix = match instruction.stack_pointer_increment() {
-        -8 => UP,
-        8 => DOWN,
-        0 => &[],
+    let to_stack_pointer = instruction.op0_register().full_register() == Register::RSP;
+    let fix = match (instruction.stack_pointer_increment(), instruction.mnemonic()) {
+        (-8, Mnemonic::Push) => UP,
+        (8, Mnemonic::Pop) if !to_stack_pointer => DOWN,
+        (0, _) => &[],
         _ => return None,
     };
     let mut factory = InstructionInfoFactory::new();
