@@ -17,7 +17,7 @@ use crate::log::Level;
 enum Begun {
     Measured(Session),
     /// Its build is left alone since this fault.
-    Quarantined(Session, Record),
+    Quarantined(Session, Box<Record>),
     /// Its build is left alone until then.
     Paused(Session, Instant),
 }
@@ -72,7 +72,7 @@ impl Service {
         let mut session = Session::open(&mut self.line, pid, wanted)?;
         let key = key.insert(watched::key(session.description(), config));
         match self.quarantine.contains(key) {
-            Ok(Some(record)) => return Ok(Begun::Quarantined(session, record)),
+            Ok(Some(record)) => return Ok(Begun::Quarantined(session, Box::new(record))),
             Ok(None) => {}
             // What cannot be read cannot forbid anything; who repairs it is told.
             Err(error) => self.log.say(Level::Warning, format_args!("{error}")),
