@@ -43,7 +43,12 @@ impl Executable {
 
     /// Does an instruction at this file offset belong to an executable segment?
     pub(crate) fn contains(&self, offset: u64) -> bool {
-        self.ranges[..self.count].iter().any(|(start, end)| (*start..*end).contains(&offset))
+        self.range_of(offset).is_some()
+    }
+
+    /// Begin and end of the executable segment that an offset lies in.
+    pub(crate) fn range_of(&self, offset: u64) -> Option<(u64, u64)> {
+        self.ranges[..self.count].iter().copied().find(|(start, end)| (*start..*end).contains(&offset))
     }
 }
 

@@ -19,6 +19,7 @@ use crate::budget::{Ppm, Total};
 use crate::calibrate::Costs;
 use crate::command::Command;
 use crate::config_file::{self, ConfigFileError};
+use crate::confirm::Confirm;
 use crate::deadline::Deadline;
 use crate::elf::Executable;
 use crate::error::{GuardError, text};
@@ -43,6 +44,8 @@ const IMAGES_OPEN: usize = 512;
 /// The privileged half.
 #[derive(Default)]
 pub struct Guard {
+    /// What confirms sites.
+    pub(crate) confirm: Option<Confirm>,
     pub(crate) scope: Scope,
     pub(crate) targets: Vec<Target>,
     pub(crate) images: Vec<OpenImage>,
@@ -127,6 +130,12 @@ impl Guard {
     #[must_use]
     pub fn new(asked: Vec<Asked>) -> Self {
         Self { scope: Scope::new(asked), ..Self::default() }
+    }
+
+    /// Sites are `confirmed` before any is probed.
+    #[must_use]
+    pub fn confirmed_by(self, confirm: Confirm) -> Self {
+        Self { confirm: Some(confirm), ..self }
     }
 
     /// A guard that has started a command, whose plans have these `limits`.

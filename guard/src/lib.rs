@@ -16,6 +16,7 @@
 //! | `protocol.rs`, `line.rs` | what can be asked, what is answered, and how does it get there? |
 //! | `guard.rs` | what happens at each request? |
 //! | `scope.rs` | what was edgelat started for? |
+//! | `confirm.rs` | does an instruction begin at a site? |
 //! | `plan.rs` | what is measured, from its sites to its probes |
 //! | `aside.rs` | what is done by a process of its own, because it may never come back? |
 //! | `look.rs` | what is looked at without being asked |
@@ -55,6 +56,7 @@ pub mod check;
 pub mod clock;
 mod command;
 pub mod config_file;
+mod confirm;
 mod costs;
 pub mod cpus;
 mod deadline;
@@ -99,6 +101,7 @@ pub fn sweep() {
 }
 
 pub use command::Command;
+pub use confirm::Confirm;
 pub use error::{GuardError, Kind};
 pub use guard::{Guard, Service, Understand};
 pub use line::Line;

@@ -17,6 +17,7 @@ use crate::attach::text::Mappings;
 use crate::attach::{self, Attached, ImageSites, Site, Way};
 use crate::budget::{Budget, Total};
 use crate::calibrate;
+use crate::confirm;
 use crate::costs::mark_prices;
 use crate::cpus::CpuSet;
 use crate::error::{GuardError, Text, text};
@@ -222,6 +223,9 @@ impl Guard {
         for site in sites {
             check_site(open, site, self.plans[index].options.functions)?;
             mark = mark.wrapping_add(mark_of(open.bytes(), site.offset));
+        }
+        if let Some(by) = self.confirm {
+            confirm::confirm(by, &open.file, &open.executable, sites)?;
         }
         let plan = &mut self.plans[index];
         plan.sites += sites.len();

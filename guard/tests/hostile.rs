@@ -23,6 +23,22 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use probed::{Target, edgelat_test_probed, edgelat_test_probed_return, site};
 
+// An instruction of several bytes, in which others are found by who begins to read at the second: nop; ret.
+#[cfg(target_arch = "x86_64")]
+std::arch::global_asm!(
+    ".globl edgelat_test_long",
+    ".text",
+    "edgelat_test_long:",
+    ".byte 0xb8, 0x90, 0xc3, 0xc3, 0x90",
+    "ret",
+);
+#[cfg(target_arch = "aarch64")]
+std::arch::global_asm!(".globl edgelat_test_long", ".text", "edgelat_test_long:", "nop", "ret");
+
+unsafe extern "C" {
+    fn edgelat_test_long();
+}
+
 /// Names the attack and the processes, for the process that is guard and collector.
 const ATTACK: &str = "EDGELAT_TEST_ATTACK";
 
@@ -34,6 +50,7 @@ const ATTACKS: &[(&str, Attack)] = &[
     ("floods", floods),
     ("sites", sites),
     ("settled", settled),
+    ("inside", inside),
     ("cost", cost),
 ];
 
@@ -56,7 +73,7 @@ fn the_process_that_is_taken_over() {
     // SAFETY: this program's other thread waits for this one and holds no lock.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
-            let guard = guard(asked, &options(name));
+            let guard = guard(asked, &options(name)).confirmed_by(edgelat_image::boundary::confirm);
             let status = edgelat_guard::split(guard, |line| {
                 let tried = std::panic::catch_unwind(AssertUnwindSafe(move || {
                     attack(&mut line.unwrap(), asked, other);
@@ -257,6 +274,33 @@ fn sites(line: &mut Line, asked: i32, _other: i32) {
         (0..100).flat_map(with).collect()
     };
     check(100, &by_all);
+}
+
+#[test]
+fn no_byte_inside_an_instruction_is_probed() {
+    attacked("inside");
+}
+
+fn inside(line: &mut Line, asked: i32, _other: i32) {
+    let target = open_target(line, asked);
+    let plan = begin(line, target, OPTIONS);
+    let (image, file) = open_executable(line, target, |_| true);
+    let begins = edgelat_test_long as *const () as usize;
+    let mut add = |sites: &[PlanSite]| {
+        line.call(&Request::PlanSites { plan, image, sites: heapless::Vec::from_slice(sites).unwrap() })
+    };
+    // All that is said of them is so, but that an instruction begins there.
+    for place in [begins + 1, begins + 2] {
+        for exit in [false, true] {
+            let error = add(&[site(&file, place, exit)]).expect_err("a byte inside an instruction");
+            assert!(matches!(error, GuardError::BadPlan { .. }), "{error}");
+        }
+    }
+    // A probe that is dearer than what is said of it.
+    let single_stepped = PlanSite { stepped: false, ..site(&file, begins, false) };
+    assert!(matches!(add(&[single_stepped]), Err(GuardError::BadPlan { .. })));
+    // It goes on after a refusal.
+    add(&[PlanSite { stepped: true, ..site(&file, begins, false) }]).unwrap();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::ops::Range;
 
+use crate::boundary::{Instructed, LEAD, TAIL, instructed};
 use crate::elf::unwind::Unwind;
 use crate::limits::{COLD_PARTS, FUNCTION_BYTES};
 use crate::pack::{PackedFunction, PackedImage};
@@ -152,12 +153,24 @@ impl<S: ReadAt> Image<S> {
         let place = |site: Site| {
             let file_offset =
                 self.file_offset(site.address).ok_or(Refusal::NotInText { address: site.address })?;
+            self.confirm(site.address)?;
             Ok(ProbeSite { site, file_offset })
         };
         Ok(FunctionSites {
             entry: place(sites.entry)?,
             exits: sites.exits.into_iter().map(place).collect::<Result<_, Refusal>>()?,
         })
+    }
+
+    /// What is to be probed is confirmed by code alone before it is, so what cannot be is refused here, by its name.
+    fn confirm(&self, address: u64) -> Result<(), Refusal> {
+        let segment = self.segment_of(address, 1).ok_or(Refusal::NotInText { address })?;
+        let start = address.saturating_sub(LEAD).max(segment.address);
+        let end = address.saturating_add(TAIL).min(segment.address.saturating_add(segment.file_size));
+        match instructed(self.arch(), &self.code(start, end)?, (address - start) as usize) {
+            Instructed::No => Err(Refusal::Unconfirmed { address }),
+            Instructed::Emulated | Instructed::SingleStepped => Ok(()),
+        }
     }
 
     /// The bytes of a range of code, which must lie in one executable segment that cannot be written.

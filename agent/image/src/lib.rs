@@ -52,6 +52,7 @@
 #![forbid(unsafe_code)]
 
 mod arch;
+pub mod boundary;
 mod build_id;
 mod code;
 mod debug_files;

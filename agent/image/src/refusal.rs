@@ -130,6 +130,12 @@ pub enum Refusal {
         /// ELF virtual address of the instruction that reads them.
         address: u64,
     },
+    /// Decoding from before a site does not lead to it: tables stand between this function and the one before.
+    #[error("that an instruction begins at 0x{address:x} does not follow from what stands before it")]
+    Unconfirmed {
+        /// ELF virtual address of the site.
+        address: u64,
+    },
     /// The function calls a place inside itself, so that its returns are not all returns of the function.
     #[error(
         "the function calls a place inside itself at 0x{address:x}, and the returns cannot be told apart"
@@ -259,6 +265,7 @@ impl Refusal {
             Self::Undecodable { .. } => "undecodable",
             Self::JumpIntoInstruction { .. } => "jump-into-instruction",
             Self::DataInCode { .. } => "data-in-code",
+            Self::Unconfirmed { .. } => "unconfirmed",
             Self::CallsInside { .. } => "calls-inside",
             Self::LoopsToEntry { .. } => "loops-to-entry",
             Self::Empty => "empty",

@@ -2,6 +2,7 @@
 
 use edgelat_guard::placement::{self, Placement, Wanted};
 use edgelat_guard::{Guard, Line, cpus::CpuSet};
+use edgelat_image::boundary;
 
 use super::exit::Exit;
 use super::failure::Failure;
@@ -11,7 +12,7 @@ use super::failure::Failure;
 /// # Errors
 /// When there could be no second process. What the command itself says it has printed.
 pub fn guarded(guard: Guard, command: impl FnOnce(Line) -> Result<Exit, Failure>) -> Result<Exit, Failure> {
-    let status = edgelat_guard::split(guard, |line| {
+    let status = edgelat_guard::split(guard.confirmed_by(boundary::confirm), |line| {
         let outcome = line.map_err(Failure::from).and_then(command);
         super::exit_of(outcome).status()
     })?;
@@ -42,6 +43,7 @@ pub fn guarded_away_from(
     targets: &CpuSet,
     command: impl FnOnce(Line, Placement) -> Result<Exit, Failure>,
 ) -> Result<Exit, Failure> {
+    let guard = guard.confirmed_by(boundary::confirm);
     let status = edgelat_guard::split_and_place(guard, wanted, targets, |ready| {
         let outcome = ready.map_err(Failure::from).and_then(|(line, placement)| command(line, placement));
         super::exit_of(outcome).status()

@@ -155,6 +155,20 @@ pub const ALLOWED_IN_FOLDER_HERE: &[Allowed] = allowed![SYS_renameat: Only::Fold
 pub const ALLOWED_IN_FOLDER_HERE: &[Allowed] =
     &[Allowed { name: "SYS_renameat", number: 38, only: Only::Folder(&[0, 2]) }];
 
+/// All that a process does that confirms sites; any other call ends it.
+pub const OF_CONFIRMER: &[Allowed] = allowed![
+    SYS_read,
+    SYS_write,
+    SYS_brk,
+    SYS_mmap: Only::Without(2, PROT_EXEC as u64),
+    SYS_mprotect: Only::Without(2, PROT_EXEC as u64),
+    SYS_munmap,
+    SYS_mremap,
+    SYS_madvise,
+    SYS_exit,
+    SYS_exit_group,
+];
+
 /// On every architecture.
 pub const DEADLY: &[Deadly] = deadly![
     SYS_bpf,

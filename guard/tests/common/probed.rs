@@ -93,5 +93,5 @@ pub(crate) fn site(file: &fs::File, address: usize, exit: bool) -> PlanSite {
     let offset = file_offset(address);
     let mut code = [0; 4];
     file.read_exact_at(&mut code, offset).unwrap();
-    PlanSite { offset, cookie: 0, exit, stepped: false, code, code_len: 4, before: 0 }
+    PlanSite { offset, cookie: 0, exit, stepped: true, code, code_len: 4, before: 0 }
 }
