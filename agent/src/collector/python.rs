@@ -74,7 +74,24 @@ pub struct Python {
     labels: Vec<Label>,
     known: HashMap<(String, String, u32), usize>,
     /// Code objects that found no row, with their functions.
-    waiting: Vec<(Code, usize)>,
+    waiting: Vec<Waiting>,
+}
+
+/// A code object that found no row.
+#[derive(Debug)]
+struct Waiting {
+    code: Code,
+    /// Its function.
+    label: usize,
+    /// Its calls, as they were last seen: another object that takes its place takes their counter as well.
+    seen: u64,
+}
+
+impl Waiting {
+    fn calls(&mut self, codes: &Codes) -> u64 {
+        self.seen = self.seen.max(codes.waiting(&self.code));
+        self.seen
+    }
 }
 
 /// How many rows there is room for in half of `bytes`, as far as the number of CPUs can be read.
@@ -135,8 +152,8 @@ impl Python {
         }
         self.collect_leaving(rows);
         self.refill();
-        for (code, label) in std::mem::take(&mut self.waiting) {
-            self.assign(code, label);
+        for waiting in std::mem::take(&mut self.waiting) {
+            self.assign(waiting);
         }
     }
 
@@ -168,28 +185,35 @@ impl Python {
                 label
             }
         };
-        self.assign(code, label);
+        self.assign(Waiting { code, label, seen: 0 });
     }
 
     /// Has the calls of a code object counted as those of a function.
-    fn assign(&mut self, code: Code, label: usize) {
+    fn assign(&mut self, mut waiting: Waiting) {
+        let Waiting { ref code, label, .. } = waiting;
         let own = self.labels[label].row;
         match (own, code.row) {
             (None, Some(row)) => self.own(label, row),
             (Some(own), Some(row)) => {
-                self.codes.answer(&code, Answer::Row(own));
+                self.codes.answer(code, Answer::Row(own));
                 self.leave(row, Some(label));
             }
-            (Some(own), None) => self.labels[label].unresolved += self.codes.answer(&code, Answer::Row(own)),
+            (Some(own), None) => self.resolve(&mut waiting, own),
             (None, None) => match self.rows.iter().position(|row| matches!(row.of, Use::Reserve)) {
                 Some(free) => {
                     let row = self.first_row + free as u32;
                     self.own(label, row);
-                    self.labels[label].unresolved += self.codes.answer(&code, Answer::Row(row));
+                    self.resolve(&mut waiting, row);
                 }
-                None => self.waiting.push((code, label)),
+                None => self.waiting.push(waiting),
             },
         }
+    }
+
+    /// From here on its calls are counted in a row.
+    fn resolve(&mut self, waiting: &mut Waiting, row: u32) {
+        self.codes.answer(&waiting.code, Answer::Row(row));
+        self.labels[waiting.label].unresolved += waiting.calls(&self.codes);
     }
 
     fn own(&mut self, label: usize, row: u32) {
@@ -260,11 +284,11 @@ impl Python {
     }
 
     /// Calls of each function while it had no row.
-    pub fn unresolved(&self) -> Vec<u64> {
+    pub fn unresolved(&mut self) -> Vec<u64> {
         let mut unresolved: Vec<u64> = self.labels.iter().map(|label| label.unresolved).collect();
-        for (code, label) in &self.waiting {
-            if let Some(sum) = unresolved.get_mut(*label) {
-                *sum += self.codes.waiting(code);
+        for waiting in &mut self.waiting {
+            if let Some(sum) = unresolved.get_mut(waiting.label) {
+                *sum += waiting.calls(&self.codes);
             }
         }
         unresolved
@@ -277,5 +301,56 @@ impl Python {
 
     fn text(&self, text: &Text) -> String {
         self.layout.text_of(text.length, text.state, &text.bytes).unwrap_or_else(|| "?".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::mem::offset_of;
+    use std::os::unix::fs::FileExt;
+
+    use edgelat_bpf::layout::{CODE_TEXTS, CODE_WAITING, CodeSlot, CodeText, PythonPool};
+
+    use super::*;
+
+    /// An array of the programs, in a file.
+    fn array(name: &str, bytes: usize, words: &[(usize, u64)]) -> File {
+        let path = std::env::temp_dir().join(format!("edgelat-{name}-{}", std::process::id()));
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        file.set_len(bytes.next_multiple_of(1 << 16) as u64).unwrap();
+        words.iter().for_each(|(at, word)| file.write_all_at(&word.to_ne_bytes(), *at as u64).unwrap());
+        file
+    }
+
+    #[test]
+    fn calls_without_a_row_stay_counted_when_another_object_takes_the_place() {
+        let (object, fingerprint, tgid) = (0x1000, 7, 42u64 << 32);
+        let slot = [
+            (offset_of!(CodeSlot, code), object),
+            (offset_of!(CodeSlot, owner), tgid | CODE_WAITING),
+            (offset_of!(CodeSlot, fingerprint), fingerprint),
+            (offset_of!(CodeSlot, waiting), 5),
+        ];
+        let text = [
+            (offset_of!(CodeText, sequence), 1),
+            (offset_of!(CodeText, code), object),
+            (offset_of!(CodeText, fingerprint), fingerprint),
+            (offset_of!(CodeText, slot), tgid),
+            (offset_of!(CodeText, row), CODE_WAITING),
+        ];
+        let slots = array("slots", size_of::<CodeSlot>(), &slot);
+        let pool = array("pool", size_of::<PythonPool>(), &[]);
+        let texts = array("texts", CODE_TEXTS * size_of::<CodeText>(), &text);
+        let codes = Codes::map(&slots, &pool, &texts, 1).unwrap();
+        let mut waiting = Waiting { code: codes.next().unwrap(), label: 0, seen: 0 };
+        assert_eq!(waiting.calls(&codes), 5);
+        let other = [(offset_of!(CodeSlot, code), object), (offset_of!(CodeSlot, fingerprint), 8)];
+        for (at, word) in other.into_iter().chain([(offset_of!(CodeSlot, waiting), 1)]) {
+            slots.write_all_at(&word.to_ne_bytes(), at as u64).unwrap();
+        }
+        assert_eq!(codes.waiting(&waiting.code), 0, "it is another object's");
+        assert_eq!(waiting.calls(&codes), 5, "counters only grow");
     }
 }
