@@ -1,27 +1,50 @@
-//! The switch that every program tests first.
+//! The switches that every program tests first, one for each plan.
 
 use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::layout::{CONTROL_ARMED, CONTROL_FAULTED, CONTROL_OFF, Control};
+use crate::layout::{CONTROL_ARMED, CONTROL_FAULTED, CONTROL_OFF, PLANS, Switches as Layout};
 use crate::mapping::{MapError, Mapping};
 
-const STATE: usize = std::mem::offset_of!(Control, state);
-const LOST_EVENTS: usize = std::mem::offset_of!(Control, lost_events);
+const STATE: usize = std::mem::offset_of!(Layout, state);
+const LOST_EVENTS: usize = std::mem::offset_of!(Layout, lost_events);
+const _: () = assert!(size_of::<Layout>() == 2 * PLANS as usize * size_of::<u32>());
 
-/// The switch of one loaded object. Held by the guard alone; a fatal signal turns it off in the kernel, for good.
-#[derive(Debug)]
-pub struct Switch(Mapping);
+/// The switches of all loaded objects. Held by the guard alone.
+#[derive(Debug, Clone)]
+pub struct Switches(Rc<Mapping>);
 
-impl Switch {
-    /// Maps the `control` array.
+impl Switches {
+    /// Maps the array of switches.
     ///
     /// # Errors
     /// [`MapError`] when the descriptor is not that array or memory is short.
-    pub fn map(control: impl AsFd) -> Result<Self, MapError> {
-        Ok(Self(Mapping::write(control, 1, size_of::<Control>())?))
+    pub fn map(switches: impl AsFd) -> Result<Self, MapError> {
+        Ok(Self(Rc::new(Mapping::write(switches, 1, size_of::<Layout>())?)))
     }
 
+    /// The switch of a plan, off and as if it had never been used.
+    pub fn begin(&self, plan: u32) -> Switch {
+        let switch = Switch { all: Rc::clone(&self.0), place: plan as usize * size_of::<u32>() };
+        if let Some(state) = switch.state() {
+            state.store(CONTROL_OFF, Ordering::SeqCst);
+        }
+        if let Some(lost) = switch.all.half(LOST_EVENTS + switch.place) {
+            lost.store(0, Ordering::SeqCst);
+        }
+        switch
+    }
+}
+
+/// The switch of one plan. A fatal signal turns it off in the kernel, for good.
+#[derive(Debug)]
+pub struct Switch {
+    all: Rc<Mapping>,
+    place: usize,
+}
+
+impl Switch {
     /// From the next hit on, everything counts; false after a fault.
     pub fn arm(&self) -> bool {
         self.turn(CONTROL_OFF, CONTROL_ARMED)
@@ -32,14 +55,14 @@ impl Switch {
         self.turn(CONTROL_ARMED, CONTROL_OFF);
     }
 
-    /// Has a process of the family got a fatal signal?
+    /// Has a process of the plan got a fatal signal?
     pub fn faulted(&self) -> bool {
         self.state().is_none_or(|state| state.load(Ordering::SeqCst) == CONTROL_FAULTED)
     }
 
     /// Events that were not told, because nobody made room in time.
     pub fn lost_events(&self) -> u32 {
-        self.0.half(LOST_EVENTS).map_or(0, |lost| lost.load(Ordering::Relaxed))
+        self.all.half(LOST_EVENTS + self.place).map_or(0, |lost| lost.load(Ordering::Relaxed))
     }
 
     fn turn(&self, from: u32, to: u32) -> bool {
@@ -50,6 +73,6 @@ impl Switch {
     }
 
     fn state(&self) -> Option<&AtomicU32> {
-        self.0.half(STATE)
+        self.all.half(STATE + self.place)
     }
 }

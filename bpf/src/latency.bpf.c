@@ -166,8 +166,11 @@ struct k_sigaction {
 
 const volatile struct constants constants = {};
 
-/* A section of its own, so that the guard alone holds the map with the switch. */
-volatile struct control control SEC(".data.control") = {};
+/* A section of its own, so that the guard alone holds the map with the switches. It is one for all loaded objects. */
+volatile struct switches switches SEC(".data.control") = {};
+
+/* Does anything count? */
+#define ARMED (switches.state[constants.plan & (PLANS - 1)] == CONTROL_ARMED)
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -200,17 +203,21 @@ struct {
 	__type(value, __u64);
 } sites SEC(".maps");
 
-/* The processes that are followed. Preallocated: a fork must be able to enter its child in any context. */
+/*
+ * The processes that are measured, with their plans. One set of programs looks after those of all plans, so that what a signal
+ * or a fork costs everybody on the machine does not grow with the plans. Preallocated: a fork must be able to enter its child
+ * in any context.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
-	__type(key, __u32);
+	__type(key, struct member);
 	__type(value, __u32);
 } family SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 262144);
 } events SEC(".maps");
 
 struct {
@@ -438,15 +445,16 @@ static __always_inline void record(struct row *row, __u64 ns)
 
 /* ---- what the guard is told ---- */
 
-static __noinline void tell(__u32 kind, __u32 tgid, __u32 value, __u32 detail)
+static __noinline void tell(__u32 plan, __u32 kind, __u32 tgid, __u32 value, __u32 detail)
 {
 	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 
 	if (!event) {
-		__sync_fetch_and_add(&control.lost_events, 1);
+		__sync_fetch_and_add(&switches.lost_events[plan & (PLANS - 1)], 1);
 		return;
 	}
 	event->kind = kind;
+	event->plan = plan & (PLANS - 1);
 	event->tgid = tgid;
 	event->value = value;
 	event->detail = detail;
@@ -783,7 +791,7 @@ static __noinline __u64 site_by_address(user_regs *regs)
 	if (row)
 		count(row->entries, 1);
 	if (!found && !bpf_map_update_elem(&sites, &key, &unknown, BPF_NOEXIST))
-		tell(EVENT_UNKNOWN_SITE, key.tgid, 0, 0);
+		tell(constants.plan, EVENT_UNKNOWN_SITE, key.tgid, 0, 0);
 	return SITE_UNKNOWN;
 }
 
@@ -794,7 +802,7 @@ static __noinline __u64 site_by_address(user_regs *regs)
 	SEC(section) int name(user_regs *regs)                                                               \
 	{                                                                                                    \
 		__u64 site;                                                                                  \
-		if (control.state != CONTROL_ARMED)                                                          \
+		if (!ARMED)                                                          \
 			return 0;                                                                            \
 		site = bpf_get_attach_cookie(regs);                                                          \
 		HIT(end, statement);                                                                         \
@@ -804,7 +812,7 @@ static __noinline __u64 site_by_address(user_regs *regs)
 	SEC("uprobe") int name(user_regs *regs)                                                              \
 	{                                                                                                    \
 		__u64 site;                                                                                  \
-		if (control.state != CONTROL_ARMED)                                                          \
+		if (!ARMED)                                                          \
 			return 0;                                                                            \
 		site = site_by_address(regs);                                                                \
 		if (site == SITE_UNKNOWN)                                                                    \
@@ -865,7 +873,7 @@ SEC("uprobe.multi") int multi_exit_writing(user_regs *regs)
 	__u64 site, sp, target;
 	bool at_site;
 
-	if (control.state != CONTROL_ARMED)
+	if (!ARMED)
 		return 0;
 	site = bpf_get_attach_cookie(regs);
 	sp = REGS_SP(regs);
@@ -915,7 +923,7 @@ int session(user_regs *regs)
 	struct row *row;
 	bool leaving;
 
-	if (control.state != CONTROL_ARMED)
+	if (!ARMED)
 		return 1; /* from the entry: no return probe for this call */
 	if (bpf_ksym_exists(bpf_session_is_return___context)) {
 		leaving = bpf_session_is_return___context(regs);
@@ -944,7 +952,26 @@ int session(user_regs *regs)
 	return 0;
 }
 
-/* ---- the family: forks and new images of the followed processes ---- */
+/* ---- the processes of all plans: forks, new images, signals and ends ---- */
+
+/* The plan of a process that stands at a place among them, with its marks. */
+static __always_inline __u32 *plan_of(__u32 tgid, __u32 nth)
+{
+	struct member key = { .tgid = tgid, .nth = nth };
+
+	return bpf_map_lookup_elem(&family, &key);
+}
+
+/* A child is in the plans of its parent, at the same places. */
+static __noinline int adopt(__u32 parent, __u32 child, __u32 nth, __u32 plan)
+{
+	struct member key = { .tgid = child, .nth = nth };
+
+	/* At once, or a grandchild born before the guard wakes up would be missed. */
+	bpf_map_update_elem(&family, &key, &plan, BPF_ANY);
+	tell(plan, EVENT_FORK, parent, child, 0);
+	return 0;
+}
 
 SEC("tp_btf/sched_process_fork")
 int family_fork(__u64 *args)
@@ -956,11 +983,15 @@ int family_fork(__u64 *args)
 	 * A new thread is in the same address space, and so is the child of a vfork until it executes: the
 	 * probes are there already, and a second set would count its parent's calls twice.
 	 */
-	if (BPF_CORE_READ(parent, mm) == BPF_CORE_READ(child, mm) || !bpf_map_lookup_elem(&family, &tgid))
+	if (BPF_CORE_READ(parent, mm) == BPF_CORE_READ(child, mm))
 		return 0;
-	/* At once, or a grandchild born before the guard wakes up would be missed. */
-	bpf_map_update_elem(&family, &child_tgid, &tgid, BPF_ANY);
-	tell(EVENT_FORK, tgid, child_tgid, 0);
+	for (__u32 nth = 0; nth < MEMBER_PLANS; nth++) {
+		__u32 *plan = plan_of(tgid, nth);
+
+		if (!plan)
+			break;
+		adopt(tgid, child_tgid, nth, *plan);
+	}
 	return 0;
 }
 
@@ -968,12 +999,23 @@ SEC("tp_btf/sched_process_exec")
 int family_exec(__u64 *args)
 {
 	struct task_struct *task = (void *)args[0];
-	__u32 tgid = BPF_CORE_READ(task, tgid), parent = BPF_CORE_READ(task, real_parent, tgid);
-	__u64 now = bpf_ktime_get_ns();
+	__u32 tgid = BPF_CORE_READ(task, tgid), known = tgid, detail;
+	__u64 now;
 
+	if (!plan_of(tgid, 0))
+		known = BPF_CORE_READ(task, real_parent, tgid);
+	if (!plan_of(known, 0))
+		return 0;
+	now = bpf_ktime_get_ns();
 	/* The second argument is the number that the thread had before it took that of its process. */
-	if (bpf_map_lookup_elem(&family, &tgid) || bpf_map_lookup_elem(&family, &parent))
-		tell(EVENT_EXEC, tgid, now, now >> 32 | ((__u32)args[1] != tgid ? EXEC_BY_THREAD : 0));
+	detail = now >> 32 | ((__u32)args[1] != tgid ? EXEC_BY_THREAD : 0);
+	for (__u32 nth = 0; nth < MEMBER_PLANS; nth++) {
+		__u32 *plan = plan_of(known, nth);
+
+		if (!plan)
+			break;
+		tell(*plan, EVENT_EXEC, tgid, now, detail);
+	}
 	return 0;
 }
 
@@ -1000,28 +1042,55 @@ static __noinline bool sent_by_another(struct kernel_siginfo *info)
 }
 
 /*
- * Before the signal does anything, every program of ours is switched off: what begins after this counts nothing. The guard
- * takes the probes off then. That is not this program's task, but from here on they only cost.
+ * Before the signal does anything, every program of the plan is switched off: what begins after this counts nothing. The
+ * guard takes the probes off then. That is not this program's task, but from here on they only cost.
  */
+static __noinline int fault(__u32 plan, __u32 tgid, __u32 signal, __u32 code)
+{
+	if (plan & MEMBER_UNHANDLED && signal & FAULT_HANDLED)
+		return 0;
+	if (switches.state[plan & (PLANS - 1)] == CONTROL_FAULTED)
+		return 0; /* The first one is the reason; threads that end with it have nothing to add. */
+	switches.state[plan & (PLANS - 1)] = CONTROL_FAULTED;
+	tell(plan, EVENT_FAULT, tgid, signal, code);
+	return 0;
+}
+
 SEC("tp_btf/signal_deliver")
 int family_signal(__u64 *args)
 {
-	__u32 signal = args[0], tgid = bpf_get_current_pid_tgid() >> 32;
+	__u32 signal = args[0], tgid = bpf_get_current_pid_tgid() >> 32, code;
 	struct kernel_siginfo *info = (void *)args[1];
 	struct k_sigaction *action = (void *)args[2];
 	__u64 handler;
-	__u32 flags;
 
-	if (signal > 31 || !(FATAL_SIGNALS >> signal & 1) || !bpf_map_lookup_elem(&family, &tgid))
+	if (signal > 31 || !(FATAL_SIGNALS >> signal & 1) || !plan_of(tgid, 0))
 		return 0;
 	handler = (__u64)BPF_CORE_READ(action, sa.sa_handler);
-	if (handler == SIG_IGN || (handler != SIG_DFL && constants.only_unhandled))
+	if (handler == SIG_IGN)
 		return 0;
-	if (control.state == CONTROL_FAULTED)
-		return 0; /* The first one is the reason; threads that end with it have nothing to add. */
-	control.state = CONTROL_FAULTED;
-	flags = (handler == SIG_DFL ? 0 : FAULT_HANDLED) | (sent_by_another(info) ? FAULT_SENT : 0);
-	tell(EVENT_FAULT, tgid, signal | flags, BPF_CORE_READ(info, si_code));
+	if (handler != SIG_DFL)
+		signal |= FAULT_HANDLED;
+	if (sent_by_another(info))
+		signal |= FAULT_SENT;
+	code = BPF_CORE_READ(info, si_code);
+	for (__u32 nth = 0; nth < MEMBER_PLANS; nth++) {
+		__u32 *plan = plan_of(tgid, nth);
+
+		if (!plan)
+			break;
+		fault(*plan, tgid, signal, code);
+	}
+	return 0;
+}
+
+/* Children that come and go faster than the guard can look at them leave nothing for it to do. */
+static __noinline int leave_plan(__u32 tgid, __u32 nth, __u32 plan, __u32 status)
+{
+	struct member key = { .tgid = tgid, .nth = nth };
+
+	tell(plan, EVENT_EXIT, tgid, status, 0);
+	bpf_map_delete_elem(&family, &key);
 	return 0;
 }
 
@@ -1047,11 +1116,18 @@ static __noinline __u64 cpu_time(struct task_struct *task)
  */
 static __noinline int tell_paid(struct task_struct *task, __u32 tgid)
 {
-	__u32 parent = BPF_CORE_READ(task, real_parent, tgid);
+	__u32 parent = BPF_CORE_READ(task, real_parent, tgid), spent;
 
-	if ((BPF_CORE_READ(task, mm) && !BPF_CORE_READ(task, utask)) || !bpf_map_lookup_elem(&family, &parent))
+	if ((BPF_CORE_READ(task, mm) && !BPF_CORE_READ(task, utask)) || !plan_of(parent, 0))
 		return 0;
-	tell(EVENT_PAID, tgid, (cpu_time(task) + BPF_CORE_READ(task, signal, sum_sched_runtime)) / 1000, 0);
+	spent = (cpu_time(task) + BPF_CORE_READ(task, signal, sum_sched_runtime)) / 1000;
+	for (__u32 nth = 0; nth < MEMBER_PLANS; nth++) {
+		__u32 *plan = plan_of(parent, nth);
+
+		if (!plan)
+			break;
+		tell(*plan, EVENT_PAID, tgid, spent, 0);
+	}
 	return 0;
 }
 
@@ -1064,12 +1140,18 @@ int family_exit(__u64 *args)
 	if (BPF_CORE_READ(task, signal, live.counter))
 		return 0;
 	tell_paid(task, tgid);
-	if (!bpf_map_lookup_elem(&family, &tgid))
+	if (!plan_of(tgid, 0))
 		return 0;
 	status = BPF_CORE_READ(task, signal, group_exit_code);
-	tell(EVENT_EXIT, tgid, status ? status : (__u32)BPF_CORE_READ(task, exit_code), 0);
-	/* Children that come and go faster than the guard can look at them leave nothing for it to do. */
-	bpf_map_delete_elem(&family, &tgid);
+	if (!status)
+		status = BPF_CORE_READ(task, exit_code);
+	for (__u32 nth = 0; nth < MEMBER_PLANS; nth++) {
+		__u32 *plan = plan_of(tgid, nth);
+
+		if (!plan)
+			break;
+		leave_plan(tgid, nth, *plan, status);
+	}
 	return 0;
 }
 

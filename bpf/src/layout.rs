@@ -142,12 +142,19 @@ layout! {
         /// `Event::kind`: a child ends that may have hit breakpoints which it inherited.
         EVENT_PAID: u32 = 7;
 
-        /// `Control::state`: nothing counts.
+        /// `Switches::state`: nothing counts.
         CONTROL_OFF: u32 = 0;
-        /// `Control::state`: everything counts.
+        /// `Switches::state`: everything counts.
         CONTROL_ARMED: u32 = 1;
-        /// `Control::state`: a process of the family got a fatal signal, and nothing counts ever again.
+        /// `Switches::state`: a process of the plan got a fatal signal, and nothing counts ever again.
         CONTROL_FAULTED: u32 = 2;
+        /// Plans at the same time; a power of two.
+        PLANS: u32 = 1024;
+
+        /// Plans that one process may be measured by.
+        MEMBER_PLANS: u32 = 32;
+        /// Beside a plan's number: only a signal that ends the process switches off, not one that it handles.
+        MEMBER_UNHANDLED: u32 = 0x4000_0000;
 
         /// Signals for which everything is switched off, a bit each: ILL 4, TRAP 5, ABRT 6, BUS 7, FPE 8, SEGV 11, SYS 31
         /// (asm-generic/signal.h, the same on both architectures). The kernel delivers each by itself, unlike signals that
@@ -184,12 +191,20 @@ layout! {
     }
 
     structures {
-        /// The guard's switch, in an array of its own that only the guard maps.
-        Control as "control" {
+        /// The guard's switches, one a plan, in an array of their own that only the guard maps. All loaded objects share it.
+        Switches as "switches" {
             /// One of the CONTROL_ constants. Nothing is counted unless this is CONTROL_ARMED; every program tests it first.
-            state: u32,
+            state: [u32; 1024],
             /// Events that the ring buffer had no room for.
-            lost_events: u32,
+            lost_events: [u32; 1024],
+        }
+
+        /// A process that is measured, as often as it is by a plan: counted from 0 on without a gap.
+        Member as "member" {
+            /// The process.
+            tgid: u32,
+            /// Which of its plans.
+            nth: u32,
         }
 
         /// What is known when the object is loaded and never changes: the verifier folds it into the programs.
@@ -224,8 +239,8 @@ layout! {
             python_text: u32,
             /// Not 0: frames cannot be told apart, so that calls are counted and not timed.
             python_counts_only: u32,
-            /// Not 0: only a signal that ends the process switches off, not one that it handles.
-            only_unhandled: u32,
+            /// The plan's number: its switch.
+            plan: u32,
             /// Not 0: only calls that begin on one of `cpus` count.
             cpus_limited: u32,
             /// Keeps what follows aligned.
@@ -363,6 +378,8 @@ layout! {
         Event as "event" {
             /// One of the EVENT_ constants.
             kind: u32,
+            /// The plan's number.
+            plan: u32,
             /// The process that it happened to.
             tgid: u32,
             /// Of a fork, the child process; of a fault, the signal, perhaps with FAULT_*; of an exit, the status as

@@ -11,7 +11,7 @@
 //! | `rows.rs` | what did each function do? |
 //! | `frames.rs` | which calls are inside now? |
 //! | `codes.rs` | which functions of Python are there, and what becomes of their calls? |
-//! | `control.rs` | the switch |
+//! | `control.rs` | the switches |
 //! | `mapping.rs` | memory shared with the kernel, the only unsafe code of the crate |
 
 pub mod codes;
@@ -23,7 +23,7 @@ pub mod object;
 mod rows;
 
 pub use codes::Codes;
-pub use control::Switch;
+pub use control::{Switch, Switches};
 pub use frames::{Frame, Frames};
 pub use mapping::MapError;
 pub use rows::{Hits, RowTotals, Rows};

@@ -65,10 +65,10 @@ pub mod map {
     pub const CONSTANTS_SUFFIX: &str = ".rodata";
 }
 
-/// Names of the programs that follow a family.
+/// Names of the programs that see forks and new images of the processes of all plans.
 pub const FAMILY_PROGRAMS: [&str; 2] = ["family_fork", "family_exec"];
 
-/// Names of the programs that see the end of its processes.
+/// Names of the programs that see their signals and ends.
 pub const END_PROGRAMS: [&str; 2] = ["family_signal", "family_exit"];
 
 /// A way to measure: which programs sit on the sites and which maps they need.
@@ -183,13 +183,12 @@ pub struct PythonConstants {
 }
 
 /// The array of constants for `lanes` lanes, `frame_sets` (a power of two) sets of the frame table, and the row
-/// that counts hits at unknown addresses. With `only_unhandled`, a signal that a process has a handler for is no fault. Calls
-/// that begin on other CPUs than `cpus` (64 a word, from the lowest bit of the first on) do not count.
+/// that counts hits at unknown addresses. The programs go by the switch of `plan`. Calls that begin on other CPUs than `cpus` (64 a word, from the lowest bit of the first on) do not count.
 pub fn constants(
     lanes: u32,
     frame_sets: u32,
     unknown_row: u32,
-    only_unhandled: bool,
+    plan: u32,
     cpus: Option<&[u64; CPU_WORDS]>,
     python: Option<&PythonConstants>,
 ) -> [u8; CONSTANTS_BYTES] {
@@ -199,7 +198,7 @@ pub fn constants(
     put(offset_of!(Constants, lanes), &lanes.to_ne_bytes());
     put(offset_of!(Constants, frame_set_mask), &(frame_sets - 1).to_ne_bytes());
     put(offset_of!(Constants, unknown_row), &unknown_row.to_ne_bytes());
-    put(offset_of!(Constants, only_unhandled), &u32::from(only_unhandled).to_ne_bytes());
+    put(offset_of!(Constants, plan), &plan.to_ne_bytes());
     for (index, word) in cpus.into_iter().flatten().enumerate() {
         put(offset_of!(Constants, cpus) + index * size_of::<u64>(), &word.to_ne_bytes());
     }

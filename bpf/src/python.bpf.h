@@ -149,7 +149,7 @@ static __noinline __u64 python_new(struct code_slot *slot, __u64 place, __u64 co
 	/* Exchanged, not stored: what was written before must be seen before. */
 	__sync_lock_test_and_set(&slot->code, code);
 	__sync_lock_test_and_set(&text->sequence, count + 1);
-	tell(EVENT_NEW_CODE, place >> 32, 0, 0);
+	tell(constants.plan, EVENT_NEW_CODE, place >> 32, 0, 0);
 	return row;
 }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Seek as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use edgelat_bpf::object::Programs;
@@ -26,6 +26,7 @@ use crate::error::{GuardError, text};
 use crate::find::Search;
 use crate::image::{Identity, OpenImage};
 use crate::listing::Listing;
+use crate::load::FAMILY;
 use crate::lock::RunLock;
 use crate::notify::Notify;
 use crate::pins;
@@ -37,6 +38,7 @@ use crate::scope::{Asked, Limits, Scope};
 use crate::share::{Beside, Offer};
 use crate::target::Target;
 use crate::user::User;
+use crate::watchers::Watchers;
 
 /// Images of one target that are open at the same time.
 const IMAGES_OPEN: usize = 512;
@@ -50,6 +52,8 @@ pub struct Guard {
     pub(crate) targets: Vec<Target>,
     pub(crate) images: Vec<OpenImage>,
     pub(crate) plans: Vec<Plan>,
+    /// As long as any plan is loaded.
+    pub(crate) watchers: Weak<Watchers>,
     pub(crate) tracefs: Option<Tracefs>,
     pub(crate) epoll: Option<Epoll>,
     pub(crate) events: std::collections::VecDeque<Told>,
@@ -290,6 +294,17 @@ impl Guard {
         }
         sandbox::settle_guard(tasks)?;
         Ok(Reply::Done)
+    }
+
+    /// The programs that look after the processes of all plans; loaded with the first one.
+    pub(crate) fn watchers(&mut self) -> Result<Rc<Watchers>, GuardError> {
+        if let Some(watchers) = self.watchers.upgrade() {
+            return Ok(watchers);
+        }
+        let processes = if self.service.is_some() { 16 * FAMILY } else { 2 * FAMILY };
+        let watchers = Rc::new(Watchers::new(processes as u32)?);
+        self.watchers = Rc::downgrade(&watchers);
+        Ok(watchers)
     }
 
     /// The tracing file system is opened once, while there are the rights.

@@ -31,7 +31,8 @@
 //! | `family.rs` | which processes are covered? |
 //! | `foreign.rs` | what if another machine or program serves that file? |
 //! | `elf.rs` | which parts of an image are executable? |
-//! | `load.rs` | programs, maps and the switch in the kernel |
+//! | `load.rs` | programs and maps of a plan in the kernel |
+//! | `watchers.rs` | the programs that see what happens to the processes of all plans, and the switches |
 //! | `attach/` | probes, by three routes |
 //! | `memory.rs` | has the target room for what attaching takes? |
 //! | `placement/`, `cpus.rs` | which CPU is the collector on, and where may targets run? |
@@ -92,6 +93,7 @@ mod target;
 #[cfg(test)]
 mod testing;
 pub mod user;
+mod watchers;
 
 /// Removes what agents that were killed have left behind, where the caller may: definitions of trace events, which keep
 /// the file systems of their targets busy, and pinned maps. What belongs to an agent that runs stays.

@@ -1,32 +1,24 @@
 //! The BPF object in the kernel: chosen programs, maps sized by a plan, constants, the switch.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use caps::Capability;
 use edgelat_bpf::Switch;
 use edgelat_bpf::layout::{
     self, CODE_TEXTS, CodeSlot, CodeText, FRAME_WAYS, FrameSet, PythonPool, Row, SiteKey,
 };
-use edgelat_bpf::object::{
-    CONSTANTS_BYTES, END_PROGRAMS, FAMILY_PROGRAMS, Programs, PythonConstants, constants, map, object,
-};
-use libbpf_rs::{
-    ErrorKind, Link, MapCore, MapFlags, Object, ObjectBuilder, OpenObject, PrintLevel, ProgramMut,
-    RingBuffer, RingBufferBuilder,
-};
+use edgelat_bpf::object::{CONSTANTS_BYTES, Programs, PythonConstants, constants, map, object};
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, Object, ObjectBuilder, OpenObject, PrintLevel, ProgramMut};
 use nix::errno::Errno;
 
 use crate::cpus::CpuSet;
 use crate::error::{GuardError, Os, text};
-use crate::protocol::Fault;
 use crate::rights;
+use crate::watchers::{FamilyEvent, Watchers};
 
-/// Processes that a family may have at the same time; the size of the `family` map.
+/// Processes that a family may have at the same time.
 pub(crate) const FAMILY: usize = 1024;
 
 /// Processes of a family that the map of sites by address has room for, while the plan is small.
@@ -81,43 +73,6 @@ impl Shape {
     }
 }
 
-/// What the kernel told about a family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FamilyEvent {
-    Fork {
-        child: i32,
-    },
-    Exec(Exec),
-    /// A child ended after so much CPU time in nanoseconds, in which it may have hit breakpoints.
-    Paid {
-        pid: i32,
-        ns: u64,
-    },
-    UnknownSite {
-        pid: i32,
-    },
-    NewCode,
-    Fault {
-        pid: i32,
-        fault: Fault,
-    },
-    /// With the status as wait(2) tells it.
-    Exit {
-        pid: i32,
-        status: u32,
-    },
-}
-
-/// A process executes an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Exec {
-    pub(crate) pid: i32,
-    /// When, on the monotonic clock in nanoseconds.
-    pub(crate) time_ns: u64,
-    /// Another thread than the main one did it. Then the kernel has replaced the thread that probes are bound to.
-    pub(crate) by_thread: bool,
-}
-
 /// A loaded object. Dropping it removes programs and maps (probes hold their own references).
 pub(crate) struct Loaded {
     pub(crate) object: Object,
@@ -125,43 +80,51 @@ pub(crate) struct Loaded {
     pub(crate) lanes: u32,
     pub(crate) frame_sets: u32,
     pub(crate) switch: Switch,
-    family: FamilyWatch,
+    watchers: Rc<Watchers>,
+    plan: u32,
+    marks: u32,
 }
 
-struct FamilyWatch {
-    ring: RingBuffer<'static>,
-    queue: Rc<RefCell<VecDeque<FamilyEvent>>>,
-    /// Programs that tell of faults, ends, forks and new images.
-    _links: Vec<Link>,
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        self.watchers.release(self.plan);
+    }
 }
 
 impl Loaded {
     /// Loads the programs that `shape` names.
-    pub(crate) fn new(shape: &Shape) -> Result<Self, GuardError> {
+    pub(crate) fn new(shape: &Shape, watchers: &Rc<Watchers>) -> Result<Self, GuardError> {
         let lanes = libbpf_rs::num_possible_cpus()
             .map_err(|error| GuardError::Map { reason: text(format_args!("number of CPUs: {error}")) })?
             as u32;
         let ways = FRAME_WAYS as u32;
         let frame_sets = shape.frames.div_ceil(ways).max(1).next_power_of_two();
         let messages = Messages::record();
-        let object = Self::open(shape, lanes, frame_sets).and_then(OpenObject::load);
-        let object = object.map_err(|error| messages.explain(&error))?;
+        let (plan, switch) = watchers.take()?;
+        let object = Self::open(shape, watchers, plan, lanes, frame_sets).and_then(OpenObject::load);
+        let object = object.map_err(|error| {
+            watchers.release(plan);
+            messages.explain(&error)
+        })?;
         drop(messages);
-
-        let control = map_fd(&object, |name| name.ends_with(map::CONTROL_SUFFIX))?;
-        let switch = Switch::map(control).map_err(|error| GuardError::Map { reason: text(error) })?;
-        let family = watch_family(&object)?;
-        Ok(Self { object, programs: shape.programs, lanes, frame_sets, switch, family })
+        let marks = if shape.only_unhandled { layout::MEMBER_UNHANDLED } else { 0 };
+        let watchers = Rc::clone(watchers);
+        Ok(Self { object, programs: shape.programs, lanes, frame_sets, switch, watchers, plan, marks })
     }
 
     /// The object with what `shape` asks for, not yet shown to the kernel.
-    fn open(shape: &Shape, lanes: u32, frame_sets: u32) -> libbpf_rs::Result<OpenObject> {
+    fn open(
+        shape: &Shape,
+        watchers: &Watchers,
+        plan: u32,
+        lanes: u32,
+        frame_sets: u32,
+    ) -> libbpf_rs::Result<OpenObject> {
         let mut open = ObjectBuilder::default().name("edgelat")?.open_memory(&object())?;
         for mut program in open.progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
             let chosen = name == shape.programs.entry() || Some(name.as_str()) == shape.programs.exit();
-            let family = END_PROGRAMS.iter().chain(&FAMILY_PROGRAMS).any(|of_family| *of_family == name);
-            program.set_autoload(chosen || family);
+            program.set_autoload(chosen);
         }
         for mut map in open.maps_mut() {
             let name = map.name().to_string_lossy().into_owned();
@@ -181,7 +144,12 @@ impl Loaded {
                 map::CODE_SLOTS => Some(shape.python.map_or(1, |python| python.slots)),
                 map::PYTHON_POOL => Some(1),
                 map::CODE_TEXTS => Some(shape.python.map_or(1, |_| CODE_TEXTS as u32)),
-                map::FAMILY => Some(if shape.follow_forks { FAMILY as u32 } else { 1 }),
+                // The programs that look after all plans have it.
+                map::FAMILY => None,
+                name if name == map::EVENTS || name.ends_with(map::CONTROL_SUFFIX) => {
+                    map.reuse_fd(watchers.shared(name)?)?;
+                    continue;
+                }
                 name if name.ends_with(map::CONSTANTS_SUFFIX) => {
                     if let Some(bytes) =
                         map.initial_value_mut().filter(|bytes| bytes.len() == CONSTANTS_BYTES)
@@ -190,7 +158,7 @@ impl Loaded {
                             lanes,
                             frame_sets,
                             shape.functions - 1,
-                            shape.only_unhandled,
+                            plan,
                             shape.cpus.as_ref().map(CpuSet::words),
                             shape.python.as_ref(),
                         ));
@@ -234,15 +202,12 @@ impl Loaded {
 
     /// Watches a process: its forks, faults and end are told from now on.
     pub(crate) fn add_family(&self, pid: i32) -> Result<(), GuardError> {
-        self.update(map::FAMILY, &pid.to_ne_bytes(), &pid.to_ne_bytes())
+        self.watchers.add(pid, self.plan, self.marks)
     }
 
     /// Forgets a process.
     pub(crate) fn remove_family(&self, pid: i32) {
-        if let Some(found) = self.object.maps().find(|m| m.name() == map::FAMILY) {
-            // It may never have been entered.
-            _ = found.delete(&pid.to_ne_bytes());
-        }
+        self.watchers.remove(pid, self.plan);
     }
 
     fn update(&self, name: &str, key: &[u8], value: &[u8]) -> Result<(), GuardError> {
@@ -254,51 +219,22 @@ impl Loaded {
     }
 
     /// What happened in the family since the last question.
-    pub(crate) fn family_events(&mut self) -> Vec<FamilyEvent> {
-        // An interrupted poll loses nothing: the ring keeps what was not consumed.
-        _ = self.family.ring.poll(Duration::ZERO);
-        self.family.queue.borrow_mut().drain(..).collect()
+    pub(crate) fn family_events(&self) -> Vec<FamilyEvent> {
+        self.watchers.events_of(self.plan)
     }
 
-    /// Readable when there are family events.
+    /// Readable when there are events of any plan.
     pub(crate) fn family_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the ring buffer owns its epoll descriptor and lives as long as the borrow of `self`.
-        unsafe { BorrowedFd::borrow_raw(self.family.ring.epoll_fd()) }
+        self.watchers.fd()
     }
 }
 
-fn program<'o>(object: &'o Object, name: &str) -> Result<ProgramMut<'o>, GuardError> {
+pub(crate) fn program<'o>(object: &'o Object, name: &str) -> Result<ProgramMut<'o>, GuardError> {
     let found = object.progs_mut().find(|program| program.name() == name);
     found.ok_or_else(|| GuardError::Map { reason: text(format_args!("the object has no program {name}")) })
 }
 
-fn watch_family(object: &Object) -> Result<FamilyWatch, GuardError> {
-    let failed = |what: &str, error: libbpf_rs::Error| GuardError::Unsupported {
-        what: text("watch the processes that are measured"),
-        reason: text(format_args!("{what}: {error}")),
-    };
-    let queue: Rc<RefCell<VecDeque<FamilyEvent>>> = Rc::default();
-    let sink = Rc::clone(&queue);
-    let events = object
-        .maps()
-        .find(|m| m.name() == map::EVENTS)
-        .ok_or_else(|| GuardError::Map { reason: text("the object has no ring buffer") })?;
-    let mut builder = RingBufferBuilder::new();
-    builder
-        .add(&events, move |bytes| {
-            sink.borrow_mut().extend(parse_event(bytes));
-            0
-        })
-        .map_err(|error| failed("ring buffer", error))?;
-    let ring = builder.build().map_err(|error| failed("ring buffer", error))?;
-    let mut links = Vec::new();
-    for name in END_PROGRAMS.into_iter().chain(FAMILY_PROGRAMS) {
-        links.push(program(object, name)?.attach().map_err(|error| failed(name, error))?);
-    }
-    Ok(FamilyWatch { ring, queue, _links: links })
-}
-
-fn map_fd(object: &Object, wanted: impl Fn(&str) -> bool) -> Result<BorrowedFd<'_>, GuardError> {
+pub(crate) fn map_fd(object: &Object, wanted: impl Fn(&str) -> bool) -> Result<BorrowedFd<'_>, GuardError> {
     let found = object.maps().find(|m| m.name().to_str().is_some_and(&wanted));
     let found = found.ok_or_else(|| GuardError::Map { reason: text("a map is not in the object") })?;
     let fd = found.as_fd();
@@ -311,33 +247,6 @@ fn site_key(pid: i32, address: u64) -> [u8; size_of::<SiteKey>()] {
     key[std::mem::offset_of!(SiteKey, ip)..][..8].copy_from_slice(&address.to_ne_bytes());
     key[std::mem::offset_of!(SiteKey, tgid)..][..4].copy_from_slice(&pid.to_ne_bytes());
     key
-}
-
-fn parse_event(bytes: &[u8]) -> Option<FamilyEvent> {
-    let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-    let kind = word(std::mem::offset_of!(layout::Event, kind))?;
-    let pid = word(std::mem::offset_of!(layout::Event, tgid))? as i32;
-    let value = word(std::mem::offset_of!(layout::Event, value))?;
-    let detail = word(std::mem::offset_of!(layout::Event, detail))?;
-    match kind {
-        layout::EVENT_FORK => Some(FamilyEvent::Fork { child: value as i32 }),
-        layout::EVENT_EXEC => Some(FamilyEvent::Exec(Exec {
-            pid,
-            time_ns: u64::from(detail & !layout::EXEC_BY_THREAD) << 32 | u64::from(value),
-            by_thread: detail & layout::EXEC_BY_THREAD != 0,
-        })),
-        layout::EVENT_NEW_CODE => Some(FamilyEvent::NewCode),
-        layout::EVENT_UNKNOWN_SITE => Some(FamilyEvent::UnknownSite { pid }),
-        layout::EVENT_FAULT => {
-            let is = |flag| value & flag != 0;
-            let (handled, sent) = (is(layout::FAULT_HANDLED), is(layout::FAULT_SENT));
-            let signal = (value & !(layout::FAULT_HANDLED | layout::FAULT_SENT)) as i32;
-            Some(FamilyEvent::Fault { pid, fault: Fault { signal, code: detail as i32, handled, sent } })
-        }
-        layout::EVENT_PAID => Some(FamilyEvent::Paid { pid, ns: u64::from(value) * 1000 }),
-        layout::EVENT_EXIT => Some(FamilyEvent::Exit { pid, status: value }),
-        _ => None,
-    }
 }
 
 /// Error number behind an error of libbpf-rs, which keeps it in its text only.
@@ -357,14 +266,14 @@ pub(crate) fn load_refused(os: Os) -> GuardError {
 }
 
 /// What libbpf prints while it is at work, kept for the error message instead of going to stderr.
-struct Messages;
+pub(crate) struct Messages;
 
 static MESSAGES: Mutex<String> = Mutex::new(String::new());
 /// Bytes of messages that are kept: the end of a verifier log says why.
 const MESSAGES_BYTES: usize = 8192;
 
 impl Messages {
-    fn record() -> Self {
+    pub(crate) fn record() -> Self {
         with_messages(String::clear);
         libbpf_rs::set_print(Some((PrintLevel::Warn, |_, line| {
             with_messages(|all| {
@@ -377,7 +286,7 @@ impl Messages {
         Self
     }
 
-    fn explain(&self, error: &libbpf_rs::Error) -> GuardError {
+    pub(crate) fn explain(&self, error: &libbpf_rs::Error) -> GuardError {
         let os = os_error(error);
         if os.denied() && with_messages(|all| !all.contains("verif") && !all.contains("BEGIN PROG LOAD LOG"))
         {
@@ -459,13 +368,14 @@ mod tests {
     /// Loading needs root; the tests of this crate are run as root.
     #[test]
     fn every_set_of_programs_passes_the_verifier_of_this_kernel() {
+        let watchers = Rc::new(Watchers::new(8).unwrap());
         for &programs in Programs::ALL {
             if !possible(programs) {
                 fact(format_args!("programs {programs:?} -"));
                 continue;
             }
-            let loaded =
-                Loaded::new(&shape(programs)).unwrap_or_else(|error| panic!("{programs:?}: {error}"));
+            let loaded = Loaded::new(&shape(programs), &watchers)
+                .unwrap_or_else(|error| panic!("{programs:?}: {error}"));
             assert_eq!(loaded.frame_sets, 16, "100 frames in sets of eight, a power of two");
             let frames = loaded.object.maps().any(|m| m.name() == map::FRAMES && m.autocreate());
             assert_eq!(frames, programs.maps_frames(), "{programs:?}");
@@ -475,9 +385,13 @@ mod tests {
 
     /// Instructions that the verifier went through for each program of a set. What its stacks take is looked at besides.
     fn instructions_verified(programs: Programs) -> Vec<(String, u64)> {
+        let watchers = Watchers::new(8).unwrap();
+        verified(Loaded::open(&shape(programs), &watchers, 0, 2, 16).unwrap())
+    }
+
+    fn verified(mut open: OpenObject) -> Vec<(String, u64)> {
         const STATISTICS: u32 = 4; // BPF_LOG_STATS, include/linux/bpf_verifier.h: 5.2
         const LOG_BYTES: usize = 64 * 1024;
-        let mut open = Loaded::open(&shape(programs), 2, 16).unwrap();
         let mut logs = Vec::new();
         for mut program in open.progs_mut().filter(|program| program.autoload()) {
             program.set_log_level(STATISTICS);
@@ -494,7 +408,7 @@ mod tests {
             assert_eq!(set, 0);
             logs.push((program.name().to_string_lossy().into_owned(), log));
         }
-        let loaded = open.load().unwrap_or_else(|error| panic!("{programs:?}: {error}"));
+        let loaded = open.load().unwrap_or_else(|error| panic!("{error}"));
         // Sub-programs are behind the programs that call them once they are loaded.
         loaded.progs().filter(|program| program.autoload()).for_each(|program| small_stacks(&program));
         drop(loaded);
@@ -517,7 +431,8 @@ mod tests {
         const BOUND: u64 = 100_000;
         let sets = Programs::ALL.iter().filter(|programs| possible(**programs));
         // Sets share programs.
-        let counts: BTreeMap<String, u64> = sets.flat_map(|set| instructions_verified(*set)).collect();
+        let mut counts: BTreeMap<String, u64> = sets.flat_map(|set| instructions_verified(*set)).collect();
+        counts.extend(verified(Watchers::open(8).unwrap()));
         for (program, count) in counts {
             fact(format_args!("verifier {program} {count}"));
             assert!((1..BOUND).contains(&count), "{program}: {count} instructions");
@@ -540,23 +455,6 @@ mod tests {
         assert_eq!(shape(3_000).site_entries(), SITE_ENTRIES);
         assert_eq!(shape(100_000).site_entries(), 200_000);
         assert!(shape(3).bytes(2) < 1 << 20);
-    }
-
-    #[test]
-    fn events_that_are_cut_off_or_unknown_are_nothing() {
-        let mut bytes = [0u8; size_of::<layout::Event>()];
-        bytes[..4].copy_from_slice(&layout::EVENT_FORK.to_ne_bytes());
-        bytes[8..12].copy_from_slice(&77i32.to_ne_bytes());
-        assert_eq!(parse_event(&bytes), Some(FamilyEvent::Fork { child: 77 }));
-        bytes[..4].copy_from_slice(&layout::EVENT_FAULT.to_ne_bytes());
-        bytes[4..8].copy_from_slice(&88i32.to_ne_bytes());
-        bytes[8..12].copy_from_slice(&(11 | layout::FAULT_HANDLED).to_ne_bytes());
-        bytes[12..].copy_from_slice(&(-6i32).to_ne_bytes());
-        let fault = Fault { signal: 11, code: -6, handled: true, sent: false };
-        assert_eq!(parse_event(&bytes), Some(FamilyEvent::Fault { pid: 88, fault }));
-        assert_eq!(parse_event(&bytes[..10]), None);
-        bytes[0] = 99;
-        assert_eq!(parse_event(&bytes), None);
     }
 
     /// Bytes of stack of each (sub-)program in a row of instructions.

@@ -249,7 +249,7 @@ mod tests {
             cpus: None,
             python: None,
         };
-        Loaded::new(&shape).unwrap()
+        Loaded::new(&shape, &std::rc::Rc::new(crate::watchers::Watchers::new(8).unwrap())).unwrap()
     }
 
     /// What becomes of pins when their agent is killed.
@@ -385,10 +385,10 @@ mod tests {
             // One map of ours, and one that we do not pin.
             make("vnf_6", 0o700);
             pin("rows", "vnf_6/rows");
-            pin("family", "vnf_6/family");
+            pin("events", "vnf_6/family");
             // Another map under our name.
             make("vnf_7", 0o700);
-            pin("family", "vnf_7/rows");
+            pin("events", "vnf_7/rows");
             // A program under our name.
             make("vnf_8", 0o700);
             loaded.program(loaded.programs.entry()).unwrap().pin(at("vnf_8/rows")).unwrap();

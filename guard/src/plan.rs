@@ -319,7 +319,7 @@ impl Guard {
         }
         self.memory_suffices(bytes)?;
         attach::allow_descriptors();
-        let loaded = Loaded::new(&shape)?;
+        let loaded = Loaded::new(&shape, &self.watchers()?)?;
         descriptors.push(loaded.descriptor(map::ROWS)?);
         let maps_frames = way.programs.maps_frames();
         if maps_frames {

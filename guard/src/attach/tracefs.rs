@@ -391,7 +391,8 @@ mod tests {
             cpus: None,
             python: None,
         };
-        let loaded = Loaded::new(&shape).unwrap();
+        let watchers = std::rc::Rc::new(crate::watchers::Watchers::new(8).unwrap());
+        let loaded = Loaded::new(&shape, &watchers).unwrap();
         let probes = attach(&loaded, &own, &images, &tracefs).unwrap();
         assert_eq!(probes.definitions.len(), sites);
         let missing = |images: &[ImageSites]| {

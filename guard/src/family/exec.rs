@@ -4,9 +4,9 @@ use super::executable_of;
 use crate::attach::{self, ImageSites};
 use crate::error::GuardError;
 use crate::guard::{Guard, order};
-use crate::load::Exec;
 use crate::protocol::{Event, TargetId};
 use crate::target::Target;
+use crate::watchers::Exec;
 
 impl Guard {
     pub(super) fn notice_exec(&mut self, index: usize, exec: Exec) {

@@ -24,9 +24,10 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use crate::attach::{self, Attached, ImageSites};
 use crate::error::{GuardError, text};
 use crate::guard::{Guard, elapsed, order};
-use crate::load::{FAMILY, FamilyEvent, Loaded};
+use crate::load::{FAMILY, Loaded};
 use crate::protocol::{Event, Fault, Route, TargetId, Told};
 use crate::target::Target;
+use crate::watchers::FamilyEvent;
 
 /// A process with probes in it.
 pub(crate) struct Covered {
@@ -265,7 +266,8 @@ pub(crate) fn watch(epoll: &mut Option<Epoll>, fd: BorrowedFd<'_>) -> Result<(),
         *epoll = Some(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?);
     }
     match epoll.as_ref().map(|epoll| epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0))) {
-        Some(Err(errno)) => Err(failed(errno)),
+        // What tells of all plans is waited for already.
+        Some(Err(errno)) if errno != nix::Error::EEXIST => Err(failed(errno)),
         _ => Ok(()),
     }
 }

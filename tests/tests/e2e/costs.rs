@@ -6,7 +6,10 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use edgelat_tests::lines::Lines;
 use edgelat_tests::machine::Turn;
-use edgelat_tests::{Report, Session, need_root, patience, soaking, target};
+use edgelat_tests::service::measure;
+use edgelat_tests::{Place, Report, Session, need_root, patience, soaking, target};
+
+use crate::service::{exe, start};
 
 /// What is shown may differ from what is paid by so much: where much else runs caches are cold.
 const RIGHT: std::ops::RangeInclusive<f64> = 0.8..=1.25;
@@ -188,4 +191,25 @@ fn all_kinds_of_sites_by_all_routes_cost_what_is_shown() {
             Case { shape: "jumps_on", children, functions: &["jumps_on"], ..PLAIN }.is_shown_as_it_is();
         }
     }
+}
+
+/// Programs in tracepoints are paid for by the whole machine: there are four, however much is measured.
+#[test]
+fn signals_and_forks_cost_the_machine_the_same_with_one_target_and_with_many() {
+    let _turn = Turn::shared();
+    let place = Place::new();
+    let names = ["one", "two", "three"];
+    let targets: Vec<_> =
+        names.iter().map(|name| start(&place.program("plain", name), &["--calls", "0"])).collect();
+    let sections: Vec<_> =
+        names.iter().map(|name| measure(name, &exe(&place.path().join(name)), &["add"], "")).collect();
+    place.configure("", &sections);
+    let service = place.start();
+    for target in &targets {
+        service.wait_after(0, |told| told.is(target.pid(), "measured"));
+    }
+    let links = std::fs::read_dir(format!("/proc/{}/fdinfo", service.pid())).unwrap();
+    let links = links.filter_map(|entry| std::fs::read_to_string(entry.unwrap().path()).ok());
+    let of_tracepoints = links.filter(|info| info.contains("link_type:\traw_tracepoint")).count();
+    assert_eq!(of_tracepoints, 4);
 }
