@@ -16,5 +16,5 @@ fn main() {
         Some("guest") => for_emulation(brief(rows)),
         _ => rows,
     };
-    print!("{}", assembly(&rows));
+    print!("{}", assembly(arch, &rows));
 }

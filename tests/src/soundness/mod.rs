@@ -146,8 +146,9 @@ pub fn brief(rows: Vec<Row>) -> Vec<Row> {
 /// `soundness` the brief ones.
 #[must_use]
 pub fn assembly_of(program: &str) -> String {
-    let rows = rows(if cfg!(target_arch = "aarch64") { Arch::Aarch64 } else { Arch::X86_64 });
-    assembly(&if program == "soundness-whole" { rows } else { brief(rows) })
+    let arch = if cfg!(target_arch = "aarch64") { Arch::Aarch64 } else { Arch::X86_64 };
+    let rows = rows(arch);
+    assembly(arch, &if program == "soundness-whole" { rows } else { brief(rows) })
 }
 
 /// Without the rows that QEMU 7.2 gets wrong without any probe: it forgets the byte behind an address that is
@@ -184,10 +185,10 @@ pub fn classes(arch: Arch) -> BTreeSet<String> {
 
 /// The rows as assembly: the functions, and the table of them that the program reads.
 #[must_use]
-pub fn assembly(rows: &[Row]) -> String {
+pub fn assembly(arch: Arch, rows: &[Row]) -> String {
     let mut text = String::from("\t.text\n");
     for row in rows {
-        function(&mut text, row);
+        function(&mut text, row, arch == Arch::Aarch64);
     }
     text.push_str("\t.section .data.rel.ro,\"aw\"\n\t.p2align 3\n\t.globl sound_rows\nsound_rows:\n");
     for (number, row) in rows.iter().enumerate() {
@@ -202,22 +203,27 @@ pub fn assembly(rows: &[Row]) -> String {
     text
 }
 
-fn function(text: &mut String, row: &Row) {
+fn function(text: &mut String, row: &Row, words: bool) {
     let name = &row.name;
     let _ = writeln!(text, "\t.p2align 4\n\t.globl {name}\n\t.type {name}, %function\n{name}:");
     let mut at = 0;
     for link in &row.code.links {
-        bytes(text, row.code.bytes.get(at..link.at).unwrap_or_default());
+        bytes(text, row.code.bytes.get(at..link.at).unwrap_or_default(), words);
         let _ = writeln!(text, "\t{}", link.text.replace("{f}", name));
         at = link.at + link.length;
     }
-    bytes(text, row.code.bytes.get(at..).unwrap_or_default());
+    bytes(text, row.code.bytes.get(at..).unwrap_or_default(), words);
     let _ = writeln!(text, "\t.size {name}, . - {name}");
-    bytes(text, &row.code.behind);
+    bytes(text, &row.code.behind, words);
 }
 
-fn bytes(text: &mut String, bytes: &[u8]) {
-    if !bytes.is_empty() {
+/// As instructions on AArch64: its assembler marks other bytes as data.
+fn bytes(text: &mut String, bytes: &[u8], words: bool) {
+    if words {
+        for word in bytes.as_chunks::<4>().0 {
+            let _ = writeln!(text, "\t.inst {:#010x}", u32::from_le_bytes(*word));
+        }
+    } else if !bytes.is_empty() {
         let list: Vec<String> = bytes.iter().map(|byte| format!("{byte:#04x}")).collect();
         let _ = writeln!(text, "\t.byte {}", list.join(","));
     }
