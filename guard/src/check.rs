@@ -607,6 +607,7 @@ mod tests {
             "CONFIG_DEBUG_KERNEL",
             "CONFIG_DEBUG_INFO",
             "CONFIG_DEBUG_INFO_DWARF_TOOLCHAIN_DEFAULT",
+            "CONFIG_SECCOMP",
             "CONFIG_SECURITY",
         ];
         for line in asked.lines().filter_map(|line| line.strip_suffix("=y")) {

@@ -52,6 +52,8 @@ fn work(group: &str, listing: &File, events: &File, guard: &OwnedFd) -> i32 {
     _ = prctl::set_name(c"edgelat-janitor");
     let mut ended = [PollFd::new(std::os::fd::AsFd::as_fd(guard), PollFlags::POLLIN)];
     while poll(&mut ended, PollTimeout::NONE) == Err(Errno::EINTR) {}
+    // What the guard had forked just then has copies of its events until it has closed them; see `copies`.
+    std::thread::sleep(PAUSE * 5);
     for _ in 0..TRIES {
         let left = left_of(listing, |owner| owner == group);
         if left.is_empty() {

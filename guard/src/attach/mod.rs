@@ -18,6 +18,7 @@
 //! Exit sites are attached before entry sites and everything while the switch is off, so that no call is
 //! entered that cannot be seen leaving.
 
+mod copies;
 mod janitor;
 mod multi;
 pub(crate) mod perf;

@@ -25,7 +25,13 @@ nix::ioctl_write_int!(set_program, b'$', 8);
 pub(super) struct Event {
     /// The link of a program with a cookie; it must go before the event.
     _link: Option<OwnedFd>,
-    _event: OwnedFd,
+    event: OwnedFd,
+}
+
+impl AsRawFd for Event {
+    fn as_raw_fd(&self) -> c_int {
+        self.event.as_raw_fd()
+    }
 }
 
 /// Type number of the kernel's uprobe events, which is assigned at boot.
@@ -188,5 +194,5 @@ pub(super) fn set(event: OwnedFd, program: BorrowedFd<'_>, cookie: Option<u64>) 
     };
     // SAFETY: the descriptor is an open perf event; the request has no argument.
     unsafe { enable_event(event.as_raw_fd()) }?;
-    Ok(Event { _link: link, _event: event })
+    Ok(Event { _link: link, event })
 }

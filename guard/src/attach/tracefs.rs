@@ -10,8 +10,8 @@ use std::cell::{Cell, OnceCell};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write as _};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::{Arc, Mutex};
 
 use caps::Capability;
 use nix::errno::Errno;
@@ -19,6 +19,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{FsType, fstatfs};
 
+use super::copies::Copies;
 use super::perf::{self, Event};
 use super::{ImageSites, Site, close_together, failed, janitor, pause, slice, trial};
 use crate::error::{GuardError, Os, text};
@@ -126,12 +127,17 @@ impl Tracefs {
         _ = started;
     }
 
-    /// Defines an event with a probe at each site; returns its name.
-    pub(super) fn define(&self, image: &ImageSites, sites: &[Site]) -> Result<Definition, Errno> {
+    /// Defines an event with a probe at each site; returns its name. `copies` tells of whoever may have it open.
+    pub(super) fn define(
+        &self,
+        image: &ImageSites,
+        sites: &[Site],
+        copies: &Arc<Mutex<Copies>>,
+    ) -> Result<Definition, Errno> {
         let name = format!("{}/e{}", self.group, self.events.get());
         self.events.set(self.events.get() + 1);
-        let definition =
-            Definition { root: Arc::clone(&self.root), events_file: Arc::clone(&self.events_file), name };
+        let (root, events_file) = (Arc::clone(&self.root), Arc::clone(&self.events_file));
+        let definition = Definition { root, events_file, name, copies: Arc::clone(copies) };
         let mut file = &*self.events_file;
         let path = path_of(&*image.file);
         let mut text = String::with_capacity(WRITE_BYTES);
@@ -146,12 +152,13 @@ impl Tracefs {
     }
 }
 
-/// An event that exists by our writing; removed when dropped.
+/// An event that exists by our writing; removed when dropped, once nobody can have it open any more.
 #[derive(Debug)]
 pub(super) struct Definition {
     root: Arc<OwnedFd>,
     events_file: Arc<File>,
     name: String,
+    copies: Arc<Mutex<Copies>>,
 }
 
 impl Definition {
@@ -166,8 +173,10 @@ impl Definition {
 
 impl Drop for Definition {
     fn drop(&mut self) {
-        // Fails only while somebody else has the event open; the next start sweeps it.
-        _ = remove(&self.events_file, &self.name);
+        // Where somebody still has it open it stays, and the next command sweeps it.
+        if self.copies.lock().is_ok_and(|mut copies| copies.gone()) {
+            _ = remove(&self.events_file, &self.name);
+        }
     }
 }
 
@@ -193,6 +202,8 @@ pub(super) fn attach(
 ) -> Result<Probes, GuardError> {
     let per_event = tracefs.probes_per_event()?;
     let mut probes = Probes { events: Vec::new(), definitions: Vec::new() };
+    let copies = Copies::new().map_err(|errno| refused(target, images, errno, perf::tracepoints_refused))?;
+    let copies = Arc::new(Mutex::new(copies));
     for image in images {
         let exit = loaded.programs.exit().map(|exit| (exit, &image.exits));
         for (program, sites) in exit.into_iter().chain([(loaded.programs.entry(), &image.entries)]) {
@@ -202,7 +213,7 @@ pub(super) fn attach(
                 if index > 0 {
                     pause();
                 }
-                let definition = tracefs.define(image, sites).map_err(|errno| {
+                let definition = tracefs.define(image, sites, &copies).map_err(|errno| {
                     refused(target, images, errno, |os| {
                         rights::refused("write uprobe_events", os, &[Capability::CAP_DAC_OVERRIDE])
                     })
@@ -211,6 +222,7 @@ pub(super) fn attach(
                     .id()
                     .and_then(|id| perf::open_tracepoint(id, target.pid))
                     .and_then(|event| perf::set(event, program.as_fd(), None))
+                    .and_then(|event| cover(&copies, &event).map(|()| event))
                     .map_err(|errno| refused(target, images, errno, perf::tracepoints_refused));
                 probes.definitions.push(definition);
                 probes.events.push(event?);
@@ -218,6 +230,11 @@ pub(super) fn attach(
         }
     }
     Ok(probes)
+}
+
+/// An event was opened that nobody must have a copy of when its definition is removed.
+pub(super) fn cover(copies: &Mutex<Copies>, event: &impl AsRawFd) -> Result<(), Errno> {
+    copies.lock().map_err(|_| Errno::EINVAL)?.cover(event)
 }
 
 /// Why [`Tracefs::open`] failed.
@@ -339,7 +356,7 @@ fn detached_mount() -> Result<OwnedFd, Errno> {
     // SAFETY: the name is a C string that outlives the call.
     let context =
         owned(unsafe { nix::libc::syscall(nix::libc::SYS_fsopen, c"tracefs".as_ptr(), FSOPEN_CLOEXEC) })?;
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&context);
+    let fd = AsRawFd::as_raw_fd(&context);
     // SAFETY: this command takes neither key nor value.
     Errno::result(unsafe {
         nix::libc::syscall(nix::libc::SYS_fsconfig, fd, FSCONFIG_CMD_CREATE, none, none, 0)

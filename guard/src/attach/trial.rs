@@ -8,10 +8,12 @@
 use std::fs::File;
 use std::io::Read;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 
-use super::tracefs::{Tracefs, errno_of};
+use super::copies::Copies;
+use super::tracefs::{Tracefs, cover, errno_of};
 use super::{ImageSites, Site, perf};
 use crate::protocol::TargetId;
 use crate::target::Target;
@@ -54,9 +56,11 @@ pub(super) fn counted(tracefs: &Tracefs) -> Result<u64, Errno> {
         exits: Vec::new(),
         mark: 0,
     };
-    let definition = tracefs.define(&image, &sites)?;
+    let copies = Arc::new(Mutex::new(Copies::new()?));
+    let definition = tracefs.define(&image, &sites, &copies)?;
     // This thread's own hits; no program is needed for their number.
     let mut event = File::from(perf::open_tracepoint(definition.id()?, 0)?);
+    cover(&copies, &event)?;
     // SAFETY: the functions are the assembly above: they take nothing, change nothing and return. A probe on them runs in
     // the kernel and restores all registers.
     unsafe {
