@@ -195,7 +195,8 @@ static void on_fault(int signal, siginfo_t *info, void *context)
     inside = 0;
     now.words[SIGNAL] = (uint64_t)signal;
     now.words[CODE] = (uint64_t)(uint32_t)info->si_code;
-    now.words[ADDRESS] = (uintptr_t)info->si_addr;
+    /* Linux on arm64 names the copy that was stepped as the address of an instruction that is none. */
+    now.words[ADDRESS] = signal == SIGILL ? 0 : (uintptr_t)info->si_addr;
     keep_fault(context);
     siglongjmp(out_of_fault, 1);
 }

@@ -92,7 +92,9 @@ pub(super) fn rows() -> Vec<Row> {
 
 /// With registers that may be used: base x1 or the stack pointer, index x2, results x3 to x6.
 const fn tamed(word: u32) -> u32 {
-    let base = if word & 0x40 != 0 { 31 } else { 1 };
+    // Loads and stores of vector structures may add a register to their base.
+    let structure = word >> 24 & 0xbe == 0x0c;
+    let base = if word & 0x40 != 0 && !structure { 31 } else { 1 };
     let system = word >> 24 == 0xd5;
     if system {
         return word & !0x1f | 3;
