@@ -96,7 +96,7 @@ fn functions_that_the_memory_limit_has_no_room_for_are_left_out() {
         group.leave(290 << 10);
         let options = ["--max-map-bytes", "64M", "--duration", "0.5"];
         let outcome = edgelat(&[&["watch", "--json", "-p", &pid][..], &options, &["page_*"]].concat());
-        let report = outcome.stdout.lines().filter_map(Report::parse).last();
+        let report = outcome.stdout.lines().filter_map(Report::parse).next_back();
         report.filter(|report| outcome.status.success() && !refusals(report).is_empty())
     });
     let report = report.expect("some functions that there is room for");
