@@ -3,7 +3,7 @@
 //! A process that is forked has copies of all descriptors until it closes them or executes, and as long as there is one
 //! the kernel keeps the event behind it. That matters for events of several probes: removing the definition of one that
 //! is still open frees its probes while they are hit, and the kernel panics (`unregister_trace_uprobe`,
-//! kernel/trace/trace_uprobe.c: only the last probe of an event is asked whether it is in use; **ran** on 6.1). Nothing
+//! kernel/trace/trace_uprobe.c: only the last probe of an event is asked whether it is in use). Nothing
 //! tells how many copies there are, so the ends of a pipe are copied along: once no writer is left, no copy is.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write as _};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use caps::Capability;
@@ -49,7 +50,6 @@ pub(crate) struct Tracefs {
     /// `uprobe_events`, for writing.
     events_file: Arc<File>,
     group: String,
-    events: Cell<u32>,
     /// Probes that an event can hold, once that was tried.
     per_event: OnceCell<usize>,
     /// Somebody removes the definitions if this process cannot.
@@ -74,7 +74,6 @@ impl Tracefs {
             root: Arc::new(root),
             events_file: Arc::new(events_file),
             group: format!("{PREFIX}{pid}_{}", start_of(pid).unwrap_or(0)),
-            events: Cell::new(0),
             per_event: OnceCell::new(),
             outlived: Cell::new(false),
         };
@@ -134,8 +133,10 @@ impl Tracefs {
         sites: &[Site],
         copies: &Arc<Mutex<Copies>>,
     ) -> Result<Definition, Errno> {
-        let name = format!("{}/e{}", self.group, self.events.get());
-        self.events.set(self.events.get() + 1);
+        /// Of this process, whose number is in the group. A second event of one name would become part of the first, and
+        /// go with it while it is hit (see `copies`): **ran** where each of several guards in one process counted for itself.
+        static DEFINED: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{}/e{}", self.group, DEFINED.fetch_add(1, Ordering::Relaxed));
         let (root, events_file) = (Arc::clone(&self.root), Arc::clone(&self.events_file));
         let definition = Definition { root, events_file, name, copies: Arc::clone(copies) };
         let mut file = &*self.events_file;
@@ -388,6 +389,18 @@ mod tests {
         let events = open_file(&tracefs.root, "uprobe_events", OFlag::O_RDONLY).unwrap();
         let left = BufReader::new(events).lines().map_while(Result::ok);
         assert_eq!(left.filter(|line| line.contains(&format!("{}/", tracefs.group))).count(), 0);
+    }
+
+    #[test]
+    fn guards_of_one_process_have_events_of_their_own() {
+        let copies = Arc::new(Mutex::new(Copies::new().unwrap()));
+        let own = Target::unchecked(TargetId(0), std::process::id() as i32).unwrap();
+        let images = calibrate::images(&own, 3, (Programs::AddressHash, Returns::Ret), |_| true).unwrap();
+        let sites: Vec<Site> = images[0].sites().copied().take(1).collect();
+        let define = || Tracefs::open().unwrap().define(&images[0], &sites, &copies).unwrap();
+        let (first, second) = (define(), define());
+        assert_ne!(first.name, second.name);
+        assert_ne!(first.id(), second.id());
     }
 
     /// As on a kernel that arms only the first probe of an event.
