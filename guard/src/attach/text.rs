@@ -100,6 +100,10 @@ impl Mappings {
                 found.trampolines.push((mapped.start, mapped.end));
             }
         }
+        // One that is about to end has no memory any more, which is not the same as code that is mapped elsewhere.
+        if found.mapped.is_empty() && !target.has_memory() {
+            return Err(GuardError::NoProcess { pid: target.pid });
+        }
         for image in images {
             let times = found.mapped.iter().filter(|mapped| mapped.file == image.key).count();
             if times > MAPPED_AT_MOST {
@@ -146,7 +150,12 @@ impl Mappings {
         let mut unfit: Vec<Unsound> = Vec::new();
         for image in images {
             for site in image.sites() {
-                let why = self.look(&mut memory, image, site, own_breakpoints)?;
+                let why = self.look(&mut memory, image, site, own_breakpoints);
+                // One that ends meanwhile has nothing mapped, and nothing of it can be read.
+                if !matches!(why, Ok(None)) && !target.has_memory() {
+                    return Err(GuardError::NoProcess { pid: target.pid });
+                }
+                let why = why?;
                 let function = (site.cookie & SITE_FUNCTION_MASK) as u32;
                 unfit.extend(why.map(|why| Unsound { function, why }));
             }
@@ -200,7 +209,15 @@ impl Mappings {
         target: &Target,
         images: &[ImageSites],
     ) -> Result<Option<(u32, u32)>, GuardError> {
-        let mut memory = Memory::of(target);
+        let missing = self.missing(&mut Memory::of(target), images);
+        match missing {
+            Ok(None) => Ok(None),
+            _ if !target.has_memory() => Err(GuardError::NoProcess { pid: target.pid }),
+            missing => missing,
+        }
+    }
+
+    fn missing(&self, memory: &mut Memory, images: &[ImageSites]) -> Result<Option<(u32, u32)>, GuardError> {
         let mut missing = None;
         let mut count = 0;
         for image in images {
