@@ -53,7 +53,8 @@ returns_of() { echo "${1#*/}" | sed 's/-session$//'; }
 read_report() {
     tail -n 1 report >last
     grep -q '"final":true' last || fail "the last line of the report is not the final one"
-    sed -n 's/.*"functions":\[\(.*\)/\1/p' last | sed 's/{"name":"/\n&/g' | sed '/^$/d' >measured
+    # What was refused has names as well, and no figures.
+    sed -n 's/"refused":\[.*//; s/.*"functions":\[\(.*\)/\1/p' last | sed 's/{"name":"/\n&/g' | sed '/^$/d' >measured
     for function in $(functions_in measured); do
         sum=$(($(measured "$function" exits) + $(measured "$function" in_flight) + $(measured "$function" abandoned) + \
             $(measured "$function" evicted) + $(measured "$function" ended_inside) + \

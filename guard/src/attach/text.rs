@@ -19,6 +19,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 
 use edgelat_bpf::layout::SITE_FUNCTION_MASK;
+use nix::errno::Errno;
 use nix::unistd::{SysconfVar, sysconf};
 
 use super::{ImageSites, Site};
@@ -314,7 +315,17 @@ impl<'a> Memory<'a> {
     /// Reads memory; false where nothing is mapped.
     fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<bool, GuardError> {
         if self.mem.is_none() {
-            self.mem = Some(self.target.open_file("mem")?);
+            match self.target.open_file("mem") {
+                Ok(mem) => self.mem = Some(mem),
+                Err(error @ GuardError::NoProcess { .. }) => return Err(error),
+                // The file is its user's; the call asks for CAP_SYS_PTRACE only.
+                Err(error) => {
+                    return match copy(self.target.pid, address, bytes) {
+                        Err(Errno::EPERM | Errno::ENOSYS) => Err(error),
+                        read => Ok(read.is_ok()),
+                    };
+                }
+            }
         }
         Ok(self.mem.as_ref().is_some_and(|mem| mem.read_exact_at(bytes, address).is_ok()))
     }
@@ -342,6 +353,19 @@ impl<'a> Memory<'a> {
         let mut stored = [0; CODE];
         let read = file.read_exact_at(&mut stored, offset);
         Ok(read.is_err() || self.page.1.get(at..at + CODE) != Some(&stored[..]))
+    }
+}
+
+/// Reads memory of a process whole, without a file.
+fn copy(pid: i32, address: u64, bytes: &mut [u8]) -> Result<(), Errno> {
+    let local = nix::libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    let remote = nix::libc::iovec { iov_base: address as *mut _, iov_len: bytes.len() };
+    // SAFETY: the kernel writes into `local` only, which is `bytes`; `remote` is an address of the other process, which the
+    // kernel checks.
+    let read = unsafe { nix::libc::process_vm_readv(pid, &local, 1, &remote, 1, 0) };
+    match Errno::result(read)? as usize == bytes.len() {
+        true => Ok(()),
+        false => Err(Errno::EFAULT),
     }
 }
 

@@ -124,7 +124,6 @@ macro_rules! deadly {
 pub const DEADLY: &[Deadly] = deadly![
     SYS_execve,
     SYS_execveat,
-    SYS_process_vm_readv,
     SYS_process_vm_writev,
     SYS_socket,
     SYS_connect,
