@@ -305,7 +305,11 @@ impl Watch {
     /// Once nothing is waited for, the guard needs fewer rights.
     fn settle(&mut self) -> Result<(), WatchError> {
         if !self.session.waits() && !std::mem::replace(&mut self.settled, true) {
-            self.line.call(&Request::Settle)?;
+            match self.line.call(&Request::Settle) {
+                // That it has ended is seen with the next events; what was counted can still be read then.
+                Ok(_) | Err(GuardError::Gone) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
     }
