@@ -10,7 +10,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -88,24 +88,47 @@ impl RunLock {
     /// # Errors
     /// As for [`take`](Self::take). A folder that cannot be written to has no lock, and needs none.
     pub fn also(&mut self, records: &Path) -> Result<(), GuardError> {
-        self._records = Some(locked(&records.join(FILE))?);
+        self._records = Some(locked_for_reading(&records.join(FILE))?);
         Ok(())
     }
+}
+
+/// The same on a descriptor that nothing is written through, so that a file system of which it is may be made read-only.
+fn locked_for_reading(path: &Path) -> Result<File, GuardError> {
+    let failed = |os: Os| GuardError::RunLock { file: text(path.display()), os };
+    let written = open(path).map_err(|error| failed(error.into()))?;
+    let file = open_to_look(path).map_err(|error| failed(error.into()))?;
+    // SAFETY: takes a descriptor, which is open, and flags.
+    match Errno::result(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
+        Ok(_) => {}
+        Err(Errno::EWOULDBLOCK) => {
+            return Err(GuardError::AlreadyRuns { pid: holder(&file), file: text(path.display()) });
+        }
+        Err(errno) => return Err(failed(errno.into())),
+    }
+    write_owner(&written);
+    Ok(file)
+}
+
+/// Opens a lock's file, made where it is missing. Nobody else may: whoever can read a file can lock it for reading, and
+/// would keep every agent away.
+fn open(path: &Path) -> std::io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
+    options.open(path)
+}
+
+/// Only a help for whoever comes second; the lock holds without it.
+fn write_owner(file: &File) {
+    _ = file.set_len(0);
+    _ = file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0);
 }
 
 /// Opens a file, made where it is missing, locks it, and writes there whose it is.
 fn locked(path: &Path) -> Result<File, GuardError> {
     let failed = |os: Os| GuardError::RunLock { file: text(path.display()), os };
-    // Nobody else may open it: whoever can read a file can lock it for reading, and would keep every agent away.
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)
-        .map_err(|error| failed(error.into()))?;
+    let file = open(path).map_err(|error| failed(error.into()))?;
     match set(&file, Want::Write) {
         Ok(()) => {}
         Err(Errno::EAGAIN) => {
@@ -113,9 +136,7 @@ fn locked(path: &Path) -> Result<File, GuardError> {
         }
         Err(errno) => return Err(failed(errno.into())),
     }
-    // Only a help for whoever comes second; the lock holds without it.
-    _ = file.set_len(0);
-    _ = file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0);
+    write_owner(&file);
     Ok(file)
 }
 
@@ -191,7 +212,9 @@ mod tests {
         let pid = Some(std::process::id() as i32);
         assert_eq!(second.also(&records), Err(GuardError::AlreadyRuns { pid, file }));
         drop(first);
-        eventually("a lock that was let go of cannot be taken", || locked(&records.join(FILE)).is_ok());
+        eventually("a lock that was let go of cannot be taken", || {
+            locked_for_reading(&records.join(FILE)).is_ok()
+        });
         let error = second.also(&folder.join("nowhere")).unwrap_err();
         assert!(matches!(error, GuardError::RunLock { .. }), "{error}");
     }

@@ -225,7 +225,7 @@ impl Guard {
             mark = mark.wrapping_add(mark_of(open.bytes(), site.offset));
         }
         if let Some(by) = self.confirm {
-            confirm::confirm(by, &open.file, &open.executable, sites)?;
+            confirm::confirm(by, open.bytes(), &open.executable, sites)?;
         }
         let plan = &mut self.plans[index];
         plan.sites += sites.len();

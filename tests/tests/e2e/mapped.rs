@@ -63,7 +63,7 @@ fn other_targets_go_on_beside_a_process_with_twenty_thousand_files() {
     while begun.elapsed() < SOON {
         let asked = Instant::now();
         service.wait_after(seen, |told| told.is(pid, "measured"));
-        assert!(asked.elapsed() < SOON / 2, "no report for {:?}", asked.elapsed());
+        assert!(asked.elapsed() < 2 * SOON, "no report for {:?}", asked.elapsed());
         seen = service.count();
     }
     service.counts(target.pid());

@@ -112,11 +112,11 @@ fn the_guard_of_a_service_keeps_what_attaching_to_new_processes_takes() {
 }
 
 #[test]
-fn without_reattaching_the_guard_only_passes_signals_on_and_what_comes_later_is_left_alone() {
+fn without_reattaching_the_guard_attaches_to_children_only_and_what_comes_later_is_left_alone() {
     let _turn = Turn::shared();
     let place = Place::new();
     let (target, service) = measured(&place, "reattach = false\n", "");
-    holds(service.pid(), CAP_KILL);
+    holds(service.pid(), CAP_KILL | ATTACHING);
     let late = start(&place.path().join("plain"), &["--calls", "10"]);
     let before = service.count();
     service.wait_after(before + 1, |told| told.is(target.pid(), "measured"));
