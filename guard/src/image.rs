@@ -119,6 +119,10 @@ pub(crate) fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> R
     if !open.executable.contains(site.offset) {
         return bad("no executable segment");
     }
+    // Segments are mapped by pages, so that a place in the file is aligned as its address is.
+    if cfg!(target_arch = "aarch64") && !site.offset.is_multiple_of(4) {
+        return bad("no instruction");
+    }
     if site.cookie & SITE_FUNCTION_MASK >= u64::from(functions) {
         return bad("a function that the plan does not have");
     }
