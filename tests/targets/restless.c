@@ -67,10 +67,14 @@ static void *execute(void *unused)
 
 static void execute_from_a_thread(void)
 {
-    /* A request to end waits for the new image. */
-    sigset_t all;
+    /* A request to end waits for the new image, and one that has come is not forgotten. */
+    sigset_t all, before;
     sigfillset(&all);
-    sigprocmask(SIG_BLOCK, &all, NULL);
+    sigprocmask(SIG_BLOCK, &all, &before);
+    if (asked) {
+        sigprocmask(SIG_SETMASK, &before, NULL);
+        return;
+    }
     pthread_t thread;
     if (pthread_create(&thread, NULL, execute, NULL)) abort();
     for (;;) pause();
