@@ -99,15 +99,19 @@ fn locked_for_reading(path: &Path) -> Result<File, GuardError> {
     let written = open(path).map_err(|error| failed(error.into()))?;
     let file = open_to_look(path).map_err(|error| failed(error.into()))?;
     // SAFETY: takes a descriptor, which is open, and flags.
-    match Errno::result(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
-        Ok(_) => {}
-        Err(Errno::EWOULDBLOCK) => {
-            return Err(GuardError::AlreadyRuns { pid: holder(&file), file: text(path.display()) });
-        }
-        Err(errno) => return Err(failed(errno.into())),
-    }
+    let locked = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+    Errno::result(locked).map_err(|errno| refused(path, &file, errno))?;
     write_owner(&written);
     Ok(file)
+}
+
+/// Why a lock was not given. Both kinds say EAGAIN where another agent holds it.
+fn refused(path: &Path, file: &File, errno: Errno) -> GuardError {
+    let path = text(path.display());
+    match errno {
+        Errno::EAGAIN => GuardError::AlreadyRuns { pid: holder(file), file: path },
+        errno => GuardError::RunLock { file: path, os: errno.into() },
+    }
 }
 
 /// Opens a lock's file, made where it is missing. Nobody else may: whoever can read a file can lock it for reading, and
@@ -129,13 +133,7 @@ fn write_owner(file: &File) {
 fn locked(path: &Path) -> Result<File, GuardError> {
     let failed = |os: Os| GuardError::RunLock { file: text(path.display()), os };
     let file = open(path).map_err(|error| failed(error.into()))?;
-    match set(&file, Want::Write) {
-        Ok(()) => {}
-        Err(Errno::EAGAIN) => {
-            return Err(GuardError::AlreadyRuns { pid: holder(&file), file: text(path.display()) });
-        }
-        Err(errno) => return Err(failed(errno.into())),
-    }
+    set(&file, Want::Write).map_err(|errno| refused(path, &file, errno))?;
     write_owner(&file);
     Ok(file)
 }
