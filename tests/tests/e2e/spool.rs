@@ -234,8 +234,12 @@ impl<'p> Mount<'p> {
         Self(path)
     }
 
+    /// Mounts it in another way. While the collector writes a record the kernel refuses read-only, and a collector at
+    /// nice 19 may be held up in the middle of a write.
+    #[track_caller]
     fn again(&self, how: &str) {
-        mount(&["-o", &format!("remount,{how}"), self.0.to_str().unwrap()]);
+        let remount = || remounted(self.0, how);
+        assert!(edgelat_tests::machine::eventually(patience(), remount), "never mounted {how}");
     }
 }
 
@@ -243,6 +247,11 @@ impl Drop for Mount<'_> {
     fn drop(&mut self) {
         _ = Command::new("umount").arg("--lazy").arg(self.0).status();
     }
+}
+
+fn remounted(path: &Path, how: &str) -> bool {
+    let mut mount = Command::new("mount");
+    mount.args(["-o", &format!("remount,{how}")]).arg(path).status().unwrap().success()
 }
 
 #[track_caller]
