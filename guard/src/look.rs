@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use crate::budget::{self, Ppm, Total};
 use crate::error::{GuardError, text};
-use crate::family::sweep::GATHER;
 use crate::family::tracer::LOOK_FOR_TRACERS;
 use crate::foreign;
 use crate::guard::{Guard, order};
@@ -22,9 +21,14 @@ const AT_WORK: u32 = 20;
 impl Guard {
     /// How long the guard may sleep at most.
     pub fn patience(&self) -> Option<Duration> {
-        if self.plans.iter().any(|plan| plan.sweep.waits()) {
-            return Some(GATHER);
-        }
+        let now = Instant::now();
+        let sweeps = self.plans.iter().filter_map(|plan| plan.sweep.due_in(now));
+        // poll(2) counts in whole milliseconds.
+        let sweeps = sweeps.map(|time| time.max(Duration::from_millis(1)));
+        sweeps.chain(self.time_to_next_look()).min()
+    }
+
+    fn time_to_next_look(&self) -> Option<Duration> {
         let all = self.total.as_ref().is_some_and(Total::holds);
         let bounded = |plan: &Plan| plan.budget.as_ref().is_some_and(|budget| all || budget.bound.holds());
         let busy = |plan: &Plan| plan.loaded.is_some() && bounded(plan) && plan.armed && !plan.off;

@@ -38,6 +38,8 @@ pub struct OracleFunction {
     pub sum_ns: u64,
     /// Nearest-rank quantiles of these durations, nanoseconds: 50 %, 90 %, 99 %.
     pub quantiles_ns: Option<[u64; 3]>,
+    /// The shortest and the longest of them, nanoseconds.
+    pub extremes_ns: Option<[u64; 2]>,
 }
 
 /// A histogram's own quantiles and bounds, nanoseconds.
@@ -154,6 +156,7 @@ impl Oracle {
             quantiles_ns: f
                 .get("p50_ns")
                 .map(|_| [number(f, "p50_ns"), number(f, "p90_ns"), number(f, "p99_ns")]),
+            extremes_ns: f.get("min_ns").map(|_| [number(f, "min_ns"), number(f, "max_ns")]),
         });
         Some(Self {
             event,

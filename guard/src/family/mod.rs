@@ -130,6 +130,10 @@ impl Guard {
         if !follow || !self.cover_child(index, pid) {
             let lives = !follow || Target::unchecked(TargetId(0), pid).is_ok();
             self.plans[index].sweep.born(pid, lives);
+            if follow {
+                // Others may be covered before the guard looks up again, and each takes its time.
+                self.sweep_where_due(index, Instant::now());
+            }
         }
     }
 

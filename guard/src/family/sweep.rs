@@ -5,7 +5,10 @@
 //! any probe at some place of a file, it looks into every address space that maps the place and takes out the breakpoint
 //! where no probe that is left wants it (Linux 6.18, kernel/events/uprobes.c, `register_for_each_vma` without a consumer). So one
 //! link of ours at the same places, bound to this process, which maps nothing of the file, is made and closed again:
-//! one for all children that were born in a twentieth of a second. It does nothing to those that are covered.
+//! for the first child at once, and then at most one in a twentieth of a second for all that were born in it. It does nothing to
+//! those that are covered. What a child waits for is the kernel: to register a probe takes it one grace period of RCU. The
+//! probes of a sweep are closed beside this thread, and the next sweep does not wait for that: the breakpoints are gone before
+//! the grace periods of a close begin (`uprobe_unregister_nosync`, then `uprobe_unregister_sync`).
 //!
 //! What children pay until then is charged to the plan. It is not counted anywhere, so it is bounded from above: a child that
 //! ends before it was swept is charged all its CPU time, where the kernel can still tell at that time (from 6.16 on) only if it
@@ -26,10 +29,13 @@ use crate::plan::Plan;
 use crate::protocol::TargetId;
 use crate::target::Target;
 
-/// How long children are gathered for one sweep.
-pub(crate) const GATHER: Duration = Duration::from_millis(50);
-/// Sweeping takes at most one part in so many of the guard's time: where it is slow, it is done less often.
-const REST: u32 = 20;
+/// Time between two sweeps at least: children that are born meanwhile share one.
+const GATHER: Duration = Duration::from_millis(50);
+/// Sweeping takes at most one part in so many of a CPU: where it is dear, it is done less often. Time that the guard only waits
+/// for the kernel is not counted, for a busy machine would make children pay longer by it.
+const REST: u64 = 20;
+/// Sweeps that are being closed at most.
+const CLOSING: usize = 16;
 
 /// Children of a plan that are not covered.
 #[derive(Debug, Default)]
@@ -39,8 +45,8 @@ pub(crate) struct Sweep {
     /// When the first of those that may live was born.
     since: Option<Instant>,
     not_before: Option<Instant>,
-    /// Closes the probes of the last sweep, and tells the CPU time that it took in nanoseconds.
-    closing: Option<JoinHandle<u64>>,
+    /// Close the probes of the last sweeps, and tell the CPU time that it took in nanoseconds.
+    closing: Vec<JoinHandle<u64>>,
 }
 
 impl Sweep {
@@ -63,15 +69,24 @@ impl Sweep {
         self.children.len() < before
     }
 
-    /// Is something to be done soon?
-    pub(crate) fn waits(&self) -> bool {
-        self.since.is_some() || self.closing.is_some()
+    /// How soon something is to be done.
+    pub(crate) fn due_in(&self, now: Instant) -> Option<Duration> {
+        let rest = self.not_before.map_or(Duration::ZERO, |time| time.saturating_duration_since(now));
+        match self.closing.len() {
+            CLOSING.. => Some(GATHER),
+            _ if self.since.is_some() => Some(rest),
+            0 => None,
+            _ => Some(GATHER),
+        }
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        self.closing.is_none()
-            && self.since.is_some_and(|since| now.saturating_duration_since(since) >= GATHER)
-            && self.not_before.is_none_or(|not_before| now >= not_before)
+        self.since.is_some() && self.due_in(now) == Some(Duration::ZERO)
+    }
+
+    /// A sweep was made that took so much CPU time in nanoseconds.
+    fn swept(&mut self, now: Instant, ns: u64) {
+        self.not_before = Some(now + GATHER.max(Duration::from_nanos(ns.saturating_mul(REST))));
     }
 }
 
@@ -87,22 +102,25 @@ impl Plan {
 impl Guard {
     /// Takes inherited breakpoints out of children where it is time.
     pub(crate) fn sweep(&mut self, now: Instant) {
-        for index in 0..self.plans.len() {
-            let plan = &mut self.plans[index];
-            if let Some(closed) = plan.sweep.closing.take_if(|closing| closing.is_finished()) {
-                plan.charge(closed.join().unwrap_or(0));
-            }
-            if plan.off || !plan.has_probes() {
-                // Nobody has any, or all are taken out with the probes.
-                plan.sweep.since = None;
-            }
-            if plan.sweep.is_due(now) {
-                self.sweep_plan(index, now);
-            }
+        (0..self.plans.len()).for_each(|index| self.sweep_where_due(index, now));
+    }
+
+    /// The same of one plan.
+    pub(super) fn sweep_where_due(&mut self, index: usize, now: Instant) {
+        let plan = &mut self.plans[index];
+        let closed = plan.sweep.closing.extract_if(.., |closing| closing.is_finished());
+        let closed = closed.map(|closed| closed.join().unwrap_or(0)).sum();
+        plan.charge(closed);
+        if plan.off || !plan.has_probes() {
+            // Nobody has any, or all are taken out with the probes.
+            plan.sweep.since = None;
+        }
+        if plan.sweep.is_due(now) {
+            self.sweep_plan(index);
         }
     }
 
-    fn sweep_plan(&mut self, index: usize, now: Instant) {
+    fn sweep_plan(&mut self, index: usize) {
         let plan = &mut self.plans[index];
         let begun = thread_ns();
         plan.sweep.since = None;
@@ -125,10 +143,11 @@ impl Guard {
                 thread_ns()
             };
             // Where no thread can be had, they are closed at once.
-            plan.sweep.closing = std::thread::Builder::new().stack_size(64 * 1024).spawn(close).ok();
+            plan.sweep.closing.extend(std::thread::Builder::new().stack_size(64 * 1024).spawn(close));
         }
-        plan.sweep.not_before = Some(now + now.elapsed() * REST);
-        plan.charge(thread_ns().saturating_sub(begun));
+        let took = thread_ns().saturating_sub(begun);
+        plan.sweep.swept(Instant::now(), took);
+        plan.charge(took);
         left.iter().for_each(|child| plan.charge(kernel_ns(child)));
     }
 }
@@ -150,17 +169,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn children_are_gathered_and_those_that_ended_are_swept_no_more() {
+    fn the_first_child_is_swept_at_once_and_those_that_ended_no_more() {
         let (mut sweep, now) = (Sweep::default(), Instant::now());
         sweep.born(1, false);
-        assert!(!sweep.waits(), "it has ended");
+        assert_eq!(sweep.due_in(now), None, "it has ended");
         assert!(sweep.ended(1) && !sweep.ended(1));
         sweep.born(2, true);
-        assert!(sweep.waits() && !sweep.is_due(now));
-        assert!(sweep.is_due(now + 2 * GATHER));
-        sweep.not_before = Some(now + 3 * GATHER);
-        assert!(!sweep.is_due(now + 2 * GATHER));
-        assert!(sweep.is_due(now + 3 * GATHER));
+        assert!(sweep.is_due(now), "no child waits for others");
+    }
+
+    #[test]
+    fn children_are_gathered_after_a_sweep_and_wait_for_what_it_took() {
+        let (mut sweep, now) = (Sweep::default(), Instant::now());
+        sweep.swept(now, 1000);
+        assert_eq!(sweep.due_in(now), None, "there is none");
+        sweep.born(1, true);
+        assert_eq!(sweep.due_in(now), Some(GATHER));
+        assert!(!sweep.is_due(now + GATHER / 2) && sweep.is_due(now + GATHER));
+        let dear = GATHER.as_nanos() as u64;
+        sweep.swept(now, dear);
+        assert!(!sweep.is_due(now + GATHER) && sweep.is_due(now + GATHER * 20));
+    }
+
+    #[test]
+    fn a_sweep_waits_for_no_other_one_to_be_closed_until_they_are_many() {
+        let (mut sweep, now) = (Sweep::default(), Instant::now());
+        let (closed, hold) = std::sync::mpsc::channel::<()>();
+        let hold = std::sync::Arc::new(std::sync::Mutex::new(hold));
+        sweep.born(1, true);
+        for _ in 0..CLOSING {
+            assert!(sweep.is_due(now));
+            let hold = std::sync::Arc::clone(&hold);
+            sweep.closing.push(std::thread::spawn(move || {
+                _ = hold.lock().unwrap().recv();
+                0
+            }));
+        }
+        assert!(!sweep.is_due(now), "each takes a thread and descriptors");
+        drop(closed);
+        sweep.closing.drain(..).for_each(|closing| assert_eq!(closing.join().unwrap(), 0));
+        assert!(sweep.is_due(now));
     }
 
     #[test]

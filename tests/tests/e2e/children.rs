@@ -50,6 +50,27 @@ fn children_that_are_left_alone_run_without_breakpoints_by_single_events() {
     without_breakpoints("single");
 }
 
+/// Each child is the only one for a while. The shortest wait is what edgelat makes of it: it does not depend on what else the
+/// machine does, as the others may.
+#[test]
+fn a_child_alone_waits_for_nothing_but_the_kernel() {
+    let _turn = Turn::shared();
+    let arguments = ["--children", "12", "--pause-us", "100000", "--room", "12"];
+    let mut target = Target::start("inherits", &arguments);
+    let session = Session::with(&target, &["--no-follow-forks", "--route", "uprobe_multi"], &["step"]);
+    target.go();
+    let oracle = target.end();
+    oracle.assert_right();
+    assert_eq!(session.end().processes.len(), 1);
+    let inherited = oracle.function("inherited");
+    let [shortest, longest] = inherited.extremes_ns.expect("children that found breakpoints");
+    let ms = |ns: u64| ns as f64 / 1e6;
+    let [median, ..] = inherited.quantiles_ns.map(|quantiles| quantiles.map(ms)).unwrap();
+    println!("figure: children had breakpoints for {} to {} ms, median {median}", ms(shortest), ms(longest));
+    // Where they are gathered before the first sweep, they all wait for 50 ms and more.
+    assert!(ms(shortest) < 45.0 && ms(longest) < 10_000.0, "{inherited:?}");
+}
+
 /// The parent makes two calls; its children make hundreds each, and end before anybody could look at them.
 #[test]
 fn what_children_pay_for_breakpoints_that_they_inherited_is_held_under_the_bound() {
