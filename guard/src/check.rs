@@ -4,6 +4,8 @@
 //! programs of two instructions and try the routes as far as they can be tried without a target. The trials decide. A
 //! vendor's kernel may have what its version number denies; the surroundings say why a trial failed.
 
+mod routes;
+
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -12,12 +14,10 @@ use caps::Capability;
 use edgelat_bpf::object::OBJECT_SHA256;
 use nix::errno::Errno;
 
-use crate::attach::{can_use, perf::confidentiality, reason, tracefs::Tracefs};
+use crate::attach::perf::confidentiality;
 use crate::features;
 use crate::placement;
-use crate::protocol::{Returns, Route};
 use crate::rights::{held, in_first_user_namespace};
-use crate::sandbox;
 use crate::target::in_first_pid_namespace;
 
 /// How a finding bears on measuring.
@@ -74,23 +74,8 @@ pub fn check() -> Vec<Finding> {
     let programs = programs(features::programs());
     let loads = programs.state;
     findings.push(programs);
-    let tracefs = Tracefs::open();
-    let tracefs = tracefs.as_ref().map_err(|errno| *errno);
-    let locked = confidentiality() == Some(true);
-    let reason = |route| match loads {
-        _ if locked => Some("the kernel is locked down for confidentiality".to_string()),
-        State::Ok => can_use(route, Returns::Ret, &tracefs).err().map(|error| reason(&error)),
-        _ => Some("no BPF program can be loaded".to_string()),
-    };
-    let tried = [Route::UprobeMulti, Route::Tracefs, Route::Single].map(|route| (route, reason(route)));
     let forbidden = findings.iter().any(|finding| finding.state == State::NotPermitted);
-    findings.extend(routes(&tried, forbidden && loads != State::Missing));
-    // The route that will be taken is the first that works.
-    if let Some((route, _)) = tried.iter().find(|(_, reason)| reason.is_none()) {
-        let root = nix::unistd::geteuid().is_root();
-        let kept = sandbox::guard::in_words(*route, sandbox::perf_event_paranoid(), root);
-        findings.push(Finding::ok("keeps", kept));
-    }
+    findings.extend(routes::findings(loads, forbidden));
     findings.push(Finding::ok("collector", placement::describe(&placement::Wanted::default())));
     findings
 }
@@ -118,28 +103,6 @@ fn programs(loaded: Result<(), Errno>) -> Finding {
             "use a kernel built with CONFIG_BPF_EVENTS=y",
         ),
     }
-}
-
-/// One finding a route. A route that does not work is a warning as long as another does.
-fn routes(tried: &[(Route, Option<String>)], forbidden: bool) -> Vec<Finding> {
-    let state = match tried.iter().any(|(_, reason)| reason.is_none()) {
-        true => State::Warn,
-        false if forbidden => State::NotPermitted,
-        false => State::Missing,
-    };
-    let name = |route| match route {
-        Route::UprobeMulti => "route-uprobe-multi",
-        Route::Tracefs => "route-tracefs",
-        Route::Single => "route-single",
-    };
-    let finding = |(route, reason): &(Route, Option<String>)| match reason {
-        None => Finding::ok(name(*route), "works"),
-        Some(reason) if state == State::Warn => {
-            Finding::not_ok(name(*route), state, reason, "nothing: another route works")
-        }
-        Some(reason) => Finding::not_ok(name(*route), state, reason, "see the findings above"),
-    };
-    tried.iter().map(finding).collect()
 }
 
 /// Findings from files and harmless calls, in the order in which a person would repair them.
@@ -522,21 +485,6 @@ mod tests {
     fn nobody_is_told_to_mount_tracefs_under_lockdown() {
         let next = tracefs("", State::Missing).next;
         assert!(next.is_some_and(|next| !next.contains("mount")));
-    }
-
-    #[test]
-    fn a_route_that_fails_is_grave_only_where_no_other_works() {
-        let works = |route| (route, None);
-        let fails = |route| (route, Some("it fails".to_string()));
-        let states = |tried: &[_], forbidden| {
-            routes(tried, forbidden).into_iter().map(|finding| finding.state).collect::<Vec<_>>()
-        };
-        assert_eq!(
-            states(&[fails(Route::UprobeMulti), works(Route::Single)], false),
-            [State::Warn, State::Ok]
-        );
-        assert_eq!(states(&[fails(Route::Tracefs)], false), [State::Missing]);
-        assert_eq!(states(&[fails(Route::Tracefs)], true), [State::NotPermitted]);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Does this kernel arm every probe of an event that holds several?
 //!
-//! Linux 5.11 to early 5.15, and 5.10 before the mend came to it, arm only the first one for a process
-//! (`uprobe_perf_open`, kernel/trace/trace_uprobe.c, walks over the probes of an event and applies the first each time).
-//! All others then count nothing, and nothing says so. Version numbers do not tell, since distributions carry the mend.
+//! Linux up to 5.15.5, and 5.10 up to 5.10.82, arm only the first one for a process (`uprobe_perf_open`,
+//! kernel/trace/trace_uprobe.c, walks over the probes of an event and applies the first each time; mended by "tracing/uprobe:
+//! Fix uprobe_perf_open probes iteration"). All others then count nothing, and nothing says so: **ran** on 5.11.14,
+//! docs/KERNELS-BUILT.md. Version numbers do not tell, since distributions carry the mend.
 //! So an event with two probes on functions of our own is tried, and both have to be counted.
 
 use std::fs::File;
