@@ -279,14 +279,13 @@ static __noinline __u64 goroutine_depth(__u64 g, __u64 sp)
  * the pair holds its address (45 bits, as it is aligned to eight), the depth in words (31 bits: 16 GiB, more than a
  * stack may have), process and function, so that it is as exact.
  */
-static __always_inline bool key_of(user_regs *regs, __u64 site, __u64 *sp, __u64 *tag)
+static __always_inline bool key_of(__u64 g, __u64 site, __u64 *sp, __u64 *tag)
 {
-	__u64 g, depth;
+	__u64 depth;
 
 	if (!(site & SITE_GOROUTINE))
 		/* No call can be made on such a stack; as a key it would pass for a state of the frame. */
 		return *sp > FRAME_BUSY;
-	g = REGS_G(regs);
 	depth = goroutine_depth(g, *sp);
 	if (!depth)
 		return false;
@@ -378,10 +377,9 @@ static __noinline int condition_holds(__u64 flags, __u32 code)
 }
 
 /* Every program's first question: does this hit count at all? */
-static __always_inline bool counts(user_regs *regs, __u64 site)
+static __always_inline bool counts(__u64 flags, __u64 site)
 {
-	return !(site & SITE_CONDITIONAL) ||
-	       condition_holds(REGS_FLAGS(regs), site >> SITE_CONDITION_SHIFT & 15);
+	return !(site & SITE_CONDITIONAL) || condition_holds(flags, site >> SITE_CONDITION_SHIFT & 15);
 }
 
 /* Does a call that begins on this CPU count? Where the target was given some CPUs, those that begin on others do not. */
@@ -670,18 +668,13 @@ static __noinline void table_leave_frame(__u64 sp, __u64 tag, __u64 site, bool a
 
 #include "python.bpf.h"
 
-static __always_inline void table_enter(user_regs *regs, __u64 tag, __u64 site)
+static __always_inline void native_enter(__u64 sp, __u64 g, __u64 tag, __u64 site)
 {
-	__u64 sp = REGS_SP(regs);
 	struct row *row;
 
-	if (constants.python_rows && site & SITE_PYTHON) {
-		python_enter(regs, tag >> 32);
-		return;
-	}
 	if (!counts_here(site)) {
 		idle_hit(site & SITE_FUNCTION_MASK, false);
-		if (key_of(regs, site, &sp, &tag))
+		if (key_of(g, site, &sp, &tag))
 			table_leave_frame(sp, tag, site, true);
 		return;
 	}
@@ -689,11 +682,27 @@ static __always_inline void table_enter(user_regs *regs, __u64 tag, __u64 site)
 	if (!row)
 		return;
 	count(row->entries, 1);
-	if (!key_of(regs, site, &sp, &tag)) {
+	if (!key_of(g, site, &sp, &tag)) {
 		count(row->unkeyed, 1);
 		return;
 	}
 	frame_enter(row, set_of(sp, tag), sp, tag, false);
+}
+
+static __always_inline void native_exit(__u64 sp, __u64 g, __u64 tag, __u64 site)
+{
+	if (key_of(g, site, &sp, &tag))
+		table_leave_frame(sp, tag, site, false);
+	else
+		idle_hit(site & SITE_FUNCTION_MASK, true);
+}
+
+static __always_inline void table_enter(user_regs *regs, __u64 tag, __u64 site)
+{
+	if (constants.python_rows && site & SITE_PYTHON)
+		python_enter(regs, tag >> 32);
+	else
+		native_enter(REGS_SP(regs), REGS_G(regs), tag, site);
 }
 
 static __always_inline void table_exit(user_regs *regs, __u64 sp, __u64 tag, __u64 site)
@@ -701,19 +710,17 @@ static __always_inline void table_exit(user_regs *regs, __u64 sp, __u64 tag, __u
 	if (constants.python_rows && site & SITE_PYTHON) {
 		idle_hit(constants.python_first_row, true);
 		python_leave(sp, tag, false);
-	} else if (key_of(regs, site, &sp, &tag)) {
-		table_leave_frame(sp, tag, site, false);
 	} else {
-		idle_hit(site & SITE_FUNCTION_MASK, true);
+		native_exit(sp, REGS_G(regs), tag, site);
 	}
 }
 
 /* ---- frames in a hash: kernels without compare-and-exchange for BPF ---- */
 
-static __always_inline void hash_enter(user_regs *regs, __u64 site)
+static __always_inline void hash_enter(__u64 sp, __u64 g, __u64 site)
 {
 	__u32 function = site & SITE_FUNCTION_MASK;
-	struct frame_key key = { .sp = REGS_SP(regs), .tag = current_tag(site) };
+	struct frame_key key = { .sp = sp, .tag = current_tag(site) };
 	struct row *row = row_of(function);
 	__u64 now;
 	/* Not long: before 6.4 the upper half of the result is not that of the sign. */
@@ -724,14 +731,14 @@ static __always_inline void hash_enter(user_regs *regs, __u64 site)
 	if (!counts_here(site)) {
 		count(row->idle_entries, 1);
 		/* See table_leave_frame(). */
-		if (key_of(regs, site, &key.sp, &key.tag) && !(int)bpf_map_delete_elem(&frame_hash, &key)) {
+		if (key_of(g, site, &key.sp, &key.tag) && !(int)bpf_map_delete_elem(&frame_hash, &key)) {
 			count(row->inside, -1);
 			count(row->abandoned, 1);
 		}
 		return;
 	}
 	count(row->entries, 1);
-	if (!key_of(regs, site, &key.sp, &key.tag)) {
+	if (!key_of(g, site, &key.sp, &key.tag)) {
 		count(row->unkeyed, 1);
 		return;
 	}
@@ -748,16 +755,16 @@ static __always_inline void hash_enter(user_regs *regs, __u64 site)
 	}
 }
 
-static __always_inline void hash_exit(user_regs *regs, __u64 site)
+static __always_inline void hash_exit(__u64 sp, __u64 g, __u64 site)
 {
 	__u64 now = bpf_ktime_get_ns(), *start;
 	__u32 function = site & SITE_FUNCTION_MASK;
-	struct frame_key key = { .sp = REGS_SP(regs), .tag = current_tag(site) };
+	struct frame_key key = { .sp = sp, .tag = current_tag(site) };
 	struct row *row = row_of(function);
 
 	if (!row)
 		return;
-	if (!key_of(regs, site, &key.sp, &key.tag)) {
+	if (!key_of(g, site, &key.sp, &key.tag)) {
 		count(row->idle_exits, 1);
 		return;
 	}
@@ -777,23 +784,42 @@ static __always_inline void hash_exit(user_regs *regs, __u64 site)
 
 /* ---- which function: by cookie, or by address where a probe cannot carry one ---- */
 
-/* The cookie of the site at this address, or SITE_UNKNOWN. */
-static __noinline __u64 site_by_address(user_regs *regs)
+/* The cookie of a site at this address, or SITE_UNKNOWN. */
+static __noinline __u64 site_at(__u64 ip, __u32 nth)
 {
-	struct site_key key = { .ip = REGS_IP(regs), .tgid = bpf_get_current_pid_tgid() >> 32 };
-	__u64 *found = bpf_map_lookup_elem(&sites, &key), unknown = SITE_UNKNOWN;
+	struct site_key key = { .ip = ip, .tgid = bpf_get_current_pid_tgid() >> 32, .nth = nth };
+	__u64 *found = bpf_map_lookup_elem(&sites, &key);
+
+	return found ? *found : SITE_UNKNOWN;
+}
+
+/* The same for the first one, which there must be. */
+static __noinline __u64 site_by_address(__u64 ip, __u32 nth)
+{
+	struct site_key key = { .ip = ip, .tgid = bpf_get_current_pid_tgid() >> 32, .nth = nth };
+	__u64 site = site_at(ip, nth), unknown = SITE_UNKNOWN;
 	struct row *row;
 
-	if (found && *found != SITE_UNKNOWN)
-		return *found;
+	if (site != SITE_UNKNOWN)
+		return site;
 	/* A library that was mapped again elsewhere: the kernel moved the probe, and we learn of it here. */
 	row = row_of(constants.unknown_row);
 	if (row)
 		count(row->entries, 1);
-	if (!found && !bpf_map_update_elem(&sites, &key, &unknown, BPF_NOEXIST))
+	/* Told once. */
+	if (!(int)bpf_map_update_elem(&sites, &key, &unknown, BPF_NOEXIST))
 		tell(constants.plan, EVENT_UNKNOWN_SITE, key.tgid, 0, 0);
 	return SITE_UNKNOWN;
 }
+
+#define HIT(flags, end, statement)                                                                           \
+	do {                                                                                                 \
+		count_price(site, end);                                                                      \
+		if (counts(flags, site))                                                                     \
+			statement;                                                                           \
+		else                                                                                         \
+			idle_hit(site & SITE_FUNCTION_MASK, (end) != ENTRY);                                 \
+	} while (0)
 
 /*
  * The armed flag is tested first, in every program: whatever else is wrong, clearing that word ends it.
@@ -802,33 +828,44 @@ static __noinline __u64 site_by_address(user_regs *regs)
 	SEC(section) int name(user_regs *regs)                                                               \
 	{                                                                                                    \
 		__u64 site;                                                                                  \
-		if (!ARMED)                                                          \
+		if (!ARMED)                                                                                  \
 			return 0;                                                                            \
 		site = bpf_get_attach_cookie(regs);                                                          \
-		HIT(end, statement);                                                                         \
+		HIT(REGS_FLAGS(regs), end, statement);                                                       \
+		return 0;                                                                                    \
 	}
 
-#define BY_ADDRESS(name, end, statement)                                                                     \
+/*
+ * One probe serves all functions that share an instruction: a trace event takes a place once, and a second event would only
+ * run the same program again, which knows nothing but the address. Each site but the last says that one more follows. The
+ * first one may be that of Python, which needs the registers.
+ */
+#define BY_ADDRESS(name, end, first, statement, twin)                                                        \
+	__noinline __u32 name##_twin(__u64 ip, __u32 nth, __u64 sp, __u64 flags, __u64 g)                    \
+	{                                                                                                    \
+		__u64 site = site_at(ip, nth);                                                               \
+		if (site == SITE_UNKNOWN)                                                                    \
+			return false;                                                                        \
+		HIT(flags, end, twin);                                                                       \
+		return site >> 63;                                                                           \
+	}                                                                                                    \
 	SEC("uprobe") int name(user_regs *regs)                                                              \
 	{                                                                                                    \
 		__u64 site;                                                                                  \
-		if (!ARMED)                                                          \
+		__u32 more;                                                                                  \
+		if (!ARMED)                                                                                  \
 			return 0;                                                                            \
-		site = site_by_address(regs);                                                                \
+		site = site_by_address(REGS_IP(regs), first);                                                \
 		if (site == SITE_UNKNOWN)                                                                    \
 			return 0;                                                                            \
-		HIT(end, statement);                                                                         \
-	}
-
-#define HIT(end, statement)                                                                                  \
-	do {                                                                                                 \
-		count_price(site, end);                                                                      \
-		if (counts(regs, site))                                                                      \
-			statement;                                                                           \
-		else                                                                                         \
-			idle_hit(site & SITE_FUNCTION_MASK, end != ENTRY);                                   \
+		HIT(REGS_FLAGS(regs), end, statement);                                                       \
+		more = site >> 63;                                                                           \
+		for (__u32 nth = 1; more && nth < SITE_SHARED; nth++)                                        \
+			more = name##_twin(REGS_IP(regs), (first) + nth, REGS_SP(regs), REGS_FLAGS(regs),    \
+					   REGS_G(regs));                                                    \
 		return 0;                                                                                    \
-	} while (0)
+	}
+_Static_assert(SITE_TWIN == 1ULL << 63, "the highest bit");
 
 BY_COOKIE("uprobe.multi", multi_entry, ENTRY, table_enter(regs, cookie_tag(site), site))
 BY_COOKIE("uprobe.multi", multi_exit, EXIT, table_exit(regs, REGS_SP(regs), cookie_tag(site), site))
@@ -883,7 +920,7 @@ SEC("uprobe.multi") int multi_exit_writing(user_regs *regs)
 	 */
 	at_site = (REGS_IP(regs) & 0xfff) == (site >> SITE_PLACE_SHIFT & 0xfff);
 	count_price(site, EXIT);
-	if (counts(regs, site))
+	if (counts(REGS_FLAGS(regs), site))
 		table_exit(regs, at_site ? sp : sp - sizeof(sp), cookie_tag(site), site);
 	else
 		idle_hit(site & SITE_FUNCTION_MASK, true);
@@ -903,10 +940,12 @@ SEC("uprobe.multi") int multi_exit_writing(user_regs *regs)
 
 BY_COOKIE("uprobe.multi", multi_return, RETURN, table_exit(regs, RETURN_SP(regs), cookie_tag(site), site))
 BY_COOKIE("uprobe", single_return, RETURN, table_exit(regs, RETURN_SP(regs), current_tag(site), site))
-BY_ADDRESS(table_entry, ENTRY, table_enter(regs, current_tag(site), site))
-BY_ADDRESS(table_leave, EXIT, table_exit(regs, REGS_SP(regs), current_tag(site), site))
-BY_ADDRESS(hash_entry, ENTRY, hash_enter(regs, site))
-BY_ADDRESS(hash_leave, EXIT, hash_exit(regs, site))
+BY_ADDRESS(table_entry, ENTRY, 0, table_enter(regs, current_tag(site), site),
+	   native_enter(sp, g, current_tag(site), site))
+BY_ADDRESS(table_leave, EXIT, SITE_EXITS, table_exit(regs, REGS_SP(regs), current_tag(site), site),
+	   native_exit(sp, g, current_tag(site), site))
+BY_ADDRESS(hash_entry, ENTRY, 0, hash_enter(REGS_SP(regs), REGS_G(regs), site), hash_enter(sp, g, site))
+BY_ADDRESS(hash_leave, EXIT, SITE_EXITS, hash_exit(REGS_SP(regs), REGS_G(regs), site), hash_exit(sp, g, site))
 
 /* ---- sessions: the kernel keeps the frame (6.13) ---- */
 

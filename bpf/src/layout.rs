@@ -124,8 +124,8 @@ layout! {
         SITE_PROCESS_MASK: u64 = 0x3f_ffff;
         /// The kernel single-steps the instruction, so that a hit has the price of that. Set by the guard.
         SITE_STEPPED: u64 = 0x4000_0000_0000_0000;
-        /// Another site of the plan is the same instruction: one trap runs the programs of both, and the other one's hit has
-        /// the price of the trap. Set by the guard.
+        /// Another site of the plan is the same instruction: one trap serves both, and the other one's hit has its price. In
+        /// the map of sites by address that one comes next. Set by the guard.
         SITE_TWIN: u64 = 0x8000_0000_0000_0000;
         /// `Event::kind`: a process of the family has a new child process.
         EVENT_FORK: u32 = 1;
@@ -186,6 +186,10 @@ layout! {
         /// Words of a text that are kept.
         TEXT_WORDS: usize = 24;
 
+        /// `SiteKey::nth` of the first exit at an address.
+        SITE_EXITS: u32 = 0x100;
+        /// Functions that may have a site in common, such as the return of a symbol that stands within another's range.
+        SITE_SHARED: u32 = 16;
         /// Value in the map of sites of an address that was told and is not known yet.
         SITE_UNKNOWN: u64 = 0xffff_ffff_ffff_ffff;
     }
@@ -312,8 +316,8 @@ layout! {
             ip: u64,
             /// Process.
             tgid: u32,
-            /// Must be 0: hash keys are compared byte by byte.
-            reserved: u32,
+            /// Which of the sites that functions have there: entries are counted from 0 on, exits from SITE_EXITS on.
+            nth: u32,
         }
 
         /// Exact key of a frame in the hash variant.

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use edgelat_bpf::Rows;
 use edgelat_bpf::layout::{SITE_ANY_CPU, SITE_FUNCTION_MASK, SITE_MAYBE, SITE_RETURN, SITE_TWIN};
-use edgelat_bpf::object::Programs;
 use nix::time::{ClockId, clock_gettime};
 
 use crate::attach::{ImageSites, Site};
@@ -169,7 +168,7 @@ fn empties() -> impl Iterator<Item = Empty> {
 pub(crate) fn images(
     own: &Target,
     first_row: u32,
-    (programs, returns): (Programs, Returns),
+    returns: Returns,
     wanted: impl Fn(u32) -> bool,
 ) -> Result<Vec<ImageSites>, GuardError> {
     let address = edgelat_bias_ee as *const () as u64;
@@ -184,6 +183,7 @@ pub(crate) fn images(
         offset: function as *const () as u64 - mapping.start + mapping.offset,
         cookie: u64::from(first_row + row) | SITE_ANY_CPU | marks,
         before: 0,
+        unshadowed: false,
     };
     let (mut entries, mut exits) = (Vec::new(), Vec::new());
     for Empty { row, returns: plain, entry, exit } in empties().filter(|empty| wanted(empty.row)) {
@@ -198,8 +198,7 @@ pub(crate) fn images(
                 exits.push(site(exit, row, if plain { SITE_RETURN } else { 0 }));
             }
         }
-        // Where a program has no cookie, one address is one site.
-        if row == TWIN && !programs.by_address() {
+        if row == TWIN {
             entries.push(site(entry, SECOND, SITE_TWIN));
             exits.push(site(exit, SECOND, SITE_TWIN));
         }

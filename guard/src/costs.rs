@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use edgelat_bpf::layout::{SITE_MAYBE, SITE_RETURN, SITE_STEPPED, SITE_TWIN};
+use edgelat_bpf::layout::{SITE_MAYBE, SITE_PYTHON, SITE_RETURN, SITE_STEPPED, SITE_TWIN};
 use edgelat_bpf::object::Programs;
 
 use crate::attach::{self, Attached, ImageSites, Way};
@@ -14,10 +14,11 @@ use crate::budget::{Bound, Budget, Meter, Ppm};
 use crate::calibrate::{self, Costs};
 use crate::error::GuardError;
 use crate::guard::{Guard, order};
+use crate::maps::FileKey;
 use crate::plan::{Plan, rows_of};
 use crate::prices::{Walk, Ways};
 use crate::protocol::{PlanId, Reply, TargetId};
-use crate::target::{FileKey, Target};
+use crate::target::Target;
 
 /// Marks the sites whose hits have other prices than their instructions. Functions may share instructions where the range of
 /// one is part of another's.
@@ -26,13 +27,15 @@ pub(crate) fn mark_prices(sites: &mut ImageSites, programs: Programs) {
     let shared: HashSet<u64> =
         sites.exits.iter().map(|site| site.offset).filter(|offset| !exits.insert(*offset)).collect();
     let mut seen = HashSet::new();
-    for site in sites.entries.iter_mut().chain(&mut sites.exits) {
-        if programs == Programs::MultiWriting && site.cookie & SITE_RETURN != 0 {
-            site.cookie &= !SITE_STEPPED;
-        }
-        // Where a program has no cookie, one address is one site.
-        if !seen.insert(site.offset) && !programs.by_address() {
-            site.cookie |= SITE_TWIN;
+    for python in [0, SITE_PYTHON] {
+        let all = sites.entries.iter_mut().chain(&mut sites.exits);
+        for site in all.filter(|site| site.cookie & SITE_PYTHON == python) {
+            if programs == Programs::MultiWriting && site.cookie & SITE_RETURN != 0 {
+                site.cookie &= !SITE_STEPPED;
+            }
+            if !seen.insert(site.offset) {
+                site.cookie |= SITE_TWIN;
+            }
         }
     }
     for site in sites.exits.iter_mut().filter(|site| shared.contains(&site.offset)) {
@@ -130,7 +133,7 @@ impl Guard {
         let first_row = plan.options.functions;
         let rows = rows_of(plan, loaded)?;
         let own = Target::unchecked(TargetId(0), std::process::id() as i32)?;
-        let images = calibrate::images(&own, first_row, (programs, returns), |_| true)?;
+        let images = calibrate::images(&own, first_row, returns, |_| true)?;
         let probes = attach::attach(way.route, loaded, &own, &images, self.tracefs.as_ref())?;
         loaded.switch.arm();
         let mut costs = calibrate::run(&rows, first_row, returns);
@@ -160,8 +163,7 @@ impl Guard {
         let plan = &self.plans[index];
         let (_, loaded) = plan.loaded.as_ref()?;
         let (first_row, returns) = (plan.options.functions, plan.options.returns);
-        let images =
-            calibrate::images(own, first_row, (way.programs, returns), calibrate::is_beside_others).ok()?;
+        let images = calibrate::images(own, first_row, returns, calibrate::is_beside_others).ok()?;
         let other = nix::unistd::getppid().as_raw();
         let other = Some(other).filter(|pid| *pid > 0).or(self.collector)?;
         let other = Target::unchecked(TargetId(0), other).ok()?;
@@ -192,12 +194,14 @@ mod tests {
     use std::fs::File;
     use std::rc::Rc;
 
+    use edgelat_bpf::layout::SITE_EXITS;
+
     use super::*;
     use crate::attach::Site;
 
     #[test]
     fn what_two_functions_share_has_one_trap_and_is_no_loss_to_either() {
-        let site = |offset: u64, cookie: u64| Site { offset, cookie, before: 0 };
+        let site = |offset: u64, cookie: u64| Site { offset, cookie, before: 0, unshadowed: false };
         let sites = || ImageSites {
             file: Rc::new(File::open("/dev/null").unwrap()),
             bytes: Rc::new(File::open("/dev/null").unwrap()),
@@ -212,9 +216,22 @@ mod tests {
         let expected =
             [site(8, SITE_STEPPED | SITE_RETURN), site(24, SITE_MAYBE), site(24, 1 | SITE_MAYBE | SITE_TWIN)];
         assert_eq!(marked.exits, expected);
-        let mut marked = sites();
+        // Each but the last says that another follows; Python's is the first.
+        marked.entries.push(site(0, SITE_PYTHON | 2));
         mark_prices(&mut marked, Programs::Address);
-        assert_eq!(marked.exits[2], site(24, 1 | SITE_MAYBE), "its program knows the address alone");
+        let numbered = marked.numbered();
+        let numbered: Vec<(u64, u64, u32)> =
+            numbered.iter().map(|(site, nth)| (site.offset, site.cookie, *nth)).collect();
+        let twin = SITE_MAYBE | SITE_TWIN;
+        let expected = [
+            (0, SITE_PYTHON | 2 | SITE_TWIN, 0),
+            (0, 0, 1),
+            (16, 1, 0),
+            (8, SITE_STEPPED | SITE_RETURN, SITE_EXITS),
+            (24, 1 | twin, SITE_EXITS),
+            (24, SITE_MAYBE, SITE_EXITS + 1),
+        ];
+        assert_eq!(numbered, expected);
         #[cfg(target_arch = "x86_64")]
         {
             let mut marked = sites();

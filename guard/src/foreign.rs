@@ -21,8 +21,9 @@ use crate::attach::ImageSites;
 use crate::error::{GuardError, text};
 use crate::guard::{Guard, order};
 use crate::image::Identity;
+use crate::maps::Mapping;
 use crate::protocol::{ImageId, TargetFile, TargetId};
-use crate::target::{Mapping, path_of};
+use crate::target::path_of;
 
 /// Time between two looks at the probed files of foreign file systems, each of which takes a child.
 pub(crate) const LOOK: Duration = Duration::from_secs(5);

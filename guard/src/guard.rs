@@ -404,7 +404,8 @@ pub(crate) fn order(what: &str) -> GuardError {
     GuardError::Order { what: text(what) }
 }
 
-/// Images that may be open at once: what is attached and watched needs descriptors as well.
+/// Images that may be open at once, half of the descriptors that `split.rs` asks for: what is attached and watched needs
+/// others.
 fn descriptors_for_images() -> usize {
     let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
     usize::try_from(most / 2).unwrap_or(usize::MAX)

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
-use edgelat_bpf::layout::{SITE_ANY_CPU, SITE_FUNCTION_MASK, SITE_PLACE_SHIFT, SITE_RETURN};
+use edgelat_bpf::layout::{SITE_ANY_CPU, SITE_FUNCTION_MASK, SITE_PLACE_SHIFT, SITE_RETURN, SITE_SHARED};
 use nix::errno::Errno;
 use nix::libc;
 use serde::{Deserialize, Serialize};
@@ -14,11 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::attach::{ImageSites, Site};
 use crate::elf::Executable;
 use crate::error::{GuardError, text};
+use crate::maps::FileKey;
 use crate::protocol::{ImageId, PlanSite, TargetId};
-use crate::target::FileKey;
-
-/// Functions that may have one site in common, such as the return of a symbol that stands within another's range.
-const SHARED: usize = 16;
 
 /// A file that a target maps, held open.
 pub(crate) struct OpenImage {
@@ -112,7 +109,8 @@ pub(crate) fn mark_of(file: &File, offset: u64) -> u64 {
 }
 
 /// What the guard must know to be true of a site, whoever names it.
-pub(crate) fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> Result<(), GuardError> {
+/// Is it a call, which the kernel emulates?
+pub(crate) fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> Result<bool, GuardError> {
     let bad = |reason: &str| {
         Err(GuardError::BadPlan { reason: text(format_args!("{reason} at {:#x}", site.offset)) })
     };
@@ -145,7 +143,16 @@ pub(crate) fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> R
     if cfg!(target_arch = "x86_64") && becomes_call(&found, site.exit) {
         return bad("a nop that the kernel may overwrite with a call");
     }
-    Ok(())
+    Ok(cfg!(target_arch = "x86_64") && matches!(behind_prefixes(&found), [0xe8, ..] | []))
+}
+
+fn is_prefix(byte: &u8) -> bool {
+    matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf2 | 0xf3)
+}
+
+/// x86-64 code from its opcode on.
+fn behind_prefixes(code: &[u8; CODE]) -> &[u8] {
+    &code[code.iter().take_while(|byte| is_prefix(byte)).count()..]
 }
 
 /// Whether some kernel may overwrite the instruction with a call, which writes its return address below the stack
@@ -153,15 +160,13 @@ pub(crate) fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> R
 /// arch/x86/kernel/uprobes.c, Linux 6.18 to 7.1; `insn_is_nop` of arch/x86/lib/insn-eval.c), and the beginning of the
 /// nop of ten bytes that later ones overwrite. The collector puts no site there; nothing else depends on its word.
 fn becomes_call(code: &[u8; CODE], exit: bool) -> bool {
-    let is_prefix =
-        |byte: &&u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf2 | 0xf3);
-    let prefixes = code.iter().take_while(is_prefix).count();
-    match &code[prefixes..] {
+    let behind = behind_prefixes(code);
+    match behind {
         // nopl, jmp to what follows, mov of a register to itself.
         [0x0f, 0x1f, ..] | [0xeb, 0] | [0x89, 0xc0..=0xff] => true,
         // A tail call leaves nothing below the stack pointer.
         [0xe9, 0, 0, 0, 0] => !exit,
-        [0x90, ..] => prefixes > 0,
+        [0x90, ..] => behind.len() < CODE,
         // lea of a register and a displacement of 0 in one byte, without and with a byte for an index.
         [0x8d, modrm, 0] => modrm >> 6 == 1 && modrm & 7 != 4,
         [0x8d, modrm, _, 0] => modrm >> 6 == 1 && modrm & 7 == 4,
@@ -169,9 +174,9 @@ fn becomes_call(code: &[u8; CODE], exit: bool) -> bool {
     }
 }
 
-/// A place is probed once for a function, and for few functions: each is paid for at every hit, and where calls are told
-/// apart by address only one of them counts.
+/// A place is probed once for a function, and for few functions: each is paid for at every hit.
 pub(crate) fn check_places(images: &[(ImageId, ImageSites)]) -> Result<(), GuardError> {
+    const SHARED: usize = SITE_SHARED as usize;
     let places = images.iter().flat_map(|(_, sites)| {
         // One file may have been opened twice.
         let of = |exit, site: &Site| (sites.key, exit, site.offset, site.cookie & SITE_FUNCTION_MASK);

@@ -19,6 +19,7 @@
 //! | `confirm.rs` | does an instruction begin at a site? |
 //! | `plan.rs` | what is measured, from its sites to its probes |
 //! | `aside.rs` | what is done by a process of its own, because it may never come back? |
+//! | `examine.rs` | which of its functions do not fit the target's memory, and is there room for the others? |
 //! | `look.rs` | what is looked at without being asked |
 //! | `stop.rs` | what happens when the guard is stopped and continued? |
 //! | `deadline.rs` | who ends a guard that does not come round any more? |
@@ -26,6 +27,7 @@
 //! | `find.rs` | which processes are there? |
 //! | `budget.rs`, `prices.rs`, `costs.rs` | what do the probes cost, and when is it enough? |
 //! | `target.rs` | which process, which files does it map? |
+//! | `maps.rs` | what does a line of /proc/PID/maps say? |
 //! | `listing.rs` | which images does it map? |
 //! | `image.rs` | is this still the file that was decoded? |
 //! | `family.rs` | which processes are covered? |
@@ -63,6 +65,7 @@ pub mod cpus;
 mod deadline;
 mod elf;
 pub mod error;
+mod examine;
 mod family;
 mod features;
 mod find;
@@ -74,6 +77,7 @@ mod listing;
 mod load;
 pub mod lock;
 mod look;
+mod maps;
 mod memory;
 pub mod notify;
 pub mod outside;

@@ -10,8 +10,9 @@ use std::hash::BuildHasher;
 
 use crate::error::GuardError;
 use crate::guard::{Guard, order};
+use crate::maps::{Mapping, Maps};
 use crate::protocol::{IMAGES, MappedImage, PATH_BYTES, Path, Reply, TargetId};
-use crate::target::{Mapping, Maps, Target};
+use crate::target::Target;
 
 /// Lines of /proc/PID/maps that are read for one answer: some milliseconds.
 const AT_ONCE: usize = 4096;
@@ -92,7 +93,7 @@ impl Guard {
             .map(|(index, mapping)| {
                 let (path, cut) = bounded(&mapping.path);
                 let executable = executable.as_ref() == Some(&mapping.path);
-                MappedImage { index: index as u32, path, cut, deleted: mapping.deleted, executable }
+                MappedImage { index: index as u32, path, cut, deleted: mapping.is_deleted(), executable }
             })
             .collect();
         let more = listing.rest.is_some() || from + images.len() < listing.images.len();

@@ -30,6 +30,9 @@ const BUCKET_BYTES: u64 = 16;
 /// Bytes of an element of that map: `struct htab_elem` with key and value, kernel/bpf/hashtab.c.
 const SITE_BYTES: u64 = 48 + size_of::<SiteKey>() as u64 + size_of::<u64>() as u64;
 
+/// A site of a process by its address, and which of those there it is: see `SiteKey`.
+pub(crate) type SiteAt = (u64, u32);
+
 /// What the maps of an object must hold.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
@@ -188,15 +191,15 @@ impl Loaded {
     }
 
     /// Makes a site known by its address in a process.
-    pub(crate) fn add_site(&self, pid: i32, address: u64, cookie: u64) -> Result<(), GuardError> {
-        self.update(map::SITES, &site_key(pid, address), &cookie.to_ne_bytes())
+    pub(crate) fn add_site(&self, pid: i32, at: SiteAt, cookie: u64) -> Result<(), GuardError> {
+        self.update(map::SITES, &site_key(pid, at), &cookie.to_ne_bytes())
     }
 
     /// Forgets a site of a process that has ended.
-    pub(crate) fn remove_site(&self, pid: i32, address: u64) {
+    pub(crate) fn remove_site(&self, pid: i32, at: SiteAt) {
         if let Some(sites) = self.object.maps().find(|m| m.name() == map::SITES) {
             // Absent only where entering it failed.
-            _ = sites.delete(&site_key(pid, address));
+            _ = sites.delete(&site_key(pid, at));
         }
     }
 
@@ -242,10 +245,11 @@ pub(crate) fn map_fd(object: &Object, wanted: impl Fn(&str) -> bool) -> Result<B
     Ok(unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(&fd)) })
 }
 
-fn site_key(pid: i32, address: u64) -> [u8; size_of::<SiteKey>()] {
+fn site_key(pid: i32, (address, nth): SiteAt) -> [u8; size_of::<SiteKey>()] {
     let mut key = [0; size_of::<SiteKey>()];
     key[std::mem::offset_of!(SiteKey, ip)..][..8].copy_from_slice(&address.to_ne_bytes());
     key[std::mem::offset_of!(SiteKey, tgid)..][..4].copy_from_slice(&pid.to_ne_bytes());
+    key[std::mem::offset_of!(SiteKey, nth)..][..4].copy_from_slice(&nth.to_ne_bytes());
     key
 }
 

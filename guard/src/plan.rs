@@ -13,27 +13,25 @@ use edgelat_bpf::Rows;
 use edgelat_bpf::layout::{POOL_ROWS, SITE_STEPPED};
 use edgelat_bpf::object::{PythonConstants, map};
 
-use crate::attach::text::Mappings;
 use crate::attach::{self, Attached, ImageSites, Site, Way};
 use crate::budget::{Budget, Total};
 use crate::calibrate;
 use crate::confirm;
 use crate::costs::mark_prices;
 use crate::cpus::CpuSet;
-use crate::error::{GuardError, Text, text};
+use crate::error::{GuardError, text};
 use crate::family::sweep::Sweep;
 use crate::family::{Covered, watch};
 use crate::features;
 use crate::guard::{Guard, elapsed, order};
 use crate::image::{OpenImage, check_places, check_site, mark_of};
 use crate::load::{Loaded, Shape};
-use crate::memory::{Groups, Room};
 use crate::pins::Pins;
 use crate::placement::{self, TargetsOn};
 use crate::prices::KindsOfRows;
 use crate::protocol::{
     BUILD_ID_BYTES, ImageId, OnSignal, PlanId, PlanOptions, PlanSite, PythonPlan, Reply, Returns, Route,
-    TargetId, UNSOUND, Unsound,
+    TargetId, Unsound,
 };
 use crate::scope::memory_bound;
 use crate::target::Target;
@@ -68,6 +66,8 @@ pub(crate) struct Plan {
     /// What its arrays take of the kernel's memory.
     pub(crate) bytes: u64,
     pub(crate) processes: Vec<Covered>,
+    /// What was found in its target's memory and is not all told yet, and what its probes take of that.
+    pub(crate) examined: Option<(Vec<Unsound>, u64)>,
     /// Its children that are not covered.
     pub(crate) sweep: Sweep,
     /// How far its processes were looked at for tracers.
@@ -164,6 +164,7 @@ impl Guard {
             loaded: None,
             bytes: 0,
             processes: Vec::new(),
+            examined: None,
             executable: None,
             calibration: Vec::new(),
             related: Vec::new(),
@@ -219,9 +220,12 @@ impl Guard {
         let (index, open) = self.plan_image(plan, image)?;
         let (file, bytes) = (Rc::clone(&open.file), Rc::clone(open.bytes()));
         let key = open.key;
+        let options = self.plans[index].options;
         let mut mark = 0u64;
+        let mut unshadowed = Vec::with_capacity(sites.len());
         for site in sites {
-            check_site(open, site, self.plans[index].options.functions)?;
+            let call = check_site(open, site, options.functions)?;
+            unshadowed.push(call || !site.exit && options.returns == Returns::Uretprobe);
             mark = mark.wrapping_add(mark_of(open.bytes(), site.offset));
         }
         if let Some(by) = self.confirm {
@@ -241,32 +245,14 @@ impl Guard {
         });
         let known = &mut plan.images[known].1;
         known.mark = known.mark.wrapping_add(mark);
-        for site in sites {
+        for (site, unshadowed) in sites.iter().zip(unshadowed) {
             plan.kinds.add(site);
             let list = if site.exit { &mut known.exits } else { &mut known.entries };
             let stepped = if site.stepped { SITE_STEPPED } else { 0 };
-            list.push(Site { offset: site.offset, cookie: site.cookie | stepped, before: site.before });
+            let (offset, before) = (site.offset, site.before);
+            list.push(Site { offset, cookie: site.cookie | stepped, before, unshadowed });
         }
         Ok(Reply::Done)
-    }
-
-    /// What the target's memory says of a plan, for functions from number `from` on.
-    pub(crate) fn examine(&self, id: PlanId, from: u32) -> Result<Reply, GuardError> {
-        let plan = &self.plans[self.plan_index(id)?];
-        let target = self.target(plan.target)?;
-        let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
-        let mapped = Mappings::of(target, &images)?;
-        let mut found = mapped.unfit(target, &images)?.into_iter().filter(|unfit| unfit.function >= from);
-        let unsound: heapless::Vec<Unsound, UNSOUND> = found.by_ref().take(UNSOUND).collect();
-        let room = Groups::of(target).room();
-        Ok(Reply::Examined {
-            more: found.next().is_some(),
-            unsound,
-            bytes: mapped.bytes(&images),
-            allowed: room.as_ref().map_or(u64::MAX, Room::allowed),
-            room: room.as_ref().map_or(u64::MAX, |room| room.bytes),
-            of: room.map_or_else(Text::new, |room| room.of),
-        })
     }
 
     pub(crate) fn load(&mut self, id: PlanId, descriptors: &mut Vec<OwnedFd>) -> Result<Reply, GuardError> {
@@ -318,7 +304,6 @@ impl Guard {
             return Err(GuardError::TooMuchMemory { functions, lanes, frames, bytes, bound });
         }
         self.memory_suffices(bytes)?;
-        attach::allow_descriptors();
         let loaded = Loaded::new(&shape, &self.watchers()?)?;
         descriptors.push(loaded.descriptor(map::ROWS)?);
         let maps_frames = way.programs.maps_frames();

@@ -188,6 +188,8 @@ pub enum Unfit {
     Writable,
     /// No mapping of the file holds its code any more.
     Unmapped,
+    /// The process has a shadow stack, of which the probe of a call, or of a return, leaves the program's second copy wrong.
+    ShadowStack,
 }
 
 impl Unfit {
@@ -211,6 +213,10 @@ impl Unfit {
                 "its code is not mapped from the file any more (copied to huge pages, or unmapped), and no call would be \
                  seen; switch that off in the program"
             }
+            Self::ShadowStack => {
+                "the process has a shadow stack, and kernels before 6.11 and 7.2 would break it at this probe: start the \
+                 program with GLIBC_TUNABLES=glibc.cpu.hwcaps=-SHSTK, or measure by --returns ret"
+            }
         }
     }
 
@@ -222,6 +228,7 @@ impl Unfit {
             Self::Breakpoint => "own-breakpoint",
             Self::Writable => "writable-in-memory",
             Self::Unmapped => "not-mapped",
+            Self::ShadowStack => "shadow-stack",
         }
     }
 }

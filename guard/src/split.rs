@@ -128,7 +128,8 @@ fn heeded_stops() -> impl Iterator<Item = Signal> {
     STOPS.into_iter().filter(move |signal| ignored & 1 << (*signal as i32 - 1) == 0)
 }
 
-/// Each target and each image of it takes descriptors: as many as this process may have, within reason.
+/// Each target takes descriptors, and so do its images and the links of its plans: as many as this process may have, within
+/// reason. How many images may be open follows from it.
 fn raise_descriptors() {
     const MOST: u64 = 1 << 16;
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)

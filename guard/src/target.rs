@@ -4,7 +4,7 @@
 //! process ends, every read through it fails, even if its number is used again.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use caps::Capability;
@@ -16,68 +16,15 @@ use nix::sys::stat::{Mode, fstat};
 
 use crate::error::{GuardError, Os, text};
 use crate::image::stat_quietly;
+use crate::maps::{Mapping, Maps};
 use crate::protocol::{TargetFile, TargetId};
 use crate::quarantine::ANY_USER;
 use crate::rights;
 
-/// Longest line of /proc/PID/maps that is read: a path of PATH_MAX and what stands before it.
-const LINE_BYTES: u64 = 4096 + 128;
-/// Mappings that are read: sixteen times the kernel's own default bound (vm.max_map_count).
-const MAPPINGS: usize = 1 << 20;
 /// Bytes of /proc/PID/stat and status that are read.
 const STATUS_BYTES: u64 = 4096;
-
-/// Device and inode as maps words them: comparable among lines of maps, but not with stat, which on overlay and
-/// btrfs tells another device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct FileKey {
-    pub(crate) device: (u32, u32),
-    pub(crate) inode: u64,
-}
-
-/// A file-backed executable mapping.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mapping {
-    pub(crate) start: u64,
-    pub(crate) end: u64,
-    pub(crate) offset: u64,
-    pub(crate) file: FileKey,
-    pub(crate) path: String,
-    pub(crate) deleted: bool,
-}
-
-/// What is left to be read of /proc/PID/maps.
-#[derive(Debug)]
-pub(crate) struct Maps {
-    reader: BufReader<File>,
-    line: Vec<u8>,
-    lines: usize,
-}
-
-impl Maps {
-    fn next(&mut self) -> std::io::Result<Option<Option<Mapping>>> {
-        self.lines += 1;
-        if self.lines > MAPPINGS || !self.read()? {
-            return Ok(None);
-        }
-        if self.line.last() == Some(&b'\n') {
-            return Ok(Some(parse_mapping(&self.line)));
-        }
-        // No path that can be opened is as long; what follows in the line is not to pass for a line of its own.
-        while self.line.last() != Some(&b'\n') && self.read()? {}
-        Ok(Some(None))
-    }
-
-    fn read(&mut self) -> std::io::Result<bool> {
-        self.line.clear();
-        self.reader.by_ref().take(LINE_BYTES).read_until(b'\n', &mut self.line).map(|read| read > 0)
-    }
-
-    /// Were there more than are read?
-    pub(crate) fn cut(&self) -> bool {
-        self.lines > MAPPINGS
-    }
-}
+/// The same where a line counts that stands behind that of the groups (NGROUPS_MAX, eleven bytes each).
+const GROUPS_BYTES: u64 = 1 << 20;
 
 /// A running process that somebody may want to measure.
 #[derive(Debug)]
@@ -196,8 +143,7 @@ impl Target {
 
     /// Its mappings, to be read line by line.
     pub(crate) fn maps(&self) -> Result<Maps, GuardError> {
-        let reader = BufReader::with_capacity(16 * 1024, self.open_file("maps")?);
-        Ok(Maps { reader, line: Vec::with_capacity(256), lines: 0 })
+        self.open_file("maps").map(Maps::of)
     }
 
     /// Those of the executable mappings that files back which are `wanted`, in address order.
@@ -205,7 +151,7 @@ impl Target {
         let mut maps = self.maps()?;
         let mut mappings = Vec::new();
         while let Some(line) = self.next_mapping(&mut maps)? {
-            mappings.extend(line.filter(|mapping| wanted(mapping)));
+            mappings.extend(line.filter(|mapping| mapping.is_code() && wanted(mapping)));
         }
         Ok(mappings)
     }
@@ -246,7 +192,7 @@ impl Target {
                 Err(errno) => error = errno,
             }
         }
-        if mapping.deleted {
+        if mapping.is_deleted() {
             return Err(self.image_error(mapping, error));
         }
         let file = open(&format!("root/{}", mapping.path.trim_start_matches('/')))
@@ -262,7 +208,7 @@ impl Target {
     fn image_error(&self, mapping: &Mapping, errno: Errno) -> GuardError {
         if Os::from(errno).denied() {
             // A file that is gone from its path can only be had by the kernel's link to it.
-            let wanted = match mapping.deleted {
+            let wanted = match mapping.is_deleted() {
                 true => Capability::CAP_CHECKPOINT_RESTORE,
                 false => Capability::CAP_DAC_READ_SEARCH,
             };
@@ -311,8 +257,12 @@ impl Target {
     }
 
     fn read_capped(&self, name: &str) -> Result<String, GuardError> {
+        self.read_bounded(name, STATUS_BYTES)
+    }
+
+    fn read_bounded(&self, name: &str, most: u64) -> Result<String, GuardError> {
         let mut bytes = Vec::new();
-        let mut file = self.open_file(name)?.take(STATUS_BYTES);
+        let mut file = self.open_file(name)?.take(most);
         file.read_to_end(&mut bytes).map_err(|error| self.unreadable(name, error.into()))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
@@ -323,6 +273,13 @@ impl Target {
         let status = self.read_capped("status").unwrap_or_default();
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
         caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_none_or(|mask| mask & TRAP != 0)
+    }
+
+    /// Runs its main thread with a shadow stack (x86-64, Linux 6.6)?
+    pub(crate) fn has_shadow_stack(&self) -> bool {
+        // The line is the last one, behind those of up to 65,536 groups.
+        let status = self.read_bounded("status", GROUPS_BYTES).unwrap_or_default();
+        has_shadow_stack(&status)
     }
 
     fn read_start(&self) -> Result<u64, GuardError> {
@@ -361,6 +318,11 @@ pub(crate) fn is_at_work(pid: i32) -> bool {
     stat.is_ok_and(|stat| matches!(parse_state(&stat), Some("R" | "D")))
 }
 
+fn has_shadow_stack(status: &str) -> bool {
+    let features = status.lines().find_map(|line| line.strip_prefix("x86_Thread_features:"));
+    features.is_some_and(|features| features.split_ascii_whitespace().any(|feature| feature == "shstk"))
+}
+
 /// Field 22 of /proc/PID/stat.
 fn parse_start(stat: &str) -> Option<u64> {
     behind_name(stat)?.nth(19)?.parse().ok()
@@ -375,31 +337,6 @@ fn parse_state(stat: &str) -> Option<&str> {
 /// itself.
 fn behind_name(stat: &str) -> Option<std::str::SplitAsciiWhitespace<'_>> {
     Some(stat.rsplit_once(')')?.1.split_ascii_whitespace())
-}
-
-/// A line of /proc/PID/maps; `None` for what is not executable or not a file.
-fn parse_mapping(line: &[u8]) -> Option<Mapping> {
-    let line = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(line));
-    let mut fields = line.splitn(6, ' ');
-    let (start, end) = fields.next()?.split_once('-')?;
-    let permissions = fields.next()?;
-    let offset = fields.next()?;
-    let (major, minor) = fields.next()?.split_once(':')?;
-    let inode: u64 = fields.next()?.parse().ok()?;
-    let path = fields.next()?.trim_start();
-    if permissions.as_bytes().get(2) != Some(&b'x') || inode == 0 {
-        return None;
-    }
-    let hex = |digits: &str| u64::from_str_radix(digits, 16).ok();
-    let device = |digits: &str| u32::from_str_radix(digits, 16).ok();
-    Some(Mapping {
-        start: hex(start)?,
-        end: hex(end)?,
-        offset: hex(offset)?,
-        file: FileKey { device: (device(major)?, device(minor)?), inode },
-        deleted: path.ends_with(" (deleted)"),
-        path: path.to_owned(),
-    })
 }
 
 /// Are our numbers of processes those that BPF programs see? They see the first namespace's.
@@ -428,51 +365,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mapping_with_spaces_in_its_path_is_read_whole() {
-        let line =
-            b"7f00-7f10 r-xp 00001000 fe:00 1234                       /opt/my app/lib foo.so (deleted)\n";
-        let mapping = parse_mapping(line).unwrap();
-        assert_eq!((mapping.start, mapping.end, mapping.offset), (0x7f00, 0x7f10, 0x1000));
-        assert_eq!(mapping.file, FileKey { device: (0xfe, 0), inode: 1234 });
-        assert_eq!(mapping.path, "/opt/my app/lib foo.so (deleted)");
-        assert!(mapping.deleted);
-    }
-
-    #[test]
-    fn the_end_of_a_line_that_is_too_long_passes_for_no_line_of_its_own() {
-        let folder = crate::testing::Folder::new();
-        let path = folder.join("maps");
-        let forged = "7f00-7f10 r-xp 0 fe:00 1 /forged";
-        let long = format!("7f00-7f10 r-xp 0 fe:00 2 /{}", "x".repeat(2 * LINE_BYTES as usize));
-        let at = LINE_BYTES as usize;
-        let long = format!("{}{forged}{}", &long[..at], &long[at..]);
-        std::fs::write(&path, format!("{long}\n7f00-7f10 r-xp 0 fe:00 3 /next\n")).unwrap();
-        let reader = BufReader::new(File::open(&path).unwrap());
-        let mut maps = Maps { reader, line: Vec::new(), lines: 0 };
-        assert_eq!(maps.next().unwrap(), Some(None));
-        assert_eq!(maps.next().unwrap().flatten().map(|mapping| mapping.file.inode), Some(3));
-        assert_eq!(maps.next().unwrap(), None);
-    }
-
-    #[test]
-    fn only_executable_files_are_mappings() {
-        for line in [
-            "7f00-7f10 r--p 00001000 fe:00 1234 /lib/x.so",
-            "7f00-7f10 r-xp 00000000 00:00 0 [vdso]",
-            "7f00-7f10 r-xp 00000000 00:00 0",
-            "nonsense",
-            "",
-        ] {
-            assert_eq!(parse_mapping(line.as_bytes()), None, "{line}");
-        }
-    }
-
-    #[test]
     fn a_command_name_with_parentheses_does_not_move_the_start_time() {
         let stat = "12 (a) b) (c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 424242 20";
         assert_eq!(parse_start(stat), Some(424_242));
         assert_eq!(parse_state(stat), Some("S"));
         assert_eq!(parse_start("12 (a"), None);
+    }
+
+    #[test]
+    fn a_shadow_stack_is_among_the_features_of_the_main_thread() {
+        assert!(has_shadow_stack(
+            "Name:\ta\nx86_Thread_features:\tshstk wrss \nx86_Thread_features_locked:\t\n"
+        ));
+        assert!(!has_shadow_stack("x86_Thread_features:\t\nx86_Thread_features_locked:\tshstk\n"));
+        assert!(!has_shadow_stack("Name:\tshstk\n"));
+        let own = Target::unchecked(TargetId(0), std::process::id() as i32).unwrap();
+        assert!(
+            own.read_bounded("status", GROUPS_BYTES).unwrap().contains("ctxt_switches"),
+            "it is read whole"
+        );
     }
 
     #[test]

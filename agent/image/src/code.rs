@@ -209,8 +209,8 @@ struct Neighbourhood<'i, S> {
 }
 
 impl<S: ReadAt> Surroundings for Neighbourhood<'_, S> {
-    fn marks(&self) -> Marks {
-        self.image.marks.clone()
+    fn marks(&self, start: u64) -> Marks {
+        Marks { next: self.table.next_behind(start), ..self.image.marks.clone() }
     }
 
     fn code_around(&self, address: u64) -> Option<Around> {

@@ -111,7 +111,7 @@ impl<S: ReadAt> Image<S> {
             needed: dynamic.needed,
             soname: dynamic.soname,
         };
-        let marks = Marks { sequences: rseq::sequences(&elf)?, shadow_stack: notes.shadow_stack };
+        let marks = Marks { sequences: rseq::sequences(&elf)?, shadow_stack: notes.shadow_stack, next: None };
         Ok(Self {
             elf,
             marks,

@@ -138,8 +138,8 @@ pub trait Surroundings {
     /// returns how many bytes are there.
     fn data_at(&self, address: u64, buffer: &mut [u8]) -> usize;
 
-    /// What the image says of its code.
-    fn marks(&self) -> Marks {
+    /// What the image says of its code, and of what begins behind `start`.
+    fn marks(&self, _start: u64) -> Marks {
         Marks::default()
     }
 }
@@ -153,6 +153,9 @@ pub struct Marks {
     /// x86-64: it may run with a shadow stack. Kernels before 7.2 emulate a call without a word to it, so that the return
     /// of the called function kills the program (arch/x86/kernel/uprobes.c, `branch_emulate_op`).
     pub shadow_stack: bool,
+    /// Where the next function begins, perhaps within the range of this one: calls of it begin there, and an entry that slid
+    /// there would count them.
+    pub next: Option<u64>,
 }
 
 impl Marks {
@@ -211,7 +214,7 @@ fn search(
         parts.extend_from_slice(cold);
         parts.extend(found.iter().map(Around::part));
         let mut code = Code::decode(arch, &parts)?;
-        code.marks = surroundings.map(Surroundings::marks).unwrap_or_default();
+        code.marks = surroundings.map(|known| known.marks(main.address)).unwrap_or_default();
         let tables = Tables::new(surroundings);
         let exits = exits::exits(&code, &tables)?;
         let part = match surroundings {

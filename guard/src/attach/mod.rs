@@ -21,6 +21,7 @@
 mod copies;
 mod janitor;
 mod multi;
+mod pages;
 pub(crate) mod perf;
 mod single;
 pub(crate) mod text;
@@ -31,17 +32,18 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::rc::Rc;
 
+use edgelat_bpf::layout::{SITE_EXITS, SITE_PYTHON, SITE_TWIN};
 use edgelat_bpf::object::Programs;
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::error::{GuardError, Kind, Os, Text, text};
 use crate::features;
 use crate::image::mark_of;
-use crate::load::{Loaded, load_refused};
+use crate::load::{Loaded, SiteAt, load_refused};
+use crate::maps::FileKey;
 use crate::memory::{self, Groups};
 use crate::protocol::{Returns, Route, Unfit, Unsound};
-use crate::target::{FileKey, Target};
+use crate::target::Target;
 use text::Mappings;
 use tracefs::Tracefs;
 
@@ -84,6 +86,20 @@ impl ImageSites {
         self.entries.iter().chain(&self.exits)
     }
 
+    /// All sites as programs find them that know the address alone, each with its number among those there: one that says
+    /// that another follows comes before it, and Python's is the first.
+    pub(crate) fn numbered(&self) -> Vec<(&Site, u32)> {
+        let lists = [(&self.entries, 0), (&self.exits, SITE_EXITS)];
+        let mut all: Vec<_> =
+            lists.iter().flat_map(|(sites, first)| sites.iter().map(|site| (site, *first))).collect();
+        let place = |(site, first): &(&Site, u32)| (*first, site.offset);
+        all.sort_by_key(|at| (place(at), at.0.cookie & SITE_PYTHON == 0, at.0.cookie & SITE_TWIN == 0));
+        for same in all.chunk_by_mut(|one, other| place(one) == place(other)) {
+            same.iter_mut().zip(0..).for_each(|(at, nth)| at.1 += nth);
+        }
+        all
+    }
+
     /// Does the same stand there now?
     pub(crate) fn are_as_checked(&self, file: &File) -> bool {
         let marks = self.sites().map(|site| mark_of(file, site.offset));
@@ -98,6 +114,14 @@ pub(crate) struct Site {
     pub(crate) cookie: u64,
     /// Bytes of the function before it that are compared with memory as well.
     pub(crate) before: u8,
+    /// Some kernels leave a shadow stack wrong here: it is a call, which they emulate, or a return probe is put on it.
+    pub(crate) unshadowed: bool,
+}
+
+/// Those that get a probe where programs know the address alone: one serves all sites at a place.
+fn once(sites: &[Site]) -> Vec<Site> {
+    let mut seen = HashSet::new();
+    sites.iter().filter(|site| seen.insert(site.offset)).copied().collect()
 }
 
 /// Probes of one process. They end with the value, however it is dropped.
@@ -111,8 +135,8 @@ enum Probes {
 /// What a process has of us.
 pub(crate) struct Attached {
     _probes: Probes,
-    /// Addresses that were entered for programs without cookies.
-    addresses: Vec<u64>,
+    /// Sites that were entered for programs without cookies.
+    addresses: Vec<SiteAt>,
     /// How many processes the OOM killer had ended before.
     kills: u64,
 }
@@ -132,7 +156,7 @@ impl Attached {
     ) -> Result<(), GuardError> {
         let known = std::mem::take(&mut self.addresses);
         self.addresses = enter_addresses(loaded, target, &Mappings::of(target, images)?, images)?;
-        let here: HashSet<&u64> = self.addresses.iter().collect();
+        let here: HashSet<&SiteAt> = self.addresses.iter().collect();
         let gone = known.iter().filter(|address| !here.contains(address));
         gone.for_each(|address| loaded.remove_site(target.pid, *address));
         Ok(())
@@ -257,13 +281,6 @@ pub(crate) fn can_use(
     }
 }
 
-/// Lets this process hold as many descriptors as it may: a plan takes up to [`SLICES`] of them for each image and child.
-pub(crate) fn allow_descriptors() {
-    // Where it cannot be raised, the limit that there is holds.
-    _ = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
-}
-
 /// Attaches the sites of `images` to a process, if its memory allows it, and makes sure that they are there.
 ///
 /// # Errors
@@ -360,13 +377,13 @@ fn enter_addresses(
     target: &Target,
     mapped: &Mappings,
     images: &[ImageSites],
-) -> Result<Vec<u64>, GuardError> {
+) -> Result<Vec<SiteAt>, GuardError> {
     let mut addresses = Vec::new();
     for image in images {
-        for site in image.sites() {
+        for (site, nth) in image.numbered() {
             for address in mapped.addresses(image.key, site.offset) {
-                loaded.add_site(target.pid, address, site.cookie)?;
-                addresses.push(address);
+                loaded.add_site(target.pid, (address, nth), site.cookie)?;
+                addresses.push((address, nth));
             }
         }
     }

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use edgelat_bpf::object::Programs;
 
 use super::perf::{self, Event};
-use super::{ImageSites, Site, close_together, failed};
+use super::{ImageSites, Site, close_together, failed, once};
 use crate::error::{GuardError, Os};
 use crate::load::Loaded;
 use crate::protocol::Route;
@@ -48,10 +48,12 @@ pub(super) fn attach(loaded: &Loaded, target: &Target, images: &[ImageSites]) ->
             Ok(())
         };
         if let Some(exit) = loaded.programs.exit() {
-            let sites = if returns { &image.entries } else { &image.exits };
+            // Return probes have cookies.
+            let sites = if returns { image.entries.clone() } else { once(&image.exits) };
             sites.iter().try_for_each(|site| add(exit, site, returns))?;
         }
-        image.entries.iter().try_for_each(|site| add(loaded.programs.entry(), site, false))?;
+        let sites = once(&image.entries);
+        sites.iter().try_for_each(|site| add(loaded.programs.entry(), site, false))?;
     }
     Ok(probes)
 }

@@ -14,66 +14,33 @@
 //! Other probes are no patches: their breakpoints stand in memory as well. They are told apart from breakpoints that a
 //! program set itself by what happens to it at one: without a handler for SIGTRAP it dies.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 
 use edgelat_bpf::layout::SITE_FUNCTION_MASK;
-use nix::errno::Errno;
-use nix::unistd::{SysconfVar, sysconf};
 
+use super::pages::{Memory, page_size};
 use super::{ImageSites, Site};
 use crate::error::{GuardError, text};
+use crate::maps::{FileKey, Mapping};
 use crate::memory::EXTRA_PAGES;
 use crate::protocol::{Unfit, Unsound};
-use crate::target::{FileKey, Target};
+use crate::target::Target;
 
-/// Longest line of /proc/PID/maps that is read: a path of PATH_MAX and what stands before it.
-const LINE_BYTES: u64 = 4096 + 128;
-/// Lines that are read: the kernel's own default bound (vm.max_map_count).
-const LINES: usize = 65_530;
 /// Mappings that a process may have of one image, each of which is looked at for each site. A program has a few, and as
 /// many again where it loads the same library once more.
 const MAPPED_AT_MOST: usize = 64;
-/// Entries of pagemap that are read at once.
-const ENTRIES: usize = 512;
 /// Longest instruction (x86-64: Intel SDM vol. 2, 2.3.11; aarch64: 4).
 const LONGEST: usize = if cfg!(target_arch = "x86_64") { 15 } else { 4 };
 /// What the kernel writes over a probed instruction: int3; BRK64_OPCODE_UPROBES (arch/arm64/include/asm/debug-monitors.h).
-const BREAKPOINT: &[u8] = if cfg!(target_arch = "x86_64") { &[0xcc] } else { &[0xa0, 0x00, 0x20, 0xd4] };
+pub(super) const BREAKPOINT: &[u8] =
+    if cfg!(target_arch = "x86_64") { &[0xcc] } else { &[0xa0, 0x00, 0x20, 0xd4] };
 /// Bytes that are compared at a site at most: what the entry slid over, and the instruction.
 const WINDOW: usize = u8::MAX as usize + LONGEST;
-
-/// A mapping of a probed image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Mapped {
-    pub(super) start: u64,
-    pub(super) end: u64,
-    offset: u64,
-    file: FileKey,
-    executable: bool,
-    writable: bool,
-    shared: bool,
-}
-
-impl Mapped {
-    /// Address of a file offset, where it is mapped here.
-    pub(super) fn address(&self, file: FileKey, offset: u64) -> Option<u64> {
-        let at = offset.checked_sub(self.offset).filter(|at| *at < self.end - self.start)?;
-        (self.file == file).then_some(self.start + at)
-    }
-
-    /// Places the kernel probes here? It leaves out, silently, what may be written to or is shared (`valid_vma`,
-    /// kernel/events/uprobes.c). It does not ask whether the mapping is executable now.
-    fn takes_probes(&self) -> bool {
-        !self.writable && !self.shared
-    }
-}
 
 /// The mappings of probed images in one process.
 #[derive(Debug)]
 pub(crate) struct Mappings {
-    mapped: Vec<Mapped>,
+    mapped: Vec<Mapping>,
     /// The kernel has single-stepped a probe of this process, or called a trampoline of one.
     probed: bool,
     /// Where its trampolines are (Linux 6.18, arch/x86/kernel/uprobes.c).
@@ -83,22 +50,16 @@ pub(crate) struct Mappings {
 impl Mappings {
     /// Reads /proc/PID/maps.
     pub(crate) fn of(target: &Target, images: &[ImageSites]) -> Result<Self, GuardError> {
-        let mut reader = BufReader::with_capacity(16 * 1024, target.open_file("maps")?);
         let mut found = Self { mapped: Vec::new(), probed: false, trampolines: Vec::new() };
-        let mut line = Vec::with_capacity(256);
-        for _ in 0..LINES {
-            line.clear();
-            match reader.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line) {
-                Ok(0) | Err(_) => break,
-                Ok(_) => {}
+        let mut maps = target.maps()?;
+        while let Some(line) = target.next_mapping(&mut maps)? {
+            let Some(mapping) = line else { continue };
+            found.probed |= mapping.path.starts_with("[uprobes");
+            if mapping.path == "[uprobes-trampoline]" {
+                found.trampolines.push((mapping.start, mapping.end));
             }
-            let Some((mapped, path)) = parse(&line) else { continue };
-            if images.iter().any(|image| image.key == mapped.file) {
-                found.mapped.push(mapped);
-            }
-            found.probed |= path.starts_with("[uprobes");
-            if path == "[uprobes-trampoline]" {
-                found.trampolines.push((mapped.start, mapped.end));
+            if images.iter().any(|image| image.key == mapping.file) {
+                found.mapped.push(mapping);
             }
         }
         // One that is about to end has no memory any more, which is not the same as code that is mapped elsewhere.
@@ -148,10 +109,15 @@ impl Mappings {
         let mut memory = Memory::of(target);
         // Without a handler for it, its first breakpoint would have ended the process, were it not the kernel's.
         let own_breakpoints = !self.probed && target.handles_traps();
+        let shadow_stack =
+            images.iter().any(|image| image.sites().any(|site| site.unshadowed)) && target.has_shadow_stack();
         let mut unfit: Vec<Unsound> = Vec::new();
         for image in images {
             for site in image.sites() {
-                let why = self.look(&mut memory, image, site, own_breakpoints);
+                let why = match shadow_stack && site.unshadowed {
+                    true => Ok(Some(Unfit::ShadowStack)),
+                    false => self.look(&mut memory, image, site, own_breakpoints),
+                };
                 // One that ends meanwhile has nothing mapped, and nothing of it can be read.
                 if !matches!(why, Ok(None)) && !target.has_memory() {
                     return Err(GuardError::NoProcess { pid: target.pid });
@@ -235,140 +201,6 @@ impl Mappings {
     }
 }
 
-/// A line of maps: what is backed by a file, and what the kernel gave a name.
-fn parse(line: &[u8]) -> Option<(Mapped, &str)> {
-    let line = std::str::from_utf8(line.strip_suffix(b"\n").unwrap_or(line)).ok()?;
-    let mut fields = line.splitn(6, ' ');
-    let (start, end) = fields.next()?.split_once('-')?;
-    let permissions = fields.next()?.as_bytes();
-    let offset = fields.next()?;
-    let (major, minor) = fields.next()?.split_once(':')?;
-    let inode = fields.next()?.parse().ok()?;
-    let path = fields.next().unwrap_or_default().trim_start();
-    let hex = |digits: &str| u64::from_str_radix(digits, 16).ok();
-    let device = |digits: &str| u32::from_str_radix(digits, 16).ok();
-    let has = |at: usize, letter: u8| permissions.get(at) == Some(&letter);
-    let mapped = Mapped {
-        start: hex(start)?,
-        end: hex(end)?,
-        offset: hex(offset)?,
-        file: FileKey { device: (device(major)?, device(minor)?), inode },
-        executable: has(2, b'x'),
-        writable: has(1, b'w'),
-        shared: has(3, b's'),
-    };
-    Some((mapped, path))
-}
-
-/// Memory of a process, read as little as possible.
-struct Memory<'a> {
-    target: &'a Target,
-    /// `None` where the kernel has none (CONFIG_PROC_PAGE_MONITOR): then every page may have been written to.
-    pagemap: Option<File>,
-    mem: Option<File>,
-    /// Entries from that page on.
-    entries: (u64, Vec<u8>),
-    /// The page that was read last.
-    page: (u64, Vec<u8>),
-}
-
-impl<'a> Memory<'a> {
-    fn of(target: &'a Target) -> Self {
-        let pagemap = target.open_file("pagemap").ok();
-        Self { target, pagemap, mem: None, entries: (0, Vec::new()), page: (u64::MAX, Vec::new()) }
-    }
-
-    /// May the bytes from `address` on differ from those of the file?
-    fn was_written(&mut self, address: u64, bytes: u64) -> Result<bool, GuardError> {
-        let page = page_size();
-        let pages = address / page..=(address + bytes - 1) / page;
-        for page in pages {
-            if self.is_private(page)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Is the page anonymous, in memory or swapped out?
-    fn is_private(&mut self, page: u64) -> Result<bool, GuardError> {
-        // Documentation/admin-guide/mm/pagemap.rst
-        const PRESENT: u64 = 1 << 63;
-        const SWAPPED: u64 = 1 << 62;
-        const OF_FILE: u64 = 1 << 61;
-        let Some(pagemap) = &self.pagemap else { return Ok(true) };
-        let known = page.checked_sub(self.entries.0).is_some_and(|at| at < self.entries.1.len() as u64 / 8);
-        if !known {
-            let mut bytes = vec![0; ENTRIES * 8];
-            let read = pagemap.read_at(&mut bytes, page * 8);
-            bytes.truncate(read.map_err(|error| self.target.unreadable("pagemap", error.into()))?);
-            if bytes.len() < 8 {
-                return Err(GuardError::NoProcess { pid: self.target.pid });
-            }
-            self.entries = (page, bytes);
-        }
-        let at = (page - self.entries.0) as usize * 8;
-        let entry = self.entries.1[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        Ok(entry & (PRESENT | SWAPPED) != 0 && entry & OF_FILE == 0)
-    }
-
-    /// Reads memory; false where nothing is mapped.
-    fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<bool, GuardError> {
-        if self.mem.is_none() {
-            match self.target.open_file("mem") {
-                Ok(mem) => self.mem = Some(mem),
-                Err(error @ GuardError::NoProcess { .. }) => return Err(error),
-                // The file is its user's; the call asks for CAP_SYS_PTRACE only.
-                Err(error) => {
-                    return match copy(self.target.pid, address, bytes) {
-                        Err(Errno::EPERM | Errno::ENOSYS) => Err(error),
-                        read => Ok(read.is_ok()),
-                    };
-                }
-            }
-        }
-        Ok(self.mem.as_ref().is_some_and(|mem| mem.read_exact_at(bytes, address).is_ok()))
-    }
-
-    /// Does something else than the file's instruction stand there?
-    fn has_probe(&mut self, address: u64, file: &File, offset: u64) -> Result<bool, GuardError> {
-        const CODE: usize = BREAKPOINT.len();
-        if self.pagemap.is_some() && !self.is_private(address / page_size())? {
-            return Ok(false);
-        }
-        let page = address & !(page_size() - 1);
-        if self.page.0 != page {
-            let mut bytes = std::mem::take(&mut self.page.1);
-            bytes.resize(page_size() as usize, 0);
-            match self.read(page, &mut bytes) {
-                Ok(true) => self.page = (page, bytes),
-                // Unmapped meanwhile, with its probe.
-                Ok(false) => return Ok(true),
-                // It may not be read. That the page is private says that a probe is in it.
-                Err(GuardError::NotPermitted { .. }) => return Ok(true),
-                Err(error) => return Err(error),
-            }
-        }
-        let at = (address - page) as usize;
-        let mut stored = [0; CODE];
-        let read = file.read_exact_at(&mut stored, offset);
-        Ok(read.is_err() || self.page.1.get(at..at + CODE) != Some(&stored[..]))
-    }
-}
-
-/// Reads memory of a process whole, without a file.
-fn copy(pid: i32, address: u64, bytes: &mut [u8]) -> Result<(), Errno> {
-    let local = nix::libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-    let remote = nix::libc::iovec { iov_base: address as *mut _, iov_len: bytes.len() };
-    // SAFETY: the kernel writes into `local` only, which is `bytes`; `remote` is an address of the other process, which the
-    // kernel checks.
-    let read = unsafe { nix::libc::process_vm_readv(pid, &local, 1, &remote, 1, 0) };
-    match Errno::result(read)? as usize == bytes.len() {
-        true => Ok(()),
-        false => Err(Errno::EFAULT),
-    }
-}
-
 /// What memory is, compared with the file.
 #[derive(Debug, PartialEq, Eq)]
 enum Bytes {
@@ -427,32 +259,13 @@ fn length_of(code: &[u8]) -> usize {
     }
 }
 
-/// Bytes of a page.
-pub(crate) fn page_size() -> u64 {
-    sysconf(SysconfVar::PAGE_SIZE).ok().flatten().map_or(4096, |size| size as u64)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::rc::Rc;
 
     use super::*;
     use crate::protocol::TargetId;
-
-    #[test]
-    fn a_line_of_maps_says_whether_the_kernel_places_probes() {
-        let line = |permissions: &str| format!("7f00-8f00 {permissions} 00001000 fe:0a 12  /lib/a b.so\n");
-        let takes = |permissions: &str| parse(line(permissions).as_bytes()).unwrap().0.takes_probes();
-        assert!(takes("r-xp") && takes("r--p"), "it need not be executable now");
-        assert!(!takes("rwxp") && !takes("r-xs") && !takes("rw-p"));
-        let bytes = line("r-xp");
-        let (mapped, path) = parse(bytes.as_bytes()).unwrap();
-        assert_eq!((path, mapped.executable), ("/lib/a b.so", true));
-        let key = FileKey { device: (0xfe, 10), inode: 12 };
-        assert_eq!(mapped.address(key, 0x1010), Some(0x7f10));
-        assert_eq!([0xfff, 0x2000].map(|offset| mapped.address(key, offset)), [None; 2]);
-        assert!(parse(b"nonsense").is_none() && parse(b"").is_none());
-    }
 
     #[test]
     #[cfg(target_arch = "x86_64")]
@@ -483,7 +296,8 @@ mod tests {
         let code = start as *const () as u64;
         let mapping = own.mappings(|mapping| (mapping.start..mapping.end).contains(&code)).unwrap().remove(0);
         let file = Rc::new(File::open("/proc/self/exe").unwrap());
-        let site = Site { offset: code - mapping.start + mapping.offset, cookie: 7, before: 0 };
+        let site =
+            Site { offset: code - mapping.start + mapping.offset, cookie: 7, before: 0, unshadowed: false };
         let (entries, exits) = (vec![site], Vec::new());
         (own, vec![ImageSites { bytes: Rc::clone(&file), file, key: mapping.file, entries, exits, mark: 0 }])
     }

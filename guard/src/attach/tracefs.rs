@@ -22,7 +22,7 @@ use nix::sys::statfs::{FsType, fstatfs};
 
 use super::copies::Copies;
 use super::perf::{self, Event};
-use super::{ImageSites, Site, close_together, failed, janitor, pause, slice, trial};
+use super::{ImageSites, Site, close_together, failed, janitor, once, pause, slice, trial};
 use crate::error::{GuardError, Os, text};
 use crate::load::Loaded;
 use crate::protocol::{Route, TargetId};
@@ -209,6 +209,7 @@ pub(super) fn attach(
         let exit = loaded.programs.exit().map(|exit| (exit, &image.exits));
         for (program, sites) in exit.into_iter().chain([(loaded.programs.entry(), &image.entries)]) {
             let program = loaded.program(program)?;
+            let sites = once(sites);
             let at_once = per_event.min(slice(sites.len()));
             for (index, sites) in sites.chunks(at_once).enumerate() {
                 if index > 0 {
@@ -373,6 +374,7 @@ pub(crate) fn sweep() {
 
 #[cfg(test)]
 mod tests {
+    use edgelat_bpf::layout::SITE_TWIN;
     use edgelat_bpf::object::Programs;
 
     use super::*;
@@ -397,7 +399,7 @@ mod tests {
     fn guards_of_one_process_have_events_of_their_own() {
         let copies = Arc::new(Mutex::new(Copies::new().unwrap()));
         let own = Target::unchecked(TargetId(0), std::process::id() as i32).unwrap();
-        let images = calibrate::images(&own, 3, (Programs::AddressHash, Returns::Ret), |_| true).unwrap();
+        let images = calibrate::images(&own, 3, Returns::Ret, |_| true).unwrap();
         let sites: Vec<Site> = images[0].sites().copied().take(1).collect();
         let define = || Tracefs::open().unwrap().define(&images[0], &sites, &copies).unwrap();
         let (first, second) = (define(), define());
@@ -411,7 +413,7 @@ mod tests {
         let tracefs = Tracefs::open().unwrap();
         tracefs.per_event.set(1).unwrap();
         let own = Target::unchecked(TargetId(0), std::process::id() as i32).unwrap();
-        let images = calibrate::images(&own, 3, (Programs::AddressHash, Returns::Ret), |_| true).unwrap();
+        let images = calibrate::images(&own, 3, Returns::Ret, |_| true).unwrap();
         let sites = images[0].sites().count();
         let shape = Shape {
             programs: Programs::AddressHash,
@@ -426,7 +428,8 @@ mod tests {
         let watchers = std::rc::Rc::new(crate::watchers::Watchers::new(8).unwrap());
         let loaded = Loaded::new(&shape, &watchers).unwrap();
         let probes = attach(&loaded, &own, &images, &tracefs).unwrap();
-        assert_eq!(probes.definitions.len(), sites);
+        let twins = images[0].sites().filter(|site| site.cookie & SITE_TWIN != 0).count();
+        assert_eq!((twins, probes.definitions.len()), (2, sites - twins));
         let missing = |images: &[ImageSites]| {
             Mappings::of(&own, images).unwrap().not_armed(&own, images).unwrap().map(|(_, missing)| missing)
         };

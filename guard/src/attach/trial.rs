@@ -47,6 +47,7 @@ pub(super) fn counted(tracefs: &Tracefs) -> Result<u64, Errno> {
         offset: function as *const () as u64 - mapping.start + mapping.offset,
         cookie: 0,
         before: 0,
+        unshadowed: false,
     });
     let file = Rc::new(File::open("/proc/self/exe").map_err(errno_of)?);
     let image = ImageSites {

@@ -152,7 +152,10 @@ fn calls_that_never_return_cost_what_is_shown() {
 
 #[test]
 fn one_trap_for_two_functions_is_paid_once() {
-    Case { shape: "shares", functions: &["outer", "inner"], ..PLAIN }.is_shown_as_it_is();
+    let case = Case { shape: "shares", functions: &["outer", "inner"], ..PLAIN };
+    case.is_shown_as_it_is();
+    // There one program serves both.
+    Case { options: &["--route", "tracefs"], ..case }.is_shown_as_it_is();
 }
 
 /// Each further process has links on the same instructions, which every call of any of them walks.

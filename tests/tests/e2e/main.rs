@@ -51,4 +51,5 @@ mod upload;
 mod upload_by_hand;
 mod upload_portal;
 mod uretprobes;
+mod within;
 mod wrappers;

@@ -349,6 +349,12 @@ impl FunctionTable {
         last.checked_sub(1).filter(|&last| last >= first)
     }
 
+    /// Where the next function begins behind the start of one.
+    pub(crate) fn next_behind(&self, start: u64) -> Option<u64> {
+        let behind = self.functions.partition_point(|entry| entry.start <= start);
+        self.functions.get(behind).map(|entry| entry.start)
+    }
+
     /// A function that contains `address`: the one that begins last.
     pub(crate) fn around(&self, address: u64) -> Option<usize> {
         let end = self.functions.partition_point(|entry| entry.start <= address);

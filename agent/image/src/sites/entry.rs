@@ -3,7 +3,8 @@
 //! The best entry is the first instruction that the kernel emulates: a single step costs many times as much, and all
 //! of that lands in the measured latency. So the entry slides over instructions that would be single-stepped, as long
 //! as the place is still passed exactly once by each call, with the stack pointer the caller gave: what is passed does
-//! not touch the stack pointer and goes on with the next instruction, and no branch leads to it or behind it.
+//! not touch the stack pointer and goes on with the next instruction, and neither does a branch lead to it or behind it,
+//! nor does another function begin there.
 
 use super::trace::landing;
 use super::{Site, SiteKind, Stepping};
@@ -39,6 +40,9 @@ pub(super) fn entry_among(
         }
         if exits.iter().any(|exit| exit.address == step.address) {
             refusal = (index == start).then_some(Refusal::Empty);
+            break;
+        }
+        if code.marks.next.is_some_and(|next| next <= step.address) {
             break;
         }
         if code.marks.restarts(step.address) {

@@ -56,7 +56,7 @@ pub(crate) fn find(arch: Arch, main: Part<'_>, surroundings: &dyn Surroundings) 
     let (bytes, constants) = without_constants(arch, Part { bytes, ..main });
     let part = Part { address: main.address, bytes: &bytes };
     let mut code = Code::decode(arch, &[part])?;
-    code.marks = surroundings.marks();
+    code.marks = surroundings.marks(code.start());
     // An address that is only taken is that of a place to return to: aarch64 makes a frame by hand before it jumps into
     // the middle of `duffzero`.
     code.references.retain(|reference| reference.accesses && !constants.contains(&(reference.to & !3)));

@@ -12,6 +12,23 @@
     .text
 
 // Entries.
+// Not at the branch, where calls of the other function begin.
+    function up_to_another_function
+up_to_another_function.entry.s:
+    mov x1, #7
+    .globl within_it
+    .hidden within_it
+    .type within_it, %function
+within_it:
+within_it.entry.e:
+    cbz x1, 1f
+1:
+up_to_another_function.ret:
+within_it.ret:
+    ret
+    end within_it
+    end up_to_another_function
+
     function first_stores
 first_stores.entry.s:
     stp x29, x30, [sp, #-32]!

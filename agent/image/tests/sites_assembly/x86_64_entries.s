@@ -11,6 +11,23 @@
     .endm
     .text
 
+# Not at the push, where calls of the other function begin.
+    function up_to_another_function
+up_to_another_function.entry.s:
+    mov $7, %esi
+    .globl within_it
+    .hidden within_it
+    .type within_it, @function
+within_it:
+within_it.entry.e:
+    push %rbx
+    pop %rbx
+up_to_another_function.ret:
+within_it.ret:
+    ret
+    end within_it
+    end up_to_another_function
+
     function first_is_push
 first_is_push.entry.e:
     push %rbp
