@@ -3,6 +3,11 @@
 //!
 //! The guard forks it, hands over a window of the image for each site, and takes one byte back. What that process does is
 //! given by the agent: this crate decodes nothing.
+//!
+//! Of a site's marks it confirms the price alone. What they say of a condition, a frame that need not be there or a goroutine
+//! decides what a program counts, and where that is wrong the figures of whoever said so are wrong: the kernel executes the
+//! instruction either way, and every hit is charged. One mark has a program act, that of a plain return, and `image.rs` compares
+//! its bytes.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

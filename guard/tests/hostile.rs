@@ -13,6 +13,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{OPTIONS, begin, call, guard, open_executable, open_target};
+use edgelat_bpf::layout::{
+    SITE_ANY_CPU, SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_GOROUTINE, SITE_MAYBE, SITE_PLACE_SHIFT,
+    SITE_PYTHON, SITE_RETURN, SITE_STEPPED, SITE_TWIN,
+};
 use edgelat_guard::placement::TargetsOn;
 use edgelat_guard::protocol::{
     Event, OnSignal, PlanOptions, PlanSite, Reply, Request, Returns, Route, TargetFile, Word,
@@ -49,6 +53,7 @@ const ATTACKS: &[(&str, Attack)] = &[
     ("limits", limits),
     ("floods", floods),
     ("sites", sites),
+    ("marks", marks),
     ("settled", settled),
     ("inside", inside),
     ("cost", cost),
@@ -301,6 +306,38 @@ fn inside(line: &mut Line, asked: i32, _other: i32) {
     assert!(matches!(add(&[single_stepped]), Err(GuardError::BadPlan { .. })));
     // It goes on after a refusal.
     add(&[PlanSite { stepped: true, ..site(&file, begins, false) }]).unwrap();
+}
+
+#[test]
+fn what_marks_say_of_a_site_changes_figures_and_no_process() {
+    attacked("marks");
+}
+
+fn marks(line: &mut Line, asked: i32, _other: i32) {
+    let target = open_target(line, asked);
+    let marked = |file: &fs::File, marks: u64| {
+        let with = |site: PlanSite| PlanSite { cookie: marks, ..site };
+        probed_sites(file).into_iter().map(with).collect::<Vec<PlanSite>>()
+    };
+    let conditional = |condition: u64| SITE_CONDITIONAL | condition << SITE_CONDITION_SHIFT;
+    for marks in [conditional(4), conditional(5), SITE_MAYBE, SITE_GOROUTINE, SITE_PYTHON] {
+        let plan = begin(line, target, OPTIONS);
+        add(line, target, plan, &|file| marked(file, marks));
+        for request in [Request::Load { plan }, Request::Attach { plan }, Request::Arm { plan }] {
+            call(line, request);
+        }
+        // It calls the function a thousand times a second.
+        std::thread::sleep(Duration::from_millis(100));
+        call(line, Request::Detach { plan });
+    }
+    // A return is done only where one stands: neither at the entry, nor under a mark of the guard's.
+    let plan = begin(line, target, OPTIONS);
+    let (image, file) = open_executable(line, target, |_| true);
+    for marks in [SITE_RETURN, SITE_TWIN, SITE_STEPPED, SITE_ANY_CPU, 1 << SITE_PLACE_SHIFT] {
+        let sites = heapless::Vec::from_slice(&marked(&file, marks)[..1]).unwrap();
+        let error = refused(line, Request::PlanSites { plan, image, sites });
+        assert!(matches!(error, GuardError::BadPlan { .. }), "{marks:#x}: {error}");
+    }
 }
 
 #[test]
