@@ -43,6 +43,28 @@ start() {
     wait_for '"event":"ready"' told
 }
 
+# changed PROCESS: how many bytes of its program's text differ from the file. Nothing where it has no text.
+changed() {
+    read -r range _ offset _ _ file <<END
+$(grep ' r-xp .* /targets/' "/proc/$1/maps")
+END
+    [ -n "$file" ] || return 0
+    pages=$(((0x${range#*-} - 0x${range%-*}) / 4096))
+    dd if="/proc/$1/mem" bs=4096 skip=$((0x${range%-*} / 4096)) count=$pages of=memory 2>/dev/null
+    dd if="$file" bs=4096 skip=$((0x$offset / 4096)) count=$pages of=text 2>/dev/null
+    # The last page may reach over the end of the file.
+    [ -s memory ] && [ -s text ] && cmp -l -n "$(stat -c %s text)" memory text | wc -l
+}
+# until_changed PROCESS no|yes: until its text is as in the file, or is not any more.
+until_changed() {
+    patience=150
+    until case $(changed "$1") in '') false ;; 0) [ "$2" = no ] ;; *) [ "$2" = yes ] ;; esac; do
+        patience=$((patience - 1))
+        [ "$patience" -gt 0 ] || fail "$(changed "$1") bytes of the text of process $1 differ from the file, must be: $2"
+        usleep 100000
+    done
+}
+
 # What the list says that this kernel can do, ROUTE/RETURNS a word; `any` for a kernel that is not in the list.
 ways() { tr ' ' '\n' </proc/cmdline | sed -n 's/^edgelat\.ways=//p' | tr ',' ' '; }
 # What --returns is to be given for a way.

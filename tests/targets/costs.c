@@ -4,7 +4,7 @@
  *
  * Each thread calls the functions of SHAPE in batches with pauses between, and ten times a second the program prints how many
  * turns there were so far and what they took in CPU time of the threads: "turns nanoseconds". The first byte of its standard
- * input has it begin, a second one has it fork CHILDREN, which do nothing but live. It ends with that input. x86-64. */
+ * input has it begin, a second one has it fork CHILDREN, which do nothing but live. It ends with that input. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <setjmp.h>
@@ -19,24 +19,34 @@
 #include <unistd.h>
 
 #define FUNCTION(name, body)                                                                       \
-    ".globl " name "\n.type " name ", @function\n.p2align 4\n" name ":\n" body
+    ".globl " name "\n.type " name ", %function\n.p2align 4\n" name ":\n" body                    \
+    ".size " name ", . - " name "\n"
+
+/* An instruction that the kernel emulates and that ends no call, one that it single-steps, a branch, one that is never taken
+ * where the argument is 0. */
+#if defined(__x86_64__)
+#define EMULATED "push %rax\npop %rax\n"
+#define STEPPED "mov $1, %eax\n"
+#define ON "jmp landing\n"
+#define NEVER "test %edi, %edi\njs landing\n"
+#elif defined(__aarch64__)
+#define EMULATED "nop\nnop\n"
+#define STEPPED "mov x1, #1\n"
+#define ON "b landing\n"
+#define NEVER "tbnz x0, #63, landing\n"
+#endif
 
 __asm__(
     ".text\n"
-    /* The kernel emulates `push` and jumps; `ret` and `mov` it single-steps. */
-    FUNCTION("returns", "push %rax\npop %rax\nret\n.size returns, . - returns\n")
-    FUNCTION("steps", "mov $1, %eax\nret\n.size steps, . - steps\n")
-    FUNCTION("jumps_on", "push %rax\npop %rax\njmp landing\n.size jumps_on, . - jumps_on\n")
+    /* The kernel emulates `ret` on aarch64 and single-steps it on x86-64. */
+    FUNCTION("returns", EMULATED "ret\n")
+    FUNCTION("steps", STEPPED "ret\n")
+    FUNCTION("jumps_on", EMULATED ON)
     /* Four ways out that are never taken. */
-    FUNCTION("looks_out", "push %rax\npop %rax\ntest %edi, %edi\njs landing\n"
-             "test %edi, %edi\njs landing\ntest %edi, %edi\njs landing\ntest %edi, %edi\njs landing\n"
-             "jmp landing\n.size looks_out, . - looks_out\n")
+    FUNCTION("looks_out", EMULATED NEVER NEVER NEVER NEVER ON)
     /* The end of one is another function. */
-    FUNCTION("outer", "push %rax\npop %rax\nmov $1, %eax\n"
-             ".globl inner\n.type inner, @function\n"
-             "inner: push %rax\npop %rax\njmp landing\n"
-             ".size inner, . - inner\n.size outer, . - outer\n")
-    FUNCTION("landing", "ret\n.size landing, . - landing\n"));
+    FUNCTION("outer", EMULATED STEPPED FUNCTION("inner", EMULATED ON))
+    FUNCTION("landing", "ret\n"));
 
 long returns(long), steps(long), jumps_on(long), looks_out(long), outer(long), inner(long);
 
