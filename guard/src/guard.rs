@@ -81,8 +81,6 @@ pub struct Guard {
     pub(crate) deadline: Option<Deadline>,
     /// Rights that were needed for something new are given up.
     pub(crate) closed: bool,
-    /// When a debugger was last looked for.
-    pub(crate) looked_for_tracers: Option<Instant>,
     /// When the probed files were last looked at.
     pub(crate) looked_at_images: Option<Instant>,
     /// When those of foreign file systems were.

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use crate::budget::{self, Ppm, Total};
 use crate::error::{GuardError, text};
-use crate::family::tracer::LOOK_FOR_TRACERS;
 use crate::foreign;
 use crate::guard::{Guard, order};
 use crate::image::{Identity, OpenImage};
@@ -32,13 +31,10 @@ impl Guard {
         let all = self.total.as_ref().is_some_and(Total::holds);
         let bounded = |plan: &Plan| plan.budget.as_ref().is_some_and(|budget| all || budget.bound.holds());
         let busy = |plan: &Plan| plan.loaded.is_some() && bounded(plan) && plan.armed && !plan.off;
-        if self.plans.iter().any(busy) {
-            return Some(budget::LOOK);
-        }
-        if self.plans.iter().any(|plan| plan.has_probes()) {
-            return Some(LOOK_FOR_TRACERS);
-        }
-        (!self.plans.is_empty() || self.service.is_some()).then_some(LOOK_AT_IMAGES)
+        let budgets = self.plans.iter().any(busy).then_some(budget::LOOK);
+        let tracers = self.plans.iter().filter(|plan| plan.has_probes()).map(Plan::patience_for_tracers);
+        let images = (!self.plans.is_empty() || self.service.is_some()).then_some(LOOK_AT_IMAGES);
+        tracers.chain(budgets).chain(images).min()
     }
 
     /// What has to be looked at again and again: what the probes cost, and whether the probed files are what they were.

@@ -70,6 +70,8 @@ pub(crate) struct Plan {
     pub(crate) examined: Option<(Vec<Unsound>, u64)>,
     /// Its children that are not covered.
     pub(crate) sweep: Sweep,
+    /// When a debugger was last looked for.
+    pub(crate) looked_for_tracers: Option<Instant>,
     /// How far its processes were looked at for tracers.
     pub(crate) looked_at_tracers: usize,
     /// Device and inode of what its first process executed when that was attached.
@@ -169,6 +171,7 @@ impl Guard {
             calibration: Vec::new(),
             related: Vec::new(),
             sweep: Sweep::default(),
+            looked_for_tracers: None,
             looked_at_tracers: 0,
             armed: false,
             detach_ns: 0,
@@ -372,16 +375,14 @@ impl Guard {
             return Err(order("attach comes once, after load"));
         }
         let target = self.target(plan.target)?;
-        let target = Target::unchecked(target.id, target.pid).and_then(|again| {
-            // The number may have been given to another process meanwhile.
-            if again.start == target.start {
-                Ok(again)
-            } else {
-                Err(GuardError::NoProcess { pid: target.pid })
-            }
-        })?;
+        let mut again = Target::unchecked(target.id, target.pid)?;
+        if again.start != target.start {
+            // The number has been given to another process meanwhile.
+            return Err(GuardError::NoProcess { pid: target.pid });
+        }
+        again.tracer = target.tracer;
         let begin = Instant::now();
-        self.cover(index, target)?;
+        self.cover(index, again)?;
         if let Err(error) = self.images_unchanged(index) {
             // Written to while the kernel attached: what was probed may not be what was checked.
             self.plans[index].take_off();

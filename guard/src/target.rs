@@ -35,6 +35,8 @@ pub(crate) struct Target {
     pub(crate) start: u64,
     /// Its real user, who started it; [`ANY_USER`] where that is not known.
     pub(crate) user: u32,
+    /// Who traced it when it was opened, which was allowed then.
+    pub(crate) tracer: Option<i32>,
     proc: OwnedFd,
     /// Readable when the process has ended.
     pidfd: OwnedFd,
@@ -64,7 +66,8 @@ impl Target {
             Some(process) if process != pid => return Err(GuardError::Thread { pid, process }),
             _ => {}
         }
-        if let Some(tracer) = field("TracerPid:").filter(|tracer| *tracer != 0 && !allow_ptrace) {
+        target.tracer = field("TracerPid:").filter(|tracer| *tracer != 0);
+        if let Some(tracer) = target.tracer.filter(|_| !allow_ptrace) {
             return Err(GuardError::Traced { pid, tracer });
         }
         match stat_quietly(target.proc.as_raw_fd(), c"exe") {
@@ -97,6 +100,7 @@ impl Target {
             pid,
             start: 0,
             user: ANY_USER,
+            tracer: None,
             pidfd: proc.try_clone().map_err(|_| GuardError::Message)?,
             proc,
         };
@@ -123,11 +127,23 @@ impl Target {
         parse_state(&stat).is_some_and(|state| matches!(state, "Z" | "X")) && !self.ended()
     }
 
-    /// Who traces its main thread.
-    pub(crate) fn tracer(&self) -> Option<i32> {
+    /// Who traces its main thread, besides this process and who was allowed to.
+    pub(crate) fn new_tracer(&self) -> Option<i32> {
         let status = self.read_capped("status").ok()?;
         let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok());
-        tracer.filter(|tracer| *tracer != 0)
+        let known = [0, std::process::id() as i32, self.tracer.unwrap_or(0)];
+        tracer.filter(|tracer| !known.contains(tracer))
+    }
+
+    /// Nobody has come who would disturb probes, and would be disturbed by them.
+    ///
+    /// # Errors
+    /// [`GuardError::Traced`].
+    pub(crate) fn is_left_to_us(&self) -> Result<(), GuardError> {
+        match self.new_tracer() {
+            Some(tracer) => Err(GuardError::Traced { pid: self.pid, tracer }),
+            None => Ok(()),
+        }
     }
 
     /// Time that it spent in the kernel, in clock ticks.

@@ -7,6 +7,7 @@ mod common;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
 use common::{OPTIONS, begin, call, guard, open_executable, open_target};
@@ -14,6 +15,8 @@ use edgelat_guard::protocol::{
     Bias, ImageId, PlanId, PlanOptions, PlanSite, Reply, Request, Returns, Route, TargetId,
 };
 use edgelat_guard::{GuardError, Line};
+use nix::sys::ptrace;
+use nix::unistd::Pid;
 
 struct Sleeper(Child);
 
@@ -32,6 +35,16 @@ impl Drop for Sleeper {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
+}
+
+/// Another process that traces it, from here on until it is dropped.
+fn debugger(sleeper: &Sleeper) -> Sleeper {
+    let traced = Pid::from_raw(sleeper.pid());
+    let mut command = Command::new("sleep");
+    let seize = move || ptrace::seize(traced, ptrace::Options::empty()).map_err(std::io::Error::from);
+    // SAFETY: between fork and exec the closure makes one system call and touches no lock and no heap.
+    unsafe { command.pre_exec(seize) };
+    Sleeper(command.arg("60").spawn().unwrap())
 }
 
 fn open_sleep(line: &mut Line, target: TargetId) -> (ImageId, File) {
@@ -250,4 +263,17 @@ fn a_file_that_only_lost_its_name_is_probed() {
     let renamed = |path: &std::path::Path| std::fs::remove_file(path).unwrap();
     let attached = of_own_file(renamed);
     assert!(matches!(attached, Ok(Reply::Attached { sites: 2, .. })), "{attached:?}");
+}
+
+/// A debugger may come between the look at a process and its probes.
+#[test]
+fn a_process_that_has_a_debugger_by_now_gets_no_probes() {
+    let sleeper = Sleeper::start();
+    let (mut line, plan) = planned(&sleeper, OPTIONS);
+    call(&mut line, Request::Load { plan });
+    let debugger = debugger(&sleeper);
+    let refused = line.call(&Request::Attach { plan }).unwrap_err();
+    assert_eq!(refused, GuardError::Traced { pid: sleeper.pid(), tracer: debugger.pid() });
+    drop(debugger);
+    assert!(matches!(call(&mut line, Request::Attach { plan }), Reply::Attached { .. }));
 }

@@ -285,7 +285,8 @@ pub(crate) fn can_use(
 ///
 /// # Errors
 /// [`GuardError::Unfit`], [`GuardError::NoHeadroom`] before anything is attached; [`GuardError::OutOfMemory`],
-/// [`GuardError::NotArmed`] and whatever the kernel says while it is. Nothing is attached then.
+/// [`GuardError::NotArmed`] and whatever the kernel says while it is; [`GuardError::Traced`] before and after. Nothing is
+/// attached then.
 pub(crate) fn cover(
     route: Route,
     loaded: &Loaded,
@@ -301,6 +302,7 @@ pub(crate) fn cover(
         return Err(GuardError::Unfit { pid, function, name: numbered(function), why });
     }
     Groups::of(target).allow(pid, mapped.bytes(images))?;
+    target.is_left_to_us()?;
     let kills = memory::kills();
     let attached = attach_mapped(route, loaded, target, &mapped, images, tracefs).map_err(|error| {
         let out_of_memory = match &error {
@@ -315,6 +317,7 @@ pub(crate) fn cover(
         Ok(Some(_)) => Mappings::of(target, images).and_then(|mapped| mapped.not_armed(target, images)),
         seen => seen,
     };
+    let missing = missing.and_then(|missing| target.is_left_to_us().map(|()| missing));
     let error = match missing {
         Ok(None) => return Ok(attached),
         Ok(Some((function, missing))) => {

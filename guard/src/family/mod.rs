@@ -36,8 +36,8 @@ pub(crate) struct Covered {
     pub(crate) attached: Option<Attached>,
     /// It executes another image than the plan's.
     pub(crate) elsewhere: bool,
-    /// Who traced it when it was covered.
-    tracer: Option<i32>,
+    /// When its probes came.
+    since: Instant,
     /// Since when its main thread has been seen to have ended, on routes that live by that thread.
     headless: Option<Instant>,
     /// How it ended, once the kernel has said so.
@@ -64,9 +64,8 @@ impl Guard {
         plan.executable = plan.executable.or_else(|| executable_of(&target));
         // It may have been there before, with another image.
         plan.processes.retain(|covered| covered.target.pid != target.pid);
-        let tracer = target.tracer();
         let bare = Covered::bare(target);
-        plan.processes.push(Covered { attached: Some(attached), elsewhere: false, tracer, ..bare });
+        plan.processes.push(Covered { attached: Some(attached), elsewhere: false, ..bare });
         Ok(())
     }
 
@@ -153,7 +152,7 @@ impl Guard {
             return false;
         }
         let executable = plan.executable;
-        let covered = Target::unchecked(TargetId(0), pid).and_then(|target| {
+        let covered = Target::unchecked(TargetId(0), pid).and_then(|mut target| {
             // Born and gone before we came, or on its way as a command that the target has called: nothing of it was
             // measured, and nothing of it is left.
             // One that may not be looked at is told with the reason that attaching to it fails for.
@@ -165,6 +164,8 @@ impl Guard {
                 let reason = text("its probes would make the calls of all others cost more than is allowed");
                 return Err(GuardError::Unsupported { what, reason });
             }
+            // Who was allowed to trace the first one may trace what it forks.
+            target.tracer = self.plans[index].processes.first().and_then(|first| first.target.tracer);
             self.cover(index, target)
         });
         match covered {
@@ -237,7 +238,8 @@ impl Guard {
 impl Covered {
     /// Of which nothing but the end is waited for.
     fn bare(target: Target) -> Self {
-        Self { target, attached: None, elsewhere: true, tracer: None, headless: None, status: None }
+        let since = Instant::now();
+        Self { target, attached: None, elsewhere: true, since, headless: None, status: None }
     }
 
     /// What the programs know of it by its number goes: the kernel may give that to somebody else.

@@ -2,29 +2,43 @@
 //!
 //! A debugger that sets a breakpoint on a probed instruction takes the probe's for the program's own, and puts that back when
 //! it leaves. If the probe is gone by then, the target dies of it. So the probes go when a tracer comes. Nothing tells of
-//! one: PTRACE_SEIZE sends no signal, and no tracepoint fires. The state of the processes is read again and again.
+//! one: PTRACE_SEIZE sends no signal, and no tracepoint fires. The state of a process is read right before it is attached to,
+//! once its probes are there ([`crate::attach::cover`]), and from then on again and again: often in its first second, in which
+//! a debugger may have been on its way.
 
 use std::time::{Duration, Instant};
 
 use crate::guard::Guard;
+use crate::plan::Plan;
 use crate::protocol::Event;
 
 /// Time between two looks.
-pub(crate) const LOOK_FOR_TRACERS: Duration = Duration::from_millis(250);
+const LOOK_FOR_TRACERS: Duration = Duration::from_millis(250);
+/// The same while a process is [new](NEW).
+const LOOK_AT_NEW: Duration = Duration::from_millis(50);
+/// How long that is.
+const NEW: Duration = Duration::from_secs(1);
 /// Processes of a plan that are looked at each time, the target among them; the others have their turn.
 const AT_ONCE: usize = 64;
 
+impl Plan {
+    /// Time to the next look. The last one to come is the last in the list.
+    pub(crate) fn patience_for_tracers(&self) -> Duration {
+        let new = self.processes.last().is_some_and(|last| last.since.elapsed() < NEW);
+        if new { LOOK_AT_NEW } else { LOOK_FOR_TRACERS }
+    }
+}
+
 impl Guard {
-    /// Takes the probes off a plan where a tracer has come that was not there when a process was covered.
+    /// Takes the probes off a plan where a tracer has come that was not there when a process was opened.
     pub(crate) fn look_for_tracers(&mut self, now: Instant) {
-        let own = std::process::id() as i32;
-        if self.looked_for_tracers.is_some_and(|last| now.saturating_duration_since(last) < LOOK_FOR_TRACERS)
-        {
-            return;
-        }
-        self.looked_for_tracers = Some(now);
         for index in 0..self.plans.len() {
             let plan = &mut self.plans[index];
+            let last = plan.looked_for_tracers.map(|last| now.saturating_duration_since(last));
+            if last.is_some_and(|last| last < plan.patience_for_tracers()) {
+                continue;
+            }
+            plan.looked_for_tracers = Some(now);
             let mut probed: Vec<_> =
                 plan.processes.iter().filter(|covered| covered.attached.is_some()).collect();
             if probed.len() > AT_ONCE {
@@ -32,10 +46,10 @@ impl Guard {
                 let turn = plan.looked_at_tracers % (probed.len() - 1);
                 probed[1..].rotate_left(turn);
             }
-            let came = probed.iter().take(AT_ONCE).find_map(|covered| {
-                let tracer = covered.target.tracer().filter(|tracer| *tracer != own)?;
-                (Some(tracer) != covered.tracer).then_some((covered.target.pid, tracer))
-            });
+            let came = probed
+                .iter()
+                .take(AT_ONCE)
+                .find_map(|covered| covered.target.new_tracer().map(|tracer| (covered.target.pid, tracer)));
             if let Some((pid, tracer)) = came {
                 self.take_off(index, Event::Traced { pid, tracer });
             }
