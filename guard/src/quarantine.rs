@@ -8,6 +8,10 @@
 //! Who starts a program can have it crash at will. So what a user's processes do holds for those of that user only, and one
 //! fault keeps a build alone for [a moment](MOMENT): the second one before the first was forgotten is what lasts.
 //!
+//! SIGKILL soon after probes came is kept here too: it may be the memory of the probes that had the OOM killer run, and an
+//! agent that was started again must not do that to the next process. Such an entry (signal 9) stands beside one of a fault
+//! and holds for [minutes](pause), each time twice as long; a process that lives with probes ends it.
+//!
 //! # The file
 //!
 //! `quarantine` in the state directory has [`SLOTS`] slots of [`SLOT_BYTES`] each and never grows. The guard opens it before
@@ -61,7 +65,7 @@ use crate::lock::{self, Want};
 use crate::protocol::Fault;
 use slot::{Slot, encode};
 
-pub use age::{EXPIRY, MOMENT, expires, lasts};
+pub use age::{EXPIRY, MOMENT, expires, lasts, pause};
 
 /// The file in the state directory.
 const FILE: &str = "quarantine";
@@ -172,8 +176,28 @@ pub struct Record {
     pub path: heapless::String<PATH_BYTES>,
     /// Name of the target in the configuration.
     pub target: heapless::String<TARGET_BYTES>,
-    /// How often it happened. [`Store::add`] counts it on top of what is there.
+    /// How often it happened. [`Store::add`] counts it on top of what is there. The first SIGKILL that is known to be for
+    /// memory counts twice.
     pub times: u32,
+}
+
+impl Record {
+    /// Is it of a process that was killed, and not of a fault?
+    #[must_use]
+    pub fn is_kill(&self) -> bool {
+        self.signal == libc::SIGKILL
+    }
+
+    /// Is the other one of the same matter?
+    fn is_like(&self, other: &Self) -> bool {
+        self.key == other.key && self.is_kill() == other.is_kill()
+    }
+
+    /// The same, on top of what happened before.
+    fn after(&self, before: u32) -> Self {
+        let times = if self.is_kill() && before > 0 { self.times.min(1) } else { self.times };
+        Self { times: before.saturating_add(times), ..self.clone() }
+    }
 }
 
 /// Cuts a text to what a record holds. A program chooses its own path, so nothing stays in it that a terminal would obey.
@@ -205,13 +229,13 @@ fn writes(slots: &[Slot], record: &Record, expiry: Duration) -> Vec<Write> {
         taken.filter(|(_, index)| Some(*index) != but).min().map(|(_, index)| index)
     };
     // A cut between the writes leaves two of one key: the newer counts.
-    let same = numbered().filter_map(|(index, slot)| slot.of(&record.key).map(|found| (found, index)));
+    let same = numbered().filter_map(|(index, slot)| slot.like(record).map(|found| (found, index)));
     let mut same: Vec<((u64, &Record), usize)> = same.collect();
     same.sort_unstable_by_key(|((sequence, _), _)| *sequence);
     // What was forgotten is not counted.
     let known = same.last().filter(|((_, known), _)| !age::is_over(known, record.time, expiry));
     let before = known.map_or(0, |((_, known), _)| known.times);
-    let merged = Record { times: before.saturating_add(record.times), ..record.clone() };
+    let merged = record.after(before);
     let next = slots.iter().filter_map(Slot::sequence).max().map_or(1, |highest| highest.saturating_add(1));
 
     let unused = |slot: &Slot| slot.sequence().is_none();
@@ -244,7 +268,7 @@ fn newest(slots: Vec<Slot>) -> (Vec<Record>, usize) {
     taken.sort_unstable_by_key(|(sequence, _)| *sequence);
     let mut records: Vec<Record> = Vec::with_capacity(taken.len());
     for (_, record) in taken {
-        records.retain(|older| older.key != record.key);
+        records.retain(|older| !older.is_like(&record));
         records.push(record);
     }
     (records, damaged)
@@ -341,12 +365,11 @@ impl Store {
     /// next one.
     pub fn add(&self, record: Record) -> Result<(), GuardError> {
         let mut held = self.held.borrow_mut();
-        let before = held.iter().position(|held| held.key == record.key).map(|index| held.remove(index));
-        let times = before.map_or(0, |before| before.times).saturating_add(record.times);
+        let before = held.iter().position(|held| held.is_like(&record)).map(|index| held.remove(index));
         if held.len() == RECORDS {
             held.remove(0);
         }
-        held.push(Record { times, ..record });
+        held.push(record.after(before.map_or(0, |before| before.times)));
         let Some(file) = &self.file else { return Ok(()) };
         let _locked = Locked::new(file, Want::Write).map_err(|os| failed("lock its file", os))?;
         while let Some(record) = held.first() {
@@ -363,22 +386,36 @@ impl Store {
     pub fn list(&self) -> (Vec<Record>, usize) {
         let (mut records, damaged) = self.read().map_or((Vec::new(), SLOTS), newest);
         for held in self.held.borrow().iter() {
-            records.retain(|record| record.key != held.key);
+            records.retain(|record| !record.is_like(held));
             records.push(held.clone());
         }
         let now = age::now();
-        records.retain(|record| !age::is_over(record, now, self.expiry));
+        records.retain(|record| match record.is_kill() {
+            true => age::holds(record, now, self.expiry),
+            false => !age::is_over(record, now, self.expiry),
+        });
         (records, damaged)
     }
 
     /// Ends the quarantine of an image, by its build-id in hexadecimal or at least eight digits of its beginning, or of all of
     /// them. How many entries are gone for good; what could not be written is still in [`list`](Self::list).
     pub fn clear(&self, build_id: Option<&str>) -> usize {
-        let chosen = |key: &Key| build_id.is_none_or(|build_id| begins(&key.build_id, build_id));
-        let mut gone: Vec<Key> = Vec::new();
-        let mut note = |key: &Key| {
-            if !gone.contains(key) {
-                gone.push(key.clone());
+        let chosen = |record: &Record| build_id.is_none_or(|digits| begins(&record.key.build_id, digits));
+        self.remove(&chosen, build_id.is_none())
+    }
+
+    /// One of its processes has lived with probes: what others were killed for does not count any more.
+    pub fn lived(&self, key: &Key) {
+        self.remove(&|record| record.is_kill() && record.key == *key, false);
+    }
+
+    /// Removes those that are `chosen`, and with them what is `damaged`. How many are gone for good.
+    fn remove(&self, chosen: &dyn Fn(&Record) -> bool, damaged: bool) -> usize {
+        let mut gone: Vec<(Key, bool)> = Vec::new();
+        let mut note = |record: &Record| {
+            let one = (record.key.clone(), record.is_kill());
+            if !gone.contains(&one) {
+                gone.push(one);
             }
         };
         // Without a lock somebody may be writing to a slot that is free as far as we know; zeros would be lost, or cut it.
@@ -392,16 +429,16 @@ impl Store {
             slots.sort_unstable_by_key(|(_, slot)| slot.sequence());
             for (index, slot) in slots {
                 match slot {
-                    Slot::Taken { record, .. } if chosen(&record.key) && zero(index) => note(&record.key),
-                    Slot::Damaged if build_id.is_none() => _ = zero(index),
+                    Slot::Taken { record, .. } if chosen(&record) && zero(index) => note(&record),
+                    Slot::Damaged if damaged => _ = zero(index),
                     _ => {}
                 }
             }
         }
         self.held.borrow_mut().retain(|record| {
-            let stays = !chosen(&record.key);
+            let stays = !chosen(record);
             if !stays {
-                note(&record.key);
+                note(record);
             }
             stays
         });

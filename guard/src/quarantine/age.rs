@@ -14,6 +14,11 @@ pub const MOMENT: Duration = Duration::from_secs(10);
 /// Faults that last.
 const FAULTS: u32 = 2;
 
+/// How long a build is left alone whose process was killed soon after its probes came, in seconds; doubled with each.
+const PAUSE: u64 = 300;
+/// Longest such time.
+const LONGEST_PAUSE: u64 = 4 * 3_600;
+
 /// A clock that shows a time before 2025 was never set.
 const PLAUSIBLE: u64 = 1_735_689_600;
 
@@ -28,10 +33,25 @@ pub fn lasts(record: &Record) -> bool {
     record.times >= FAULTS || record.key.user == ANY_USER
 }
 
-/// When it is forgotten, in seconds since 1970, if `expiry` is what the [store](super::Store) has.
+/// How long a build is left alone for this, if `expiry` is what the [store](super::Store) has and it [lasts].
+fn held_for(record: &Record, expiry: Duration) -> u64 {
+    match record.is_kill() {
+        true => PAUSE.saturating_mul(1 << record.times.saturating_sub(FAULTS).min(16)).min(LONGEST_PAUSE),
+        false => expiry.as_secs(),
+    }
+}
+
+/// How long a build is left alone whose processes were killed soon after their probes came. None where somebody may have
+/// ended one by hand, once.
+#[must_use]
+pub fn pause(record: &Record) -> Option<Duration> {
+    (record.is_kill() && lasts(record)).then(|| Duration::from_secs(held_for(record, EXPIRY)))
+}
+
+/// When it ends, in seconds since 1970, if `expiry` is what the [store](super::Store) has.
 #[must_use]
 pub fn expires(record: &Record, expiry: Duration) -> u64 {
-    record.time.saturating_add(expiry.as_secs())
+    record.time.saturating_add(held_for(record, expiry))
 }
 
 /// Seconds since it happened; `None` where the clock was set in between.
@@ -47,9 +67,10 @@ pub(super) fn is_over(record: &Record, now: u64, expiry: Duration) -> bool {
 
 /// Must its processes be left alone now?
 pub(super) fn holds(record: &Record, now: u64, expiry: Duration) -> bool {
+    let age = age(record, now);
     match lasts(record) {
-        true => !is_over(record, now, expiry),
-        false => age(record, now).is_some_and(|age| age < MOMENT.as_secs()),
+        true => age.is_none_or(|age| age < held_for(record, expiry)),
+        false => !record.is_kill() && age.is_some_and(|age| age < MOMENT.as_secs()),
     }
 }
 
@@ -84,6 +105,16 @@ mod tests {
             !is_over(&record(1, begin), begin + DAY, EXPIRY)
                 && is_over(&record(1, begin), begin + 7 * DAY, EXPIRY)
         );
+    }
+
+    #[test]
+    fn a_build_that_was_killed_is_left_alone_for_minutes_and_hours() {
+        let killed = |times| Record { signal: 9, ..record(times, PLAUSIBLE) };
+        let minutes = |times| pause(&killed(times)).map(|pause| pause.as_secs() / 60);
+        assert_eq!([1, 2, 3, 4, 99].map(minutes), [None, Some(5), Some(10), Some(20), Some(240)]);
+        assert_eq!(pause(&record(2, PLAUSIBLE)), None);
+        let holds = |times, after| holds(&killed(times), PLAUSIBLE + after, EXPIRY);
+        assert!(!holds(1, 0) && holds(2, 299) && !holds(2, 300) && holds(3, 300) && !holds(3, 600));
     }
 
     #[test]

@@ -92,10 +92,10 @@ impl Slot {
         Some(Self::Taken { sequence: u64_at(AT_SEQUENCE)?, record })
     }
 
-    /// Sequence and record, where there is one with this key.
-    pub(super) fn of(&self, key: &Key) -> Option<(u64, &Record)> {
+    /// Sequence and record, where there is one of the same matter.
+    pub(super) fn like(&self, other: &Record) -> Option<(u64, &Record)> {
         match self {
-            Self::Taken { sequence, record } if record.key == *key => Some((*sequence, record)),
+            Self::Taken { sequence, record } if record.is_like(other) => Some((*sequence, record)),
             _ => None,
         }
     }

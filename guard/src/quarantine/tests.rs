@@ -436,3 +436,28 @@ fn a_path_is_cut_between_characters_and_obeyed_by_no_terminal() {
     let cut: heapless::String<8> = cut("/a\u{1b}[2Jäöü");
     assert_eq!(cut, "/a?[2Jä");
 }
+
+#[test]
+fn a_build_that_was_killed_is_left_alone_by_the_next_agent_until_one_has_lived() {
+    let folder = Folder::new();
+    let next = || Store::open(&folder).unwrap();
+    let killed = |times| Record { signal: libc::SIGKILL, times, time: age::now(), ..record(1) };
+    let key = record(1).key;
+    let held = || next().contains(&key).unwrap().map(|held| (held.signal, held.times));
+    // Somebody may have done it, once.
+    next().add(killed(1)).unwrap();
+    assert_eq!((held(), next().list().0.len()), (None, 0));
+    // Memory counts twice only where nothing is known.
+    next().add(killed(2)).unwrap();
+    assert_eq!(held(), Some((libc::SIGKILL, 2)));
+    next().add(killed(1)).unwrap();
+    assert_eq!(held(), Some((libc::SIGKILL, 3)));
+    // A fault is another matter, and neither takes the place of the other.
+    next().add(Record { times: 2, ..record(1) }).unwrap();
+    assert_eq!(next().list().0.len(), 2);
+    next().lived(&key);
+    assert_eq!((held(), next().list().0.len()), (Some((libc::SIGSEGV, 2)), 1));
+    next().add(killed(2)).unwrap();
+    assert_eq!(next().clear(None), 2);
+    assert_eq!((held(), next().list().0.len()), (None, 0));
+}

@@ -1,12 +1,14 @@
 //! A target's memory decides what may be probed: its limit, and what stands in it.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use edgelat_tests::machine::{Turn, assert_text_restored, eventually};
 use edgelat_tests::service::measure;
 use edgelat_tests::{Place, Report, Session, Target, edgelat, patience, target};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::service::{exe, start};
@@ -44,12 +46,17 @@ impl Limited {
         Some(Self { folder, limit, used })
     }
 
-    /// A target in it that has done some work already.
-    fn start(&self, name: &str) -> Target {
+    /// A program in it.
+    fn start_program(&self, program: &Path) -> Target {
         let mut command = Command::new("sh");
         let script = "echo $$ > \"$0/cgroup.procs\" && exec \"$@\"";
-        command.args(["-c", script]).arg(self.folder.join("inner")).arg(target(name)).args(["--calls", "0"]);
-        let mut started = Target::start_command(command);
+        command.args(["-c", script]).arg(self.folder.join("inner")).arg(program).args(["--calls", "0"]);
+        Target::start_command(command)
+    }
+
+    /// A target in it that has done some work already.
+    fn start(&self, name: &str) -> Target {
+        let mut started = self.start_program(&target(name));
         started.go();
         started.tell();
         started
@@ -151,6 +158,43 @@ fn a_build_that_is_killed_again_and_again_under_probes_is_left_alone() {
     let told = service.wait_for(|told| told.is(target.pid(), "paused"));
     assert_eq!(told.reason.as_deref(), Some("killed"));
     assert_text_restored(target.pid());
+    service.end();
+    target.kill();
+}
+
+/// The kernel itself kills it. What is known of that is not lost with the service.
+#[test]
+fn a_build_that_ran_out_of_memory_under_probes_is_left_alone_by_the_next_service_too() {
+    let _turn = Turn::shared();
+    let Some(group) = Limited::new("grows") else { return };
+    let place = Place::new();
+    let program = place.program("grows", "grows");
+    place.configure("", &[measure("it", &exe(&program), &["turn"], "")]);
+    let service = place.start();
+    let mut target = group.start_program(&program);
+    let pid = target.pid();
+    service.says(&format!("measuring process {pid}"));
+    group.leave(16 << 20);
+    target.go();
+    assert_eq!(target.status().signal(), Some(Signal::SIGKILL as i32));
+    service.ends(pid);
+    service.says("the OOM killer ran meanwhile");
+    service.says("raise the memory limit of its control group");
+    service.says("left alone for 5 min");
+    service.end();
+    let service = place.start();
+    let target = group.start_program(&program);
+    let told = service.wait_for(|told| told.is(target.pid(), "paused"));
+    assert_eq!(told.reason.as_deref(), Some("killed"));
+    assert_text_restored(target.pid());
+    let [held] = &place.edgelat(&["quarantine", "list", "--json"]).objects()[..] else {
+        panic!("one record")
+    };
+    let number = |field: &str| held[field].as_u64().unwrap();
+    assert_eq!((number("signal"), number("expires") - number("time")), (Signal::SIGKILL as u64, 300));
+    // Whoever has raised the limit says so.
+    assert!(place.edgelat(&["quarantine", "clear"]).status.success());
+    service.says(&format!("measuring process {}", target.pid()));
     service.end();
     target.kill();
 }

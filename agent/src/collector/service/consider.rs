@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use edgelat_guard::placement;
 use edgelat_guard::protocol::{Found, Request};
-use edgelat_guard::quarantine::{Key, Record};
+use edgelat_guard::quarantine::Record;
 use edgelat_guard::{GuardError, Line};
 
 use super::watched::{self, Fate, Group, Watched};
@@ -16,10 +16,8 @@ use crate::log::Level;
 /// What has become of the attempt.
 enum Begun {
     Measured(Session),
-    /// Its build is left alone since this fault.
-    Quarantined(Session, Box<Record>),
-    /// Its build is left alone until then.
-    Paused(Session, Instant),
+    /// Its build is left alone for this.
+    Held(Session, Box<Record>),
 }
 
 impl Service {
@@ -41,8 +39,8 @@ impl Service {
             watched.push(Watched::new(found));
             watched.len() - 1
         });
-        let mut key = None;
-        match self.begin(group, found.pid, &mut key) {
+        let mut killing = None;
+        match self.begin(group, found.pid, &mut killing) {
             Ok(begun) => self.settle_fate(group, index, begun),
             Err(SessionError::Guard(GuardError::Gone)) => Err(GuardError::Gone.into()),
             // It came and went, or has not begun to execute anything: there is nothing to tell of it.
@@ -54,9 +52,9 @@ impl Service {
                 let Group { config, watched, .. } = &mut self.groups[group];
                 self.log.say(Level::Warning, format_args!("{}: process {}: {error}", config.name, found.pid));
                 let out_of_memory = matches!(error, SessionError::Guard(GuardError::OutOfMemory { .. }));
-                if let Some(key) = key.filter(|_| out_of_memory) {
+                if let Some(killing) = killing.filter(|_| out_of_memory) {
                     let killed = Some(Killed::OutOfMemory);
-                    watched::note_killing(&mut self.killings, &key, killed, false, (&config.name, &self.log));
+                    watched::note_killing(&self.quarantine, killing, killed, false, &self.log);
                 }
                 let process = &mut watched[index];
                 process.fate = Fate::failed(now, &mut process.pauses);
@@ -65,20 +63,17 @@ impl Service {
         }
     }
 
-    /// Opens a process and attaches to it, unless its build must not be probed. `key` is that of the build, once it is
-    /// known.
-    fn begin(&mut self, group: usize, pid: i32, key: &mut Option<Key>) -> Result<Begun, SessionError> {
+    /// Opens a process and attaches to it, unless its build must not be probed. `killing` is what is kept where that kills it,
+    /// once its build is known.
+    fn begin(&mut self, group: usize, pid: i32, killing: &mut Option<Record>) -> Result<Begun, SessionError> {
         let Group { config, wanted, .. } = &self.groups[group];
         let mut session = Session::open(&mut self.line, pid, wanted)?;
-        let key = key.insert(watched::key(session.description(), config));
+        let key = &killing.insert(watched::killing(session.description(), config)).key;
         match self.quarantine.contains(key) {
-            Ok(Some(record)) => return Ok(Begun::Quarantined(session, Box::new(record))),
+            Ok(Some(record)) => return Ok(Begun::Held(session, Box::new(record))),
             Ok(None) => {}
             // What cannot be read cannot forbid anything; who repairs it is told.
             Err(error) => self.log.say(Level::Warning, format_args!("{error}")),
-        }
-        if let Some(until) = self.killings.until(key, Instant::now()) {
-            return Ok(Begun::Paused(session, until));
         }
         let mut notices = Logged { log: &self.log, name: &config.name };
         session.begin(&mut self.line, wanted, &self.sources, &mut notices)?;
@@ -106,28 +101,21 @@ impl Service {
                 }
                 Ok(())
             }
-            Begun::Quarantined(session, record) => {
-                self.log.say(
-                    Level::Warning,
-                    format_args!(
-                        "{name}: process {} is left alone: build {} {}",
-                        process.pid,
-                        session.description().build_id.as_deref().unwrap_or("without a build-id"),
-                        watched::held(&record)
-                    ),
-                );
-                process.fate = Fate::quarantined(Instant::now());
-                forget(&mut self.line, &session)
-            }
-            Begun::Paused(session, until) => {
-                self.log.say(
-                    Level::Info,
-                    format_args!(
-                        "{name}: process {} is left alone: its build was killed soon after its probes came",
-                        process.pid
-                    ),
-                );
-                process.fate = Fate::killed(until);
+            Begun::Held(session, record) => {
+                let held = Fate::held(Instant::now(), &record);
+                // It is asked again and again, and said once.
+                if process.fate.in_words() != held.in_words() {
+                    self.log.say(
+                        Level::Warning,
+                        format_args!(
+                            "{name}: process {} is left alone: build {} {}",
+                            process.pid,
+                            session.description().build_id.as_deref().unwrap_or("without a build-id"),
+                            watched::held(&record)
+                        ),
+                    );
+                }
+                process.fate = held;
                 forget(&mut self.line, &session)
             }
         }

@@ -38,7 +38,7 @@ use self::lines::{Output, State};
 use self::live::Shown;
 use self::recorder::{Recorder, boot_ns};
 use self::signals::{Signals, Wish};
-use self::watched::{Fate, Group, Killings, Watched};
+use self::watched::{Fate, Group, Watched};
 use super::notes::Killed;
 use super::report::Ended;
 use super::session::{Notices, SessionError, Sources};
@@ -75,7 +75,6 @@ pub struct Service {
     sources: Sources,
     log: Log,
     quarantine: Store,
-    killings: Killings,
     placement: Placement,
     /// Where targets may run, as far as it is known.
     busy: CpuSet,
@@ -140,7 +139,6 @@ impl Service {
             sources,
             log,
             quarantine,
-            killings: Killings::default(),
             placement,
             busy,
             output,
@@ -287,10 +285,10 @@ impl Service {
             }
         }
         if ended == Ended::Target {
-            let key = watched::key(session.description(), config);
+            let killing = watched::killing(session.description(), config);
             let lived = session.armed.elapsed() >= Killed::SOON;
             let killed = event.and_then(|event| Killed::of(event, session.armed.elapsed()));
-            watched::note_killing(&mut self.killings, &key, killed, lived, (&config.name, &self.log));
+            watched::note_killing(&self.quarantine, killing, killed, lived, &self.log);
         }
         process.fate = Fate::after(ended, Instant::now(), &mut process.pauses);
         // One that is no more lacks nothing.
@@ -414,7 +412,8 @@ impl Service {
 
     /// Writes the live snapshot; the last one where it has `ended`.
     fn show(&mut self, ended: bool) {
-        let quarantine = self.quarantine.list().0.iter().filter(|held| quarantine::lasts(held)).count();
+        let held = self.quarantine.list().0;
+        let quarantine = held.iter().filter(|held| quarantine::lasts(held) && !held.is_kill()).count();
         let shown = Shown { agent: &self.config.agent, groups: &self.groups, quarantine, ended };
         self.recorder.show(&shown, &self.log);
     }

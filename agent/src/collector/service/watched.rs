@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use edgelat_guard::GuardError;
 use edgelat_guard::protocol::{Fault, Found, PlanId};
 use edgelat_guard::quarantine::{self, Key, Record, Store};
+use nix::sys::signal::Signal;
 
 use super::lines::State;
 use super::recorder::boot_ns;
@@ -17,10 +19,6 @@ use crate::log::{Level, Log};
 const PAUSE: Duration = Duration::from_secs(10);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-/// First pause of a build whose process was killed soon after its probes came, doubled each time.
-const KILLED_PAUSE: Duration = Duration::from_secs(300);
-/// Longest such pause.
-const LONGEST_KILLED_PAUSE: Duration = Duration::from_secs(4 * 3600);
 /// A process that dies so soon after a fault that it handled died of it: its handler told of it and let go.
 const DYING: Duration = Duration::from_secs(10);
 /// How often quarantine is asked again: somebody may have ended it.
@@ -186,14 +184,10 @@ impl Fate {
         Self::pause(now, pauses, "failed")
     }
 
-    /// Its build was killed soon after its probes came.
-    pub fn killed(until: Instant) -> Self {
-        Self::Paused { until, why: "killed" }
-    }
-
-    /// Must not be measured until somebody says otherwise.
-    pub fn quarantined(now: Instant) -> Self {
-        Self::Paused { until: now + ASK_QUARANTINE, why: "quarantine" }
+    /// Must not be measured until somebody says otherwise, or for a time.
+    pub fn held(now: Instant, record: &Record) -> Self {
+        let why = if record.is_kill() { "killed" } else { "quarantine" };
+        Self::Paused { until: now + ASK_QUARANTINE, why }
     }
 
     fn pause(now: Instant, pauses: &mut u32, why: &'static str) -> Self {
@@ -217,69 +211,19 @@ impl Fate {
     }
 }
 
-/// Builds that were killed soon after their probes came. It may have been for the memory that probes take, so they are
-/// left alone for a while, whichever process executes them next.
-#[derive(Debug, Default)]
-pub struct Killings(Vec<Killing>);
-
-#[derive(Debug)]
-struct Killing {
-    key: Key,
-    /// Killings in a row that have led to no pause yet.
-    pending: u32,
-    /// Pauses in a row.
-    pauses: u32,
-    until: Option<Instant>,
-}
-
-impl Killings {
-    /// Takes in one more; how long the build is left alone. Where the OOM killer ran, once is enough; somebody may also
-    /// have ended a process by hand, once.
-    pub fn add(&mut self, key: &Key, killed: Killed, now: Instant) -> Option<Duration> {
-        let at = self.0.iter().position(|known| known.key == *key).unwrap_or_else(|| {
-            // The oldest goes.
-            if self.0.len() >= quarantine::RECORDS {
-                self.0.remove(0);
-            }
-            self.0.push(Killing { key: key.clone(), pending: 0, pauses: 0, until: None });
-            self.0.len() - 1
-        });
-        let known = &mut self.0[at];
-        known.pending += 1;
-        if killed == Killed::Sent && known.pending < 2 {
-            return None;
-        }
-        let pause = KILLED_PAUSE.saturating_mul(1 << known.pauses.min(16)).min(LONGEST_KILLED_PAUSE);
-        // After the pause the next one counts at once.
-        known.pending = 1;
-        known.pauses += 1;
-        known.until = Some(now + pause);
-        Some(pause)
-    }
-
-    /// Until when a build is left alone.
-    pub fn until(&self, key: &Key, now: Instant) -> Option<Instant> {
-        self.0.iter().find(|known| known.key == *key)?.until.filter(|until| *until > now)
-    }
-
-    /// One of its processes has lived with probes.
-    pub fn lived(&mut self, key: &Key) {
-        self.0.retain(|known| known.key != *key);
-    }
-}
-
-/// Takes in how a process of a build ended, and says what comes of it.
-pub fn note_killing(
-    killings: &mut Killings,
-    key: &Key,
-    killed: Option<Killed>,
-    lived: bool,
-    (target, log): (&str, &Log),
-) {
+/// Takes in how a process of a build ended, and says what comes of it. Where the OOM killer ran, once is enough for the build
+/// to be left alone, whichever process executes it next; somebody may also have ended a process by hand, once.
+pub fn note_killing(store: &Store, killing: Record, killed: Option<Killed>, lived: bool, log: &Log) {
     if lived {
-        killings.lived(key);
+        store.lived(&killing.key);
     }
-    if let Some(pause) = killed.and_then(|killed| killings.add(key, killed, Instant::now())) {
+    let Some(killed) = killed else { return };
+    let (key, target) = (killing.key.clone(), killing.target.clone());
+    let times = if killed == Killed::OutOfMemory { 2 } else { 1 };
+    let written = store.add(Record { times, ..killing });
+    if let Ok(Some(held)) = store.contains(&key)
+        && let Some(pause) = quarantine::pause(&held)
+    {
         log.say(
             Level::Warning,
             format_args!(
@@ -288,6 +232,13 @@ pub fn note_killing(
                 pause.as_secs() / 60
             ),
         );
+    }
+    say_unwritten(written, log);
+}
+
+fn say_unwritten(written: Result<(), GuardError>, log: &Log) {
+    if let Err(error) = written {
+        log.say(Level::Error, format_args!("{error}; it holds until edgelat ends"));
     }
 }
 
@@ -326,6 +277,12 @@ pub fn record(key: Key, fault: &Fault, description: &TargetReport, config: &Targ
     }
 }
 
+/// What is kept of SIGKILL.
+pub fn killing(description: &TargetReport, config: &TargetConfig) -> Record {
+    let fault = Fault { signal: Signal::SIGKILL as i32, code: 0, handled: false, sent: true };
+    record(key(description, config), &fault, description, config)
+}
+
 /// Puts it there, and says so.
 pub fn put(store: &Store, record: Record, log: &Log) {
     let key = record.key.clone();
@@ -350,15 +307,14 @@ pub fn put(store: &Store, record: Record, log: &Log) {
             ),
         ),
     }
-    if let Err(error) = written {
-        log.say(Level::Error, format_args!("{error}; it holds until edgelat ends"));
-    }
+    say_unwritten(written, log);
 }
 
 /// Why a process is left alone.
 pub fn held(record: &Record) -> String {
     let signal = record.signal;
     match quarantine::lasts(record) {
+        _ if record.is_kill() => "was killed soon after its probes came".to_owned(),
         true => format!(
             "is in quarantine since a fault (signal {signal}) while it was probed; `edgelat quarantine clear` ends that"
         ),
@@ -390,26 +346,6 @@ mod tests {
         assert!(!Fate::after(Ended::Budget, now, &mut pauses).is_due(now));
         assert!(Fate::after(Ended::Budget, now, &mut pauses).is_due(now + LONGEST_PAUSE));
         assert!(!Fate::after(Ended::Fault, now, &mut pauses).is_due(now + LONGEST_PAUSE));
-    }
-
-    #[test]
-    fn a_build_that_is_killed_soon_after_its_probes_came_is_left_alone_for_minutes() {
-        let (now, mut killings) = (Instant::now(), Killings::default());
-        let [one, other, third] = [1, 2, 3].map(|id| Key::new(&[id], 7));
-        let minutes = |pause: Option<Duration>| pause.map(|pause| pause.as_secs() / 60);
-        let mut add = |key: &Key, killed| minutes(killings.add(key, killed, now));
-        assert_eq!(add(&one, Killed::OutOfMemory), Some(5));
-        assert_eq!(add(&one, Killed::OutOfMemory), Some(10));
-        assert_eq!(add(&other, Killed::Sent), None, "somebody may have done it by hand");
-        assert_eq!(add(&other, Killed::Sent), Some(5));
-        assert_eq!(add(&other, Killed::Sent), Some(10));
-        assert_eq!((0..9).filter_map(|_| add(&one, Killed::OutOfMemory)).last(), Some(240));
-        assert_eq!(add(&third, Killed::Sent), None);
-        killings.lived(&third);
-        assert_eq!(killings.add(&third, Killed::Sent, now), None);
-        assert!(killings.until(&other, now).is_some_and(|until| until == now + KILLED_PAUSE * 2));
-        assert_eq!(killings.until(&other, now + KILLED_PAUSE * 2), None);
-        assert_eq!(killings.until(&third, now), None);
     }
 
     #[test]
