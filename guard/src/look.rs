@@ -39,6 +39,7 @@ impl Guard {
 
     /// What has to be looked at again and again: what the probes cost, and whether the probed files are what they were.
     pub fn look(&mut self, now: Instant) {
+        self.follow_command();
         self.sweep(now);
         self.look_for_tracers(now);
         self.look_at_costs(now);

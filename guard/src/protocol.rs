@@ -382,7 +382,7 @@ pub enum Request {
         /// One line.
         text: Text,
     },
-    /// Wait for the end of the command.
+    /// Wait a moment for the end of the command, which has [stepped](Reply::Stepped) if it runs on.
     FinishCommand {
         /// Ask it to end, and what came of it.
         terminate: bool,

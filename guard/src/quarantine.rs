@@ -8,9 +8,10 @@
 //! Who starts a program can have it crash at will. So what a user's processes do holds for those of that user only, and one
 //! fault keeps a build alone for [a moment](MOMENT): the second one before the first was forgotten is what lasts.
 //!
-//! SIGKILL soon after probes came is kept here too: it may be the memory of the probes that had the OOM killer run, and an
-//! agent that was started again must not do that to the next process. Such an entry (signal 9) stands beside one of a fault
-//! and holds for [minutes](pause), each time twice as long; a process that lives with probes ends it.
+//! SIGKILL soon after probes came is kept here too: it may be the memory of the probes that had the
+//! OOM killer run, and an agent that was started again must not do that to the next process. Such
+//! an entry (signal 9) stands beside one of a fault and holds for [minutes](pause), each time twice
+//! as long; a process that lives with probes ends it.
 //!
 //! # The file
 //!
@@ -47,6 +48,7 @@
 //! What cannot be written is remembered by the [`Store`] as long as it lives, and written with the next record.
 
 mod age;
+mod record;
 mod slot;
 
 use std::cell::RefCell;
@@ -66,6 +68,7 @@ use crate::protocol::Fault;
 use slot::{Slot, encode};
 
 pub use age::{EXPIRY, MOMENT, expires, lasts, pause};
+pub use record::Record;
 
 /// The file in the state directory.
 const FILE: &str = "quarantine";
@@ -155,49 +158,6 @@ pub fn deserves(fault: &Fault) -> bool {
     *fault == Fault::UNTOLD
         || fault.code > 0
         || (fault.signal == libc::SIGABRT && fault.code == libc::SI_TKILL && !fault.sent)
-}
-
-/// One entry: what happened, to whom, and how often.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// What must not be probed again.
-    pub key: Key,
-    /// The last signal.
-    pub signal: i32,
-    /// Where it came from: `si_code` of sigaction(2).
-    pub code: i32,
-    /// The process that got it.
-    pub pid: i32,
-    /// When, in seconds since 1970 by the clock of the box, which may have been wrong.
-    pub time: u64,
-    /// In which run of the kernel. Zeros: not known.
-    pub boot_id: [u8; BOOT_ID_BYTES],
-    /// The image, as its process saw it.
-    pub path: heapless::String<PATH_BYTES>,
-    /// Name of the target in the configuration.
-    pub target: heapless::String<TARGET_BYTES>,
-    /// How often it happened. [`Store::add`] counts it on top of what is there. The first SIGKILL that is known to be for
-    /// memory counts twice.
-    pub times: u32,
-}
-
-impl Record {
-    /// Is it of a process that was killed, and not of a fault?
-    #[must_use]
-    pub fn is_kill(&self) -> bool {
-        self.signal == libc::SIGKILL
-    }
-
-    /// Is the other one of the same matter?
-    fn is_like(&self, other: &Self) -> bool {
-        self.key == other.key && self.is_kill() == other.is_kill()
-    }
-
-    /// The same, on top of what happened before.
-    fn after(&self, before: u32) -> Self {
-        let times = if self.is_kill() && before > 0 { self.times.min(1) } else { self.times };
-        Self { times: before.saturating_add(times), ..self.clone() }
-    }
 }
 
 /// Cuts a text to what a record holds. A program chooses its own path, so nothing stays in it that a terminal would obey.
@@ -404,12 +364,14 @@ impl Store {
         self.remove(&chosen, build_id.is_none())
     }
 
-    /// One of its processes has lived with probes: what others were killed for does not count any more.
+    /// One of its processes has lived with probes: what others were killed for does not count any
+    /// more.
     pub fn lived(&self, key: &Key) {
         self.remove(&|record| record.is_kill() && record.key == *key, false);
     }
 
-    /// Removes those that are `chosen`, and with them what is `damaged`. How many are gone for good.
+    /// Removes those that are `chosen`, and with them what is `damaged`. How many are gone for
+    /// good.
     fn remove(&self, chosen: &dyn Fn(&Record) -> bool, damaged: bool) -> usize {
         let mut gone: Vec<(Key, bool)> = Vec::new();
         let mut note = |record: &Record| {

@@ -21,7 +21,6 @@ use crate::error::{GuardError, text};
 use crate::guard::Guard;
 use crate::line::{self, Line, Served};
 use crate::placement::{Placement, Wanted, place};
-use crate::protocol::Request;
 use crate::sandbox;
 use crate::stop::STOPS;
 
@@ -213,10 +212,6 @@ fn serve(guard: &mut Guard, served: &mut Served, signals: &SignalFd, child: Pid)
         }
         if asked {
             let Some(request) = served.request()? else { return Ok(()) };
-            if matches!(request, Request::StepCommand) {
-                // How long a system call of the command takes is the command's business.
-                guard.be_back_in_any_time();
-            }
             let (reply, descriptors) = guard.handle(request);
             served.reply(&reply, &descriptors)?;
         }

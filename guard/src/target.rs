@@ -127,25 +127,6 @@ impl Target {
         parse_state(&stat).is_some_and(|state| matches!(state, "Z" | "X")) && !self.ended()
     }
 
-    /// Who traces its main thread, besides this process and who was allowed to.
-    pub(crate) fn new_tracer(&self) -> Option<i32> {
-        let status = self.read_capped("status").ok()?;
-        let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok());
-        let known = [0, std::process::id() as i32, self.tracer.unwrap_or(0)];
-        tracer.filter(|tracer| !known.contains(tracer))
-    }
-
-    /// Nobody has come who would disturb probes, and would be disturbed by them.
-    ///
-    /// # Errors
-    /// [`GuardError::Traced`].
-    pub(crate) fn is_left_to_us(&self) -> Result<(), GuardError> {
-        match self.new_tracer() {
-            Some(tracer) => Err(GuardError::Traced { pid: self.pid, tracer }),
-            None => Ok(()),
-        }
-    }
-
     /// Time that it spent in the kernel, in clock ticks.
     pub(crate) fn kernel_ticks(&self) -> Option<u64> {
         behind_name(&self.read_capped("stat").ok()?)?.nth(12)?.parse().ok()
@@ -272,7 +253,7 @@ impl Target {
         self.open_read(name).map_err(|errno| self.unreadable(name, errno.into()))
     }
 
-    fn read_capped(&self, name: &str) -> Result<String, GuardError> {
+    pub(crate) fn read_capped(&self, name: &str) -> Result<String, GuardError> {
         self.read_bounded(name, STATUS_BYTES)
     }
 

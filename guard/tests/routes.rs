@@ -42,7 +42,8 @@ fn debugger(sleeper: &Sleeper) -> Sleeper {
     let traced = Pid::from_raw(sleeper.pid());
     let mut command = Command::new("sleep");
     let seize = move || ptrace::seize(traced, ptrace::Options::empty()).map_err(std::io::Error::from);
-    // SAFETY: between fork and exec the closure makes one system call and touches no lock and no heap.
+    // SAFETY: between fork and exec the closure makes one system call and touches no lock and no
+    // heap.
     unsafe { command.pre_exec(seize) };
     Sleeper(command.arg("60").spawn().unwrap())
 }

@@ -3,15 +3,16 @@
 //! The crate ureq does it, with rustls for https. It follows no redirects: a request that has to go elsewhere is a mistake in the
 //! configuration, and headers with passwords do not go where nobody sent them.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use ureq::Agent;
 use ureq::http::Uri;
 
@@ -209,8 +210,12 @@ fn tls(ca_file: Option<&Path>) -> Result<ureq::tls::TlsConfig, ClientError> {
 
 /// What is in a file, and what is known of it.
 fn read(path: &Path, most: u64) -> io::Result<(std::fs::Metadata, Vec<u8>)> {
-    let file = File::open(path)?;
+    // A pipe without a writer must not hold us.
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
     let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other("is not a regular file"));
+    }
     let mut bytes = Vec::new();
     file.take(most + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > most {
@@ -364,6 +369,20 @@ mod tests {
             std::fs::remove_file(&path).unwrap();
         }
         assert!(headers(Path::new("/nowhere")).unwrap_err().to_string().contains("/nowhere"));
+    }
+
+    /// A pipe without a writer would hold whoever opens it.
+    #[test]
+    fn a_file_that_is_none_holds_nobody() {
+        let path = file("pipe", b"", 0o600);
+        std::fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let (done, wait) = std::sync::mpsc::channel();
+        let pipe = path.clone();
+        std::thread::spawn(move || done.send(headers(&pipe).map_err(|error| error.to_string())));
+        let said = wait.recv_timeout(Duration::from_secs(20)).expect("an answer").unwrap_err();
+        assert!(said.contains("not a regular file") && said.starts_with("headers_file: "), "{said}");
+        std::fs::remove_file(path).unwrap();
     }
 
     #[cfg(feature = "tls")]

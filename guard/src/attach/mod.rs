@@ -285,8 +285,8 @@ pub(crate) fn can_use(
 ///
 /// # Errors
 /// [`GuardError::Unfit`], [`GuardError::NoHeadroom`] before anything is attached; [`GuardError::OutOfMemory`],
-/// [`GuardError::NotArmed`] and whatever the kernel says while it is; [`GuardError::Traced`] before and after. Nothing is
-/// attached then.
+/// [`GuardError::NotArmed`] and whatever the kernel says while it is; [`GuardError::Traced`] before
+/// and after. Nothing is attached then.
 pub(crate) fn cover(
     route: Route,
     loaded: &Loaded,

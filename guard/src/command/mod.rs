@@ -28,12 +28,15 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::error::{GuardError, Text, text};
-use crate::protocol::TargetId;
+use crate::protocol::{Reply, TargetId};
 use crate::target::Target;
 use trace::{Onward, Stop};
 
 /// System calls through which an image is led at most; a dynamic linker needs some hundreds.
 const STEPS: u32 = 20_000;
+/// Stops that are taken in at most before others have their turn: a thread may stop again and
+/// again, as for each of its signals.
+const STOPS: u32 = 1_000;
 /// How long a thread is waited for that is to stop.
 const STOPPING: Duration = Duration::from_secs(1);
 /// How often processes are looked at where the kernel has not said that one of them stopped.
@@ -156,6 +159,11 @@ impl Command {
         self.traced.iter().any(|traced| traced.process == pid && !traced.free)
     }
 
+    /// Was what is measured found and let go?
+    pub(crate) fn found(&self) -> bool {
+        self.found
+    }
+
     /// Is anything of it traced?
     pub(crate) fn follows(&self) -> bool {
         self.traced.iter().any(|traced| !traced.free)
@@ -176,6 +184,7 @@ impl Command {
     /// Leads it on to the next image that has to be looked at, which is held then; comes back after `patience` at the latest.
     pub(crate) fn next(&mut self, patience: Duration) -> Result<Step, GuardError> {
         let until = Instant::now() + patience;
+        let mut stops = 0;
         if let Some(held) = self.held.take() {
             self.go_on(held, 0)?;
         }
@@ -190,7 +199,12 @@ impl Command {
                 match stop.map(|stop| self.take(pid, stop)).transpose()? {
                     Some(Some(step)) => return Ok(step),
                     // It may have ended, or made others.
-                    Some(None) => {}
+                    Some(None) => {
+                        stops += 1;
+                        if stops >= STOPS {
+                            return Ok(Step::Nothing);
+                        }
+                    }
                     None => at += 1,
                 }
             }
@@ -336,9 +350,9 @@ impl Command {
         None
     }
 
-    /// Waits for its end, after asking for it where `terminate` says so: of the command and of what came of it. Says how it
-    /// ended where that was not well, and by which signal.
-    pub(crate) fn finish(&mut self, terminate: bool) -> (Option<Text>, Option<i32>) {
+    /// Waits for its end for so long, after asking for it where `terminate` says so: of the command
+    /// and of what came of it. Says how it ended where that was not well, and by which signal.
+    pub(crate) fn finish(&mut self, terminate: bool, patience: Duration) -> Result<Reply, GuardError> {
         if terminate {
             let traced = self.traced.iter().map(|traced| traced.process);
             let free = self.free.iter().filter(|target| !target.ended()).map(|target| target.pid);
@@ -346,15 +360,14 @@ impl Command {
                 _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
             }
         }
-        while self.ended.is_none() {
-            match self.next(Duration::from_secs(1)) {
-                Ok(Step::Over) | Err(_) => break,
-                Ok(_) => {}
-            }
+        // What cannot be traced any more has ended, or does so.
+        let over = self.ended.is_some() || matches!(self.next(patience), Ok(Step::Over) | Err(_));
+        if !over && self.ended.is_none() {
+            return Ok(Reply::Stepped { pid: 0, executed: false, more: true });
         }
         let status = ExitStatus::from_raw(self.ended.unwrap_or(0));
         let badly = (!status.success()).then(|| text(format_args!("'{}' ended with {status}", self.name)));
-        (badly, status.signal())
+        Ok(Reply::Finished { badly, signal: status.signal() })
     }
 
     fn ended_early(&self, status: &WaitStatus) -> GuardError {

@@ -13,6 +13,8 @@ use crate::target::Target;
 
 /// How long one request waits for the command at most: signals and events have their turn then.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// Images of a command that are seen to at most before budgets are looked at.
+const AT_ONCE: usize = 16;
 
 impl Guard {
     pub(crate) fn command(&mut self) -> Result<&mut Command, GuardError> {
@@ -60,17 +62,19 @@ impl Guard {
     }
 
     pub(crate) fn finish_command(&mut self, terminate: bool) -> Result<Reply, GuardError> {
-        let (badly, signal) = self.command()?.finish(terminate);
-        Ok(Reply::Finished { badly, signal })
+        self.command()?.finish(terminate, PATIENCE)
     }
 
-    /// Sees to what of the command has stopped.
+    /// Sees to what of the command has stopped; to the rest at the next turn.
     pub(crate) fn follow_command(&mut self) {
-        // Before anything is measured it is the collector who looks.
-        if self.plans.iter().all(|plan| plan.processes.is_empty()) {
+        // Until what is meant was let go it is the collector who looks, and what it looks at is
+        // held.
+        let found = self.command.as_ref().is_some_and(Command::found);
+        if !found || self.plans.iter().all(|plan| plan.processes.is_empty()) {
             return;
         }
-        while let Some(command) = &mut self.command {
+        for _ in 0..AT_ONCE {
+            let Some(command) = &mut self.command else { return };
             match command.next(Duration::ZERO) {
                 Ok(Step::Executed(pid)) => self.meet(pid),
                 Ok(Step::Mapped(_)) => {}

@@ -2,15 +2,17 @@
 //!
 //! A debugger that sets a breakpoint on a probed instruction takes the probe's for the program's own, and puts that back when
 //! it leaves. If the probe is gone by then, the target dies of it. So the probes go when a tracer comes. Nothing tells of
-//! one: PTRACE_SEIZE sends no signal, and no tracepoint fires. The state of a process is read right before it is attached to,
-//! once its probes are there ([`crate::attach::cover`]), and from then on again and again: often in its first second, in which
-//! a debugger may have been on its way.
+//! one: PTRACE_SEIZE sends no signal, and no tracepoint fires. The state of a process is read right
+//! before it is attached to, once its probes are there ([`crate::attach::cover`]), and from then on
+//! again and again: often in its first second, in which a debugger may have been on its way.
 
 use std::time::{Duration, Instant};
 
+use crate::error::GuardError;
 use crate::guard::Guard;
 use crate::plan::Plan;
 use crate::protocol::Event;
+use crate::target::Target;
 
 /// Time between two looks.
 const LOOK_FOR_TRACERS: Duration = Duration::from_millis(250);
@@ -21,6 +23,27 @@ const NEW: Duration = Duration::from_secs(1);
 /// Processes of a plan that are looked at each time, the target among them; the others have their turn.
 const AT_ONCE: usize = 64;
 
+impl Target {
+    /// Who traces its main thread, besides this process and who was allowed to.
+    pub(crate) fn new_tracer(&self) -> Option<i32> {
+        let status = self.read_capped("status").ok()?;
+        let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok());
+        let known = [0, std::process::id() as i32, self.tracer.unwrap_or(0)];
+        tracer.filter(|tracer| !known.contains(tracer))
+    }
+
+    /// Nobody has come who would disturb probes, and would be disturbed by them.
+    ///
+    /// # Errors
+    /// [`GuardError::Traced`].
+    pub(crate) fn is_left_to_us(&self) -> Result<(), GuardError> {
+        match self.new_tracer() {
+            Some(tracer) => Err(GuardError::Traced { pid: self.pid, tracer }),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Plan {
     /// Time to the next look. The last one to come is the last in the list.
     pub(crate) fn patience_for_tracers(&self) -> Duration {
@@ -30,7 +53,8 @@ impl Plan {
 }
 
 impl Guard {
-    /// Takes the probes off a plan where a tracer has come that was not there when a process was opened.
+    /// Takes the probes off a plan where a tracer has come that was not there when a process was
+    /// opened.
     pub(crate) fn look_for_tracers(&mut self, now: Instant) {
         for index in 0..self.plans.len() {
             let plan = &mut self.plans[index];

@@ -14,7 +14,8 @@ pub const MOMENT: Duration = Duration::from_secs(10);
 /// Faults that last.
 const FAULTS: u32 = 2;
 
-/// How long a build is left alone whose process was killed soon after its probes came, in seconds; doubled with each.
+/// How long a build is left alone whose process was killed soon after its probes came, in seconds;
+/// doubled with each.
 const PAUSE: u64 = 300;
 /// Longest such time.
 const LONGEST_PAUSE: u64 = 4 * 3_600;
@@ -33,7 +34,8 @@ pub fn lasts(record: &Record) -> bool {
     record.times >= FAULTS || record.key.user == ANY_USER
 }
 
-/// How long a build is left alone for this, if `expiry` is what the [store](super::Store) has and it [lasts].
+/// How long a build is left alone for this, if `expiry` is what the [store](super::Store) has and
+/// it [lasts].
 fn held_for(record: &Record, expiry: Duration) -> u64 {
     match record.is_kill() {
         true => PAUSE.saturating_mul(1 << record.times.saturating_sub(FAULTS).min(16)).min(LONGEST_PAUSE),
@@ -41,8 +43,8 @@ fn held_for(record: &Record, expiry: Duration) -> u64 {
     }
 }
 
-/// How long a build is left alone whose processes were killed soon after their probes came. None where somebody may have
-/// ended one by hand, once.
+/// How long a build is left alone whose processes were killed soon after their probes came. None
+/// where somebody may have ended one by hand, once.
 #[must_use]
 pub fn pause(record: &Record) -> Option<Duration> {
     (record.is_kill() && lasts(record)).then(|| Duration::from_secs(held_for(record, EXPIRY)))

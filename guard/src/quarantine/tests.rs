@@ -441,8 +441,9 @@ fn a_path_is_cut_between_characters_and_obeyed_by_no_terminal() {
 fn a_build_that_was_killed_is_left_alone_by_the_next_agent_until_one_has_lived() {
     let folder = Folder::new();
     let next = || Store::open(&folder).unwrap();
-    let killed = |times| Record { signal: libc::SIGKILL, times, time: age::now(), ..record(1) };
-    let key = record(1).key;
+    let key = record(1).key.of_user(1000);
+    let fault = |times| Record { key: key.clone(), times, time: age::now(), ..record(1) };
+    let killed = |times| Record { signal: libc::SIGKILL, ..fault(times) };
     let held = || next().contains(&key).unwrap().map(|held| (held.signal, held.times));
     // Somebody may have done it, once.
     next().add(killed(1)).unwrap();
@@ -453,7 +454,7 @@ fn a_build_that_was_killed_is_left_alone_by_the_next_agent_until_one_has_lived()
     next().add(killed(1)).unwrap();
     assert_eq!(held(), Some((libc::SIGKILL, 3)));
     // A fault is another matter, and neither takes the place of the other.
-    next().add(Record { times: 2, ..record(1) }).unwrap();
+    next().add(fault(2)).unwrap();
     assert_eq!(next().list().0.len(), 2);
     next().lived(&key);
     assert_eq!((held(), next().list().0.len()), (Some((libc::SIGSEGV, 2)), 1));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use edgelat_tests::machine::{TempDir, Turn, eventually, state_of};
+use edgelat_tests::machine::{TempDir, Turn, assert_text_restored, eventually, state_of};
 use edgelat_tests::{Oracle, Report, Session, edgelat, target};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -101,6 +101,22 @@ fn libraries_of_a_program_behind_a_wrapper_are_counted_from_their_first_call() {
     let (report, oracle) = watch(&[], &functions, &command).end_of_command();
     assert_eq!(report.functions.len(), 3);
     report.agrees_with(&oracle);
+}
+
+/// It is asked to end, and left as it is where it does not.
+#[test]
+fn a_command_that_does_not_end_when_it_is_asked_to_is_left_alone() {
+    let _turn = Turn::shared();
+    let line = format!("trap '' TERM; exec {} --at-once --calls 0 <&- >&- 2>&-", program("plain"));
+    let watched = edgelat(&["watch", "--duration", "0.5", "plain:work", "--", "sh", "-c", &line]);
+    assert_eq!(watched.status.code(), Some(0), "{watched:#?}");
+    let (_, said) = watched.stderr.split_once("the command (process ").expect("what is to be done");
+    let (pid, said) = said.split_once(')').unwrap();
+    assert!(said.starts_with(&format!(" runs on; end it with kill {pid}")), "{said}");
+    let pid = pid.parse().unwrap();
+    assert!(matches!(state_of(pid), Some('R' | 'S')), "{:?}", state_of(pid));
+    assert_text_restored(pid);
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
 }
 
 #[test]

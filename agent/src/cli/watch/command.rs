@@ -1,5 +1,6 @@
 //! A command that is watched: its images one after the other, until what is meant is one of them, and its end.
 
+use std::io::Read as _;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,9 @@ use crate::collector::session::{Session, SessionError};
 const NAMED: usize = 16;
 /// How long nothing may come while something is measured and a library is still to come: a dynamic linker does not pause.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// How long the end of a command is waited for.
+const FINISH: Duration = Duration::from_secs(5);
 
 /// What was seen of a command.
 #[derive(Debug)]
@@ -110,16 +114,32 @@ impl Watch {
     }
 
     /// After measuring: a command that ended by itself is reported, one that runs on is ended with us, as a
-    /// shell would end it at Ctrl-C.
-    pub(super) fn finish_command(&mut self, ended: Ended) -> Exit {
+    /// shell would end it at Ctrl-C. One that does not heed that is left alone after a while, or at
+    /// one more signal.
+    pub(super) fn finish_command(&mut self, ended: Ended, mut signals: &UnixStream) -> Exit {
         // One that is being debugged is left to whoever does that.
-        let terminate = !matches!(ended, Ended::Target | Ended::Traced);
-        let finished = self.line.call(&Request::FinishCommand { terminate });
-        let Ok((Reply::Finished { badly, signal }, _)) = finished else { return Exit::Ok };
-        badly.iter().for_each(say);
-        match signal.is_some_and(faults::is_fault) {
-            true => Exit::Fault,
-            false => Exit::Ok,
+        let mut terminate = !matches!(ended, Ended::Target | Ended::Traced);
+        if ended == Ended::Signal {
+            // That one is answered.
+            _ = signals.read(&mut [0]);
+        }
+        let begun = Instant::now();
+        loop {
+            match self.line.call(&Request::FinishCommand { terminate }) {
+                Ok((Reply::Finished { badly, signal }, _)) => {
+                    badly.iter().for_each(say);
+                    let fault = signal.is_some_and(faults::is_fault);
+                    return if fault { Exit::Fault } else { Exit::Ok };
+                }
+                Ok((Reply::Stepped { .. }, _)) => {}
+                _ => return Exit::Ok,
+            }
+            terminate = false;
+            if begun.elapsed() > FINISH || self.wait(Duration::ZERO, signals).unwrap_or(true) {
+                let pid = self.command.as_ref().map_or(0, |command| command.pid);
+                say(format_args!("the command (process {pid}) runs on; end it with kill {pid}"));
+                return Exit::Ok;
+            }
         }
     }
 }

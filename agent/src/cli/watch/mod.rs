@@ -139,11 +139,11 @@ pub fn run(options: WatchOptions) -> Result<Exit, Failure> {
                     watch.session.calibrate(&mut watch.line, &mut Aloud::default());
                 }
                 watch.settle()?;
-                watch.run(&options, signals)?
+                watch.run(&options, &signals)?
             }
         };
         let mut shown = watch.end(ended);
-        if watch.command.is_some() && watch.finish_command(ended) == Exit::Fault {
+        if watch.command.is_some() && watch.finish_command(ended, &signals) == Exit::Fault {
             shown = shown.map(|exit| if exit == Exit::Ok { Exit::Fault } else { exit });
         }
         shown
@@ -320,7 +320,7 @@ impl Watch {
     }
 
     /// The loop; returns why it ended.
-    fn run(&mut self, options: &WatchOptions, signals: UnixStream) -> Result<Ended, Failure> {
+    fn run(&mut self, options: &WatchOptions, signals: &UnixStream) -> Result<Ended, Failure> {
         let end = options.duration.map(|duration| self.session.armed + duration);
         let mut next = self.session.armed + options.interval;
         let mut look = Instant::now() + LOOK_FOR_LIBRARIES;
@@ -330,7 +330,7 @@ impl Watch {
             if self.session.waits() {
                 wake = wake.min(look);
             }
-            if self.wait(wake.saturating_duration_since(now), &signals)? {
+            if self.wait(wake.saturating_duration_since(now), signals)? {
                 return Ok(Ended::Signal);
             }
             match self.take_events() {

@@ -63,8 +63,8 @@ impl Service {
         }
     }
 
-    /// Opens a process and attaches to it, unless its build must not be probed. `killing` is what is kept where that kills it,
-    /// once its build is known.
+    /// Opens a process and attaches to it, unless its build must not be probed. `killing` is what
+    /// is kept where that kills it, once its build is known.
     fn begin(&mut self, group: usize, pid: i32, killing: &mut Option<Record>) -> Result<Begun, SessionError> {
         let Group { config, wanted, .. } = &self.groups[group];
         let mut session = Session::open(&mut self.line, pid, wanted)?;

@@ -211,8 +211,9 @@ impl Fate {
     }
 }
 
-/// Takes in how a process of a build ended, and says what comes of it. Where the OOM killer ran, once is enough for the build
-/// to be left alone, whichever process executes it next; somebody may also have ended a process by hand, once.
+/// Takes in how a process of a build ended, and says what comes of it. Where the OOM killer ran,
+/// once is enough for the build to be left alone, whichever process executes it next; somebody may
+/// also have ended a process by hand, once.
 pub fn note_killing(store: &Store, killing: Record, killed: Option<Killed>, lived: bool, log: &Log) {
     if lived {
         store.lived(&killing.key);
