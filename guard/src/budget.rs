@@ -47,6 +47,8 @@ pub(crate) struct Meter {
     last: Ppm,
     /// What one more process would add to that.
     of_one_more: Ppm,
+    /// Further processes at that look.
+    others: u64,
 }
 
 impl Meter {
@@ -65,6 +67,7 @@ impl Meter {
             before: (0, 0),
             last: 0,
             of_one_more: 0,
+            others: 0,
         }
     }
 
@@ -123,19 +126,24 @@ impl Meter {
         let traps = self.traps - self.before.1;
         self.last = share(total.saturating_sub(self.before.0), time);
         self.of_one_more = share(traps.saturating_mul(self.prices.walk_ps(self.ways.returns)) / 1000, time);
-        (self.since, self.before) = (now, (total, self.traps));
+        (self.since, self.before, self.others) = (now, (total, self.traps), others);
         Some(self.last)
     }
 
-    /// What the links of one more process on the same instructions would add to that.
-    pub(crate) fn of_one_more(&self) -> Ppm {
-        self.of_one_more
+    /// What the links of `others` further processes on the same instructions add to that, less those that were there at the
+    /// last look: a crowd of children comes between two looks.
+    pub(crate) fn of_more(&self, others: u64) -> Ppm {
+        of_more(self.of_one_more, self.others, others)
     }
 
     /// What it cost at the last look.
     pub(crate) fn last(&self) -> Ppm {
         self.last
     }
+}
+
+fn of_more(of_one: Ppm, at_the_look: u64, others: u64) -> Ppm {
+    of_one.saturating_mul(others.saturating_sub(at_the_look))
 }
 
 fn share(cost_ns: u64, time: Duration) -> Ppm {
@@ -274,6 +282,14 @@ mod tests {
         assert!(!bound.exceeded(39_999));
         assert!(bound.exceeded(10_001), "twice in a row");
         assert!(Bound::new(10_000).exceeded(50_000), "far over");
+    }
+
+    #[test]
+    fn a_crowd_that_comes_between_two_looks_fills_the_bound_no_further_than_one_by_one() {
+        let (bound, last, of_one, at_the_look) = (Bound::new(10_000), 5_000, 500, 2);
+        let taken = (3..100).take_while(|others| bound.takes(last + of_more(of_one, at_the_look, *others)));
+        assert_eq!(taken.count(), 10);
+        assert_eq!(of_more(of_one, at_the_look, 1), 0, "some have ended since");
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Guard {
     /// Is there room under the bounds for the links of one more process of a plan? They cost the others at each hit.
     pub(crate) fn takes_one_more(&self, index: usize) -> bool {
         let Some(budget) = &self.plans[index].budget else { return true };
-        let more = budget.meter.of_one_more();
+        let more = budget.meter.of_more(self.others(index) + 1);
         let all = self.plans.iter().filter(|plan| !plan.off);
         let all = all.filter_map(|plan| Some(plan.budget.as_ref()?.meter.last()));
         let all = all.fold(more, u64::saturating_add);
