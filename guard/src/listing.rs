@@ -57,7 +57,7 @@ impl Listing {
                 self.rest = None;
                 break;
             };
-            let Some(mapping) = line else { continue };
+            let Some(mapping) = line.filter(Mapping::is_code) else { continue };
             if !self.seen.insert(self.hasher.hash_one((mapping.file, &mapping.path))) {
                 continue;
             }
