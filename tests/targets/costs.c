@@ -30,10 +30,10 @@
 #define ON "jmp landing\n"
 #define NEVER "test %edi, %edi\njs landing\n"
 #elif defined(__aarch64__)
-#define EMULATED "nop\nnop\n"
+#define EMULATED "b 1f\n1: nop\n"
 #define STEPPED "mov x1, #1\n"
 #define ON "b landing\n"
-#define NEVER "tbnz x0, #63, landing\n"
+#define NEVER "tst x0, x0\nb.mi landing\n"
 #endif
 
 __asm__(
