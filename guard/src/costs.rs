@@ -59,9 +59,7 @@ impl Plan {
 
     /// Where it has probes, in whichever process.
     fn instructions(&self) -> impl Iterator<Item = (FileKey, u64)> {
-        self.images
-            .iter()
-            .flat_map(move |(_, sites)| sites.entries.iter().map(move |site| (sites.key, site.offset)))
+        self.images.iter().flat_map(move |(_, sites)| sites.sites().map(move |site| (sites.key, site.offset)))
     }
 }
 

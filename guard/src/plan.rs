@@ -268,8 +268,8 @@ impl Guard {
             return Err(GuardError::NoBtf);
         }
         let options = plan.options;
-        if options.returns == Returns::Ret && plan.images.iter().any(|(_, sites)| sites.exits.is_empty()) {
-            return Err(GuardError::BadPlan { reason: text("an image has entry sites but no exit sites") });
+        if options.returns == Returns::Ret && plan.images.iter().all(|(_, sites)| sites.exits.is_empty()) {
+            return Err(GuardError::BadPlan { reason: text("it has entry sites but no exit sites") });
         }
         check_places(&plan.images)?;
         // Events of a killed agent are swept whichever route is taken.

@@ -62,6 +62,7 @@ pub fn of(snapshot: Option<&Snapshot>, now: Now) -> Vec<Family> {
 struct Function {
     since_ns: u64,
     bias_ns: Option<u64>,
+    until_tail_call: bool,
     counts: Counts,
 }
 
@@ -75,11 +76,14 @@ fn functions(snapshot: &Snapshot, families: &mut Vec<Family>) {
             Some(known) => {
                 known.since_ns = known.since_ns.min(stream.since_ns);
                 known.bias_ns = known.bias_ns.max(stream.bias_ns);
+                known.until_tail_call |= stream.until_tail_call;
                 known.counts.add(counts);
             }
             None => {
                 let (since_ns, bias_ns) = (stream.since_ns, stream.bias_ns);
-                functions.insert(key, Function { since_ns, bias_ns, counts: counts.clone() });
+                let until_tail_call = stream.until_tail_call;
+                functions
+                    .insert(key, Function { since_ns, bias_ns, until_tail_call, counts: counts.clone() });
             }
         }
     }
@@ -117,6 +121,12 @@ fn functions(snapshot: &Snapshot, families: &mut Vec<Family>) {
         "seconds",
         "What the probes add to each duration; not subtracted from anything here",
     );
+    let mut until = family(
+        "edgelat_function_until_tail_call",
+        Kind::Gauge,
+        "",
+        "1 where some calls leave by a jump and are measured up to there only",
+    );
     for (key, function) in functions {
         let names = ["target", "function", "image", "build_id"];
         let labels: Labels = names.into_iter().zip(key).collect();
@@ -137,10 +147,13 @@ fn functions(snapshot: &Snapshot, families: &mut Vec<Family>) {
         if let Some(ns) = function.bias_ns {
             bias.number(labels.clone(), Number::seconds(ns), None);
         }
+        if function.until_tail_call {
+            until.number(labels.clone(), Number::whole(1), None);
+        }
         let value = Value::Histogram(function.counts);
         durations.metrics.push(Metric { labels, value, created_ns: created });
     }
-    families.extend([durations, calls, inside, ended, lost, unmatched, bias]);
+    families.extend([durations, calls, inside, ended, lost, unmatched, bias, until]);
 }
 
 fn targets(snapshot: &Snapshot, families: &mut Vec<Family>) {

@@ -70,7 +70,7 @@ fn arrives(code: &[u8], start: usize, at: usize) -> bool {
 }
 
 /// Bytes of the instruction at a place; what is none is passed by a byte.
-fn length(code: &[u8], at: usize) -> usize {
+pub(crate) fn length(code: &[u8], at: usize) -> usize {
     let mut decoder = Decoder::new(64, code.get(at..).unwrap_or_default(), DecoderOptions::NONE);
     let mut instruction = Instruction::default();
     decoder.decode_out(&mut instruction);

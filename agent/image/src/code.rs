@@ -9,7 +9,7 @@ use crate::limits::{COLD_PARTS, FUNCTION_BYTES};
 use crate::pack::{PackedFunction, PackedImage};
 use crate::sites::{self, Around, Ends, Marks, Part, Site, Sites, Surroundings};
 use crate::source::read_exact;
-use crate::{Function, FunctionTable, Image, Language, ReadAt, Refusal};
+use crate::{Arch, Function, FunctionTable, Image, Language, ReadAt, Refusal};
 
 /// A site and where it stands in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct ProbeSite {
 pub struct FunctionSites {
     /// Where calls begin.
     pub entry: ProbeSite,
-    /// Where calls end, sorted by address, at least one.
+    /// Where calls end in its own code, sorted by address. At least one, unless [`Tails`](crate::Tails) followed all.
     pub exits: Vec<ProbeSite>,
 }
 
@@ -48,12 +48,65 @@ impl<S: ReadAt> Image<S> {
         function: &Function,
         ends: Ends,
     ) -> Result<FunctionSites, Refusal> {
+        self.sites_and(table, function, |arch, main, cold, around| {
+            sites::find_in(arch, main, cold, around, ends)
+        })
+    }
+
+    /// Like [`Image::sites`], where native code is searched by `find`.
+    pub(crate) fn sites_and(
+        &self,
+        table: &FunctionTable,
+        function: &Function,
+        find: impl FnOnce(Arch, Part<'_>, &[Part<'_>], &dyn Surroundings) -> Result<Sites, Refusal>,
+    ) -> Result<FunctionSites, Refusal> {
         if let Some(refusal) = self.refusal().or_else(|| function.refusal.clone()) {
             return Err(refusal);
         }
         if let Some(planned) = table.planned(function.start, function.end) {
             return self.planned_sites(planned);
         }
+        let (main, cold) = self.bytes_of(function)?;
+        let cold = parts_of(&cold);
+        let main = Part { address: function.start, bytes: &main };
+        let around = Neighbourhood { image: self, table, unwind: OnceCell::new() };
+        let sites = match function.language {
+            Language::Native => find(self.arch(), main, &cold, &around),
+            Language::Go => sites::golang::find(self.arch(), main, &around),
+            Language::GoAssembly => sites::golang::find_assembly(self.arch(), main, &around),
+        };
+        let mut sites = sites.map_err(|refusal| named(refusal, table))?;
+        for exit in &mut sites.exits {
+            exit.maybe |= table.is_shared(exit.address, function.start);
+        }
+        self.place(sites)
+    }
+
+    /// The exits of a function that another one jumps to. Most calls of it did not come from there: a hit that no frame
+    /// matches is none of an earlier call.
+    pub(crate) fn exits_of_callee(
+        &self,
+        table: &FunctionTable,
+        function: &Function,
+    ) -> Result<Vec<ProbeSite>, Refusal> {
+        if let Some(refusal) = function.refusal.clone() {
+            return Err(refusal);
+        }
+        let exits = if let Some(planned) = table.planned(function.start, function.end) {
+            self.planned_sites(planned)?.exits
+        } else {
+            let (main, cold) = self.bytes_of(function)?;
+            let around = Neighbourhood { image: self, table, unwind: OnceCell::new() };
+            let main = Part { address: function.start, bytes: &main };
+            let exits = sites::find_exits(self.arch(), main, &parts_of(&cold), &around)?;
+            exits.into_iter().map(|site| self.place_one(site)).collect::<Result<_, _>>()?
+        };
+        let maybe = |exit: ProbeSite| ProbeSite { site: Site { maybe: true, ..exit.site }, ..exit };
+        Ok(exits.into_iter().map(maybe).collect())
+    }
+
+    /// The code of a function, and of its parts that were moved away, as far as their names tell.
+    fn bytes_of(&self, function: &Function) -> Result<(Vec<u8>, Parts), Refusal> {
         let main = function.start..function.end;
         let parts = function.cold.get(..function.cold.len().min(COLD_PARTS)).unwrap_or_default();
         let size = std::iter::once(&main)
@@ -63,24 +116,8 @@ impl<S: ReadAt> Image<S> {
             return Err(Refusal::TooLarge { size, limit: FUNCTION_BYTES });
         }
         let main = self.code(main.start, main.end)?;
-        let cold: Vec<(u64, Vec<u8>)> = parts
-            .iter()
-            .map(|range| Ok((range.start, self.code(range.start, range.end)?)))
-            .collect::<Result<_, Refusal>>()?;
-        let cold: Vec<Part<'_>> =
-            cold.iter().map(|(address, bytes)| Part { address: *address, bytes }).collect();
-        let main = Part { address: function.start, bytes: &main };
-        let around = Neighbourhood { image: self, table, unwind: OnceCell::new() };
-        let sites = match function.language {
-            Language::Native => sites::find_in(self.arch(), main, &cold, &around, ends),
-            Language::Go => sites::golang::find(self.arch(), main, &around),
-            Language::GoAssembly => sites::golang::find_assembly(self.arch(), main, &around),
-        };
-        let mut sites = sites.map_err(|refusal| named(refusal, table))?;
-        for exit in &mut sites.exits {
-            exit.maybe |= table.is_shared(exit.address, function.start);
-        }
-        self.place(sites)
+        let cold = parts.iter().map(|range| Ok((range.start, self.code(range.start, range.end)?)));
+        Ok((main, cold.collect::<Result<_, Refusal>>()?))
     }
 
     /// The entry and the returns of a function of which it is known that it leaves by no other way.
@@ -100,22 +137,20 @@ impl<S: ReadAt> Image<S> {
 
     /// The sites of a function of a pack, as far as they fit its code.
     fn planned_sites(&self, planned: &PackedFunction) -> Result<FunctionSites, Refusal> {
-        let parts = self.parts_of(planned)?;
-        let parts: Vec<Part<'_>> =
-            parts.iter().map(|(address, bytes)| Part { address: *address, bytes }).collect();
+        let parts = self.packed_parts(planned)?;
         let sites = planned.sites().ok_or(Refusal::NoExit)?;
-        self.place(sites::confirm::confirm(self.arch(), &parts, sites, &self.marks)?)
+        self.place(sites::confirm::confirm(self.arch(), &parts_of(&parts), sites, &self.marks)?)
     }
 
     /// Where the parts of a function of a pack begin, with their bytes.
-    fn parts_of(&self, planned: &PackedFunction) -> Result<Vec<(u64, Vec<u8>)>, Refusal> {
+    fn packed_parts(&self, planned: &PackedFunction) -> Result<Parts, Refusal> {
         planned.parts().map(|range| Ok((range.start, self.code(range.start, range.end)?))).collect()
     }
 
     /// Whether a function of a pack is the code that stands here.
     pub(crate) fn holds(&self, planned: &PackedFunction) -> bool {
-        let bytes = |parts: Vec<(u64, Vec<u8>)>| parts.into_iter().flat_map(|(_, bytes)| bytes).collect();
-        self.parts_of(planned).map(bytes).is_ok_and(|bytes: Vec<u8>| planned.is_code(&bytes))
+        let bytes = |parts: Parts| parts.into_iter().flat_map(|(_, bytes)| bytes).collect();
+        self.packed_parts(planned).map(bytes).is_ok_and(|bytes: Vec<u8>| planned.is_code(&bytes))
     }
 
     /// Puts a function into a pack: its names, its ranges and its sites.
@@ -150,16 +185,19 @@ impl<S: ReadAt> Image<S> {
 
     /// The places of sites in the file.
     fn place(&self, sites: Sites) -> Result<FunctionSites, Refusal> {
-        let place = |site: Site| {
-            let file_offset =
-                self.file_offset(site.address).ok_or(Refusal::NotInText { address: site.address })?;
-            self.confirm(site.address)?;
-            Ok(ProbeSite { site, file_offset })
-        };
+        let exits = sites.exits.into_iter().map(|site| self.place_one(site));
         Ok(FunctionSites {
-            entry: place(sites.entry)?,
-            exits: sites.exits.into_iter().map(place).collect::<Result<_, Refusal>>()?,
+            entry: self.place_one(sites.entry)?,
+            exits: exits.collect::<Result<_, Refusal>>()?,
         })
+    }
+
+    /// The place of a site in the file.
+    pub(crate) fn place_one(&self, site: Site) -> Result<ProbeSite, Refusal> {
+        let file_offset =
+            self.file_offset(site.address).ok_or(Refusal::NotInText { address: site.address })?;
+        self.confirm(site.address)?;
+        Ok(ProbeSite { site, file_offset })
     }
 
     /// What is to be probed is confirmed by code alone before it is, so what cannot be is refused here, by its name.
@@ -174,7 +212,7 @@ impl<S: ReadAt> Image<S> {
     }
 
     /// The bytes of a range of code, which must lie in one executable segment that cannot be written.
-    fn code(&self, start: u64, end: u64) -> Result<Vec<u8>, Refusal> {
+    pub(crate) fn code(&self, start: u64, end: u64) -> Result<Vec<u8>, Refusal> {
         let size = end.checked_sub(start).filter(|&size| size > 0).ok_or(Refusal::UnknownEnd)?;
         if size > FUNCTION_BYTES {
             return Err(Refusal::TooLarge { size, limit: FUNCTION_BYTES });
@@ -188,6 +226,13 @@ impl<S: ReadAt> Image<S> {
             .map_err(|error| Refusal::Unreadable { reason: error.to_string() })?;
         Ok(bytes)
     }
+}
+
+/// Parts of a function: where each begins, and its bytes.
+type Parts = Vec<(u64, Vec<u8>)>;
+
+fn parts_of(parts: &Parts) -> Vec<Part<'_>> {
+    parts.iter().map(|(address, bytes)| Part { address: *address, bytes }).collect()
 }
 
 /// A refusal that names the function that should be probed instead.

@@ -149,7 +149,12 @@ impl<S: ReadAt> Image<S> {
     }
 
     /// The function that begins at an address, by its symbol or by the unwind tables.
-    fn starting_at(&self, table: &FunctionTable, address: u64, number: u64) -> Result<Function, FindError> {
+    pub(crate) fn starting_at(
+        &self,
+        table: &FunctionTable,
+        address: u64,
+        number: u64,
+    ) -> Result<Function, FindError> {
         if let Some(index) = table.starting_at(address) {
             return Ok(table.function(index));
         }

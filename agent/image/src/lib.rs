@@ -28,6 +28,7 @@
 //! | `find`, `near` | from a pattern to functions, or to names that may have been meant |
 //! | `code` | [`Image::sites`]: from a function to file offsets |
 //! | [`sites`], `decode` | from instructions to probe sites |
+//! | `tails` | [`Tails`]: from a jump out of a function to where the call ends |
 //! | [`python`] | CPython: version, evaluation loop, layout of its objects |
 //! | `refusal` | [`Refusal`]: why a function is not probed |
 //! | [`limits`] | the caps on everything |
@@ -75,6 +76,7 @@ pub mod python;
 mod refusal;
 pub mod sites;
 mod source;
+mod tails;
 #[cfg(test)]
 mod testing;
 
@@ -95,3 +97,4 @@ pub use python::{Interpreter, PythonError, PythonPattern};
 pub use refusal::Refusal;
 pub use sites::{Ends, SiteKind, Stepping};
 pub use source::{ReadAt, boxed};
+pub use tails::{CallEnds, Export, Followers, Tails};

@@ -60,6 +60,9 @@ pub const FUNCTION_BYTES: u64 = 4 << 20;
 /// Cold parts of one function.
 pub const COLD_PARTS: usize = 64;
 
+/// Exits in functions that a function jumps to; with more, its calls are measured up to the jump.
+pub const TAIL_EXITS: usize = 256;
+
 /// Entries of the search table of `.eh_frame_hdr`.
 pub const UNWIND_ENTRIES: u64 = 4_000_000;
 

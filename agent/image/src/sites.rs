@@ -75,7 +75,8 @@ pub enum SiteKind {
     Entry,
     /// A call ends by a return.
     Return,
-    /// A call ends by a jump to another function; what that function does is not part of the time.
+    /// A call goes on in another function by a jump ([`crate::Tails`]). Where it is not known which, or what leaves that,
+    /// the call ends here: what the other function does is no part of the time.
     TailJump,
 }
 
@@ -114,7 +115,8 @@ impl Site {
 pub struct Sites {
     /// Where calls begin.
     pub entry: Site,
-    /// Where calls end, sorted by address, at least one, none at the entry's address.
+    /// Where calls end, sorted by address, none at the entry's address. At least one, unless all calls leave by jumps that
+    /// are followed.
     pub exits: Vec<Site>,
 }
 
@@ -182,7 +184,7 @@ const FOUND_PARTS: usize = 16;
 /// # Errors
 /// The reason why it cannot be probed soundly.
 pub fn find(arch: Arch, main: Part<'_>, cold: &[Part<'_>]) -> Result<Sites, Refusal> {
-    search(arch, main, cold, None, Ends::AtExits)
+    search(arch, main, cold, None, Ends::AtExits, &mut |_| Vec::new())
 }
 
 /// Like [`find`], with a view of the image around the function: jump tables are read, and cold parts that no symbol
@@ -198,7 +200,34 @@ pub fn find_in(
     surroundings: &dyn Surroundings,
     ends: Ends,
 ) -> Result<Sites, Refusal> {
-    search(arch, main, cold, Some(surroundings), ends)
+    search(arch, main, cold, Some(surroundings), ends, &mut |_| Vec::new())
+}
+
+/// Like [`find_in`] with [`Ends::AtExits`], where some jumps are no ends of calls: `follow` is given all tail jumps and
+/// gives the addresses of those. There may be no other exit, the entry may stand on such a jump, and a loop may pass it.
+pub(crate) fn find_whole(
+    arch: Arch,
+    main: Part<'_>,
+    cold: &[Part<'_>],
+    surroundings: &dyn Surroundings,
+    follow: &mut dyn FnMut(&[Site]) -> Vec<u64>,
+) -> Result<Sites, Refusal> {
+    search(arch, main, cold, Some(surroundings), Ends::AtExits, follow)
+}
+
+/// The exits of a function, wherever its calls begin: of one that another function jumps to.
+///
+/// # Errors
+/// The reason why they cannot be probed soundly.
+pub(crate) fn find_exits(
+    arch: Arch,
+    main: Part<'_>,
+    cold: &[Part<'_>],
+    surroundings: &dyn Surroundings,
+) -> Result<Vec<Site>, Refusal> {
+    let (code, exits) = ways_out(arch, main, cold, Some(surroundings))?;
+    loops::check(&code, &exits.jumps, &exits.sites, &exits.sites)?;
+    Ok(exits.sites)
 }
 
 fn search(
@@ -207,7 +236,29 @@ fn search(
     cold: &[Part<'_>],
     surroundings: Option<&dyn Surroundings>,
     ends: Ends,
+    follow: &mut dyn FnMut(&[Site]) -> Vec<u64>,
 ) -> Result<Sites, Refusal> {
+    let (code, ways) = ways_out(arch, main, cold, surroundings)?;
+    let (jumps, mut exits): (Vec<Site>, Vec<Site>) =
+        ways.sites.iter().partition(|exit| exit.kind == SiteKind::TailJump);
+    let followed = if jumps.is_empty() { Vec::new() } else { follow(&jumps) };
+    exits.extend(jumps.into_iter().filter(|jump| !followed.contains(&jump.address)));
+    exits.sort_unstable_by_key(|exit| exit.address);
+    let entry = entry::entry(&code, &ways.by_table, &exits)?;
+    // Last, because whoever reads it may have the exits left alone.
+    if ends == Ends::AtExits {
+        loops::check(&code, &ways.jumps, &ways.sites, &exits)?;
+    }
+    Ok(Sites { entry, exits })
+}
+
+/// The code of a function with all its parts, and what leaves it.
+fn ways_out(
+    arch: Arch,
+    main: Part<'_>,
+    cold: &[Part<'_>],
+    surroundings: Option<&dyn Surroundings>,
+) -> Result<(Code, exits::Checked), Refusal> {
     let mut found: Vec<Around> = Vec::new();
     for _ in 0..=FOUND_PARTS {
         let mut parts = vec![main];
@@ -223,15 +274,7 @@ fn search(
         };
         match part {
             Some(part) => found.push(part),
-            None => {
-                let exits = exits.sites()?;
-                let entry = entry::entry(&code, &exits.by_table, &exits.sites)?;
-                // Last, because whoever reads it may have the exits left alone.
-                if ends == Ends::AtExits {
-                    loops::check(&code, &exits.jumps, &exits.sites)?;
-                }
-                return Ok(Sites { entry, exits: exits.sites });
-            }
+            None => return Ok((code, exits.sites()?)),
         }
     }
     Err(Refusal::BadParts { address: main.address })

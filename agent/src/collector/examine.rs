@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use edgelat_guard::protocol::{PlanId, Reply, Request, Unsound};
+use edgelat_guard::protocol::{ImageId, PlanId, PlanSite, Reply, Request, Unsound};
 use edgelat_guard::{GuardError, Line};
 
 use super::report::RefusedReport;
@@ -122,8 +122,10 @@ fn refusal(function: &Function, code: &str, text: &str) -> RefusedReport {
 /// How many of the first functions take no more than is allowed, where all take so many bytes.
 fn fitting(functions: &[Function], bytes: u64, allowed: u64) -> usize {
     let pages_of = |function: &Function| {
-        let image = function.image;
-        function.sites.iter().map(move |site| (image.0, site.offset >> PAGE_SHIFT)).collect::<Vec<_>>()
+        let own = function.sites.iter().map(|site| (function.image, site));
+        let elsewhere = function.elsewhere.iter().map(|(image, site)| (*image, site));
+        let page = |(image, site): (ImageId, &PlanSite)| (image.0, site.offset >> PAGE_SHIFT);
+        own.chain(elsewhere).map(page).collect::<Vec<_>>()
     };
     let all: BTreeSet<(u32, u64)> = functions.iter().flat_map(pages_of).collect();
     // An image that is mapped more than once takes each page as often; the kernel's own pages are among them.
@@ -139,8 +141,6 @@ fn fitting(functions: &[Function], bytes: u64, allowed: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use edgelat_guard::protocol::{ImageId, PlanSite};
-
     use super::*;
     use crate::collector::resolve::Steppings;
 
@@ -162,6 +162,7 @@ mod tests {
             steppings: Steppings { entry_stepped: false, exit_stepped: false },
             until_tail_call: false,
             sites: pages.iter().map(site).collect(),
+            elsewhere: Vec::new(),
         }
     }
 

@@ -26,9 +26,8 @@ pub fn hand_over(
             .functions
             .iter()
             .enumerate()
-            .filter(|(_, function)| function.image == image.id)
             .flat_map(|(row, function)| {
-                let wanted = function.sites.iter().filter(|site| returns == Returns::Ret || !site.exit);
+                let wanted = function.sites_in(image.id).filter(|site| returns == Returns::Ret || !site.exit);
                 wanted.map(move |site| PlanSite { cookie: site.cookie | row as u64, ..*site })
             })
             .collect();

@@ -8,6 +8,7 @@
 //! | [`target`] | a process and its images, opened by the guard |
 //! | [`debug_dirs`] | folders with debug files, opened while there are rights |
 //! | [`resolve`] | patterns to functions with sites, and refusals |
+//! | `tails` | functions that leave by a jump into another image |
 //! | [`service`] | many processes, as long as they live |
 //! | [`session`] | one process, from its opening to its last report |
 //! | [`family`] | its processes: which are covered, which have ended |
@@ -36,6 +37,7 @@ pub mod report;
 pub mod resolve;
 pub mod service;
 pub mod session;
+mod tails;
 pub mod target;
 
 use edgelat_guard::GuardError;

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use super::examine::{NO_HEADROOM, Refused};
 use super::report::RefusedReport;
-use super::resolve::ResolvedPython;
+use super::resolve::{Function, ResolvedPython};
 use super::session::Notices;
 
 /// For functions that the target's memory does not allow. Those that there is no room for may be thousands.
@@ -23,6 +23,28 @@ pub fn of_refused(refused: &Refused, notices: &mut dyn Notices) {
             "not measured: the last {left_out} functions of those that were named: {error}"
         ));
     }
+}
+
+/// Names of functions in one note.
+const NAMED: usize = 3;
+
+/// For functions whose calls are measured up to a jump, where return probes are `unsafe_because`, or safe.
+pub fn of_tails(functions: &[Function], unsafe_because: Option<&str>, notices: &mut dyn Notices) {
+    let until: Vec<&str> = functions
+        .iter()
+        .filter(|function| function.until_tail_call)
+        .map(|function| &*function.name)
+        .collect();
+    let named = until[..until.len().min(NAMED)].join(", ");
+    let more = match until.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let next = match unsafe_because {
+        None => "`--returns uretprobe` measures them to the end".to_owned(),
+        Some(reason) => format!("`--returns uretprobe` is unsafe here: {reason}"),
+    };
+    notices.say(format_args!("measured up to a jump into another function: {named}{more}; {next}"));
 }
 
 /// For an interpreter of Python whose functions are measured.

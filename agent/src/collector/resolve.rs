@@ -12,12 +12,13 @@ use edgelat_bpf::layout::{
 use edgelat_guard::protocol::{ImageId, MappedImage, PlanSite, Returns, TargetFile};
 use edgelat_guard::{GuardError, Line};
 use edgelat_image::{
-    DebugFiles, Ends, FindError, FunctionTable, Glob, Image, ImageError, Interpreter, Origin, Pack, Pattern,
-    Progress, PythonError, PythonPattern, ReadAt, SiteKind, Stepping,
+    CallEnds, DebugFiles, Ends, FindError, Followers, FunctionTable, Glob, Image, ImageError, Interpreter,
+    Origin, Pack, Pattern, Progress, PythonError, PythonPattern, ReadAt, SiteKind, Stepping, Tails,
 };
 
 use super::debug_dirs::DebugDirs;
 use super::report::RefusedReport;
+use super::tails::{self, Leaving};
 use super::target::{OpenImage, Target, file_name};
 
 /// Images that are read for the patterns of one target. Each costs up to seconds, in which nothing else is looked at.
@@ -129,10 +130,12 @@ pub struct Function {
     pub language: &'static str,
     /// Kinds of its sites.
     pub steppings: Steppings,
-    /// Some exits are jumps into another function.
+    /// Some exits are jumps into another function, and what follows them is not measured.
     pub until_tail_call: bool,
     /// Its sites; the cookie does not hold the function's number yet.
     pub sites: Vec<PlanSite>,
+    /// Exits of functions in other images that it leaves to by a jump.
+    pub elsewhere: Vec<(ImageId, PlanSite)>,
 }
 
 /// An image that functions were found in.
@@ -157,6 +160,8 @@ pub struct Resolved {
     pub pending: Vec<Pattern>,
     /// The interpreter whose functions are measured.
     pub python: Option<ResolvedPython>,
+    /// For each image the functions in it that others leave to by jumps.
+    pub followers: BTreeMap<u32, Followers>,
 }
 
 /// An interpreter of Python, and which of its functions are asked for.
@@ -219,6 +224,8 @@ pub fn resolve(
         });
     }
     let mut resolved = Resolved::default();
+    let mut leaving = Vec::new();
+    let mut opened = BTreeMap::new();
     let mut waiting: Vec<(&Pattern, bool)> = patterns.iter().map(|pattern| (pattern, false)).collect();
     for image in &mapped {
         let wanted: Vec<&Pattern> = patterns.iter().filter(|pattern| means(pattern, image)).collect();
@@ -227,11 +234,13 @@ pub fn resolve(
         }
         let open = target.open_image(line, image)?;
         let mut hint = |pattern: &Pattern| elsewhere(line, target, &mapped, image, pattern);
-        search(&open, &wanted, context, &mut hint, &mut resolved)?;
+        leaving.extend(search(&open, &wanted, context, &mut hint, &mut resolved)?);
+        opened.insert(image.index, open);
         for entry in &mut waiting {
             entry.1 |= wanted.iter().any(|pattern| std::ptr::eq(*pattern, entry.0));
         }
     }
+    tails::follow(line, target, &mapped, opened, leaving, context, &mut resolved)?;
     resolved.pending =
         waiting.into_iter().filter(|(_, found)| !found).map(|(pattern, _)| pattern.clone()).collect();
     Ok(resolved)
@@ -330,24 +339,14 @@ fn search(
     context: &mut Context<'_>,
     hint: &mut dyn FnMut(&Pattern) -> String,
     resolved: &mut Resolved,
-) -> Result<(), ResolveError> {
+) -> Result<Vec<Leaving>, ResolveError> {
     let path = &open.path;
     let image_error = |error| ResolveError::Image { path: path.clone(), error };
     let image = Image::open(&open.file).map_err(image_error)?;
-    let opener = |path: &Path| context.debug_dirs.file(path).map(edgelat_image::boxed);
-    let mut debug_files = DebugFiles::new(&opener).packs(context.packs);
-    for folder in context.debug_dirs.paths() {
-        debug_files = debug_files.directory(folder);
-    }
-    let name = file_name(path).to_owned();
-    let table = image
-        .functions(&debug_files, &mut |progress| (context.progress)(&name, progress))
-        .map_err(image_error)?;
-
-    let ends = match context.returns {
-        Returns::Ret => Ends::AtExits,
-        Returns::Uretprobe => Ends::AtReturnAddress,
-    };
+    let table = functions_of(open, &image, context)?;
+    let followers = resolved.followers.remove(&open.id.0).unwrap_or_default();
+    let mut tails = Tails::new(&image, &table, followers);
+    let mut leaving = Vec::new();
     let mut known = BTreeMap::new();
     let mut taken = BTreeSet::new();
     for pattern in patterns {
@@ -365,8 +364,14 @@ fn search(
                 probed = true;
                 continue;
             }
-            match image.sites_by(&table, &function, ends) {
-                Ok(sites) => {
+            let sites = match context.returns {
+                Returns::Ret => tails.sites(&function),
+                Returns::Uretprobe => image
+                    .sites_by(&table, &function, Ends::AtReturnAddress)
+                    .map(|sites| (sites, CallEnds::default())),
+            };
+            match sites {
+                Ok((sites, whole)) => {
                     probed = true;
                     taken.insert(range);
                     let index = *known.entry(function.name.clone()).or_insert(resolved.functions.len());
@@ -376,6 +381,7 @@ fn search(
                     let measured = &mut resolved.functions[index];
                     measured.language = function.language.name();
                     measured.take(open, function.start, &sites);
+                    leaving.extend(measured.end(index, open, whole));
                 }
                 Err(reason) => {
                     refusal.get_or_insert_with(|| reason.to_string());
@@ -392,8 +398,26 @@ fn search(
             return Err(ResolveError::Refused { pattern: pattern.to_string(), path: path.clone(), reason });
         }
     }
+    resolved.followers.insert(open.id.0, tails.followers());
     resolved.images.push(ResolvedImage::of(open, &image));
-    Ok(())
+    Ok(leaving)
+}
+
+/// The functions of an image, with the names that its debug file and the packs know.
+pub fn functions_of<S: ReadAt>(
+    open: &OpenImage,
+    image: &Image<S>,
+    context: &mut Context<'_>,
+) -> Result<FunctionTable, ResolveError> {
+    let opener = |path: &Path| context.debug_dirs.file(path).map(edgelat_image::boxed);
+    let mut debug_files = DebugFiles::new(&opener).packs(context.packs);
+    for folder in context.debug_dirs.paths() {
+        debug_files = debug_files.directory(folder);
+    }
+    let name = file_name(&open.path).to_owned();
+    image
+        .functions(&debug_files, &mut |progress| (context.progress)(&name, progress))
+        .map_err(|error| ResolveError::Image { path: open.path.clone(), error })
 }
 
 /// Why packs did not help: they are for other builds, or for other code.
@@ -424,6 +448,7 @@ impl Function {
             steppings: Steppings { entry_stepped: false, exit_stepped: false },
             until_tail_call: false,
             sites: Vec::new(),
+            elsewhere: Vec::new(),
         }
     }
 
@@ -438,10 +463,41 @@ impl Function {
             self.sites.push(plan_site(&open.file, exit, true));
         }
     }
+
+    /// Adds the ends of calls that leave by jumps, of function number `index`; the jumps into other images are yet to be
+    /// followed.
+    pub fn end(&mut self, index: usize, open: &OpenImage, ends: CallEnds) -> Vec<Leaving> {
+        self.until_tail_call |= !ends.open.is_empty();
+        for exit in ends.exits.iter().chain(&ends.again).chain(&ends.open) {
+            self.exit(open.id, plan_site(&open.file, exit, true));
+        }
+        let leaving = |(name, jump)| Leaving {
+            function: index,
+            name,
+            image: open.id,
+            jump: plan_site(&open.file, &jump, true),
+        };
+        ends.named.into_iter().map(leaving).collect()
+    }
+
+    /// Its sites in an image.
+    pub fn sites_in(&self, image: ImageId) -> impl Iterator<Item = &PlanSite> {
+        let own = if image == self.image { self.sites.as_slice() } else { &[] };
+        own.iter().chain(self.elsewhere.iter().filter(move |(at, _)| *at == image).map(|(_, site)| site))
+    }
+
+    /// Adds an exit, in whichever image.
+    pub fn exit(&mut self, image: ImageId, site: PlanSite) {
+        self.steppings.exit_stepped |= site.stepped;
+        match image == self.image {
+            true => self.sites.push(site),
+            false => self.elsewhere.push((image, site)),
+        }
+    }
 }
 
 impl ResolvedImage {
-    fn of<S: ReadAt>(open: &OpenImage, image: &Image<S>) -> Self {
+    pub fn of<S: ReadAt>(open: &OpenImage, image: &Image<S>) -> Self {
         let build_id = image.build_id().zip(image.build_id_offset());
         Self { id: open.id, build_id: build_id.map(|(id, offset)| (offset, id.bytes().to_vec())) }
     }

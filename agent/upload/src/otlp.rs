@@ -56,9 +56,14 @@ pub const UNMATCHED: usize = 5;
 pub const BIAS: usize = 6;
 /// See [`DURATION`].
 pub const UNCOVERED: usize = 7;
+/// See [`DURATION`].
+pub const UNTIL_TAIL_CALL: usize = 8;
+
+/// What [`UNTIL_TAIL_CALL`] says, which has a point only where it is 1.
+const UNTIL_TAIL_CALL_HELP: &str = "1 where some calls leave by a jump and are measured up to there only";
 
 /// All metrics that are sent.
-pub const METRICS: [Metric; 8] = [
+pub const METRICS: [Metric; 9] = [
     metric(
         "edgelat_function_duration",
         "s",
@@ -97,6 +102,7 @@ pub const METRICS: [Metric; 8] = [
         Kind::Gauge,
         "For how long processes of a target were not measured in the interval that ends here, by reason",
     ),
+    metric("edgelat_function_until_tail_call", "{function}", Kind::Gauge, UNTIL_TAIL_CALL_HELP),
 ];
 
 /// Attributes, each an encoded `KeyValue`.

@@ -12,6 +12,7 @@ use edgelat_spool::{Checkpoint, Counts, Interval, LOSSES, Stream};
 
 use crate::otlp::{
     Attributes, BIAS, CALLS, ENDED_INSIDE, INSIDE, LOST, Number, Request, Span, UNCOVERED, UNMATCHED,
+    UNTIL_TAIL_CALL,
 };
 
 /// Time after which all figures of a stream are sent.
@@ -124,6 +125,9 @@ impl Streams {
         number(UNMATCHED, did.unmatched > 0, attributes, whole(totals.unmatched as i64));
         if let Some(ns) = stream.bias_ns {
             number(BIAS, false, attributes, Number::Seconds(ns));
+        }
+        if stream.until_tail_call {
+            number(UNTIL_TAIL_CALL, false, attributes, Number::Whole(1));
         }
         if all {
             known.missed = false;

@@ -46,6 +46,7 @@ mod spool;
 mod stacks;
 mod stalls;
 mod stops;
+mod tails;
 mod upgrades;
 mod upload;
 mod upload_by_hand;

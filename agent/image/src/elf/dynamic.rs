@@ -9,6 +9,7 @@ use crate::{ImageError, ReadAt};
 
 const DT_NULL: u64 = 0;
 const DT_NEEDED: u64 = 1;
+const DT_PLTRELSZ: u64 = 2;
 const DT_HASH: u64 = 4;
 const DT_STRTAB: u64 = 5;
 const DT_RELA: u64 = 7;
@@ -18,6 +19,7 @@ const DT_STRSZ: u64 = 10;
 const DT_SYMENT: u64 = 11;
 const DT_SONAME: u64 = 14;
 const DT_TEXTREL: u64 = 22;
+const DT_JMPREL: u64 = 23;
 const DT_FLAGS: u64 = 30;
 const DT_GNU_HASH: u64 = 0x6fff_fef5;
 const DT_FLAGS_1: u64 = 0x6fff_fffb;
@@ -39,6 +41,8 @@ pub(crate) struct Dynamic {
     strings_size: Option<u64>,
     relocations: Option<u64>,
     relocations_size: Option<u64>,
+    linkage: Option<u64>,
+    linkage_size: Option<u64>,
     hash: Option<u64>,
     gnu_hash: Option<u64>,
 }
@@ -70,6 +74,8 @@ impl Dynamic {
                 DT_STRTAB => dynamic.strings = Some(value),
                 DT_RELA => dynamic.relocations = Some(value),
                 DT_RELASZ => dynamic.relocations_size = Some(value),
+                DT_JMPREL => dynamic.linkage = Some(value),
+                DT_PLTRELSZ => dynamic.linkage_size = Some(value),
                 DT_STRSZ => dynamic.strings_size = Some(value),
                 DT_HASH => dynamic.hash = Some(value),
                 DT_GNU_HASH => dynamic.gnu_hash = Some(value),
@@ -90,6 +96,11 @@ impl Dynamic {
     /// Address and size of the relocations with addend, in bytes.
     pub(crate) fn relocations(&self) -> Option<(u64, u64)> {
         self.relocations.zip(self.relocations_size)
+    }
+
+    /// Address and size of the relocations of the procedure linkage table, in bytes.
+    pub(crate) fn linkage(&self) -> Option<(u64, u64)> {
+        self.linkage.zip(self.linkage_size)
     }
 
     /// A string of the dynamic string table. File names are at most 255 bytes; what is longer or has no end is `None`.

@@ -6,6 +6,7 @@
 
 pub(crate) mod dynamic;
 pub(crate) mod notes;
+pub(crate) mod relocations;
 pub(crate) mod rseq;
 pub(crate) mod symbols;
 pub(crate) mod unwind;

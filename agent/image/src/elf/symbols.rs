@@ -2,7 +2,7 @@
 
 use super::{Elf, SHT_DYNSYM, SHT_NOBITS, SHT_SYMTAB, string_at, u16_at, u32_at, u64_at};
 use crate::limits::{STRING_TABLE_BYTES, SYMBOLS};
-use crate::source::{check_range, for_each_record, read_range};
+use crate::source::{check_range, for_each_record, read_exact, read_range};
 use crate::{ImageError, ReadAt};
 
 /// `sizeof(Elf64_Sym)`.
@@ -125,6 +125,14 @@ impl SymbolTable {
             each(index, Symbol::parse(bytes));
             Ok(())
         })
+    }
+
+    /// The symbol of a number.
+    pub(crate) fn symbol(&self, source: &dyn ReadAt, number: u64) -> Option<Symbol> {
+        let mut bytes = [0; SYMBOL_BYTES];
+        let at = self.symbols_at.checked_add(number.checked_mul(SYMBOL_BYTES as u64)?)?;
+        (number < self.count).then(|| read_exact(source, self.what, at, &mut bytes).ok())??;
+        Some(Symbol::parse(&bytes))
     }
 
     /// The name of a symbol: without end, empty or above the cap is `None`.

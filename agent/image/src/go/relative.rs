@@ -1,39 +1,25 @@
 //! Words that the dynamic linker fills in with an address of the program itself.
 
 use crate::elf::dynamic::Dynamic;
-use crate::elf::{Elf, u64_at};
-use crate::source::{check_range, for_each_record};
+use crate::elf::{Elf, relocations};
 use crate::{Arch, ImageError, ReadAt};
 
-/// `Elf64_Rela`.
-const RELOCATION_BYTES: usize = 24;
-/// Relocations looked at. A large position-independent Go program has about a million.
-const RELOCATIONS: u64 = 16_000_000;
 const R_X86_64_RELATIVE: u64 = 8; // System V ABI x86-64, table 4.9
 const R_AARCH64_RELATIVE: u64 = 1027; // ELF for the Arm 64-bit Architecture, "Dynamic relocations"
 
 /// Calls `each` with address and value (an ELF virtual address) of every word that gets one.
 pub(crate) fn for_each(elf: &Elf<dyn ReadAt + '_>, mut each: impl FnMut(u64, u64)) -> Result<(), ImageError> {
-    let what = "relocation table";
-    let Some((address, size)) = Dynamic::read(elf)?.and_then(|dynamic| dynamic.relocations()) else {
+    let Some(table) = Dynamic::read(elf)?.and_then(|dynamic| dynamic.relocations()) else {
         return Ok(());
     };
-    let outside = ImageError::Malformed { what, reason: "it is outside the segments" };
-    let Some(offset) = elf.offset_of(address) else { return Err(outside) };
-    let count = size / RELOCATION_BYTES as u64;
-    if count > RELOCATIONS {
-        return Err(ImageError::TooLarge { what, size: count, limit: RELOCATIONS });
-    }
-    check_range(&elf.source, what, offset, size)?;
     let relative = match elf.arch {
         Arch::X86_64 => R_X86_64_RELATIVE,
         Arch::Aarch64 => R_AARCH64_RELATIVE,
     };
-    for_each_record::<RELOCATION_BYTES>(&elf.source, what, offset, count, |_, record| {
-        if u64_at(record, 8) & 0xffff_ffff == relative {
-            each(u64_at(record, 0), u64_at(record, 16));
+    relocations::for_each(elf, table, |relocation| {
+        if relocation.kind == relative {
+            each(relocation.at, relocation.addend);
         }
-        Ok(())
     })
 }
 

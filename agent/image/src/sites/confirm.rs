@@ -32,7 +32,7 @@ pub(crate) fn confirm(arch: Arch, parts: &[Part<'_>], sites: Sites, marks: &Mark
         }
         _ => Err(differs(&exit)),
     };
-    loops::check(&code, &loops::Jumps::new(), &sites.exits)?;
+    loops::check(&code, &loops::Jumps::new(), &sites.exits, &sites.exits)?;
     Ok(Sites {
         entry: checked(sites.entry, &code.steps[entry])?,
         exits: sites.exits.into_iter().map(exit).collect::<Result<_, Refusal>>()?,

@@ -77,7 +77,7 @@ pub(crate) fn find(arch: Arch, main: Part<'_>, surroundings: &dyn Surroundings) 
             arch != Arch::Aarch64 || !step.effect.writes(ASSEMBLERS_REGISTER)
         })?,
     };
-    loops::check(&code, &found.jumps, &found.sites)?;
+    loops::check(&code, &found.jumps, &found.sites, &found.sites)?;
     let on_goroutine = |site| Site { goroutine: true, ..site };
     Ok(Sites { entry: on_goroutine(entry), exits: found.sites.into_iter().map(on_goroutine).collect() })
 }

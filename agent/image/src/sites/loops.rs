@@ -19,12 +19,13 @@ const VISITS: usize = 1 << 22;
 /// Where jumps through tables lead, by the index of the jump.
 pub(super) type Jumps = BTreeMap<usize, Rc<[usize]>>;
 
-/// Refuses a conditional exit that a call may pass more than once. More than is followed counts as that, too.
-pub(super) fn check(code: &Code, jumps: &Jumps, exits: &[Site]) -> Result<(), Refusal> {
+/// Refuses a conditional one of `probed` that a call may pass more than once, where `exits` leave the function. More than is
+/// followed counts as that, too.
+pub(super) fn check(code: &Code, jumps: &Jumps, exits: &[Site], probed: &[Site]) -> Result<(), Refusal> {
     let labels: Vec<usize> = code.references.iter().filter_map(|reference| code.at(reference.to)).collect();
     let mut visits = 0;
     let mut seen_for = vec![0; code.steps.len()];
-    let conditional = exits.iter().filter(|exit| exit.condition.is_some());
+    let conditional = probed.iter().filter(|exit| exit.condition.is_some());
     for (number, exit) in (1u32..).zip(conditional) {
         let Some(index) = code.at(exit.address) else { continue };
         let mut work = vec![index];

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use edgelat_image::{DebugFiles, Image, ImageError, Pattern, ReadAt, boxed};
+use edgelat_image::{DebugFiles, Followers, Image, ImageError, Pattern, ReadAt, Tails, boxed};
 
 /// Functions that are decoded of each file.
 const DECODED: usize = 50;
@@ -42,8 +42,15 @@ pub fn exercise(bytes: &[u8]) -> Result<usize, ImageError> {
             Err(error) => assert!(!error.to_string().is_empty()),
         }
     }
+    let _ = image.exports(&["main".to_owned(), "work".to_owned()].into())?;
+    let mut tails = Tails::new(&image, &table, Followers::new());
     let stride = (table.len() / DECODED).max(1);
     for function in table.iter().step_by(stride) {
+        if let Ok((_, ends)) = tails.look(&function) {
+            for end in ends.exits.iter().chain(&ends.again).chain(&ends.open) {
+                assert_eq!(image.file_offset(end.site.address), Some(end.file_offset));
+            }
+        }
         match image.sites(&table, &function) {
             Ok(sites) => {
                 for site in std::iter::once(&sites.entry).chain(&sites.exits) {

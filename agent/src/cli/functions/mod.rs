@@ -13,7 +13,9 @@ use std::{
 };
 
 use edgelat_guard::{Asked, Guard, Line, protocol::MappedImage};
-use edgelat_image::{DebugFiles, FindError, Function, Image, ImageError, Pack, Pattern, Refusal};
+use edgelat_image::{
+    DebugFiles, FindError, Followers, Function, Image, ImageError, Pack, Pattern, Refusal, Tails,
+};
 use nix::libc::O_NONBLOCK;
 
 use super::{
@@ -243,11 +245,12 @@ fn list(
     printer.begin(path, build_id.as_deref(), image.facts().go.as_ref(), &table.origins());
     // On a terminal the list itself shows that something happens.
     let hidden = !io::stdout().is_terminal();
+    let mut tails = Tails::new(&image, &table, Followers::new());
     let mut print = |done: usize, total: usize, function: &Function| {
         if hidden {
             progress.update(&format!("{name}: looking at functions"), done as u64, total as u64);
         }
-        printer.function(function, &image.sites(&table, function))
+        printer.function(function, &tails.look(function))
     };
     match &options.pattern {
         None => {

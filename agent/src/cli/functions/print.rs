@@ -5,7 +5,7 @@ use std::{
     io::{self, Write},
 };
 
-use edgelat_image::{Function, FunctionSites, Go, Language, Origin, Refusal, SiteKind, Stepping};
+use edgelat_image::{CallEnds, Function, FunctionSites, Go, Language, Origin, ProbeSite, Refusal, Stepping};
 use serde::Serialize;
 
 use crate::{
@@ -30,6 +30,8 @@ pub(super) struct Printer<'o> {
     notes: Vec<String>,
     functions: u64,
     probeable: u64,
+    /// Those of them whose calls are measured to the end, as far as this image tells.
+    whole: u64,
     refused: BTreeMap<&'static str, u64>,
 }
 
@@ -47,7 +49,7 @@ struct FunctionLine<'a> {
     probeable: bool,
     reason: Option<&'static str>,
     reason_text: Option<String>,
-    sites: Option<SitesLine>,
+    sites: Option<SitesLine<'a>>,
     origin: &'static str,
     language: &'static str,
     language_version: Option<&'a str>,
@@ -55,11 +57,16 @@ struct FunctionLine<'a> {
 
 /// Where probes would sit, as file offsets.
 #[derive(Serialize)]
-struct SitesLine {
+struct SitesLine<'a> {
     entry: u64,
     exits: Vec<u64>,
     stepping: SteppingLine,
+    /// Some calls are measured up to a jump.
     until_tail_call: bool,
+    /// Exits of functions of this image that it leaves to by a jump.
+    exits_of_callees: Vec<u64>,
+    /// Functions that it leaves to by a jump and that are known by name alone.
+    continues_in: Vec<&'a str>,
 }
 
 /// What the kernel does with the instruction at each site.
@@ -82,6 +89,7 @@ impl<'o> Printer<'o> {
             notes: Vec::new(),
             functions: 0,
             probeable: 0,
+            whole: 0,
             refused: BTreeMap::new(),
         }
     }
@@ -117,12 +125,15 @@ impl<'o> Printer<'o> {
     pub(super) fn function(
         &mut self,
         function: &Function,
-        sites: &Result<FunctionSites, Refusal>,
+        sites: &Result<(FunctionSites, CallEnds), Refusal>,
     ) -> Result<(), PrintError> {
         let first = self.functions == 0;
         self.functions += 1;
         match sites {
-            Ok(_) => self.probeable += 1,
+            Ok((_, ends)) => {
+                self.probeable += 1;
+                self.whole += u64::from(ends.open.is_empty());
+            }
             Err(refusal) => *self.refused.entry(refusal.code()).or_insert(0) += 1,
         }
         if self.json {
@@ -163,7 +174,7 @@ impl<'o> Printer<'o> {
     fn line(
         &mut self,
         function: &Function,
-        sites: &Result<FunctionSites, Refusal>,
+        sites: &Result<(FunctionSites, CallEnds), Refusal>,
     ) -> Result<(), PrintError> {
         let refusal = sites.as_ref().err();
         let line = FunctionLine {
@@ -178,14 +189,16 @@ impl<'o> Printer<'o> {
             probeable: sites.is_ok(),
             reason: refusal.map(Refusal::code),
             reason_text: refusal.map(ToString::to_string),
-            sites: sites.as_ref().ok().map(|sites| SitesLine {
+            sites: sites.as_ref().ok().map(|(sites, ends)| SitesLine {
                 entry: sites.entry.file_offset,
-                exits: sites.exits.iter().map(|exit| exit.file_offset).collect(),
+                exits: own(sites, ends).map(|exit| exit.file_offset).collect(),
                 stepping: SteppingLine {
                     entry: stepping(sites.entry.site.stepping),
-                    exits: sites.exits.iter().map(|exit| stepping(exit.site.stepping)).collect(),
+                    exits: own(sites, ends).map(|exit| stepping(exit.site.stepping)).collect(),
                 },
-                until_tail_call: sites.exits.iter().any(|exit| exit.site.kind == SiteKind::TailJump),
+                until_tail_call: !ends.open.is_empty(),
+                exits_of_callees: ends.exits.iter().map(|exit| exit.file_offset).collect(),
+                continues_in: ends.named.iter().map(|(name, _)| name.as_str()).collect(),
             }),
             origin: function.origin.name(),
             language: function.language.name(),
@@ -207,6 +220,8 @@ impl<'o> Printer<'o> {
         let share = self.probeable as f64 * 100.0 / self.functions.max(1) as f64;
         let summary =
             format!("{} {functions}, {} can be probed = {share:.1} %", self.functions, self.probeable);
+        let whole = self.whole as f64 * 100.0 / self.probeable.max(1) as f64;
+        let summary = format!("{summary}, {} of them to the end of each call = {whole:.1} %", self.whole);
         writeln!(self.out, "\n{}", self.style.bold(&summary))?;
         let mut refused: Vec<_> = self.refused.into_iter().collect();
         refused.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
@@ -218,6 +233,11 @@ impl<'o> Printer<'o> {
         }
         Ok(())
     }
+}
+
+/// Exits in this image by which calls end for good, or are measured up to.
+fn own<'s>(sites: &'s FunctionSites, ends: &'s CallEnds) -> impl Iterator<Item = &'s ProbeSite> {
+    sites.exits.iter().chain(&ends.again).chain(&ends.open)
 }
 
 /// Bytes of a function with its cold parts.

@@ -71,6 +71,12 @@ fn picture(report: &Report, style: Style) -> String {
         lines.extend(histogram(function));
         lines.extend(notes(function).map(|line| style.dim(&line)));
     }
+    if report.functions.iter().take(shown).any(|function| function.until_tail_call) {
+        lines
+            .push(style.dim(
+                "> some calls leave by a jump into another function; they are measured up to that jump",
+            ));
+    }
     if report.unattributed_hits > 0 {
         let hits = report.unattributed_hits;
         lines.push(
@@ -119,7 +125,7 @@ fn row(function: &FunctionReport) -> String {
     let quantile = |ns: Option<u64>| ns.map_or_else(|| "-".to_owned(), duration);
     format!(
         "{:NAME$} {:>9} {:>10} {:>8} {:>8} {:>8} {:>8} {:>8} {:>7}",
-        shortened(&function.name),
+        label(function),
         function.rate_per_s,
         function.entries,
         quantile(function.p50_ns),
@@ -153,10 +159,7 @@ fn notes(function: &FunctionReport) -> impl Iterator<Item = String> {
     let bias = function.bias_ns.map(|ns| {
         format!("the probes themselves add about {} to each duration (not subtracted)", duration(ns))
     });
-    let tail = function.until_tail_call.then(|| {
-        "some calls end in a jump into another function; they are measured up to that jump".to_owned()
-    });
-    bias.into_iter().chain(tail)
+    bias.into_iter()
 }
 
 /// Lower bound, upper bound, count and bar of each line, neighbours merged until there are few.
@@ -200,13 +203,24 @@ fn duration(ns: u64) -> String {
     format!("{value:.digits$} {unit}")
 }
 
-/// A name that fits its column: the end of a C++ name says more than its beginning.
-fn shortened(name: &str) -> String {
+/// Marks a function that is measured up to a jump.
+const UNTIL_JUMP: &str = " >";
+
+/// The name in the table.
+fn label(function: &FunctionReport) -> String {
+    match function.until_tail_call {
+        true => shortened(&function.name, NAME - UNTIL_JUMP.len()) + UNTIL_JUMP,
+        false => shortened(&function.name, NAME),
+    }
+}
+
+/// A name that fits so many columns: the end of a C++ name says more than its beginning.
+fn shortened(name: &str, columns: usize) -> String {
     let length = name.chars().count();
-    if length <= NAME {
+    if length <= columns {
         return name.to_owned();
     }
-    let tail: String = name.chars().skip(length - (NAME - 2)).collect();
+    let tail: String = name.chars().skip(length - (columns - 2)).collect();
     format!("..{tail}")
 }
 
@@ -243,6 +257,16 @@ mod tests {
                 .unwrap()
         };
         assert_eq!(lines.iter().map(count).sum::<u64>(), 256 * 3);
+    }
+
+    #[test]
+    fn a_function_that_is_measured_up_to_a_jump_is_marked_within_its_column() {
+        let mut function = FunctionReport::new("f".into(), "/bin/f".into());
+        assert_eq!(label(&function), "f");
+        function.until_tail_call = true;
+        assert_eq!(label(&function), "f >");
+        function.name = "x".repeat(40);
+        assert_eq!(label(&function), format!("..{} >", "x".repeat(26)));
     }
 
     #[test]

@@ -1,0 +1,381 @@
+//! Where functions that leave by a jump go on.
+//!
+//! What ends with `return g(x)` is compiled to a jump: the frame is gone, the stack pointer is that of the entry, and `g`
+//! returns to the caller. So a call lasts until `g` returns, and the returns of `g`, and of whatever `g` leaves to in the
+//! same way, are its ends: there the stack pointer is that of the entry again, and no other frame that lives can have it.
+//! Other callers of `g` pass these exits too; there is no frame under their stack pointer then, and the hit is an idle one.
+//!
+//! A jump leads to code of the same image, or through a word that the dynamic linker fills in (the procedure linkage
+//! table, `jmp *name@GOTPCREL(%rip)`) to a function that is known by its name and stands in any image.
+//!
+//! A frame that was left by an exception or `longjmp` waits for the next call with the same stack pointer. Where the
+//! function that it would have jumped to is called from there before the function itself is, that call's end is taken
+//! for the end of the one that was left.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::boundary;
+use crate::code::ProbeSite;
+use crate::decode::{Code, Effect, Flow, Memory, Pointer, Step};
+use crate::elf::dynamic::Dynamic;
+use crate::elf::relocations;
+use crate::elf::symbols::{SymbolKind, SymbolTable};
+use crate::limits::TAIL_EXITS;
+use crate::sites::{self, Part};
+use crate::{
+    Arch, Function, FunctionSites, FunctionTable, Image, ImageError, Language, ReadAt, Refusal, SiteKind,
+};
+
+/// System V ABI x86-64, table 4.9: `R_X86_64_GLOB_DAT`, `R_X86_64_JUMP_SLOT`.
+const X86_64_SLOTS: [u64; 2] = [6, 7];
+/// ELF for the Arm 64-bit Architecture, "Dynamic relocations": `R_AARCH64_GLOB_DAT`, `R_AARCH64_JUMP_SLOT`.
+const AARCH64_SLOTS: [u64; 2] = [1025, 1026];
+/// Instructions of the longest stub of a linkage table: aarch64 with a landing pad.
+const STUB_STEPS: usize = 6;
+/// Bytes of the longest instruction.
+const INSTRUCTION_BYTES: u64 = 15;
+
+/// Functions that nearly everything calls, and that return after nanoseconds. Probes on their returns would be paid for by
+/// the whole program, to add next to nothing to a duration.
+const LEFT_ALONE: [&str; 31] = [
+    "free",
+    "cfree",
+    "malloc",
+    "calloc",
+    "realloc",
+    "_ZdlPv",
+    "_ZdaPv",
+    "_ZdlPvm",
+    "_ZdaPvm",
+    "_Znwm",
+    "_Znam",
+    "memcpy",
+    "memmove",
+    "memset",
+    "memcmp",
+    "memchr",
+    "mempcpy",
+    "strlen",
+    "strnlen",
+    "strcmp",
+    "strncmp",
+    "strchr",
+    "strrchr",
+    "strcpy",
+    "strncpy",
+    "strcat",
+    "strcasecmp",
+    "strncasecmp",
+    "__errno_location",
+    "__stack_chk_fail",
+    "__tls_get_addr",
+];
+
+/// Where calls go that left by jumps.
+#[derive(Debug, Default)]
+pub struct CallEnds {
+    /// Their ends in this image.
+    pub exits: Vec<ProbeSite>,
+    /// Jumps to functions that are known by name, and the name.
+    pub named: Vec<(String, ProbeSite)>,
+    /// Jumps back to the function itself: what follows is another call.
+    pub again: Vec<ProbeSite>,
+    /// Jumps that lead nobody knows where, or to what cannot be probed: the calls are measured up to there.
+    pub open: Vec<ProbeSite>,
+}
+
+impl CallEnds {
+    /// The jumps that are, or may become, ends themselves.
+    fn kept(&self) -> impl Iterator<Item = &ProbeSite> {
+        self.open.iter().chain(&self.again).chain(self.named.iter().map(|(_, jump)| jump))
+    }
+}
+
+/// What an image exports under a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Export {
+    /// A function, at an ELF virtual address.
+    Function(u64),
+    /// Several versions, or one that is chosen when the program starts.
+    Unclear,
+}
+
+/// How many functions were followed to the function at an ELF virtual address.
+pub type Followers = BTreeMap<u64, usize>;
+
+/// Functions that are followed to the same one: its returns have a probe for each, which all of its callers pay for.
+const FOLLOWERS: usize = 8;
+
+/// Follows the tail jumps of functions of one image.
+#[derive(Debug)]
+pub struct Tails<'i, S> {
+    image: &'i Image<S>,
+    table: &'i FunctionTable,
+    links: Links,
+    /// Of functions that were jumped to; `None` where they cannot be probed.
+    callees: BTreeMap<u64, Option<Vec<ProbeSite>>>,
+    followers: Followers,
+}
+
+/// Where a jump leads.
+enum Lead {
+    /// To code.
+    Code(u64),
+    /// Through a word of memory.
+    Slot(u64),
+    Unknown,
+}
+
+impl<'i, S: ReadAt> Tails<'i, S> {
+    /// Follows jumps of `image`, some of whose functions are followed to by so many others already.
+    ///
+    /// Where it cannot be read what the dynamic linker fills in, jumps to other images lead nobody knows where.
+    pub fn new(image: &'i Image<S>, table: &'i FunctionTable, followers: Followers) -> Self {
+        let links = Links::read(image).unwrap_or_default();
+        Self { image, table, links, callees: BTreeMap::new(), followers }
+    }
+
+    /// Which functions were followed to, for the next time that the image is looked into.
+    pub fn followers(self) -> Followers {
+        self.followers
+    }
+
+    /// The sites of a function and where its calls end besides: its own exits are those by which it is left for good.
+    ///
+    /// # Errors
+    /// The reason why it cannot be probed soundly.
+    pub fn sites(&mut self, function: &Function) -> Result<(FunctionSites, CallEnds), Refusal> {
+        let (image, table) = (self.image, self.table);
+        let mut ends = None;
+        let mut sites = image.sites_and(table, function, |arch, main, cold, around| {
+            sites::find_whole(arch, main, cold, around, &mut |jumps| {
+                let placed = jumps.iter().filter_map(|jump| image.place_one(*jump).ok()).collect();
+                let found = ends.insert(self.follow(placed, Some(function.start)));
+                let kept: BTreeSet<u64> = found.kept().map(|jump| jump.site.address).collect();
+                jumps.iter().map(|jump| jump.address).filter(|address| !kept.contains(address)).collect()
+            })
+        })?;
+        let is_jump = |exit: &ProbeSite| exit.site.kind == SiteKind::TailJump && !exit.site.goroutine;
+        let (jumps, exits) = sites.exits.into_iter().partition(is_jump);
+        sites.exits = exits;
+        // A pack knows the sites without a search.
+        let mut ends = ends.unwrap_or_else(|| self.follow(jumps, Some(function.start)));
+        for end in &mut ends.open {
+            end.site.maybe |= table.is_shared(end.site.address, function.start);
+        }
+        Ok((sites, ends))
+    }
+
+    /// The same for somebody who only looks at it.
+    ///
+    /// # Errors
+    /// The reason why it cannot be probed soundly.
+    pub fn look(&mut self, function: &Function) -> Result<(FunctionSites, CallEnds), Refusal> {
+        let found = self.sites(function);
+        self.followers.clear();
+        found
+    }
+
+    /// Follows calls into a function of this image that begins at `address`; `None` where that cannot be probed.
+    pub fn enter(&mut self, address: u64) -> Option<CallEnds> {
+        let exits = self.join(address)?.clone();
+        let (jumps, exits) = exits.into_iter().partition(|exit| exit.site.kind == SiteKind::TailJump);
+        let mut ends = self.follow(jumps, None);
+        ends.exits.extend(exits);
+        Some(ends)
+    }
+
+    fn follow(&mut self, jumps: Vec<ProbeSite>, start: Option<u64>) -> CallEnds {
+        let mut ends = CallEnds::default();
+        let mut followed = BTreeSet::new();
+        let mut waiting = jumps;
+        while let Some(jump) = waiting.pop() {
+            match self.lead(&jump) {
+                Lead::Code(to) if Some(to) == start => ends.again.push(jump),
+                Lead::Code(to) if followed.contains(&to) => {}
+                Lead::Code(to) => match self.join(to) {
+                    Some(exits) if ends.exits.len() + waiting.len() + exits.len() <= TAIL_EXITS => {
+                        followed.insert(to);
+                        let jumps = |exit: &&ProbeSite| exit.site.kind == SiteKind::TailJump;
+                        waiting.extend(exits.iter().filter(jumps));
+                        ends.exits.extend(exits.iter().filter(|exit| !jumps(exit)));
+                    }
+                    _ => ends.open.push(jump),
+                },
+                Lead::Slot(slot) => match self.links.name(self.image, slot) {
+                    Some(name) if !LEFT_ALONE.contains(&name.as_str()) => ends.named.push((name, jump)),
+                    _ => ends.open.push(jump),
+                },
+                Lead::Unknown => ends.open.push(jump),
+            }
+        }
+        ends
+    }
+
+    /// The exits of the function at an address, for one more function that is followed to it.
+    fn join(&mut self, address: u64) -> Option<&Vec<ProbeSite>> {
+        self.callee(address)?;
+        let followers = self.followers.entry(address).or_default();
+        if *followers == FOLLOWERS {
+            return None;
+        }
+        *followers += 1;
+        self.callee(address)
+    }
+
+    /// The exits of the function at an address, if calls of it can be seen ending.
+    fn callee(&mut self, address: u64) -> Option<&Vec<ProbeSite>> {
+        let (image, table) = (self.image, self.table);
+        let exits = || {
+            let function = image.starting_at(table, address, address).ok()?;
+            let left_alone = LEFT_ALONE.contains(&function.linkage_name.as_str())
+                || function.aliases.iter().any(|name| LEFT_ALONE.contains(&name.as_str()));
+            if left_alone || function.language != Language::Native {
+                return None;
+            }
+            image.exits_of_callee(table, &function).ok()
+        };
+        self.callees.entry(address).or_insert_with(exits).as_ref()
+    }
+
+    /// Where a jump leads, through the stub of a linkage table as well.
+    fn lead(&self, jump: &ProbeSite) -> Lead {
+        let Some(step) = self.step(jump.site.address) else { return Lead::Unknown };
+        match step.flow {
+            Flow::Jump(to) | Flow::Branch { target: to, .. } => match self.slot_of_stub(to) {
+                Some(slot) => Lead::Slot(slot),
+                None => Lead::Code(to),
+            },
+            Flow::Indirect(pointer) => match word(pointer) {
+                Some(slot) => Lead::Slot(slot),
+                None => Lead::Unknown,
+            },
+            _ => Lead::Unknown,
+        }
+    }
+
+    /// The word that the code at an address jumps through, where it does nothing else.
+    fn slot_of_stub(&self, address: u64) -> Option<u64> {
+        // What is known of the registers: an address, and the word that was loaded from one.
+        let mut addresses = [None; 32];
+        let mut words = [None; 32];
+        let mut at = address;
+        for _ in 0..STUB_STEPS {
+            let step = self.step(at)?;
+            match (step.flow, step.effect) {
+                (Flow::Indirect(Pointer::Register(register) | Pointer::Untracked(register)), _) => {
+                    return *words.get(usize::from(register))?;
+                }
+                (Flow::Indirect(pointer), _) => return word(pointer),
+                (Flow::Next, Effect::Set { to, value }) => *addresses.get_mut(usize::from(to))? = Some(value),
+                (Flow::Next, Effect::Move { to, from, add }) => {
+                    let moved: Option<u64> = *addresses.get(usize::from(from))?;
+                    *addresses.get_mut(usize::from(to))? =
+                        moved.map(|address| address.wrapping_add_signed(add.into()));
+                }
+                (
+                    Flow::Next,
+                    Effect::Load {
+                        to,
+                        memory: Memory { base: Some(base), indexed: false, displacement },
+                        ..
+                    },
+                ) => {
+                    let base: Option<u64> = *addresses.get(usize::from(base))?;
+                    *words.get_mut(usize::from(to))? = base.map(|base| base.wrapping_add(displacement));
+                }
+                (Flow::Next, Effect::Nothing) => {}
+                _ => return None,
+            }
+            at = step.end();
+        }
+        None
+    }
+
+    /// The instruction at an address.
+    fn step(&self, address: u64) -> Option<Step> {
+        let arch = self.image.arch();
+        let length = match arch {
+            Arch::Aarch64 => 4,
+            Arch::X86_64 => {
+                let segment = self.image.segment_of(address, 1)?;
+                let end = segment.address.saturating_add(segment.file_size);
+                let end = end.min(address.saturating_add(INSTRUCTION_BYTES));
+                boundary::length(&self.image.code(address, end).ok()?, 0) as u64
+            }
+        };
+        let bytes = self.image.code(address, address.checked_add(length)?).ok()?;
+        let code = Code::decode(arch, &[Part { address, bytes: &bytes }]).ok()?;
+        code.steps.first().copied()
+    }
+}
+
+/// The word at a fixed address that a pointer is read from.
+fn word(pointer: Pointer) -> Option<u64> {
+    match pointer {
+        Pointer::Memory(memory) | Pointer::UntrackedMemory(memory) => {
+            (memory.base.is_none() && !memory.indexed).then_some(memory.displacement)
+        }
+        Pointer::Register(_) | Pointer::Untracked(_) => None,
+    }
+}
+
+/// Words that the dynamic linker fills with the addresses of functions.
+#[derive(Debug, Default)]
+struct Links {
+    /// Address of the word, and number of the symbol; sorted.
+    slots: Vec<(u64, u32)>,
+    symbols: Option<SymbolTable>,
+}
+
+impl Links {
+    fn read<S: ReadAt>(image: &Image<S>) -> Result<Self, ImageError> {
+        let Some(dynamic) = Dynamic::read(&image.elf)? else { return Ok(Self::default()) };
+        let kinds = match image.arch() {
+            Arch::X86_64 => X86_64_SLOTS,
+            Arch::Aarch64 => AARCH64_SLOTS,
+        };
+        let mut slots = Vec::new();
+        for table in [dynamic.linkage(), dynamic.relocations()].into_iter().flatten() {
+            relocations::for_each(&image.elf, table, |relocation| {
+                if kinds.contains(&relocation.kind) {
+                    slots.push((relocation.at, relocation.symbol));
+                }
+            })?;
+        }
+        slots.sort_unstable();
+        Ok(Self { slots, symbols: SymbolTable::dynamic(&image.elf)? })
+    }
+
+    /// The name of the function whose address stands in a word.
+    fn name<S: ReadAt>(&self, image: &Image<S>, slot: u64) -> Option<String> {
+        let found = self.slots.binary_search_by_key(&slot, |(at, _)| *at).ok()?;
+        let symbols = self.symbols.as_ref()?;
+        let symbol = symbols.symbol(&image.elf.source, self.slots.get(found)?.1.into())?;
+        Some(String::from_utf8_lossy(symbols.name(symbol)?).into_owned())
+    }
+}
+
+impl<S: ReadAt> Image<S> {
+    /// What this image exports under each of `names`, as far as it exports anything.
+    ///
+    /// # Errors
+    /// An [`ImageError`] where the dynamic symbol table cannot be read.
+    pub fn exports(&self, names: &BTreeSet<String>) -> Result<BTreeMap<String, Export>, ImageError> {
+        let mut found = BTreeMap::new();
+        let Some(table) = SymbolTable::dynamic(&self.elf)? else { return Ok(found) };
+        table.for_each(&self.elf.source, |_, symbol| {
+            let name = table.name(symbol).filter(|_| symbol.defined);
+            let Some(name) = name.and_then(|name| names.get(std::str::from_utf8(name).ok()?)) else { return };
+            let function = match symbol.kind {
+                SymbolKind::Function => Export::Function(symbol.value),
+                _ => Export::Unclear,
+            };
+            let known = found.entry(name.clone()).or_insert(function);
+            if *known != function {
+                *known = Export::Unclear;
+            }
+        })?;
+        Ok(found)
+    }
+}

@@ -1,0 +1,130 @@
+//! Functions that leave by a jump into another image, such as from a program into the C library.
+//!
+//! Which image the dynamic linker took a function from is known where only one of the mapped ones exports the name. Where
+//! several do, or where the function is chosen when the program starts (an ifunc), the call is measured up to the jump.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use edgelat_guard::Line;
+use edgelat_guard::protocol::{ImageId, MappedImage, PlanSite};
+use edgelat_image::{Export, Image, Tails};
+
+use super::resolve::{Context, ResolveError, Resolved, ResolvedImage, functions_of};
+use super::target::{OpenImage, Target};
+
+/// Images that are looked into for the functions that are jumped to.
+const IMAGES: usize = 64;
+/// Images that one call passes through by jumps.
+const ROUNDS: usize = 4;
+
+/// A jump out of a function into another image.
+#[derive(Debug)]
+pub struct Leaving {
+    /// Number of the function whose calls leave.
+    pub function: usize,
+    /// The name of what it jumps to.
+    pub name: String,
+    /// The image that the jump stands in.
+    pub image: ImageId,
+    /// The jump, as an exit.
+    pub jump: PlanSite,
+}
+
+/// Follows jumps into other images. What cannot be followed is an exit itself.
+///
+/// # Errors
+/// When the guard refuses an image.
+pub fn follow(
+    line: &mut Line,
+    target: &Target,
+    mapped: &[MappedImage],
+    mut opened: BTreeMap<u32, OpenImage>,
+    mut leaving: Vec<Leaving>,
+    context: &mut Context<'_>,
+    resolved: &mut Resolved,
+) -> Result<(), ResolveError> {
+    for _ in 0..ROUNDS {
+        if leaving.is_empty() {
+            break;
+        }
+        for image in mapped.iter().take(IMAGES) {
+            if !opened.contains_key(&image.index) {
+                opened.insert(image.index, target.open_image(line, image)?);
+            }
+        }
+        let names = leaving.iter().map(|leaving| leaving.name.clone()).collect();
+        let exporters = exporters(&opened, &names);
+        let mut next = Vec::new();
+        for (index, open) in &opened {
+            let here = |leaving: &Leaving| {
+                exporters.get(&leaving.name).is_some_and(|(exporter, _)| exporter == &Some(*index))
+            };
+            let (into, others) = leaving.into_iter().partition(here);
+            leaving = others;
+            next.extend(enter(open, into, &exporters, context, resolved)?);
+        }
+        leaving.drain(..).for_each(|leaving| stop_at(&leaving, resolved));
+        leaving = next;
+    }
+    leaving.iter().for_each(|leaving| stop_at(leaving, resolved));
+    Ok(())
+}
+
+/// Which image exports each name, and where; no image where it cannot be told.
+type Exporters = BTreeMap<String, (Option<u32>, u64)>;
+
+fn exporters(opened: &BTreeMap<u32, OpenImage>, names: &BTreeSet<String>) -> Exporters {
+    let mut exporters = Exporters::new();
+    for (index, open) in opened {
+        let Ok(image) = Image::open(&open.file) else { continue };
+        let Ok(exports) = image.exports(names) else { continue };
+        for (name, export) in exports {
+            let found = match export {
+                Export::Function(address) => (Some(*index), address),
+                Export::Unclear => (None, 0),
+            };
+            exporters.entry(name).and_modify(|known| known.0 = None).or_insert(found);
+        }
+    }
+    exporters
+}
+
+/// Follows jumps into one image; gives those that leave it again.
+fn enter(
+    open: &OpenImage,
+    jumps: Vec<Leaving>,
+    exporters: &Exporters,
+    context: &mut Context<'_>,
+    resolved: &mut Resolved,
+) -> Result<Vec<Leaving>, ResolveError> {
+    if jumps.is_empty() {
+        return Ok(Vec::new());
+    }
+    let image_error = |error| ResolveError::Image { path: open.path.clone(), error };
+    let image = Image::open(&open.file).map_err(image_error)?;
+    let table = functions_of(open, &image, context)?;
+    let followers = resolved.followers.remove(&open.id.0).unwrap_or_default();
+    let mut tails = Tails::new(&image, &table, followers);
+    let mut on = Vec::new();
+    for jump in jumps {
+        let address = exporters.get(&jump.name).map_or(0, |(_, address)| *address);
+        match tails.enter(address) {
+            Some(ends) => {
+                on.extend(resolved.functions[jump.function].end(jump.function, open, ends));
+            }
+            None => stop_at(&jump, resolved),
+        }
+    }
+    resolved.followers.insert(open.id.0, tails.followers());
+    if resolved.images.iter().all(|known| known.id != open.id) {
+        resolved.images.push(ResolvedImage::of(open, &image));
+    }
+    Ok(on)
+}
+
+/// A call is measured up to a jump.
+fn stop_at(leaving: &Leaving, resolved: &mut Resolved) {
+    let function = &mut resolved.functions[leaving.function];
+    function.until_tail_call = true;
+    function.exit(leaving.image, leaving.jump);
+}
