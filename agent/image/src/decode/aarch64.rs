@@ -6,7 +6,7 @@
 mod effect;
 mod kernel;
 
-use super::{Code, Flow, Machine, Pointer, Step};
+use super::{Code, Flow, Machine, NULL_BYTES, Pointer, Step};
 use crate::Refusal;
 use crate::sites::Part;
 
@@ -82,7 +82,18 @@ fn step(word: u32, address: u64) -> Option<Step> {
         padding: word == NOP || word == 0,
         locked: false,
         exclusive: exclusive(word),
+        touches: touches(word),
     })
+}
+
+/// Register and offset of a load or store of general registers with an unsigned offset (Arm ARM C4.1, "Load/store
+/// register (unsigned immediate)").
+fn touches(word: u32) -> Option<(Option<u8>, u16)> {
+    let offset = bits(word, 10, 12) << bits(word, 30, 2);
+    // Size 3 with opc 2 is prefetching, which never faults.
+    let plain = word & 0x3f00_0000 == 0x3900_0000 && word & 0xffc0_0000 != 0xf980_0000;
+    let base = register(word, 5);
+    (plain && base != SP && u64::from(offset) < NULL_BYTES).then_some((Some(base), offset as u16))
 }
 
 /// `bti`, and `paciasp` and `pacibsp`, which are landing pads too.

@@ -22,6 +22,10 @@ use crate::{Arch, Refusal};
 /// the largest interpreter loops have some ten thousand.
 pub(crate) const STEPS: usize = 1 << 18;
 
+/// Addresses from 0 on at which no program has memory: the first page (`mmap_min_addr` is 65536 by default, Linux
+/// mm/Kconfig). What reads or writes there does not go on.
+pub(crate) const NULL_BYTES: u64 = 4096;
+
 /// One instruction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Step {
@@ -47,6 +51,8 @@ pub(crate) struct Step {
     /// aarch64: opens (`Some(true)`) or closes (`Some(false)`) an exclusive sequence. A probe inside one clears the
     /// monitor at each turn, so that the closing store never succeeds and the program hangs.
     pub(crate) exclusive: Option<bool>,
+    /// It reads or writes so many bytes behind the address in a register, or behind 0; fewer than [`NULL_BYTES`].
+    pub(crate) touches: Option<(Option<u8>, u16)>,
 }
 
 impl Step {

@@ -11,7 +11,7 @@ mod kernel;
 use iced_x86::{Code as Opcode, Decoder, DecoderOptions, Instruction, OpKind, Register};
 
 use self::encoding::{Encoding, Map};
-use super::{Code, Effect, Flow, Machine, Memory, Pointer, Step, Width};
+use super::{Code, Effect, Flow, Machine, Memory, NULL_BYTES, Pointer, Step, Width};
 use crate::Refusal;
 use crate::sites::Part;
 
@@ -90,6 +90,7 @@ fn step(instruction: &Instruction, encoding: &Encoding, bytes: &[u8]) -> Option<
         landing_pad,
         padding: encoding.is_padding(),
         locked: bytes.first() == Some(&0xf0),
+        touches: touches(instruction, encoding),
         exclusive: None,
     })
 }
@@ -123,6 +124,15 @@ fn flow(instruction: &Instruction, encoding: &Encoding) -> Option<Flow> {
     // With an operand-size prefix Intel and AMD disagree on the length of a near branch; with REX.W they agree.
     let near = !matches!(flow, Flow::Next | Flow::Stop | Flow::SystemReturn);
     (!near || !encoding.operand_size || encoding.rex & 0x08 != 0).then_some(flow)
+}
+
+/// The low fixed address that a `mov` reads or writes.
+fn touches(instruction: &Instruction, encoding: &Encoding) -> Option<(Option<u8>, u16)> {
+    let moves = matches!((encoding.map, encoding.opcode), (Map::One, 0x88..=0x8b | 0xc6 | 0xc7));
+    let names_memory = instruction.op0_kind() == OpKind::Memory || instruction.op1_kind() == OpKind::Memory;
+    let memory = memory(instruction).filter(|_| moves && names_memory)?;
+    let low = memory.base.is_none() && !memory.indexed && memory.displacement < NULL_BYTES;
+    low.then_some((None, memory.displacement as u16))
 }
 
 fn pointer(instruction: &Instruction, encoding: &Encoding) -> Pointer {

@@ -15,7 +15,7 @@ use super::tables::{Tables, Targets};
 use super::transfer::{apply, get, join, set, target};
 use super::value::{Table, Value};
 use crate::Refusal;
-use crate::decode::{Code, Flow, Step};
+use crate::decode::{Code, Flow, NULL_BYTES, Step};
 
 /// Most places where ways meet, times registers: bounds the memory (16 bytes each).
 const STATE_VALUES: usize = 1 << 20;
@@ -94,7 +94,7 @@ struct Tracer<'c> {
     reached: Vec<Reached>,
     /// Leaders whose state changed.
     work: Vec<usize>,
-    /// Calls before code that a branch leads to, which may never return: where they would return to, and what is
+    /// Calls before code that a branch leads to, which may never return, and accesses that fault: where they would return to, and what is
     /// known there. They are followed after the branches, which tell whether it can be true.
     returns: BTreeMap<usize, (usize, State)>,
     /// Jumps through tables, whose ends are not known: the targets, how many are done, and what is known there. They
@@ -191,6 +191,18 @@ pub(super) fn landing(code: &Code, target: u64) -> Option<usize> {
         let before = code.at(target.wrapping_sub(1))?;
         code.steps.get(before).filter(|step| step.locked).map(|_| before)
     })
+}
+
+/// Whether an instruction touches memory where none is. Some programs abort by that.
+fn faults(step: &Step, state: &[Value]) -> bool {
+    let address = step.touches.and_then(|(base, offset)| match base {
+        None => Some(offset.into()),
+        Some(base) => match get(state, base) {
+            Value::Constant(base) => Some(base.wrapping_add(offset.into())),
+            _ => None,
+        },
+    });
+    address.is_some_and(|address| address < NULL_BYTES)
 }
 
 impl Tracer<'_> {
@@ -336,13 +348,13 @@ impl Tracer<'_> {
     fn straight(&mut self, start: usize, mut state: State) {
         let code = self.code;
         let mut index = start;
-        let mut called = None;
+        let mut may_end = None;
         while let Some(step) = code.steps.get(index) {
             if index != start && self.leaders.binary_search(&index).is_ok() {
-                match called {
-                    // The call may never return.
-                    Some(call) => {
-                        self.returns.insert(call, (index, state));
+                match may_end {
+                    // A call may never return.
+                    Some(end) => {
+                        self.returns.insert(end, (index, state));
                     }
                     None => self.meet(index, &state),
                 }
@@ -350,7 +362,7 @@ impl Tracer<'_> {
             }
             self.effort += 1;
             if !step.padding {
-                called = matches!(step.flow, Flow::Call(_)).then_some(index);
+                may_end = (matches!(step.flow, Flow::Call(_)) || faults(step, &state)).then_some(index);
             }
             if let Some(reached) = self.reached.get_mut(index).filter(|reached| **reached == Reached::Never) {
                 *reached = self.phase;
@@ -396,8 +408,8 @@ impl Tracer<'_> {
             }
             let next = code.steps.get(index + 1).filter(|next| next.address == step.end());
             if next.is_none() || code.ranges.iter().any(|range| range.end == step.end()) {
-                // The instruction after a call that never returns need not exist.
-                if !matches!(step.flow, Flow::Call(_)) {
+                // The instruction after a call that never returns, or after a fault, need not exist.
+                if may_end.is_none() {
                     self.falls_through.get_or_insert(step.end());
                 }
                 return;

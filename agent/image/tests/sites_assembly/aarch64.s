@@ -315,6 +315,23 @@ never_returns_trap.refused.no_exit:
     brk #1000
     end never_returns_trap
 
+// Aborts by a store to where nothing is mapped, and nothing follows.
+    function aborts_at_the_end
+aborts_at_the_end.entry.s:
+    mov x1, x0
+    mov x0, #1
+aborts_at_the_end.tail.c0:
+    b.eq outside
+    strb wzr, [x0]
+    end aborts_at_the_end
+
+// Nobody knows what the register holds.
+    function stores_at_the_end
+stores_at_the_end.refused.falls_through:
+    mov x1, x0
+    strb wzr, [x0, #8]
+    end stores_at_the_end
+
     function falls_through
 falls_through.refused.falls_through:
     mov x0, #1

@@ -341,6 +341,41 @@ returns_or_traps.ret:
     nop
     end returns_or_traps
 
+# Aborts by a store to where nothing is mapped, and nothing follows.
+    function aborts_at_the_end
+aborts_at_the_end.entry.e:
+    push %rbx
+    test %rdi, %rdi
+    jne 1f
+    pop %rbx
+aborts_at_the_end.ret:
+    ret
+1:  movb $0, 1
+    end aborts_at_the_end
+
+# What follows is reached otherwise, with the stack at another height.
+    function aborts_in_the_middle
+aborts_in_the_middle.entry.e:
+    push %rbx
+    test %rdi, %rdi
+    jne 1f
+    call outside
+    pop %rbx
+    jmp 2f
+1:  push %rdi
+    mov %rax, 0
+2:
+aborts_in_the_middle.ret:
+    ret
+    end aborts_in_the_middle
+
+# The canary of the stack is at a small offset in a segment of its own.
+    function reads_the_canary
+reads_the_canary.refused.falls_through:
+    push %rbx
+    mov %fs:0x28, %rax
+    end reads_the_canary
+
 # Runs into what follows.
     function falls_through
 falls_through.refused.falls_through:
