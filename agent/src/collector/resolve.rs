@@ -463,37 +463,6 @@ impl Function {
             self.sites.push(plan_site(&open.file, exit, true));
         }
     }
-
-    /// Adds the ends of calls that leave by jumps, of function number `index`; the jumps into other images are yet to be
-    /// followed.
-    pub fn end(&mut self, index: usize, open: &OpenImage, ends: CallEnds) -> Vec<Leaving> {
-        self.until_tail_call |= !ends.open.is_empty();
-        for exit in ends.exits.iter().chain(&ends.again).chain(&ends.open) {
-            self.exit(open.id, plan_site(&open.file, exit, true));
-        }
-        let leaving = |(name, jump)| Leaving {
-            function: index,
-            name,
-            image: open.id,
-            jump: plan_site(&open.file, &jump, true),
-        };
-        ends.named.into_iter().map(leaving).collect()
-    }
-
-    /// Its sites in an image.
-    pub fn sites_in(&self, image: ImageId) -> impl Iterator<Item = &PlanSite> {
-        let own = if image == self.image { self.sites.as_slice() } else { &[] };
-        own.iter().chain(self.elsewhere.iter().filter(move |(at, _)| *at == image).map(|(_, site)| site))
-    }
-
-    /// Adds an exit, in whichever image.
-    pub fn exit(&mut self, image: ImageId, site: PlanSite) {
-        self.steppings.exit_stepped |= site.stepped;
-        match image == self.image {
-            true => self.sites.push(site),
-            false => self.elsewhere.push((image, site)),
-        }
-    }
 }
 
 impl ResolvedImage {
@@ -503,7 +472,8 @@ impl ResolvedImage {
     }
 }
 
-fn plan_site(file: &std::fs::File, site: &edgelat_image::ProbeSite, exit: bool) -> PlanSite {
+/// A site as the guard takes it, without a function's number.
+pub fn plan_site(file: &std::fs::File, site: &edgelat_image::ProbeSite, exit: bool) -> PlanSite {
     let mut cookie = 0;
     if let Some(condition) = site.site.condition {
         cookie |= SITE_CONDITIONAL | u64::from(condition & 15) << SITE_CONDITION_SHIFT;

@@ -3,13 +3,14 @@
 //! Which image the dynamic linker took a function from is known where only one of the mapped ones exports the name. Where
 //! several do, or where the function is chosen when the program starts (an ifunc), the call is measured up to the jump.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use edgelat_guard::Line;
 use edgelat_guard::protocol::{ImageId, MappedImage, PlanSite};
-use edgelat_image::{Export, Image, Tails};
+use edgelat_image::{CallEnds, Export, Image, Tails};
 
-use super::resolve::{Context, ResolveError, Resolved, ResolvedImage, functions_of};
+use super::resolve::{Context, Function, ResolveError, Resolved, ResolvedImage, functions_of, plan_site};
 use super::target::{OpenImage, Target};
 
 /// Images that are looked into for the functions that are jumped to.
@@ -30,6 +31,39 @@ pub struct Leaving {
     pub jump: PlanSite,
 }
 
+impl Function {
+    /// Adds the ends of calls that leave by jumps, of function number `index`; the jumps into other images are yet to be
+    /// followed.
+    pub fn end(&mut self, index: usize, open: &OpenImage, ends: CallEnds) -> Vec<Leaving> {
+        self.until_tail_call |= !ends.open.is_empty();
+        for exit in ends.exits.iter().chain(&ends.again).chain(&ends.open) {
+            self.exit(open.id, plan_site(&open.file, exit, true));
+        }
+        let leaving = |(name, jump)| Leaving {
+            function: index,
+            name,
+            image: open.id,
+            jump: plan_site(&open.file, &jump, true),
+        };
+        ends.named.into_iter().map(leaving).collect()
+    }
+
+    /// Its sites in an image.
+    pub fn sites_in(&self, image: ImageId) -> impl Iterator<Item = &PlanSite> {
+        let own = if image == self.image { self.sites.as_slice() } else { &[] };
+        own.iter().chain(self.elsewhere.iter().filter(move |(at, _)| *at == image).map(|(_, site)| site))
+    }
+
+    /// Adds an exit, in whichever image.
+    pub fn exit(&mut self, image: ImageId, site: PlanSite) {
+        self.steppings.exit_stepped |= site.stepped;
+        match image == self.image {
+            true => self.sites.push(site),
+            false => self.elsewhere.push((image, site)),
+        }
+    }
+}
+
 /// Follows jumps into other images. What cannot be followed is an exit itself.
 ///
 /// # Errors
@@ -48,8 +82,8 @@ pub fn follow(
             break;
         }
         for image in mapped.iter().take(IMAGES) {
-            if !opened.contains_key(&image.index) {
-                opened.insert(image.index, target.open_image(line, image)?);
+            if let Entry::Vacant(place) = opened.entry(image.index) {
+                place.insert(target.open_image(line, image)?);
             }
         }
         let names = leaving.iter().map(|leaving| leaving.name.clone()).collect();

@@ -367,7 +367,9 @@ fn every_metric_is_documented_with_its_kind_and_unit_and_no_other() {
             [columns[0].trim_matches('`'), columns[1], columns[2]]
         })
         .collect();
-    let mut snapshot = snapshot(vec![row("handle", 0)]);
+    let mut jumps = row("handle", 0);
+    jumps.stream.until_tail_call = true;
+    let mut snapshot = snapshot(vec![jumps]);
     snapshot.own.guard_bytes = Some(1);
     let families = of(Some(&snapshot), NOW);
     assert_eq!(documented.len(), families.len());
