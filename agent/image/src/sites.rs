@@ -239,11 +239,11 @@ fn search(
     follow: &mut dyn FnMut(&[Site]) -> Vec<u64>,
 ) -> Result<Sites, Refusal> {
     let (code, ways) = ways_out(arch, main, cold, surroundings)?;
-    let (jumps, mut exits): (Vec<Site>, Vec<Site>) =
-        ways.sites.iter().partition(|exit| exit.kind == SiteKind::TailJump);
+    let is_jump = |exit: &&Site| exit.kind == SiteKind::TailJump;
+    let jumps: Vec<Site> = ways.sites.iter().filter(is_jump).copied().collect();
     let followed = if jumps.is_empty() { Vec::new() } else { follow(&jumps) };
-    exits.extend(jumps.into_iter().filter(|jump| !followed.contains(&jump.address)));
-    exits.sort_unstable_by_key(|exit| exit.address);
+    let mut exits = ways.sites.clone();
+    exits.retain(|exit| !followed.contains(&exit.address));
     let entry = entry::entry(&code, &ways.by_table, &exits)?;
     // Last, because whoever reads it may have the exits left alone.
     if ends == Ends::AtExits {

@@ -12,8 +12,6 @@
 //! function that it would have jumped to is called from there before the function itself is, that call's end is taken
 //! for the end of the one that was left.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use crate::boundary;
 use crate::code::ProbeSite;
 use crate::decode::{Code, Effect, Flow, Memory, Pointer, Step};
@@ -100,8 +98,8 @@ pub enum Export {
     Unclear,
 }
 
-/// How many functions were followed to the function at an ELF virtual address.
-pub type Followers = BTreeMap<u64, usize>;
+/// The ELF virtual addresses of functions that others were followed to, once for each.
+pub type Followers = Vec<u64>;
 
 /// Functions that are followed to the same one: its returns have a probe for each, which all of its callers pay for.
 const FOLLOWERS: usize = 8;
@@ -113,7 +111,7 @@ pub struct Tails<'i, S> {
     table: &'i FunctionTable,
     links: Links,
     /// Of functions that were jumped to; `None` where they cannot be probed.
-    callees: BTreeMap<u64, Option<Vec<ProbeSite>>>,
+    callees: Vec<(u64, Option<Vec<ProbeSite>>)>,
     followers: Followers,
 }
 
@@ -132,7 +130,7 @@ impl<'i, S: ReadAt> Tails<'i, S> {
     /// Where it cannot be read what the dynamic linker fills in, jumps to other images lead nobody knows where.
     pub fn new(image: &'i Image<S>, table: &'i FunctionTable, followers: Followers) -> Self {
         let links = Links::read(image).unwrap_or_default();
-        Self { image, table, links, callees: BTreeMap::new(), followers }
+        Self { image, table, links, callees: Vec::new(), followers }
     }
 
     /// Which functions were followed to, for the next time that the image is looked into.
@@ -149,10 +147,12 @@ impl<'i, S: ReadAt> Tails<'i, S> {
         let mut ends = None;
         let mut sites = image.sites_and(table, function, |arch, main, cold, around| {
             sites::find_whole(arch, main, cold, around, &mut |jumps| {
-                let placed = jumps.iter().filter_map(|jump| image.place_one(*jump).ok()).collect();
+                let placed: Vec<ProbeSite> =
+                    jumps.iter().filter_map(|jump| image.place_one(*jump).ok()).collect();
+                let mut followed: Vec<u64> = placed.iter().map(|jump| jump.site.address).collect();
                 let found = ends.insert(self.follow(placed, Some(function.start)));
-                let kept: BTreeSet<u64> = found.kept().map(|jump| jump.site.address).collect();
-                jumps.iter().map(|jump| jump.address).filter(|address| !kept.contains(address)).collect()
+                followed.retain(|address| found.kept().all(|jump| jump.site.address != *address));
+                followed
             })
         })?;
         let is_jump = |exit: &ProbeSite| exit.site.kind == SiteKind::TailJump && !exit.site.goroutine;
@@ -178,7 +178,7 @@ impl<'i, S: ReadAt> Tails<'i, S> {
 
     /// Follows calls into a function of this image that begins at `address`; `None` where that cannot be probed.
     pub fn enter(&mut self, address: u64) -> Option<CallEnds> {
-        let exits = self.join(address)?.clone();
+        let exits = self.join(address)?;
         let (jumps, exits) = exits.into_iter().partition(|exit| exit.site.kind == SiteKind::TailJump);
         let mut ends = self.follow(jumps, None);
         ends.exits.extend(exits);
@@ -187,7 +187,7 @@ impl<'i, S: ReadAt> Tails<'i, S> {
 
     fn follow(&mut self, jumps: Vec<ProbeSite>, start: Option<u64>) -> CallEnds {
         let mut ends = CallEnds::default();
-        let mut followed = BTreeSet::new();
+        let mut followed = Vec::new();
         let mut waiting = jumps;
         while let Some(jump) = waiting.pop() {
             match self.lead(&jump) {
@@ -195,10 +195,13 @@ impl<'i, S: ReadAt> Tails<'i, S> {
                 Lead::Code(to) if followed.contains(&to) => {}
                 Lead::Code(to) => match self.join(to) {
                     Some(exits) if ends.exits.len() + waiting.len() + exits.len() <= TAIL_EXITS => {
-                        followed.insert(to);
-                        let jumps = |exit: &&ProbeSite| exit.site.kind == SiteKind::TailJump;
-                        waiting.extend(exits.iter().filter(jumps));
-                        ends.exits.extend(exits.iter().filter(|exit| !jumps(exit)));
+                        followed.push(to);
+                        for exit in exits {
+                            match exit.site.kind {
+                                SiteKind::TailJump => waiting.push(exit),
+                                _ => ends.exits.push(exit),
+                            }
+                        }
                     }
                     _ => ends.open.push(jump),
                 },
@@ -213,29 +216,32 @@ impl<'i, S: ReadAt> Tails<'i, S> {
     }
 
     /// The exits of the function at an address, for one more function that is followed to it.
-    fn join(&mut self, address: u64) -> Option<&Vec<ProbeSite>> {
-        self.callee(address)?;
-        let followers = self.followers.entry(address).or_default();
-        if *followers == FOLLOWERS {
+    fn join(&mut self, address: u64) -> Option<Vec<ProbeSite>> {
+        let exits = self.callee(address)?;
+        if self.followers.iter().filter(|known| **known == address).count() == FOLLOWERS {
             return None;
         }
-        *followers += 1;
-        self.callee(address)
+        self.followers.push(address);
+        Some(exits)
     }
 
     /// The exits of the function at an address, if calls of it can be seen ending.
-    fn callee(&mut self, address: u64) -> Option<&Vec<ProbeSite>> {
-        let (image, table) = (self.image, self.table);
-        let exits = || {
-            let function = image.starting_at(table, address, address).ok()?;
-            let left_alone = LEFT_ALONE.contains(&function.linkage_name.as_str())
-                || function.aliases.iter().any(|name| LEFT_ALONE.contains(&name.as_str()));
-            if left_alone || function.language != Language::Native {
-                return None;
-            }
-            image.exits_of_callee(table, &function).ok()
-        };
-        self.callees.entry(address).or_insert_with(exits).as_ref()
+    fn callee(&mut self, address: u64) -> Option<Vec<ProbeSite>> {
+        if let Some((_, known)) = self.callees.iter().find(|(at, _)| *at == address) {
+            return known.clone();
+        }
+        let exits = self.exits_at(address);
+        self.callees.push((address, exits.clone()));
+        exits
+    }
+
+    fn exits_at(&self, address: u64) -> Option<Vec<ProbeSite>> {
+        let function = self.image.starting_at(self.table, address, address).ok()?;
+        let mut names = std::iter::once(&function.linkage_name).chain(&function.aliases);
+        if names.any(|name| LEFT_ALONE.contains(&name.as_str())) || function.language != Language::Native {
+            return None;
+        }
+        self.image.exits_of_callee(self.table, &function).ok()
     }
 
     /// Where a jump leads, through the stub of a linkage table as well.
@@ -323,7 +329,7 @@ fn word(pointer: Pointer) -> Option<u64> {
 /// Words that the dynamic linker fills with the addresses of functions.
 #[derive(Debug, Default)]
 struct Links {
-    /// Address of the word, and number of the symbol; sorted.
+    /// Address of the word, and number of the symbol. Sorting them would be more code than their search is time.
     slots: Vec<(u64, u32)>,
     symbols: Option<SymbolTable>,
 }
@@ -343,15 +349,14 @@ impl Links {
                 }
             })?;
         }
-        slots.sort_unstable();
         Ok(Self { slots, symbols: SymbolTable::dynamic(&image.elf)? })
     }
 
     /// The name of the function whose address stands in a word.
     fn name<S: ReadAt>(&self, image: &Image<S>, slot: u64) -> Option<String> {
-        let found = self.slots.binary_search_by_key(&slot, |(at, _)| *at).ok()?;
+        let (_, number) = self.slots.iter().find(|(at, _)| *at == slot)?;
         let symbols = self.symbols.as_ref()?;
-        let symbol = symbols.symbol(&image.elf.source, self.slots.get(found)?.1.into())?;
+        let symbol = symbols.symbol(&image.elf.source, u64::from(*number))?;
         Some(String::from_utf8_lossy(symbols.name(symbol)?).into_owned())
     }
 }
@@ -361,19 +366,20 @@ impl<S: ReadAt> Image<S> {
     ///
     /// # Errors
     /// An [`ImageError`] where the dynamic symbol table cannot be read.
-    pub fn exports(&self, names: &BTreeSet<String>) -> Result<BTreeMap<String, Export>, ImageError> {
-        let mut found = BTreeMap::new();
+    pub fn exports(&self, names: &[String]) -> Result<Vec<(String, Export)>, ImageError> {
+        let mut found: Vec<(String, Export)> = Vec::new();
         let Some(table) = SymbolTable::dynamic(&self.elf)? else { return Ok(found) };
         table.for_each(&self.elf.source, |_, symbol| {
-            let name = table.name(symbol).filter(|_| symbol.defined);
-            let Some(name) = name.and_then(|name| names.get(std::str::from_utf8(name).ok()?)) else { return };
+            let Some(name) = table.name(symbol).filter(|_| symbol.defined) else { return };
+            let Some(name) = names.iter().find(|wanted| wanted.as_bytes() == name) else { return };
             let function = match symbol.kind {
                 SymbolKind::Function => Export::Function(symbol.value),
                 _ => Export::Unclear,
             };
-            let known = found.entry(name.clone()).or_insert(function);
-            if *known != function {
-                *known = Export::Unclear;
+            match found.iter_mut().find(|(known, _)| known == name) {
+                Some((_, known)) if *known == function => {}
+                Some((_, known)) => *known = Export::Unclear,
+                None => found.push((name.clone(), function)),
             }
         })?;
         Ok(found)

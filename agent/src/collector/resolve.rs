@@ -161,7 +161,7 @@ pub struct Resolved {
     /// The interpreter whose functions are measured.
     pub python: Option<ResolvedPython>,
     /// For each image the functions in it that others leave to by jumps.
-    pub followers: BTreeMap<u32, Followers>,
+    pub followers: Vec<(ImageId, Followers)>,
 }
 
 /// An interpreter of Python, and which of its functions are asked for.
@@ -225,7 +225,7 @@ pub fn resolve(
     }
     let mut resolved = Resolved::default();
     let mut leaving = Vec::new();
-    let mut opened = BTreeMap::new();
+    let mut opened = Vec::new();
     let mut waiting: Vec<(&Pattern, bool)> = patterns.iter().map(|pattern| (pattern, false)).collect();
     for image in &mapped {
         let wanted: Vec<&Pattern> = patterns.iter().filter(|pattern| means(pattern, image)).collect();
@@ -235,7 +235,7 @@ pub fn resolve(
         let open = target.open_image(line, image)?;
         let mut hint = |pattern: &Pattern| elsewhere(line, target, &mapped, image, pattern);
         leaving.extend(search(&open, &wanted, context, &mut hint, &mut resolved)?);
-        opened.insert(image.index, open);
+        opened.push((image.index, open));
         for entry in &mut waiting {
             entry.1 |= wanted.iter().any(|pattern| std::ptr::eq(*pattern, entry.0));
         }
@@ -344,8 +344,7 @@ fn search(
     let image_error = |error| ResolveError::Image { path: path.clone(), error };
     let image = Image::open(&open.file).map_err(image_error)?;
     let table = functions_of(open, &image, context)?;
-    let followers = resolved.followers.remove(&open.id.0).unwrap_or_default();
-    let mut tails = Tails::new(&image, &table, followers);
+    let mut tails = Tails::new(&image, &table, Followers::new());
     let mut leaving = Vec::new();
     let mut known = BTreeMap::new();
     let mut taken = BTreeSet::new();
@@ -398,7 +397,7 @@ fn search(
             return Err(ResolveError::Refused { pattern: pattern.to_string(), path: path.clone(), reason });
         }
     }
-    resolved.followers.insert(open.id.0, tails.followers());
+    resolved.followers.push((open.id, tails.followers()));
     resolved.images.push(ResolvedImage::of(open, &image));
     Ok(leaving)
 }

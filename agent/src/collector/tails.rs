@@ -3,9 +3,6 @@
 //! Which image the dynamic linker took a function from is known where only one of the mapped ones exports the name. Where
 //! several do, or where the function is chosen when the program starts (an ifunc), the call is measured up to the jump.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
-
 use edgelat_guard::Line;
 use edgelat_guard::protocol::{ImageId, MappedImage, PlanSite};
 use edgelat_image::{CallEnds, Export, Image, Tails};
@@ -72,7 +69,7 @@ pub fn follow(
     line: &mut Line,
     target: &Target,
     mapped: &[MappedImage],
-    mut opened: BTreeMap<u32, OpenImage>,
+    mut opened: Vec<(u32, OpenImage)>,
     mut leaving: Vec<Leaving>,
     context: &mut Context<'_>,
     resolved: &mut Resolved,
@@ -82,16 +79,21 @@ pub fn follow(
             break;
         }
         for image in mapped.iter().take(IMAGES) {
-            if let Entry::Vacant(place) = opened.entry(image.index) {
-                place.insert(target.open_image(line, image)?);
+            if opened.iter().all(|(index, _)| *index != image.index) {
+                opened.push((image.index, target.open_image(line, image)?));
             }
         }
-        let names = leaving.iter().map(|leaving| leaving.name.clone()).collect();
+        let mut names: Vec<String> = Vec::new();
+        for leaving in &leaving {
+            if !names.contains(&leaving.name) {
+                names.push(leaving.name.clone());
+            }
+        }
         let exporters = exporters(&opened, &names);
         let mut next = Vec::new();
         for (index, open) in &opened {
             let here = |leaving: &Leaving| {
-                exporters.get(&leaving.name).is_some_and(|(exporter, _)| exporter == &Some(*index))
+                exporters.iter().any(|(name, at, _)| *name == leaving.name && *at == Some(*index))
             };
             let (into, others) = leaving.into_iter().partition(here);
             leaving = others;
@@ -104,20 +106,22 @@ pub fn follow(
     Ok(())
 }
 
-/// Which image exports each name, and where; no image where it cannot be told.
-type Exporters = BTreeMap<String, (Option<u32>, u64)>;
+/// Each name with the image that exports it, no image where it cannot be told, and the address there.
+type Exporters = Vec<(String, Option<u32>, u64)>;
 
-fn exporters(opened: &BTreeMap<u32, OpenImage>, names: &BTreeSet<String>) -> Exporters {
+fn exporters(opened: &[(u32, OpenImage)], names: &[String]) -> Exporters {
     let mut exporters = Exporters::new();
     for (index, open) in opened {
         let Ok(image) = Image::open(&open.file) else { continue };
-        let Ok(exports) = image.exports(names) else { continue };
-        for (name, export) in exports {
-            let found = match export {
+        for (name, export) in image.exports(names).unwrap_or_default() {
+            let (at, address) = match export {
                 Export::Function(address) => (Some(*index), address),
                 Export::Unclear => (None, 0),
             };
-            exporters.entry(name).and_modify(|known| known.0 = None).or_insert(found);
+            match exporters.iter_mut().find(|(known, ..)| *known == name) {
+                Some((_, known, _)) => *known = None,
+                None => exporters.push((name, at, address)),
+            }
         }
     }
     exporters
@@ -137,11 +141,13 @@ fn enter(
     let image_error = |error| ResolveError::Image { path: open.path.clone(), error };
     let image = Image::open(&open.file).map_err(image_error)?;
     let table = functions_of(open, &image, context)?;
-    let followers = resolved.followers.remove(&open.id.0).unwrap_or_default();
+    let known = resolved.followers.iter_mut().find(|(image, _)| *image == open.id);
+    let followers = known.map(|(_, followers)| std::mem::take(followers)).unwrap_or_default();
     let mut tails = Tails::new(&image, &table, followers);
     let mut on = Vec::new();
     for jump in jumps {
-        let address = exporters.get(&jump.name).map_or(0, |(_, address)| *address);
+        let found = exporters.iter().find(|(name, ..)| *name == jump.name);
+        let address = found.map_or(0, |(.., address)| *address);
         match tails.enter(address) {
             Some(ends) => {
                 on.extend(resolved.functions[jump.function].end(jump.function, open, ends));
@@ -149,7 +155,7 @@ fn enter(
             None => stop_at(&jump, resolved),
         }
     }
-    resolved.followers.insert(open.id.0, tails.followers());
+    resolved.followers.push((open.id, tails.followers()));
     if resolved.images.iter().all(|known| known.id != open.id) {
         resolved.images.push(ResolvedImage::of(open, &image));
     }

@@ -42,7 +42,7 @@ pub fn exercise(bytes: &[u8]) -> Result<usize, ImageError> {
             Err(error) => assert!(!error.to_string().is_empty()),
         }
     }
-    let _ = image.exports(&["main".to_owned(), "work".to_owned()].into())?;
+    let _ = image.exports(&["main".to_owned(), "work".to_owned()])?;
     let mut tails = Tails::new(&image, &table, Followers::new());
     let stride = (table.len() / DECODED).max(1);
     for function in table.iter().step_by(stride) {
