@@ -23,17 +23,19 @@
     ".size " name ", . - " name "\n"
 
 /* An instruction that the kernel emulates and that ends no call, one that it single-steps, a branch, one that is never taken
- * where the argument is 0. */
+ * where the argument is 0, and what that leads to: nobody can tell how calls end there, so the branch has a probe. */
 #if defined(__x86_64__)
 #define EMULATED "push %rax\npop %rax\n"
 #define STEPPED "mov $1, %eax\n"
 #define ON "jmp landing\n"
-#define NEVER "test %edi, %edi\njs landing\n"
+#define NEVER "test %edi, %edi\njs nowhere\n"
+#define NOWHERE "jrcxz landing\nret\n"
 #elif defined(__aarch64__)
 #define EMULATED "b 1f\n1: nop\n"
 #define STEPPED "mov x1, #1\n"
 #define ON "b landing\n"
-#define NEVER "tst x0, x0\nb.mi landing\n"
+#define NEVER "tst x0, x0\nb.mi nowhere\n"
+#define NOWHERE "cbz x0, landing\nret\n"
 #endif
 
 __asm__(
@@ -46,6 +48,7 @@ __asm__(
     FUNCTION("looks_out", EMULATED NEVER NEVER NEVER NEVER ON)
     /* The end of one is another function. */
     FUNCTION("outer", EMULATED STEPPED FUNCTION("inner", EMULATED ON))
+    FUNCTION("nowhere", NOWHERE)
     FUNCTION("landing", "ret\n"));
 
 long returns(long), steps(long), jumps_on(long), looks_out(long), outer(long), inner(long);

@@ -191,10 +191,10 @@ impl<'o> Printer<'o> {
             reason_text: refusal.map(ToString::to_string),
             sites: sites.as_ref().ok().map(|(sites, ends)| SitesLine {
                 entry: sites.entry.file_offset,
-                exits: own(sites, ends).map(|exit| exit.file_offset).collect(),
+                exits: own(sites, ends).iter().map(|exit| exit.file_offset).collect(),
                 stepping: SteppingLine {
                     entry: stepping(sites.entry.site.stepping),
-                    exits: own(sites, ends).map(|exit| stepping(exit.site.stepping)).collect(),
+                    exits: own(sites, ends).iter().map(|exit| stepping(exit.site.stepping)).collect(),
                 },
                 until_tail_call: !ends.open.is_empty(),
                 exits_of_callees: ends.exits.iter().map(|exit| exit.file_offset).collect(),
@@ -235,9 +235,11 @@ impl<'o> Printer<'o> {
     }
 }
 
-/// Exits in this image by which calls end for good, or are measured up to.
-fn own<'s>(sites: &'s FunctionSites, ends: &'s CallEnds) -> impl Iterator<Item = &'s ProbeSite> {
-    sites.exits.iter().chain(&ends.again).chain(&ends.open)
+/// Exits in its own code by which calls end for good, or are measured up to, by address.
+fn own<'s>(sites: &'s FunctionSites, ends: &'s CallEnds) -> Vec<&'s ProbeSite> {
+    let mut exits: Vec<_> = sites.exits.iter().chain(&ends.again).chain(&ends.open).collect();
+    exits.sort_unstable_by_key(|exit| exit.site.address);
+    exits
 }
 
 /// Bytes of a function with its cold parts.
