@@ -115,12 +115,17 @@ impl Meter {
         self.prices.walk.map_or(0, |walk| walk.bias_ps.saturating_mul(others) / 1000)
     }
 
+    /// Is it time for a look? The guard is woken far more often than that.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= LOOK / 2
+    }
+
     /// Takes in what was counted since the last look, and what was `charged_ns` in all. Too early it tells nothing.
     fn look(&mut self, others: u64, charged_ns: u64, now: Instant) -> Option<Ppm> {
-        let time = now.saturating_duration_since(self.since);
-        if time < LOOK / 2 {
+        if !self.is_due(now) {
             return None;
         }
+        let time = now.saturating_duration_since(self.since);
         self.count(others);
         let total = self.total_ns().saturating_add(charged_ns);
         let traps = self.traps - self.before.1;

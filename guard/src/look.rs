@@ -68,10 +68,13 @@ impl Guard {
                 self.take_off(index, Event::Overrun { lost });
                 continue;
             }
+            if plan.off || plan.budget.as_ref().is_none_or(|budget| !budget.meter.is_due(now)) {
+                continue;
+            }
             let others = self.others(index);
             let plan = &mut self.plans[index];
             let charged_ns = plan.charged_ns;
-            let budget = plan.budget.as_mut().filter(|_| !plan.off);
+            let budget = plan.budget.as_mut();
             if let Some(ppm) = budget.and_then(|budget| budget.look(others, charged_ns, now)) {
                 self.take_off(index, Event::OverBudget { ppm, of: BudgetOf::Plan });
             }
