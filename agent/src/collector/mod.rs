@@ -15,6 +15,7 @@
 //! | [`faults`] | signals that say that a process is in trouble |
 //! | [`notes`] | what a person should know before the figures |
 //! | [`examine`] | the functions that the target's memory allows |
+//! | `missed` | names that no function has |
 //! | [`measurement`] | one loaded plan: attach, arm, read, detach |
 //! | `hand_over`, `plan` | what was resolved, to the guard |
 //! | [`python`] | functions of Python, found while they are called |
@@ -29,6 +30,7 @@ pub mod family;
 pub mod faults;
 mod hand_over;
 pub mod measurement;
+mod missed;
 pub mod notes;
 mod plan;
 pub mod python;

@@ -9,104 +9,26 @@ use std::path::Path;
 use edgelat_bpf::layout::{
     SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_GOROUTINE, SITE_MAYBE, SITE_PYTHON, SITE_RETURN,
 };
+use edgelat_guard::Line;
 use edgelat_guard::protocol::{ImageId, MappedImage, PlanSite, Returns, TargetFile};
-use edgelat_guard::{GuardError, Line};
 use edgelat_image::{
-    CallEnds, DebugFiles, Ends, FindError, Followers, FunctionTable, Glob, Image, ImageError, Interpreter,
-    Origin, Pack, Pattern, Progress, PythonError, PythonPattern, ReadAt, SiteKind, Stepping, Tails,
+    CallEnds, DebugFiles, Ends, Followers, FunctionTable, Glob, Image, Interpreter, Origin, Pack, Pattern,
+    Progress, PythonPattern, ReadAt, SiteKind, Stepping, Tails,
 };
 
 use super::debug_dirs::DebugDirs;
+pub use super::missed::ResolveError;
+use super::missed::Waiting;
 use super::report::RefusedReport;
 use super::tails::{self, Leaving};
 use super::target::{OpenImage, Target, file_name};
 
 /// Images that are read for the patterns of one target. Each costs up to seconds, in which nothing else is looked at.
-const IMAGES_AT_ONCE: usize = 256;
+pub const IMAGES_AT_ONCE: usize = 256;
 /// Images that are read to tell where a function is that was looked for in the wrong one.
 const IMAGES_FOR_HINT: usize = 64;
 /// Images that may hold the interpreter of a process.
 const INTERPRETERS: usize = 8;
-
-/// Why names did not become functions.
-#[derive(Debug, thiserror::Error)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "an error of the guard holds its text itself; it is rare and soon printed"
-)]
-pub enum ResolveError {
-    /// The guard refused something.
-    #[error(transparent)]
-    Guard(#[from] GuardError),
-    /// An image could not be read.
-    #[error("{path}: {error}")]
-    Image {
-        /// Its path.
-        path: String,
-        /// Why not.
-        error: ImageError,
-    },
-    /// No function fits.
-    #[error("{path}: {error}{hint}")]
-    Find {
-        /// Image that was searched.
-        path: String,
-        /// Why nothing was found.
-        error: FindError,
-        /// Where it was found instead.
-        hint: String,
-    },
-    /// The process executes nothing that stands in a file.
-    #[error(
-        "process {pid} executes no code that stands in a file: it is packed (UPX) or made its code at run time; probes \
-         need a file, so unpack the program (upx -d) and start it again"
-    )]
-    NoFile {
-        /// The process.
-        pid: i32,
-    },
-    /// Whoever runs the process decides how many files it maps.
-    #[error(
-        "'{pattern}' fits too many of the files that process {pid} maps: {found}, and {IMAGES_AT_ONCE} are looked into at most; \
-         name the image more closely"
-    )]
-    TooManyImages {
-        /// The process.
-        pid: i32,
-        /// What was asked for.
-        pattern: String,
-        /// How many files fit all patterns.
-        found: usize,
-    },
-    /// The process runs no Python.
-    #[error(
-        "process {pid} runs no CPython interpreter, so '{pattern}' names nothing; leave 'py:' out for machine code"
-    )]
-    NoPython {
-        /// The process.
-        pid: i32,
-        /// What was asked for.
-        pattern: String,
-    },
-    /// Its interpreter cannot be measured.
-    #[error("{path}: {error}")]
-    Python {
-        /// Path of the interpreter.
-        path: String,
-        /// Why not.
-        error: PythonError,
-    },
-    /// Functions were found, but none can be probed.
-    #[error("'{pattern}' cannot be probed in {path}: {reason}; `edgelat functions` shows what can")]
-    Refused {
-        /// What was asked for.
-        pattern: String,
-        /// Image that was searched.
-        path: String,
-        /// The first reason.
-        reason: String,
-    },
-}
 
 /// What the probes of a function cost depends on how the kernel executes the probed instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +80,8 @@ pub struct Resolved {
     pub refused: Vec<RefusedReport>,
     /// Patterns whose image is not mapped (yet).
     pub pending: Vec<Pattern>,
+    /// Why the first pattern that chose nothing did not: an error where nothing else is to be measured.
+    pub missed: Option<ResolveError>,
     /// The interpreter whose functions are measured.
     pub python: Option<ResolvedPython>,
     /// For each image the functions in it that others leave to by jumps.
@@ -200,7 +124,7 @@ pub struct Context<'a> {
 /// Finds `patterns` in the images that `target` has mapped now.
 ///
 /// # Errors
-/// The first pattern whose image is mapped but has no such function, or none that can be probed.
+/// When an image cannot be read. A pattern that chooses nothing in those that it means is refused.
 pub fn resolve(
     line: &mut Line,
     target: &Target,
@@ -226,7 +150,8 @@ pub fn resolve(
     let mut resolved = Resolved::default();
     let mut leaving = Vec::new();
     let mut opened = Vec::new();
-    let mut waiting: Vec<(&Pattern, bool)> = patterns.iter().map(|pattern| (pattern, false)).collect();
+    let mut waiting: Vec<(&Pattern, Waiting)> =
+        patterns.iter().map(|pattern| (pattern, Waiting::NotMapped)).collect();
     for image in &mapped {
         let wanted: Vec<&Pattern> = patterns.iter().filter(|pattern| means(pattern, image)).collect();
         if wanted.is_empty() {
@@ -234,15 +159,27 @@ pub fn resolve(
         }
         let open = target.open_image(line, image)?;
         let mut hint = |pattern: &Pattern| elsewhere(line, target, &mapped, image, pattern);
-        leaving.extend(search(&open, &wanted, context, &mut hint, &mut resolved)?);
+        let mut missed = Vec::new();
+        leaving.extend(search(&open, &wanted, context, &mut hint, &mut resolved, &mut missed)?);
         opened.push((image.index, open));
-        for entry in &mut waiting {
-            entry.1 |= wanted.iter().any(|pattern| std::ptr::eq(*pattern, entry.0));
+        for (pattern, state) in &mut waiting {
+            let here = |wanted: &&Pattern| std::ptr::eq(*wanted, *pattern);
+            let error = missed.iter().position(|(missed, _)| here(missed)).map(|at| missed.swap_remove(at).1);
+            match (error, &state) {
+                (Some(error), Waiting::NotMapped) => *state = Waiting::Missed(Box::new(error)),
+                (None, _) if wanted.iter().any(here) => *state = Waiting::Found,
+                _ => {}
+            }
         }
     }
     tails::follow(line, target, &mapped, opened, leaving, context, &mut resolved)?;
-    resolved.pending =
-        waiting.into_iter().filter(|(_, found)| !found).map(|(pattern, _)| pattern.clone()).collect();
+    for (pattern, state) in waiting {
+        match state {
+            Waiting::Found => {}
+            Waiting::NotMapped => resolved.pending.push(pattern.clone()),
+            Waiting::Missed(error) => resolved.miss(pattern, *error),
+        }
+    }
     Ok(resolved)
 }
 
@@ -332,13 +269,14 @@ fn elsewhere(
     String::new()
 }
 
-/// Finds patterns in one image.
-fn search(
+/// Finds patterns in one image; tells which of them chose nothing there.
+fn search<'p>(
     open: &OpenImage,
-    patterns: &[&Pattern],
+    patterns: &[&'p Pattern],
     context: &mut Context<'_>,
     hint: &mut dyn FnMut(&Pattern) -> String,
     resolved: &mut Resolved,
+    missed: &mut Vec<(&'p Pattern, ResolveError)>,
 ) -> Result<Vec<Leaving>, ResolveError> {
     let path = &open.path;
     let image_error = |error| ResolveError::Image { path: path.clone(), error };
@@ -348,12 +286,15 @@ fn search(
     let mut leaving = Vec::new();
     let mut known = BTreeMap::new();
     let mut taken = BTreeSet::new();
-    for pattern in patterns {
-        let found = image.find(&table, pattern).map_err(|error| ResolveError::Find {
-            path: path.clone(),
-            error,
-            hint: hint(pattern) + &of_packs(&image, &table, context.packs),
-        })?;
+    for &pattern in patterns {
+        let found = match image.find(&table, pattern) {
+            Ok(found) => found,
+            Err(error) => {
+                let hint = hint(pattern) + &of_packs(&image, &table, context.packs);
+                missed.push((pattern, ResolveError::Find { path: path.clone(), error, hint }));
+                continue;
+            }
+        };
         let mut probed = false;
         let mut refusal = None;
         for function in found {
@@ -394,7 +335,9 @@ fn search(
             }
         }
         if let (false, Some(reason)) = (probed, refusal) {
-            return Err(ResolveError::Refused { pattern: pattern.to_string(), path: path.clone(), reason });
+            let pattern_text = pattern.to_string();
+            missed
+                .push((pattern, ResolveError::Refused { pattern: pattern_text, path: path.clone(), reason }));
         }
     }
     resolved.followers.push((open.id, tails.followers()));

@@ -197,6 +197,13 @@ impl Session {
         };
         let mut resolved = resolve::resolve(line, &self.target, patterns, &mut context)?;
         self.pending.clone_from(&resolved.pending);
+        let nothing_else = resolved.functions.is_empty()
+            && resolved.pending.is_empty()
+            && wanted.python.is_empty()
+            && !self.measures();
+        if let Some(missed) = resolved.missed.take_if(|_| nothing_else) {
+            return Err(missed.into());
+        }
         for refusal in &resolved.refused {
             notices.say(format_args!("not measured: {}: {}", refusal.name, refusal.text));
         }

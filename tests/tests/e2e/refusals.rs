@@ -6,7 +6,7 @@ use std::process::Command;
 
 use edgelat_tests::machine::{Turn, assert_text_restored};
 use edgelat_tests::session::{binary, run};
-use edgelat_tests::{Target, TempDir, edgelat, need_root, target};
+use edgelat_tests::{Session, Target, TempDir, edgelat, need_root, target};
 use nix::sys::ptrace;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -44,6 +44,27 @@ fn a_kernel_thread() {
     need_root();
     edgelat(&["watch", "-p", "2", "main"]).refused(TARGET, &["2"]);
     edgelat(&["functions", "2"]).refused(TARGET, &["2"]);
+}
+
+/// A fleet has two builds, and one of them lacks a function: what is there is measured.
+#[test]
+fn names_that_are_not_there_do_not_keep_the_others_from_being_measured() {
+    let _turn = Turn::shared();
+    let mut target = Target::start("plain", &["--calls", "100"]);
+    let session = Session::on(&target, &["work", "no_such", "libc.so.6:neither_this", "add"]);
+    target.go();
+    let oracle = target.end();
+    let (report, stderr) = session.end_with_stderr();
+    report.agrees_with(&oracle);
+    let names: Vec<_> = report.functions.iter().map(|function| function.name.as_str()).collect();
+    assert_eq!(names, ["work", "add"]);
+    for name in ["no_such", "libc.so.6:neither_this"] {
+        assert!(stderr.contains(&format!("not measured: {name}: ")), "{stderr}");
+    }
+    assert_eq!(report.value["refused"].as_array().unwrap().len(), 2);
+    assert!(
+        report.value["refused"].as_array().unwrap().iter().all(|refused| refused["reason"] == "not-found")
+    );
 }
 
 /// The number of a thread is not that of a process: the message says whose it is.

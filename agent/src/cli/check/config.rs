@@ -124,7 +124,11 @@ fn of_target(line: &mut Line, target: &TargetConfig, config: &Config, sources: &
             let python = python
                 .map(|(python, _)| format!(", functions of {}", python.interpreter))
                 .unwrap_or_default();
-            told(State::Ok, format!("{processes}, {functions} functions{python}{refused}{later}"))
+            let all = format!("{processes}, {functions} functions{python}{refused}{later}");
+            match resolved.missed {
+                None => told(State::Ok, all),
+                Some(error) => told(State::Warn, format!("{all}: {error}")),
+            }
         }
     }
 }
