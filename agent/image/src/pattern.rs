@@ -10,7 +10,7 @@
 //! | `libfoo.so:0x2139@6a3b08c1` | the function that begins at that file offset, in the build with that build-id |
 //!
 //! A name is first looked for as it stands and only then taken as a glob, so that `operator*` and `f(char*)` find what
-//! they name. The first single colon from the right divides image and name; the `::` of C++ and Rust never does.
+//! they name. In a name of Go the star of a receiver, as in `main.(*Server).*`, is no wildcard. The first single colon from the right divides image and name; the `::` of C++ and Rust never does.
 
 use std::fmt;
 use std::path::Path;

@@ -7,6 +7,7 @@
 
 mod cold;
 pub(crate) mod collect;
+mod go_names;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -276,13 +277,22 @@ impl FunctionTable {
     /// matches. The name of a function that was cloned finds its clones, and the name of one that is chosen at load
     /// time (an ifunc) the versions that are named after it.
     pub(crate) fn named(&self, pattern: &NamePattern) -> Vec<usize> {
+        let mut found = self.named_in_go(pattern);
+        if !found.is_empty() && !pattern.is_glob() {
+            return found;
+        }
+        // A program of Go may have functions of C as well, and those that it exports under names of C.
+        found.extend(self.named_natively(pattern));
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// The functions of that name that are not Go's.
+    fn named_natively(&self, pattern: &NamePattern) -> Vec<usize> {
         // Demangling all names of a large C++ image takes a second. A name that does not contain the longest word of
         // the pattern cannot match, except where the mangling has a shorthand for the word.
         let word = pattern.word_of_mangled();
-        let go = self.named_in_go(pattern);
-        if !go.is_empty() {
-            return go;
-        }
         let may_match = |name: &[u8]| demangle::is_mangled(name) && contains(name, word.as_bytes());
         let exact = self.matching(|name| {
             let split = linkage::split(name);
@@ -306,8 +316,8 @@ impl FunctionTable {
         })
     }
 
-    /// The functions of Go of that name: those with the very name, else the instances of the generic function of that
-    /// name, else those that the glob matches.
+    /// The functions of Go of that name ([`go_names`]): those with the very name, else the instances of the generic function
+    /// of that name, else those that the glob matches.
     fn named_in_go(&self, pattern: &NamePattern) -> Vec<usize> {
         let Some(go) = self.go else { return Vec::new() };
         let matching = |matches: &dyn Fn(&[u8]) -> bool| -> Vec<usize> {
@@ -316,16 +326,21 @@ impl FunctionTable {
             };
             (0..self.functions.len()).filter(|&index| has(&self.functions[index])).collect()
         };
-        let exact = matching(&|name| pattern.is(name));
+        let text = pattern.text();
+        let exact = matching(&|name| go_names::is(name, text));
         if !exact.is_empty() {
             return exact;
         }
-        let generic = without_types(pattern.text().as_bytes());
-        let instances = matching(&|name| name.contains(&b'[') && without_types(name) == generic);
-        if !instances.is_empty() || !pattern.is_glob() {
-            return instances;
+        let generic = matching(&|name| go_names::is_of_generic(name, text));
+        if !generic.is_empty() {
+            let asked = matching(&|name| go_names::is_instance(name, text));
+            return if go_names::are_told_apart(text) || !asked.is_empty() { asked } else { generic };
         }
-        matching(&|name| pattern.matches(name))
+        if !pattern.is_glob() {
+            return Vec::new();
+        }
+        let glob = go_names::glob(text);
+        matching(&|name| go_names::matches(&glob, name))
     }
 
     /// The functions that have a name which `matches`.
@@ -335,8 +350,10 @@ impl FunctionTable {
             .enumerate()
             .filter(|(_, entry)| entry.mark != Mark::ColdPart)
             .filter(|(_, entry)| {
-                let native = |name: &&Name| Some(name.table) != self.go;
-                self.names_of(entry).iter().filter(native).any(|&name| matches(self.linkage_name(name)))
+                let names = self.names_of(entry);
+                // The symbol of a function of Go is the same name once more.
+                let native = names.iter().all(|name| Some(name.table) != self.go);
+                native && names.iter().any(|&name| matches(self.linkage_name(name)))
             })
             .map(|(index, _)| index)
             .collect()
@@ -435,21 +452,6 @@ impl Name {
             .and_then(|strings| strings.get(self.offset as usize..)?.get(..usize::from(self.length)))
             .unwrap_or_default()
     }
-}
-
-/// A name of Go without what stands in brackets: the types that a generic function was made for.
-fn without_types(name: &[u8]) -> Vec<u8> {
-    let mut depth = 0usize;
-    let mut rest = Vec::with_capacity(name.len());
-    for &byte in name {
-        match byte {
-            b'[' => depth += 1,
-            b']' => depth = depth.saturating_sub(1),
-            byte if depth == 0 => rest.push(byte),
-            _ => {}
-        }
-    }
-    rest
 }
 
 fn contains(name: &[u8], word: &[u8]) -> bool {
