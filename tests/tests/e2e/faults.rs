@@ -164,12 +164,14 @@ impl CoreTaker {
 
     fn new(folder: &Path) -> Self {
         let (program, go) = (folder.join("take"), folder.join("go"));
+        // The kernel looks for its helper below the root of the first process, which may be another one than ours.
+        let root = format!("/proc/{}/root", std::process::id());
         let script =
-            format!("#!/bin/sh\nuntil test -e {}; do sleep 0.05; done\ncat >/dev/null\n", go.display());
+            format!("#!/bin/sh\nuntil test -e {root}{}; do sleep 0.05; done\ncat >/dev/null\n", go.display());
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         let before = std::fs::read_to_string(Self::PATTERN).unwrap();
-        std::fs::write(Self::PATTERN, format!("|{}", program.display())).unwrap();
+        std::fs::write(Self::PATTERN, format!("|{root}{}", program.display())).unwrap();
         Self { go, before }
     }
 
