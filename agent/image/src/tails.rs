@@ -98,10 +98,11 @@ pub enum Export {
     Unclear,
 }
 
-/// The ELF virtual addresses of functions that others were followed to, once for each.
+/// The ELF virtual addresses of exits that functions were followed to, once for each function.
 pub type Followers = Vec<u64>;
 
-/// Functions that are followed to the same one: its returns have a probe for each, which all of its callers pay for.
+/// Functions that are followed to the same exit: it has a probe for each, which all who pass there pay for. The guard takes
+/// twice as many at one place, where functions that share their code have theirs as well.
 const FOLLOWERS: usize = 8;
 
 /// Follows the tail jumps of functions of one image.
@@ -218,10 +219,12 @@ impl<'i, S: ReadAt> Tails<'i, S> {
     /// The exits of the function at an address, for one more function that is followed to it.
     fn join(&mut self, address: u64) -> Option<Vec<ProbeSite>> {
         let exits = self.callee(address)?;
-        if self.followers.iter().filter(|known| **known == address).count() == FOLLOWERS {
+        let at = |exit: &ProbeSite| exit.site.address;
+        let followers = |exit| self.followers.iter().filter(|known| **known == at(exit)).count();
+        if exits.iter().any(|exit| followers(exit) >= FOLLOWERS) {
             return None;
         }
-        self.followers.push(address);
+        self.followers.extend(exits.iter().map(at));
         Some(exits)
     }
 
