@@ -319,7 +319,8 @@ fn a_killed_agent_leaves_no_definition_in_tracefs() {
 
 #[test]
 fn what_is_left_in_tracefs_is_swept_by_any_command() {
-    let _turn = Turn::shared();
+    // Alone, because the commands of other tests sweep as well.
+    let _turn = Turn::alone();
     let mut target = endless();
     target.go();
     let pid = target.pid().to_string();

@@ -599,6 +599,10 @@ fn what_cannot_be_sent_is_told_with_what_to_do() {
     with("headers_file = \"/nowhere\"");
     upload(&place, "http://127.0.0.1:1/").refused(2, &["headers_file", "/nowhere", "No such file"]);
     with("ca_file = \"/dev/null\"");
+    upload(&place, "https://127.0.0.1:1/").refused(2, &["ca_file", "/dev/null", "is not a regular file"]);
+    let empty = place.path().join("empty");
+    std::fs::write(&empty, "").unwrap();
+    with(&format!("ca_file = {empty:?}"));
     upload(&place, "https://127.0.0.1:1/").refused(2, &["ca_file", "no certificate"]);
     with("endpoint = \"nowhere\"");
     place.edgelat(&["upload", "--once"]).refused(2, &["upload: endpoint", "the address of a receiver"]);
