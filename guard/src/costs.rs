@@ -81,18 +81,20 @@ impl Guard {
 
     /// Processes, besides the one that hits a probe of a plan, whose links the kernel walks at that hit.
     pub(crate) fn others(&self, index: usize) -> u64 {
-        let plan = &self.plans[index];
-        // A service has hundreds of plans, each related to all others. Their numbers ascend, as they were issued.
+        let related = self.related(index).map(|at| self.plans[at].attached());
+        self.plans[index].attached().saturating_sub(1) + related.sum::<u64>()
+    }
+
+    /// The places of the plans with probes on the same instructions. A service has hundreds, each related to all others.
+    fn related(&self, index: usize) -> impl Iterator<Item = usize> {
+        // Their numbers ascend, as they were issued.
         let place = |id: &PlanId| self.plans.binary_search_by_key(&id.0, |plan| plan.id.0).ok();
-        let related = plan.related.iter().filter_map(place).map(|at| self.plans[at].attached());
-        plan.attached().saturating_sub(1) + related.sum::<u64>()
+        self.plans[index].related.iter().filter_map(place)
     }
 
     /// Takes in what a plan and those related to it have cost, before the number of processes changes.
     pub(crate) fn take_in(&mut self, index: usize) {
-        let mut concerned = vec![index];
-        let related = self.plans[index].related.clone();
-        concerned.extend((0..self.plans.len()).filter(|at| related.contains(&self.plans[*at].id)));
+        let concerned: Vec<usize> = std::iter::once(index).chain(self.related(index)).collect();
         for at in concerned {
             let others = self.others(at);
             _ = self.plans[at].cost_ns(others);

@@ -20,13 +20,12 @@ ORACLE(lasts);
 /* What most of them go on in. It has callers of its own, too. */
 PROBED uint64_t lasts(uint64_t ns)
 {
-    uint64_t start = oracle_now(), now;
+    uint64_t start = oracle_now();
     ENTER(lasts);
-    do now = oracle_now();
-    while (now - start < ns);
+    uint64_t lasted = oracle_spin(ns);
     LEAVE(lasts);
     oracle_record(&of_lasts, oracle_now() - start);
-    return now - start;
+    return lasted;
 }
 
 PROBED int sleeps_below(uint64_t ns)
@@ -63,10 +62,7 @@ PROBED uint64_t either(uint64_t ns)
     ENTER(either);
     if (ns & 1)
         return lasts(ns);
-    uint64_t start = oracle_now(), now;
-    do now = oracle_now();
-    while (now - start < ns);
-    return now - start;
+    return oracle_spin(ns);
 }
 
 PROBED uint64_t first_of_two(uint64_t ns)

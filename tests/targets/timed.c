@@ -11,13 +11,12 @@ ORACLE(sleeps);
 
 PROBED uint64_t computes(uint64_t ns)
 {
-    uint64_t start = oracle_now(), now;
+    uint64_t start = oracle_now();
     ENTER(computes);
-    do now = oracle_now();
-    while (now - start < ns);
+    uint64_t computed = oracle_spin(ns);
     LEAVE(computes);
     oracle_record(&of_computes, oracle_now() - start);
-    return now - start;
+    return computed;
 }
 
 PROBED uint64_t sleeps(uint64_t ns)

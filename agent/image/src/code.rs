@@ -89,7 +89,7 @@ impl<S: ReadAt> Image<S> {
         table: &FunctionTable,
         function: &Function,
     ) -> Result<Vec<ProbeSite>, Refusal> {
-        if let Some(refusal) = function.refusal.clone() {
+        if let Some(refusal) = self.refusal().or_else(|| function.refusal.clone()) {
             return Err(refusal);
         }
         let exits = if let Some(planned) = table.planned(function.start, function.end) {

@@ -19,7 +19,7 @@ use crate::elf::dynamic::Dynamic;
 use crate::elf::relocations;
 use crate::elf::symbols::{SymbolKind, SymbolTable};
 use crate::limits::TAIL_EXITS;
-use crate::sites::{self, Part};
+use crate::sites::{self, Part, Site};
 use crate::{
     Arch, Function, FunctionSites, FunctionTable, Image, ImageError, Language, ReadAt, Refusal, SiteKind,
 };
@@ -148,8 +148,9 @@ impl<'i, S: ReadAt> Tails<'i, S> {
         let mut ends = None;
         let mut sites = image.sites_and(table, function, |arch, main, cold, around| {
             sites::find_whole(arch, main, cold, around, &mut |jumps| {
-                let placed: Vec<ProbeSite> =
-                    jumps.iter().filter_map(|jump| image.place_one(*jump).ok()).collect();
+                let shared = |jump: &Site| jump.maybe || table.is_shared(jump.address, function.start);
+                let placed = jumps.iter().map(|jump| Site { maybe: shared(jump), ..*jump });
+                let placed: Vec<ProbeSite> = placed.filter_map(|jump| image.place_one(jump).ok()).collect();
                 let mut followed: Vec<u64> = placed.iter().map(|jump| jump.site.address).collect();
                 let found = ends.insert(self.follow(placed, Some(function.start)));
                 followed.retain(|address| found.kept().all(|jump| jump.site.address != *address));
@@ -160,10 +161,7 @@ impl<'i, S: ReadAt> Tails<'i, S> {
         let (jumps, exits) = sites.exits.into_iter().partition(is_jump);
         sites.exits = exits;
         // A pack knows the sites without a search.
-        let mut ends = ends.unwrap_or_else(|| self.follow(jumps, Some(function.start)));
-        for end in &mut ends.open {
-            end.site.maybe |= table.is_shared(end.site.address, function.start);
-        }
+        let ends = ends.unwrap_or_else(|| self.follow(jumps, Some(function.start)));
         Ok((sites, ends))
     }
 
@@ -180,29 +178,25 @@ impl<'i, S: ReadAt> Tails<'i, S> {
     /// Follows calls into a function of this image that begins at `address`; `None` where that cannot be probed.
     pub fn enter(&mut self, address: u64) -> Option<CallEnds> {
         let exits = self.join(address)?;
-        let (jumps, exits) = exits.into_iter().partition(|exit| exit.site.kind == SiteKind::TailJump);
-        let mut ends = self.follow(jumps, None);
-        ends.exits.extend(exits);
-        Some(ends)
+        Some(self.follow(exits, None))
     }
 
-    fn follow(&mut self, jumps: Vec<ProbeSite>, start: Option<u64>) -> CallEnds {
+    /// Where calls end that leave by these exits, of a function that begins at `start` where it may be jumped to again.
+    fn follow(&mut self, mut waiting: Vec<ProbeSite>, start: Option<u64>) -> CallEnds {
         let mut ends = CallEnds::default();
         let mut followed = Vec::new();
-        let mut waiting = jumps;
         while let Some(jump) = waiting.pop() {
+            if jump.site.kind != SiteKind::TailJump {
+                ends.exits.push(jump);
+                continue;
+            }
             match self.lead(&jump) {
                 Lead::Code(to) if Some(to) == start => ends.again.push(jump),
                 Lead::Code(to) if followed.contains(&to) => {}
                 Lead::Code(to) => match self.join(to) {
                     Some(exits) if ends.exits.len() + waiting.len() + exits.len() <= TAIL_EXITS => {
                         followed.push(to);
-                        for exit in exits {
-                            match exit.site.kind {
-                                SiteKind::TailJump => waiting.push(exit),
-                                _ => ends.exits.push(exit),
-                            }
-                        }
+                        waiting.extend(exits);
                     }
                     _ => ends.open.push(jump),
                 },

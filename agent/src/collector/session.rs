@@ -211,13 +211,15 @@ impl Session {
         if resolved.functions.is_empty() {
             return Ok(());
         }
+        self.measure(line, wanted, &mut resolved, notices)?;
+        // After arming: it takes a look into all images.
         if resolved.functions.iter().any(|function| function.until_tail_call) && self.returns == Returns::Ret
         {
             let images = self.target.images(line)?;
             let reason = refusals::return_probes(line, &self.target, &images);
             notes::of_tails(&resolved.functions, reason.as_deref(), notices);
         }
-        self.measure(line, wanted, &mut resolved, notices)
+        Ok(())
     }
 
     /// Attaches and arms functions of Python, once their interpreter is mapped.

@@ -59,9 +59,6 @@ pub const UNCOVERED: usize = 7;
 /// See [`DURATION`].
 pub const UNTIL_TAIL_CALL: usize = 8;
 
-/// What [`UNTIL_TAIL_CALL`] says, which has a point only where it is 1.
-const UNTIL_TAIL_CALL_HELP: &str = "1 where some calls leave by a jump and are measured up to there only";
-
 /// All metrics that are sent.
 pub const METRICS: [Metric; 9] = [
     metric(
@@ -102,7 +99,12 @@ pub const METRICS: [Metric; 9] = [
         Kind::Gauge,
         "For how long processes of a target were not measured in the interval that ends here, by reason",
     ),
-    metric("edgelat_function_until_tail_call", "{function}", Kind::Gauge, UNTIL_TAIL_CALL_HELP),
+    metric(
+        "edgelat_function_until_tail_call",
+        "{function}",
+        Kind::Gauge,
+        "1 where some calls leave by a jump and are measured up to there only",
+    ),
 ];
 
 /// Attributes, each an encoded `KeyValue`.
