@@ -173,9 +173,10 @@ impl Bound {
         self.at_most < Ppm::MAX
     }
 
-    /// Would so much be within it?
-    pub(crate) fn takes(&self, cost: Ppm) -> bool {
-        cost <= self.at_most
+    /// Would so much leave room in it? Children that filled it to the brim would have the next busy moment end the
+    /// measurement of all of them.
+    pub(crate) fn leaves_room(&self, cost: Ppm) -> bool {
+        cost <= self.at_most - self.at_most / 4
     }
 
     /// Is it enough?
@@ -233,9 +234,9 @@ impl Total {
         Self { bound: Bound::new(at_most), looked: None, sharing }
     }
 
-    /// Would so much be within the bound?
-    pub(crate) fn takes(&self, cost: Ppm) -> bool {
-        self.bound.takes(cost)
+    /// Would so much leave room in the bound?
+    pub(crate) fn leaves_room(&self, cost: Ppm) -> bool {
+        self.bound.leaves_room(cost)
     }
 
     /// Is there a bound, at the last look?
@@ -292,8 +293,9 @@ mod tests {
     #[test]
     fn a_crowd_that_comes_between_two_looks_fills_the_bound_no_further_than_one_by_one() {
         let (bound, last, of_one, at_the_look) = (Bound::new(10_000), 5_000, 500, 2);
-        let taken = (3..100).take_while(|others| bound.takes(last + of_more(of_one, at_the_look, *others)));
-        assert_eq!(taken.count(), 10);
+        let room = |others: &u64| bound.leaves_room(last + of_more(of_one, at_the_look, *others));
+        assert_eq!((3..100).take_while(room).count(), 5, "up to three quarters");
+        assert!(Bound::new(Ppm::MAX).leaves_room(5_000), "no bound");
         assert_eq!(of_more(of_one, at_the_look, 1), 0, "some have ended since");
     }
 

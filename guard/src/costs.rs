@@ -108,8 +108,8 @@ impl Guard {
         let all = self.plans.iter().filter(|plan| !plan.off);
         let all = all.filter_map(|plan| Some(plan.budget.as_ref()?.meter.last()));
         let all = all.fold(more, u64::saturating_add);
-        budget.bound.takes(budget.meter.last().saturating_add(more))
-            && self.total.as_ref().is_none_or(|total| total.takes(all))
+        budget.bound.leaves_room(budget.meter.last().saturating_add(more))
+            && self.total.as_ref().is_none_or(|total| total.leaves_room(all))
     }
 
     /// What a plan costs and adds now.

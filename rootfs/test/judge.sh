@@ -20,7 +20,10 @@ wait_for() {
     # The file may come with the program that writes it.
     until seen=$(grep -c "$1" "$2" 2>/dev/null) && [ "$seen" -ge "${3:-1}" ]; do
         patience=$((patience - 1))
-        [ "$patience" -gt 0 ] || fail "$2 never said $1"
+        if [ "$patience" -le 0 ]; then
+            echo "[$2] $(tail -n 1 "$2" 2>/dev/null)"
+            fail "$2 never said $1"
+        fi
         usleep 100000
     done
 }

@@ -44,8 +44,8 @@ __asm__(
     FUNCTION("returns", EMULATED "ret\n")
     FUNCTION("steps", STEPPED "ret\n")
     FUNCTION("jumps_on", EMULATED ON)
-    /* Four ways out that are never taken. */
-    FUNCTION("looks_out", EMULATED NEVER NEVER NEVER NEVER ON)
+    /* Twelve ways out that are never taken: cheap hits, but many. */
+    FUNCTION("looks_out", EMULATED NEVER NEVER NEVER NEVER NEVER NEVER NEVER NEVER NEVER NEVER NEVER NEVER ON)
     /* The end of one is another function. */
     FUNCTION("outer", EMULATED STEPPED FUNCTION("inner", EMULATED ON))
     FUNCTION("nowhere", NOWHERE)

@@ -276,6 +276,8 @@ fn kill_9_at_any_moment_leaves_no_probe_and_no_pin_and_harms_nobody() {
                 std::mem::replace(&mut target, working()).kill();
                 service.says("ready: ");
                 service.end();
+                // Killed soon after its probes came, its build would be left alone for a while.
+                assert!(place.edgelat(&["quarantine", "clear"]).status.success());
             }
             _ => {
                 of_both += 1;
