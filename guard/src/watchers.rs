@@ -269,7 +269,8 @@ fn parse_event(bytes: &[u8]) -> Option<(u32, FamilyEvent)> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Child, Command};
+    use std::io::Read as _;
+    use std::process::{Child, Command, Stdio};
     use std::time::Instant;
 
     use nix::sys::signal::{Signal, kill, raise, signal};
@@ -277,8 +278,13 @@ mod tests {
 
     use super::*;
 
-    fn sleeper() -> Child {
-        Command::new("sleep").arg("60").spawn().unwrap()
+    /// A shell that waits for a line, and then does something. It has spoken, so that its own start is told to nobody.
+    fn waiting(then: &str) -> Child {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("echo; read _; {then}")]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut shell = shell.spawn().unwrap();
+        assert_eq!(shell.stdout.as_mut().unwrap().read(&mut [0]).unwrap(), 1);
+        shell
     }
 
     /// What is told of a plan next.
@@ -297,7 +303,7 @@ mod tests {
     #[test]
     fn a_fault_turns_off_every_plan_of_the_process_and_no_other() {
         let watchers = Watchers::new(16).unwrap();
-        let (mut one, mut other) = (sleeper(), sleeper());
+        let (mut one, mut other) = (waiting(""), waiting(""));
         let (pid, other_pid) = (one.id() as i32, other.id() as i32);
         let plans: Vec<(u32, Switch)> = (0..4).map(|_| watchers.take().unwrap()).collect();
         for (plan, marks) in [(0, 0), (1, 0), (2, layout::MEMBER_UNHANDLED)] {
@@ -329,10 +335,7 @@ mod tests {
         for plan in 0..2 {
             assert_eq!(watchers.take().unwrap().0, plan);
         }
-        // It waits for a line before it forks.
-        let mut shell = Command::new("sh");
-        shell.args(["-c", "read _; sh -c 'exit 3' & wait"]).stdin(std::process::Stdio::piped());
-        let mut shell = shell.spawn().unwrap();
+        let mut shell = waiting("sh -c 'exit 3' & wait");
         let pid = shell.id() as i32;
         for plan in 0..2 {
             watchers.add(pid, plan, 0).unwrap();
@@ -354,7 +357,7 @@ mod tests {
     #[test]
     fn a_number_that_is_used_again_has_nothing_of_the_plan_before() {
         let watchers = Watchers::new(16).unwrap();
-        let mut process = sleeper();
+        let mut process = waiting("");
         let pid = process.id() as i32;
         let (plan, switch) = watchers.take().unwrap();
         let (other, _) = watchers.take().unwrap();
