@@ -10,7 +10,8 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
-#define PAGE 4096
+/* The largest page of the kernels that are tried. */
+#define PAGE 16384
 
 #define DEFINE(id)                                                                                 \
     ORACLE(id);                                                                                    \
