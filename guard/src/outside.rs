@@ -38,13 +38,14 @@ fn from_root(path: &Path) -> (BorrowedFd<'_>, &Path) {
     }
 }
 
-/// Opens a file for reading.
+/// Opens a file for reading, without waiting for who might write to a pipe.
 ///
 /// # Errors
 /// What the system refuses.
 pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
     let (root, path) = from_root(path.as_ref());
-    Ok(openat(root, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?.into())
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    Ok(openat(root, path, flags, Mode::empty())?.into())
 }
 
 /// The text of a file.

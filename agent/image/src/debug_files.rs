@@ -2,8 +2,8 @@
 //!
 //! A distribution that strips its programs ships their symbols in a file named by the build-id,
 //! `/usr/lib/debug/.build-id/xx/yyyy.debug`, where `xx` are its first two hexadecimal digits (GDB's manual, "Separate
-//! Debug Files"). Whether such files may be opened, in which mount namespace and with which rights, is the caller's to
-//! decide; this crate only says which path it would like.
+//! Debug Files"). One that is not there is found by the name that `.gnu_debuglink` gives. Whether such files may
+//! be opened, in which mount namespace and with which rights, is the caller's to decide; this crate only says which path it would like.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ pub struct DebugFiles<'o> {
     open: Option<&'o Open<'o>>,
     directories: Vec<PathBuf>,
     packs: &'o [Pack],
+    image: Option<PathBuf>,
 }
 
 impl<'o> DebugFiles<'o> {
@@ -27,13 +28,13 @@ impl<'o> DebugFiles<'o> {
     /// there is none; any other becomes a [`Skipped`](crate::Skipped) source.
     #[must_use]
     pub fn new(open: &'o Open<'o>) -> Self {
-        Self { open: Some(open), directories: vec![PathBuf::from("/usr/lib/debug")], packs: &[] }
+        Self { open: Some(open), directories: vec![PathBuf::from("/usr/lib/debug")], packs: &[], image: None }
     }
 
     /// No debug files.
     #[must_use]
     pub fn none() -> Self {
-        Self { open: None, directories: Vec::new(), packs: &[] }
+        Self { open: None, directories: Vec::new(), packs: &[], image: None }
     }
 
     /// Looks below `directory` too, before those that were added earlier. It is one like `/usr/lib/debug`, with
@@ -41,6 +42,14 @@ impl<'o> DebugFiles<'o> {
     #[must_use]
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directories.insert(0, directory.into());
+        self
+    }
+
+    /// Follows the link of the image, which stands at this path: beside it, in `.debug` next to it, and below the
+    /// folders of debug files.
+    #[must_use]
+    pub fn linked_from(mut self, image: impl Into<PathBuf>) -> Self {
+        self.image = Some(image.into());
         self
     }
 
@@ -64,13 +73,31 @@ impl<'o> DebugFiles<'o> {
         let hex = build_id.to_string();
         let (first, rest) = hex.split_at(2);
         let name = Path::new(".build-id").join(first).join(format!("{rest}.debug"));
-        self.directories.iter().filter_map(move |directory| {
-            let path = directory.join(&name);
-            match (self.open?)(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-                opened => Some((path, opened)),
+        self.directories.iter().filter_map(move |directory| self.opened(directory.join(&name)))
+    }
+
+    /// The same of the debug files that a link may mean by a name. Nothing but their bytes tells whether it does.
+    pub(crate) fn linked(&self, name: &str) -> impl Iterator<Item = (PathBuf, io::Result<Box<dyn ReadAt>>)> {
+        let mut paths = Vec::new();
+        if let Some(image) = &self.image {
+            let folder = image.parent().unwrap_or(Path::new("/"));
+            paths.extend([folder.join(name), folder.join(".debug").join(name)]);
+            let below = folder.strip_prefix("/").unwrap_or(folder);
+            paths.extend(self.directories.iter().map(|directory| directory.join(below).join(name)));
+            paths.extend(self.directories.iter().map(|directory| directory.join(name)));
+            // A debug file in `.debug` often has the name of the file that it is of.
+            paths.retain(|path| path != image);
+        }
+        paths.into_iter().filter_map(|path| self.opened(path))
+    }
+
+    fn opened(&self, path: PathBuf) -> Option<(PathBuf, io::Result<Box<dyn ReadAt>>)> {
+        match (self.open?)(&path) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                None
             }
-        })
+            opened => Some((path, opened)),
+        }
     }
 }
 
@@ -108,6 +135,25 @@ mod tests {
             ]
         );
         assert_eq!(DebugFiles::none().candidates(&build_id).count(), 0);
+        assert_eq!(DebugFiles::none().linked_from("/usr/bin/a").linked("a.debug").count(), 0);
         assert_eq!(DebugFiles::none().directory("/srv/debug").candidates(&build_id).count(), 0);
+    }
+
+    #[test]
+    fn a_link_is_followed_beside_the_image_in_debug_and_below_the_folders_but_never_to_the_image() {
+        let open = |_: &Path| -> io::Result<Box<dyn ReadAt>> { Ok(Box::new(vec![1u8])) };
+        let files = DebugFiles::new(&open).directory("/srv").linked_from("/usr/bin/a");
+        let found = |name| files.linked(name).map(|(path, _)| path).collect::<Vec<_>>();
+        let expected = [
+            "/usr/bin/a.debug",
+            "/usr/bin/.debug/a.debug",
+            "/srv/usr/bin/a.debug",
+            "/usr/lib/debug/usr/bin/a.debug",
+            "/srv/a.debug",
+            "/usr/lib/debug/a.debug",
+        ];
+        assert_eq!(found("a.debug"), expected.map(PathBuf::from));
+        assert_eq!(found("a")[0], Path::new("/usr/bin/.debug/a"));
+        assert_eq!(DebugFiles::new(&open).linked("a.debug").count(), 0);
     }
 }

@@ -106,4 +106,14 @@ pub enum ImageError {
         /// Build-id of the image.
         wanted: String,
     },
+    /// A debug file that a link names is not the one that it was made for.
+    #[error(
+        "the debug file has checksum {found:08x}, not {wanted:08x} as its link says; install the debug file of this build"
+    )]
+    DebugFileChecksum {
+        /// CRC-32 of the debug file.
+        found: u32,
+        /// CRC-32 in the link.
+        wanted: u32,
+    },
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::debug_link::{self, DebugLink};
 use crate::elf::dynamic::Dynamic;
 use crate::elf::symbols::SymbolTable;
 use crate::elf::unwind::Unwind;
@@ -279,12 +280,21 @@ impl<S: ReadAt> Image<S> {
         debug_files: &DebugFiles<'_>,
         progress: &mut dyn FnMut(Progress),
     ) {
-        let Some(build_id) = self.build_id else { return };
         let origin = Origin::DebugFile;
-        for (path, opened) in debug_files.candidates(&build_id) {
+        let by_build = self.build_id.iter().flat_map(|build_id| debug_files.candidates(build_id));
+        // The link of a file that has its symbols leads to nothing new.
+        let link = if self.facts.symtab { Ok(None) } else { DebugLink::read(&self.elf) };
+        let link = link.unwrap_or_else(|error| {
+            collector.skip(Skipped { origin, path: None, error });
+            None
+        });
+        let checksum = link.as_ref().map(|link| link.checksum);
+        let linked = link.iter().flat_map(|link| debug_files.linked(&link.name));
+        let candidates = by_build.map(|found| (found, None)).chain(linked.map(|found| (found, checksum)));
+        for ((path, opened), checksum) in candidates {
             let added = opened
                 .map_err(|source| ImageError::Read { what: "debug file", source })
-                .and_then(|source| self.debug_file(source, &build_id))
+                .and_then(|source| self.debug_file(source, checksum, progress))
                 .and_then(|elf| add_full(collector, &elf, origin, progress));
             match added {
                 Ok(()) => return,
@@ -309,15 +319,29 @@ impl<S: ReadAt> Image<S> {
         Ok(())
     }
 
-    /// Opens a debug file and checks that it belongs to this build.
-    fn debug_file<D: ReadAt>(&self, source: D, build_id: &BuildId) -> Result<Elf<D>, ImageError> {
+    /// Opens a debug file and checks that it belongs to this build: by its build-id, or by the `checksum` of a link and
+    /// the build-id where both have one.
+    fn debug_file(
+        &self,
+        source: Box<dyn ReadAt>,
+        checksum: Option<u32>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Elf<Box<dyn ReadAt>>, ImageError> {
         let elf = Elf::open(source, Purpose::Symbols)?;
         let found = notes::read(&elf, Purpose::Symbols)?.build_id;
-        if found.as_ref() != Some(build_id) || elf.arch != self.elf.arch {
-            return Err(ImageError::DebugFileDiffers {
-                found: found.map_or_else(|| "none".to_owned(), |found| found.to_string()),
-                wanted: build_id.to_string(),
-            });
+        let unknown = checksum.is_some() && (found.is_none() || self.build_id.is_none());
+        if found != self.build_id && !unknown || elf.arch != self.elf.arch {
+            let text = |id: Option<BuildId>| id.map_or_else(|| "none".to_owned(), |id| id.to_string());
+            return Err(ImageError::DebugFileDiffers { found: text(found), wanted: text(self.build_id) });
+        }
+        if let Some(wanted) = checksum {
+            let origin = Origin::DebugFile;
+            let found = debug_link::checksum(&elf.source, &mut |done, total| {
+                progress(Progress { origin, done, total });
+            })?;
+            if found != wanted {
+                return Err(ImageError::DebugFileChecksum { found, wanted });
+            }
         }
         Ok(elf)
     }

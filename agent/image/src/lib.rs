@@ -57,6 +57,7 @@ pub mod boundary;
 mod build_id;
 mod code;
 mod debug_files;
+mod debug_link;
 mod debugdata;
 mod decode;
 pub mod demangle;

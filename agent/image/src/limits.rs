@@ -53,6 +53,13 @@ pub const DEBUGDATA_BYTES: usize = 64 << 20;
 /// Dictionary that the xz stream may ask for; `xz -9` asks for 64 MiB. Only what is written of it becomes resident.
 pub const XZ_DICTIONARY_BYTES: usize = 64 << 20;
 
+/// Bytes of a link to a debug file: the name of a file and a checksum.
+pub const DEBUG_LINK_BYTES: u64 = 4 << 10;
+
+/// Bytes of a debug file that is found by a link: all of them are read for the checksum. Those of large browsers have
+/// more, and are found by their build-id.
+pub const LINKED_BYTES: u64 = 512 << 20;
+
 /// Bytes of code of one function with its cold parts, above which it is refused instead of decoded. The largest
 /// interpreters' loops have some hundred KiB.
 pub const FUNCTION_BYTES: u64 = 4 << 20;

@@ -16,14 +16,19 @@ use nix::sys::stat::Mode;
 #[derive(Debug, Default)]
 pub struct DebugDirs {
     opened: Vec<(PathBuf, Option<OwnedFd>)>,
+    beside: Vec<(PathBuf, Option<OwnedFd>)>,
 }
 
 impl DebugDirs {
     /// Opens folders. One that cannot be opened is one that holds nothing, as a folder that is not there.
     pub fn open(paths: &[PathBuf]) -> Self {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let open = |path: &PathBuf| (path.clone(), open(path, flags, Mode::empty()).ok());
-        Self { opened: paths.iter().map(open).collect() }
+        Self { opened: paths.iter().map(|path| folder(path)).collect(), beside: Vec::new() }
+    }
+
+    /// Opens the folder of an image too, which its link may lead to.
+    pub fn beside(mut self, path: Option<&Path>) -> Self {
+        self.beside.extend(path.map(folder));
+        self
     }
 
     /// The folders, in the order in which they were named.
@@ -31,18 +36,32 @@ impl DebugDirs {
         self.opened.iter().map(|(path, _)| path.as_path())
     }
 
-    /// Opens a file in one of them, or anywhere else where no right is needed.
+    /// Opens a file in one of them, or anywhere else where no right is needed. What is no regular file is refused: a pipe
+    /// that somebody put in the place of a debug file would hold us for ever.
     ///
     /// # Errors
     /// Why it cannot be opened.
     pub fn file(&self, path: &Path) -> io::Result<File> {
-        let inside =
-            self.opened.iter().find_map(|(folder, fd)| Some((fd.as_ref()?, path.strip_prefix(folder).ok()?)));
-        match inside {
+        let inside = self
+            .opened
+            .iter()
+            .chain(&self.beside)
+            .find_map(|(folder, fd)| Some((fd.as_ref()?, path.strip_prefix(folder).ok()?)));
+        let file: File = match inside {
             Some((folder, rest)) => {
-                Ok(openat(folder, rest, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?.into())
+                let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+                openat(folder, rest, flags, Mode::empty())?.into()
             }
-            None => outside::open(path),
+            None => outside::open(path)?,
+        };
+        match file.metadata()?.is_file() {
+            true => Ok(file),
+            false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
         }
     }
+}
+
+fn folder(path: &Path) -> (PathBuf, Option<OwnedFd>) {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    (path.to_owned(), open(path, flags, Mode::empty()).ok())
 }

@@ -352,7 +352,7 @@ pub fn functions_of<S: ReadAt>(
     context: &mut Context<'_>,
 ) -> Result<FunctionTable, ResolveError> {
     let opener = |path: &Path| context.debug_dirs.file(path).map(edgelat_image::boxed);
-    let mut debug_files = DebugFiles::new(&opener).packs(context.packs);
+    let mut debug_files = DebugFiles::new(&opener).packs(context.packs).linked_from(open.on_disk());
     for folder in context.debug_dirs.paths() {
         debug_files = debug_files.directory(folder);
     }
@@ -362,8 +362,12 @@ pub fn functions_of<S: ReadAt>(
         .map_err(|error| ResolveError::Image { path: open.path.clone(), error })
 }
 
-/// Why packs did not help: they are for other builds, or for other code.
+/// Why debug files and packs did not help: they are for other builds, or for other code.
 fn of_packs<S: ReadAt>(image: &Image<S>, table: &FunctionTable, packs: &[Pack]) -> String {
+    if let Some(skipped) = table.skipped().iter().find(|skipped| skipped.origin == Origin::DebugFile) {
+        let path = skipped.path.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default();
+        return format!("; {path}{}", skipped.error);
+    }
     if let Some(skipped) = table.skipped().iter().find(|skipped| skipped.origin == Origin::Pack) {
         return format!("; {}", skipped.error);
     }

@@ -116,6 +116,13 @@ impl Target {
     }
 }
 
+impl OpenImage {
+    /// The path at which the file stands or stood.
+    pub fn on_disk(&self) -> &str {
+        self.path.trim_end_matches(" (deleted)")
+    }
+}
+
 /// The last part of a path, for people.
 pub fn file_name(path: &str) -> &str {
     Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or(path)

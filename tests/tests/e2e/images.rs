@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use edgelat_tests::machine::Turn;
 use edgelat_tests::{Session, Target, TempDir, edgelat, target};
@@ -134,6 +135,61 @@ fn the_usual_place_of_debug_files_is_looked_at() {
     }
     let _installed = Installed(debug_file(Path::new("/usr/lib/debug")));
     exact("plain-stripped", &["--calls", "300"], &["add", "work"]);
+}
+
+/// A copy of `plain-linked` in a folder, and the path of its debug file if that stands at `place` below the folder.
+fn linked(folder: &Path, place: &str) -> (PathBuf, PathBuf) {
+    let program = folder.join("plain-linked");
+    fs::copy(target("plain-linked"), &program).unwrap();
+    let debug_file = folder.join(place.trim_start_matches('/')).join("plain-linked.debug");
+    fs::create_dir_all(debug_file.parent().unwrap()).unwrap();
+    fs::copy(target("linked/plain-linked.debug"), &debug_file).unwrap();
+    (program, debug_file)
+}
+
+/// Beside the program, in `.debug` next to it, and below a folder of debug files.
+#[test]
+fn a_stripped_program_is_read_through_the_link_to_its_debug_file() {
+    let _turn = Turn::shared();
+    for place in ["", ".debug", "dirs", "dirs/@"] {
+        let folder = TempDir::new();
+        let at = folder.path().canonicalize().unwrap();
+        let (program, _) = linked(&at, &place.replace('@', at.to_str().unwrap().trim_start_matches('/')));
+        let mut command = Command::new(&program);
+        command.args(["--calls", "300"]);
+        let mut target = Target::start_command(command);
+        let directory = at.join("dirs");
+        let named: &[&str] =
+            if place.starts_with("dirs") { &["--debug-dir", directory.to_str().unwrap()] } else { &[] };
+        let session = Session::with(&target, named, &["add", "work", "descend"]);
+        target.go();
+        let oracle = target.end();
+        session.end().agrees_with(&oracle);
+    }
+}
+
+/// One byte more, and it is another file: said with its name, in the list and where a function is wanted. A pipe in its place
+/// holds nobody up.
+#[test]
+fn a_debug_file_that_is_not_the_linked_one_is_left_out_by_name() {
+    let _turn = Turn::shared();
+    let folder = TempDir::new();
+    let (program, debug_file) = linked(folder.path(), "");
+    let mut bytes = fs::read(&debug_file).unwrap();
+    bytes.push(0);
+    fs::write(&debug_file, bytes).unwrap();
+    let listed = edgelat(&["functions", program.to_str().unwrap(), "--json"]);
+    let target = Target::start_command(Command::new(&program));
+    let refused = edgelat(&["watch", "-p", &target.pid().to_string(), "--duration", "1", "add"]);
+    assert_eq!(refused.status.code(), Some(6), "{refused:#?}");
+    for outcome in [&listed, &refused] {
+        assert!(outcome.stderr.contains("plain-linked.debug"), "{outcome:#?}");
+        assert!(outcome.stderr.contains("checksum"), "{outcome:#?}");
+    }
+    fs::remove_file(&debug_file).unwrap();
+    nix::unistd::mkfifo(&debug_file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let listed = edgelat(&["functions", program.to_str().unwrap(), "--json"]);
+    assert!(listed.stderr.contains("not a regular file"), "{listed:#?}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use edgelat_guard::protocol::MappedImage;
 use edgelat_image::{DebugFiles, Image, Origin};
 
 use crate::cli::failure::Failure;
+use crate::collector::debug_dirs::DebugDirs;
 use crate::collector::notes;
 use crate::collector::refusals;
 use crate::collector::resolve;
@@ -103,8 +104,10 @@ fn executable_findings(
         findings.push(Finding::not_ok("functions", State::Warn, refusal.to_string(), next));
         return Ok(());
     }
-    let opener = |path: &Path| std::fs::File::open(path).map(edgelat_image::boxed);
-    let table = match image.functions(&DebugFiles::new(&opener), &mut |_| ()) {
+    let debug_dirs = DebugDirs::default();
+    let opener = |path: &Path| debug_dirs.file(path).map(edgelat_image::boxed);
+    let debug_files = DebugFiles::new(&opener).linked_from(open.on_disk());
+    let table = match image.functions(&debug_files, &mut |_| ()) {
         Ok(table) => table,
         Err(error) => {
             let next = "name a function by its address: +0xADDRESS@BUILDID";

@@ -9,7 +9,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, IsTerminal},
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use edgelat_guard::{Asked, Guard, Line, protocol::MappedImage};
@@ -108,13 +108,19 @@ impl Fails for FunctionsError {
 pub fn run(options: FunctionsOptions) -> Result<Exit, Failure> {
     // All that only who called us may open is opened here; what is in it is looked at without rights.
     let packs = super::pack::read_all(&options.packs)?;
-    let debug_dirs = DebugDirs::open(&options.debug_dirs);
+    let mut debug_dirs = DebugDirs::open(&options.debug_dirs);
+    let mut at = None;
+    if let FunctionsOf::File(path) = &options.of {
+        // What cannot be found is told when it is opened.
+        at = path.canonicalize().ok();
+        debug_dirs = debug_dirs.beside(at.as_deref().and_then(Path::parent));
+    }
     let (file, asked) = match &options.of {
         FunctionsOf::File(path) => (Some(open(path, &options)?), Vec::new()),
         FunctionsOf::Process(pid) => (None, vec![Asked::process(*pid, None)]),
     };
     guarded(Guard::new(asked), |mut line| {
-        let sources = Sources { packs: super::pack::understand_all(&packs)?, debug_dirs };
+        let sources = Sources { packs: super::pack::understand_all(&packs)?, debug_dirs, file: at };
         to_stdout(Exit::Ok, |out| {
             let mut printer = Printer::new(out, options.json);
             match (&options.of, file) {
@@ -134,6 +140,15 @@ pub fn run(options: FunctionsOptions) -> Result<Exit, Failure> {
 struct Sources {
     packs: Vec<Pack>,
     debug_dirs: DebugDirs,
+    /// Where the file that was named stands.
+    file: Option<PathBuf>,
+}
+
+impl Sources {
+    /// Where an image stands that is shown by this path.
+    fn at(&self, shown: &str) -> PathBuf {
+        self.file.clone().unwrap_or_else(|| shown.trim_end_matches(" (deleted)").into())
+    }
 }
 
 fn open(path: &Path, options: &FunctionsOptions) -> Result<File, Failure> {
@@ -221,7 +236,7 @@ fn list(
     let unreadable = |error| Failure::from(FunctionsError::Image { path: path.to_string(), error });
     let image = Image::open(file).map_err(unreadable)?;
     let open = |path: &Path| sources.debug_dirs.file(path).map(edgelat_image::boxed);
-    let debug_files = DebugFiles::new(&open).packs(&sources.packs);
+    let debug_files = DebugFiles::new(&open).packs(&sources.packs).linked_from(sources.at(path));
     let debug_files = sources.debug_dirs.paths().fold(debug_files, DebugFiles::directory);
     let mut progress = ProgressLine::new();
     let name = file_name(path);
