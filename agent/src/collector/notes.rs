@@ -69,14 +69,19 @@ fn visible_in(python: &ResolvedPython) -> String {
         ),
         (false, _, true) => format!(
             "{interpreter}: only calls from C are seen (scripts, threads, callbacks); to see every call, start it with \
-             PYTHONPERFSUPPORT=1 in its environment"
+             PYTHONPERFSUPPORT=1 in its environment; {PERF_AND_FORK}"
         ),
         (false, _, false) => format!(
             "{interpreter}: only calls from C are seen (scripts, threads, callbacks); from Python 3.12 on, \
-             PYTHONPERFSUPPORT=1 in the environment makes every call visible"
+             PYTHONPERFSUPPORT=1 in the environment makes every call visible; {PERF_AND_FORK}"
         ),
     }
 }
+
+/// Faults of CPython: gh-144766 came with 3.13.12 and went with the release after it, gh-149156 was mended in May 2026 on all
+/// branches with the support for perf that were maintained.
+const PERF_AND_FORK: &str = "if it forks, use a Python released after May 2026: in older ones, above all in 3.13.12, this \
+     setting itself may crash a child (gh-144766, gh-149156)";
 
 /// A process that got SIGKILL so soon after its probes came that they may have to do with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
