@@ -70,6 +70,8 @@ pub(crate) struct Plan {
     pub(crate) examined: Option<(Vec<Unsound>, u64)>,
     /// Its children that are not covered.
     pub(crate) sweep: Sweep,
+    /// Those that had ended when they were looked at, until their end is told.
+    pub(crate) not_seen: Vec<i32>,
     /// When a debugger was last looked for.
     pub(crate) looked_for_tracers: Option<Instant>,
     /// How far its processes were looked at for tracers.
@@ -171,6 +173,7 @@ impl Guard {
             calibration: Vec::new(),
             related: Vec::new(),
             sweep: Sweep::default(),
+            not_seen: Vec::new(),
             looked_for_tracers: None,
             looked_at_tracers: 0,
             armed: false,

@@ -482,6 +482,11 @@ pub enum Event {
         /// Why.
         error: GuardError,
     },
+    /// Children that executed what is measured ended before they could be covered.
+    Missed {
+        /// How many, since this was told last.
+        children: u32,
+    },
     /// The process got a signal that says of a fault. Nothing counts from that moment on, in none of the plan's processes, and
     /// all its probes are gone.
     Faulted {

@@ -200,6 +200,13 @@ fn targets(snapshot: &Snapshot, families: &mut Vec<Family>) {
         &|target| Some(Number::whole(target.unattributed)),
     );
     each(
+        "edgelat_target_missed_children",
+        Kind::Counter,
+        "",
+        "Children of measured processes that ended before they could be covered",
+        &|target| Some(Number::whole(target.missed)),
+    );
+    each(
         "edgelat_target_cost_seconds",
         Kind::Counter,
         "seconds",

@@ -11,7 +11,7 @@
 //! | offset | bytes | |
 //! | --- | --- | --- |
 //! | 0 | 8 | `EDGELIVE` |
-//! | 8 | 2 | version, 1 |
+//! | 8 | 2 | version, 2 |
 //! | 10 | 2 | flags, 0 |
 //! | 12 | 4 | length of the payload |
 //! | 16 | 8 | sequence: the newest has the highest |
@@ -47,7 +47,7 @@ const ROW_BYTES: usize = 16 << 10;
 const LIST: usize = 256;
 
 const MAGIC: &[u8; 8] = b"EDGELIVE";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 /// Where the checksum stands.
 const CRC: usize = 24;
 
@@ -143,6 +143,8 @@ pub struct Target {
     pub refused: u64,
     /// Hits of probes that could not be told to any function.
     pub unattributed: u64,
+    /// Children that ended before they could be covered.
+    pub missed: u64,
 }
 
 /// A stream and what it has counted.
@@ -480,6 +482,7 @@ impl Target {
         codec::put(out, self.limit_ppm);
         codec::put(out, self.refused);
         codec::put(out, self.unattributed);
+        codec::put(out, self.missed);
     }
 
     fn decode(bytes: &mut Bytes<'_>) -> Option<Self> {
@@ -492,6 +495,7 @@ impl Target {
         target.limit_ppm = bytes.number()?;
         target.refused = bytes.number()?;
         target.unattributed = bytes.number()?;
+        target.missed = bytes.number()?;
         Some(target)
     }
 }

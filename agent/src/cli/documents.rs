@@ -56,6 +56,7 @@ fn full_report() -> Report {
         processes: vec![ProcessReport { pid: 1, covered_since_ns: 0, ended_ns: None }],
         processes_left_out: 0,
         processes_not_covered: 0,
+        children_missed: 0,
         functions: vec![FunctionReport::new("f".to_string(), "/f".to_string())],
         python: Some(PythonReport {
             version: "3.13".to_string(),

@@ -40,6 +40,8 @@ pub struct Report {
     pub processes_left_out: u64,
     /// Children that were not covered, or not any more, for a reason that was told.
     pub processes_not_covered: u64,
+    /// Children that ended before they could be covered: what they called is in no account.
+    pub children_missed: u64,
     /// The functions, in the order in which they were resolved.
     pub functions: Vec<FunctionReport>,
     /// What is known of the target's Python, where its functions are measured.

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use edgelat_guard::protocol::{BudgetOf, Event, PlanId, Returns};
+use edgelat_guard::protocol::{BudgetOf, Event, PlanId, Returns, Told};
 use edgelat_guard::{GuardError, Limits, Line};
 use edgelat_image::{Pack, Pattern, Progress, PythonPattern};
 
@@ -97,6 +97,7 @@ pub struct Session {
     /// One of its processes ended by a fault.
     pub died_of_fault: bool,
     processes_not_covered: u64,
+    children_missed: u64,
     /// When counting began.
     pub armed: Instant,
     /// How long was counted, once that is over.
@@ -131,6 +132,7 @@ impl Session {
             command: None,
             died_of_fault: false,
             processes_not_covered: 0,
+            children_missed: 0,
             armed: now,
             measured: None,
             read: now,
@@ -346,8 +348,8 @@ impl Session {
     }
 
     /// Takes in what the guard saw; the reason to end, if it is one.
-    pub fn take(&mut self, event: &Event, notices: &mut dyn Notices) -> Option<Ended> {
-        let now = self.elapsed();
+    pub fn take(&mut self, told: &Told, notices: &mut dyn Notices) -> Option<Ended> {
+        let (now, event) = (self.elapsed(), &told.event);
         match event {
             Event::Covered { pid } => self.family.covered(*pid, now),
             Event::NotCovered { pid, error } => {
@@ -356,6 +358,13 @@ impl Session {
                 // One that was covered lost its probes while the agent was stopped.
                 self.uncovered(*pid, now);
             }
+            // Each plan tells of all.
+            Event::Missed { children }
+                if self.measurements.first().is_some_and(|m| m.plan() == told.plan) =>
+            {
+                self.children_missed += u64::from(*children);
+            }
+            Event::Missed { .. } => {}
             Event::NewCode => self.measurements.iter_mut().for_each(Measurement::attend),
             Event::Faulted { pid, fault, sites, took_ns } => {
                 notices.say(format_args!("{}", faults::in_words(*pid, *fault, *sites, *took_ns)));
@@ -472,6 +481,11 @@ impl Session {
         self.measurements.iter_mut().for_each(|measurement| measurement.learn_cost(line));
     }
 
+    /// Children that ended before they could be covered.
+    pub fn children_missed(&self) -> u64 {
+        self.children_missed
+    }
+
     /// Hits of its probes that could not be told to any function.
     pub fn unattributed_hits(&self) -> u64 {
         self.measurements.iter().map(Measurement::unattributed_hits).sum()
@@ -530,6 +544,7 @@ impl Session {
             processes,
             processes_left_out,
             processes_not_covered: self.processes_not_covered,
+            children_missed: self.children_missed,
             functions,
             python: self.measurements.iter().find_map(Measurement::python),
             cost_percent,

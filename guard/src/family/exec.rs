@@ -10,6 +10,7 @@ use crate::watchers::Exec;
 
 impl Guard {
     pub(super) fn notice_exec(&mut self, index: usize, exec: Exec) {
+        self.plans[index].not_seen.retain(|child| *child != exec.pid);
         let plan = &self.plans[index];
         let Some(known) = plan.processes.iter().position(|covered| covered.target.pid == exec.pid) else {
             // The child of a vfork has memory of its own now. Only one that executes the same image again is

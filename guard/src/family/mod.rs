@@ -7,11 +7,13 @@
 //! | --- | --- |
 //! | [`exec`] | what becomes of a process that executes another image? |
 //! | [`follow`] | which processes of a command are measured? |
+//! | [`missed`] | which children ended before they could be covered? |
 //! | [`sweep`] | what of us is in children that are not covered? |
 //! | [`tracer`] | has a debugger come? |
 
 mod exec;
 mod follow;
+mod missed;
 pub(crate) mod sweep;
 pub(crate) mod tracer;
 
@@ -83,6 +85,7 @@ impl Guard {
                     // A storm of children is followed only where most of them cost nothing.
                     FamilyEvent::Fork { child } if last_exits.get(&child).is_some_and(|exit| *exit > at) => {
                         self.plans[index].sweep.born(child, false);
+                        self.not_seen(index, child);
                     }
                     FamilyEvent::Fault { pid, fault } => self.take_off_after(index, pid, fault),
                     FamilyEvent::Exit { pid, status } => self.note_exit(index, pid, status),
@@ -117,6 +120,7 @@ impl Guard {
 
     fn note_exit(&mut self, index: usize, pid: i32, status: u32) {
         self.plans[index].sweep.ended(pid);
+        self.end_not_seen(index, pid);
         let processes = &mut self.plans[index].processes;
         if let Some(covered) = processes.iter_mut().find(|covered| covered.target.pid == pid) {
             covered.status = Some(status);
@@ -153,11 +157,10 @@ impl Guard {
         }
         let executable = plan.executable;
         let covered = Target::unchecked(TargetId(0), pid).and_then(|mut target| {
-            // Born and gone before we came, or on its way as a command that the target has called: nothing of it was
-            // measured, and nothing of it is left.
+            // On its way as a command that the target has called.
             // One that may not be looked at is told with the reason that attaching to it fails for.
             if executable_of(&target).is_some_and(|found| Some(found) != executable) {
-                return Err(GuardError::NoProcess { pid });
+                return Ok(false);
             }
             if !self.takes_one_more(index) {
                 let what = text("cover one more process");
@@ -166,14 +169,16 @@ impl Guard {
             }
             // Who was allowed to trace the first one may trace what it forks.
             target.tracer = self.plans[index].processes.first().and_then(|first| first.target.tracer);
-            self.cover(index, target)
+            self.cover(index, target).map(|()| true)
         });
         match covered {
-            Ok(()) => {
+            Ok(true) => {
                 self.tell(index, Event::Covered { pid });
                 return true;
             }
-            Err(GuardError::NoProcess { .. }) => {}
+            Ok(false) => {}
+            // Born and gone before we came.
+            Err(GuardError::NoProcess { .. }) => self.not_seen(index, pid),
             Err(error) => self.tell(index, Event::NotCovered { pid, error }),
         }
         // It would take a place in the table for as long as the target lives.

@@ -79,7 +79,11 @@ impl Program {
     }
 
     fn trace_main_thread(&self, time: Duration) -> nix::Result<()> {
-        ptrace::seize(self.pid, ptrace::Options::empty())?;
+        match ptrace::seize(self.pid, ptrace::Options::empty()) {
+            // Another thread executes a program, and the main one has ended to make place for it.
+            Err(Errno::EPERM) => return Err(Errno::ESRCH),
+            seized => seized?,
+        }
         let (begun, mut asked) = (Instant::now(), false);
         while begun.elapsed() < patience() {
             match waitpid(self.pid, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL))? {

@@ -85,3 +85,25 @@ fn what_children_pay_for_breakpoints_that_they_inherited_is_held_under_the_bound
     assert!(outcome.stderr.contains("more than --max-cost allows"), "{}", outcome.stderr);
     target.kill();
 }
+
+/// Each ends as soon as it has made its calls, and the guard comes to some of them too late.
+#[test]
+fn children_that_end_too_soon_to_be_covered_are_counted() {
+    let _turn = Turn::shared();
+    let arguments = ["--calls", "1", "--child-calls", "3", "--children", "300"];
+    let mut target = Target::start("forks", &arguments);
+    let session = Session::on(&target, &["step"]);
+    target.go();
+    let oracle = target.end();
+    let report = session.end();
+    let number = |name: &str| report.value[name].as_u64().unwrap();
+    let (missed, not) = (number("children_missed"), number("processes_not_covered"));
+    assert!(missed > 0, "nobody sees three calls in time: {report:#?}");
+    let covered = report.processes.len() as u64 - 1 + number("processes_left_out");
+    assert_eq!(covered + missed + not, 300, "{covered} covered, {missed} missed, {not} not covered");
+    // What was counted is of the parent and of those that were covered.
+    let own = oracle.function("step").calls;
+    let step = report.function("step");
+    assert!((own..=own + 3 * covered).contains(&step.entries), "{step:#?} beside {own}");
+    println!("figure: of 300 children {covered} were covered, {missed} missed");
+}

@@ -170,28 +170,6 @@ fn covered_children_add_to_the_cost_and_to_the_bias_that_are_shown() {
     assert!((0.6..1.7).contains(&(bias / figure(&report, "p50_ns"))), "it does nothing: {report:#?}");
 }
 
-/// All at once, between two looks at what is paid: those that there is no room for are left alone, and measuring goes on.
-#[test]
-fn a_crowd_of_children_is_covered_as_far_as_the_bound_has_room() {
-    need_root();
-    let _turn = Turn::alone();
-    let (_, alone) = PLAIN.ratio();
-    let bound = (2.0 * alone.value["cost_percent"].as_f64().unwrap()).to_string();
-    let mut caller = Caller::start("returns", 1, 300);
-    let pid = caller.child.id().to_string();
-    let session = Session::watch(&["-p", &pid, "--interval", "0.3", "--max-cost", &bound, "returns"]);
-    session.wait_for(|report| report.value["cost_percent"].as_f64() > Some(0.0));
-    caller.next();
-    let left = |report: &Report| report.value["processes_not_covered"].as_u64().unwrap();
-    let full = session.wait_for(|report| report.processes.len() as u64 + left(report) > 300);
-    assert!(left(&full) > 0, "300 links at each hit within twice the cost without: {full:#?}");
-    session.wait_for(|report| report.seq >= full.seq + 10);
-    let last = session.interrupt();
-    assert_eq!(last.ended.as_deref(), Some("signal"), "{last:#?}");
-    assert!(last.function("returns").entries > full.function("returns").entries);
-    println!("figure: {} of 300 children covered under {bound} %", last.processes.len() - 1);
-}
-
 #[test]
 fn all_kinds_of_sites_by_all_routes_cost_what_is_shown() {
     let routes: [&[&str]; 4] =

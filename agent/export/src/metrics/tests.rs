@@ -62,6 +62,7 @@ fn snapshot(rows: Vec<Row>) -> Snapshot {
             limit_ppm: 10_000,
             refused: 1,
             unattributed: 0,
+            missed: 17,
         }],
         rows,
         ..Snapshot::default()
@@ -179,6 +180,8 @@ fn what_is_told_of_targets_and_of_the_agent_is_exactly_this() {
             r#"edgelat_target_refused_functions{target="gateway"} 1"#,
             r#"edgelat_target_unattributed_hits_total{target="gateway"} 0"#,
             r#"edgelat_target_unattributed_hits_created{target="gateway"} 1767225630"#,
+            r#"edgelat_target_missed_children_total{target="gateway"} 17"#,
+            r#"edgelat_target_missed_children_created{target="gateway"} 1767225630"#,
             r#"edgelat_target_cost_seconds_total{target="gateway"} 2.5"#,
             r#"edgelat_target_cost_seconds_created{target="gateway"} 1767225630"#,
             r#"edgelat_target_cost_ratio{target="gateway"} 0.001234"#,

@@ -398,7 +398,7 @@ impl Watch {
                 return Ok(None);
             };
             for told in &events {
-                if let Some(ended) = self.session.take(&told.event, &mut Aloud::default()) {
+                if let Some(ended) = self.session.take(told, &mut Aloud::default()) {
                     return Ok(Some(ended));
                 }
             }

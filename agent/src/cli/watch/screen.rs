@@ -83,6 +83,12 @@ fn picture(report: &Report, style: Style) -> String {
             style.yellow(&format!("{hits} hits at addresses that were not known yet are in no account")),
         );
     }
+    if report.children_missed > 0 {
+        let children = report.children_missed;
+        lines.push(style.yellow(&format!(
+            "{children} children ended before they could be covered; their calls are in no account"
+        )));
+    }
     lines.push(String::new());
     lines.join("\n")
 }

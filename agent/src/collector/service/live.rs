@@ -150,6 +150,7 @@ fn target(group: &Group) -> Target {
         name: group.config.name.clone(),
         cost_ns: group.spent.cost_ns,
         unattributed: group.spent.unattributed,
+        missed: group.spent.missed,
         limit_ppm: ppm(group.config.max_cost),
         ..Target::default()
     };
@@ -158,6 +159,7 @@ fn target(group: &Group) -> Target {
             (Some(session), _) => {
                 target.cost_ns += session.cost().unwrap_or(0);
                 target.unattributed += session.unattributed_hits();
+                target.missed += session.children_missed();
                 target.refused = target.refused.max(session.refused() as u64);
                 ("", session.family.len() as u64)
             }

@@ -246,7 +246,7 @@ impl Service {
         let Group { config, watched, .. } = &mut self.groups[group];
         let Some(session) = watched[index].session_mut() else { return Ok(false) };
         let mut notices = Logged { log: &self.log, name: &config.name };
-        let Some(ended) = session.take(&told.event, &mut notices) else { return Ok(false) };
+        let Some(ended) = session.take(told, &mut notices) else { return Ok(false) };
         self.finish(group, index, ended, Some(&told.event))?;
         Ok(matches!(ended, Ended::Replaced | Ended::ImageChanged))
     }
@@ -265,6 +265,7 @@ impl Service {
         let (report, failure) = session.end(&mut self.line, ended);
         spent.cost_ns += session.cost().unwrap_or(0);
         spent.unattributed += report.unattributed_hits;
+        spent.missed += report.children_missed;
         self.output.tell((&config.name, process.pid), (State::Ended, None), Some(&report), &self.recorder);
         self.recorder.take(&config.name, &report);
         if let Some(error) = failure {

@@ -46,6 +46,8 @@ pub struct Spent {
     pub cost_ns: u64,
     /// Hits that could not be told to any function.
     pub unattributed: u64,
+    /// Children that ended before they could be covered.
+    pub missed: u64,
 }
 
 /// A process.

@@ -1,0 +1,32 @@
+//! Children that ended before they could be covered: nobody knows what they called.
+//!
+//! A child is told when it is born, and its end is told as well. One that is gone when the guard comes to look at it was in
+//! the image that is measured, unless the kernel has told meanwhile, or tells before its end, that it executed another one.
+
+use crate::guard::Guard;
+use crate::load::FAMILY;
+use crate::protocol::{Event, Told};
+
+impl Guard {
+    /// A child has gone before it could be covered.
+    pub(super) fn not_seen(&mut self, index: usize, pid: i32) {
+        let plan = &mut self.plans[index];
+        // Each of them leaves with its end, which is told soon.
+        if plan.options.follow_forks && !plan.off && plan.not_seen.len() < FAMILY {
+            plan.not_seen.push(pid);
+        }
+    }
+
+    /// A process ended; if it was one of those, the collector is told.
+    pub(super) fn end_not_seen(&mut self, index: usize, pid: i32) {
+        let plan = &mut self.plans[index];
+        let Some(at) = plan.not_seen.iter().position(|child| *child == pid) else { return };
+        plan.not_seen.swap_remove(at);
+        let id = plan.id;
+        // Many may come at once, and one word is enough.
+        match self.events.back_mut() {
+            Some(Told { plan, event: Event::Missed { children } }) if *plan == id => *children += 1,
+            _ => self.tell(index, Event::Missed { children: 1 }),
+        }
+    }
+}
