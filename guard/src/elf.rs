@@ -57,6 +57,12 @@ fn segments(header: &[u8; HEADER]) -> Result<(u64, usize), &'static str> {
     if header[..4] != *b"\x7fELF" {
         return Err("it is not an ELF file");
     }
+    // EI_CLASS 1: 32 bit, which a 64-bit kernel runs as well (i386, x32, 32-bit Arm).
+    if header[4] == 1 {
+        return Err(
+            "it is a 32-bit ELF file, and edgelat measures 64-bit processes only; run its 64-bit build",
+        );
+    }
     // EI_CLASS 2: 64 bit; EI_DATA 1: little endian.
     if header[4] != 2 || header[5] != 1 {
         return Err("it is not a 64-bit little-endian ELF file");
@@ -116,6 +122,9 @@ mod tests {
         File::open("/proc/self/exe").unwrap().read_exact_at(&mut good, 0).unwrap();
         assert_eq!(Executable::read(&file(&good[..20])), Err("it is shorter than an ELF header"));
         assert_eq!(Executable::read(&file(&[0; HEADER])), Err("it is not an ELF file"));
+        let mut short = good.clone();
+        short[4] = 1;
+        assert!(Executable::read(&file(&short)).unwrap_err().contains("a 32-bit ELF file"));
         // No change of one byte makes it panic or loop; what it answers depends on the byte.
         for at in 0..HEADER {
             for value in [0, 1, 0x7f, 0x80, 0xff] {

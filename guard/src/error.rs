@@ -1,13 +1,14 @@
 //! Why the guard refused or failed: one variant for each step, each with what to do next.
 
-use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::{Route, Unfit};
 
 mod kind;
+mod os;
 
 pub use kind::Kind;
+pub use os::Os;
 
 /// Text of bounded length inside an error.
 pub type Text = heapless::String<400>;
@@ -21,35 +22,6 @@ pub fn text(text: impl std::fmt::Display) -> Text {
         }
     }
     cut
-}
-
-/// An error number of the kernel, by value so that it can travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Os(pub i32);
-
-impl From<Errno> for Os {
-    fn from(errno: Errno) -> Self {
-        Self(errno as i32)
-    }
-}
-
-impl From<std::io::Error> for Os {
-    fn from(error: std::io::Error) -> Self {
-        Self(error.raw_os_error().unwrap_or(Errno::EIO as i32))
-    }
-}
-
-impl Os {
-    /// Is it a lack of permission?
-    pub fn denied(self) -> bool {
-        self.0 == Errno::EPERM as i32 || self.0 == Errno::EACCES as i32
-    }
-}
-
-impl std::fmt::Display for Os {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", Errno::from_raw(self.0).desc())
-    }
 }
 
 /// Why the guard did not do what it was asked.
@@ -274,6 +246,16 @@ pub enum GuardError {
         pid: i32,
         /// The path.
         path: Text,
+    },
+    /// A file whose code no probe can stand in.
+    #[error("{path}, which process {pid} has mapped, cannot be probed: {reason}")]
+    NoElf {
+        /// Process id.
+        pid: i32,
+        /// The path.
+        path: Text,
+        /// Why not.
+        reason: Text,
     },
     /// A file system that somebody else serves.
     #[error(

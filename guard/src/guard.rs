@@ -354,8 +354,10 @@ impl Guard {
         let pid = self.target(target)?.pid;
         let (file, copy) = self.open_aside(target, &mapping)?;
         let bytes = copy.as_ref().unwrap_or(&file);
-        let executable = Executable::read(bytes).map_err(|reason| GuardError::BadPlan {
-            reason: text(format_args!("{} cannot be probed: {reason}", mapping.path)),
+        let executable = Executable::read(bytes).map_err(|reason| GuardError::NoElf {
+            pid,
+            path: text(&mapping.path),
+            reason: text(reason),
         })?;
         let identity = Identity::of(&file)?;
         let key = mapping.file;

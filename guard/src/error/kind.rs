@@ -49,6 +49,7 @@ impl GuardError {
             | Self::NoMapping { .. }
             | Self::OpenImage { .. }
             | Self::ImageReplaced { .. }
+            | Self::NoElf { .. }
             | Self::Stalled { .. }
             | Self::ImageChanged { .. }
             | Self::NoHeadroom { .. }

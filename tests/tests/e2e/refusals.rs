@@ -268,3 +268,19 @@ fn a_command_that_cannot_run_says_so() {
     assert_ne!(outcome.status.code(), Some(0), "{outcome:#?}");
     assert!(!outcome.stderr.contains("panicked"), "{outcome:#?}");
 }
+
+/// A 64-bit kernel runs 32-bit programs as well: what cannot be measured of them is named, not called a bad plan.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_32_bit_process() {
+    let _turn = Turn::shared();
+    let target = edgelat_tests::target("pauses-32");
+    // Where the kernel was built without the emulation there is nothing to refuse.
+    let Ok(mut child) = Command::new(target).spawn() else { return };
+    let pid = child.id().to_string();
+    edgelat(&["watch", "-p", &pid, "_start"]).refused(TARGET, &[&pid, "pauses-32", "32-bit"]);
+    edgelat(&["check", "-p", &pid]).refused(TARGET, &[&pid, "pauses-32", "32-bit"]);
+    assert_text_restored(child.id() as i32);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
