@@ -274,7 +274,7 @@ fn a_command_that_cannot_run_says_so() {
 #[cfg(target_arch = "x86_64")]
 fn a_32_bit_process() {
     let _turn = Turn::shared();
-    let target = edgelat_tests::target("pauses-32");
+    let target = target("pauses-32");
     // Where the kernel was built without the emulation there is nothing to refuse.
     let Ok(mut child) = Command::new(target).spawn() else { return };
     let pid = child.id().to_string();
