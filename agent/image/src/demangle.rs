@@ -70,6 +70,11 @@ pub(crate) fn base(base: &[u8], form: Form) -> Option<String> {
         }
     } else {
         cpp(base, form, &mut out)?;
+        if form != Form::Bare
+            && let Some(mark) = structor(base, &out.0)
+        {
+            out.write_str(mark).ok()?;
+        }
     }
     Some(out.0)
 }
@@ -81,7 +86,10 @@ fn cpp(base: &[u8], form: Form, out: &mut Bounded) -> Option<()> {
     use crate::limits::DEMANGLE_DEPTH;
 
     let options = ParseOptions::default().recursion_limit(DEMANGLE_DEPTH);
-    let (symbol, rest) = BorrowedSymbol::with_tail_and_options(base, &options).ok()?;
+    let Ok((symbol, rest)) = BorrowedSymbol::with_tail_and_options(base, &options) else {
+        // Identifiers with letters beyond ASCII, which the demangler does not take.
+        return out.write_str(&plain_cpp(base)?).ok();
+    };
     if !rest.is_empty() {
         return None;
     }
@@ -98,6 +106,26 @@ fn cpp(base: &[u8], form: Form, out: &mut Bounded) -> Option<()> {
     symbol.structured_demangle(out, &options).ok()
 }
 
+/// A destructor that also frees its object (`D0`) calls the one that does not, and one of a whole object (`C1`, `D1`) that of
+/// its bases (`C2`, `D2`) where there are virtual ones: all have one name in the source, and a call is one of each. Itanium
+/// C++ ABI 5.1.4.3.
+fn structor(base: &[u8], name: &str) -> Option<&'static str> {
+    if name.contains("::~") {
+        return match base.strip_suffix(b"Ev")? {
+            [.., b'D', b'0'] => Some(DELETING),
+            [.., b'D', b'2'] => Some(OF_BASE),
+            _ => None,
+        };
+    }
+    // Class::Class(...). The letters may stand in a name by chance.
+    let (scope, last) = name.split('(').next()?.rsplit_once("::")?;
+    let class = scope.rsplit("::").next()?.split('<').next()?;
+    (class == last && base.windows(3).any(|window| window == b"C2E")).then_some(OF_BASE)
+}
+
+const DELETING: &str = " [deleting]";
+const OF_BASE: &str = " [base]";
+
 /// In every form without parameters: telling where they end takes most of a demangler.
 #[cfg(not(feature = "cpp"))]
 fn cpp(base: &[u8], _form: Form, out: &mut Bounded) -> Option<()> {
@@ -106,7 +134,6 @@ fn cpp(base: &[u8], _form: Form, out: &mut Bounded) -> Option<()> {
 
 /// The name of a function that is neither a template nor an operator, nor of one, without its parameters: `_Z4pushi`,
 /// `_ZNK5Queue4sizeEv`, a constructor (`C1`, `C2`) or a destructor (`D0` to `D2`). Itanium C++ ABI 5.1.3.
-#[cfg(any(test, not(feature = "cpp")))]
 fn plain_cpp(base: &[u8]) -> Option<String> {
     let rest = base.strip_prefix(b"_Z")?;
     let Some(mut rest) = rest.strip_prefix(b"N") else {
@@ -142,7 +169,6 @@ fn plain_cpp(base: &[u8]) -> Option<String> {
 }
 
 /// An identifier with its length before it, and what follows.
-#[cfg(any(test, not(feature = "cpp")))]
 fn plain_part(text: &[u8]) -> Option<(&str, &[u8])> {
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let length: usize = std::str::from_utf8(&text[..digits]).ok()?.parse().ok()?;
@@ -162,7 +188,10 @@ pub(crate) fn is_any_form(split: &Split<'_>, mut is: impl FnMut(&str) -> bool) -
     };
     forms.iter().any(|&form| {
         let Some(name) = base(split.base, form) else { return false };
-        split.is_whole() && is(&name) || !split.suffix.is_empty() && is(&with_suffix(name, split.suffix))
+        let source = name.strip_suffix(DELETING).or_else(|| name.strip_suffix(OF_BASE));
+        source.is_some_and(|name| split.is_whole() && is(name))
+            || split.is_whole() && is(&name)
+            || !split.suffix.is_empty() && is(&with_suffix(name, split.suffix))
     })
 }
 
@@ -391,6 +420,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn structors_with_one_name_in_the_source_are_told_apart() {
+        for (linkage, name) in [
+            ("_ZN4BaseD0Ev", "Base::~Base() [deleting]"),
+            ("_ZN4BaseD1Ev", "Base::~Base()"),
+            ("_ZN4BaseD2Ev", "Base::~Base() [base]"),
+            ("_ZN4BaseC1Ei", "Base::Base(int)"),
+            ("_ZN4BaseC2Ei", "Base::Base(int) [base]"),
+            ("_ZN2ns4RingIiEC2Ev", "ns::Ring<int>::Ring() [base]"),
+            // Letters by chance.
+            ("_ZN2ns5oldC2Ev", "ns::oldC2()"),
+            ("_ZN2ns5oldD0Ev", "ns::oldD0()"),
+        ] {
+            assert_eq!(demangle(linkage.as_bytes(), Form::Full).as_deref(), Some(name), "{linkage}");
+        }
+    }
+
+    #[test]
     fn plain_names_of_cpp_are_understood_without_the_demangler() {
         for (linkage, name) in [
             ("_Z4pushi", Some("push")),
@@ -424,7 +470,7 @@ mod tests {
             ("_ZN5space3fooEibc", "space::foo(int, bool, char)", "space::foo"),
             ("_ZNK5Queue4sizeEv", "Queue::size() const", "Queue::size"),
             ("_Z3maxIiET_S0_S0_", "max<int>(int, int)", "max<int>"),
-            ("_ZN5QueueC2Ev", "Queue::Queue()", "Queue::Queue"),
+            ("_ZN5QueueC2Ev", "Queue::Queue() [base]", "Queue::Queue"),
             ("_ZN5QueueC1IiEET_", "Queue::Queue<int>", "Queue::Queue<int>"),
             ("_ZN4RingILm8EE3putEi", "Ring<8>::put(int)", "Ring<8>::put"),
             ("_ZThn16_N1A1fEi", "non-virtual thunk to A::f(int)", "non-virtual thunk to A::f"),

@@ -205,7 +205,11 @@ impl fmt::Display for Pattern {
 impl NamePattern {
     fn new(text: &str) -> Self {
         let squeezed: String = squeeze(text).collect();
-        let glob = |text: &str| Glob::is_glob(text).then(|| Glob::new(text));
+        // The brackets of an ABI tag, as in f[abi:cxx11], hold no set.
+        let glob = |text: &str| {
+            let text = text.replace(TAG, "\\[abi:");
+            Glob::is_glob(&text).then(|| Glob::new(&text))
+        };
         Self { glob: glob(text), squeezed_glob: glob(&squeezed), squeezed, text: text.to_owned() }
     }
 
@@ -229,6 +233,9 @@ impl NamePattern {
     /// Whether a demangled name is the text itself, spaces left out.
     pub(crate) fn is_demangled(&self, name: &str) -> bool {
         squeeze(name).eq(self.squeezed.chars())
+            || name.contains(TAG)
+                && !self.text.contains(TAG)
+                && squeeze(&without_tags(name)).eq(self.squeezed.chars())
     }
 
     /// Whether the glob, if it is one, matches a linkage name.
@@ -259,6 +266,17 @@ impl NamePattern {
     }
 }
 
+/// What an ABI tag begins with: `f[abi:cxx11]` is a function `f` for another C++ library.
+const TAG: &str = "[abi:";
+
+/// A demangled name as its source has it.
+fn without_tags(name: &str) -> String {
+    let mut parts = name.split(TAG);
+    let first = parts.next().unwrap_or_default();
+    let rest = parts.map(|part| part.split_once(']').map_or(part, |(_, after)| after));
+    std::iter::once(first).chain(rest).collect()
+}
+
 fn squeeze(name: &str) -> impl Iterator<Item = char> {
     name.chars().filter(|&character| character != ' ')
 }
@@ -269,8 +287,8 @@ fn dividing_colon(text: &str) -> Option<usize> {
     let mut end = bytes.len();
     while let Some(last) = bytes[..end].iter().rposition(|&byte| byte == b':') {
         let start = bytes[..last].iter().rposition(|&byte| byte != b':').map_or(0, |before| before + 1);
-        // Pairs belong to the name; what is left over divides.
-        if (last + 1 - start) % 2 == 1 {
+        // Pairs belong to the name, and so does the colon of an ABI tag; what is left over divides.
+        if (last + 1 - start) % 2 == 1 && !bytes[..start].ends_with(b"[abi") {
             return Some(start);
         }
         end = start;
@@ -325,6 +343,8 @@ mod tests {
             ("/opt/a:b/libfoo.so:work_*", Some("/opt/a:b/libfoo.so"), "work_*"),
             ("<a::B as c::D>::e", None, "<a::B as c::D>::e"),
             ("libfoo.so:*", Some("libfoo.so"), "*"),
+            ("a::f[abi:cxx11]", None, "a::f[abi:cxx11]"),
+            ("libfoo.so:f[abi:cxx11]()", Some("libfoo.so"), "f[abi:cxx11]()"),
         ] {
             assert_eq!(parts(text), (image.map(str::to_owned), Some(name.to_owned())), "{text}");
         }

@@ -184,12 +184,14 @@ fn names_of_libstdcxx_are_those_of_cppfilt() {
     let mut differing = Vec::new();
     for (function, expected) in functions.iter().zip(expected.lines()) {
         assert_ne!(function.name, function.linkage_name, "not demangled");
+        // c++filt does not tell structors apart.
+        let name = function.name.trim_end_matches(" [deleting]").trim_end_matches(" [base]");
         // Ours leaves the return type out, and the parameters of constructors that are templates.
-        if !function.name.ends_with(')') && expected.starts_with(&function.name) {
+        if !name.ends_with(')') && expected.starts_with(name) {
             continue;
         }
-        if !common(expected).ends_with(&common(&function.name)) {
-            differing.push((expected, &function.name));
+        if !common(expected).ends_with(&common(name)) {
+            differing.push((expected, name));
         }
     }
     assert!(differing.len() * 200 <= functions.len(), "of {}: {differing:#?}", functions.len());

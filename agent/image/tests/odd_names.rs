@@ -1,0 +1,58 @@
+//! Names that compilers write in ways of their own.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use common::{compile, directory, open, own_functions};
+use edgelat_image::Pattern;
+
+const CPP: &str = r#"
+#include <cstdlib>
+#define KEPT __attribute__((noinline, used))
+namespace ns { KEPT __attribute__((abi_tag("cxx11"))) int tagged(int x) { return x + rand(); } }
+struct Base { int *data; virtual ~Base(); Base(); };
+KEPT Base::Base() : data(new int[rand()]) {}
+KEPT Base::~Base() { delete[] data; }
+struct Left : virtual Base { Left(); ~Left(); };
+KEPT Left::Left() { data[0] = rand(); }
+KEPT Left::~Left() { data[1] = rand(); }
+KEPT int größe(int x) { return x * rand(); }
+int main(int argc, char **) {
+    Base *base = argc > 1 ? new Base : new Left;
+    delete base;
+    return ns::tagged(argc) + größe(argc);
+}
+"#;
+
+#[test]
+fn odd_names_of_cpp_are_found_as_they_are_written() {
+    let path = compile(&directory("odd_names"), "odd.cpp", CPP, &["-O2"]);
+    let image = open(&path);
+    let table = own_functions(&image);
+    let find = |pattern: &str| -> Vec<String> {
+        let found = image.find(&table, &Pattern::parse(pattern).unwrap());
+        found.unwrap_or_else(|error| panic!("{error}")).into_iter().map(|found| found.name).collect()
+    };
+    for pattern in [
+        "ns::tagged[abi:cxx11](int)",
+        "ns::tagged[abi:cxx11]",
+        "ns::tagged",
+        "ns::tagged(int)",
+        "ns::tag*[abi:cxx11]",
+        "größe",
+        "gr*e",
+    ] {
+        let found = find(pattern);
+        assert_eq!(found.len(), 1, "{pattern}: {found:?}");
+    }
+    for (pattern, names) in [
+        ("Base::~Base", &["Base::~Base()", "Base::~Base() [deleting]"][..]),
+        ("Base::~Base() [deleting]", &["Base::~Base() [deleting]"]),
+        ("Left::~Left", &["Left::~Left()", "Left::~Left() [base]", "Left::~Left() [deleting]"]),
+        ("Left::Left", &["Left::Left()", "Left::Left() [base]"]),
+    ] {
+        let mut found = find(pattern);
+        found.sort_unstable();
+        assert_eq!(found, names, "{pattern}");
+    }
+}
