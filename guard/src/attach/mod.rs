@@ -47,7 +47,9 @@ use crate::target::Target;
 use text::Mappings;
 use tracefs::Tracefs;
 
-/// Sites that the route of single events takes without being asked for by name.
+/// Sites that single events are used for. The kernel schedules all of them in and out whenever it switches to the target's
+/// main thread or away from it (Linux 6.18, kernel/events/core.c, `ctx_sched_in`, `ctx_sched_out`): with hundreds a program whose
+/// threads wake each other runs several times slower, and no hit tells of it.
 pub(crate) const HANDFUL: usize = 64;
 
 /// Sites that are attached at once, where there are more. The kernel takes the lock of the target's mappings again and
@@ -205,13 +207,15 @@ pub(crate) fn choose(
                 (Route::Tracefs, Ok(tracefs)) => tracefs.probes_per_event()? == 1,
                 (route, _) => route == Route::Single,
             };
-            if one_by_one && wanted.is_none() && sites > HANDFUL {
+            if one_by_one && (wanted.is_none() || route == Route::Single) && sites > HANDFUL {
                 let only_one = match route {
                     Route::Tracefs => "this kernel arms only the first probe of a trace event, and ",
                     _ => "",
                 };
                 let reason = text(format_args!(
-                    "{only_one}{sites} probes are too many for an event each, which takes seconds to remove"
+                    "{only_one}{sites} probes are too many for an event each: at every switch between threads the kernel goes \
+                     through all of them, and removing them takes seconds; measure functions of up to {HANDFUL} probes, or by \
+                     another route"
                 ));
                 return Err(GuardError::Route { route, reason });
             }

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use edgelat_tests::machine::{Turn, assert_text_probed, assert_text_restored};
-use edgelat_tests::{Session, Target, amount};
+use edgelat_tests::{Session, Target, amount, edgelat};
 
 /// Comes and goes under load: 1000 times in the long run. The target checks each of its own results.
 fn cycles(name: &str, functions: &[&str]) {
@@ -64,8 +64,6 @@ fn attaching_again_and_again_under_load_never_harms_odd_code() {
     cycles("shapes", &["starts_with_*", "jump_table", "*from_cold", "compiled_*"]);
 }
 
-/// All of a thousand functions (by single events 20 in the usual run: each costs the kernel a grace
-/// period at the end).
 fn thousand(route: &str, pattern: &str, functions: usize) {
     let _turn = Turn::shared();
     let mut target = Target::start("many", &["--calls", "3000"]);
@@ -112,11 +110,19 @@ fn a_thousand_functions_attach_and_detach_by_tracefs() {
 
 #[test]
 fn functions_attach_and_detach_by_single_events() {
-    if edgelat_tests::soaking() {
-        thousand("single", "many_*", 1000);
-    } else {
-        thousand("single", "many_10[01]?", 20);
-    }
+    thousand("single", "many_10[01]?", 20);
+}
+
+/// Each would make every switch between threads dearer, and no hit would tell of it.
+#[test]
+fn single_events_are_refused_where_they_would_be_many() {
+    let _turn = Turn::shared();
+    let target = Target::start("many", &["--calls", "0"]);
+    let pid = target.pid().to_string();
+    let outcome = edgelat(&["watch", "-p", &pid, "--route", "single", "--max-map-bytes", "64M", "many_*"]);
+    outcome.refused(4, &["route single", "2000 probes are too many for an event each", "up to 64 probes"]);
+    assert_text_restored(target.pid());
+    target.kill();
 }
 
 fn route(route: &str) {
