@@ -283,7 +283,8 @@ impl<S: ReadAt> Image<S> {
         let origin = Origin::DebugFile;
         let by_build = self.build_id.iter().flat_map(|build_id| debug_files.candidates(build_id));
         // The link of a file that has its symbols leads to nothing new.
-        let link = if self.facts.symtab { Ok(None) } else { DebugLink::read(&self.elf) };
+        let follows = cfg!(feature = "links") && !self.facts.symtab;
+        let link = if follows { DebugLink::read(&self.elf) } else { Ok(None) };
         let link = link.unwrap_or_else(|error| {
             collector.skip(Skipped { origin, path: None, error });
             None
