@@ -44,6 +44,8 @@ pub(crate) struct Covered {
     headless: Option<Instant>,
     /// How it ended, once the kernel has said so.
     status: Option<u32>,
+    /// It had ended before the events were read: all that the kernel told of it and of its children is among them.
+    ended: bool,
 }
 
 /// Events that wait for the collector at most. One that does not keep up with its processes follows them no further.
@@ -75,10 +77,10 @@ impl Guard {
     pub(crate) fn collect_events(&mut self) {
         self.follow_command();
         for index in 0..self.plans.len() {
-            let family = match &mut self.plans[index].loaded {
-                Some((_, loaded)) => loaded.family_events(),
-                None => continue,
-            };
+            let plan = &mut self.plans[index];
+            let Some((_, loaded)) = &mut plan.loaded else { continue };
+            plan.processes.iter_mut().for_each(|covered| covered.ended = covered.target.ended());
+            let family = loaded.family_events();
             let last_exits = last_exits(&family);
             for (at, event) in family.into_iter().enumerate() {
                 match event {
@@ -213,7 +215,7 @@ impl Guard {
         plan.processes.retain_mut(|covered| {
             let pid = covered.target.pid;
             let lives_by_main_thread = by_main_thread && covered.attached.is_some();
-            if covered.target.ended() {
+            if covered.ended {
                 let out_of_memory = covered.attached.as_ref().is_some_and(Attached::out_of_memory);
                 gone.push(Event::Ended { pid, status: covered.status, out_of_memory });
             } else if !(lives_by_main_thread && covered.target.main_thread_ended()) {
@@ -244,7 +246,7 @@ impl Covered {
     /// Of which nothing but the end is waited for.
     fn bare(target: Target) -> Self {
         let since = Instant::now();
-        Self { target, attached: None, elsewhere: true, since, headless: None, status: None }
+        Self { target, attached: None, elsewhere: true, since, headless: None, status: None, ended: false }
     }
 
     /// What the programs know of it by its number goes: the kernel may give that to somebody else.

@@ -138,3 +138,21 @@ fn a_tail_call_and_its_callee_are_counted_apart() {
     let _turn = Turn::shared();
     exact("shapes", &["--calls", "300"], &["tail_direct", "tail_callee"]);
 }
+
+/// A deletion calls both, and each has a row of its own.
+#[test]
+fn destructors_that_free_and_those_that_do_not_are_counted_apart() {
+    let _turn = Turn::shared();
+    let mut target = Target::start("destroys", &["--calls", "500", "--threads", "2"]);
+    let session = Session::on(&target, &["destroys::Session::~Session"]);
+    target.go();
+    let oracle = target.end();
+    let report = session.end();
+    let calls = oracle.function("destroys::Session::~Session()").calls;
+    assert_eq!(calls, 1000);
+    for name in ["destroys::Session::~Session()", "destroys::Session::~Session() [deleting]"] {
+        let function = report.function(name);
+        assert_eq!((function.entries, function.exits), (calls, calls), "{function:#?}");
+    }
+    assert_eq!(report.functions.len(), 2);
+}
