@@ -62,10 +62,12 @@ impl Guard {
         let (way, loaded) = plan.loaded.as_ref().ok_or_else(|| order("attach comes after load"))?;
         // Before the probes: a fork between the two is then told, and its child attached late but not missed.
         loaded.add_family(target.pid)?;
+        // What it executes from here on is told, and must be another image than this one.
+        let executable = plan.executable.or_else(|| executable_of(&target));
         let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
         let attached = attach::cover(way.route, loaded, &target, &images, self.tracefs.as_ref())?;
         watch(&mut self.epoll, target.pidfd())?;
-        plan.executable = plan.executable.or_else(|| executable_of(&target));
+        plan.executable = executable;
         // It may have been there before, with another image.
         plan.processes.retain(|covered| covered.target.pid != target.pid);
         let bare = Covered::bare(target);
