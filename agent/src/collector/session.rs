@@ -34,6 +34,8 @@ pub struct Wanted {
     pub plan: Limits,
     /// There is a bound for what its probes cost.
     pub bounded: bool,
+    /// What its probes add is to be measured.
+    pub calibrated: bool,
     /// Globs of paths of images that are never probed.
     pub unprobed: Vec<String>,
 }
@@ -262,6 +264,11 @@ impl Session {
             true => measurement.calibrate(line),
             false => Ok(()),
         };
+        // Functions of Python are met by their first calls: a program may make more of them in a few tenths of a second than
+        // there is room for, and nobody looks while this is measured.
+        if !wanted.bounded && wanted.calibrated && !wanted.python.is_empty() {
+            calibrate(&mut measurement, line, notices);
+        }
         if let Err(error) = known.and_then(|()| measurement.arm(line)) {
             _ = measurement.detach(line);
             return Err(error.into());
@@ -333,13 +340,11 @@ impl Session {
         self.python_pending.clear();
     }
 
-    /// Learns what the probes add, while they count already: a person waits for numbers, not for this.
+    /// Learns what the probes add where that is not known yet, while they count already: a person waits for numbers, not for
+    /// this.
     pub fn calibrate(&mut self, line: &mut Line, notices: &mut dyn Notices) {
-        for measurement in &mut self.measurements {
-            if let Err(error) = measurement.calibrate(line) {
-                notices.say(format_args!("what the probes themselves add is not known: {error}"));
-            }
-        }
+        let unknown = self.measurements.iter_mut().filter(|measurement| measurement.cost_ns().is_none());
+        unknown.for_each(|measurement| calibrate(measurement, line, notices));
     }
 
     /// Is this plan one of ours?
@@ -583,6 +588,13 @@ impl Session {
             }
         }
         (self.report(Some(ended)), failure)
+    }
+}
+
+/// What its probes add is measured, or said to be unknown.
+fn calibrate(measurement: &mut Measurement, line: &mut Line, notices: &mut dyn Notices) {
+    if let Err(error) = measurement.calibrate(line) {
+        notices.say(format_args!("what the probes themselves add is not known: {error}"));
     }
 }
 

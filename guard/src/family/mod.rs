@@ -181,8 +181,11 @@ impl Guard {
                 return true;
             }
             Ok(false) => {}
-            // Born and gone before we came.
-            Err(GuardError::NoProcess { .. }) => self.not_seen(index, pid),
+            // Born and gone before we came; the word of its end, which takes it out of the table, may be on its way.
+            Err(GuardError::NoProcess { .. }) => {
+                self.not_seen(index, pid);
+                return false;
+            }
             Err(error) => self.tell(index, Event::NotCovered { pid, error }),
         }
         // It would take a place in the table for as long as the target lives.

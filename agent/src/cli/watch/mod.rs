@@ -236,6 +236,7 @@ impl Watch {
             python: options.python.clone(),
             plan: limits(options),
             bounded: options.max_cost.is_some() || service.is_some(),
+            calibrated: options.calibrate,
             unprobed: Vec::new(),
         };
         let mut session = Session::open(&mut line, pid, &wanted)?;

@@ -93,6 +93,7 @@ impl Group {
             python: config.python.clone(),
             plan: config.limits(agent),
             bounded: true,
+            calibrated: true,
             unprobed: agent.unprobed_images.clone(),
         };
         Self {
