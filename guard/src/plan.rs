@@ -406,6 +406,9 @@ impl Guard {
             // A bound holds from the first call on, whether or not the collector has asked what a call costs.
             self.calibrate(id)?;
         }
+        if arm {
+            self.cover_existing(index);
+        }
         let plan = &mut self.plans[index];
         let (_, loaded) = plan.loaded.as_ref().ok_or_else(|| order("arm comes after attach"))?;
         if arm {

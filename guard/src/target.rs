@@ -309,6 +309,12 @@ pub(crate) fn start_of(process: &OwnedFd) -> Option<u64> {
     parse_start(&stat)
 }
 
+/// The process that a process was forked by, or that took it over.
+pub(crate) fn parent_of(pid: i32) -> Option<i32> {
+    let process = Target::unchecked(TargetId(0), pid).ok()?;
+    behind_name(&process.read_capped("stat").ok()?)?.nth(1)?.parse().ok()
+}
+
 /// Is a process of one thread computing or waiting for a CPU or a disk, so that it goes on by itself?
 pub(crate) fn is_at_work(pid: i32) -> bool {
     let stat = Target::unchecked(TargetId(0), pid).and_then(|process| process.read_capped("stat"));

@@ -2,7 +2,8 @@
  * function, and `forking` inside of itself, so that the child returns from a call it never made.
  *
  * With `--wait 1` a child tells {"event":"child"} and waits until the test says `go` again (the parent
- * hands that on); otherwise it goes on calling at once. Each child tells {"event":"child-end"}. */
+ * hands that on); otherwise it goes on calling at once. Each child tells {"event":"child-end"}. With `--chain 1` each
+ * child has a child of its own, which does the same. */
 #include "oracle.h"
 
 #include <errno.h>
@@ -44,16 +45,32 @@ static void steps(uint64_t count)
     }
 }
 
+static void wait_for_child(void)
+{
+    int status = -1;
+    while (wait(&status) < 0 && errno == EINTR) {}
+    EXPECT("child's end", 0, status);
+}
+
 /* The child's whole life after the fork. */
-static void child(void)
+static void child(uint64_t chain)
 {
     uint64_t turns = oracle_option("child-calls", 1000);
+    if (chain) {
+        pid_t pid = fork();
+        if (pid < 0) abort();
+        if (pid == 0) {
+            oracle_child();
+            chain = 0;
+        }
+    }
     oracle_tell("child");
     if (oracle_option("wait", 0)) {
         char byte;
         while (read(gate[0], &byte, 1) < 0 && errno == EINTR) {}
     }
     steps(turns);
+    if (chain) wait_for_child();
     oracle_tell("child-end");
     _exit(0);
 }
@@ -61,7 +78,7 @@ static void child(void)
 static void loop(int thread)
 {
     (void)thread;
-    uint64_t children = oracle_option("children", 2);
+    uint64_t children = oracle_option("children", 2), chain = oracle_option("chain", 0);
     if (pipe(gate)) abort();
     steps(oracle_option("calls", 1000));
     for (uint64_t i = 0; i < children; i++) {
@@ -69,7 +86,7 @@ static void loop(int thread)
         if (pid < 0) abort();
         if (pid == 0) {
             oracle_child();
-            child();
+            child(chain);
         }
     }
     steps(oracle_option("calls", 1000));
@@ -77,14 +94,10 @@ static void loop(int thread)
         /* The test parks us when it is ready, and its `go` opens the gate for the children. */
         while (!oracle_resting() && !oracle_stopping()) usleep(1000);
         oracle_rest_point();
-        for (uint64_t i = 0; i < children; i++)
+        for (uint64_t i = 0; i < children * (1 + chain); i++)
             if (write(gate[1], "x", 1) != 1) abort();
     }
-    for (uint64_t i = 0; i < children; i++) {
-        int status = -1;
-        while (wait(&status) < 0 && errno == EINTR) {}
-        EXPECT("child's end", 0, status);
-    }
+    for (uint64_t i = 0; i < children; i++) wait_for_child();
 }
 
 int main(int argc, char **argv)

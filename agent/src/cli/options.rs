@@ -230,7 +230,7 @@ pub const COMMANDS: &[Command] = &[
         summary: "measure how long functions of a running program take",
         usage: &["-p PID [OPTION...] FUNCTION...", "[OPTION...] FUNCTION... -- COMMAND [ARGUMENT...]"],
         about: &[
-            "Attaches probes to functions of one process, and of the children that it forks, and shows a histogram of \
+            "Attaches probes to functions of one process and of its children, and shows a histogram of \
              their durations until Ctrl-C, until the process ends, or until the time is over. The process is neither \
              rebuilt nor restarted. A function that cannot be probed safely is left alone and named with the reason.",
             "Every call is accounted for: entries = exits + calls still running + each named loss.",

@@ -6,12 +6,14 @@
 //! | module | question |
 //! | --- | --- |
 //! | [`exec`] | what becomes of a process that executes another image? |
+//! | [`existing`] | which children were there before? |
 //! | [`follow`] | which processes of a command are measured? |
 //! | [`missed`] | which children ended before they could be covered? |
 //! | [`sweep`] | what of us is in children that are not covered? |
 //! | [`tracer`] | has a debugger come? |
 
 mod exec;
+mod existing;
 mod follow;
 mod missed;
 pub(crate) mod sweep;
@@ -144,42 +146,21 @@ impl Guard {
         }
     }
 
-    /// Covers a process that executes what the plan is of. True where it is covered now.
+    /// Covers a child that was born. True where it is covered now.
     fn cover_child(&mut self, index: usize, pid: i32) -> bool {
         let plan = &self.plans[index];
         if plan.faulted() || plan.off {
             return false;
         }
-        if plan.processes.iter().any(|covered| covered.target.pid == pid && covered.attached.is_some()) {
-            return true;
-        }
-        if plan.processes.len() >= FAMILY {
-            let what = text(format_args!("follow more than {FAMILY} processes"));
-            let error = GuardError::Unsupported { what, reason: text("the table of processes is full") };
-            self.tell(index, Event::NotCovered { pid, error });
-            return false;
-        }
-        let executable = plan.executable;
-        let covered = Target::unchecked(TargetId(0), pid).and_then(|mut target| {
-            // On its way as a command that the target has called.
-            // One that may not be looked at is told with the reason that attaching to it fails for.
-            if executable_of(&target).is_some_and(|found| Some(found) != executable) {
-                return Ok(false);
-            }
-            if !self.takes_one_more(index) {
-                let what = text("cover one more process");
-                let reason = text("its probes would make the calls of all others cost more than is allowed");
-                return Err(GuardError::Unsupported { what, reason });
-            }
-            // Who was allowed to trace the first one may trace what it forks.
-            target.tracer = self.plans[index].processes.first().and_then(|first| first.target.tracer);
-            self.cover(index, target).map(|()| true)
-        });
-        match covered {
-            Ok(true) => {
-                self.tell(index, Event::Covered { pid });
-                return true;
-            }
+        // Who was allowed to trace the first one may trace what it forks.
+        let tracer = plan.processes.first().and_then(|first| first.target.tracer);
+        let open = || {
+            let mut target = Target::unchecked(TargetId(0), pid)?;
+            target.tracer = tracer;
+            Ok(target)
+        };
+        match self.cover_relative(index, pid, open) {
+            Ok(true) => return true,
             Ok(false) => {}
             // Born and gone before we came; the word of its end, which takes it out of the table, may be on its way.
             Err(GuardError::NoProcess { .. }) => {
@@ -191,6 +172,37 @@ impl Guard {
         // It would take a place in the table for as long as the target lives.
         self.forget(index, pid);
         false
+    }
+
+    /// Covers a process of the family that executes what the plan is of. True where it is covered now.
+    fn cover_relative(
+        &mut self,
+        index: usize,
+        pid: i32,
+        open: impl FnOnce() -> Result<Target, GuardError>,
+    ) -> Result<bool, GuardError> {
+        let plan = &self.plans[index];
+        if plan.processes.iter().any(|covered| covered.target.pid == pid && covered.attached.is_some()) {
+            return Ok(true);
+        }
+        if plan.processes.len() >= FAMILY {
+            let what = text(format_args!("follow more than {FAMILY} processes"));
+            return Err(GuardError::Unsupported { what, reason: text("the table of processes is full") });
+        }
+        let target = open()?;
+        // On its way as a command that the target has called.
+        // One that may not be looked at is told with the reason that attaching to it fails for.
+        if executable_of(&target).is_some_and(|found| Some(found) != plan.executable) {
+            return Ok(false);
+        }
+        if !self.takes_one_more(index) {
+            let what = text("cover one more process");
+            let reason = text("its probes would make the calls of all others cost more than is allowed");
+            return Err(GuardError::Unsupported { what, reason });
+        }
+        self.cover(index, target)?;
+        self.tell(index, Event::Covered { pid });
+        Ok(true)
     }
 
     fn forget(&self, index: usize, pid: i32) {

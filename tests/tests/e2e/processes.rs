@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use edgelat_tests::machine::{Turn, assert_text_restored, changed_text};
+use edgelat_tests::machine::{Turn, assert_text_probed, assert_text_restored, changed_text};
 use edgelat_tests::{Session, Target, TempDir, target};
 
 /// A shell in its own mount namespace that ends up as the program. `$0` is the directory.
@@ -130,6 +130,43 @@ fn forked_children_are_followed_by_tracefs() {
 #[test]
 fn forked_children_are_followed_by_single_events() {
     forked_children("single");
+}
+
+/// A server is named by its first process, which has had its workers, and theirs, for long.
+fn children_that_are_there(route: &str) {
+    let _turn = Turn::shared();
+    let mut target = Target::start(
+        "forks",
+        &["--calls", "10", "--child-calls", "700", "--children", "3", "--chain", "1", "--wait", "1"],
+    );
+    target.go();
+    let children: Vec<_> = (0..6).map(|_| target.wait_for("child").pid).collect();
+    let session = Session::with(&target, &["--interval", "0.1", "--route", route], &["step"]);
+    session.wait_for(|report| children.iter().all(|child| report.processes.contains(child)));
+    children.iter().copied().for_each(assert_text_probed);
+    target.rest();
+    target.go();
+    let ends: Vec<_> = (0..6).map(|_| target.wait_for("child-end")).collect();
+    ends.iter().for_each(edgelat_tests::Oracle::assert_right);
+    target.end().assert_right();
+    let report = session.end();
+    let step = report.function("step");
+    assert_eq!((step.entries, step.exits), (6 * 700, 6 * 700), "{step:#?}");
+}
+
+#[test]
+fn children_that_are_there_are_covered() {
+    children_that_are_there("auto");
+}
+
+#[test]
+fn children_that_are_there_are_covered_by_tracefs() {
+    children_that_are_there("tracefs");
+}
+
+#[test]
+fn children_that_are_there_are_covered_by_single_events() {
+    children_that_are_there("single");
 }
 
 /// A child that shares the address space of its parent, as every posix_spawn makes one, shares its probes:

@@ -246,6 +246,31 @@ fn children_are_covered_once() {
     assert!(lines.iter().all(|told| told.pid == pid), "{lines:#?}");
 }
 
+/// Children that are there when the service comes are found by their path as well.
+#[test]
+fn children_that_are_there_are_covered_once() {
+    let _turn = Turn::shared();
+    let place = Place::new();
+    let program = place.program("forks", "forks");
+    place.configure("", &[measure("it", &exe(&program), &["step"], "")]);
+    let mut target =
+        start(&program, &["--calls", "10", "--children", "4", "--child-calls", "200", "--wait", "1"]);
+    let pid = target.pid();
+    target.go();
+    (0..4).for_each(|_| _ = target.wait_for("child"));
+    let service = place.start();
+    service.wait_for(|told| told.report.as_ref().is_some_and(|report| report.processes.len() == 5));
+    // It looks for processes ten times more.
+    service.wait_after(service.count(), |told| told.is(pid, "measured"));
+    target.rest();
+    target.go();
+    target.end().assert_right();
+    let ended = service.ends(pid);
+    let step = ended.report().function("step");
+    assert_eq!((step.entries, step.exits), (4 * 200, 4 * 200));
+    assert_eq!(service.times("measuring process"), 1, "{}", service.log());
+}
+
 /// What a supervisor starts was its child before it became a program of its own.
 #[test]
 fn a_child_that_executes_another_target_is_measured_as_that() {

@@ -21,16 +21,16 @@ enum Begun {
 }
 
 impl Service {
-    /// Measures a process that is not measured yet, if it is time.
-    pub(super) fn consider(&mut self, group: usize, found: &Found) -> Result<(), ServiceError> {
+    /// Measures a process that is not measured yet, if it is time. True when processes have to be looked for at once.
+    pub(super) fn consider(&mut self, group: usize, found: &Found) -> Result<bool, ServiceError> {
         let now = Instant::now();
         if self.closed || self.groups.iter().any(|of| of.covers(found.pid)) {
-            return Ok(());
+            return Ok(false);
         }
         let Group { config, watched, absent_ns, .. } = &mut self.groups[group];
         let known = watched.iter().position(|process| process.is(found));
         if known.is_some_and(|index| !watched[index].fate.is_due(now)) {
-            return Ok(());
+            return Ok(false);
         }
         let index = known.unwrap_or_else(|| {
             if let Some(since) = absent_ns.take() {
@@ -41,12 +41,16 @@ impl Service {
         });
         let mut killing = None;
         match self.begin(group, found.pid, &mut killing) {
-            Ok(begun) => self.settle_fate(group, index, begun),
+            Ok(begun) => {
+                self.settle_fate(group, index, begun)?;
+                // Children that it has are covered with it.
+                self.take_events()
+            }
             Err(SessionError::Guard(GuardError::Gone)) => Err(GuardError::Gone.into()),
             // It came and went, or has not begun to execute anything: there is nothing to tell of it.
             Err(SessionError::Guard(GuardError::NoProcess { .. } | GuardError::NoImage { .. })) => {
                 self.groups[group].watched.remove(index);
-                Ok(())
+                Ok(false)
             }
             Err(error) => {
                 let Group { config, watched, .. } = &mut self.groups[group];
@@ -58,7 +62,7 @@ impl Service {
                 }
                 let process = &mut watched[index];
                 process.fate = Fate::failed(now, &mut process.pauses);
-                Ok(())
+                Ok(false)
             }
         }
     }

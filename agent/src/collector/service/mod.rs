@@ -328,7 +328,7 @@ impl Service {
                 if time.is_some_and(|time| begun.elapsed() > time) {
                     break;
                 }
-                self.consider(group, process)?;
+                again |= self.consider(group, process)?;
             }
             self.look_for_libraries(group)?;
         }

@@ -1,0 +1,103 @@
+//! Children that a target has when its probes come.
+//!
+//! Only those that are born from then on are told. A server that is named by its first process has had its workers for
+//! days.
+
+use std::io::Read as _;
+
+use super::GuardError;
+use crate::guard::Guard;
+use crate::load::FAMILY;
+use crate::outside;
+use crate::protocol::{Event, TargetId};
+use crate::target::{Target, parent_of};
+
+/// Bytes of a list of children that are read: more than a plan can follow.
+const LIST_BYTES: u64 = 64 << 10;
+
+impl Guard {
+    /// Covers the children of the processes of a plan, and their children, as if they were born now.
+    pub(crate) fn cover_existing(&mut self, index: usize) {
+        let plan = &self.plans[index];
+        if !plan.options.follow_forks {
+            return;
+        }
+        let mut parents: Vec<i32> = plan.processes.iter().map(|covered| covered.target.pid).collect();
+        // Each is looked at after it has been covered: what it forks from there on is told.
+        for _ in 0..FAMILY {
+            let Some(parent) = parents.pop() else { return };
+            for child in children_of(parent) {
+                if !self.is_of_another(index, child) && self.cover_existing_child(index, child) {
+                    parents.push(child);
+                }
+            }
+        }
+    }
+
+    fn cover_existing_child(&mut self, index: usize, pid: i32) -> bool {
+        let allow_ptrace =
+            self.plans[index].processes.first().is_some_and(|first| first.target.tracer.is_some());
+        let open = || Target::open(TargetId(0), pid, allow_ptrace);
+        match self.cover_relative(index, pid, open) {
+            Ok(covered) => return covered,
+            // It has ended meanwhile.
+            Err(GuardError::NoProcess { .. }) => {}
+            Err(error) => self.tell(index, Event::NotCovered { pid, error }),
+        }
+        self.forget(index, pid);
+        false
+    }
+
+    /// Is it measured already by itself, or as the child of another target?
+    fn is_of_another(&self, index: usize, pid: i32) -> bool {
+        let own = self.plans[index].target;
+        let mut others = self.plans.iter().filter(|plan| plan.target != own && !plan.off);
+        others.any(|plan| plan.processes.iter().any(|covered| covered.target.pid == pid))
+    }
+}
+
+/// Processes that a process forked and that are there. Not every kernel lists them (CONFIG_PROC_CHILDREN).
+fn children_of(pid: i32) -> Vec<i32> {
+    let threads = outside::names(format!("/proc/{pid}/task")).unwrap_or_default();
+    let lists: Option<Vec<String>> = threads.iter().map(|thread| list_of(pid, thread)).collect();
+    match lists {
+        Some(lists) => numbers(lists.iter().flat_map(|list| list.split_ascii_whitespace())),
+        None => {
+            let all = outside::names("/proc").unwrap_or_default();
+            let mut all = numbers(all.iter().map(String::as_str));
+            all.retain(|process| parent_of(*process) == Some(pid));
+            all
+        }
+    }
+}
+
+/// Children of one thread; `None` where the kernel does not list them, or the thread has ended.
+fn list_of(pid: i32, thread: &str) -> Option<String> {
+    let mut list = String::new();
+    let file = outside::open(format!("/proc/{pid}/task/{thread}/children")).ok()?;
+    file.take(LIST_BYTES).read_to_string(&mut list).ok()?;
+    Some(list)
+}
+
+fn numbers<'a>(words: impl Iterator<Item = &'a str>) -> Vec<i32> {
+    words.filter_map(|word| word.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn children_are_found_by_their_parent() {
+        let mut child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        let (own, pid) = (std::process::id() as i32, child.id() as i32);
+        assert!(children_of(own).contains(&pid));
+        assert_eq!(parent_of(pid), Some(own));
+        assert!(!children_of(pid).contains(&pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!children_of(own).contains(&pid));
+    }
+}
