@@ -60,6 +60,10 @@ impl<'o> DebugFiles<'o> {
         self
     }
 
+    pub(crate) fn has_packs(&self) -> bool {
+        !self.packs.is_empty()
+    }
+
     /// What the packs have of this build.
     pub(crate) fn packed(&self, arch: Arch, build_id: &BuildId) -> impl Iterator<Item = &'o PackedImage> {
         self.packs.iter().flat_map(move |pack| pack.of(arch, build_id))

@@ -9,6 +9,7 @@ use crate::elf::unwind::Unwind;
 use crate::elf::{ET_EXEC, Elf, PF_W, PF_X, PT_INTERP, PT_LOAD, Purpose, notes, rseq};
 use crate::functions::collect::Collector;
 use crate::go::{Go, pclntab};
+use crate::identity::Identity;
 use crate::sites::Marks;
 use crate::source::read_exact;
 use crate::{
@@ -66,8 +67,9 @@ pub struct Facts {
 pub struct Image<S> {
     pub(crate) elf: Elf<S>,
     kind: Kind,
-    build_id: Option<BuildId>,
-    build_id_offset: u64,
+    /// What debug files are found by.
+    gnu_build_id: Option<BuildId>,
+    identity: Identity,
     segments: Vec<Segment>,
     facts: Facts,
     pub(crate) marks: Marks,
@@ -117,8 +119,8 @@ impl<S: ReadAt> Image<S> {
             elf,
             marks,
             kind,
-            build_id: notes.build_id,
-            build_id_offset: notes.build_id_offset,
+            gnu_build_id: notes.build_id,
+            identity: Identity::of(&notes),
             segments,
             facts,
         })
@@ -136,16 +138,18 @@ impl<S: ReadAt> Image<S> {
         self.kind
     }
 
-    /// The build-id, if the linker was asked for one.
+    /// The build-id: that of the linker, else that of Go, else one that is made from the image, which is read for it.
+    /// `None` where it is too large for that.
     #[must_use]
     pub fn build_id(&self) -> Option<&BuildId> {
-        self.build_id.as_ref()
+        self.identity.build_id(&self.elf)
     }
 
-    /// File offset at which the bytes of the build-id stand, for whoever wants to compare them again.
+    /// File offset at which the bytes of the build-id stand, for whoever wants to compare them again. `None` where they stand
+    /// nowhere.
     #[must_use]
     pub fn build_id_offset(&self) -> Option<u64> {
-        self.build_id.map(|_| self.build_id_offset)
+        self.identity.offset()
     }
 
     /// The loadable segments, as they stand in the file.
@@ -281,7 +285,7 @@ impl<S: ReadAt> Image<S> {
         progress: &mut dyn FnMut(Progress),
     ) {
         let origin = Origin::DebugFile;
-        let by_build = self.build_id.iter().flat_map(|build_id| debug_files.candidates(build_id));
+        let by_build = self.gnu_build_id.iter().flat_map(|build_id| debug_files.candidates(build_id));
         // The link of a file that has its symbols leads to nothing new.
         let follows = cfg!(feature = "links") && !self.facts.symtab;
         let link = if follows { DebugLink::read(&self.elf) } else { Ok(None) };
@@ -306,8 +310,11 @@ impl<S: ReadAt> Image<S> {
 
     /// Adds the packs of this build that were made from this very code.
     fn add_packs(&self, collector: &mut Collector, debug_files: &DebugFiles<'_>) -> Result<(), ImageError> {
-        let Some(build_id) = self.build_id else { return Ok(()) };
-        for packed in debug_files.packed(self.arch(), &build_id) {
+        if !debug_files.has_packs() {
+            return Ok(());
+        }
+        let Some(build_id) = self.build_id() else { return Ok(()) };
+        for packed in debug_files.packed(self.arch(), build_id) {
             match packed.functions().iter().find(|function| !self.holds(function)) {
                 None => collector.add_pack(packed)?,
                 Some(function) => {
@@ -330,10 +337,10 @@ impl<S: ReadAt> Image<S> {
     ) -> Result<Elf<Box<dyn ReadAt>>, ImageError> {
         let elf = Elf::open(source, Purpose::Symbols)?;
         let found = notes::read(&elf, Purpose::Symbols)?.build_id;
-        let unknown = checksum.is_some() && (found.is_none() || self.build_id.is_none());
-        if found != self.build_id && !unknown || elf.arch != self.elf.arch {
+        let unknown = checksum.is_some() && (found.is_none() || self.gnu_build_id.is_none());
+        if found != self.gnu_build_id && !unknown || elf.arch != self.elf.arch {
             let text = |id: Option<BuildId>| id.map_or_else(|| "none".to_owned(), |id| id.to_string());
-            return Err(ImageError::DebugFileDiffers { found: text(found), wanted: text(self.build_id) });
+            return Err(ImageError::DebugFileDiffers { found: text(found), wanted: text(self.gnu_build_id) });
         }
         if let Some(wanted) = checksum {
             let origin = Origin::DebugFile;

@@ -67,6 +67,7 @@ mod find;
 mod functions;
 pub mod glob;
 mod go;
+mod identity;
 mod image;
 pub mod limits;
 mod linkage;

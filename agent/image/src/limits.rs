@@ -53,6 +53,9 @@ pub const DEBUGDATA_BYTES: usize = 64 << 20;
 /// Dictionary that the xz stream may ask for; `xz -9` asks for 64 MiB. Only what is written of it becomes resident.
 pub const XZ_DICTIONARY_BYTES: usize = 64 << 20;
 
+/// Bytes of an image without a build-id that are read to make one. The largest browsers have 200 MiB of code.
+pub const HASHED_BYTES: u64 = 512 << 20;
+
 /// Bytes of a link to a debug file: the name of a file and a checksum.
 pub const DEBUG_LINK_BYTES: u64 = 4 << 10;
 

@@ -356,6 +356,34 @@ fn a_library_without_sections_lists_its_dynamic_symbols() {
     }
 }
 
+/// What the linker gave no build-id has one of its own: another one where a constant differs, in code or in data, the same
+/// for its stripped copy.
+#[test]
+fn builds_without_a_build_id_are_told_apart() {
+    let directory = directory("listing_no_build_id");
+    let build = |code: &str, data: &str| {
+        let source = format!(
+            r#"volatile unsigned n;
+            __attribute__((noinline)) unsigned turns(void) {{ return n + {code}; }}
+            const char text[] = "{data}";
+            int main(void) {{ return (turns() + text[n]) & 1; }}"#
+        );
+        let name = format!("turns_{code}_{data}.c");
+        compile(&directory, &name, &source, &["-O2", "-Wl,--build-id=none"])
+    };
+    let id = |path: &Path| {
+        let image = open(path);
+        assert_eq!(image.build_id_offset(), None);
+        image.build_id().unwrap().to_string()
+    };
+    let builds = [build("1000", "some"), build("1001", "some"), build("1000", "same")];
+    let [first, code, data] = builds.each_ref().map(|path| id(path));
+    assert!(first.len() == 16 && first != code && first != data && code != data, "{first} {code} {data}");
+    let stripped = directory.join("stripped");
+    run("strip", &["--strip-all", "-o", text(&stripped), text(&builds[0])]);
+    assert_eq!(id(&stripped), first);
+}
+
 #[test]
 fn imports_and_needed_libraries_are_listed() {
     let directory = directory("listing_imports");

@@ -17,10 +17,10 @@ pub fn hand_over(
     returns: Returns,
 ) -> Result<(), GuardError> {
     for image in &resolved.images {
-        if let Some((offset, bytes)) = &image.build_id
+        if let (Some(bytes), Some(offset)) = (&image.build_id, image.build_id_offset)
             && let Ok(bytes) = heapless::Vec::from_slice(bytes)
         {
-            line.call(&Request::PlanBuildId { plan, image: image.id, offset: *offset, bytes })?;
+            line.call(&Request::PlanBuildId { plan, image: image.id, offset, bytes })?;
         }
         let mut sites: Vec<PlanSite> = resolved
             .functions

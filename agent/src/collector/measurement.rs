@@ -140,7 +140,7 @@ impl Measurement {
             report.language = function.language;
             let image = resolved.images.iter().find(|image| image.id == function.image);
             let build_id = image.and_then(|image| image.build_id.as_ref());
-            report.build_id = build_id.map(|(_, bytes)| bytes.clone()).unwrap_or_default();
+            report.build_id = build_id.cloned().unwrap_or_default();
             report
         });
         let functions = functions.collect();

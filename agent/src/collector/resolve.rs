@@ -65,8 +65,10 @@ pub struct Function {
 pub struct ResolvedImage {
     /// The guard's number for it.
     pub id: ImageId,
-    /// Where its build-id stands in the file, and the build-id.
-    pub build_id: Option<(u64, Vec<u8>)>,
+    /// Its build-id.
+    pub build_id: Option<Vec<u8>>,
+    /// Where that stands in the file.
+    pub build_id_offset: Option<u64>,
 }
 
 /// The outcome.
@@ -413,8 +415,8 @@ impl Function {
 
 impl ResolvedImage {
     pub fn of<S: ReadAt>(open: &OpenImage, image: &Image<S>) -> Self {
-        let build_id = image.build_id().zip(image.build_id_offset());
-        Self { id: open.id, build_id: build_id.map(|(id, offset)| (offset, id.bytes().to_vec())) }
+        let build_id = image.build_id().map(|id| id.bytes().to_vec());
+        Self { id: open.id, build_id, build_id_offset: image.build_id_offset() }
     }
 }
 

@@ -115,9 +115,7 @@ fn a_stripped_file_is_listed_from_its_debug_file_or_says_what_is_missing() {
     succeed(Command::new("objcopy").args(["--only-keep-debug", &program, &debug_file]));
     succeed(Command::new("strip").arg(&program));
 
-    edgelat(&["functions", &program])
-        .status(6)
-        .says("no debug file was found for its build-id 0123456789abcdef");
+    edgelat(&["functions", &program]).status(6).says("no debug file was found (build-id 0123456789abcdef)");
     let lines = edgelat(&["functions", "--json", "--debug-dir", &debug_files, &program, "do_work"])
         .status(0)
         .quietly()

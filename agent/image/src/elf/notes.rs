@@ -14,6 +14,7 @@ const NT_GNU_PROPERTY_TYPE_0: u32 = 5;
 const GNU_PROPERTY_X86_FEATURE_1_AND: u32 = 0xc000_0002; // System V ABI x86-64, section 12.2
 const GNU_PROPERTY_X86_FEATURE_1_SHSTK: u32 = 2;
 const GO_BUILD_ID: u32 = 4; // cmd/internal/buildid, elfGoBuildIDTag
+const GO_HASH_CHARACTERS: usize = 20; // cmd/internal/buildid/buildid.go, HashToString: 120 bits in base64
 
 /// What the notes of a file say.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,6 +25,8 @@ pub(crate) struct Notes {
     pub(crate) build_id_offset: u64,
     /// There is a note of the Go linker.
     pub(crate) go: bool,
+    /// The hash in it of what was linked, and its file offset.
+    pub(crate) go_build_id: Option<(BuildId, u64)>,
     /// x86-64: it may run with a shadow stack. The C library gives one to programs only where all images say so.
     pub(crate) shadow_stack: bool,
 }
@@ -73,7 +76,13 @@ fn scan(mut bytes: &[u8], mut offset: u64, align: usize, notes: &mut Notes) {
                 notes.build_id = BuildId::new(description);
                 notes.build_id_offset = offset.saturating_add(12 + description_at as u64);
             }
-            (b"Go\0\0", GO_BUILD_ID) => notes.go = true,
+            (b"Go\0\0", GO_BUILD_ID) => {
+                notes.go = true;
+                notes.go_build_id = content_of(description).and_then(|(at, content)| {
+                    let at = 12 + description_at + at;
+                    Some((BuildId::new(content)?, offset.saturating_add(at as u64)))
+                });
+            }
             (b"GNU\0", NT_GNU_PROPERTY_TYPE_0) => notes.shadow_stack |= has_shadow_stack(description),
             _ => {}
         }
@@ -82,6 +91,16 @@ fn scan(mut bytes: &[u8], mut offset: u64, align: usize, notes: &mut Notes) {
         bytes = following;
         offset = offset.saturating_add(next as u64);
     }
+}
+
+/// The hash of a program's content in its build-id of Go, and where it begins there. A build-id is hashes of 20 characters
+/// with slashes between them, the last of which is that of the content (cmd/go/internal/work/buildid.go). A build that is to
+/// come out the same everywhere has a word of its own instead, the same for all programs.
+fn content_of(description: &[u8]) -> Option<(usize, &[u8])> {
+    let at = description.iter().rposition(|byte| *byte == b'/')? + 1;
+    let content = description.get(at..)?;
+    let plain = content.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte));
+    (content.len() == GO_HASH_CHARACTERS && plain).then_some((at, content))
 }
 
 fn has_shadow_stack(mut properties: &[u8]) -> bool {
@@ -125,6 +144,26 @@ mod tests {
             let at = (notes.build_id_offset - 1000) as usize;
             assert_eq!(bytes[at..at + 20], [7; 20]);
             assert!(notes.go);
+        }
+    }
+
+    #[test]
+    fn the_build_id_of_go_is_its_last_hash_and_no_word_that_all_programs_share() {
+        let content = b"Zm9vYmFyYmF6cXV4-_01";
+        let of = |description: &[u8]| {
+            let bytes = note(b"Go\0\0", GO_BUILD_ID, description, 4);
+            let mut notes = Notes::default();
+            scan(&bytes, 1000, 4, &mut notes);
+            assert!(notes.go);
+            let (id, offset) = notes.go_build_id?;
+            let at = (offset - 1000) as usize;
+            assert_eq!(&bytes[at..at + id.bytes().len()], id.bytes());
+            Some(id)
+        };
+        let whole = [&b"aaaaaaaaaaaaaaaaaaaa/bbbbbbbbbbbbbbbbbbbb/"[..], content].concat();
+        assert_eq!(of(&whole), BuildId::new(content));
+        for word in [&b""[..], b"redacted", b"a/b", b"/", content, b"aa/Zm9vYmFyYmF6cXV4 _01"] {
+            assert_eq!(of(word), None, "{word:?}");
         }
     }
 

@@ -254,7 +254,7 @@ fn list(
         if let Some(refusal) = image.refusal() {
             return Err(Failure::from(FunctionsError::Refused { path: path.to_string(), refusal }).into());
         }
-        let build_id = build_id.map(|id| format!(" for its build-id {id}")).unwrap_or_default();
+        let build_id = build_id.map(|id| format!(" (build-id {id})")).unwrap_or_default();
         return Err(Failure::from(FunctionsError::Stripped { path: path.to_string(), build_id }).into());
     }
     printer.begin(path, build_id.as_deref(), image.facts().go.as_ref(), &table.origins());
