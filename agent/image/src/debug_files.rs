@@ -21,6 +21,7 @@ pub struct DebugFiles<'o> {
     directories: Vec<PathBuf>,
     packs: &'o [Pack],
     image: Option<PathBuf>,
+    pub(crate) unnamed: bool,
 }
 
 impl<'o> DebugFiles<'o> {
@@ -28,13 +29,19 @@ impl<'o> DebugFiles<'o> {
     /// there is none; any other becomes a [`Skipped`](crate::Skipped) source.
     #[must_use]
     pub fn new(open: &'o Open<'o>) -> Self {
-        Self { open: Some(open), directories: vec![PathBuf::from("/usr/lib/debug")], packs: &[], image: None }
+        Self {
+            open: Some(open),
+            directories: vec![PathBuf::from("/usr/lib/debug")],
+            packs: &[],
+            image: None,
+            unnamed: false,
+        }
     }
 
     /// No debug files.
     #[must_use]
     pub fn none() -> Self {
-        Self { open: None, directories: Vec::new(), packs: &[], image: None }
+        Self { open: None, directories: Vec::new(), packs: &[], image: None, unnamed: false }
     }
 
     /// Looks below `directory` too, before those that were added earlier. It is one like `/usr/lib/debug`, with
@@ -50,6 +57,13 @@ impl<'o> DebugFiles<'o> {
     #[must_use]
     pub fn linked_from(mut self, image: impl Into<PathBuf>) -> Self {
         self.image = Some(image.into());
+        self
+    }
+
+    /// Takes functions too that nobody names, by what the unwind tables know of them, as `fn_0xADDRESS`.
+    #[must_use]
+    pub fn unnamed(mut self, unnamed: bool) -> Self {
+        self.unnamed = unnamed;
         self
     }
 

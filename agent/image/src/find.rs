@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::elf::unwind::Unwind;
+use crate::functions::unnamed::name_at;
 use crate::pattern::Wanted;
 use crate::{Function, FunctionTable, Image, ImageError, Language, Origin, Pattern, ReadAt, Refusal};
 
@@ -110,8 +111,11 @@ impl<S: ReadAt> Image<S> {
     pub fn find(&self, table: &FunctionTable, pattern: &Pattern) -> Result<Vec<Function>, FindError> {
         let (number, address, build_id) = match pattern.wanted() {
             Wanted::Name(name) => {
-                let found: Vec<Function> =
-                    table.named(name).into_iter().map(|index| table.function(index)).collect();
+                let found = table.named(name).into_iter().map(|index| table.function(index));
+                // `*` means what has a name.
+                let wanted =
+                    |function: &Function| function.origin != Origin::Unwind || pattern.wants_unnamed();
+                let found: Vec<Function> = found.filter(wanted).collect();
                 return if found.is_empty() { Err(self.not_found(table, name.text())) } else { Ok(found) };
             }
             Wanted::Address { address, build_id } => {
@@ -167,13 +171,9 @@ impl<S: ReadAt> Image<S> {
             let function = table.function(index);
             return Err(inside(function.name, function.start));
         }
-        let range = match Unwind::new(&self.elf)? {
-            Some(unwind) => unwind.range(address)?,
-            None => None,
-        };
-        match range {
+        match Unwind::around(&self.elf, address)? {
             Some(range) if range.start == address => Ok(Function {
-                name: format!("+0x{address:x}"),
+                name: name_at(address),
                 linkage_name: String::new(),
                 aliases: Vec::new(),
                 start: range.start,
@@ -183,7 +183,7 @@ impl<S: ReadAt> Image<S> {
                 refusal: None,
                 language: Language::Native,
             }),
-            Some(range) => Err(inside(format!("+0x{:x}", range.start), range.start)),
+            Some(range) => Err(inside(name_at(range.start), range.start)),
             None => Err(FindError::UnknownFunction { address: number }),
         }
     }

@@ -273,6 +273,10 @@ impl<S: ReadAt> Image<S> {
         }
         self.add_debug_file(&mut collector, debug_files, progress);
         self.add_packs(&mut collector, debug_files)?;
+        // Of Go's functions all have names.
+        if debug_files.unnamed && self.facts.go.is_none() {
+            collector.add_unnamed(&self.elf)?;
+        }
         let unwind = Unwind::new(&self.elf)?;
         collector.finish(unwind.as_ref(), &|start, size| self.segment_of(start, size).is_some())
     }

@@ -18,6 +18,7 @@ use std::path::Path;
 use thiserror::Error;
 
 use crate::demangle::may_be_abbreviated;
+use crate::functions::unnamed::UNNAMED;
 use crate::glob::Glob;
 use crate::limits::{BUILD_ID_BYTES, BUILD_ID_DIGITS, PATTERN_BYTES};
 
@@ -171,6 +172,12 @@ impl Pattern {
             Wanted::Name(name) => Some(&name.text),
             Wanted::Address { .. } | Wanted::Offset { .. } => None,
         }
+    }
+
+    /// Whether functions are meant that have no name but their address.
+    #[must_use]
+    pub fn wants_unnamed(&self) -> bool {
+        self.name().is_some_and(|name| name.starts_with(UNNAMED))
     }
 
     /// Whether the image of this path is meant. A pattern without image means any; where that is to be the executable

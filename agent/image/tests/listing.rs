@@ -400,6 +400,39 @@ fn imports_and_needed_libraries_are_listed() {
     assert_eq!(open(&path).imports(&["__cxa_throw", "_Unwind_*"]).unwrap(), ["__cxa_throw"]);
 }
 
+/// Without symbols the unwind tables know the ranges of all functions that compilers made.
+#[test]
+fn functions_without_a_name_are_listed_by_their_address() {
+    let directory = directory("listing_unnamed");
+    let path = compile(&directory, "work.c", C, &["-O2", "-g"]);
+    let stripped = directory.join("stripped");
+    run("strip", &["--strip-all", "-o", text(&stripped), text(&path)]);
+    let image = open(&stripped);
+    let files = DebugFiles::none().unnamed(true);
+    let table = image.functions(&files, &mut |_| ()).unwrap();
+    let unnamed = image.find(&table, &Pattern::parse("fn_0x*").unwrap()).unwrap();
+    let whole = open(&path);
+    for function in own_functions(&whole).iter().filter(|f| ["main", "do_work"].contains(&f.name.as_str())) {
+        let found = unnamed.iter().find(|unnamed| unnamed.start == function.start).unwrap();
+        assert_eq!((found.end, found.origin), (function.end, Origin::Unwind));
+        let name = format!("fn_0x{:x}", function.start);
+        assert_eq!(found.name, name);
+        assert_eq!(image.find(&table, &Pattern::parse(&name).unwrap()).unwrap(), std::slice::from_ref(found));
+    }
+    // `*` means what has a name, and who has not asked pays nothing.
+    let named = image.find(&table, &Pattern::parse("*").unwrap()).unwrap_or_default();
+    assert!(named.iter().all(|function| function.origin != Origin::Unwind), "{named:?}");
+    assert!(!own_functions(&image).has(Origin::Unwind));
+    // Stubs are no functions, and what has a name is not listed again.
+    let table = whole.functions(&files, &mut |_| ()).unwrap();
+    assert!(table.iter().filter(|f| f.origin == Origin::Unwind).all(|f| f.name.starts_with("fn_0x")));
+    assert!(
+        !table.iter().any(|f| f.origin == Origin::Unwind && f.start == unnamed[0].start && f.name == "main")
+    );
+    let starts: Vec<u64> = table.iter().map(|function| function.start).collect();
+    assert!(starts.windows(2).all(|pair| pair[0] < pair[1]), "{starts:x?}");
+}
+
 #[test]
 fn an_address_or_offset_finds_the_function_that_begins_there() {
     let directory = directory("listing_address");
@@ -437,7 +470,7 @@ fn an_address_or_offset_finds_the_function_that_begins_there() {
     };
     let (symbols, unwind) = refused(format!("+0x{:x}@{build_id}", work.start + 1));
     assert!(symbols.contains("1 bytes inside 'do_work'"), "{symbols}");
-    assert!(unwind.contains(&format!("1 bytes inside '+0x{:x}'", work.start)), "{unwind}");
+    assert!(unwind.contains(&format!("1 bytes inside 'fn_0x{:x}'", work.start)), "{unwind}");
     let (symbols, _) = refused(format!("+0x{:x}@0123456789", work.start));
     assert!(symbols.contains(&build_id), "{symbols}");
     let (symbols, _) = refused(format!("+0x0@{build_id}"));

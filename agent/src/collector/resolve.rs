@@ -283,7 +283,8 @@ fn search<'p>(
     let path = &open.path;
     let image_error = |error| ResolveError::Image { path: path.clone(), error };
     let image = Image::open(&open.file).map_err(image_error)?;
-    let table = functions_of(open, &image, context)?;
+    let unnamed = patterns.iter().any(|pattern| pattern.wants_unnamed());
+    let table = functions_of(open, &image, context, unnamed)?;
     let mut tails = Tails::new(&image, &table, Followers::new());
     let mut leaving = Vec::new();
     let mut known = BTreeMap::new();
@@ -347,14 +348,17 @@ fn search<'p>(
     Ok(leaving)
 }
 
-/// The functions of an image, with the names that its debug file and the packs know.
+/// The functions of an image, with the names that its debug file and the packs know, and those without where they are
+/// asked for.
 pub fn functions_of<S: ReadAt>(
     open: &OpenImage,
     image: &Image<S>,
     context: &mut Context<'_>,
+    unnamed: bool,
 ) -> Result<FunctionTable, ResolveError> {
     let opener = |path: &Path| context.debug_dirs.file(path).map(edgelat_image::boxed);
-    let mut debug_files = DebugFiles::new(&opener).packs(context.packs).linked_from(open.on_disk());
+    let mut debug_files =
+        DebugFiles::new(&opener).packs(context.packs).linked_from(open.on_disk()).unnamed(unnamed);
     for folder in context.debug_dirs.paths() {
         debug_files = debug_files.directory(folder);
     }

@@ -115,7 +115,19 @@ fn a_stripped_file_is_listed_from_its_debug_file_or_says_what_is_missing() {
     succeed(Command::new("objcopy").args(["--only-keep-debug", &program, &debug_file]));
     succeed(Command::new("strip").arg(&program));
 
-    edgelat(&["functions", &program]).status(6).says("no debug file was found (build-id 0123456789abcdef)");
+    edgelat(&["functions", &program, "do_work"])
+        .status(6)
+        .says("no debug file was found (build-id 0123456789abcdef)");
+    // What has no name is listed by its address.
+    let lines = edgelat(&["functions", "--json", &program]).status(0).json();
+    assert!(lines.len() > 100, "{}", lines.len());
+    for line in &lines {
+        let start = line["start"].as_u64().unwrap();
+        assert_eq!(
+            (line["name"].as_str(), line["origin"].as_str()),
+            (Some(&*format!("fn_{start:#x}")), Some(".eh_frame"))
+        );
+    }
     let lines = edgelat(&["functions", "--json", "--debug-dir", &debug_files, &program, "do_work"])
         .status(0)
         .quietly()

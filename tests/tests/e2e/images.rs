@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use edgelat_tests::machine::Turn;
+use edgelat_tests::session::run;
 use edgelat_tests::{Session, Target, TempDir, edgelat, target};
 
 use crate::counts::exact;
@@ -210,6 +211,35 @@ fn a_program_without_any_symbols_says_what_is_missing() {
     let target = Target::start("plain-bare", &[]);
     let pid = target.pid().to_string();
     edgelat(&["watch", "-p", &pid, "add"]).refused(6, &["add"]);
+}
+
+/// Without a name, a debug file or a pack there are still the ranges of the unwind tables.
+#[test]
+fn a_function_without_a_name_is_measured_by_its_address() {
+    let _turn = Turn::shared();
+    let listed = |path: &Path, pattern: &str, name: &str| {
+        let objects = edgelat(&["functions", path.to_str().unwrap(), pattern, "--json"]).objects();
+        objects.into_iter().find(|function| function["name"] == name).unwrap_or_else(|| panic!("no {name}"))
+    };
+    let (folder, whole) = (TempDir::new(), target("plain"));
+    let stripped = folder.path().join("stripped");
+    let mut strip = Command::new("strip");
+    strip.arg("--strip-all").arg("-o").arg(&stripped).arg(&whole);
+    run(strip);
+    let add = listed(&whole, "add", "add");
+    let name = format!("fn_{:#x}", add["start"].as_u64().unwrap());
+    assert_eq!(listed(&stripped, "fn_0x*", &name)["size"], add["size"]);
+
+    let mut command = Command::new(&stripped);
+    command.args(["--calls", "300"]);
+    let mut target = Target::start_command(command);
+    let session = Session::on(&target, &[&name]);
+    target.go();
+    let oracle = target.end();
+    let report = session.end();
+    oracle.assert_right();
+    let (function, truth) = (report.function(&name), oracle.function("add"));
+    assert_eq!((function.entries, function.exits), (truth.calls, truth.completed), "{function:#?}");
 }
 
 /// The address form, with the build-id that it holds for.

@@ -5,7 +5,7 @@
 //! Standard Base, "Exception Frames"; DWARF 5 section 6.4). It answers the one question that a symbol without size and
 //! an address without symbol leave open: where does the function end?
 //!
-//! Only the index is searched and only the record found is read, each with a few positioned reads.
+//! For one address the index is searched and the record found is read, with a few positioned reads.
 
 use std::ops::Range;
 
@@ -75,6 +75,57 @@ impl<'e> Unwind<'e> {
         let (start, record) = self.entry(index)?;
         let Some(range) = self.record(record)? else { return Ok(None) };
         Ok((range.start == start && range.contains(&address)).then_some(range))
+    }
+
+    /// All ranges of an image: those that the index leads to, or where there is none, as in programs that are linked
+    /// statically, those of the records one after the other.
+    pub(crate) fn for_each(
+        elf: &'e Elf<dyn ReadAt + 'e>,
+        mut each: impl FnMut(Range<u64>),
+    ) -> Result<(), ImageError> {
+        let Some(unwind) = Self::new(elf)? else { return Self::one_by_one(elf, each) };
+        for index in 0..unwind.count {
+            let (start, record) = unwind.entry(index)?;
+            if let Some(range) = unwind.record(record)?.filter(|range| range.start == start) {
+                each(range);
+            }
+        }
+        Ok(())
+    }
+
+    fn one_by_one(elf: &'e Elf<dyn ReadAt + 'e>, mut each: impl FnMut(Range<u64>)) -> Result<(), ImageError> {
+        let Some(section) = elf.section_named(".eh_frame") else { return Ok(()) };
+        let Some(mut at) = elf.address_of(section.offset) else { return Ok(()) };
+        let (end, unwind) =
+            (at.saturating_add(section.size), Self { elf, header: 0, entries_at: 0, count: 0 });
+        for _ in 0..UNWIND_ENTRIES {
+            // A length of 0 ends the section.
+            let Some(length) = unwind.bytes::<4>(at)?.map(u32::from_le_bytes).filter(|length| *length > 0)
+            else {
+                break;
+            };
+            unwind.record(at)?.into_iter().for_each(&mut each);
+            at = at.saturating_add(4 + u64::from(length));
+            if at >= end {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The function whose range contains `address`, with an index or without.
+    pub(crate) fn around(
+        elf: &'e Elf<dyn ReadAt + 'e>,
+        address: u64,
+    ) -> Result<Option<Range<u64>>, ImageError> {
+        if let Some(unwind) = Self::new(elf)? {
+            return unwind.range(address);
+        }
+        let mut found = None;
+        Self::one_by_one(elf, |range| {
+            found = found.take().or(Some(range).filter(|range| range.contains(&address)))
+        })?;
+        Ok(found)
     }
 
     /// Start of a function and address of its record.

@@ -38,6 +38,14 @@ pub(super) struct Raw {
     pub(super) go: Option<Mark>,
 }
 
+impl Raw {
+    /// A range that a pack or an unwind table has a name for.
+    pub(super) fn of_range(range: Range<u64>, name: Name) -> Self {
+        let size = range.end.saturating_sub(range.start);
+        Self { start: range.start, size, name, file: 0, binding: Binding::Global, ifunc: false, go: None }
+    }
+}
+
 /// What of an image Go made.
 #[derive(Clone, Debug)]
 struct GoText {
@@ -73,8 +81,7 @@ impl Collector {
     ) -> Result<(), ImageError> {
         let what = table.what;
         let total = table.count.max(1);
-        let index = u8::try_from(self.strings.len())
-            .map_err(|_| ImageError::Malformed { what, reason: "there are too many symbol tables" })?;
+        let index = self.next_table(what)?;
         let mut over = None;
         self.files += 1;
         table.for_each(&elf.source, |done, symbol| {
@@ -96,10 +103,8 @@ impl Collector {
 
     /// Adds the functions of a pack. Their cold parts are not symbols of their own: the plan knows them.
     pub(crate) fn add_pack(&mut self, image: &PackedImage) -> Result<(), ImageError> {
-        let what = "pack";
-        let index = u8::try_from(self.strings.len())
-            .map_err(|_| ImageError::Malformed { what, reason: "there are too many symbol tables" })?;
-        let mut strings = Vec::new();
+        let index = self.next_table("pack")?;
+        let (mut strings, mut found) = (Vec::new(), Vec::new());
         for function in image.functions() {
             let Some(main) = function.parts().next() else { continue };
             for name in function.names() {
@@ -109,21 +114,28 @@ impl Collector {
                     continue;
                 };
                 strings.extend_from_slice(name.as_bytes());
-                self.raws.push(Raw {
-                    start: main.start,
-                    size: main.end.saturating_sub(main.start),
-                    name: Name { table: index, length, offset },
-                    file: 0,
-                    binding: Binding::Global,
-                    ifunc: false,
-                    go: None,
-                });
+                found.push(Raw::of_range(main.start..main.end, Name { table: index, length, offset }));
             }
             self.planned.insert((main.start, main.end), function.clone());
         }
-        self.strings.push(strings);
-        self.origins.push(Origin::Pack);
+        self.add_table(strings, Origin::Pack, found);
         Ok(())
+    }
+
+    /// The number of a table of strings that is added next.
+    pub(super) fn next_table(&self, what: &'static str) -> Result<u8, ImageError> {
+        u8::try_from(self.strings.len())
+            .map_err(|_| ImageError::Malformed { what, reason: "there are too many symbol tables" })
+    }
+
+    pub(super) fn add_table(&mut self, strings: Vec<u8>, origin: Origin, found: Vec<Raw>) {
+        self.strings.push(strings);
+        self.origins.push(origin);
+        self.raws.extend(found);
+    }
+
+    pub(super) fn raws(&self) -> &[Raw] {
+        &self.raws
     }
 
     /// Adds the functions of Go's own table, of a program whose version is 1.`minor`. To be called before the tables

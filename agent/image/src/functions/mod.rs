@@ -8,6 +8,7 @@
 mod cold;
 pub(crate) mod collect;
 mod go_names;
+pub(crate) mod unnamed;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -232,6 +233,7 @@ impl FunctionTable {
             Origin::DebugFile,
             Origin::Pack,
             Origin::Dynsym,
+            Origin::Unwind,
         ];
         all.into_iter().filter(|origin| self.has(*origin)).collect()
     }

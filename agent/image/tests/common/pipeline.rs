@@ -16,7 +16,7 @@ pub fn exercise(bytes: &[u8]) -> Result<usize, ImageError> {
     let copy = bytes.to_vec();
     let open = move |_: &Path| Ok(boxed(copy.clone()));
     let mut progressed = 0;
-    let table = image.functions(&DebugFiles::new(&open), &mut |progress| {
+    let table = image.functions(&DebugFiles::new(&open).unnamed(true), &mut |progress| {
         assert!(progress.done <= progress.total);
         progressed += 1;
     })?;
@@ -36,6 +36,7 @@ pub fn exercise(bytes: &[u8]) -> Result<usize, ImageError> {
         "*a?[b-z]*".to_owned(),
         "ns::f(int)".to_owned(),
         format!("+0x{entry:x}@{build_id}"),
+        "fn_0x*".to_owned(),
     ] {
         match image.find(&table, &Pattern::parse(&text).unwrap()) {
             Ok(found) => assert!(!found.is_empty()),

@@ -14,7 +14,8 @@ use std::{
 
 use edgelat_guard::{Asked, Guard, Line, protocol::MappedImage};
 use edgelat_image::{
-    DebugFiles, FindError, Followers, Function, Image, ImageError, Pack, Pattern, Refusal, Tails,
+    DebugFiles, FindError, Followers, Function, Image, ImageError, Origin, Pack, Pattern, Progress, Refusal,
+    Tails,
 };
 use nix::libc::O_NONBLOCK;
 
@@ -61,7 +62,8 @@ pub enum FunctionsError {
     /// There are no symbols at all.
     #[error(
         "{path}: no function is named in it (it is stripped) and no debug file was found{build_id}; give the directory \
-         of its debug file with --debug-dir, or use the address form +0xADDRESS@BUILDID"
+         of its debug file with --debug-dir, list what its unwind tables know with 'fn_0x*', or use the address form \
+         +0xADDRESS@BUILDID"
     )]
     Stripped {
         /// The file.
@@ -240,11 +242,18 @@ fn list(
     let debug_files = sources.debug_dirs.paths().fold(debug_files, DebugFiles::directory);
     let mut progress = ProgressLine::new();
     let name = file_name(path);
-    let table = image
-        .functions(&debug_files, &mut |at| {
+    let mut functions = |debug_files: &DebugFiles<'_>| {
+        let progress = &mut |at: Progress| {
             progress.update(&format!("{name}: reading {}", at.origin.name()), at.done, at.total);
-        })
-        .map_err(unreadable)?;
+        };
+        image.functions(debug_files, progress).map_err(unreadable)
+    };
+    let wanted = options.pattern.as_ref().is_some_and(Pattern::wants_unnamed);
+    let debug_files = debug_files.unnamed(wanted);
+    let mut table = functions(&debug_files)?;
+    if table.is_empty() && options.pattern.is_none() {
+        table = functions(&debug_files.unnamed(true))?;
+    }
     for skipped in table.skipped() {
         let debug_file = skipped.path.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default();
         say(format_args!("{path}: its {}{debug_file} is left out: {}", skipped.origin.name(), skipped.error));
@@ -258,6 +267,12 @@ fn list(
         return Err(Failure::from(FunctionsError::Stripped { path: path.to_string(), build_id }).into());
     }
     printer.begin(path, build_id.as_deref(), image.facts().go.as_ref(), &table.origins());
+    if table.has(Origin::Unwind) {
+        printer.note(format!(
+            "{name}: it is stripped, and what stands as fn_0xADDRESS has that name in this build alone; its debug file \
+             (--debug-dir) knows the others"
+        ));
+    }
     // On a terminal the list itself shows that something happens.
     let hidden = !io::stdout().is_terminal();
     let mut tails = Tails::new(&image, &table, Followers::new());

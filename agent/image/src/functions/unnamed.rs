@@ -1,0 +1,68 @@
+//! Functions without a name: ranges of the unwind tables that no symbol is of.
+//!
+//! A part of a function that compilers put apart because it is seldom needed has a range of its own and is among them.
+
+use std::ops::Range;
+
+use super::collect::{Collector, Raw};
+use super::{Name, Origin};
+use crate::elf::Elf;
+use crate::elf::unwind::Unwind;
+use crate::limits::FUNCTIONS;
+use crate::{ImageError, ReadAt};
+
+/// What the names begin with that are made of an address.
+pub const UNNAMED: &str = "fn_0x";
+
+/// Jumps into other libraries: each section of them is one range.
+const STUBS: [&str; 3] = [".plt", ".plt.sec", ".plt.got"];
+
+/// What a function at this address is called where nobody gave it a name.
+pub(crate) fn name_at(address: u64) -> String {
+    format!("{UNNAMED}{address:x}")
+}
+
+impl Collector {
+    /// Adds what the unwind tables know and no symbol is of. To be called last.
+    pub(crate) fn add_unnamed(&mut self, elf: &Elf<dyn ReadAt + '_>) -> Result<(), ImageError> {
+        let known = self.known(elf);
+        let table = self.next_table("unwind table")?;
+        let (mut strings, mut found) = (Vec::new(), Vec::new());
+        let room = FUNCTIONS.saturating_sub(self.raws().len());
+        Unwind::for_each(elf, |range| {
+            let before = known.partition_point(|known| known.start <= range.start);
+            let inside = before.checked_sub(1).and_then(|at| known.get(at));
+            if found.len() >= room || inside.is_some_and(|known| range.start < known.end) {
+                return;
+            }
+            let text = name_at(range.start);
+            let (Ok(offset), Ok(length)) = (u32::try_from(strings.len()), u16::try_from(text.len())) else {
+                return;
+            };
+            strings.extend_from_slice(text.as_bytes());
+            found.push(Raw::of_range(range, Name { table, length, offset }));
+        })?;
+        self.add_table(strings, Origin::Unwind, found);
+        Ok(())
+    }
+
+    /// Ranges that have a name, each but once, sorted.
+    fn known(&self, elf: &Elf<dyn ReadAt + '_>) -> Vec<Range<u64>> {
+        let stubs = STUBS.iter().filter_map(|name| elf.section_named(name));
+        let stubs = stubs.filter_map(|section| {
+            let start = elf.address_of(section.offset)?;
+            Some(start..start.saturating_add(section.size))
+        });
+        let named = self.raws().iter().map(|raw| raw.start..raw.start.saturating_add(raw.size.max(1)));
+        let mut all: Vec<Range<u64>> = named.chain(stubs).collect();
+        all.sort_unstable_by_key(|range| range.start);
+        let mut merged: Vec<Range<u64>> = Vec::with_capacity(all.len());
+        for range in all {
+            match merged.last_mut() {
+                Some(last) if range.start < last.end => last.end = last.end.max(range.end),
+                _ => merged.push(range),
+            }
+        }
+        merged
+    }
+}
