@@ -5,7 +5,9 @@ use thiserror::Error;
 use crate::elf::unwind::Unwind;
 use crate::functions::unnamed::name_at;
 use crate::pattern::Wanted;
-use crate::{Function, FunctionTable, Image, ImageError, Language, Origin, Pattern, ReadAt, Refusal};
+use crate::{
+    Function, FunctionTable, Image, ImageError, Language, NamePattern, Origin, Pattern, ReadAt, Refusal,
+};
 
 /// Why a pattern chooses nothing.
 #[derive(Debug, Error)]
@@ -75,12 +77,12 @@ pub enum FindError {
 /// Which names of an image are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Names {
-    /// Those of a full symbol table.
+    /// Those of a full symbol table, or of Go's own table.
     All,
     /// Those that the image exports: it has no full symbol table, and no debug file was found.
     Exported,
-    /// All of Go's, whether it is stripped or not.
-    Go,
+    /// Functions of this name were put into their callers: Go's table has their names and no code.
+    Inlined,
 }
 
 fn next_step(near: &[String], names: Names) -> String {
@@ -89,8 +91,8 @@ fn next_step(near: &[String], names: Names) -> String {
         near => format!("; did you mean {}?", near.join(", ")),
     };
     text.push_str(match (names, near) {
-        (Names::Go, _) => {
-            "; a short function may have been put into its callers (inlined) and has no code of its own then"
+        (Names::Inlined, _) => {
+            ": it was put into its callers (inlined) and has no code of its own; measure one of those"
         }
         (Names::Exported, _) => {
             "; the file is stripped: install the debug symbols of this build, bring a pack of its functions (`edgelat pack \
@@ -116,7 +118,7 @@ impl<S: ReadAt> Image<S> {
                 let wanted =
                     |function: &Function| function.origin != Origin::Unwind || pattern.wants_unnamed();
                 let found: Vec<Function> = found.filter(wanted).collect();
-                return if found.is_empty() { Err(self.not_found(table, name.text())) } else { Ok(found) };
+                return if found.is_empty() { Err(self.not_found(table, name)) } else { Ok(found) };
             }
             Wanted::Address { address, build_id } => {
                 (*address, Some(*address).filter(|&address| self.file_offset(address).is_some()), build_id)
@@ -136,19 +138,17 @@ impl<S: ReadAt> Image<S> {
         self.starting_at(table, address, number).map(|function| vec![function])
     }
 
-    fn not_found(&self, table: &FunctionTable, name: &str) -> FindError {
-        let name = name.to_owned();
+    fn not_found(&self, table: &FunctionTable, pattern: &NamePattern) -> FindError {
+        let name = pattern.text().to_owned();
         if let Some(refusal) = self.refusal() {
             return FindError::Refused { name, refusal };
         }
+        if table.has_inlined(pattern) {
+            return FindError::NotFound { name, near: Vec::new(), names: Names::Inlined };
+        }
         let near = table.near(&name);
-        let names = if table.has(Origin::Gopclntab) {
-            Names::Go
-        } else if self.facts().symtab || table.has(Origin::DebugFile) {
-            Names::All
-        } else {
-            Names::Exported
-        };
+        let all = table.has(Origin::Gopclntab) || self.facts().symtab || table.has(Origin::DebugFile);
+        let names = if all { Names::All } else { Names::Exported };
         FindError::NotFound { name, near, names }
     }
 

@@ -290,6 +290,17 @@ impl FunctionTable {
         found
     }
 
+    /// Whether Go's table has the name: it keeps those of functions that were put into their callers, for tracebacks.
+    pub(crate) fn has_inlined(&self, pattern: &NamePattern) -> bool {
+        let names = self.go.and_then(|go| self.strings.get(usize::from(go)));
+        let glob = pattern.is_glob().then(|| go_names::glob(pattern.text()));
+        let is = |name: &[u8]| match &glob {
+            Some(glob) => !name.is_empty() && go_names::matches(glob, name),
+            None => go_names::is(name, pattern.text()),
+        };
+        names.is_some_and(|names| names.split(|byte| *byte == 0).any(is))
+    }
+
     /// The functions of that name that are not Go's.
     fn named_natively(&self, pattern: &NamePattern) -> Vec<usize> {
         // Demangling all names of a large C++ image takes a second. A name that does not contain the longest word of
