@@ -308,8 +308,18 @@ static void tell_groups(unsigned count, const unsigned *differences, struct orac
     }
 }
 
+/* Bit tests reach 32 MiB behind the data, by the address of the scratch memory taken for a number of bits. What the heap
+ * would grow to stands there, or does not, as the kernel places it; so it stays small, and malloc() maps memory. */
+static void keep_heap_small(void)
+{
+    uintptr_t end = ((uintptr_t)sbrk(0) + 0xffff) & ~(uintptr_t)0xffff;
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+    if (mmap((void *)end, 64 << 20, PROT_NONE, flags, -1, 0) == MAP_FAILED) abort();
+}
+
 static void prepare(void)
 {
+    keep_heap_small();
     cpu_set_t here; /* some instructions name the processor */
     CPU_ZERO(&here);
     CPU_SET((unsigned)sched_getcpu(), &here);
