@@ -274,7 +274,7 @@ impl<S: ReadAt> Image<S> {
         self.add_debug_file(&mut collector, debug_files, progress);
         self.add_packs(&mut collector, debug_files)?;
         // Of Go's functions all have names.
-        if debug_files.unnamed && self.facts.go.is_none() {
+        if cfg!(feature = "unnamed") && debug_files.unnamed && self.facts.go.is_none() {
             collector.add_unnamed(&self.elf)?;
         }
         let unwind = Unwind::new(&self.elf)?;

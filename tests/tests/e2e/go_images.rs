@@ -32,6 +32,22 @@ fn symbols(path: &Path) -> BTreeSet<String> {
     outcome.stdout.lines().filter_map(name).collect()
 }
 
+/// A function that the compiler put into its callers is told from one that is not there.
+#[test]
+fn what_was_inlined_is_said_to_be_and_a_typing_error_is_not() {
+    let _turn = Turn::shared();
+    for version in ["1.19", "1.27"] {
+        let path = target(&format!("go/calls-{version}-stripped"));
+        let asked = |name: &str| edgelat(&["functions", path.to_str().unwrap(), name]);
+        for name in ["unicode/utf8.RuneLen", "unicode/utf8.RuneL?n"] {
+            asked(name).refused(6, &["inlined", "measure one of those"]);
+        }
+        let typed = asked("main.wrok");
+        typed.refused(6, &["did you mean", "main.work"]);
+        assert!(!typed.stderr.contains("inlined"), "{typed:#?}");
+    }
+}
+
 /// The linker writes a centred dot as a plain one into the symbol table; up to Go 1.20 it leaves the types of generic
 /// functions out of the table that the program keeps.
 fn as_both_write_it(name: &str, version: &str) -> String {

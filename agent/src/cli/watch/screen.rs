@@ -146,6 +146,11 @@ fn row(function: &FunctionReport) -> String {
 /// What is missing from the histogram, if anything is.
 fn account(function: &FunctionReport) -> Option<String> {
     let lost = &function.lost;
+    // Exits of calls that were pushed out of the table find no frame either.
+    let (no_frame, advice) = match lost.evicted + lost.table_full {
+        0 => ("entered before", ""),
+        _ => ("entered before or evicted", " (--frames makes room for more calls at once)"),
+    };
     let named = [
         ("abandoned", lost.abandoned),
         ("evicted", lost.evicted),
@@ -154,11 +159,11 @@ fn account(function: &FunctionReport) -> Option<String> {
         ("table full", lost.table_full),
         ("unkeyed", lost.unkeyed),
         ("unresolved", lost.unresolved),
-        ("entered before", function.unmatched_exits),
+        (no_frame, function.unmatched_exits),
     ];
     let words: Vec<String> =
         named.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{count} {name}")).collect();
-    (!words.is_empty()).then(|| format!("  not measured: {}", words.join(", ")))
+    (!words.is_empty()).then(|| format!("  not measured: {}{advice}", words.join(", ")))
 }
 
 fn notes(function: &FunctionReport) -> impl Iterator<Item = String> {
@@ -281,6 +286,11 @@ mod tests {
         assert_eq!(account(&function), None);
         function.lost.evicted = 7;
         function.unmatched_exits = 1;
-        assert_eq!(account(&function).unwrap(), "  not measured: 7 evicted, 1 entered before");
+        assert_eq!(
+            account(&function).unwrap(),
+            "  not measured: 7 evicted, 1 entered before or evicted (--frames makes room for more calls at once)"
+        );
+        function.lost.evicted = 0;
+        assert_eq!(account(&function).unwrap(), "  not measured: 1 entered before");
     }
 }
