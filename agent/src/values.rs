@@ -147,6 +147,9 @@ pub fn plans(functions: usize, python: usize) -> u32 {
     functions as u32 + u32::from(python > 0)
 }
 
+/// Plans besides, for further images of a name that was asked for: a plug-in that is opened anew while the old one is in use.
+pub const LATER_IMAGES: u32 = 8;
+
 #[cfg(test)]
 mod tests {
     use super::*;

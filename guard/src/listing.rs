@@ -93,7 +93,9 @@ impl Guard {
             .map(|(index, mapping)| {
                 let (path, cut) = bounded(&mapping.path);
                 let executable = executable.as_ref() == Some(&mapping.path);
-                MappedImage { index: index as u32, path, cut, deleted: mapping.is_deleted(), executable }
+                let (index, (major, minor)) = (index as u32, mapping.file.device);
+                let file = (major, minor, mapping.file.inode);
+                MappedImage { index, path, cut, deleted: mapping.is_deleted(), executable, file }
             })
             .collect();
         let more = listing.rest.is_some() || from + images.len() < listing.images.len();

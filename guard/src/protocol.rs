@@ -435,6 +435,9 @@ pub struct MappedImage {
     pub deleted: bool,
     /// It is what the process executes.
     pub executable: bool,
+    /// Device (major, minor) and inode as the list of mappings words them: what has another one is another file, whatever
+    /// its path.
+    pub file: (u32, u32, u64),
 }
 
 /// What the probes of each kind cost: in the reported durations, or in all.

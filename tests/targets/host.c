@@ -1,6 +1,8 @@
 /* A program whose functions stand in libraries: `shared_work` in one it is linked to, `plugin_*` in one
  * it opens, at its start or with `--late 1` after the test said go. `--reopen N` closes and opens it again
- * every N turns, each time at another address; `--twin 1` has it twice in the address space. */
+ * every N turns, each time at another address; `--twin 1` has it twice in the address space. With `--second N` it opens
+ * another library of the same name in the Nth turn, from the folder `second`, tells {"event":"second"} and waits until the
+ * test parks it; `second_work` is its function of the same name. */
 #define _GNU_SOURCE
 #include "oracle.h"
 
@@ -14,6 +16,7 @@
 ORACLE(shared_work);
 ORACLE(plugin_work);
 ORACLE(plugin_more);
+ORACLE(second_work);
 
 uint64_t shared_work(uint64_t x);
 
@@ -21,7 +24,7 @@ static uint64_t (*call_work)(uint64_t);
 static uint64_t (*call_more)(uint64_t);
 static char folder[4096];
 static void *library;
-static uint64_t (*twin_work)(uint64_t);
+static uint64_t (*twin_work)(uint64_t), (*second_work)(uint64_t);
 
 static void open_plugin(void)
 {
@@ -37,11 +40,23 @@ static void open_plugin(void)
     if (!call_work || !call_more) exit(108);
 }
 
+static void open_second(void)
+{
+    char path[4200];
+    snprintf(path, sizeof path, "%s/second/plugin.so", folder);
+    void *second = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (second) *(void **)&second_work = dlsym(second, "plugin_work");
+    if (!second_work || second_work == call_work) exit(102);
+    oracle_tell("second");
+    while (!oracle_resting() && !oracle_stopping()) usleep(1000);
+    oracle_rest_point();
+}
+
 static void loop(int thread)
 {
     (void)thread;
     if (oracle_option("late", 0)) open_plugin();
-    uint64_t reopen = oracle_option("reopen", 0);
+    uint64_t reopen = oracle_option("reopen", 0), second = oracle_option("second", 0);
     for (uint64_t turn = 0; oracle_next(turn); turn++) {
         if (reopen && turn && turn % reopen == 0) {
             void *before = (void *)call_work;
@@ -51,6 +66,12 @@ static void loop(int thread)
             if (mmap(place, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != place) exit(106);
             open_plugin();
             if ((void *)call_work == before) exit(105);
+        }
+        if (second && turn == second) open_second();
+        if (second_work) {
+            ENTER(second_work);
+            EXPECT("second_work", turn * 3 + 1, second_work(turn));
+            LEAVE(second_work);
         }
         ENTER(shared_work);
         EXPECT("shared_work", turn * 5 + 2, shared_work(turn));

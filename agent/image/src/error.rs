@@ -84,6 +84,12 @@ pub enum ImageError {
         /// The contradiction.
         reason: &'static str,
     },
+    /// A table that nothing is wrong with, or that was garbled on purpose.
+    #[error("the table of functions of Go cannot be used: {reason}")]
+    GoTable {
+        /// Why, and what to do.
+        reason: &'static str,
+    },
     /// `.gnu_debugdata` is not what it should be.
     #[error(".gnu_debugdata cannot be decompressed: {reason}; install the debug file of this build instead")]
     Debugdata {

@@ -29,6 +29,7 @@ pub mod examine;
 pub mod family;
 pub mod faults;
 mod hand_over;
+mod later;
 pub mod measurement;
 mod missed;
 pub mod notes;

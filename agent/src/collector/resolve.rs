@@ -86,6 +86,8 @@ pub struct Resolved {
     pub missed: Option<ResolveError>,
     /// The interpreter whose functions are measured.
     pub python: Option<ResolvedPython>,
+    /// Images that were looked into.
+    pub seen: Vec<ImageFile>,
     /// For each image the functions in it that others leave to by jumps.
     pub followers: Vec<(ImageId, Followers)>,
 }
@@ -109,6 +111,9 @@ pub struct ResolvedPython {
     pub every_call: bool,
 }
 
+/// Device and inode of an image, as [`MappedImage::file`].
+pub type ImageFile = (u32, u32, u64);
+
 /// What resolving needs to know besides patterns and target.
 pub struct Context<'a> {
     /// Folders with debug files, besides the usual one.
@@ -117,6 +122,8 @@ pub struct Context<'a> {
     pub packs: &'a [Pack],
     /// Globs of paths of images that are never probed.
     pub unprobed: &'a [String],
+    /// Images that were looked into before.
+    pub seen: &'a [ImageFile],
     /// What is to tell the ends of calls.
     pub returns: Returns,
     /// Told how far the reading of an image is.
@@ -138,7 +145,10 @@ pub fn resolve(
     if mapped.is_empty() {
         return Err(ResolveError::NoFile { pid: target.pid });
     }
-    let fits = |image: &&MappedImage| patterns.iter().any(|pattern| means(pattern, image));
+    let seen = context.seen;
+    let fits = |image: &&MappedImage| {
+        !seen.contains(&image.file) && patterns.iter().any(|pattern| means(pattern, image))
+    };
     let found = mapped.iter().filter(fits).count();
     if found > IMAGES_AT_ONCE {
         let pattern =
@@ -149,16 +159,14 @@ pub fn resolve(
             found,
         });
     }
-    let mut resolved = Resolved::default();
+    let seen = mapped.iter().filter(fits).map(|image| image.file).collect();
+    let mut resolved = Resolved { seen, ..Resolved::default() };
     let mut leaving = Vec::new();
     let mut opened = Vec::new();
     let mut waiting: Vec<(&Pattern, Waiting)> =
         patterns.iter().map(|pattern| (pattern, Waiting::NotMapped)).collect();
-    for image in &mapped {
+    for image in mapped.iter().filter(fits) {
         let wanted: Vec<&Pattern> = patterns.iter().filter(|pattern| means(pattern, image)).collect();
-        if wanted.is_empty() {
-            continue;
-        }
         let open = target.open_image(line, image)?;
         let mut hint = |pattern: &Pattern| elsewhere(line, target, &mapped, image, pattern);
         let mut missed = Vec::new();
@@ -236,7 +244,7 @@ fn perf_support(line: &mut Line, target: &Target) -> bool {
 }
 
 /// Has somebody said that this image is left alone?
-fn is_unprobed(image: &MappedImage, unprobed: &[String]) -> bool {
+pub fn is_unprobed(image: &MappedImage, unprobed: &[String]) -> bool {
     let path = image.path.trim_end_matches(" (deleted)");
     unprobed
         .iter()
@@ -244,7 +252,7 @@ fn is_unprobed(image: &MappedImage, unprobed: &[String]) -> bool {
 }
 
 /// Is this the image that a pattern speaks of?
-fn means(pattern: &Pattern, image: &MappedImage) -> bool {
+pub fn means(pattern: &Pattern, image: &MappedImage) -> bool {
     match pattern.image() {
         None => image.executable,
         Some(_) => pattern.matches_image(Path::new(image.path.trim_end_matches(" (deleted)"))),

@@ -19,7 +19,7 @@ use super::measurement::{Measurement, percent, rate};
 use super::notes::{self, Killed};
 use super::refusals;
 use super::report::{Ended, FunctionReport, RefusedReport, Report, SCHEMA, TargetReport};
-use super::resolve::{self, Context, ResolveError, Resolved};
+use super::resolve::{self, Context, ImageFile, ResolveError, Resolved};
 use super::target::Target;
 use crate::values::nanoseconds;
 
@@ -92,6 +92,10 @@ pub struct Session {
     pub pending: Vec<Pattern>,
     /// Functions of Python whose interpreter is not mapped yet.
     pub python_pending: Vec<PythonPattern>,
+    /// Images that patterns were looked for in.
+    pub(super) seen: Vec<ImageFile>,
+    /// Images that come from here on are not looked into.
+    pub(super) closed: bool,
     /// Its processes.
     pub family: Family,
     /// The command that was started, whose end is waited for whatever it executes.
@@ -130,6 +134,8 @@ impl Session {
             refused: Vec::new(),
             pending: Vec::new(),
             python_pending: Vec::new(),
+            seen: Vec::new(),
+            closed: false,
             family: Family::of(pid),
             command: None,
             died_of_fault: false,
@@ -196,11 +202,14 @@ impl Session {
             debug_dirs: &sources.debug_dirs,
             packs: &sources.packs,
             unprobed: &wanted.unprobed,
+            seen: &self.seen,
             returns: wanted.plan.returns,
             progress: &mut |image, at| notices.progress(image, at),
         };
         let mut resolved = resolve::resolve(line, &self.target, patterns, &mut context)?;
-        self.pending.clone_from(&resolved.pending);
+        self.pending.retain(|pending| !patterns.contains(pending));
+        self.pending.extend_from_slice(&resolved.pending);
+        self.seen.append(&mut resolved.seen);
         let nothing_else = resolved.functions.is_empty()
             && resolved.pending.is_empty()
             && wanted.python.is_empty()
@@ -319,14 +328,11 @@ impl Session {
         }
         let python = std::mem::take(&mut self.python_pending);
         self.cover_python(line, wanted, python, notices)?;
-        let here = |pattern: &Pattern| {
-            images.iter().any(|image| pattern.matches_image(std::path::Path::new(image.path.as_str())))
-        };
-        if !self.pending.iter().any(here) {
+        let patterns = self.later(wanted, &images);
+        if patterns.is_empty() {
             return Ok(());
         }
-        let pending = std::mem::take(&mut self.pending);
-        self.cover(line, wanted, &pending, sources, notices)
+        self.cover(line, wanted, &patterns, sources, notices)
     }
 
     /// The process has gone before anything told of it.
@@ -336,6 +342,7 @@ impl Session {
 
     /// Nothing more is waited for.
     pub fn stop_waiting(&mut self) {
+        self.closed = true;
         self.pending.clear();
         self.python_pending.clear();
     }

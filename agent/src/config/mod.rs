@@ -32,7 +32,7 @@ use edgelat_guard::{Asked, Limits, Which};
 use edgelat_image::{Glob, Pattern, PythonPattern};
 
 use crate::log::{Level, LogTo};
-use crate::values::{plans, ppm};
+use crate::values::{LATER_IMAGES, plans, ppm};
 use error::Problem;
 
 pub use error::Errors;
@@ -208,7 +208,7 @@ impl TargetConfig {
     /// Bounds of the plans for its processes.
     pub fn limits(&self, agent: &AgentConfig) -> Limits {
         Limits {
-            plans: plans(self.functions.len(), self.python.len()),
+            plans: plans(self.functions.len(), self.python.len()) + LATER_IMAGES,
             frames: self.frames,
             max_map_bytes: self.max_map_bytes,
             returns: self.returns,

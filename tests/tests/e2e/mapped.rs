@@ -1,11 +1,12 @@
-//! A process that maps a great many files holds up nobody, itself included.
+//! A process that maps a great many files holds up nobody, itself included; and what it maps later under a name that is
+//! measured already is measured too, or said not to be.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use edgelat_tests::machine::Turn;
+use edgelat_tests::machine::{Turn, eventually};
 use edgelat_tests::service::measure;
-use edgelat_tests::{Place, Session, Target, edgelat, target};
+use edgelat_tests::{Place, Session, Target, edgelat, patience, target};
 use nix::sys::signal::Signal;
 
 use crate::service::{exe, start};
@@ -73,4 +74,69 @@ fn other_targets_go_on_beside_a_process_with_twenty_thousand_files() {
     assert!(target.is_alive());
     target.stop();
     other.stop();
+}
+
+/// A program, and beside its plug-in another one of the same name.
+fn with_two_plugins(place: &Place) -> (PathBuf, PathBuf) {
+    place.program("libshared.so", "libshared.so");
+    let first = place.program("plugin.so", "plugin.so");
+    let second = place.path().join("second");
+    std::fs::create_dir(&second).unwrap();
+    std::fs::copy(&first, second.join("plugin.so")).unwrap();
+    (place.program("host", "host"), second.join("plugin.so"))
+}
+
+/// As a program has them that takes a new version of a plug-in while the old one is in use.
+#[test]
+fn a_second_library_of_the_same_name_is_covered_by_a_service_when_it_comes() {
+    let _turn = Turn::shared();
+    let place = Place::new();
+    let (program, second) = with_two_plugins(&place);
+    place.configure("", &[measure("it", &exe(&program), &["plugin.so:plugin_work"], "")]);
+    let mut target = start(&program, &["--calls", "1000", "--second", "400"]);
+    let pid = target.pid();
+    let service = place.start();
+    service.wait_for(|told| told.is(pid, "measured"));
+    target.go();
+    target.wait_for("second");
+    let of_second = |function: &&edgelat_tests::Function| Path::new(&function.image) == second;
+    service.wait_for(|told| {
+        told.report
+            .as_ref()
+            .is_some_and(|report| report.functions.iter().any(|function| of_second(&function)))
+    });
+    target.rest();
+    target.go();
+    let oracle = target.end();
+    oracle.assert_right();
+    let ended = service.ends(pid);
+    let rows = &ended.report().functions;
+    assert_eq!(rows.len(), 2, "{rows:#?}");
+    let (second, first) =
+        (rows.iter().find(of_second).unwrap(), rows.iter().find(|row| !of_second(row)).unwrap());
+    for (row, name) in [(first, "plugin_work"), (second, "second_work")] {
+        let truth = oracle.function(name);
+        assert_eq!((row.entries, row.exits), (truth.calls, truth.completed), "{row:#?}");
+    }
+}
+
+/// Its guard has given away by then what a further plan would need.
+#[test]
+fn a_second_library_of_the_same_name_is_named_by_watch_when_it_comes() {
+    let _turn = Turn::shared();
+    let place = Place::new();
+    let (program, second) = with_two_plugins(&place);
+    let mut target = start(&program, &["--calls", "1000", "--second", "400"]);
+    let session = Session::with(&target, &["--interval", "0.1"], &["plugin.so:plugin_work"]);
+    target.go();
+    target.wait_for("second");
+    let said = || session.stderr().matches(&format!("{} was mapped after", second.display())).count();
+    assert!(eventually(patience(), || said() > 0), "{}", session.stderr());
+    target.rest();
+    target.go();
+    let oracle = target.end();
+    assert_eq!(said(), 1, "{}", session.stderr());
+    let report = session.end();
+    let (row, truth) = (report.function("plugin_work"), oracle.function("plugin_work"));
+    assert_eq!((row.entries, row.exits), (truth.calls, truth.completed), "{row:#?}");
 }

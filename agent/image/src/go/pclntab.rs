@@ -110,7 +110,9 @@ pub(crate) fn read(elf: &Elf<dyn ReadAt + '_>) -> Result<Option<Pclntab>, ImageE
     for pair in list.windows(2) {
         let ((start, description), (end, _)) = (pair[0], pair[1]);
         let Some(size) = end.checked_sub(start) else {
-            return Err(damaged("its functions are out of order"));
+            return Err(unusable(
+                "its functions are out of order, as obfuscation leaves them; take a build that was not obfuscated",
+            ));
         };
         let start = text.checked_add(start).ok_or(damaged("a function ends beyond the address space"))?;
         let description = window.description(description)?;
@@ -129,6 +131,10 @@ pub(crate) fn read(elf: &Elf<dyn ReadAt + '_>) -> Result<Option<Pclntab>, ImageE
         }
     }
     Ok(Some(Pclntab { names, functions, layout: header.layout }))
+}
+
+const fn unusable(reason: &'static str) -> ImageError {
+    ImageError::GoTable { reason }
 }
 
 const fn damaged(reason: &'static str) -> ImageError {
@@ -150,8 +156,9 @@ fn read_list(elf: &Elf<dyn ReadAt + '_>, header: &Header) -> Result<Vec<(u64, u6
             read_exact(&elf.source, WHAT, offset + header.functions * 16, &mut end)?;
             list.push((u64::from_le_bytes(end), 0));
             if list.first().is_some_and(|(start, _)| *start == 0) {
-                return Err(damaged(
-                    "its addresses are filled in when the program is loaded, as before Go 1.18",
+                return Err(unusable(
+                    "its addresses are filled in when the program is loaded, as before Go 1.18; build it with a newer \
+                     Go, or without -buildmode=pie",
                 ));
             }
         }
@@ -274,7 +281,10 @@ fn header(
     read_exact(&elf.source, WHAT, offset, &mut bytes[..there])?;
     let first = u64_at(&bytes, 0);
     let Some(layout) = layout(first as u32).filter(|_| is_magic(first, elf.arch)) else {
-        return Err(damaged("its first bytes are those of no version that is known"));
+        return Err(unusable(
+            "its first bytes are those of no version that is known: it was obfuscated, or is of a newer Go; take a \
+             build that was not obfuscated, or a newer edgelat",
+        ));
     };
     let word = |at: usize| u64_at(&bytes, at);
     let functions = word(8);

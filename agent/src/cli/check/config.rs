@@ -91,6 +91,7 @@ fn of_target(line: &mut Line, target: &TargetConfig, config: &Config, sources: &
     let looked =
         Target::open(line, first.pid, target.allow_ptrace).map_err(ResolveError::from).and_then(|process| {
             let mut context = Context {
+                seen: &[],
                 debug_dirs: &sources.debug_dirs,
                 packs: &sources.packs,
                 unprobed: &config.agent.unprobed_images,

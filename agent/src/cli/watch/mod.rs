@@ -365,6 +365,11 @@ impl Watch {
                 while next <= now {
                     next += options.interval;
                 }
+                for path in self.session.missed_images(&mut self.line, &self.wanted) {
+                    say(format_args!(
+                        "{path} was mapped after the measurement began and is not measured; end this and start it again for that"
+                    ));
+                }
                 if let Some(drift) = placement::recheck(&mut self.placement) {
                     say(drift);
                 }

@@ -358,7 +358,9 @@ impl Service {
     fn look_for_libraries(&mut self, group: usize) -> Result<(), ServiceError> {
         let Group { config, wanted, watched, .. } = &mut self.groups[group];
         for process in watched.iter_mut() {
-            let Some(session) = process.session_mut().filter(|session| session.waits()) else { continue };
+            let Some(session) = process.session_mut().filter(|session| session.looks_on(wanted)) else {
+                continue;
+            };
             let mut notices = Logged { log: &self.log, name: &config.name };
             match session.look_for_libraries(&mut self.line, wanted, &self.sources, &mut notices) {
                 Ok(()) => {}
