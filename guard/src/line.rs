@@ -232,6 +232,7 @@ mod tests {
             cut: true,
             deleted: true,
             executable: true,
+            writable: true,
             file: (u32::MAX, u32::MAX, u64::MAX),
         };
         let text = || text("x".repeat(1000));

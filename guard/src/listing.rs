@@ -59,6 +59,9 @@ impl Listing {
             };
             let Some(mapping) = line.filter(Mapping::is_code) else { continue };
             if !self.seen.insert(self.hasher.hash_one((mapping.file, &mapping.path))) {
+                // What a program makes writable of its code stands between the rest of it.
+                let last = self.images.last_mut().filter(|last| last.file == mapping.file);
+                last.into_iter().for_each(|last| last.writable |= !mapping.takes_probes());
                 continue;
             }
             self.path_bytes += mapping.path.len();
@@ -95,7 +98,8 @@ impl Guard {
                 let executable = executable.as_ref() == Some(&mapping.path);
                 let (index, (major, minor)) = (index as u32, mapping.file.device);
                 let file = (major, minor, mapping.file.inode);
-                MappedImage { index, path, cut, deleted: mapping.is_deleted(), executable, file }
+                let (deleted, writable) = (mapping.is_deleted(), !mapping.takes_probes());
+                MappedImage { index, path, cut, deleted, executable, writable, file }
             })
             .collect();
         let more = listing.rest.is_some() || from + images.len() < listing.images.len();

@@ -435,6 +435,8 @@ pub struct MappedImage {
     pub deleted: bool,
     /// It is what the process executes.
     pub executable: bool,
+    /// Of its code something is mapped writable or shared.
+    pub writable: bool,
     /// Device (major, minor) and inode as the list of mappings words them: what has another one is another file, whatever
     /// its path.
     pub file: (u32, u32, u64),

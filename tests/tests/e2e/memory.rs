@@ -217,6 +217,8 @@ fn code_that_was_changed_in_memory_is_refused_by_name_and_goes_on() {
     for (name, why) in refused {
         edgelat(&["watch", "-p", &pid, "--duration", "1", name]).refused(FUNCTION, &[name, why]);
     }
+    let checked = edgelat(&["check", "-p", &pid]);
+    assert!(checked.stdout.contains("code") && checked.stdout.contains("mapped writable"), "{checked:#?}");
     // Beside them others are measured.
     let names = ["untouched", "jumps", "nudged", "trapped", "writable", "moved", "after"];
     // It handles traps of its own all the time.

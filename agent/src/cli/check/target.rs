@@ -37,6 +37,14 @@ pub(super) fn findings(line: &mut Line, pid: i32) -> Result<Vec<Finding>, Failur
         }
         findings.push(Finding::ok("libraries", names));
     }
+    for image in images.iter().filter(|image| image.writable) {
+        let detail = format!(
+            "{}: a part of its code is mapped writable or shared, where the kernel places no probe",
+            image.path
+        );
+        let next = "functions there are refused (writable-in-memory) until the program makes it read-only again (mprotect)";
+        findings.push(Finding::not_ok("code", State::Warn, detail, next));
+    }
     findings.push(match Target::open(line, pid, false) {
         Ok(_) => Finding::ok("debugger", "none"),
         Err(error) => {
