@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use crate::service::{exe, start};
 
 /// Far above what anything here takes, and far below what took as long as the square of the files.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 /// A process with as many files in it, seen to have them.
 fn crowd(program: &Path) -> Target {

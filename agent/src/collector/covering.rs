@@ -1,0 +1,188 @@
+//! How a session comes to its probes: at the start, and for what is mapped later.
+
+use std::time::Instant;
+
+use edgelat_guard::protocol::Returns;
+use edgelat_guard::{GuardError, Line};
+use edgelat_image::{Pattern, PythonPattern};
+
+use super::examine::Refused;
+use super::measurement::Measurement;
+use super::notes;
+use super::refusals;
+use super::resolve::{self, Context, Resolved};
+use super::session::{Notices, Session, SessionError, Sources, Wanted};
+
+impl Session {
+    /// Attaches and arms all that is wanted and mapped; the rest is pending.
+    ///
+    /// # Errors
+    /// The first that is mapped and cannot be measured. Then nothing is attached, and the process is not open any more.
+    pub fn begin(
+        &mut self,
+        line: &mut Line,
+        wanted: &Wanted,
+        sources: &Sources,
+        notices: &mut dyn Notices,
+    ) -> Result<(), SessionError> {
+        let begun = match wanted.functions.is_empty() {
+            true => Ok(()),
+            false => self.cover(line, wanted, &wanted.functions, sources, notices),
+        };
+        let begun = begun.and_then(|()| self.cover_python(line, wanted, wanted.python.clone(), notices));
+        if begun.is_err() {
+            // What is attached already would be nobody's: it would stay as long as the guard.
+            for mut measurement in self.measurements.drain(..) {
+                _ = measurement.detach(line);
+            }
+            self.target.forget(line);
+        }
+        begun
+    }
+
+    /// Attaches and arms what of `patterns` is mapped; the rest is pending.
+    fn cover(
+        &mut self,
+        line: &mut Line,
+        wanted: &Wanted,
+        patterns: &[Pattern],
+        sources: &Sources,
+        notices: &mut dyn Notices,
+    ) -> Result<(), SessionError> {
+        let mut context = Context {
+            debug_dirs: &sources.debug_dirs,
+            packs: &sources.packs,
+            unprobed: &wanted.unprobed,
+            seen: &self.seen,
+            returns: wanted.plan.returns,
+            progress: &mut |image, at| notices.progress(image, at),
+        };
+        let mut resolved = resolve::resolve(line, &self.target, patterns, &mut context)?;
+        self.pending.retain(|pending| !patterns.contains(pending));
+        self.pending.extend_from_slice(&resolved.pending);
+        self.seen.append(&mut resolved.seen);
+        let nothing_else = resolved.functions.is_empty()
+            && resolved.pending.is_empty()
+            && wanted.python.is_empty()
+            && !self.measures();
+        if let Some(missed) = resolved.missed.take_if(|_| nothing_else) {
+            return Err(missed.into());
+        }
+        for refusal in &resolved.refused {
+            notices.say(format_args!("not measured: {}: {}", refusal.name, refusal.text));
+        }
+        self.refused.extend_from_slice(&resolved.refused);
+        if resolved.functions.is_empty() {
+            return Ok(());
+        }
+        self.measure(line, wanted, &mut resolved, notices)?;
+        // After arming: it takes a look into all images.
+        if resolved.functions.iter().any(|function| function.until_tail_call) && self.returns == Returns::Ret
+        {
+            let images = self.target.images(line)?;
+            let reason = refusals::return_probes(line, &self.target, &images);
+            notes::of_tails(&resolved.functions, reason.as_deref(), notices);
+        }
+        Ok(())
+    }
+
+    /// Attaches and arms functions of Python, once their interpreter is mapped.
+    fn cover_python(
+        &mut self,
+        line: &mut Line,
+        wanted: &Wanted,
+        patterns: Vec<PythonPattern>,
+        notices: &mut dyn Notices,
+    ) -> Result<(), SessionError> {
+        if patterns.is_empty() {
+            return Ok(());
+        }
+        let Some((python, image)) = resolve::resolve_python(line, &self.target, &patterns, &wanted.unprobed)?
+        else {
+            self.python_pending = patterns;
+            return Ok(());
+        };
+        notes::of_python(&python).for_each(|note| notices.say(format_args!("{note}")));
+        let mut resolved = Resolved { images: vec![image], python: Some(python), ..Resolved::default() };
+        self.measure(line, wanted, &mut resolved, notices)
+    }
+
+    fn measure(
+        &mut self,
+        line: &mut Line,
+        wanted: &Wanted,
+        resolved: &mut Resolved,
+        notices: &mut dyn Notices,
+    ) -> Result<(), SessionError> {
+        let mut refused = Refused::default();
+        let attached = Measurement::attach(line, &self.target, resolved, wanted.plan, &mut refused);
+        notes::of_refused(&refused, notices);
+        self.refused.append(&mut refused.functions);
+        let mut measurement = attached?;
+        // A bound holds from the first call on, so what a call costs has to be known before.
+        let known = match wanted.bounded {
+            true => measurement.calibrate(line),
+            false => Ok(()),
+        };
+        // Functions of Python are met by their first calls: a program may make more of them in a few tenths of a second than
+        // there is room for, and nobody looks while this is measured.
+        if !wanted.bounded && wanted.calibrated && !wanted.python.is_empty() {
+            calibrate(&mut measurement, line, notices);
+        }
+        if let Err(error) = known.and_then(|()| measurement.arm(line)) {
+            _ = measurement.detach(line);
+            return Err(error.into());
+        }
+        if self.measurements.is_empty() {
+            self.armed = Instant::now();
+            self.read = self.armed;
+        }
+        self.measurements.push(measurement);
+        Ok(())
+    }
+
+    /// Has a library come that was waited for? A target that maps nothing any more has ended; where nothing is
+    /// attached yet, no event tells of that.
+    ///
+    /// # Errors
+    /// When what has come cannot be measured.
+    pub fn look_for_libraries(
+        &mut self,
+        line: &mut Line,
+        wanted: &Wanted,
+        sources: &Sources,
+        notices: &mut dyn Notices,
+    ) -> Result<(), SessionError> {
+        let images = match self.list(line) {
+            Err(error @ GuardError::Unsupported { .. }) => return Err(error.into()),
+            images => images.unwrap_or_default(),
+        };
+        if images.is_empty() {
+            if !self.measures() {
+                self.lost();
+            }
+            return Ok(());
+        }
+        let python = std::mem::take(&mut self.python_pending);
+        self.cover_python(line, wanted, python, notices)?;
+        let patterns = self.later(wanted, &images);
+        if patterns.is_empty() {
+            return Ok(());
+        }
+        self.cover(line, wanted, &patterns, sources, notices)
+    }
+
+    /// Learns what the probes add where that is not known yet, while they count already: a person waits for numbers, not for
+    /// this.
+    pub fn calibrate(&mut self, line: &mut Line, notices: &mut dyn Notices) {
+        let unknown = self.measurements.iter_mut().filter(|measurement| measurement.cost_ns().is_none());
+        unknown.for_each(|measurement| calibrate(measurement, line, notices));
+    }
+}
+
+/// What its probes add is measured, or said to be unknown.
+fn calibrate(measurement: &mut Measurement, line: &mut Line, notices: &mut dyn Notices) {
+    if let Err(error) = measurement.calibrate(line) {
+        notices.say(format_args!("what the probes themselves add is not known: {error}"));
+    }
+}
