@@ -256,7 +256,7 @@ fn build_id(path: &std::path::Path) -> String {
         // Without names the message says which build it is.
         Err(_) => {
             let words = outcome.stderr.split("build-id ").nth(1).unwrap();
-            words.split(';').next().unwrap().trim().to_owned()
+            words.split(')').next().unwrap().to_owned()
         }
     }
 }
