@@ -24,7 +24,9 @@ impl Guard {
         let sweeps = self.plans.iter().filter_map(|plan| plan.sweep.due_in(now));
         // poll(2) counts in whole milliseconds.
         let sweeps = sweeps.map(|time| time.max(Duration::from_millis(1)));
-        sweeps.chain(self.time_to_next_look()).min()
+        let waiting = self.plans.iter().any(|plan| !plan.existing.is_empty());
+        let waiting = waiting.then_some(Duration::from_millis(1));
+        sweeps.chain(waiting).chain(self.time_to_next_look()).min()
     }
 
     fn time_to_next_look(&self) -> Option<Duration> {
@@ -40,6 +42,7 @@ impl Guard {
     /// What has to be looked at again and again: what the probes cost, and whether the probed files are what they were.
     pub fn look(&mut self, now: Instant) {
         self.follow_command();
+        self.cover_waiting();
         self.sweep(now);
         self.look_for_tracers(now);
         self.look_at_costs(now);

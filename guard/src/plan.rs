@@ -70,6 +70,8 @@ pub(crate) struct Plan {
     pub(crate) examined: Option<(Vec<Unsound>, u64)>,
     /// Its children that are not covered.
     pub(crate) sweep: Sweep,
+    /// Children that were there before its probes, and are not covered yet.
+    pub(crate) existing: Vec<i32>,
     /// Those that had ended when they were looked at, until their end is told.
     pub(crate) not_seen: Vec<i32>,
     /// When a debugger was last looked for.
@@ -173,6 +175,7 @@ impl Guard {
             calibration: Vec::new(),
             related: Vec::new(),
             sweep: Sweep::default(),
+            existing: Vec::new(),
             not_seen: Vec::new(),
             looked_for_tracers: None,
             looked_at_tracers: 0,

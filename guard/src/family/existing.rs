@@ -4,6 +4,7 @@
 //! days.
 
 use std::io::Read as _;
+use std::time::{Duration, Instant};
 
 use super::GuardError;
 use crate::guard::Guard;
@@ -15,26 +16,51 @@ use crate::target::{Target, parent_of};
 /// Bytes of a list of children that are read: more than a plan can follow.
 const LIST_BYTES: u64 = 64 << 10;
 
+/// How long others wait for children that are covered at once; the next ones come when they have had their turn.
+const SLICE: Duration = Duration::from_millis(200);
+
 impl Guard {
-    /// Covers the children of the processes of a plan, and their children, as if they were born now.
+    /// Covers the children of the processes of a plan, and their children, as if they were born now: the first ones at once,
+    /// and the others soon.
     pub(crate) fn cover_existing(&mut self, index: usize) {
-        let plan = &self.plans[index];
-        if !plan.options.follow_forks {
-            return;
+        let plan = &mut self.plans[index];
+        if plan.options.follow_forks {
+            let children = plan.processes.iter().flat_map(|covered| children_of(covered.target.pid));
+            plan.existing = children.take(FAMILY).collect();
+            self.go_on_with_existing(index);
         }
-        let mut parents: Vec<i32> = plan.processes.iter().map(|covered| covered.target.pid).collect();
-        // Each is looked at after it has been covered: what it forks from there on is told.
-        for _ in 0..FAMILY {
-            let Some(parent) = parents.pop() else { return };
-            for child in children_of(parent) {
-                if !self.is_of_another(index, child) && self.cover_existing_child(index, child) {
-                    parents.push(child);
-                }
+    }
+
+    /// Covers children that wait for it.
+    pub(crate) fn cover_waiting(&mut self) {
+        (0..self.plans.len()).for_each(|index| self.go_on_with_existing(index));
+    }
+
+    fn go_on_with_existing(&mut self, index: usize) {
+        let end = Instant::now() + SLICE;
+        while let Some(child) = self.plans[index].existing.pop() {
+            let plan = &self.plans[index];
+            if plan.faulted() || plan.off {
+                self.plans[index].existing.clear();
+            } else if !self.is_of_another(index, child) && self.cover_existing_child(index, child) {
+                // Looked for after it has been covered: what it forks from there on is told.
+                let existing = &mut self.plans[index].existing;
+                let room = FAMILY.saturating_sub(existing.len());
+                existing.extend(children_of(child).into_iter().take(room));
+            }
+            if Instant::now() >= end {
+                break;
             }
         }
     }
 
     fn cover_existing_child(&mut self, index: usize, pid: i32) -> bool {
+        // Its number may be another process's by now, which nobody asked for.
+        let parent = parent_of(pid);
+        let mut processes = self.plans[index].processes.iter();
+        if !processes.any(|covered| Some(covered.target.pid) == parent) {
+            return false;
+        }
         let allow_ptrace =
             self.plans[index].processes.first().is_some_and(|first| first.target.tracer.is_some());
         let open = || Target::open(TargetId(0), pid, allow_ptrace);
