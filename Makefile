@@ -49,11 +49,11 @@ test: cross ## All tests: unit, end to end on real programs, aarch64 under emula
 	CARGO_PROFILE_DEV_OPT_LEVEL=1 $(CARGO) test --locked --target $(AARCH64) --package edgelat-image --package edgelat-histogram --lib
 	cross/check-emulated dist/aarch64/edgelat
 	cross/check-emulated dist/aarch64/edgelat-firmware
-	rootfs/check
 	qemu/firmware
 	qemu/powercut
 	qemu/systemd
 	qemu/matrix PART=ci
+	rootfs/check
 	qemu/without
 
 matrix: cross ## The kernels of qemu/kernels.toml in QEMU: K=6.1, ARCH=aarch64 choose; VMLINUZ=FILE is one of your own
