@@ -11,7 +11,6 @@
 //! | `tails` | functions that leave by a jump into another image |
 //! | [`service`] | many processes, as long as they live |
 //! | [`session`] | one process, from its opening to its last report |
-//! | `covering`, `later` | how it comes to its probes, also in images that come later |
 //! | [`family`] | its processes: which are covered, which have ended |
 //! | [`faults`] | signals that say that a process is in trouble |
 //! | [`notes`] | what a person should know before the figures |
@@ -25,13 +24,11 @@
 //!
 //! [`Line`]: edgelat_guard::Line
 
-mod covering;
 pub mod debug_dirs;
 pub mod examine;
 pub mod family;
 pub mod faults;
 mod hand_over;
-mod later;
 pub mod measurement;
 mod missed;
 pub mod notes;

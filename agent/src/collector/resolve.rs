@@ -149,7 +149,8 @@ pub fn resolve(
     let fits = |image: &&MappedImage| {
         !seen.contains(&image.file) && patterns.iter().any(|pattern| means(pattern, image))
     };
-    let found = mapped.iter().filter(fits).count();
+    let fitting: Vec<&MappedImage> = mapped.iter().filter(fits).collect();
+    let found = fitting.len();
     if found > IMAGES_AT_ONCE {
         let pattern =
             patterns.iter().max_by_key(|pattern| mapped.iter().filter(|image| means(pattern, image)).count());
@@ -159,13 +160,13 @@ pub fn resolve(
             found,
         });
     }
-    let seen = mapped.iter().filter(fits).map(|image| image.file).collect();
+    let seen = fitting.iter().map(|image| image.file).collect();
     let mut resolved = Resolved { seen, ..Resolved::default() };
     let mut leaving = Vec::new();
     let mut opened = Vec::new();
     let mut waiting: Vec<(&Pattern, Waiting)> =
         patterns.iter().map(|pattern| (pattern, Waiting::NotMapped)).collect();
-    for image in mapped.iter().filter(fits) {
+    for image in fitting {
         let wanted: Vec<&Pattern> = patterns.iter().filter(|pattern| means(pattern, image)).collect();
         let open = target.open_image(line, image)?;
         let mut hint = |pattern: &Pattern| elsewhere(line, target, &mapped, image, pattern);

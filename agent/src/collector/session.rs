@@ -4,6 +4,9 @@
 //! later), follows the children that the guard covers, and reads what was counted. It prints nothing: what a person
 //! should know goes to [`Notices`].
 
+mod covering;
+mod later;
+
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -84,39 +87,39 @@ pub enum SessionError {
 pub struct Session {
     /// The process.
     pub target: Target,
-    pub(super) description: TargetReport,
-    pub(super) measurements: Vec<Measurement>,
-    pub(super) refused: Vec<RefusedReport>,
+    description: TargetReport,
+    measurements: Vec<Measurement>,
+    refused: Vec<RefusedReport>,
     /// Patterns whose library is not mapped yet.
     pub pending: Vec<Pattern>,
     /// Functions of Python whose interpreter is not mapped yet.
     pub python_pending: Vec<PythonPattern>,
     /// Images that patterns were looked for in.
-    pub(super) seen: Vec<ImageFile>,
+    seen: Vec<ImageFile>,
     /// When it is looked for more of them.
-    pub(super) look_again: Instant,
+    look_again: Instant,
     /// Images that come from here on are not looked into.
-    pub(super) closed: bool,
+    closed: bool,
     /// Its processes.
     pub family: Family,
     /// The command that was started, whose end is waited for whatever it executes.
-    pub(super) command: Option<i32>,
+    command: Option<i32>,
     /// One of its processes ended by a fault.
     pub died_of_fault: bool,
-    pub(super) processes_not_covered: u64,
-    pub(super) children_missed: u64,
+    processes_not_covered: u64,
+    children_missed: u64,
     /// When counting began.
     pub armed: Instant,
     /// How long was counted, once that is over.
-    pub(super) measured: Option<Duration>,
-    pub(super) read: Instant,
+    measured: Option<Duration>,
+    read: Instant,
     /// How long the probes were off because the agent was stopped: until the last report, and in all.
-    pub(super) stopped_ns: (u64, u64),
+    stopped_ns: (u64, u64),
     /// What the probes had cost then, in nanoseconds.
-    pub(super) cost_ns: u64,
-    pub(super) seq: u64,
-    pub(super) returns: Returns,
-    pub(super) detach_ns: Option<u64>,
+    cost_ns: u64,
+    seq: u64,
+    returns: Returns,
+    detach_ns: Option<u64>,
 }
 
 impl Session {

@@ -27,18 +27,20 @@ impl Guard {
         if plan.options.follow_forks {
             let children = plan.processes.iter().flat_map(|covered| children_of(covered.target.pid));
             plan.existing = children.take(FAMILY).collect();
-            self.go_on_with_existing(index);
+            self.go_on_with_existing(index, Instant::now() + SLICE);
         }
     }
 
     /// Covers children that wait for it.
     pub(crate) fn cover_waiting(&mut self) {
-        (0..self.plans.len()).for_each(|index| self.go_on_with_existing(index));
+        let end = Instant::now() + SLICE;
+        (0..self.plans.len()).for_each(|index| self.go_on_with_existing(index, end));
     }
 
-    fn go_on_with_existing(&mut self, index: usize) {
-        let end = Instant::now() + SLICE;
-        while let Some(child) = self.plans[index].existing.pop() {
+    fn go_on_with_existing(&mut self, index: usize, end: Instant) {
+        while Instant::now() < end
+            && let Some(child) = self.plans[index].existing.pop()
+        {
             let plan = &self.plans[index];
             if plan.faulted() || plan.off {
                 self.plans[index].existing.clear();
@@ -47,9 +49,6 @@ impl Guard {
                 let existing = &mut self.plans[index].existing;
                 let room = FAMILY.saturating_sub(existing.len());
                 existing.extend(children_of(child).into_iter().take(room));
-            }
-            if Instant::now() >= end {
-                break;
             }
         }
     }

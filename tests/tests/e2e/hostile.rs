@@ -68,7 +68,7 @@ fn not_more_than(lines: &[Told], pid: i32, oracle: &Oracle) -> BTreeMap<String, 
 }
 
 /// A program with its libraries, in a folder of its own.
-fn host(place: &Place) -> (PathBuf, PathBuf) {
+pub(crate) fn host(place: &Place) -> (PathBuf, PathBuf) {
     place.program("libshared.so", "libshared.so");
     let plugin = place.program("plugin.so", "plugin.so");
     (place.program("host", "host"), plugin)

@@ -9,6 +9,7 @@ use edgelat_tests::service::measure;
 use edgelat_tests::{Place, Session, Target, edgelat, patience, target};
 use nix::sys::signal::Signal;
 
+use crate::hostile::host;
 use crate::service::{exe, start};
 
 /// Far above what anything here takes, and far below what took as long as the square of the files.
@@ -78,12 +79,11 @@ fn other_targets_go_on_beside_a_process_with_twenty_thousand_files() {
 
 /// A program, and beside its plug-in another one of the same name.
 fn with_two_plugins(place: &Place) -> (PathBuf, PathBuf) {
-    place.program("libshared.so", "libshared.so");
-    let first = place.program("plugin.so", "plugin.so");
+    let (program, first) = host(place);
     let second = place.path().join("second");
     std::fs::create_dir(&second).unwrap();
     std::fs::copy(&first, second.join("plugin.so")).unwrap();
-    (place.program("host", "host"), second.join("plugin.so"))
+    (program, second.join("plugin.so"))
 }
 
 /// As a program has them that takes a new version of a plug-in while the old one is in use.

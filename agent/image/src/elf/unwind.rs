@@ -123,7 +123,9 @@ impl<'e> Unwind<'e> {
         }
         let mut found = None;
         Self::one_by_one(elf, |range| {
-            found = found.take().or(Some(range).filter(|range| range.contains(&address)))
+            if found.is_none() && range.contains(&address) {
+                found = Some(range);
+            }
         })?;
         Ok(found)
     }

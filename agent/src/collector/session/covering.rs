@@ -6,12 +6,11 @@ use edgelat_guard::protocol::Returns;
 use edgelat_guard::{GuardError, Line};
 use edgelat_image::{Pattern, PythonPattern};
 
-use super::examine::Refused;
-use super::measurement::Measurement;
-use super::notes;
-use super::refusals;
-use super::resolve::{self, Context, Resolved};
-use super::session::{Notices, Session, SessionError, Sources, Wanted};
+use super::{Notices, Session, SessionError, Sources, Wanted};
+use crate::collector::examine::Refused;
+use crate::collector::measurement::Measurement;
+use crate::collector::resolve::{self, Context, Resolved};
+use crate::collector::{notes, refusals};
 
 impl Session {
     /// Attaches and arms all that is wanted and mapped; the rest is pending.
@@ -120,13 +119,12 @@ impl Session {
         self.refused.append(&mut refused.functions);
         let mut measurement = attached?;
         // A bound holds from the first call on, so what a call costs has to be known before.
-        let known = match wanted.bounded {
-            true => measurement.calibrate(line),
-            false => Ok(()),
-        };
-        // Functions of Python are met by their first calls: a program may make more of them in a few tenths of a second than
-        // there is room for, and nobody looks while this is measured.
-        if !wanted.bounded && wanted.calibrated && !wanted.python.is_empty() {
+        let mut known = Ok(());
+        if wanted.bounded {
+            known = measurement.calibrate(line);
+        } else if wanted.calibrated && !wanted.python.is_empty() {
+            // Functions of Python are met by their first calls: a program may make more of them in a few tenths of a second
+            // than there is room for, and nobody looks while this is measured.
             calibrate(&mut measurement, line, notices);
         }
         if let Err(error) = known.and_then(|()| measurement.arm(line)) {

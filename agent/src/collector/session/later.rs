@@ -7,8 +7,8 @@ use edgelat_guard::protocol::MappedImage;
 use edgelat_guard::{GuardError, Line};
 use edgelat_image::Pattern;
 
-use super::resolve::{is_unprobed, means};
-use super::session::{Session, Wanted};
+use super::{Session, Wanted};
+use crate::collector::resolve::{is_unprobed, means};
 
 /// A process that maps a great many files is looked at less often: of the time, at most this part is spent on it.
 const PART: u32 = 50;
@@ -16,8 +16,8 @@ const PART: u32 = 50;
 impl Session {
     /// May an image have come that a pattern means? Where nothing is waited for, that is looked for now and then.
     pub fn looks_on(&self, wanted: &Wanted) -> bool {
-        let more = || wanted.functions.iter().any(|pattern| pattern.image().is_some());
-        self.waits() || !self.closed && Instant::now() >= self.look_again && more()
+        self.waits()
+            || !self.closed && Instant::now() >= self.look_again && of_images(wanted).next().is_some()
     }
 
     /// What the target maps now.
@@ -30,9 +30,9 @@ impl Session {
 
     /// The patterns that mean one of `images` that they were not looked for in.
     pub(super) fn later(&self, wanted: &Wanted, images: &[MappedImage]) -> Vec<Pattern> {
-        let means = |pattern: &&Pattern| self.unseen(wanted, images).any(|image| means(pattern, image));
-        let later = wanted.functions.iter().filter(|pattern| pattern.image().is_some());
-        later.filter(means).cloned().collect()
+        let unseen: Vec<&MappedImage> = self.unseen(wanted, images).collect();
+        let means = |pattern: &&Pattern| unseen.iter().any(|image| means(pattern, image));
+        of_images(wanted).filter(means).cloned().collect()
     }
 
     /// Paths of images that have come where no more can be measured, each told once.
@@ -42,22 +42,27 @@ impl Session {
         }
         // One that cannot be looked at ends, which is told otherwise.
         let images = self.list(line).unwrap_or_default();
-        let patterns = self.later(wanted, &images);
-        let meant = |image: &&MappedImage| patterns.iter().any(|pattern| means(pattern, image));
-        let missed: Vec<&MappedImage> = self.unseen(wanted, &images).filter(meant).collect();
-        let paths = missed.iter().map(|image| image.path.to_string()).collect();
-        let files: Vec<_> = missed.iter().map(|image| image.file).collect();
+        let missed = self.unseen(wanted, &images).map(|image| (image.path.to_string(), image.file));
+        let (paths, files): (_, Vec<_>) = missed.unzip();
         self.seen.extend(files);
         paths
     }
 
+    /// Those of `images` that a pattern means by name and that were not looked into.
     fn unseen<'i>(
         &self,
         wanted: &Wanted,
         images: &'i [MappedImage],
     ) -> impl Iterator<Item = &'i MappedImage> {
-        images
-            .iter()
-            .filter(|image| !self.seen.contains(&image.file) && !is_unprobed(image, &wanted.unprobed))
+        images.iter().filter(|image| {
+            of_images(wanted).any(|pattern| means(pattern, image))
+                && !self.seen.contains(&image.file)
+                && !is_unprobed(image, &wanted.unprobed)
+        })
     }
+}
+
+/// The patterns that name an image.
+fn of_images(wanted: &Wanted) -> impl Iterator<Item = &Pattern> {
+    wanted.functions.iter().filter(|pattern| pattern.image().is_some())
 }
