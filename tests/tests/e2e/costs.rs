@@ -162,12 +162,20 @@ fn one_trap_for_two_functions_is_paid_once() {
 #[test]
 fn covered_children_add_to_the_cost_and_to_the_bias_that_are_shown() {
     let case = Case { shape: "jumps_on", children: 40, functions: &["jumps_on"], ..PLAIN };
-    let report = case.is_shown_as_it_is();
-    let alone = Case { children: 0, ..case }.is_shown_as_it_is();
     let figure = |report: &Report, name: &str| report.value["functions"][0][name].as_f64().unwrap();
-    let bias = figure(&report, "bias_ns");
-    assert!(bias > 1.5 * figure(&alone, "bias_ns"), "{report:#?}");
-    assert!((0.6..1.7).contains(&(bias / figure(&report, "p50_ns"))), "it does nothing: {report:#?}");
+    let mut seen = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let report = case.is_shown_as_it_is();
+        let alone = Case { children: 0, ..case }.is_shown_as_it_is();
+        let bias = figure(&report, "bias_ns");
+        // It does nothing, so that all of what is measured is the bias.
+        let (more, all) = (bias / figure(&alone, "bias_ns"), bias / figure(&report, "p50_ns"));
+        if more > 1.5 && (0.6..1.7).contains(&all) {
+            return;
+        }
+        seen.push((more, all));
+    }
+    panic!("of that without children, and of what is measured: {seen:.2?}");
 }
 
 #[test]

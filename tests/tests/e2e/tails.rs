@@ -23,48 +23,57 @@ fn measured(options: &[&str], functions: &[&str]) -> (Report, Oracle) {
     (report, oracle)
 }
 
-/// The median is that of the target's own clock, within one bucket after the bias.
-fn is_whole(report: &Report, oracle: &Oracle, functions: &[&str]) {
-    for name in functions {
-        let function = report.functions.iter().find(|function| function.name == *name).unwrap();
-        assert!(!function.until_tail_call, "{function:#?}");
-        let bias = function.bias_ns.unwrap_or(0) as f64;
-        let wanted = oracle.function(name).quantiles_ns.unwrap()[0];
-        let (found, expected) =
-            (function.bucket_of_quantile(0.5).unwrap(), bucket_of_ns(wanted as f64 + bias));
-        assert!((found - expected).abs() <= 1, "{name}: bucket {found}, by the target's clock {expected}");
+/// Attempts, since a busy machine may come between the two clocks: what is wrong is wrong in each.
+const ATTEMPTS: usize = 4;
+
+/// The median of each of `whole` is that of the target's own clock, within one bucket after the bias.
+#[track_caller]
+fn is_whole(options: &[&str], functions: &[&str], whole: &[&str]) -> Report {
+    let mut wrong = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let (report, oracle) = measured(options, functions);
+        match whole.iter().find_map(|name| differs(&report, &oracle, name)) {
+            None => return report,
+            Some(difference) => wrong.push(difference),
+        }
     }
+    panic!("{options:?}: {wrong:?}");
+}
+
+fn differs(report: &Report, oracle: &Oracle, name: &str) -> Option<String> {
+    let function = report.function(name);
+    assert!(!function.until_tail_call, "{function:#?}");
+    let bias = function.bias_ns.unwrap_or(0) as f64;
+    let wanted = oracle.function(name).quantiles_ns.unwrap()[0];
+    let (found, expected) = (function.bucket_of_quantile(0.5).unwrap(), bucket_of_ns(wanted as f64 + bias));
+    ((found - expected).abs() > 1)
+        .then(|| format!("{name}: bucket {found}, by the target's clock {expected}"))
 }
 
 #[test]
 fn a_call_lasts_until_what_it_jumped_to_returns() {
     let functions = [WHOLE, &["ping", "pong"]].concat();
-    let (report, oracle) = measured(&[], &functions);
-    is_whole(&report, &oracle, WHOLE);
+    is_whole(&[], &functions, WHOLE);
 }
 
 #[test]
 fn a_call_lasts_until_what_it_jumped_to_returns_by_tracefs() {
-    let (report, oracle) = measured(&["--route", "tracefs"], WHOLE);
-    is_whole(&report, &oracle, WHOLE);
+    is_whole(&["--route", "tracefs"], WHOLE, WHOLE);
 }
 
 #[test]
 fn a_call_lasts_until_what_it_jumped_to_returns_by_single_events() {
-    let (report, oracle) = measured(&["--route", "single"], WHOLE);
-    is_whole(&report, &oracle, WHOLE);
+    is_whole(&["--route", "single"], WHOLE, WHOLE);
 }
 
 #[test]
 fn one_function_alone_is_measured_to_the_end_in_another_image() {
-    let (report, oracle) = measured(&[], &["sleeps_below"]);
-    is_whole(&report, &oracle, &["sleeps_below"]);
+    is_whole(&[], &["sleeps_below"], &["sleeps_below"]);
 }
 
 #[test]
 fn a_jump_through_a_pointer_ends_what_is_measured_and_is_told() {
-    let (report, oracle) = measured(&[], &["pointed", "hops"]);
-    is_whole(&report, &oracle, &["hops"]);
+    let report = is_whole(&[], &["pointed", "hops"], &["hops"]);
     let pointed = report.functions.iter().find(|function| function.name == "pointed").unwrap();
     assert!(pointed.until_tail_call, "{pointed:#?}");
     let short = bucket_of_ns(50_000.0);
