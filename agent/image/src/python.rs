@@ -50,6 +50,8 @@ pub struct Layout {
     pub frame_code: u16,
     /// Low bits of that pointer that are marks.
     pub code_marks: u8,
+    /// In the frame: a byte that says who owns it; 0 before 3.11, where a generator is made without entering the loop.
+    pub frame_owner: u16,
     /// In the code object: the name of the file, a string.
     pub code_file: u16,
     /// In the code object: the function's name with those around it, or where there is none (before 3.11) its own name.
@@ -280,11 +282,11 @@ impl<S: ReadAt> Image<S> {
         if word(2) != 0 {
             return Err(PythonError::FreeThreaded { minor: format!("3.{minor}") });
         }
-        // Places of executable, filename, qualname, firstlineno, and of length and size of a string, in words.
-        let [executable, file, qualname, line, length, header] = match minor {
-            13 => [30, 35, 37, 39, 69, 70],
-            14 => [33, 40, 42, 44, 79, 80],
-            _ => [41, 48, 50, 52, 91, 92],
+        // Places of executable, owner, filename, qualname, firstlineno, and of length and size of a string, in words.
+        let [executable, owner, file, qualname, line, length, header] = match minor {
+            13 => [30, 33, 35, 37, 39, 69, 70],
+            14 => [33, 36, 40, 42, 44, 79, 80],
+            _ => [41, 44, 48, 50, 52, 91, 92],
         };
         let small = |index: usize, what: &'static str| {
             u16::try_from(word(index)).ok().filter(|&at| u64::from(at) < LARGEST_OFFSET).ok_or(bad(what))
@@ -295,6 +297,7 @@ impl<S: ReadAt> Image<S> {
         let usual = Layout::of(minor);
         let layout = Layout {
             frame_code: small(executable, "the code of a frame")?,
+            frame_owner: small(owner, "the owner of a frame")?,
             code_file: small(file, "the file of a code object")?,
             code_name: small(qualname, "the name of a code object")?,
             code_line: small(line, "the line of a code object")?,
@@ -343,6 +346,7 @@ impl Layout {
             frame_argument: if minor == 8 { 0 } else { 1 },
             frame_code: 0,
             code_marks: 0,
+            frame_owner: 70,
             code_file: 112,
             code_name: 128,
             code_flags: 48,
@@ -353,6 +357,7 @@ impl Layout {
         match minor {
             8..=10 => Self {
                 frame_code: 32,
+                frame_owner: 0,
                 code_file: 104,
                 code_name: 112,
                 code_flags: 36,
@@ -361,10 +366,10 @@ impl Layout {
                 wide_text: 72,
                 ..common
             },
-            11 => Self { frame_code: 32, code_line: 72, text: 48, wide_text: 72, ..common },
+            11 => Self { frame_code: 32, frame_owner: 69, code_line: 72, text: 48, wide_text: 72, ..common },
             12 | 13 => common,
             // The reference to the code has marks in its low bits.
-            _ => Self { code_marks: 3, ..common },
+            _ => Self { code_marks: 3, frame_owner: 74, ..common },
         }
     }
 }

@@ -134,7 +134,7 @@ pub fn debug_offsets() -> Vec<u64> {
     let mut words = vec![0; 96];
     words[0] = u64::from_le_bytes(*b"xdebugpy");
     words[1] = 0x030d_01f0;
-    for (index, value) in [(30, 0), (35, 112), (37, 128), (39, 68), (69, 16), (70, 40)] {
+    for (index, value) in [(30, 0), (33, 70), (35, 112), (37, 128), (39, 68), (69, 16), (70, 40)] {
         words[index] = value;
     }
     words
