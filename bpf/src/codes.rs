@@ -1,11 +1,12 @@
-//! Code objects of Python: what the programs ask about them, and what we answer, in memory that both write.
+//! Functions of Python: what the programs ask about them, and what we answer, in memory that both write.
 
 use std::mem::offset_of;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::layout::{
-    CODE_TEXTS, CODE_UNWANTED, CODE_WAITING, CodeSlot, CodeText, POOL_ROWS, PythonPool, TEXT_WORDS,
+    CODE_RESUMABLE_FLAGS, CODE_RESUMES, CODE_UNTOLD, CODE_UNWANTED, CODE_WAITING, CodeSlot, CodeText,
+    POOL_ROWS, PythonPool, SITE_FUNCTION_MASK, TEXT_WORDS,
 };
 use crate::mapping::{MapError, Mapping};
 
@@ -15,28 +16,36 @@ const LOW: u64 = 0xffff_ffff;
 #[derive(Debug)]
 pub struct Codes {
     slots: Mapping,
+    slot_count: usize,
     pool: Mapping,
     texts: Mapping,
+    text_count: usize,
 }
 
-/// A code object that was seen for the first time, at its address for its process.
+/// A function that was called for the first time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Code {
-    /// The process.
-    pub tgid: u32,
     /// The row that its calls are counted in; `None` where none was free.
     pub row: Option<u32>,
     /// First line of the function.
     pub line: u32,
-    /// Flags of the code object.
-    pub flags: u32,
+    /// It is a generator or a coroutine.
+    pub resumes: bool,
     /// Name of the file.
     pub file: Text,
     /// Name of the function.
     pub name: Text,
-    slot: u32,
-    object: u64,
-    fingerprint: u64,
+    /// Where calls are counted that found no row.
+    pub slot: Slot,
+}
+
+/// A function's place among the slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    index: u32,
+    content: u64,
+    /// The programs tell makings of generators from calls by this mark.
+    marks: u64,
 }
 
 /// A string as it stands in the interpreter's memory.
@@ -50,25 +59,33 @@ pub struct Text {
     pub bytes: [u8; TEXT_WORDS * 8],
 }
 
-/// What becomes of the calls of a code object.
+/// What becomes of the calls of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     /// They are counted in this row.
     Row(u32),
+    /// They are counted in its slot, as there is no row.
+    Wait,
     /// Nobody asked for them.
     Unwanted,
 }
 
 impl Codes {
-    /// Maps the three arrays; `slots` is the number of slots.
+    /// Maps the three arrays with so many slots and texts.
     ///
     /// # Errors
     /// [`MapError`] when a descriptor is not that array or memory is short.
-    pub fn map(slots: impl AsFd, pool: impl AsFd, texts: impl AsFd, count: usize) -> Result<Self, MapError> {
+    pub fn map(
+        slots: (impl AsFd, usize),
+        pool: impl AsFd,
+        texts: (impl AsFd, usize),
+    ) -> Result<Self, MapError> {
         Ok(Self {
-            slots: Mapping::write(slots, count, size_of::<CodeSlot>())?,
+            slots: Mapping::write(slots.0, slots.1, size_of::<CodeSlot>())?,
+            slot_count: slots.1,
             pool: Mapping::write(pool, 1, size_of::<PythonPool>())?,
-            texts: Mapping::read(texts, CODE_TEXTS, size_of::<CodeText>())?,
+            texts: Mapping::read(texts.0, texts.1, size_of::<CodeText>())?,
+            text_count: texts.1.max(1),
         })
     }
 
@@ -85,13 +102,13 @@ impl Codes {
         self.store(&self.pool, offset_of!(PythonPool, tail), tail + 1);
     }
 
-    /// The next code object that was seen for the first time.
+    /// The next function that was called for the first time.
     pub fn next(&self) -> Option<Code> {
         let read = self.pool(offset_of!(PythonPool, texts_tail));
-        let at = (read % CODE_TEXTS as u64) as usize * size_of::<CodeText>();
+        let at = (read % self.text_count as u64) as usize * size_of::<CodeText>();
         let word = |field: usize| self.texts.words(at + field, 1).first();
         // Not whole until it says so; a program may have been interrupted while it wrote.
-        if word(offset_of!(CodeText, sequence))?.load(Ordering::Acquire) != read + 1 {
+        if word(offset_of!(CodeText, sequence))?.load(Ordering::SeqCst) != read + 1 {
             return None;
         }
         let load = |field: usize| word(field).map_or(0, |word| word.load(Ordering::Relaxed));
@@ -104,64 +121,62 @@ impl Codes {
             let length = load(length);
             Text { length: (length & LOW) as u32, state: (length >> 32) as u32, bytes }
         };
-        let (slot, row, line) = (
-            load(offset_of!(CodeText, slot)),
-            load(offset_of!(CodeText, row)),
-            load(offset_of!(CodeText, line)),
-        );
+        let (row, line) = (load(offset_of!(CodeText, row)), load(offset_of!(CodeText, line)));
         let code = Code {
-            tgid: (slot >> 32) as u32,
-            row: (row != CODE_WAITING).then_some(row as u32),
+            row: (row & CODE_WAITING == 0).then_some((row & SITE_FUNCTION_MASK) as u32),
             line: (line & LOW) as u32,
-            flags: (line >> 32) as u32,
+            resumes: (line >> 32) as u32 & CODE_RESUMABLE_FLAGS != 0,
             file: text(offset_of!(CodeText, file_length), offset_of!(CodeText, file)),
             name: text(offset_of!(CodeText, name_length), offset_of!(CodeText, name)),
-            slot: (slot & LOW) as u32,
-            object: load(offset_of!(CodeText, code)),
-            fingerprint: load(offset_of!(CodeText, fingerprint)),
+            slot: Slot {
+                index: load(offset_of!(CodeText, slot)) as u32,
+                content: load(offset_of!(CodeText, content)),
+                marks: row & CODE_RESUMES,
+            },
         };
         self.store(&self.pool, offset_of!(PythonPool, texts_tail), read + 1);
         Some(code)
     }
 
-    /// Answers what becomes of the calls of a code object from now on, and returns how many there were while it had no
-    /// row. Does nothing where another object has taken its place.
-    pub fn answer(&self, code: &Code, answer: Answer) -> u64 {
-        let Some(at) = self.slot_of(code) else { return 0 };
+    /// Answers what becomes of the calls of a function from now on.
+    pub fn answer(&self, slot: Slot, answer: Answer) {
         let row = match answer {
-            Answer::Row(row) => u64::from(row),
+            Answer::Row(row) => u64::from(row) | slot.marks,
+            Answer::Wait => CODE_WAITING | slot.marks,
             Answer::Unwanted => CODE_UNWANTED,
         };
-        self.store(&self.slots, at + offset_of!(CodeSlot, owner), u64::from(code.tgid) << 32 | row);
-        self.waiting(code)
-    }
-
-    /// Calls of a code object while it had no row.
-    pub fn waiting(&self, code: &Code) -> u64 {
-        match (code.row, self.slot_of(code)) {
-            (None, Some(at)) => self.slots.load(at + offset_of!(CodeSlot, waiting)),
-            _ => 0,
+        let at = slot.index as usize * size_of::<CodeSlot>();
+        // A slot is given to another function only after the answer that nobody asked for this one.
+        if self.slots.load(at + offset_of!(CodeSlot, content)) == slot.content {
+            self.store(&self.slots, at + offset_of!(CodeSlot, row), row);
         }
     }
 
-    /// Where its slot is; `None` where another object has taken its place.
-    fn slot_of(&self, code: &Code) -> Option<usize> {
-        let at = code.slot as usize * size_of::<CodeSlot>();
-        let load = |field: usize| self.slots.load(at + field);
-        let same = load(offset_of!(CodeSlot, code)) == code.object
-            && load(offset_of!(CodeSlot, fingerprint)) == code.fingerprint;
-        same.then_some(at)
+    /// Calls of a function that was asked for, while it had no row.
+    pub fn waited(&self, slot: Slot) -> u64 {
+        self.slots.load(slot.index as usize * size_of::<CodeSlot>() + offset_of!(CodeSlot, waiting))
+    }
+
+    /// Calls of functions whose description found no place until now, so that their names are not known.
+    pub fn untold(&self) -> u64 {
+        if self.pool(offset_of!(PythonPool, untold)) == 0 {
+            return 0;
+        }
+        let slots = (0..self.slot_count).map(|index| index * size_of::<CodeSlot>());
+        let untold = slots.filter(|at| self.slots.load(at + offset_of!(CodeSlot, row)) & CODE_UNTOLD != 0);
+        untold.map(|at| self.slots.load(at + offset_of!(CodeSlot, waiting))).sum()
     }
 
     fn pool(&self, field: usize) -> u64 {
         self.pool.words(field, 1).first().map_or(0, |word| word.load(Ordering::Acquire))
     }
 
-    /// What was written before is seen before.
+    /// What was written before is seen before, and before anything that is read from here on: a program that finds the
+    /// texts read up to its own tells of it, or its own is found here.
     fn store(&self, mapping: &Mapping, at: usize, value: u64) {
         let word: Option<&AtomicU64> = mapping.words(at, 1).first();
         if let Some(word) = word {
-            word.store(value, Ordering::Release);
+            word.store(value, Ordering::SeqCst);
         }
     }
 }

@@ -228,6 +228,14 @@ struct {
 	__type(value, struct code_slot);
 } code_slots SEC(".maps");
 
+/* The programs' own: which slot an object of a process leads to is only worked out where this does not say. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct code_set);
+} code_cache SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);

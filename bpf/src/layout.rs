@@ -167,21 +167,34 @@ layout! {
         /// In `Event::detail` of a new image: a thread that was not the main one executed it, and is the main one now.
         EXEC_BY_THREAD: u32 = 0x8000_0000;
 
-        /// `CodeSlot::code` of a slot that nobody uses.
+        /// `CodeSlot::content` of a slot that no function has.
         CODE_FREE: u64 = 0;
-        /// `CodeSlot::code` of a slot that one program holds while it changes the other words. No object stands at 1.
+        /// `CodeSlot::content` of a slot that one program holds while it changes the other words.
         CODE_BUSY: u64 = 1;
-        /// Slots that are searched for a code object, from the one that its address leads to.
+        /// Slots that are searched for a function, from the one that its content leads to.
         CODE_WAYS: u32 = 8;
-        /// Row of a code object that nobody asked for.
-        CODE_UNWANTED: u64 = 0xffff_ffff;
-        /// Row of a code object that has none yet, because all are in use.
-        CODE_WAITING: u64 = 0xffff_fffe;
-        /// Answer of a search that found no slot, or no object to search for.
-        CODE_LOST: u64 = 0xffff_fffd;
-        /// Descriptions that wait for the collector, at most; a power of two.
-        CODE_TEXTS: usize = 256;
-        /// Rows of Python functions, at most; a power of two.
+        /// Mark of a function without a row of its own because nobody asked for it. The marks stand beside the number of a
+        /// row (`SITE_FUNCTION_MASK`) in `CodeSlot::row`.
+        CODE_UNWANTED: u64 = 0x4_0000;
+        /// Mark of a generator or coroutine: a call may be no more than its making.
+        CODE_RESUMES: u64 = 0x8_0000;
+        /// Lowest bits of a function's word, which an entry of the cache has as well.
+        CODE_KEPT: u32 = 20;
+        /// Mark of a function without a row because all are in use.
+        CODE_WAITING: u64 = 0x10_0000;
+        /// Mark of a function about which the collector has not decided.
+        CODE_OPEN: u64 = 0x20_0000;
+        /// Mark of a function whose description found no place.
+        CODE_UNTOLD: u64 = 0x40_0000;
+        /// No function's word: there was no slot for it.
+        CODE_LOST: u64 = 0x80_0000;
+        /// No function's word: its code object could not be read.
+        CODE_UNREAD: u64 = 0x100_0000;
+        /// CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR (Include/cpython/code.h, 3.8 to 3.15).
+        CODE_RESUMABLE_FLAGS: u32 = 0x20 | 0x80 | 0x200;
+        /// Entries of one set of the cache: a cache line.
+        CACHE_WAYS: usize = 8;
+        /// Rows that wait to be taken, at most; a power of two.
         POOL_ROWS: usize = 1024;
         /// Words of a text that are kept.
         TEXT_WORDS: usize = 24;
@@ -223,14 +236,20 @@ layout! {
             python_rows: u32,
             /// The first of them.
             python_first_row: u32,
-            /// Slots for code objects less one; their number is a power of two.
+            /// Slots for functions less one; their number is a power of two.
             code_slot_mask: u32,
+            /// Sets of the cache less one; their number is a power of two.
+            code_set_mask: u32,
+            /// Places for descriptions less one; their number is a power of two.
+            code_text_mask: u32,
             /// Which argument of the evaluation loop is the frame, from 0.
             python_frame_argument: u32,
             /// Offset in a frame of its code object.
             python_frame_code: u32,
             /// Low bits of that pointer that are marks.
             python_code_marks: u32,
+            /// Offset in a frame of the byte that says who owns it; 0 where making a generator is no entry.
+            python_frame_owner: u32,
             /// Offset in a code object of the name of its file; the function's own name follows.
             python_code_file: u32,
             /// Offset in a code object of the name that is told.
@@ -241,6 +260,8 @@ layout! {
             python_code_line: u32,
             /// Offset of the text in a string of ASCII.
             python_text: u32,
+            /// The same in any other string.
+            python_wide_text: u32,
             /// Not 0: frames cannot be told apart, so that calls are counted and not timed.
             python_counts_only: u32,
             /// The plan's number: its switch.
@@ -328,16 +349,21 @@ layout! {
             tag: u64,
         }
 
-        /// What is known of one code object of one process. `code` is state and lock, as `FrameSet::sp` is.
+        /// What is known of one function of Python, in all processes. `content` is state and lock, as `FrameSet::sp` is.
         CodeSlot as "code_slot" {
-            /// Address of the object, or CODE_FREE, or CODE_BUSY.
-            code: u64,
-            /// Process (upper half) and row, CODE_UNWANTED or CODE_WAITING (lower half); the collector answers here.
-            owner: u64,
-            /// Of what the object says, because addresses are used again.
-            fingerprint: u64,
+            /// Hash of name, file, line and kind; or CODE_FREE, or CODE_BUSY.
+            content: u64,
+            /// Its row with the CODE_ marks; the collector answers here.
+            row: u64,
             /// Calls while it had no row.
             waiting: u64,
+        }
+
+        /// One set of the cache of code objects. An entry has a hash of process and object in its upper bits, and below
+        /// CODE_KEPT what was decided about the function. It is one word, so that it is never seen in part.
+        CodeSet as "code_set" {
+            /// Entries, or 0.
+            ways: [u64; 8],
         }
 
         /// Rows that are free, and how far the array of texts is written and read.
@@ -350,19 +376,19 @@ layout! {
             texts_head: u64,
             /// Texts read by the collector so far.
             texts_tail: u64,
+            /// How often a text found no place.
+            untold: u64,
             /// The row numbers between head and tail, each at its count modulo POOL_ROWS.
             rows: [u64; 1024],
         }
 
-        /// The description of a code object that was seen for the first time.
+        /// The description of a function that was called for the first time.
         CodeText as "code_text" {
             /// One more than its count among the texts, once it is whole.
             sequence: u64,
-            /// Address of the object.
-            code: u64,
-            /// Of what the object says.
-            fingerprint: u64,
-            /// Its slot (lower half) and process (upper half).
+            /// Hash of what is described, as in the slot.
+            content: u64,
+            /// Its slot.
             slot: u64,
             /// Its row or CODE_WAITING.
             row: u64,

@@ -51,11 +51,13 @@ pub mod map {
     pub const SITES: &str = "sites";
     /// Followed processes.
     pub const FAMILY: &str = "family";
-    /// Code objects of Python, mapped by the collector, which answers in it.
+    /// Functions of Python, mapped by the collector, which answers in it.
     pub const CODE_SLOTS: &str = "code_slots";
+    /// Code objects of processes, and what was decided about their functions.
+    pub const CODE_CACHE: &str = "code_cache";
     /// Free rows of Python functions, filled by the collector.
     pub const PYTHON_POOL: &str = "python_pool";
-    /// Descriptions of code objects, read by the collector.
+    /// Descriptions of functions of Python, read by the collector.
     pub const CODE_TEXTS: &str = "code_texts";
     /// Ring buffer of forks and new images.
     pub const EVENTS: &str = "events";
@@ -160,14 +162,20 @@ pub struct PythonConstants {
     pub rows: u32,
     /// The first of them.
     pub first_row: u32,
-    /// Slots for code objects, a power of two.
+    /// Slots for functions, a power of two.
     pub slots: u32,
+    /// Sets of the cache of code objects, a power of two.
+    pub sets: u32,
+    /// Descriptions that wait for the collector, at most; a power of two.
+    pub texts: u32,
     /// Which argument of the evaluation loop is the frame.
     pub frame_argument: u32,
     /// In a frame: its code object.
     pub frame_code: u32,
     /// Low bits of that pointer that are marks.
     pub code_marks: u32,
+    /// In a frame: who owns it; 0 where making a generator is no call.
+    pub frame_owner: u32,
     /// In a code object: name of its file.
     pub code_file: u32,
     /// In a code object: the name that is told.
@@ -178,6 +186,8 @@ pub struct PythonConstants {
     pub code_line: u32,
     /// In a string of ASCII: its text.
     pub text: u32,
+    /// In any other string: its text.
+    pub wide_text: u32,
     /// Frames cannot be told apart.
     pub counts_only: bool,
 }
@@ -208,6 +218,10 @@ pub fn constants(
             (offset_of!(Constants, python_rows), python.rows),
             (offset_of!(Constants, python_first_row), python.first_row),
             (offset_of!(Constants, code_slot_mask), python.slots.saturating_sub(1)),
+            (offset_of!(Constants, code_set_mask), python.sets.saturating_sub(1)),
+            (offset_of!(Constants, code_text_mask), python.texts.saturating_sub(1)),
+            (offset_of!(Constants, python_frame_owner), python.frame_owner),
+            (offset_of!(Constants, python_wide_text), python.wide_text),
             (offset_of!(Constants, python_frame_argument), python.frame_argument),
             (offset_of!(Constants, python_frame_code), python.frame_code),
             (offset_of!(Constants, python_code_marks), python.code_marks),
@@ -263,6 +277,7 @@ mod tests {
             map::FAMILY,
             map::EVENTS,
             map::CODE_SLOTS,
+            map::CODE_CACHE,
             map::PYTHON_POOL,
             map::CODE_TEXTS,
         ] {

@@ -2,11 +2,16 @@
 /*
  * Functions of Python, seen where a call enters the evaluation loop. A part of latency.bpf.c.
  *
- * The frame that is passed to the loop names a code object, and that names the function. Each code object of a process
- * has a slot in a hash table of ours; what the collector decided about it stands there: a row, or that nobody asked for
- * it. An object that is seen for the first time gets a row at once, from a pool that the collector keeps filled, so that
- * no call is missed while the collector reads name and file from the array of texts and matches them with what was asked
- * for. Objects die and their addresses are used again, so a slot is believed only while its fingerprint still holds.
+ * The frame that is passed to the loop names a code object, and that names the function. Each function (a name, a file and a
+ * line) has a slot in a hash table, whichever processes it runs in and however often its code object is made: there stands
+ * what the collector decided about it, a row or that nobody asked for it. A function that is called for the first time gets a
+ * row at once, from a pool that the collector keeps filled, so that no call is missed while the collector reads name and file
+ * from the array of texts and matches them with what was asked for.
+ *
+ * To read the names at each call would be slow, so what was decided is kept in a cache under process and code object. An entry
+ * gives way to another at any time: it can be worked out again. So processes that have ended need no care, and a child that
+ * calls what its parent or a sibling called finds the decision there already. Objects die and their addresses are used again,
+ * so the key has a fingerprint of the object.
  *
  * The object lives as long as the call, so what is read here is whole; a page that is not there now makes the call one
  * that cannot be told to any function, which is counted.
@@ -22,6 +27,8 @@ static __always_inline __u64 mix(__u64 hash, __u64 word)
 /* Length and cached hash stand one behind the other in every string. */
 #define STRING_LENGTH 16
 #define STRING_STATE 32
+/* A bit of the state: one byte a character, and the shorter header. */
+#define STRING_ASCII 0x40
 
 /*
  * What tells a code object from another one at the same address: its line, its strings, their lengths, and the hashes
@@ -72,6 +79,57 @@ static __noinline __u64 python_string(__u64 object, __u64 *into)
 	return state << 32 | length;
 }
 
+/* Goes on with a hash by the characters of a string, as far as they are kept. 0: unreadable. */
+__noinline __u64 python_text_hash(__u64 object, __u64 hash)
+{
+	__u64 words[2] = {}, at;
+	__u32 bytes;
+
+	if (bpf_probe_read_user(words, sizeof(words[0]), (void *)(object + STRING_LENGTH)) ||
+	    bpf_probe_read_user(words + 1, sizeof(__u32), (void *)(object + STRING_STATE)))
+		return 0;
+	hash = mix(hash, words[0]);
+	at = object + (words[1] & STRING_ASCII ? constants.python_text : constants.python_wide_text);
+	bytes = words[0] < TEXT_WORDS * 8 ? words[0] : TEXT_WORDS * 8;
+	/* Bytes of a character: 1, 2 or 4. */
+	bytes *= words[1] >> 2 & 7;
+	if (bytes > TEXT_WORDS * 8)
+		bytes = TEXT_WORDS * 8;
+	for (__u32 pair = 0; pair < TEXT_WORDS / 2 && pair < bytes / sizeof(words); pair++) {
+		if (bpf_probe_read_user(words, sizeof(words), (void *)at))
+			return 0;
+		hash = mix(mix(hash, words[0]), words[1]);
+		at += sizeof(words);
+	}
+	/* By a mask: where clang compares a copy, Linux 6.1 sees no bound. */
+	bytes &= sizeof(words) - 1;
+	words[0] = words[1] = 0;
+	if (bpf_probe_read_user(words, bytes, (void *)at))
+		return 0;
+	return mix(mix(hash, words[0]), words[1]);
+}
+
+/* What tells a function from all others, in any process. 0: unreadable. */
+static __noinline __u64 python_content(__u64 code)
+{
+	__u64 word = 0, hash;
+
+	if (bpf_probe_read_user(&word, sizeof(__u32), (void *)(code + constants.python_code_flags)))
+		return 0;
+	hash = mix(1, word & CODE_RESUMABLE_FLAGS);
+	if (bpf_probe_read_user(&word, sizeof(__u32), (void *)(code + constants.python_code_line)))
+		return 0;
+	hash = mix(hash, word);
+	if (bpf_probe_read_user(&word, sizeof(word), (void *)(code + constants.python_code_file)))
+		return 0;
+	hash = python_text_hash(word, hash);
+	if (!hash || bpf_probe_read_user(&word, sizeof(word), (void *)(code + constants.python_code_name)))
+		return 0;
+	hash = python_text_hash(word, hash);
+	return hash ? hash | 2 : 0;
+}
+
+/* A row from the pool, or CODE_WAITING. */
 static __always_inline __u64 python_take_row(struct python_pool *pool)
 {
 #pragma unroll
@@ -87,19 +145,22 @@ static __always_inline __u64 python_take_row(struct python_pool *pool)
 	return CODE_WAITING;
 }
 
-/* The place of the next text, or one of CODE_LOST where the collector is too far behind. */
+#define NO_TEXT ~0ULL
+
+/* The place of the next text, or NO_TEXT where the collector is too far behind. */
 static __always_inline __u64 python_take_text(struct python_pool *pool)
 {
 #pragma unroll
 	for (__u32 attempt = 0; attempt < 4; attempt++) {
 		__u64 head = load(&pool->texts_head);
 
-		if (head - load(&pool->texts_tail) >= CODE_TEXTS)
+		if (head - load(&pool->texts_tail) > constants.code_text_mask)
 			break;
 		if (__sync_val_compare_and_swap(&pool->texts_head, head, head + 1) == head)
 			return head;
 	}
-	return CODE_LOST;
+	count(pool->untold, 1);
+	return NO_TEXT;
 }
 
 static __noinline void python_describe(struct code_text *text, __u64 code)
@@ -120,43 +181,57 @@ static __noinline void python_describe(struct code_text *text, __u64 code)
 	text->line |= word & 0xffffffff;
 }
 
-/* Fills a slot that we hold, and tells the collector. Returns the row. */
-static __noinline __u64 python_new(struct code_slot *slot, __u64 place, __u64 code, __u64 print)
+/* Fills the text of a function, which nobody else tells of, and gives it a row. */
+static __noinline void python_publish(struct python_pool *pool, __u64 place, __u32 slot_index, struct code_slot *slot,
+				      __u64 code)
 {
-	__u32 zero = 0, index;
-	struct python_pool *pool = bpf_map_lookup_elem(&python_pool, &zero);
-	struct code_text *text;
-	__u64 count, row;
+	__u32 index = place & constants.code_text_mask;
+	struct code_text *text = bpf_map_lookup_elem(&code_texts, &index);
+	__u64 word;
 
-	if (!pool)
-		return CODE_LOST;
-	count = python_take_text(pool);
-	index = count & (CODE_TEXTS - 1);
-	text = bpf_map_lookup_elem(&code_texts, &index);
-	if (count == CODE_LOST || !text) {
-		*(volatile __u64 *)&slot->code = CODE_FREE;
-		return CODE_LOST;
-	}
-	row = python_take_row(pool);
-	text->code = code;
-	text->fingerprint = print;
-	text->slot = place;
-	text->row = row;
+	if (!text)
+		return;
 	python_describe(text, code);
-	slot->owner = (place & 0xffffffff00000000ULL) | row;
-	slot->fingerprint = print;
-	slot->waiting = row == CODE_WAITING;
+	word = (load(&slot->row) & ~CODE_WAITING) | python_take_row(pool);
+	text->content = slot->content;
+	text->slot = slot_index;
+	text->row = word;
 	/* Exchanged, not stored: what was written before must be seen before. */
-	__sync_lock_test_and_set(&slot->code, code);
-	__sync_lock_test_and_set(&text->sequence, count + 1);
-	tell(constants.plan, EVENT_NEW_CODE, place >> 32, 0, 0);
-	return row;
+	__sync_lock_test_and_set(&slot->row, word);
+	__sync_lock_test_and_set(&text->sequence, place + 1);
+	/* Where others wait before it, theirs will be told, and this one is read with them. */
+	if (place == load(&pool->texts_tail))
+		tell(constants.plan, EVENT_NEW_CODE, bpf_get_current_pid_tgid() >> 32, 0, 0);
 }
 
-/* The slot of a code object, or the one that it will have: index, or CODE_LOST. Found if its word is the object. */
-static __always_inline __u64 python_find(__u64 code, __u64 tgid)
+/* Tells the collector of a function, as soon as there is a place for its text. */
+static __noinline void python_tell(__u32 index, __u64 code)
 {
-	__u32 first = (code ^ tgid << 40) * 0x9e3779b97f4a7c15ULL >> 40;
+	struct code_slot *slot = bpf_map_lookup_elem(&code_slots, &index);
+	__u32 zero = 0;
+	struct python_pool *pool = bpf_map_lookup_elem(&python_pool, &zero);
+	__u64 word, place;
+
+	if (!slot || !pool)
+		return;
+	word = load(&slot->row);
+	/* One program tells; to others it is a function without a row meanwhile. */
+	if (!(word & CODE_UNTOLD) ||
+	    __sync_val_compare_and_swap(&slot->row, word, word & ~CODE_UNTOLD) != word)
+		return;
+	place = python_take_text(pool);
+	if (place == NO_TEXT)
+		__sync_lock_test_and_set(&slot->row, word);
+	else
+		python_publish(pool, place, index, slot, code);
+}
+
+#define NO_SLOT ~0U
+
+/* The slot of a function, or the one that it may take, or NO_SLOT. */
+__noinline __u32 python_find(__u64 content)
+{
+	__u32 first = content >> 32, place = NO_SLOT;
 
 	for (__u32 way = 0; way < CODE_WAYS; way++) {
 		__u32 index = (first + way) & constants.code_slot_mask;
@@ -165,34 +240,154 @@ static __always_inline __u64 python_find(__u64 code, __u64 tgid)
 
 		if (!slot)
 			break;
-		found = load(&slot->code);
-		if (found == CODE_FREE || (found == code && load(&slot->owner) >> 32 == tgid))
+		found = load(&slot->content);
+		if (found == content || found == CODE_FREE)
 			return index;
+		/* One that nobody asked for can be asked about again. */
+		if (found != CODE_BUSY && load(&slot->row) == CODE_UNWANTED)
+			place = index;
+	}
+	return place;
+}
+
+/* Makes a slot that function's; false where another program was faster. */
+static __always_inline bool python_take_slot(struct code_slot *slot, __u64 content, __u64 code)
+{
+	__u64 found = load(&slot->content), row = CODE_WAITING | CODE_OPEN | CODE_UNTOLD, flags = 0;
+
+	if (found == CODE_BUSY || (found != CODE_FREE && load(&slot->row) != CODE_UNWANTED) ||
+	    __sync_val_compare_and_swap(&slot->content, found, CODE_BUSY) != found)
+		return false;
+	bpf_probe_read_user(&flags, sizeof(__u32), (void *)(code + constants.python_code_flags));
+	if (constants.python_frame_owner && flags & CODE_RESUMABLE_FLAGS)
+		row |= CODE_RESUMES;
+	slot->row = row;
+	slot->waiting = 0;
+	__sync_lock_test_and_set(&slot->content, content);
+	return true;
+}
+
+/* The slot of a function, which is made where there is none, or NO_SLOT. Two programs may make one each, which is harmless. */
+static __noinline __u32 python_slot(__u64 content, __u64 code)
+{
+	for (__u32 attempt = 0; attempt < 4; attempt++) {
+		__u32 index = python_find(content);
+		struct code_slot *slot = bpf_map_lookup_elem(&code_slots, &index);
+
+		if (!slot)
+			break;
+		if (load(&slot->content) == content || python_take_slot(slot, content, code))
+			return index;
+	}
+	return NO_SLOT;
+}
+
+/* The word of a function (lower half) and its slot (upper half), by its names. */
+static __noinline __u64 python_function(__u64 code)
+{
+	__u64 content = python_content(code), word;
+	struct code_slot *slot;
+	__u32 index;
+
+	if (!content)
+		return CODE_UNREAD;
+	index = python_slot(content, code);
+	slot = bpf_map_lookup_elem(&code_slots, &index);
+	if (!slot)
+		return CODE_LOST;
+	if (load(&slot->row) & CODE_UNTOLD)
+		python_tell(index, code);
+	/* Read so that what follows is read later. */
+	word = __sync_fetch_and_add(&slot->row, 0);
+	if (load(&slot->content) != content)
+		word = CODE_UNWANTED; /* Only such a one gives way. */
+	return (__u64)index << 32 | word;
+}
+
+static __always_inline struct code_set *cache_set(__u64 key)
+{
+	__u32 index = key & constants.code_set_mask;
+
+	return bpf_map_lookup_elem(&code_cache, &index);
+}
+
+/* What was decided about an object of a process, or CODE_LOST. The sets are fewer than the bits below the compared ones tell. */
+__noinline __u64 python_cached(__u64 key)
+{
+	struct code_set *set = cache_set(key);
+
+	if (!set)
+		return CODE_LOST;
+#pragma unroll
+	for (__u32 way = 0; way < CACHE_WAYS; way++) {
+		__u64 entry = load(&set->ways[way]);
+
+		if (entry >> CODE_KEPT == key >> CODE_KEPT)
+			return entry & ((1 << CODE_KEPT) - 1);
 	}
 	return CODE_LOST;
 }
 
-/* The row of a code object of a process, CODE_UNWANTED, CODE_WAITING or CODE_LOST. */
+/* Keeps what was decided, in the place of any other entry where none is free. */
+__noinline __u32 python_keep(__u64 key, __u64 word)
+{
+	struct code_set *set = cache_set(key);
+	__u32 place = bpf_get_prandom_u32();
+
+	if (!set)
+		return false;
+#pragma unroll
+	for (__u32 way = 0; way < CACHE_WAYS; way++)
+		if (!load(&set->ways[way]))
+			place = way;
+	*(volatile __u64 *)&set->ways[place & (CACHE_WAYS - 1)] = (key >> CODE_KEPT << CODE_KEPT) | word;
+	return true;
+}
+
+/* The same as python_function(), where it is not decided; else the function's word alone. */
 static __noinline __u64 python_row(__u64 code, __u64 tgid)
 {
-	__u64 print = python_fingerprint(code), found;
-	__u32 index = python_find(code, tgid);
+	__u64 print = python_fingerprint(code), key, word;
+
+	if (!print)
+		return CODE_UNREAD;
+	key = mix(mix(print, code), tgid);
+	word = python_cached(key);
+	if (word != CODE_LOST)
+		return word;
+	word = python_function(code);
+	if (!((__u32)word >> CODE_KEPT))
+		python_keep(key, (__u32)word);
+	return word;
+}
+
+#define FRAME_OWNED_BY_THREAD 0 /* Include/internal/pycore_frame.h; from 3.14 on pycore_interpframe_structs.h */
+
+/*
+ * Is this entry no more than the making of a generator or coroutine? An instruction of the function itself
+ * (RETURN_GENERATOR, from 3.11 on) moves its frame into the object that it makes; until then the thread owns it.
+ */
+static __always_inline bool python_makes(__u64 frame)
+{
+	__u64 owner = 0;
+
+	return !bpf_probe_read_user(&owner, 1, (void *)(frame + constants.python_frame_owner)) &&
+	       owner == FRAME_OWNED_BY_THREAD;
+}
+
+/* A call of a function without a row: counted in its slot, or in the first row where it has none. */
+static __noinline void python_missed(__u64 word)
+{
+	struct row *row = row_of(constants.python_first_row);
+	__u32 index = word >> 32;
 	struct code_slot *slot = bpf_map_lookup_elem(&code_slots, &index);
 
-	if (!print || code <= CODE_BUSY || !slot)
-		return CODE_LOST;
-	found = load(&slot->code);
-	if (found == code && load(&slot->fingerprint) == print) {
-		__u32 row = load(&slot->owner);
-
-		if (row == CODE_WAITING)
-			count(slot->waiting, 1);
-		return row;
-	}
-	/* It is free, or another function lives at this address now. */
-	if (found == CODE_BUSY || __sync_val_compare_and_swap(&slot->code, found, CODE_BUSY) != found)
-		return CODE_LOST;
-	return python_new(slot, tgid << 32 | index, code, print);
+	if (word & CODE_WAITING && slot)
+		count(slot->waiting, 1);
+	else if (row && word & CODE_UNREAD)
+		count(row->unkeyed, 1);
+	else if (row)
+		count(row->table_full, 1);
 }
 
 /* Frames of the loop are found by stack pointer and process alone. */
@@ -233,7 +428,7 @@ static __noinline void python_leave(__u64 sp, __u64 tag, bool again)
 
 static __noinline void python_enter(user_regs *regs, __u64 tgid)
 {
-	__u64 sp = REGS_SP(regs), code = 0, found = CODE_LOST;
+	__u64 sp = REGS_SP(regs), code = 0, found = CODE_UNREAD;
 	__u64 first = REGS_ARGUMENT(regs, 0), second = REGS_ARGUMENT(regs, 1);
 	__u64 frame = constants.python_frame_argument ? second : first;
 	struct row *row = row_of(constants.python_first_row);
@@ -247,14 +442,17 @@ static __noinline void python_enter(user_regs *regs, __u64 tgid)
 	}
 	if (!bpf_probe_read_user(&code, sizeof(code), (void *)(frame + constants.python_frame_code)))
 		found = python_row(code & ~(__u64)constants.python_code_marks, tgid);
-	if (found == CODE_UNWANTED || found == CODE_WAITING)
+	if (found & CODE_UNWANTED || (found & CODE_RESUMES && python_makes(frame)))
 		return;
-	row = row_of(found == CODE_LOST ? constants.unknown_row : found);
+	if (found & (CODE_WAITING | CODE_LOST | CODE_UNREAD)) {
+		python_missed(found);
+		return;
+	}
+	found &= SITE_FUNCTION_MASK;
+	row = row_of(found);
 	if (!row)
 		return;
 	count(row->entries, 1);
-	if (found == CODE_LOST)
-		return;
 	if (constants.python_counts_only || sp <= FRAME_BUSY) {
 		count(row->unkeyed, 1);
 		return;

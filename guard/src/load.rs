@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use caps::Capability;
 use edgelat_bpf::Switch;
 use edgelat_bpf::layout::{
-    self, CODE_TEXTS, CodeSlot, CodeText, FRAME_WAYS, FrameSet, PythonPool, Row, SiteKey,
+    self, CodeSet, CodeSlot, CodeText, FRAME_WAYS, FrameSet, PythonPool, Row, SiteKey,
 };
 use edgelat_bpf::object::{CONSTANTS_BYTES, Programs, PythonConstants, constants, map, object};
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, Object, ObjectBuilder, OpenObject, PrintLevel, ProgramMut};
@@ -71,7 +71,9 @@ impl Shape {
             + sites.next_power_of_two() * BUCKET_BYTES
             + self.python.map_or(0, |python| {
                 u64::from(python.slots) * size_of::<CodeSlot>() as u64
-                    + (CODE_TEXTS * size_of::<CodeText>() + size_of::<PythonPool>()) as u64
+                    + u64::from(python.sets) * size_of::<CodeSet>() as u64
+                    + u64::from(python.texts) * size_of::<CodeText>() as u64
+                    + size_of::<PythonPool>() as u64
             })
     }
 }
@@ -139,14 +141,15 @@ impl Loaded {
                     (shape.programs == Programs::AddressHash).then_some(frame_sets * FRAME_WAYS as u32)
                 }
                 map::SITES => shape.programs.by_address().then(|| shape.site_entries()),
-                map::CODE_SLOTS | map::PYTHON_POOL | map::CODE_TEXTS
+                map::CODE_SLOTS | map::CODE_CACHE | map::PYTHON_POOL | map::CODE_TEXTS
                     if !shape.programs.refers_to_python() =>
                 {
                     None
                 }
                 map::CODE_SLOTS => Some(shape.python.map_or(1, |python| python.slots)),
+                map::CODE_CACHE => Some(shape.python.map_or(1, |python| python.sets)),
                 map::PYTHON_POOL => Some(1),
-                map::CODE_TEXTS => Some(shape.python.map_or(1, |_| CODE_TEXTS as u32)),
+                map::CODE_TEXTS => Some(shape.python.map_or(1, |python| python.texts)),
                 // The programs that look after all plans have it.
                 map::FAMILY => None,
                 name if name == map::EVENTS || name.ends_with(map::CONTROL_SUFFIX) => {
@@ -334,7 +337,16 @@ mod tests {
     use crate::features;
 
     fn shape(programs: Programs) -> Shape {
-        let python = PythonConstants { rows: 1, first_row: 1, slots: 64, ..PythonConstants::default() };
+        let python = PythonConstants {
+            rows: 1,
+            first_row: 1,
+            slots: 64,
+            sets: 8,
+            texts: 16,
+            // With the owner of a frame they look whether a generator is made.
+            frame_owner: 70,
+            ..PythonConstants::default()
+        };
         let python = programs.knows_python().then_some(python);
         Shape {
             programs,

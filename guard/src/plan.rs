@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use edgelat_bpf::Rows;
-use edgelat_bpf::layout::{POOL_ROWS, SITE_STEPPED};
+use edgelat_bpf::layout::{CODE_KEPT, SITE_STEPPED};
 use edgelat_bpf::object::{PythonConstants, map};
 
 use crate::attach::{self, Attached, ImageSites, Site, Way};
@@ -44,8 +44,9 @@ const MAX_SITES: usize = 1 << 19;
 const EXTRA_ROWS: u32 = calibrate::FUNCTIONS + 1;
 /// Offsets in Python's objects are small.
 const MAX_OFFSET: u16 = 1 << 12;
-/// Slots for code objects of Python.
-const MAX_CODE_SLOTS: u32 = 1 << 20;
+/// Slots for functions of Python, sets of the cache of code objects, and descriptions that wait. What an entry of the cache
+/// compares are the bits above those that find its set.
+const MAX_CODE_SLOTS: u32 = 1 << CODE_KEPT;
 /// Frames of one plan.
 const MAX_FRAMES: u32 = 1 << 20;
 
@@ -443,13 +444,15 @@ fn check_python(python: &PythonPlan, options: &PlanOptions) -> Result<(), GuardE
         python.code_flags,
         python.code_line,
         python.text,
+        python.wide_text,
+        python.frame_owner,
     ];
+    let sizes = [python.slots, python.sets, python.texts];
     let possible = offsets.iter().all(|offset| *offset < MAX_OFFSET)
         && python.frame_argument < 2
         && python.code_marks < 8
-        && (1..=POOL_ROWS as u32).contains(&python.rows)
-        && python.rows <= options.functions
-        && (1..=MAX_CODE_SLOTS).contains(&python.slots);
+        && (1..=options.functions).contains(&python.rows)
+        && sizes.iter().all(|size| size.is_power_of_two() && *size <= MAX_CODE_SLOTS);
     if possible {
         Ok(())
     } else {
@@ -475,15 +478,19 @@ fn python_constants(python: &PythonPlan, functions: u32) -> PythonConstants {
     PythonConstants {
         rows: python.rows,
         first_row: functions - python.rows,
-        slots: python.slots.next_power_of_two(),
+        slots: python.slots,
+        sets: python.sets,
+        texts: python.texts,
         frame_argument: python.frame_argument.into(),
         frame_code: python.frame_code.into(),
         code_marks: python.code_marks.into(),
+        frame_owner: python.frame_owner.into(),
         code_file: python.code_file.into(),
         code_name: python.code_name.into(),
         code_flags: python.code_flags.into(),
         code_line: python.code_line.into(),
         text: python.text.into(),
+        wide_text: python.wide_text.into(),
         counts_only: python.counts_only,
     }
 }

@@ -136,14 +136,20 @@ pub struct PlanOptions {
 pub struct PythonPlan {
     /// Rows for its functions.
     pub rows: u32,
-    /// Slots for code objects; rounded up to a power of two.
+    /// Slots for functions; a power of two.
     pub slots: u32,
+    /// Sets of the cache of code objects; a power of two.
+    pub sets: u32,
+    /// Descriptions that wait for the collector, at most; a power of two.
+    pub texts: u32,
     /// Which argument of the evaluation loop is the frame: 0 or 1.
     pub frame_argument: u8,
     /// In a frame: its code object.
     pub frame_code: u16,
     /// Low bits of that pointer that are marks.
     pub code_marks: u8,
+    /// In a frame: who owns it; 0 where making a generator is no call.
+    pub frame_owner: u16,
     /// In a code object: name of its file.
     pub code_file: u16,
     /// In a code object: the name that is told.
@@ -154,6 +160,8 @@ pub struct PythonPlan {
     pub code_line: u16,
     /// In a string of ASCII: its text.
     pub text: u16,
+    /// In any other string: its text.
+    pub wide_text: u16,
     /// Its frames cannot be told apart.
     pub counts_only: bool,
 }
@@ -650,7 +658,7 @@ pub enum Reply {
         route: Route,
         /// How returns are seen in the end.
         session: bool,
-        /// Slots for code objects of Python. Where there are any, the descriptors of slots, pool and texts come last.
+        /// Slots for functions of Python. Where there are any, the descriptors of slots, pool and texts come last.
         code_slots: u32,
     },
     /// What a call costs.

@@ -300,7 +300,7 @@ pub const COMMANDS: &[Command] = &[
                 value: Some(Value { name: "N", complete: Complete::Nothing }),
                 default: Some("4M"),
                 more: "In bytes, with K or M for 1024 or 1048576 of them, from 4K to 1024M. A function takes about 2.1 KB \
-                       on each CPU. What would need more is refused before anything is attached.",
+                       on each CPU; functions of Python are as many as half of it has room for. What would need more is refused before anything is attached.",
                 ..Opt::switch(Id::MaxMapBytes, "max-map-bytes", "Most memory for rows and frames")
             },
             Opt {

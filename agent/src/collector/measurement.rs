@@ -11,7 +11,7 @@ use super::examine::{self, Refused};
 use super::family::Family;
 use super::hand_over::hand_over;
 use super::plan;
-use super::python::{self, Label, Python};
+use super::python::{Label, Lost, Python, Sizes};
 use super::report::{FunctionReport, PythonReport};
 use super::resolve::{Resolved, ResolvedPython, Steppings};
 use super::session::SessionError;
@@ -57,10 +57,9 @@ struct PythonPart {
     /// With the links of one process.
     bias_alone_ns: Option<u64>,
     bias_ns: Option<u64>,
-    /// Calls of all functions at the last reading.
+    /// Calls of all functions at the last reading, and those that are in no account.
     calls: u64,
-    /// Calls of each function before it had a row.
-    unresolved: Vec<u64>,
+    lost: Lost,
 }
 
 impl Measurement {
@@ -117,9 +116,10 @@ impl Measurement {
         let python = match (&resolved.python, descriptors.split_off(1 + usize::from(maps_frames)).as_slice())
         {
             (Some(python), [slots, pool, texts]) => {
-                let codes = Codes::map(slots, pool, texts, code_slots as usize).map_err(unmapped)?;
-                let first_row = resolved.functions.len() as u32;
-                Some(PythonPart::new(python, codes, first_row, python::rows_for(options.max_map_bytes)))
+                let sizes = Sizes::within(options.max_map_bytes);
+                let codes = Codes::map((slots, sizes.slots as usize), pool, (texts, sizes.texts as usize))
+                    .map_err(unmapped)?;
+                Some(PythonPart::new(python, codes, resolved.functions.len() as u32, sizes.rows))
             }
             _ => None,
         };
@@ -179,6 +179,9 @@ impl Measurement {
             every_call: python.every_call,
             counts_only: python.counts_only,
             calls: python.calls,
+            no_room: python.lost.no_room,
+            unreadable: python.lost.unreadable,
+            unnamed: python.lost.unnamed,
         })
     }
 
@@ -267,10 +270,11 @@ impl Measurement {
         }
     }
 
-    /// Hits of probes at addresses that were not known yet: calls that are in no account. They happen for a
-    /// moment where a library is mapped again elsewhere and probes carry no cookie.
+    /// Hits of probes at addresses that were not known yet, and calls of functions of Python that were not: they are in no
+    /// account. The former happen for a moment where a library is mapped again elsewhere and probes carry no cookie.
     pub fn unattributed_hits(&self) -> u64 {
-        self.rows.functions().checked_sub(1).map_or(0, |last| self.rows.entries(last))
+        let unknown = self.rows.functions().checked_sub(1).map_or(0, |last| self.rows.entries(last));
+        unknown + self.python.as_ref().map_or(0, |python| python.functions.lost(&self.rows).sum())
     }
 
     /// One of its processes executes its image anew, and calls in it are over. Which those are is told by their frames. Where
@@ -287,9 +291,9 @@ impl Measurement {
     pub fn read(&mut self, family: &Family, since_ns: u64) -> &[FunctionReport] {
         self.attend();
         let natives = self.steppings.len();
-        let mut of_python = Vec::new();
         if let Some(python) = &mut self.python {
-            of_python = python.read(&self.rows);
+            python.calls = python.functions.calls(&self.rows);
+            python.lost = python.functions.lost(&self.rows);
             self.functions.extend(python.new_reports(self.functions.len() - natives));
         }
         let mut inside = vec![(0u64, 0u64); self.functions.len()];
@@ -312,14 +316,12 @@ impl Measurement {
         }
         let (native_reports, python_reports) = self.functions.split_at_mut(natives);
         if let Some(python) = &self.python {
-            for (report, unresolved) in python_reports.iter_mut().zip(&python.unresolved) {
-                report.lost.unresolved = *unresolved;
+            for (label, report) in python_reports.iter_mut().enumerate() {
+                let (totals, unresolved) = python.functions.total(label, &self.rows);
+                let (in_flight, ended_inside) = inside[natives + label];
+                report.lost.unresolved = unresolved;
+                fill(report, &totals, in_flight, ended_inside, since_ns);
             }
-        }
-        for ((report, totals), (in_flight, ended_inside)) in
-            python_reports.iter_mut().zip(&of_python).zip(&inside[natives..])
-        {
-            fill(report, totals, *in_flight, *ended_inside, since_ns);
         }
         for (index, report) in native_reports.iter_mut().enumerate() {
             // A row that did not move is as it was; reading its buckets is what costs.
@@ -380,19 +382,8 @@ impl PythonPart {
             bias_alone_ns: None,
             bias_ns: None,
             calls: 0,
-            unresolved: Vec::new(),
+            lost: Lost::default(),
         }
-    }
-
-    /// What each function counted, its calls before it had a row among them.
-    fn read(&mut self, rows: &Rows) -> Vec<RowTotals> {
-        self.calls = self.functions.calls(rows);
-        let mut totals = self.functions.totals(rows);
-        self.unresolved = self.functions.unresolved();
-        for (totals, unresolved) in totals.iter_mut().zip(&self.unresolved) {
-            totals.entries += unresolved;
-        }
-        totals
     }
 
     /// Reports of the functions from number `from` on.

@@ -4,9 +4,10 @@ use edgelat_guard::error::text;
 use edgelat_guard::protocol::{OnSignal, PlanId, PlanOptions, PythonPlan, Reply, Request};
 use edgelat_guard::{GuardError, Limits, Line};
 
+use super::python::Sizes;
 use super::resolve::{Resolved, ResolvedPython};
 use super::target::Target;
-use super::{python, unexpected};
+use super::unexpected;
 
 /// Begins a plan for functions whose sites follow.
 ///
@@ -18,7 +19,8 @@ pub fn begin(
     resolved: &Resolved,
     options: Limits,
 ) -> Result<PlanId, GuardError> {
-    let rows = resolved.python.as_ref().map_or(0, |_| python::rows_for(options.max_map_bytes));
+    let sizes = Sizes::within(options.max_map_bytes);
+    let rows = resolved.python.as_ref().map_or(0, |_| sizes.rows);
     let options = PlanOptions {
         functions: resolved.functions.len() as u32 + rows,
         frames: options.frames,
@@ -28,7 +30,7 @@ pub fn begin(
         follow_forks: options.follow_forks,
         on_signal: options.on_signal.unwrap_or_else(|| usual(resolved)),
         targets_on: options.targets_on,
-        python: resolved.python.as_ref().map(|python| python_plan(python, rows)),
+        python: resolved.python.as_ref().map(|python| python_plan(python, sizes)),
         max_cost_ppm: options.max_cost_ppm,
         pin: options.pin,
     };
@@ -65,19 +67,23 @@ fn usual(resolved: &Resolved) -> OnSignal {
     }
 }
 
-fn python_plan(python: &ResolvedPython, rows: u32) -> PythonPlan {
+fn python_plan(python: &ResolvedPython, sizes: Sizes) -> PythonPlan {
     let layout = &python.interpreter.layout;
     PythonPlan {
-        rows,
-        slots: python::SLOTS,
+        rows: sizes.rows,
+        slots: sizes.slots,
+        sets: sizes.sets,
+        texts: sizes.texts,
         frame_argument: layout.frame_argument,
         frame_code: layout.frame_code,
         code_marks: layout.code_marks,
+        frame_owner: layout.frame_owner,
         code_file: layout.code_file,
         code_name: layout.code_name,
         code_flags: layout.code_flags,
         code_line: layout.code_line,
         text: layout.text,
+        wide_text: layout.wide_text,
         counts_only: python.counts_only,
     }
 }

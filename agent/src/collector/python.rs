@@ -1,30 +1,65 @@
 //! Functions of Python: which there are is learnt while they are called.
 //!
-//! A code object that is called for the first time has a row at once, from a pool of free ones, and its name and file
-//! wait in an array. They are matched here with what was asked for. A function that nobody asked for gives its row back;
-//! one that is known already under this name, because its code object was made anew, keeps the row that it has, and what
-//! was counted in the new one until then is added. Nothing is ever cleared in the kernel: a row that is used again
-//! counts on, and what it had at that time is taken off.
+//! A function that is called for the first time has a row at once, from a pool of free ones, and its name and file wait in an
+//! array. They are matched here with what was asked for. A function that nobody asked for gives its row back; one that is known
+//! already, because two programs met it at the same time, keeps the row that it has, and what was counted in the other one
+//! until then is added. Nothing is ever cleared in the kernel: a row that is used again counts on, and what it had at that time
+//! is taken off.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use edgelat_bpf::codes::{Answer, Code, Text};
-use edgelat_bpf::layout::{POOL_ROWS, Row};
+use edgelat_bpf::codes::{Answer, Code, Slot, Text};
+use edgelat_bpf::layout::{CodeSet, CodeSlot, CodeText, POOL_ROWS, Row};
 use edgelat_bpf::{Codes, RowTotals, Rows};
 use edgelat_image::PythonPattern;
 use edgelat_image::python::Layout;
 
-/// Most and fewest rows for functions of Python in one plan, the first of which counts all calls.
-const ROWS: std::ops::RangeInclusive<u64> = 64..=512;
-/// Slots for code objects: a service of a hundred thousand lines has some ten thousand functions.
-pub const SLOTS: u32 = 1 << 14;
+/// Most and fewest rows for functions of Python in one plan, the first of which counts all calls. A plan has no more.
+const ROWS: std::ops::RangeInclusive<u64> = 64..=1 << 16;
+/// Most and fewest slots for functions, sets of the cache, and descriptions that wait. A service of a hundred thousand lines
+/// has some ten thousand functions.
+const ENTRIES: std::ops::RangeInclusive<u64> = 64..=1 << 20;
 /// A program that read the old answer has counted by then.
 const SETTLING: Duration = Duration::from_millis(20);
-/// CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR (Include/cpython/code.h, 3.8 to 3.15).
-const RESUMABLE: u32 = 0x20 | 0x80 | 0x200;
 
-/// A function with a name, a file and a line. Many code objects may be one function.
+/// How the memory of a plan is shared out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Rows for functions, one of which counts all calls.
+    pub rows: u32,
+    /// Slots for functions, whether anybody asked for them or not.
+    pub slots: u32,
+    /// Sets of the cache of code objects.
+    pub sets: u32,
+    /// Descriptions that wait.
+    pub texts: u32,
+}
+
+impl Sizes {
+    /// Of so many bytes, half is for rows, as far as the number of CPUs can be read.
+    pub fn within(bytes: u64) -> Self {
+        let possible =
+            edgelat_guard::outside::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
+        let last = possible.trim().rsplit(['-', ',']).next().and_then(|last| last.parse::<u64>().ok());
+        Self::on(last.unwrap_or(0) + 1, bytes)
+    }
+
+    fn on(lanes: u64, bytes: u64) -> Self {
+        let entries = |part: u64, size: usize| {
+            let fit = (bytes / part / size as u64).clamp(*ENTRIES.start(), *ENTRIES.end());
+            1 << fit.ilog2()
+        };
+        Self {
+            rows: (bytes / 2 / lanes / size_of::<Row>() as u64).clamp(*ROWS.start(), *ROWS.end()) as u32,
+            slots: entries(8, size_of::<CodeSlot>()),
+            sets: entries(16, size_of::<CodeSet>()),
+            texts: entries(8, size_of::<CodeText>()),
+        }
+    }
+}
+
+/// A function with a name, a file and a line.
 #[derive(Debug)]
 pub struct Label {
     /// Name with those around it, or its own name where the interpreter knows no other.
@@ -36,13 +71,13 @@ pub struct Label {
     /// Its calls are resumes: it is a generator or a coroutine.
     pub resumes: bool,
     row: Option<u32>,
+    /// Where its calls are counted while it has no row.
+    slots: Vec<Slot>,
     /// What was counted in rows that it has no more.
-    counted: RowTotals,
-    /// Calls before it had a row.
-    unresolved: u64,
+    counted: Option<Box<RowTotals>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Use {
     /// Ours to give.
     Reserve,
@@ -51,14 +86,41 @@ enum Use {
     /// Of a function.
     Label(usize),
     /// Given back, as soon as the calls that are inside have returned; what it counted is that of the function, if any.
-    Leaving { label: Option<usize>, since: Instant },
+    Leaving(Option<usize>),
 }
 
 #[derive(Debug)]
 struct RowUse {
     of: Use,
     /// What it had counted before.
-    before: RowTotals,
+    before: Option<Box<RowTotals>>,
+}
+
+impl RowUse {
+    fn counted(&self, now: RowTotals) -> RowTotals {
+        match &self.before {
+            Some(before) => now.since(before),
+            None => now,
+        }
+    }
+}
+
+/// Calls that are counted for no function.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// There was no room for the function.
+    pub no_room: u64,
+    /// The code object could not be read.
+    pub unreadable: u64,
+    /// The function's name was not read: too many functions were called for the first time.
+    pub unnamed: u64,
+}
+
+impl Lost {
+    /// All of them.
+    pub fn sum(self) -> u64 {
+        self.no_room + self.unreadable + self.unnamed
+    }
 }
 
 /// The functions of Python that a plan measures.
@@ -71,36 +133,13 @@ pub struct Python {
     patterns: Vec<PythonPattern>,
     first_row: u32,
     rows: Vec<RowUse>,
+    /// Those of them that are ours to give, and that we want back, since when.
+    reserve: VecDeque<u32>,
+    leaving: Vec<(u32, Instant)>,
     labels: Vec<Label>,
     known: HashMap<(String, String, u32), usize>,
-    /// Code objects that found no row, with their functions.
-    waiting: Vec<Waiting>,
-}
-
-/// A code object that found no row.
-#[derive(Debug)]
-struct Waiting {
-    code: Code,
-    /// Its function.
-    label: usize,
-    /// Its calls, as they were last seen: another object that takes its place takes their counter as well.
-    seen: u64,
-}
-
-impl Waiting {
-    fn calls(&mut self, codes: &Codes) -> u64 {
-        self.seen = self.seen.max(codes.waiting(&self.code));
-        self.seen
-    }
-}
-
-/// How many rows there is room for in half of `bytes`, as far as the number of CPUs can be read.
-pub fn rows_for(bytes: u64) -> u32 {
-    let possible =
-        edgelat_guard::outside::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
-    let last =
-        possible.trim().rsplit(['-', ',']).next().and_then(|last| last.parse::<u64>().ok()).unwrap_or(0);
-    (bytes / 2 / (last + 1) / size_of::<Row>() as u64).clamp(*ROWS.start(), *ROWS.end()) as u32
+    /// Functions that found no row.
+    waiting: VecDeque<usize>,
 }
 
 impl Python {
@@ -113,21 +152,20 @@ impl Python {
         first_row: u32,
         rows: u32,
     ) -> Self {
-        let rows = (0..rows).map(|_| RowUse { of: Use::Reserve, before: RowTotals::NONE }).collect();
+        let of = |row| if row == 0 { Use::Given } else { Use::Reserve };
         let mut python = Self {
             codes,
             layout,
             qualified,
             patterns,
             first_row,
-            rows,
+            rows: (0..rows).map(|row| RowUse { of: of(row), before: None }).collect(),
+            reserve: (first_row + 1..first_row + rows).collect(),
+            leaving: Vec::new(),
             labels: Vec::new(),
             known: HashMap::new(),
-            waiting: Vec::new(),
+            waiting: VecDeque::new(),
         };
-        if let Some(all) = python.rows.first_mut() {
-            all.of = Use::Given;
-        }
         python.refill();
         python
     }
@@ -140,7 +178,7 @@ impl Python {
     /// The function whose calls are counted in a row of the plan.
     pub fn label_of(&self, row: u32) -> Option<usize> {
         match self.rows.get(row.checked_sub(self.first_row)? as usize)?.of {
-            Use::Label(label) | Use::Leaving { label: Some(label), .. } => Some(label),
+            Use::Label(label) | Use::Leaving(Some(label)) => Some(label),
             _ => None,
         }
     }
@@ -148,84 +186,77 @@ impl Python {
     /// Takes in what was called for the first time, and rows whose calls have all returned.
     pub fn attend(&mut self, rows: &Rows) {
         while let Some(code) = self.codes.next() {
-            self.meet(code);
+            self.meet(&code);
         }
         self.collect_leaving(rows);
-        self.refill();
-        for waiting in std::mem::take(&mut self.waiting) {
-            self.assign(waiting);
+        while let Some(&label) = self.waiting.front() {
+            if self.labels[label].row.is_none() {
+                let Some(row) = self.reserve.pop_front() else { break };
+                self.own(label, row);
+            }
+            self.waiting.pop_front();
         }
+        self.refill();
     }
 
-    fn meet(&mut self, code: Code) {
+    fn meet(&mut self, code: &Code) {
         let (name, file) = (self.text(&code.name), self.text(&code.file));
         let wanted = self.patterns.iter().any(|pattern| pattern.matches(&file, &name, self.qualified));
         if !wanted {
-            self.codes.answer(&code, Answer::Unwanted);
+            self.codes.answer(code.slot, Answer::Unwanted);
             if let Some(row) = code.row {
                 self.leave(row, None);
             }
             return;
         }
-        let key = (name, file, code.line);
-        let label = match self.known.get(&key) {
-            Some(&label) => label,
-            None => {
-                let label = self.labels.len();
-                self.labels.push(Label {
-                    name: key.0.clone(),
-                    file: key.1.clone(),
-                    line: code.line,
-                    resumes: code.flags & RESUMABLE != 0,
-                    row: None,
-                    counted: RowTotals::NONE,
-                    unresolved: 0,
-                });
-                self.known.insert(key, label);
-                label
-            }
-        };
-        self.assign(Waiting { code, label, seen: 0 });
-    }
-
-    /// Has the calls of a code object counted as those of a function.
-    fn assign(&mut self, mut waiting: Waiting) {
-        let Waiting { ref code, label, .. } = waiting;
-        let own = self.labels[label].row;
-        match (own, code.row) {
+        let label = self.label(name, file, code);
+        self.labels[label].slots.push(code.slot);
+        match (self.labels[label].row, code.row) {
             (None, Some(row)) => self.own(label, row),
-            (Some(own), Some(row)) => {
-                self.codes.answer(code, Answer::Row(own));
-                self.leave(row, Some(label));
+            (None, None) => {
+                self.codes.answer(code.slot, Answer::Wait);
+                self.waiting.push_back(label);
             }
-            (Some(own), None) => self.resolve(&mut waiting, own),
-            (None, None) => match self.rows.iter().position(|row| matches!(row.of, Use::Reserve)) {
-                Some(free) => {
-                    let row = self.first_row + free as u32;
-                    self.own(label, row);
-                    self.resolve(&mut waiting, row);
+            (Some(own), other) => {
+                self.codes.answer(code.slot, Answer::Row(own));
+                if let Some(row) = other {
+                    self.leave(row, Some(label));
                 }
-                None => self.waiting.push(waiting),
-            },
+            }
         }
     }
 
-    /// From here on its calls are counted in a row.
-    fn resolve(&mut self, waiting: &mut Waiting, row: u32) {
-        self.codes.answer(&waiting.code, Answer::Row(row));
-        self.labels[waiting.label].unresolved += waiting.calls(&self.codes);
+    fn label(&mut self, name: String, file: String, code: &Code) -> usize {
+        let key = (name, file, code.line);
+        if let Some(&label) = self.known.get(&key) {
+            return label;
+        }
+        self.labels.push(Label {
+            name: key.0.clone(),
+            file: key.1.clone(),
+            line: code.line,
+            resumes: code.resumes,
+            row: None,
+            slots: Vec::new(),
+            counted: None,
+        });
+        self.known.insert(key, self.labels.len() - 1);
+        self.labels.len() - 1
     }
 
+    /// Has the calls of a function counted in a row from here on.
     fn own(&mut self, label: usize, row: u32) {
         self.labels[label].row = Some(row);
         if let Some(used) = self.row(row) {
             used.of = Use::Label(label);
         }
+        self.labels[label].slots.iter().for_each(|slot| self.codes.answer(*slot, Answer::Row(row)));
     }
 
     fn leave(&mut self, row: u32, label: Option<usize>) {
         if let Some(used) = self.row(row) {
-            used.of = Use::Leaving { label, since: Instant::now() };
+            used.of = Use::Leaving(label);
+            self.leaving.push((row, Instant::now()));
         }
     }
 
@@ -235,68 +266,72 @@ impl Python {
 
     /// Takes back rows that nobody counts in any more.
     fn collect_leaving(&mut self, rows: &Rows) {
-        for (index, used) in self.rows.iter_mut().enumerate() {
-            let Use::Leaving { label, since } = used.of else { continue };
-            if since.elapsed() < SETTLING {
-                continue;
+        for (row, since) in std::mem::take(&mut self.leaving) {
+            if since.elapsed() < SETTLING || !self.take_back(row, rows.read(row as usize)) {
+                self.leaving.push((row, since));
             }
-            let now = rows.read(self.first_row as usize + index);
-            let counted = now.since(&used.before);
-            if counted.entries != counted.exits() + counted.lost() {
-                continue;
-            }
-            if let Some(label) = label.and_then(|label| self.labels.get_mut(label)) {
-                label.counted = label.counted.and(&counted);
-            }
-            *used = RowUse { of: Use::Reserve, before: now };
         }
+    }
+
+    /// Takes a row back that has counted so much, if no call is inside.
+    fn take_back(&mut self, row: u32, now: RowTotals) -> bool {
+        let Some(used) = self.row(row) else { return true };
+        let counted = used.counted(now.clone());
+        if counted.entries != counted.exits() + counted.lost() {
+            return false;
+        }
+        let label = match used.of {
+            Use::Leaving(label) => label,
+            _ => None,
+        };
+        *used = RowUse { of: Use::Reserve, before: Some(Box::new(now)) };
+        self.reserve.push_back(row);
+        if let Some(label) = label.and_then(|label| self.labels.get_mut(label)) {
+            label.counted = Some(Box::new(match &label.counted {
+                Some(before) => before.and(&counted),
+                None => counted,
+            }));
+        }
+        true
     }
 
     /// Most rows are for programs to take while we are not looking, which on a busy machine is a while. Some are kept for
     /// functions that found none.
     fn refill(&mut self) {
-        let mut free = self.codes.free_rows();
         let spare = (self.rows.len() - self.rows.len() / 8).min(POOL_ROWS) as u64;
-        for (index, used) in self.rows.iter_mut().enumerate() {
-            if free >= spare {
-                break;
-            }
-            if matches!(used.of, Use::Reserve) {
+        for _ in self.codes.free_rows()..spare {
+            let Some(row) = self.reserve.pop_front() else { break };
+            if let Some(used) = self.row(row) {
                 used.of = Use::Given;
-                self.codes.give_row(self.first_row + index as u32);
-                free += 1;
             }
+            self.codes.give_row(row);
         }
     }
 
-    /// All calls of each function so far, in the order of [`Self::labels`].
-    pub fn totals(&self, rows: &Rows) -> Vec<RowTotals> {
-        let mut totals: Vec<RowTotals> = self.labels.iter().map(|label| label.counted.clone()).collect();
-        for (index, used) in self.rows.iter().enumerate() {
-            if let Use::Label(label) | Use::Leaving { label: Some(label), .. } = used.of
-                && let Some(total) = totals.get_mut(label)
-            {
-                let counted = rows.read(self.first_row as usize + index).since(&used.before);
-                *total = total.and(&counted);
+    /// All calls of a function so far, and how many of them there were while it had no row.
+    pub fn total(&self, label: usize, rows: &Rows) -> (RowTotals, u64) {
+        let Some(function) = self.labels.get(label) else { return (RowTotals::NONE, 0) };
+        let mut total = function.counted.as_deref().cloned().unwrap_or(RowTotals::NONE);
+        let leaving = self.leaving.iter().map(|(row, _)| *row);
+        for row in leaving.filter(|row| self.label_of(*row) == Some(label)).chain(function.row) {
+            if let Some(used) = self.rows.get((row - self.first_row) as usize) {
+                total = total.and(&used.counted(rows.read(row as usize)));
             }
         }
-        totals
-    }
-
-    /// Calls of each function while it had no row.
-    pub fn unresolved(&mut self) -> Vec<u64> {
-        let mut unresolved: Vec<u64> = self.labels.iter().map(|label| label.unresolved).collect();
-        for waiting in &mut self.waiting {
-            if let Some(sum) = unresolved.get_mut(waiting.label) {
-                *sum += waiting.calls(&self.codes);
-            }
-        }
-        unresolved
+        let unresolved = function.slots.iter().map(|slot| self.codes.waited(*slot)).sum();
+        total.entries += unresolved;
+        (total, unresolved)
     }
 
     /// Calls of Python functions that entered the evaluation loop, wanted or not.
     pub fn calls(&self, rows: &Rows) -> u64 {
         rows.entries(self.first_row as usize)
+    }
+
+    /// Of these, those that are in no function's account.
+    pub fn lost(&self, rows: &Rows) -> Lost {
+        let all = rows.read(self.first_row as usize);
+        Lost { no_room: all.table_full, unreadable: all.unkeyed, unnamed: self.codes.untold() }
     }
 
     fn text(&self, text: &Text) -> String {
@@ -310,7 +345,7 @@ mod tests {
     use std::mem::offset_of;
     use std::os::unix::fs::FileExt;
 
-    use edgelat_bpf::layout::{CODE_TEXTS, CODE_WAITING, CodeSlot, CodeText, PythonPool};
+    use edgelat_bpf::layout::{CODE_OPEN, CODE_UNTOLD, CODE_WAITING, CodeSlot, CodeText, PythonPool};
 
     use super::*;
 
@@ -325,32 +360,50 @@ mod tests {
     }
 
     #[test]
-    fn calls_without_a_row_stay_counted_when_another_object_takes_the_place() {
-        let (object, fingerprint, tgid) = (0x1000, 7, 42u64 << 32);
-        let slot = [
-            (offset_of!(CodeSlot, code), object),
-            (offset_of!(CodeSlot, owner), tgid | CODE_WAITING),
-            (offset_of!(CodeSlot, fingerprint), fingerprint),
-            (offset_of!(CodeSlot, waiting), 5),
-        ];
+    fn calls_without_a_row_and_without_a_name_are_counted_each_in_its_place() {
+        let slot = |index: usize, content: u64, row: u64, waiting: u64| {
+            let at = index * size_of::<CodeSlot>();
+            [
+                (at + offset_of!(CodeSlot, content), content),
+                (at + offset_of!(CodeSlot, row), row),
+                (at + offset_of!(CodeSlot, waiting), waiting),
+            ]
+        };
+        let slots = [
+            slot(0, 70, CODE_WAITING | CODE_OPEN, 5),
+            slot(1, 71, CODE_WAITING | CODE_OPEN | CODE_UNTOLD, 3),
+        ]
+        .concat();
         let text = [
             (offset_of!(CodeText, sequence), 1),
-            (offset_of!(CodeText, code), object),
-            (offset_of!(CodeText, fingerprint), fingerprint),
-            (offset_of!(CodeText, slot), tgid),
-            (offset_of!(CodeText, row), CODE_WAITING),
+            (offset_of!(CodeText, content), 70),
+            (offset_of!(CodeText, row), CODE_WAITING | CODE_OPEN),
         ];
-        let slots = array("slots", size_of::<CodeSlot>(), &slot);
-        let pool = array("pool", size_of::<PythonPool>(), &[]);
-        let texts = array("texts", CODE_TEXTS * size_of::<CodeText>(), &text);
-        let codes = Codes::map(&slots, &pool, &texts, 1).unwrap();
-        let mut waiting = Waiting { code: codes.next().unwrap(), label: 0, seen: 0 };
-        assert_eq!(waiting.calls(&codes), 5);
-        let other = [(offset_of!(CodeSlot, code), object), (offset_of!(CodeSlot, fingerprint), 8)];
-        for (at, word) in other.into_iter().chain([(offset_of!(CodeSlot, waiting), 1)]) {
-            slots.write_all_at(&word.to_ne_bytes(), at as u64).unwrap();
+        let slots = array("slots", size_of::<CodeSlot>() * 2, &slots);
+        let pool = array("pool", size_of::<PythonPool>(), &[(offset_of!(PythonPool, untold), 1)]);
+        let texts = array("texts", size_of::<CodeText>(), &text);
+        let codes = Codes::map((&slots, 2), &pool, (&texts, 1)).unwrap();
+        let code = codes.next().unwrap();
+        assert_eq!((code.row, codes.waited(code.slot), codes.untold()), (None, 5, 3));
+        codes.answer(code.slot, Answer::Row(9));
+        let mut row = [0; 8];
+        slots.read_exact_at(&mut row, offset_of!(CodeSlot, row) as u64).unwrap();
+        assert_eq!((u64::from_ne_bytes(row), codes.waited(code.slot)), (9, 5), "counters only grow");
+    }
+
+    #[test]
+    fn the_memory_of_a_plan_is_shared_out() {
+        let usual = Sizes::on(2, 4 << 20);
+        assert_eq!(usual, Sizes { rows: 481, slots: 1 << 14, sets: 1 << 12, texts: 1 << 10 });
+        assert_eq!(Sizes::on(2, 64 << 20).rows, 7710);
+        assert_eq!(Sizes::on(64, 1 << 20), Sizes { rows: 64, slots: 1 << 12, sets: 1 << 10, texts: 1 << 8 });
+        for (lanes, bytes) in [(1, 4 << 20), (2, 64 << 20), (8, 1 << 30)] {
+            let sizes = Sizes::on(lanes, bytes);
+            let all = u64::from(sizes.rows) * lanes * size_of::<Row>() as u64
+                + u64::from(sizes.slots) * size_of::<CodeSlot>() as u64
+                + u64::from(sizes.sets) * size_of::<CodeSet>() as u64
+                + u64::from(sizes.texts) * size_of::<CodeText>() as u64;
+            assert!(all <= bytes - bytes / 8, "{sizes:?} takes {all} of {bytes}");
         }
-        assert_eq!(codes.waiting(&waiting.code), 0, "it is another object's");
-        assert_eq!(waiting.calls(&codes), 5, "counters only grow");
     }
 }

@@ -110,8 +110,14 @@ pub struct PythonReport {
     pub every_call: bool,
     /// Calls are counted and not timed.
     pub counts_only: bool,
-    /// Calls of all its functions, measured or not: each costs.
+    /// Entries of its evaluation loop, measured or not: each costs.
     pub calls: u64,
+    /// Of these, calls of functions that there was no room for.
+    pub no_room: u64,
+    /// Of these, calls whose function could not be read.
+    pub unreadable: u64,
+    /// Of these, calls of functions whose names were not read, because too many were called for the first time.
+    pub unnamed: u64,
 }
 
 /// A process with probes in it.

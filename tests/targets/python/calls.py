@@ -2,9 +2,10 @@
 callbacks from C, scripts, and functions that live for one call."""
 
 import functools
+import itertools
 import time
 
-from oracle import MAKING, Count, expect, main, option
+from oracle import Count, expect, main, option
 
 ADD = Count("add")
 HANDLE = Count("Server.handle")
@@ -18,6 +19,7 @@ PASSES = Count("passes")
 KEYED = Count("keyed")
 LAMBDA = Count("work.<locals>.<lambda>")
 WIDE = Count("größe_木_𝛼")
+DRAWN = Count("drawn")
 WAITS = Count("waits")
 SCRIPT = Count("<module>")
 SHORT = [Count(f"short_{n}") for n in range(10)]
@@ -50,6 +52,10 @@ def outer(x):
 def numbers(n):
     for number in range(n):
         yield number
+
+
+def drawn(n):
+    yield n
 
 
 class Once:
@@ -101,11 +107,12 @@ def work(turns):
         expect("handle", 4, server.handle("abc"))
         expect("descend", 7, descend(7))
         expect("inner", 15, outer(3)(5))
-        NUMBERS.add(MAKING + 5)
+        NUMBERS.add(5)
         expect("numbers", 6, sum(numbers(4)))
+        # Made by C, and resumed by C.
+        DRAWN.add(4)
+        expect("drawn", 3, sum(itertools.chain.from_iterable(map(drawn, [1, 2]))))
         coroutine = step()
-        STEP.add(MAKING)
-        ONCE.add(MAKING)
         for answer in (None, 9):
             STEP.add()
             ONCE.add()

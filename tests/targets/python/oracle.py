@@ -8,8 +8,6 @@ import threading
 
 # From 3.11 on a function is known by its name with those around it, before by its own name alone.
 QUALIFIED = sys.version_info >= (3, 11)
-# From 3.11 on a generator is made by running its function up to its start.
-MAKING = 1 if sys.version_info >= (3, 11) else 0
 
 
 class Count:

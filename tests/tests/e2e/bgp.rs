@@ -45,12 +45,12 @@ const GOBGPD: &[(&str, u64, u64)] = &[
 /// Reads one message after the other; one call waits at any time.
 const RECEIVE: &str = "github.com/osrg/gobgp/pkg/server.(*fsmHandler).recvMessageWithError";
 
-/// The same of exabgp, without the prefix of patterns.
+/// The same of exabgp, without the prefix of patterns. A callback is resumed twice.
 const EXABGP: &[(&str, u64, u64)] = &[
     ("announce_route", 1, 0),
-    ("announce_route.<locals>.callback", 3, 0),
+    ("announce_route.<locals>.callback", 2, 0),
     ("withdraw_route", 0, 1),
-    ("withdraw_route.<locals>.callback", 0, 3),
+    ("withdraw_route.<locals>.callback", 0, 2),
     ("OutgoingRIB.add_to_rib", 1, 1),
     ("Processes.answer_done", 1, 1),
     ("Processes._answer", 1, 1),

@@ -27,7 +27,12 @@ const INSIDE: &[&str] = &[
 ];
 
 /// What is called from C, and so seen in any version.
-const FROM_C: &[&str] = &["py:calls.py:keyed", "py:calls.py:work.<locals>.<lambda>", "py:script.py:<module>"];
+const FROM_C: &[&str] = &[
+    "py:calls.py:keyed",
+    "py:calls.py:drawn",
+    "py:calls.py:work.<locals>.<lambda>",
+    "py:script.py:<module>",
+];
 
 fn script(name: &str) -> PathBuf {
     project().join("tests/targets/python").join(name)
@@ -112,7 +117,7 @@ fn every_call(command: Command, perf: bool) -> Report {
 
 fn calls_from_c(command: Command) -> Report {
     let (report, _) = exact(command, false, FROM_C, &[]);
-    assert!(report.functions.len() == 3, "{report:#?}");
+    assert_eq!(report.functions.len(), FROM_C.len(), "{report:#?}");
     assert_eq!(report.value["python"]["every_call"], false);
     report
 }
@@ -181,7 +186,7 @@ fn every_call_is_counted_with_perf_support_where_python_was_asked_to_compile() {
 fn every_call_from_c_is_counted_where_python_3_15_has_compiled_its_loops() {
     let compiled = |pid| assert!(eventually(Duration::from_secs(20), || has_compiled(pid)));
     let (report, _) = exact_while(compiling("3.15"), false, FROM_C, &[], compiled);
-    assert!(report.functions.len() == 3, "{report:#?}");
+    assert_eq!(report.functions.len(), FROM_C.len(), "{report:#?}");
 }
 
 /// Programs that embed Python, and Python itself as many build it, have the evaluation loop in a library.
@@ -278,25 +283,63 @@ fn all_functions_of_a_program_can_be_asked_for() {
     report.functions.iter().for_each(edgelat_tests::Function::assert_identity);
 }
 
-/// More functions than there are rows: what finds none is told, and what has one is exact.
-#[test]
-fn functions_that_find_no_row_are_accounted_for() {
+/// Functions called `many_N`, each a hundred times, with so much memory for rows. Each call must be in an account.
+fn many(functions: usize, memory: &str) -> Vec<edgelat_tests::Function> {
     let _turn = Turn::shared();
-    let mut target = start(packaged("3.9"), false, &["--calls", "100", "--many", "600"]);
-    let session = Session::on(&target, &["py:*"]);
+    let number = functions.to_string();
+    let mut target = start(packaged("3.9"), false, &["--calls", "100", "--many", &number]);
+    let session = Session::with(&target, &["--max-map-bytes", memory], &["py:*"]);
     target.go();
     let oracle = target.end();
     let report = session.end();
-    assert!(report.functions.len() > 600, "{}", report.functions.len());
-    let many = report.functions.iter().filter(|function| function.name.starts_with("many_"));
-    let (entries, lost) = many.fold((0, 0), |sum, f| (sum.0 + f.entries, sum.1 + f.lost("unresolved")));
-    let truth: u64 = oracle.functions.iter().filter(|f| f.name.starts_with("many_")).map(|f| f.calls).sum();
-    assert!(
-        (truth - report.unattributed_hits..=truth).contains(&entries),
-        "{entries} of {truth}, {lost} without a row"
-    );
-    assert!(lost > 0, "there were rows for all of them");
+    assert_eq!(report.unattributed_hits, 0, "{:#?}", report.value["python"]);
     report.functions.iter().for_each(edgelat_tests::Function::assert_identity);
+    let found = report.functions.into_iter().filter(|function| function.name.starts_with("many_"));
+    let found: Vec<_> =
+        found.inspect(|f| assert_eq!(f.entries, oracle.function(&f.name).calls, "{f:#?}")).collect();
+    assert_eq!(found.len(), functions);
+    found
+}
+
+/// More functions than there are rows: what finds none is told, and what has one is exact.
+#[test]
+fn functions_that_find_no_row_are_accounted_for() {
+    let lost = many(600, "4M").iter().map(|function| function.lost("unresolved")).sum::<u64>();
+    assert!(lost > 0, "there were rows for all of them");
+}
+
+#[test]
+fn there_are_as_many_functions_as_the_memory_allows() {
+    let functions = many(2000, "256M");
+    assert!(functions.iter().all(|function| function.count > 0), "one has no row");
+}
+
+/// Workers come and go, more of them than there are slots for all of their functions. What one has learnt holds for the next.
+#[test]
+fn workers_that_are_replaced_all_the_time_are_measured_to_the_last() {
+    const WORKERS: usize = 8;
+    let _turn = Turn::shared();
+    let mut command = Command::new(project().join("tests/python"));
+    command.arg("3.9").arg(script("workers.py"));
+    let mut target = start(command, false, &[]);
+    let session = Session::on(&target, &["py:handle", "py:own"]);
+    for round in 1..=3 {
+        target.go();
+        target.wait_for("forked");
+        session.wait_for(|report| report.processes.len() == 1 + round * WORKERS);
+        target.go();
+        if round < 3 {
+            target.wait_for("worked");
+        }
+    }
+    let oracle = target.end();
+    let report = session.end();
+    assert_eq!(report.unattributed_hits, 0, "{report:#?}");
+    assert_eq!(report.function("handle").entries, oracle.function("handle").calls, "{report:#?}");
+    for file in ["one", "two"] {
+        let own = report.functions.iter().find(|function| function.image == file).unwrap();
+        assert_eq!(own.entries, oracle.function(file).calls, "{own:#?}");
+    }
 }
 
 /// The interpreter of Debian 12 runs outside of its own root too, where its library is named.

@@ -77,12 +77,7 @@ fn picture(report: &Report, style: Style) -> String {
                 "> some calls leave by a jump into another function; they are measured up to that jump",
             ));
     }
-    if report.unattributed_hits > 0 {
-        let hits = report.unattributed_hits;
-        lines.push(
-            style.yellow(&format!("{hits} hits at addresses that were not known yet are in no account")),
-        );
-    }
+    lines.extend(unattributed(report).map(|line| style.yellow(&line)));
     if report.children_missed > 0 {
         let children = report.children_missed;
         lines.push(style.yellow(&format!(
@@ -91,6 +86,26 @@ fn picture(report: &Report, style: Style) -> String {
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// Hits that are in no function's account, by their reasons.
+fn unattributed(report: &Report) -> impl Iterator<Item = String> {
+    let python = report.python.as_ref().map_or([0; 3], |p| [p.no_room, p.unreadable, p.unnamed]);
+    let elsewhere = report.unattributed_hits.saturating_sub(python.iter().sum());
+    let told = [
+        (elsewhere, "probe hits came from unknown addresses and are not counted"),
+        (
+            python[0],
+            "calls of Python functions are not counted: there was no room for more functions; raise --max-map-bytes",
+        ),
+        (python[1], "calls of Python functions are not counted: their code objects could not be read"),
+        (
+            python[2],
+            "calls of Python functions are not counted: too many functions came at once for all names to be read; \
+             raise --max-map-bytes",
+        ),
+    ];
+    told.into_iter().filter(|(calls, _)| *calls > 0).map(|(calls, text)| format!("{calls} {text}"))
 }
 
 fn heading(report: &Report) -> String {
