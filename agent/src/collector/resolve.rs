@@ -208,8 +208,12 @@ pub fn resolve_python(
     mapped.retain(|image| !is_unprobed(image, unprobed));
     // Coroutines of greenlet run on stacks that are moved about.
     let counts_only = mapped.iter().any(|image| file_name(&image.path).contains("greenlet"));
-    // The interpreter is in the executable or in a library that is named after it.
-    let likely = |image: &&MappedImage| image.executable || file_name(&image.path).contains("python");
+    // The interpreter is in the executable or in a library that is named after it. So are its extension modules, of which a
+    // process maps many: `_json.cpython-313-x86_64-linux-gnu.so`.
+    let likely = |image: &&MappedImage| {
+        let name = file_name(&image.path);
+        image.executable || name.contains("python") && !name.contains(".cpython-")
+    };
     for image in mapped.iter().filter(likely).take(INTERPRETERS) {
         let open = target.open_image(line, image)?;
         let Ok(parsed) = Image::open(&open.file) else { continue };

@@ -189,6 +189,17 @@ fn every_call_from_c_is_counted_where_python_3_15_has_compiled_its_loops() {
     assert_eq!(report.functions.len(), FROM_C.len(), "{report:#?}");
 }
 
+/// Maps all extension modules before it becomes calls.py: their files are named after the interpreter too.
+const WITH_MODULES: &str = "\
+import importlib, pathlib, runpy, sysconfig
+for path in pathlib.Path(sysconfig.get_path('platstdlib'), 'lib-dynload').glob('*.so'):
+    try:
+        importlib.import_module(path.name.split('.')[0])
+    except ImportError:
+        pass
+runpy.run_path('/mnt/calls.py', run_name='__main__')
+";
+
 /// Programs that embed Python, and Python itself as many build it, have the evaluation loop in a library.
 #[test]
 fn every_call_is_counted_where_the_interpreter_is_a_library() {
@@ -196,12 +207,13 @@ fn every_call_is_counted_where_the_interpreter_is_a_library() {
     for name in ["calls.py", "oracle.py"] {
         folder.copy(&script(name), name);
     }
+    std::fs::write(folder.path().join("with_modules.py"), WITH_MODULES).unwrap();
     folder.copy(&edgelat_tests::target::target("embeds"), "embeds");
     let library = format!("usr/lib/{}-linux-gnu/libpython3.13.so.1.0", std::env::consts::ARCH);
     folder.copy(&tool_chain("libpython", "3.13").join(library), "libpython3.13.so.1.0");
     let embedded = || {
         let mut command = Command::new(project().join("tests/python"));
-        command.env("PYTHON_PROGRAM", "/mnt/embeds").arg("3.13").arg(folder.path().join("calls.py"));
+        command.env("PYTHON_PROGRAM", "/mnt/embeds").arg("3.13").arg(folder.path().join("with_modules.py"));
         command
     };
     calls_from_c(embedded());
