@@ -172,7 +172,7 @@ layout! {
         /// `CodeSlot::content` of a slot that one program holds while it changes the other words.
         CODE_BUSY: u64 = 1;
         /// Slots that are searched for a function, from the one that its content leads to.
-        CODE_WAYS: u32 = 8;
+        CODE_WAYS: u32 = 16;
         /// Mark of a function without a row of its own because nobody asked for it. The marks stand beside the number of a
         /// row (`SITE_FUNCTION_MASK`) in `CodeSlot::row`.
         CODE_UNWANTED: u64 = 0x4_0000;

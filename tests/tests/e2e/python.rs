@@ -320,6 +320,28 @@ fn functions_that_find_no_row_are_accounted_for() {
     assert!(lost > 0, "there were rows for all of them");
 }
 
+/// More functions than there are even slots: what is lost is told, with its reason.
+#[test]
+fn calls_of_functions_without_a_slot_are_lost_and_told() {
+    let _turn = Turn::shared();
+    let mut target = start(packaged("3.9"), false, &["--calls", "10", "--many", "6000"]);
+    let session = Session::with(&target, &["--max-map-bytes", "1M", "--frames", "1024"], &["py:many_*"]);
+    target.go();
+    let truth: u64 =
+        target.end().functions.iter().filter(|f| f.name.starts_with("many_")).map(|f| f.calls).sum();
+    let report = session.end();
+    let python = &report.value["python"];
+    let lost = ["no_room", "unreadable", "unnamed"].map(|reason| python[reason].as_u64().unwrap());
+    assert!(lost[0] > 0 && lost[1] == 0, "{python:#?}");
+    assert_eq!(report.unattributed_hits, lost.iter().sum::<u64>(), "{python:#?}");
+    let counted: u64 = report.functions.iter().map(|function| function.entries).sum();
+    // Of functions that nobody asked for there are some among the lost: which it is cannot be known of those.
+    assert!(
+        (counted..=counted + report.unattributed_hits).contains(&truth),
+        "{truth}, {counted}: {python:#?}"
+    );
+}
+
 #[test]
 fn there_are_as_many_functions_as_the_memory_allows() {
     let functions = many(2000, "256M");
