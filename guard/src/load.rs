@@ -295,8 +295,8 @@ impl Messages {
 
     pub(crate) fn explain(&self, error: &libbpf_rs::Error) -> GuardError {
         let os = os_error(error);
-        if os.denied() && with_messages(|all| !all.contains("verif") && !all.contains("BEGIN PROG LOAD LOG"))
-        {
+        // Of a long log the end is kept, which has these words as well.
+        if os.denied() && with_messages(|all| !all.contains("verif") && !all.contains("PROG LOAD LOG")) {
             // Before 5.11 the memory of maps counts to the limit of locked memory, which libbpf then raises.
             if with_messages(|all| all.contains("failed to create")) {
                 return rights::refused(
@@ -430,7 +430,8 @@ mod tests {
         drop(loaded);
         let count = |log: &[u8]| -> Option<u64> {
             let log = String::from_utf8_lossy(log);
-            log.split_once("processed ")?.1.split_once(" insns")?.0.parse().ok()
+            // From 7.2 on another line tells how many of them were of each sub-program.
+            log.lines().find_map(|line| line.strip_prefix("processed ")?.split_once(" insns")?.0.parse().ok())
         };
         logs.into_iter()
             .map(|(name, log)| {
