@@ -169,6 +169,9 @@ const volatile struct constants constants = {};
 /* A section of its own, so that the guard alone holds the map with the switches. It is one for all loaded objects. */
 volatile struct switches switches SEC(".data.control") = {};
 
+/* What hits cost; the guard alone holds the map. */
+volatile struct prices prices SEC(".data.prices") = {};
+
 /* Does anything count? */
 #define ARMED (switches.state[constants.plan & (PLANS - 1)] == CONTROL_ARMED)
 
@@ -192,8 +195,16 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
 	__type(key, struct frame_key);
-	__type(value, __u64);
+	__type(value, struct frame_value);
 } frame_hash SEC(".maps");
+
+/* One for all plans: a call pays for the probes of each. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, THREADS);
+	__type(key, __u32);
+	__type(value, struct thread);
+} threads SEC(".maps");
 
 /* Preallocated: kernels up to 6.0 warn of, or with PREEMPT_RT refuse, a tracing program with any other hash. */
 struct {
@@ -348,6 +359,50 @@ static __always_inline void count_price(__u64 site, enum end end)
 		special_hit(site, end == EXIT);
 }
 
+static __always_inline __u64 load(const __u64 *word)
+{
+	return *(const volatile __u64 *)word;
+}
+
+/*
+ * What our probes had taken in this thread before this hit, which adds its own price. Nobody else writes to the place of a
+ * thread, except one that takes it over; then all who were inside of a call learn by a leap of the sum that they do not know.
+ */
+__noinline __u64 probes_before(__u64 owner, __u32 price)
+{
+	__u32 index = owner * 0x9e3779b97f4a7c15ULL >> 32 & (THREADS - 1);
+	struct thread *thread = bpf_map_lookup_elem(&threads, &index);
+	__u64 ns;
+
+	if (!thread)
+		return 0;
+	ns = load(&thread->probes_ns);
+	if (load(&thread->owner) != owner) {
+		thread->owner = owner;
+		ns += 1ULL << PROBES_UNKNOWN_SHIFT;
+	}
+	thread->probes_ns = ns + price;
+	return ns;
+}
+
+static __always_inline __u32 price_of(__u64 site, enum end end)
+{
+	if (end == RETURN)
+		return 0;
+	if (site & SITE_TWIN)
+		return prices.ns[PRICE_TWIN];
+	return prices.ns[(site & SITE_STEPPED ? PRICE_STEPPED : PRICE_PLAIN) + (end == EXIT)];
+}
+
+/* The sum that is the same at both ends of a call, but for what is hit between. */
+static __always_inline __u64 probes_taken(__u64 g, __u64 site, enum end end, __u32 price)
+{
+	__u64 owner = site & SITE_GOROUTINE ? g : (__u32)bpf_get_current_pid_tgid();
+	__u64 before = probes_before(owner, price);
+
+	return end == ENTRY ? before + price : before;
+}
+
 /* Will the conditional jump at this site be taken? A sub-program: few sites need it. */
 static __noinline int condition_holds(__u64 flags, __u32 code)
 {
@@ -432,7 +487,8 @@ __noinline __u32 biased_bucket_of(__u64 ns)
 	return (log << SCALE) + thresholds_passed(ns << (63 - log));
 }
 
-static __always_inline void record(struct row *row, __u64 ns)
+/* A call took so long, and probes inside of it took so much of that. */
+static __always_inline void record(struct row *row, __u64 ns, __u64 probes_ns)
 {
 	__u32 bucket = biased_bucket_of(ns);
 
@@ -447,6 +503,10 @@ static __always_inline void record(struct row *row, __u64 ns)
 		count(row->buckets[(bucket - BUCKET_BIAS) & (ROW_BUCKETS - 1)], 1);
 	}
 	count(row->sum_ns, ns);
+	if (probes_ns >> PROBES_UNKNOWN_SHIFT)
+		count(row->probes_unknown, 1);
+	else if (probes_ns)
+		count(row->probes_inside_ns, probes_ns);
 }
 
 /* ---- what the guard is told ---- */
@@ -499,11 +559,6 @@ static __always_inline __u32 set_of(__u64 sp, __u64 tag)
 static __always_inline struct frame_set *set_at(__u32 index)
 {
 	return bpf_map_lookup_elem(&frames, &index);
-}
-
-static __always_inline __u64 load(const __u64 *word)
-{
-	return *(const volatile __u64 *)word;
 }
 
 /* Is this the tag of a frame of Python's evaluation loop in the process of `tag`? */
@@ -601,7 +656,7 @@ static __noinline bool frame_lost(__u64 old, bool same)
 }
 
 /* False: another program was faster. */
-__noinline __u32 frame_try(__u32 index, __u64 sp, __u64 tag, __u32 python)
+__noinline __u32 frame_try(__u32 index, __u64 sp, __u64 tag, __u32 python, __u64 probes_ns)
 {
 	__u32 place = frame_place(index, sp, tag, python), way = place & (FRAME_WAYS - 1);
 	struct frame_set *set = set_at(index);
@@ -623,67 +678,85 @@ __noinline __u32 frame_try(__u32 index, __u64 sp, __u64 tag, __u32 python)
 			return false;
 	}
 	set->tag[way] = tag;
+	set->probes_ns[way] = probes_ns;
 	set->start[way] = bpf_ktime_get_ns();
 	frame_give(set, way, sp);
 	return true;
 }
 
-static __always_inline void frame_enter(struct row *row, __u32 index, __u64 sp, __u64 tag, bool python)
+static __always_inline void frame_enter(struct row *row, __u32 index, __u64 sp, __u64 tag, __u64 probes_ns,
+					bool python)
 {
 #pragma unroll
 	for (__u32 attempt = 0; attempt < FRAME_ATTEMPTS; attempt++)
-		if (frame_try(index, sp, tag, python))
+		if (frame_try(index, sp, tag, python, probes_ns))
 			return;
 	count(row->table_full, 1);
+}
+
+static __noinline void record_call(__u32 function, __u64 ns, __u64 probes_ns)
+{
+	struct row *row = row_of(function);
+
+	if (row)
+		record(row, ns, probes_ns);
+}
+
+/* An exit that ends no call that is known. */
+__noinline __u32 exit_without_frame(__u64 site)
+{
+	struct row *row = row_of(site & SITE_FUNCTION_MASK);
+
+	if (!row)
+		return 0;
+	if (site & SITE_MAYBE)
+		count(row->idle_exits, 1);
+	else
+		count(row->unmatched, 1);
+	return 1;
 }
 
 /*
  * A call ends, or (`again`) begins once more where none counts: then whatever stands under its key was left by another way,
  * and its end must not be taken for the end of that.
  */
-static __noinline void table_leave_frame(__u64 sp, __u64 tag, __u64 site, bool again)
+static __noinline void table_leave_frame(__u64 sp, __u64 tag, __u64 site, __u64 probes_ns, bool again)
 {
-	__u64 now = bpf_ktime_get_ns(), start, old;
-	__u32 way;
-	struct row *row = row_of(tag & SITE_FUNCTION_MASK);
-	__u32 index = set_of(sp, tag);
+	__u64 now = bpf_ktime_get_ns();
+	__u32 way, index = set_of(sp, tag);
 	struct frame_set *set = set_at(index);
 
-	if (!row || !set)
+	if (!set)
 		return;
 	way = frame_find(index, sp, tag, false);
 	if (way < FRAME_WAYS && frame_take(set, way, sp)) {
-		old = load(&set->tag[way & (FRAME_WAYS - 1)]);
-		start = load(&set->start[way & (FRAME_WAYS - 1)]);
-		if (old == tag) {
+		now -= load(&set->start[way & (FRAME_WAYS - 1)]);
+		probes_ns -= load(&set->probes_ns[way & (FRAME_WAYS - 1)]);
+		if (load(&set->tag[way & (FRAME_WAYS - 1)]) == tag) {
 			frame_give(set, way, FRAME_FREE);
 			if (again)
-				count(row->abandoned, 1);
+				frame_lost(tag, true);
 			else
-				record(row, now - start);
+				record_call(tag & SITE_FUNCTION_MASK, now, probes_ns);
 			return;
 		}
 		/* Between search and take it was evicted by a call with the same stack pointer elsewhere. */
 		frame_give(set, way, sp);
 	}
-	if (again)
-		return;
-	if (site & SITE_MAYBE)
-		count(row->idle_exits, 1);
-	else
-		count(row->unmatched, 1);
+	if (!again)
+		exit_without_frame(site);
 }
 
 #include "python.bpf.h"
 
-static __always_inline void native_enter(__u64 sp, __u64 g, __u64 tag, __u64 site)
+static __noinline void native_enter(__u64 sp, __u64 g, __u64 tag, __u64 site, __u64 probes_ns)
 {
 	struct row *row;
 
 	if (!counts_here(site)) {
 		idle_hit(site & SITE_FUNCTION_MASK, false);
 		if (key_of(g, site, &sp, &tag))
-			table_leave_frame(sp, tag, site, true);
+			table_leave_frame(sp, tag, site, 0, true);
 		return;
 	}
 	row = row_of(tag & SITE_FUNCTION_MASK);
@@ -694,43 +767,43 @@ static __always_inline void native_enter(__u64 sp, __u64 g, __u64 tag, __u64 sit
 		count(row->unkeyed, 1);
 		return;
 	}
-	frame_enter(row, set_of(sp, tag), sp, tag, false);
+	frame_enter(row, set_of(sp, tag), sp, tag, probes_ns, false);
 }
 
-static __always_inline void native_exit(__u64 sp, __u64 g, __u64 tag, __u64 site)
+static __always_inline void native_exit(__u64 sp, __u64 g, __u64 tag, __u64 site, __u64 probes_ns)
 {
 	if (key_of(g, site, &sp, &tag))
-		table_leave_frame(sp, tag, site, false);
+		table_leave_frame(sp, tag, site, probes_ns, false);
 	else
 		idle_hit(site & SITE_FUNCTION_MASK, true);
 }
 
-static __always_inline void table_enter(user_regs *regs, __u64 tag, __u64 site)
+static __always_inline void table_enter(user_regs *regs, __u64 tag, __u64 site, __u64 probes_ns)
 {
 	if (constants.python_rows && site & SITE_PYTHON)
-		python_enter(regs, tag >> 32);
+		python_enter(regs, tag >> 32, probes_ns);
 	else
-		native_enter(REGS_SP(regs), REGS_G(regs), tag, site);
+		native_enter(REGS_SP(regs), REGS_G(regs), tag, site, probes_ns);
 }
 
-static __always_inline void table_exit(user_regs *regs, __u64 sp, __u64 tag, __u64 site)
+static __always_inline void table_exit(user_regs *regs, __u64 sp, __u64 tag, __u64 site, __u64 probes_ns)
 {
 	if (constants.python_rows && site & SITE_PYTHON) {
 		idle_hit(constants.python_first_row, true);
-		python_leave(sp, tag, false);
+		python_leave(sp, tag, probes_ns, false);
 	} else {
-		native_exit(sp, REGS_G(regs), tag, site);
+		native_exit(sp, REGS_G(regs), tag, site, probes_ns);
 	}
 }
 
 /* ---- frames in a hash: kernels without compare-and-exchange for BPF ---- */
 
-static __always_inline void hash_enter(__u64 sp, __u64 g, __u64 site)
+static __noinline void hash_enter(__u64 sp, __u64 g, __u64 site, __u64 probes_ns)
 {
 	__u32 function = site & SITE_FUNCTION_MASK;
 	struct frame_key key = { .sp = sp, .tag = current_tag(site) };
 	struct row *row = row_of(function);
-	__u64 now;
+	struct frame_value value = { .probes_ns = probes_ns };
 	/* Not long: before 6.4 the upper half of the result is not that of the sign. */
 	int err;
 
@@ -750,44 +823,44 @@ static __always_inline void hash_enter(__u64 sp, __u64 g, __u64 site)
 		count(row->unkeyed, 1);
 		return;
 	}
-	now = bpf_ktime_get_ns();
-	err = bpf_map_update_elem(&frame_hash, &key, &now, BPF_NOEXIST);
+	value.start = bpf_ktime_get_ns();
+	err = bpf_map_update_elem(&frame_hash, &key, &value, BPF_NOEXIST);
 	if (!err) {
 		count(row->inside, 1);
 	} else if (err == -EEXIST) {
 		/* The same live stack frame cannot be entered twice: the earlier call was left by another way. */
 		count(row->abandoned, 1);
-		bpf_map_update_elem(&frame_hash, &key, &now, BPF_ANY);
+		bpf_map_update_elem(&frame_hash, &key, &value, BPF_ANY);
 	} else {
 		count(row->table_full, 1);
 	}
 }
 
-static __always_inline void hash_exit(__u64 sp, __u64 g, __u64 site)
+static __noinline void hash_exit(__u64 sp, __u64 g, __u64 site, __u64 probes_ns)
 {
-	__u64 now = bpf_ktime_get_ns(), *start;
+	__u64 now = bpf_ktime_get_ns();
 	__u32 function = site & SITE_FUNCTION_MASK;
 	struct frame_key key = { .sp = sp, .tag = current_tag(site) };
-	struct row *row = row_of(function);
+	struct frame_value *found;
+	struct row *row;
 
+	if (!key_of(g, site, &key.sp, &key.tag)) {
+		idle_hit(function, true);
+		return;
+	}
+	found = bpf_map_lookup_elem(&frame_hash, &key);
+	if (!found) {
+		exit_without_frame(site);
+		return;
+	}
+	now -= found->start;
+	probes_ns -= found->probes_ns;
+	bpf_map_delete_elem(&frame_hash, &key);
+	row = row_of(function);
 	if (!row)
 		return;
-	if (!key_of(g, site, &key.sp, &key.tag)) {
-		count(row->idle_exits, 1);
-		return;
-	}
-	start = bpf_map_lookup_elem(&frame_hash, &key);
-	if (start) {
-		__u64 ns = now - *start;
-
-		bpf_map_delete_elem(&frame_hash, &key);
-		count(row->inside, -1);
-		record(row, ns);
-	} else if (site & SITE_MAYBE) {
-		count(row->idle_exits, 1);
-	} else {
-		count(row->unmatched, 1);
-	}
+	count(row->inside, -1);
+	record(row, now, probes_ns);
 }
 
 /* ---- which function: by cookie, or by address where a probe cannot carry one ---- */
@@ -820,8 +893,10 @@ static __noinline __u64 site_by_address(__u64 ip, __u32 nth)
 	return SITE_UNKNOWN;
 }
 
-#define HIT(flags, end, statement)                                                                           \
+/* Each program says by `probes_ns` what our probes had taken when the call began, or before it ended. */
+#define HIT(flags, g, end, statement)                                                                        \
 	do {                                                                                                 \
+		__u64 probes_ns = probes_taken(g, site, end, price_of(site, end));                           \
 		count_price(site, end);                                                                      \
 		if (counts(flags, site))                                                                     \
 			statement;                                                                           \
@@ -839,7 +914,7 @@ static __noinline __u64 site_by_address(__u64 ip, __u32 nth)
 		if (!ARMED)                                                                                  \
 			return 0;                                                                            \
 		site = bpf_get_attach_cookie(regs);                                                          \
-		HIT(REGS_FLAGS(regs), end, statement);                                                       \
+		HIT(REGS_FLAGS(regs), REGS_G(regs), end, statement);                                         \
 		return 0;                                                                                    \
 	}
 
@@ -854,7 +929,7 @@ static __noinline __u64 site_by_address(__u64 ip, __u32 nth)
 		__u64 site = site_at(ip, nth);                                                               \
 		if (site == SITE_UNKNOWN)                                                                    \
 			return false;                                                                        \
-		HIT(flags, end, twin);                                                                       \
+		HIT(flags, g, end, twin);                                                                    \
 		return site >> 63;                                                                           \
 	}                                                                                                    \
 	SEC("uprobe") int name(user_regs *regs)                                                              \
@@ -866,7 +941,7 @@ static __noinline __u64 site_by_address(__u64 ip, __u32 nth)
 		site = site_by_address(REGS_IP(regs), first);                                                \
 		if (site == SITE_UNKNOWN)                                                                    \
 			return 0;                                                                            \
-		HIT(REGS_FLAGS(regs), end, statement);                                                       \
+		HIT(REGS_FLAGS(regs), REGS_G(regs), end, statement);                                         \
 		more = site >> 63;                                                                           \
 		for (__u32 nth = 1; more && nth < SITE_SHARED; nth++)                                        \
 			more = name##_twin(REGS_IP(regs), (first) + nth, REGS_SP(regs), REGS_FLAGS(regs),    \
@@ -875,8 +950,8 @@ static __noinline __u64 site_by_address(__u64 ip, __u32 nth)
 	}
 _Static_assert(SITE_TWIN == 1ULL << 63, "the highest bit");
 
-BY_COOKIE("uprobe.multi", multi_entry, ENTRY, table_enter(regs, cookie_tag(site), site))
-BY_COOKIE("uprobe.multi", multi_exit, EXIT, table_exit(regs, REGS_SP(regs), cookie_tag(site), site))
+BY_COOKIE("uprobe.multi", multi_entry, ENTRY, table_enter(regs, cookie_tag(site), site, probes_ns))
+BY_COOKIE("uprobe.multi", multi_exit, EXIT, table_exit(regs, REGS_SP(regs), cookie_tag(site), site, probes_ns))
 
 #if defined(__TARGET_ARCH_x86)
 /*
@@ -915,7 +990,7 @@ static __noinline __u64 return_target(__u64 sp, __u64 ip)
 
 SEC("uprobe.multi") int multi_exit_writing(user_regs *regs)
 {
-	__u64 site, sp, target;
+	__u64 site, sp, target, probes_ns;
 	bool at_site;
 
 	if (!ARMED)
@@ -927,9 +1002,11 @@ SEC("uprobe.multi") int multi_exit_writing(user_regs *regs)
 	 * is elsewhere: the call's stack pointer is the one below, and nothing is left to do.
 	 */
 	at_site = (REGS_IP(regs) & 0xfff) == (site >> SITE_PLACE_SHIFT & 0xfff);
+	probes_ns = probes_taken(REGS_G(regs), site, EXIT,
+				 site & SITE_RETURN ? prices.ns[PRICE_WRITTEN] : price_of(site, EXIT));
 	count_price(site, EXIT);
 	if (counts(REGS_FLAGS(regs), site))
-		table_exit(regs, at_site ? sp : sp - sizeof(sp), cookie_tag(site), site);
+		table_exit(regs, at_site ? sp : sp - sizeof(sp), cookie_tag(site), site, probes_ns);
 	else
 		idle_hit(site & SITE_FUNCTION_MASK, true);
 	if (!(site & SITE_RETURN) || !at_site)
@@ -946,14 +1023,16 @@ SEC("uprobe.multi") int multi_exit_writing(user_regs *regs)
 }
 #endif
 
-BY_COOKIE("uprobe.multi", multi_return, RETURN, table_exit(regs, RETURN_SP(regs), cookie_tag(site), site))
-BY_COOKIE("uprobe", single_return, RETURN, table_exit(regs, RETURN_SP(regs), current_tag(site), site))
-BY_ADDRESS(table_entry, ENTRY, 0, table_enter(regs, current_tag(site), site),
-	   native_enter(sp, g, current_tag(site), site))
-BY_ADDRESS(table_leave, EXIT, SITE_EXITS, table_exit(regs, REGS_SP(regs), current_tag(site), site),
-	   native_exit(sp, g, current_tag(site), site))
-BY_ADDRESS(hash_entry, ENTRY, 0, hash_enter(REGS_SP(regs), REGS_G(regs), site), hash_enter(sp, g, site))
-BY_ADDRESS(hash_leave, EXIT, SITE_EXITS, hash_exit(REGS_SP(regs), REGS_G(regs), site), hash_exit(sp, g, site))
+BY_COOKIE("uprobe.multi", multi_return, RETURN, table_exit(regs, RETURN_SP(regs), cookie_tag(site), site, probes_ns))
+BY_COOKIE("uprobe", single_return, RETURN, table_exit(regs, RETURN_SP(regs), current_tag(site), site, probes_ns))
+BY_ADDRESS(table_entry, ENTRY, 0, table_enter(regs, current_tag(site), site, probes_ns),
+	   native_enter(sp, g, current_tag(site), site, probes_ns))
+BY_ADDRESS(table_leave, EXIT, SITE_EXITS, table_exit(regs, REGS_SP(regs), current_tag(site), site, probes_ns),
+	   native_exit(sp, g, current_tag(site), site, probes_ns))
+BY_ADDRESS(hash_entry, ENTRY, 0, hash_enter(REGS_SP(regs), REGS_G(regs), site, probes_ns),
+	   hash_enter(sp, g, site, probes_ns))
+BY_ADDRESS(hash_leave, EXIT, SITE_EXITS, hash_exit(REGS_SP(regs), REGS_G(regs), site, probes_ns),
+	   hash_exit(sp, g, site, probes_ns))
 
 /* ---- sessions: the kernel keeps the frame (6.13) ---- */
 
@@ -991,7 +1070,8 @@ int session(user_regs *regs)
 		return 1;
 	}
 	if (leaving) {
-		record(row, now - *start);
+		/* One word is all that the kernel keeps: what was hit inside is not known. */
+		record(row, now - *start, 0);
 		return 0;
 	}
 	count(row->entries, 1);

@@ -203,6 +203,22 @@ layout! {
         SITE_EXITS: u32 = 0x100;
         /// Functions that may have a site in common, such as the return of a symbol that stands within another's range.
         SITE_SHARED: u32 = 16;
+
+        /// Threads (in Go: goroutines) that what our probes take is told apart for; a power of two. Others share a place, and
+        /// take turns.
+        THREADS: u32 = 4096;
+        /// `Thread::probes_ns` grows by so much when another one takes the place: no probes take five hours within a call, so
+        /// that a difference of so much says that it is not known.
+        PROBES_UNKNOWN_SHIFT: u32 = 44;
+        /// `Prices::ns` of a hit of an entry; of an exit one more.
+        PRICE_PLAIN: u32 = 0;
+        /// The same where the kernel single-steps the instruction.
+        PRICE_STEPPED: u32 = 2;
+        /// Where another program has paid the trap.
+        PRICE_TWIN: u32 = 4;
+        /// Of a plain return that the program does itself.
+        PRICE_WRITTEN: u32 = 5;
+
         /// Value in the map of sites of an address that was told and is not known yet.
         SITE_UNKNOWN: u64 = 0xffff_ffff_ffff_ffff;
     }
@@ -214,6 +230,20 @@ layout! {
             state: [u32; 1024],
             /// Events that the ring buffer had no room for.
             lost_events: [u32; 1024],
+        }
+
+        /// What a hit costs at present, in nanoseconds; all 0 before that is measured. Written by the guard.
+        Prices as "prices" {
+            /// By the PRICE_ constants.
+            ns: [u32; 8],
+        }
+
+        /// What the hits of all probes have taken so far in one thread.
+        Thread as "thread" {
+            /// The thread, or the address of its goroutine.
+            owner: u64,
+            /// Nanoseconds, by [`Prices`], with what PROBES_UNKNOWN_SHIFT says. It only grows: differences count.
+            probes_ns: u64,
         }
 
         /// A process that is measured, as often as it is by a plan: counted from 0 on without a gap.
@@ -313,8 +343,12 @@ layout! {
             unkeyed: u64,
             /// Calls that are inside now; kept by the programs whose frames stand in a hash, which cannot be mapped.
             inside: i64,
+            /// Of `sum_ns`, what probes took that were hit inside of the calls.
+            probes_inside_ns: u64,
+            /// Calls in the histogram of which that is not known.
+            probes_unknown: u64,
             /// Keeps a row a multiple of a cache line, so that what a hit costs is told by the first one.
-            reserved: u64,
+            reserved: [u64; 7],
             /// Durations by exponential bucket.
             buckets: [u64; 256],
         }
@@ -329,6 +363,8 @@ layout! {
             tag: [u64; 8],
             /// Time of entry, CLOCK_MONOTONIC nanoseconds.
             start: [u64; 8],
+            /// `Thread::probes_ns` at entry, its own hit included.
+            probes_ns: [u64; 8],
         }
 
         /// Key of a probed instruction where the probe carries no cookie.
@@ -347,6 +383,14 @@ layout! {
             sp: u64,
             /// Process (upper half) and function (lower half).
             tag: u64,
+        }
+
+        /// What stands under that key.
+        FrameValue as "frame_value" {
+            /// Time of entry, CLOCK_MONOTONIC nanoseconds.
+            start: u64,
+            /// `Thread::probes_ns` at entry, its own hit included.
+            probes_ns: u64,
         }
 
         /// What is known of one function of Python, in all processes. `content` is state and lock, as `FrameSet::sp` is.

@@ -61,6 +61,10 @@ pub mod map {
     pub const CODE_TEXTS: &str = "code_texts";
     /// Ring buffer of forks and new images.
     pub const EVENTS: &str = "events";
+    /// What hits have taken in each thread.
+    pub const THREADS: &str = "threads";
+    /// How the name of the array with what a hit costs ends.
+    pub const PRICES_SUFFIX: &str = ".data.prices";
     /// How the name of the array with the switch ends; libbpf may put the object's name before it.
     pub const CONTROL_SUFFIX: &str = ".data.control";
     /// How the name of the array of constants ends.
@@ -280,10 +284,11 @@ mod tests {
             map::CODE_CACHE,
             map::PYTHON_POOL,
             map::CODE_TEXTS,
+            map::THREADS,
         ] {
             assert!(maps.iter().any(|m| m == name), "map {name} is not in the object");
         }
-        for suffix in [map::CONTROL_SUFFIX, map::CONSTANTS_SUFFIX] {
+        for suffix in [map::CONTROL_SUFFIX, map::CONSTANTS_SUFFIX, map::PRICES_SUFFIX] {
             assert!(maps.iter().any(|m| m.ends_with(suffix)), "map {suffix} is not in the object");
         }
     }

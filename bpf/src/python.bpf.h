@@ -397,7 +397,7 @@ static __always_inline __u64 python_key(__u64 tgid)
 }
 
 /* As table_leave_frame(). */
-static __noinline void python_leave(__u64 sp, __u64 tag, bool again)
+static __noinline void python_leave(__u64 sp, __u64 tag, __u64 probes_ns, bool again)
 {
 	__u64 now = bpf_ktime_get_ns(), start, old;
 	__u32 index = set_of(sp, python_key(tag >> 32));
@@ -413,6 +413,7 @@ static __noinline void python_leave(__u64 sp, __u64 tag, bool again)
 		return;
 	old = load(&set->tag[way & (FRAME_WAYS - 1)]);
 	start = load(&set->start[way & (FRAME_WAYS - 1)]);
+	probes_ns -= load(&set->probes_ns[way & (FRAME_WAYS - 1)]);
 	if (!is_python(old, tag)) {
 		/* Between search and take it was evicted by a call with the same stack pointer elsewhere. */
 		frame_give(set, way, sp);
@@ -423,12 +424,22 @@ static __noinline void python_leave(__u64 sp, __u64 tag, bool again)
 	if (row && again)
 		count(row->abandoned, 1);
 	else if (row)
-		record(row, now - start);
+		record(row, now - start, probes_ns);
 }
 
-static __noinline void python_enter(user_regs *regs, __u64 tgid)
+/* The row of what a frame executes, as python_row(). */
+static __always_inline __u64 python_row_of_frame(__u64 frame, __u64 tgid)
 {
-	__u64 sp = REGS_SP(regs), code = 0, found = CODE_UNREAD;
+	__u64 code = 0;
+
+	if (bpf_probe_read_user(&code, sizeof(code), (void *)(frame + constants.python_frame_code)))
+		return CODE_UNREAD;
+	return python_row(code & ~(__u64)constants.python_code_marks, tgid);
+}
+
+static __noinline void python_enter(user_regs *regs, __u64 tgid, __u64 probes_ns)
+{
+	__u64 sp = REGS_SP(regs), found;
 	__u64 first = REGS_ARGUMENT(regs, 0), second = REGS_ARGUMENT(regs, 1);
 	__u64 frame = constants.python_frame_argument ? second : first;
 	struct row *row = row_of(constants.python_first_row);
@@ -437,11 +448,10 @@ static __noinline void python_enter(user_regs *regs, __u64 tgid)
 	if (row)
 		count(row->entries, 1);
 	if (!counts_here(0)) {
-		python_leave(sp, tgid << 32, true);
+		python_leave(sp, tgid << 32, 0, true);
 		return;
 	}
-	if (!bpf_probe_read_user(&code, sizeof(code), (void *)(frame + constants.python_frame_code)))
-		found = python_row(code & ~(__u64)constants.python_code_marks, tgid);
+	found = python_row_of_frame(frame, tgid);
 	if (found & CODE_UNWANTED || (found & CODE_RESUMES && python_makes(frame)))
 		return;
 	if (found & (CODE_WAITING | CODE_LOST | CODE_UNREAD)) {
@@ -457,5 +467,5 @@ static __noinline void python_enter(user_regs *regs, __u64 tgid)
 		count(row->unkeyed, 1);
 		return;
 	}
-	frame_enter(row, set_of(sp, python_key(tgid)), sp, tgid << 32 | found, true);
+	frame_enter(row, set_of(sp, python_key(tgid)), sp, tgid << 32 | found, probes_ns, true);
 }

@@ -24,6 +24,6 @@ int record_one(__u64 *args)
 	struct row *row = bpf_map_lookup_elem(&rows, &first);
 
 	if (row)
-		record(row, args[0]);
+		record(row, args[0], 0);
 	return 0;
 }

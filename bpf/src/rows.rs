@@ -42,6 +42,10 @@ pub struct RowTotals {
     pub table_full: u64,
     /// Entries of Go functions where no goroutine could be told.
     pub unkeyed: u64,
+    /// Of `sum_ns`, what probes took that were hit inside of the calls; nothing before the price of a hit is known.
+    pub probes_inside_ns: u64,
+    /// Calls in the histogram of which that is not known.
+    pub probes_unknown: u64,
     /// Calls inside now, where frames stand in a hash and the programs count them themselves; else 0.
     pub inside: i64,
     /// Durations by bucket.
@@ -62,6 +66,8 @@ impl RowTotals {
         evicted: 0,
         table_full: 0,
         unkeyed: 0,
+        probes_inside_ns: 0,
+        probes_unknown: 0,
         inside: 0,
         buckets: [0; ROW_BUCKETS],
         unsettled: false,
@@ -83,6 +89,8 @@ impl RowTotals {
             evicted: combine(self.evicted, other.evicted),
             table_full: combine(self.table_full, other.table_full),
             unkeyed: combine(self.unkeyed, other.unkeyed),
+            probes_inside_ns: combine(self.probes_inside_ns, other.probes_inside_ns),
+            probes_unknown: combine(self.probes_unknown, other.probes_unknown),
             inside: self.inside,
             buckets,
             unsettled: self.unsettled || other.unsettled,
@@ -257,6 +265,8 @@ impl Rows {
             evicted: self.sum(function, at!(evicted)),
             table_full: self.sum(function, at!(table_full)),
             unkeyed: self.sum(function, at!(unkeyed)),
+            probes_inside_ns: self.sum(function, at!(probes_inside_ns)),
+            probes_unknown: self.sum(function, at!(probes_unknown)),
             inside: self.sum(function, at!(inside)) as i64,
             buckets,
             unsettled: false,

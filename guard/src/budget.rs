@@ -110,6 +110,11 @@ impl Meter {
         self.counted.iter().fold(walked, |sum, row| sum.saturating_add(row.cost_ns))
     }
 
+    /// What a hit costs, by what was measured at the start.
+    pub(crate) fn prices(&self) -> &Prices {
+        &self.prices
+    }
+
     /// What `others` more processes add to a reported duration, in nanoseconds.
     pub(crate) fn bias_of(&self, others: u64) -> u64 {
         self.prices.walk.map_or(0, |walk| walk.bias_ps.saturating_mul(others) / 1000)

@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use edgelat_bpf::Rows;
 use edgelat_bpf::layout::{SITE_ANY_CPU, SITE_FUNCTION_MASK, SITE_MAYBE, SITE_RETURN, SITE_TWIN};
@@ -21,7 +21,7 @@ use crate::protocol::{Bias, Returns};
 use crate::target::Target;
 
 /// Rows that the calibration takes behind those of the plan.
-pub(crate) const FUNCTIONS: u32 = 8;
+pub(crate) const FUNCTIONS: u32 = 9;
 /// Sites that the calibration takes.
 pub(crate) const SITES: u32 = 2 * FUNCTIONS;
 /// Links of another process on the same sites, from which the price of one follows.
@@ -30,6 +30,10 @@ pub(crate) const OTHERS: u32 = 4;
 /// one batch does not show.
 const BATCH: u32 = 25;
 const BATCHES: usize = 15;
+/// Calls of one sample later, after one that warms up.
+const CALLS_AGAIN: u32 = 8;
+/// Samples of which the median counts.
+const SAMPLES: usize = 5;
 
 // Each function leaves one byte of distance between entry and exit site, so that both can carry a probe.
 // x86-64: `push` and `jmp` are emulated by the kernel, `mov` and `ret` are single-stepped
@@ -39,6 +43,8 @@ std::arch::global_asm!(
     ".text",
     ".globl edgelat_bias_ee, edgelat_bias_ee_exit, edgelat_bias_es, edgelat_bias_es_exit, edgelat_bias_se, edgelat_bias_se_exit, edgelat_bias_ss, edgelat_bias_ss_exit",
     ".globl edgelat_bias_er, edgelat_bias_er_exit, edgelat_bias_twin, edgelat_bias_twin_exit, edgelat_bias_lone",
+    ".globl edgelat_bias_beside, edgelat_bias_beside_exit",
+    ".hidden edgelat_bias_beside, edgelat_bias_beside_exit",
     ".hidden edgelat_bias_ee, edgelat_bias_ee_exit, edgelat_bias_es, edgelat_bias_es_exit, edgelat_bias_se, edgelat_bias_se_exit, edgelat_bias_ss, edgelat_bias_ss_exit",
     ".hidden edgelat_bias_er, edgelat_bias_er_exit, edgelat_bias_twin, edgelat_bias_twin_exit, edgelat_bias_lone",
     ".p2align 4",
@@ -65,6 +71,10 @@ std::arch::global_asm!(
     "  pop rax",
     "edgelat_bias_twin_exit: jmp edgelat_bias_out",
     ".p2align 4",
+    "edgelat_bias_beside: push rax",
+    "  pop rax",
+    "edgelat_bias_beside_exit: jmp edgelat_bias_out",
+    ".p2align 4",
     "edgelat_bias_lone: jmp edgelat_bias_out",
     ".p2align 4",
     "edgelat_bias_out: ret",
@@ -77,6 +87,8 @@ std::arch::global_asm!(
     ".text",
     ".globl edgelat_bias_ee, edgelat_bias_ee_exit, edgelat_bias_se, edgelat_bias_se_exit",
     ".globl edgelat_bias_twin, edgelat_bias_twin_exit, edgelat_bias_lone",
+    ".globl edgelat_bias_beside, edgelat_bias_beside_exit",
+    ".hidden edgelat_bias_beside, edgelat_bias_beside_exit",
     ".hidden edgelat_bias_ee, edgelat_bias_ee_exit, edgelat_bias_se, edgelat_bias_se_exit",
     ".hidden edgelat_bias_twin, edgelat_bias_twin_exit, edgelat_bias_lone",
     ".p2align 4",
@@ -92,6 +104,10 @@ std::arch::global_asm!(
     "1: nop",
     "edgelat_bias_twin_exit: ret",
     ".p2align 4",
+    "edgelat_bias_beside: b 1f",
+    "1: nop",
+    "edgelat_bias_beside_exit: ret",
+    ".p2align 4",
     "edgelat_bias_lone: ret",
 );
 
@@ -102,6 +118,8 @@ unsafe extern "C" {
     fn edgelat_bias_se_exit();
     fn edgelat_bias_twin();
     fn edgelat_bias_twin_exit();
+    fn edgelat_bias_beside();
+    fn edgelat_bias_beside_exit();
     fn edgelat_bias_lone();
 }
 #[cfg(target_arch = "x86_64")]
@@ -147,6 +165,8 @@ const TWIN: u32 = 5;
 const SECOND: u32 = 6;
 /// With one site only.
 const LONE: u32 = 7;
+/// As `EE`, with the links of other processes on its sites once it was measured without.
+const BESIDE: u32 = 8;
 
 fn empties() -> impl Iterator<Item = Empty> {
     let all = [
@@ -160,6 +180,12 @@ fn empties() -> impl Iterator<Item = Empty> {
         Some(Empty { row: ER, returns: false, entry: edgelat_bias_er, exit: edgelat_bias_er_exit }),
         Some(Empty { row: TWIN, returns: false, entry: edgelat_bias_twin, exit: edgelat_bias_twin_exit }),
         Some(Empty { row: LONE, returns: false, entry: edgelat_bias_lone, exit: edgelat_bias_lone }),
+        Some(Empty {
+            row: BESIDE,
+            returns: false,
+            entry: edgelat_bias_beside,
+            exit: edgelat_bias_beside_exit,
+        }),
     ];
     all.into_iter().flatten()
 }
@@ -253,8 +279,16 @@ pub(crate) fn run(rows: &Rows, first_row: u32, returns: Returns) -> Costs {
     // Where nothing was counted, there was no probe to pay for.
     let of = |row: u32| Some(all[row as usize]).filter(|measured| measured.hit);
     let cost_of = |row: u32| of(row)?.cost;
+    let lone = all[LONE as usize].cost;
+    let twin = cost_of(TWIN).zip(cost_of(EE)).map_or(0, |(both, one)| both.saturating_sub(one) / 2);
+    let prices = Prices { twin, ..prices(cost_of, lone, returns) };
+    Costs { bias: by_kind(|row| of(row)?.bias), cost: by_kind(cost_of), prices }
+}
+
+/// What hits cost where calls of the empty functions cost that much.
+fn prices(cost_of: impl Fn(u32) -> Option<u64>, lone: Option<u64>, returns: Returns) -> Prices {
     let call = cost_of(EE).unwrap_or(0);
-    let prices = match returns {
+    match returns {
         Returns::Ret => {
             let exit = cost_of(LONE).unwrap_or(0).min(call);
             let entry = call - exit;
@@ -267,23 +301,21 @@ pub(crate) fn run(rows: &Rows, first_row: u32, returns: Returns) -> Costs {
                 idle_entry: entry,
                 exit: Halves { emulated: exit, stepped: of_exit(ER) },
                 written: of_exit(ES),
-                twin: cost_of(TWIN).map_or(0, |cost| cost.saturating_sub(call) / 2),
-                walk: None,
+                ..Prices::default()
             }
         }
         // No row counts what is not entered; the return is part of each other entry's price.
         Returns::Uretprobe => Prices {
             entry: Halves { emulated: call, stepped: cost_of(SE).unwrap_or(call) },
-            idle_entry: all[LONE as usize].cost.unwrap_or(0).min(call),
+            idle_entry: lone.unwrap_or(0).min(call),
             ..Prices::default()
         },
-    };
-    Costs { bias: by_kind(|row| of(row)?.bias), cost: by_kind(cost_of), prices }
+    }
 }
 
 /// What one more process on the same sites adds, where [`OTHERS`] have been attached since `costs` were measured.
 pub(crate) fn run_beside_others(rows: &Rows, first_row: u32, costs: &Costs) -> Option<Walk> {
-    let again = measure(rows, first_row, &empties().find(|empty| empty.row == EE)?);
+    let again = measure(rows, first_row, &empties().find(|empty| empty.row == BESIDE)?);
     // Thousandths of a nanosecond: a link takes tens of them.
     let of_one =
         |now: Option<u64>, before: Option<u64>| Some(now?.saturating_sub(before?) * 1000 / u64::from(OTHERS));
@@ -295,7 +327,51 @@ pub(crate) fn run_beside_others(rows: &Rows, first_row: u32, costs: &Costs) -> O
 
 /// Is this the row of the function that [`run_beside_others`] calls?
 pub(crate) fn is_beside_others(row: u32) -> bool {
-    row == EE
+    row == BESIDE
+}
+
+/// Is this the row of one of the functions by which is told what hits cost later?
+pub(crate) fn is_called_again(row: u32) -> bool {
+    [EE, SE, ES, ER, LONE].contains(&row)
+}
+
+/// What calls cost now: a few of each kind, again and again. How long a trap takes goes up and down by a third with what else
+/// the machine does, even more so a virtual one.
+#[derive(Debug, Default)]
+pub(crate) struct Samples {
+    /// Of each function the last ones, in nanoseconds.
+    recent: [[u64; SAMPLES]; FUNCTIONS as usize],
+    /// How many were taken.
+    taken: usize,
+}
+
+impl Samples {
+    /// Calls each of the functions, whose probes must be there and count, some times; nothing but the clock is read.
+    pub(crate) fn take(&mut self) {
+        for empty in empties().filter(|empty| is_called_again(empty.row)) {
+            let call = || {
+                // SAFETY: as in `measure`.
+                unsafe { (empty.entry)() };
+            };
+            // What others have pushed out of the caches is not of each call.
+            call();
+            let begin = Instant::now();
+            (0..CALLS_AGAIN).for_each(|_| call());
+            let ns = begin.elapsed().as_nanos() as u64 / u64::from(CALLS_AGAIN);
+            self.recent[empty.row as usize][self.taken % SAMPLES] = ns;
+        }
+        self.taken += 1;
+    }
+
+    /// What hits cost by the medians: whoever ran in between does not count. What is not called again stays as in `known`.
+    pub(crate) fn prices(&self, known: &Prices, returns: Returns) -> Prices {
+        // What this machine has no function for was never called.
+        let cost_of = |row: u32| {
+            let recent = &self.recent[row as usize][..self.taken.min(SAMPLES)];
+            median(recent.iter().copied().filter(|ns| *ns > 0).collect())
+        };
+        Prices { twin: known.twin, walk: known.walk, ..prices(cost_of, cost_of(LONE), returns) }
+    }
 }
 
 /// CPU time of this thread: on a busy machine others run in between, and a budget would hold that against the probes.

@@ -119,6 +119,7 @@ impl Guard {
         let plan = &mut self.plans[index];
         let cost_ns = plan.cost_ns(others);
         let more_bias_ns = plan.budget.as_ref().map_or(0, |budget| budget.meter.bias_of(others));
+        self.price(index)?;
         Ok(Reply::Cost { cost_ns, more_bias_ns })
     }
 
@@ -187,6 +188,7 @@ impl Guard {
         meter.begin(others, plan.charged_ns, Instant::now());
         let bound = Bound::new(plan.options.max_cost_ppm.unwrap_or(Ppm::MAX));
         self.plans[index].budget = Some(Budget { meter, bound });
+        self.price(index)?;
         Ok(Reply::Calibrated { bias: costs.bias, cost: costs.cost })
     }
 }

@@ -32,6 +32,7 @@ use crate::notify::Notify;
 use crate::pins;
 use crate::plan::Plan;
 use crate::protocol::{ImageId, Reply, Request, Returns, TargetFile, TargetId, Told};
+use crate::repricing::Repriced;
 use crate::sandbox;
 use crate::sandbox::guard::Tasks;
 use crate::scope::{Asked, Limits, Scope};
@@ -63,6 +64,9 @@ pub struct Guard {
     pub(crate) collector: Option<i32>,
     /// What a call costs, by the programs that were calibrated.
     pub(crate) costs: Vec<(Programs, Returns, Costs)>,
+    /// What a hit costs now, by programs.
+    pub(crate) repriced: Vec<Repriced>,
+    pub(crate) repriced_at: Option<Instant>,
     /// What all plans together may cost.
     pub(crate) total: Option<Total>,
     pub(crate) search: Option<Search>,

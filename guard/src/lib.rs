@@ -38,7 +38,7 @@
 //! | `attach/` | probes, by three routes |
 //! | `memory.rs` | has the target room for what attaching takes? |
 //! | `placement/`, `cpus.rs` | which CPU is the collector on, and where may targets run? |
-//! | `calibrate.rs` | what does a probe itself add? |
+//! | `calibrate.rs`, `repricing.rs` | what does a probe itself add, and what does a hit cost by now? |
 //! | `features.rs`, `check.rs` | what can this kernel do? |
 //! | `pins.rs` | which maps can other tools read? |
 //! | `user.rs` | whom does the collector become? |
@@ -87,6 +87,7 @@ mod plan;
 mod prices;
 pub mod protocol;
 pub mod quarantine;
+mod repricing;
 mod rights;
 pub mod sandbox;
 mod scope;

@@ -10,11 +10,14 @@ use edgelat_bpf::layout::{
     self, CodeSet, CodeSlot, CodeText, FRAME_WAYS, FrameSet, PythonPool, Row, SiteKey,
 };
 use edgelat_bpf::object::{CONSTANTS_BYTES, Programs, PythonConstants, constants, map, object};
-use libbpf_rs::{ErrorKind, MapCore, MapFlags, Object, ObjectBuilder, OpenObject, PrintLevel, ProgramMut};
+use libbpf_rs::{
+    ErrorKind, Map, MapCore, MapFlags, Object, ObjectBuilder, OpenObject, PrintLevel, ProgramMut,
+};
 use nix::errno::Errno;
 
 use crate::cpus::CpuSet;
 use crate::error::{GuardError, Os, text};
+use crate::prices::PRICES;
 use crate::rights;
 use crate::watchers::{FamilyEvent, Watchers};
 
@@ -152,7 +155,9 @@ impl Loaded {
                 map::CODE_TEXTS => Some(shape.python.map_or(1, |python| python.texts)),
                 // The programs that look after all plans have it.
                 map::FAMILY => None,
-                name if name == map::EVENTS || name.ends_with(map::CONTROL_SUFFIX) => {
+                name if [map::EVENTS, map::THREADS].contains(&name)
+                    || name.ends_with(map::CONTROL_SUFFIX) =>
+                {
                     map.reuse_fd(watchers.shared(name)?)?;
                     continue;
                 }
@@ -222,6 +227,14 @@ impl Loaded {
         found
             .update(key, value, MapFlags::ANY)
             .map_err(|error| GuardError::Map { reason: text(format_args!("{name}: {error}")) })
+    }
+
+    /// What a hit costs from now on, in nanoseconds by the PRICE_ constants.
+    pub(crate) fn set_prices(&self, ns: &[u32; PRICES]) -> Result<(), GuardError> {
+        let name = |map: &Map<'_>| map.name().to_string_lossy().into_owned();
+        let found = self.object.maps().map(|map| name(&map)).find(|name| name.ends_with(map::PRICES_SUFFIX));
+        let bytes: Vec<u8> = ns.iter().flat_map(|price| price.to_ne_bytes()).collect();
+        self.update(&found.unwrap_or_default(), &0u32.to_ne_bytes(), &bytes)
     }
 
     /// What happened in the family since the last question.

@@ -36,7 +36,7 @@ impl Guard {
         let budgets = self.plans.iter().any(busy).then_some(budget::LOOK);
         let tracers = self.plans.iter().filter(|plan| plan.has_probes()).map(Plan::patience_for_tracers);
         let images = (!self.plans.is_empty() || self.service.is_some()).then_some(LOOK_AT_IMAGES);
-        tracers.chain(budgets).chain(images).min()
+        tracers.chain(budgets).chain(images).chain(self.time_to_reprice()).min()
     }
 
     /// What has to be looked at again and again: what the probes cost, and whether the probed files are what they were.
@@ -46,6 +46,7 @@ impl Guard {
         self.sweep(now);
         self.look_for_tracers(now);
         self.look_at_costs(now);
+        self.reprice(now);
         let due =
             |last: Option<Instant>, time| last.is_none_or(|last| now.saturating_duration_since(last) >= time);
         if due(self.looked_at_images, LOOK_AT_IMAGES) {

@@ -11,9 +11,15 @@
 //! Each is measured by the calibration (`calibrate.rs`); the budget (`budget.rs`) multiplies.
 
 use edgelat_bpf::Hits;
-use edgelat_bpf::layout::{SITE_FUNCTION_MASK, SITE_PYTHON, SITE_RETURN};
+use edgelat_bpf::layout::{
+    PRICE_PLAIN, PRICE_STEPPED, PRICE_TWIN, PRICE_WRITTEN, SITE_FUNCTION_MASK, SITE_PYTHON, SITE_RETURN,
+};
 
 use crate::protocol::{PlanSite, Returns};
+
+/// Prices that the programs go by: [`Prices::of_hits`].
+pub(crate) const PRICES: usize = 8;
+const _: () = assert!(size_of::<edgelat_bpf::layout::Prices>() == PRICES * size_of::<u32>());
 
 /// Nanoseconds of a hit whose instruction the kernel emulates, or single-steps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,6 +53,24 @@ pub(crate) struct Prices {
 }
 
 impl Prices {
+    /// What the programs take for the price of a hit, in nanoseconds by the PRICE_ constants of the layout, where the links of
+    /// `others` more processes stand on the same instructions.
+    pub(crate) fn of_hits(&self, returns: Returns, others: u64) -> [u32; PRICES] {
+        let walked = self.walk.map_or(0, |_| self.walk_ps(returns).saturating_mul(others) / 1000);
+        let mut all = [0; PRICES];
+        for (at, ns) in [
+            (PRICE_PLAIN, self.entry.emulated + walked),
+            (PRICE_PLAIN + 1, self.exit.emulated + walked),
+            (PRICE_STEPPED, self.entry.stepped + walked),
+            (PRICE_STEPPED + 1, self.exit.stepped + walked),
+            (PRICE_TWIN, self.twin),
+            (PRICE_WRITTEN, self.written + walked),
+        ] {
+            all[at as usize] = u32::try_from(ns).unwrap_or(u32::MAX);
+        }
+        all
+    }
+
     /// What one more process on the same instructions adds to a hit, in thousandths of a nanosecond.
     pub(crate) fn walk_ps(&self, returns: Returns) -> u64 {
         match (self.walk, returns) {
@@ -86,6 +110,12 @@ impl KindsOfRows {
         kinds.entry |= !site.exit;
         kinds.plain |= site.exit && site.cookie & SITE_RETURN != 0;
         self.any_stepped |= site.stepped;
+    }
+
+    /// May a call of one of the functions have calls of others inside?
+    pub(crate) fn may_nest(&self) -> bool {
+        let entered = self.rows.iter().filter(|kinds| kinds.entry);
+        entered.clone().count() > 1 || entered.clone().any(|kinds| kinds.python)
     }
 
     /// Number of the last row with a site, plus one.
@@ -199,6 +229,15 @@ mod tests {
         let of = kinds(&[(SITE_PYTHON, false, false), (SITE_PYTHON, true, false)]).of(0).unwrap();
         let hits = Hits { entries: 10, exits: 19, idle_exits: 9, ..Hits::default() };
         assert_eq!(priced(of, &hits, &PRICES, RET), (3000 + 9 * 400, 19));
+    }
+
+    #[test]
+    fn the_programs_find_each_price_at_its_place() {
+        assert_eq!(PRICES.of_hits(Returns::Ret, 0), [300, 400, 10_000, 20_000, 100, 450, 0, 0]);
+        let ten_more = PRICES.of_hits(Returns::Ret, 10);
+        assert_eq!(ten_more, [700, 800, 10_400, 20_400, 100, 850, 0, 0], "a twin walks with the first");
+        assert_eq!(PRICES.of_hits(Returns::Uretprobe, 10)[0], 1_100);
+        assert_eq!(Prices { walk: None, ..PRICES }.of_hits(Returns::Ret, 10)[0], 300, "not known");
     }
 
     #[test]

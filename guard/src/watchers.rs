@@ -122,7 +122,8 @@ impl Watchers {
             let name = map.name().to_string_lossy().into_owned();
             match name.as_str() {
                 map::FAMILY => map.set_max_entries(processes)?,
-                name if name == map::EVENTS || name.contains('.') => {}
+                name if name.ends_with(map::PRICES_SUFFIX) => map.set_autocreate(false)?,
+                name if [map::EVENTS, map::THREADS].contains(&name) || name.contains('.') => {}
                 _ => map.set_autocreate(false)?,
             }
         }

@@ -85,6 +85,7 @@ fn live(folder: &Path) -> std::io::Result<()> {
         lost: [1, 0, 2, 0, 0, 0, 1],
         zero: 1,
         sum_ns: 1 << 33,
+        probes_inside_ns: Some(1 << 20),
         buckets: vec![(-100, 2), (-99, 3), (7, 1)],
         ..Counts::default()
     };

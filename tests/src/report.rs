@@ -88,6 +88,10 @@ pub struct Function {
     pub zero_count: u64,
     /// (OTLP index, count), ascending.
     pub buckets: Vec<(i64, u64)>,
+    /// Of the sum, what probes took that were hit inside, nanoseconds.
+    pub probes_inside_ns: Option<u64>,
+    /// The mean without that, nanoseconds.
+    pub mean_without_probes_ns: Option<u64>,
     /// What the probes themselves add to a duration, nanoseconds.
     pub bias_ns: Option<u64>,
     /// Whether some exits are tail jumps: the duration ends where another function takes over.
@@ -214,6 +218,8 @@ impl Function {
             scale: field(f, "scale").as_i64().unwrap(),
             zero_count: number(f, "zero_count"),
             buckets: buckets.collect(),
+            probes_inside_ns: field(f, "probes_inside_ns").as_u64(),
+            mean_without_probes_ns: field(f, "mean_without_probes_ns").as_u64(),
             bias_ns: field(f, "bias_ns").as_u64(),
             until_tail_call: flag(f, "until_tail_call"),
             unsettled: flag(f, "unsettled"),

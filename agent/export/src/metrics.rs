@@ -121,6 +121,12 @@ fn functions(snapshot: &Snapshot, families: &mut Vec<Family>) {
         "seconds",
         "What the probes add to each duration; not subtracted from anything here",
     );
+    let mut probes = family(
+        "edgelat_function_probes_inside_seconds",
+        Kind::Counter,
+        "seconds",
+        "Of the sum of the durations, what probes took that were hit inside of the calls",
+    );
     let mut until = family(
         "edgelat_function_until_tail_call",
         Kind::Gauge,
@@ -144,6 +150,9 @@ fn functions(snapshot: &Snapshot, families: &mut Vec<Family>) {
             }
         }
         unmatched.number(labels.clone(), Number::whole(ends), created);
+        if let Some(ns) = function.counts.probes_inside_ns {
+            probes.number(labels.clone(), Number::seconds(ns), created);
+        }
         if let Some(ns) = function.bias_ns {
             bias.number(labels.clone(), Number::seconds(ns), None);
         }
@@ -153,7 +162,7 @@ fn functions(snapshot: &Snapshot, families: &mut Vec<Family>) {
         let value = Value::Histogram(function.counts);
         durations.metrics.push(Metric { labels, value, created_ns: created });
     }
-    families.extend([durations, calls, inside, ended, lost, unmatched, bias, until]);
+    families.extend([durations, calls, inside, ended, lost, unmatched, bias, probes, until]);
 }
 
 fn targets(snapshot: &Snapshot, families: &mut Vec<Family>) {

@@ -30,7 +30,7 @@ impl Nearest {
             .chars()
             .filter(|character| !"*?[]\\".contains(*character))
             .collect::<String>()
-            .to_lowercase();
+            .to_ascii_lowercase();
         Self { last: last_part(&wanted).to_owned(), wanted, found: Vec::new() }
     }
 
@@ -59,7 +59,7 @@ impl Nearest {
         if self.wanted.is_empty() {
             return None;
         }
-        let lower = name.to_lowercase();
+        let lower = name.to_ascii_lowercase();
         let last = last_part(&lower);
         let longer = lower.len().abs_diff(self.wanted.len());
         if lower == self.wanted || last == self.wanted {

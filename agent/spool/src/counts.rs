@@ -9,8 +9,10 @@ use crate::codec::{self, Bytes};
 pub const LOSSES: [&str; 7] =
     ["abandoned", "evicted", "ended_inside", "over_range", "table_full", "unresolved", "unkeyed"];
 
-/// Figures that stand before the losses: sum, inside, off, zero, unmatched.
-const FIGURES: usize = 5;
+/// Figures that stand before the losses: sum, probes inside, inside, off, zero, unmatched.
+const FIGURES: usize = 6;
+/// Where the second of these is; records of the first version have none.
+const PROBES: usize = 1;
 
 /// What a function did in some time, or, where it is cumulative, from the beginning of its stream until then.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub struct Counts {
     pub unmatched: u64,
     /// Sum of the durations in the histogram, in nanoseconds.
     pub sum_ns: u64,
+    /// Of that sum, what probes took that were hit inside of the calls; `None` where it is not known.
+    pub probes_inside_ns: Option<u64>,
     /// Durations of at most [`edgelat_histogram::ZERO_MAX_NS`].
     pub zero: u64,
     /// Occupied buckets, ascending: index at [`edgelat_histogram::SCALE`] and durations in it.
@@ -60,6 +64,10 @@ impl Counts {
         self.in_flight = self.in_flight.wrapping_add(later.in_flight);
         self.unmatched = self.unmatched.saturating_add(later.unmatched);
         self.sum_ns = self.sum_ns.saturating_add(later.sum_ns);
+        self.probes_inside_ns = match (self.probes_inside_ns, later.probes_inside_ns) {
+            (Some(mine), Some(theirs)) => Some(mine.saturating_add(theirs)),
+            (mine, theirs) => mine.or(theirs),
+        };
         self.zero = self.zero.saturating_add(later.zero);
         for (mine, theirs) in self.lost.iter_mut().zip(later.lost) {
             *mine = mine.wrapping_add(theirs);
@@ -84,6 +92,7 @@ impl Counts {
         for (mine, theirs) in difference.lost.iter_mut().zip(before.lost) {
             *mine = mine.wrapping_sub(theirs);
         }
+        difference.probes_inside_ns = None;
         let mut earlier = before.buckets.iter().peekable();
         difference.buckets.retain_mut(|(index, count)| {
             while earlier.next_if(|(other, _)| other < index).is_some() {}
@@ -92,6 +101,11 @@ impl Counts {
             }
             *count > 0
         });
+        // Of nothing there is nothing to know.
+        if !difference.is_empty() {
+            let probes = |ns: u64| ns.saturating_sub(before.probes_inside_ns.unwrap_or(0));
+            difference.probes_inside_ns = self.probes_inside_ns.map(probes);
+        }
         difference
     }
 
@@ -113,6 +127,7 @@ impl Counts {
         let (first, lost) = figures.split_at_mut(FIGURES);
         first.copy_from_slice(&[
             self.sum_ns as i64,
+            self.probes_inside_ns.map_or(0, |ns| ns.wrapping_add(1) as i64),
             self.in_flight,
             self.off(),
             self.zero as i64,
@@ -126,17 +141,28 @@ impl Counts {
         codec::put_bytes(out, &buckets::pack(&self.buckets));
     }
 
-    /// The opposite; `None` where that are no counts.
-    pub(crate) fn decode(bytes: &mut Bytes<'_>) -> Option<Self> {
+    /// The opposite, as a record of `version` has it; `None` where that are no counts.
+    pub(crate) fn decode(bytes: &mut Bytes<'_>, version: u8) -> Option<Self> {
         let mut figures = [0; FIGURES + LOSSES.len()];
         let used = bytes.length()?;
-        for figure in figures.get_mut(..used)? {
-            *figure = bytes.signed()?;
+        match (version, used) {
+            (1, 1..) => {
+                figures[0] = bytes.signed()?;
+                for figure in figures.get_mut(PROBES + 1..PROBES + used)? {
+                    *figure = bytes.signed()?;
+                }
+            }
+            _ => {
+                for figure in figures.get_mut(..used)? {
+                    *figure = bytes.signed()?;
+                }
+            }
         }
         let mut counts = Self { buckets: buckets::unpack(bytes.bytes()?)?, ..Self::default() };
         let (first, lost) = figures.split_at(FIGURES);
-        let [sum_ns, in_flight, off, zero, unmatched] = first.try_into().ok()?;
+        let [sum_ns, probes, in_flight, off, zero, unmatched] = first.try_into().ok()?;
         counts.sum_ns = sum_ns as u64;
+        counts.probes_inside_ns = (probes as u64).checked_sub(1);
         counts.in_flight = in_flight;
         counts.zero = zero as u64;
         counts.unmatched = unmatched as u64;

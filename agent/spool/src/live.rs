@@ -11,7 +11,7 @@
 //! | offset | bytes | |
 //! | --- | --- | --- |
 //! | 0 | 8 | `EDGELIVE` |
-//! | 8 | 2 | version, 2 |
+//! | 8 | 2 | version, 3 |
 //! | 10 | 2 | flags, 0 |
 //! | 12 | 4 | length of the payload |
 //! | 16 | 8 | sequence: the newest has the highest |
@@ -27,7 +27,7 @@ use std::path::Path;
 
 use crate::codec::{self, Bytes};
 use crate::counts::Counts;
-use crate::record::{Clock, NAME_BYTES, STREAMS, Stream};
+use crate::record::{self, Clock, NAME_BYTES, STREAMS, Stream};
 use crate::segment::checksum;
 
 /// The file in the directory of what runs.
@@ -47,7 +47,7 @@ const ROW_BYTES: usize = 16 << 10;
 const LIST: usize = 256;
 
 const MAGIC: &[u8; 8] = b"EDGELIVE";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 /// Where the checksum stands.
 const CRC: usize = 24;
 
@@ -511,7 +511,7 @@ impl Row {
         Some(Self {
             stream: Stream::decode(bytes)?,
             read_ns: bytes.number()?,
-            counts: Counts::decode(bytes)?,
+            counts: Counts::decode(bytes, record::VERSION)?,
         })
     }
 }

@@ -165,6 +165,9 @@ pub enum Record {
     Interval(Interval),
 }
 
+/// Version of the records that are written. Those of the first one are read as well: they do not know what probes took inside.
+pub(crate) const VERSION: u8 = 2;
+
 /// Types of records.
 pub(crate) const CHECKPOINT: u8 = 1;
 pub(crate) const INTERVAL: u8 = 2;
@@ -187,12 +190,15 @@ pub fn cut(text: &str) -> String {
 }
 
 impl Record {
-    /// Reads a payload. `None` where it is none of that type, or of a type that is not known.
-    pub fn decode(kind: u8, payload: &[u8]) -> Option<Self> {
+    /// Reads a payload. `None` where it is none of that type and version, or of one that is not known.
+    pub fn decode(version: u8, kind: u8, payload: &[u8]) -> Option<Self> {
+        if !(1..=VERSION).contains(&version) {
+            return None;
+        }
         let mut bytes = Bytes(payload);
         let record = match kind {
-            CHECKPOINT => Self::Checkpoint(Checkpoint::decode(&mut bytes)?),
-            INTERVAL => Self::Interval(Interval::decode(&mut bytes)?),
+            CHECKPOINT => Self::Checkpoint(Checkpoint::decode(&mut bytes, version)?),
+            INTERVAL => Self::Interval(Interval::decode(&mut bytes, version)?),
             _ => return None,
         };
         bytes.0.is_empty().then_some(record)
@@ -265,7 +271,7 @@ fn encode_rows(rows: &[(u32, Counts)], out: &mut Vec<u8>) {
     }
 }
 
-fn decode_rows(bytes: &mut Bytes<'_>) -> Option<Vec<(u32, Counts)>> {
+fn decode_rows(bytes: &mut Bytes<'_>, version: u8) -> Option<Vec<(u32, Counts)>> {
     let mut rows: Vec<(u32, Counts)> = Vec::new();
     for _ in 0..bytes.length()? {
         let step = bytes.small()?;
@@ -277,7 +283,7 @@ fn decode_rows(bytes: &mut Bytes<'_>) -> Option<Vec<(u32, Counts)>> {
         if id as usize > STREAMS {
             return None;
         }
-        rows.push((id, Counts::decode(bytes)?));
+        rows.push((id, Counts::decode(bytes, version)?));
     }
     Some(rows)
 }
@@ -326,7 +332,7 @@ impl Interval {
         encode_rows(&self.rows, out);
     }
 
-    fn decode(bytes: &mut Bytes<'_>) -> Option<Self> {
+    fn decode(bytes: &mut Bytes<'_>, version: u8) -> Option<Self> {
         let run = bytes.small()?;
         let first = bytes.number()?;
         let last = first.checked_add(bytes.number()?)?;
@@ -345,7 +351,7 @@ impl Interval {
             }
             false => None,
         };
-        let rows = decode_rows(bytes)?;
+        let rows = decode_rows(bytes, version)?;
         Some(Self { run, first, last, begin_ns, end, epoch_ns, streams, uncovered, gap, rows })
     }
 
@@ -416,7 +422,7 @@ impl Checkpoint {
         encode_rows(&self.rows, out);
     }
 
-    fn decode(bytes: &mut Bytes<'_>) -> Option<Self> {
+    fn decode(bytes: &mut Bytes<'_>, version: u8) -> Option<Self> {
         Some(Self {
             run: bytes.id()?,
             boot: bytes.id()?,
@@ -426,7 +432,7 @@ impl Checkpoint {
             next: bytes.number()?,
             dropped: bytes.number()?,
             streams: decode_streams(bytes)?,
-            rows: decode_rows(bytes)?,
+            rows: decode_rows(bytes, version)?,
         })
     }
 

@@ -27,7 +27,7 @@ use crc::{CRC_32_ISCSI, Crc, NoTable};
 
 use crate::torn;
 
-use crate::record::{CHECKPOINT, Checkpoint, INTERVAL, Interval, Record};
+use crate::record::{CHECKPOINT, Checkpoint, INTERVAL, Interval, Record, VERSION};
 
 /// Bytes before a payload.
 pub const HEADER_BYTES: usize = 24;
@@ -35,8 +35,6 @@ pub const HEADER_BYTES: usize = 24;
 /// A segment is not read any further. It is longer than it should be only where one checkpoint or interval is; one with
 /// [`crate::record::STREAMS`] streams of the longest names and all their buckets has less.
 pub const READ_BYTES: usize = 32 << 20;
-
-const VERSION: u8 = 1;
 
 /// The quarantine has the same one: a table would take more room than it saves time.
 const CRC: Crc<u32, NoTable> = Crc::<u32, NoTable>::new(&CRC_32_ISCSI);
@@ -133,7 +131,7 @@ impl Sound<'_> {
     }
 
     fn found(&self) -> Found {
-        let known = (self.version == VERSION).then(|| Record::decode(self.kind, self.payload)).flatten();
+        let known = Record::decode(self.version, self.kind, self.payload);
         known.map_or(Found::Unknown(self.id), |record| Found::Record(self.id, record))
     }
 }

@@ -257,5 +257,5 @@ fn a_list_that_says_it_is_long_takes_no_memory() {
     // 4,294,967,295 rows, and nothing behind it.
     let mut payload = vec![0; 12];
     payload.extend([0xff, 0xff, 0xff, 0xff, 0x0f]);
-    assert_eq!(Record::decode(2, &payload), None);
+    assert_eq!(Record::decode(2, 2, &payload), None);
 }

@@ -104,18 +104,19 @@ fn counts() -> Counts {
         lost: [0, -1, 0, 5, 0, 0, 0],
         unmatched: 2,
         sum_ns: u64::MAX / 2,
+        probes_inside_ns: Some(41),
         zero: 7,
         buckets: vec![(-192, 1), (-191, 300), (-100, u64::from(u32::MAX)), (63, 2)],
     }
 }
 
-/// The same by hand: sum, inside, off, zero, unmatched and the losses up to the last that is not 0, and the buckets.
+/// The same by hand: sum, one more than what probes took inside, inside, off, zero, unmatched and the losses up to the last that is not 0, and the buckets.
 fn row_of(step: u32) -> RowOf {
     let counts = counts();
     let off = 1_000_000 - (7 + 1 + 300 + i64::from(u32::MAX) + 2) + 3 - 4;
     RowOf {
         step,
-        figures: vec![(u64::MAX / 2) as i64, -3, off, 7, 2, 0, -1, 0, 5],
+        figures: vec![(u64::MAX / 2) as i64, 42, -3, off, 7, 2, 0, -1, 0, 5],
         // `buckets.rs` has tests of its own for what is in there.
         buckets: edgelat_spool::buckets::pack(&counts.buckets),
     }
@@ -164,7 +165,7 @@ fn an_interval_is_what_postcard_makes_of_it() {
     let bytes = payload(Payload::Interval(&interval()));
     assert_eq!(bytes, postcard(&expected));
     assert_eq!(postcard::from_bytes::<IntervalOf>(&bytes).unwrap(), expected);
-    assert_eq!(Record::decode(2, &bytes), Some(Record::Interval(interval())));
+    assert_eq!(Record::decode(2, 2, &bytes), Some(Record::Interval(interval())));
 }
 
 #[test]
@@ -193,7 +194,36 @@ fn a_checkpoint_is_what_postcard_makes_of_it() {
     };
     let bytes = payload(Payload::Checkpoint(&checkpoint));
     assert_eq!(bytes, postcard(&expected));
-    assert_eq!(Record::decode(1, &bytes), Some(Record::Checkpoint(checkpoint)));
+    assert_eq!(Record::decode(2, 1, &bytes), Some(Record::Checkpoint(checkpoint)));
+}
+
+#[test]
+fn a_record_of_the_first_version_is_read_and_does_not_know_what_probes_took() {
+    let mut figures = row_of(3).figures;
+    figures.remove(1);
+    let bytes = |figures: Vec<i64>| {
+        postcard(&CheckpointOf {
+            run: [7; 16],
+            boot: [8; 16],
+            agent: "0.1.0".to_owned(),
+            began_ns: 12,
+            epoch_ns: None,
+            next: 1,
+            dropped: 0,
+            streams: vec![],
+            rows: vec![RowOf { step: 3, figures, buckets: row_of(3).buckets }],
+        })
+    };
+    let rows = |figures: Vec<i64>| match Record::decode(1, 1, &bytes(figures)) {
+        Some(Record::Checkpoint(checkpoint)) => checkpoint.rows,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(rows(figures), [(3, Counts { probes_inside_ns: None, ..counts() })]);
+    assert_eq!(rows(vec![5])[0].1.sum_ns, 5);
+    assert_eq!(rows(vec![])[0].1.sum_ns, 0);
+    assert_eq!(rows((1..=12).collect())[0].1.lost, [6, 7, 8, 9, 10, 11, 12]);
+    assert_eq!(Record::decode(1, 1, &bytes(vec![1; 13])), None, "more than it has");
+    assert_eq!(Record::decode(0, 1, &bytes(vec![])), None);
 }
 
 #[test]
@@ -202,7 +232,7 @@ fn a_frame_is_as_the_page_says() {
     let length = bytes.len() - HEADER_BYTES;
     assert_eq!(bytes[..4], (length as u32).to_le_bytes());
     assert_eq!(bytes[4..8], (!(length as u32)).to_le_bytes());
-    assert_eq!(bytes[8..12], [2, 1, 0, 0]);
+    assert_eq!(bytes[8..12], [2, 2, 0, 0]);
     assert_eq!(bytes[12..20], [8, 7, 6, 5, 4, 3, 2, 1]);
     // CRC-32C by its definition: the polynomial 0x1edc6f41, reflected.
     let mut crc = !0u32;
@@ -216,7 +246,7 @@ fn a_frame_is_as_the_page_says() {
 #[test]
 fn a_record_of_another_version_is_told_from_damage() {
     let mut bytes = frame(5, Payload::Interval(&Interval::default()));
-    bytes[9] = 2;
+    bytes[9] = 3;
     let mut crc = !0u32;
     for byte in bytes[..20].iter().chain(&bytes[24..]) {
         crc ^= u32::from(*byte);
@@ -237,10 +267,10 @@ fn names_are_cut_between_characters() {
 fn numbers_that_are_none_are_no_record() {
     let bytes = payload(Payload::Interval(&interval()));
     for end in 0..bytes.len() {
-        assert_eq!(Record::decode(2, &bytes[..end]), None, "cut at {end}");
+        assert_eq!(Record::decode(2, 2, &bytes[..end]), None, "cut at {end}");
     }
-    assert_eq!(Record::decode(2, &[&bytes[..], &[0]].concat()), None, "something behind it");
-    assert_eq!(Record::decode(3, &bytes), None);
+    assert_eq!(Record::decode(2, 2, &[&bytes[..], &[0]].concat()), None, "something behind it");
+    assert_eq!(Record::decode(2, 3, &bytes), None);
     // Eleven bytes of a number, and more than 64 bits in ten.
     for long in
         [[0x80; 11].as_slice(), &[0xff; 9], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]]

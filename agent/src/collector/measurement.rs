@@ -314,13 +314,14 @@ impl Measurement {
                 }
             }
         }
+        // A session keeps no more than a time; and what a hit costs has to be known.
+        let probes_known = !self.session && self.cost_ns.is_some();
         let (native_reports, python_reports) = self.functions.split_at_mut(natives);
         if let Some(python) = &self.python {
             for (label, report) in python_reports.iter_mut().enumerate() {
                 let (totals, unresolved) = python.functions.total(label, &self.rows);
-                let (in_flight, ended_inside) = inside[natives + label];
                 report.lost.unresolved = unresolved;
-                fill(report, &totals, in_flight, ended_inside, since_ns);
+                fill(report, &totals, inside[natives + label], since_ns, probes_known);
             }
         }
         for (index, report) in native_reports.iter_mut().enumerate() {
@@ -347,7 +348,7 @@ impl Measurement {
                 };
                 in_flight = inside - ended_inside;
             }
-            fill(report, &totals, in_flight, ended_inside, since_ns);
+            fill(report, &totals, (in_flight, ended_inside), since_ns, probes_known);
         }
         &self.functions
     }
@@ -413,7 +414,13 @@ pub fn rate(calls: u64, ns: u64) -> f64 {
     if ns == 0 { 0.0 } else { (calls as f64 * 1e10 / ns as f64).round() / 10.0 }
 }
 
-fn fill(report: &mut FunctionReport, totals: &RowTotals, in_flight: u64, ended_inside: u64, since_ns: u64) {
+fn fill(
+    report: &mut FunctionReport,
+    totals: &RowTotals,
+    (in_flight, ended_inside): (u64, u64),
+    since_ns: u64,
+    probes_known: bool,
+) {
     let histogram = totals.histogram();
     let new = totals.entries.saturating_sub(report.entries);
     report.rate_per_s = rate(new, since_ns);
@@ -437,6 +444,7 @@ fn fill(report: &mut FunctionReport, totals: &RowTotals, in_flight: u64, ended_i
     report.max_ns = histogram.max_ns();
     report.zero_count = totals.zero;
     report.buckets = histogram.occupied().collect();
+    report.take_probes(probes_known.then_some((totals.probes_inside_ns, totals.probes_unknown)));
     report.unsettled = totals.unsettled || !report.settled();
 }
 

@@ -206,6 +206,14 @@ pub struct FunctionReport {
     pub count: u64,
     /// Their sum in nanoseconds.
     pub sum_ns: u64,
+    /// Of that sum, what probes took that were hit inside of the calls, in nanoseconds; `None` where it is not known.
+    pub probes_inside_ns: Option<u64>,
+    /// Durations in the histogram of which that is not known.
+    pub probes_inside_unknown: u64,
+    /// Mean of the durations in nanoseconds; `None` while nothing was measured.
+    pub mean_ns: Option<u64>,
+    /// The same without what probes took inside.
+    pub mean_without_probes_ns: Option<u64>,
     /// Calls a second since the line before; in the last line since arming.
     pub rate_per_s: f64,
     /// Lower bound of the lowest occupied bucket.
@@ -228,6 +236,8 @@ pub struct FunctionReport {
     pub buckets: Vec<(i32, u64)>,
     /// What the probes themselves add to each duration, if it was measured.
     pub bias_ns: Option<u64>,
+    /// Half of the durations are no longer than that, within one bucket: the calls are shorter than can be resolved.
+    pub below_bias: bool,
     /// Some calls end, for us, at a jump into another function.
     pub until_tail_call: bool,
     /// Calls went on while this was read; the account is off by those.
@@ -251,6 +261,10 @@ impl FunctionReport {
             unmatched_exits: 0,
             count: 0,
             sum_ns: 0,
+            probes_inside_ns: None,
+            probes_inside_unknown: 0,
+            mean_ns: None,
+            mean_without_probes_ns: None,
             rate_per_s: 0.0,
             min_ns: None,
             p50_ns: None,
@@ -262,9 +276,26 @@ impl FunctionReport {
             zero_count: 0,
             buckets: Vec::new(),
             bias_ns: None,
+            below_bias: false,
             until_tail_call: false,
             unsettled: false,
         }
+    }
+
+    /// Takes in how long probes were hit inside of the calls, where that is known, and what follows from it. Comes after the
+    /// histogram.
+    pub fn take_probes(&mut self, probes: Option<(u64, u64)>) {
+        self.probes_inside_ns = probes.map(|(ns, _)| ns);
+        self.probes_inside_unknown = probes.map_or(0, |(_, unknown)| unknown);
+        self.mean_ns = self.sum_ns.checked_div(self.count);
+        // The calls of which it is not known are taken for ones like the others.
+        let known = self.count.saturating_sub(self.probes_inside_unknown);
+        let each = self.probes_inside_ns.and_then(|ns| ns.checked_div(known));
+        self.mean_without_probes_ns =
+            self.mean_ns.zip(each).map(|(mean, probes)| mean.saturating_sub(probes));
+        // A bucket is an eighth of an octave wide.
+        let within = |bias: u64| bias + bias / 11;
+        self.below_bias = self.p50_ns.zip(self.bias_ns).is_some_and(|(p50, bias)| p50 <= within(bias));
     }
 
     /// Does the account add up?

@@ -58,9 +58,11 @@ pub const BIAS: usize = 6;
 pub const UNCOVERED: usize = 7;
 /// See [`DURATION`].
 pub const UNTIL_TAIL_CALL: usize = 8;
+/// See [`DURATION`].
+pub const PROBES_INSIDE: usize = 9;
 
 /// All metrics that are sent.
-pub const METRICS: [Metric; 9] = [
+pub const METRICS: [Metric; 10] = [
     metric(
         "edgelat_function_duration",
         "s",
@@ -104,6 +106,12 @@ pub const METRICS: [Metric; 9] = [
         "{function}",
         Kind::Gauge,
         "1 where some calls leave by a jump and are measured up to there only",
+    ),
+    metric(
+        "edgelat_function_probes_inside",
+        "s",
+        Kind::Counter,
+        "Of the sum of the durations, what probes took that were hit inside of the calls",
     ),
 ];
 

@@ -11,8 +11,8 @@ use edgelat_spool::record::hexadecimal;
 use edgelat_spool::{Checkpoint, Counts, Interval, LOSSES, Stream};
 
 use crate::otlp::{
-    Attributes, BIAS, CALLS, ENDED_INSIDE, INSIDE, LOST, Number, Request, Span, UNCOVERED, UNMATCHED,
-    UNTIL_TAIL_CALL,
+    Attributes, BIAS, CALLS, ENDED_INSIDE, INSIDE, LOST, Number, PROBES_INSIDE, Request, Span, UNCOVERED,
+    UNMATCHED, UNTIL_TAIL_CALL,
 };
 
 /// Time after which all figures of a stream are sent.
@@ -123,6 +123,9 @@ impl Streams {
             }
         }
         number(UNMATCHED, did.unmatched > 0, attributes, whole(totals.unmatched as i64));
+        if let Some(ns) = totals.probes_inside_ns {
+            number(PROBES_INSIDE, !did.buckets.is_empty(), attributes, Number::Seconds(ns));
+        }
         if let Some(ns) = stream.bias_ns {
             number(BIAS, false, attributes, Number::Seconds(ns));
         }

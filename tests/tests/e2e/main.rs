@@ -21,6 +21,7 @@ mod go;
 mod go_images;
 mod hostile;
 mod images;
+mod inside;
 mod judges;
 mod mapped;
 mod memory;

@@ -28,6 +28,7 @@ fn row(function: &str, line: u32) -> Row {
         lost: [1, 0, 2, 0, 0, 0, 1],
         unmatched: 3,
         sum_ns: 3_200_000_059,
+        probes_inside_ns: Some(2_000),
         zero: 1,
         buckets: vec![(-1, 1), (1, 2)],
     };

@@ -88,7 +88,9 @@ pub(super) fn glob(text: &str) -> Glob {
     let mut rest = text;
     while let Some(at) = rest.find("(*") {
         let (before, after) = rest.split_at(at + 2);
-        let receiver = after.starts_with(|first: char| first.is_alphanumeric() || first == '_');
+        // Letters of Go are those of Unicode, and nothing else that is not ASCII can follow.
+        let begins = |first: char| first.is_ascii_alphanumeric() || first == '_' || !first.is_ascii();
+        let receiver = after.starts_with(begins);
         literal.push_str(&before[..at + 1]);
         literal.push_str(if receiver { "\\*" } else { "*" });
         rest = after;

@@ -118,16 +118,18 @@ fn moment(time: Option<(u64, Trust)>, unknown: &str) -> String {
 }
 
 /// The figures of a function by their names, in the order of columns. What is signed can be negative where a loss turned out
-/// to be another one.
-fn figures(counts: &Counts, inside: i64) -> impl Iterator<Item = (&'static str, i128)> {
+/// to be another one; what is missing is not known.
+fn figures(counts: &Counts, inside: i64) -> impl Iterator<Item = (&'static str, Option<i128>)> {
     let first =
-        [("entries", counts.entries.into()), ("exits", counts.exits().into()), ("in_flight", inside.into())];
+        [("entries", counts.entries.into()), ("exits", counts.exits().into()), ("in_flight", inside.into())]
+            .map(|(word, number): (_, i128)| (word, Some(number)));
     let last = [
-        ("unmatched_exits", counts.unmatched.into()),
-        ("sum_ns", counts.sum_ns.into()),
-        ("zero_count", counts.zero.into()),
+        ("unmatched_exits", Some(counts.unmatched.into())),
+        ("sum_ns", Some(counts.sum_ns.into())),
+        ("probes_inside_ns", counts.probes_inside_ns.map(i128::from)),
+        ("zero_count", Some(counts.zero.into())),
     ];
-    let lost = LOSSES.into_iter().zip(counts.lost.map(i128::from));
+    let lost = LOSSES.into_iter().zip(counts.lost.map(|lost| Some(lost.into())));
     first.into_iter().chain(lost).chain(last)
 }
 
@@ -174,7 +176,10 @@ pub(super) fn json(
         }
         for (word, number) in figures(counts, inside) {
             name(out, ",", word)?;
-            write!(out, "{number}")?;
+            match number {
+                Some(number) => write!(out, "{number}")?,
+                None => out.write_all(b"null")?,
+            }
         }
         name(out, ",", "buckets")?;
         buckets(out, counts, "[", ",", ["[", "]"])?;
@@ -254,7 +259,10 @@ pub(super) fn csv(out: &mut dyn Write, seen: &Seen<'_>, state: &Checkpoint, time
             field(out, text)?;
         }
         write!(out, "{}", hexadecimal(&stream.build_id))?;
-        figures(counts, inside).try_for_each(|(_, number)| write!(out, ",{number}"))?;
+        figures(counts, inside).try_for_each(|(_, number)| match number {
+            Some(number) => write!(out, ",{number}"),
+            None => out.write_all(b","),
+        })?;
         out.write_all(b",")?;
         buckets(out, counts, "", ":", [""; 2])?;
         out.write_all(b",,\n")?;
@@ -263,7 +271,7 @@ pub(super) fn csv(out: &mut dyn Write, seen: &Seen<'_>, state: &Checkpoint, time
         out.write_all(first.as_bytes())?;
         field(out, &uncovered.target)?;
         // Nothing is known, which is not 0.
-        out.write_all(&[b','; 9 + LOSSES.len()])?;
+        out.write_all(&[b','; 10 + LOSSES.len()])?;
         writeln!(out, ",{},{}", uncovered.time_ns, uncovered.reason)?;
     }
     Ok(())
@@ -334,7 +342,7 @@ mod tests {
         let lines = shown(csv);
         let (function, uncovered) = lines.split_once('\n').unwrap();
         assert!(function.contains(",a,\"f\"\"<int, 3>\",,,5,3,1,0,-1,2,"), "{function}");
-        assert!(function.ends_with(",0,700,1,-180:1 -170:1,,"), "{function}");
+        assert!(function.ends_with(",0,700,,1,-180:1 -170:1,,"), "{function}");
         // One comma stands in quotes.
         assert_eq!([function, uncovered.trim_end()].map(|line| line.split(',').count() - 1), [columns; 2]);
         assert!(uncovered.ends_with(",2500000000,budget\n"), "{uncovered}");

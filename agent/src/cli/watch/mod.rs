@@ -135,9 +135,6 @@ pub fn run(options: WatchOptions) -> Result<Exit, Failure> {
         let ended = match watch.begin(&signals)? {
             Some(ended) => ended,
             None => {
-                if options.calibrate {
-                    watch.session.calibrate(&mut watch.line, &mut Aloud::default());
-                }
                 watch.settle()?;
                 watch.run(&options, &signals)?
             }

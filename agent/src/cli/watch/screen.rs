@@ -63,14 +63,15 @@ fn picture(report: &Report, style: Style) -> String {
     for function in report.functions.iter().take(shown) {
         lines.push(row(function));
         lines.extend(account(function).map(|line| style.yellow(&line)));
+        lines.extend(probes(function).map(|line| style.yellow(&line)));
     }
     if report.functions.len() > shown {
         lines.push(style.dim(&format!("... and {} more", report.functions.len() - shown)));
     }
     if let [function] = report.functions.as_slice() {
         lines.extend(histogram(function));
-        lines.extend(notes(function).map(|line| style.dim(&line)));
     }
+    lines.extend(biases(&report.functions[..shown.min(report.functions.len())]).map(|line| style.dim(&line)));
     if report.functions.iter().take(shown).any(|function| function.until_tail_call) {
         lines
             .push(style.dim(
@@ -181,11 +182,43 @@ fn account(function: &FunctionReport) -> Option<String> {
     (!words.is_empty()).then(|| format!("  not measured: {}{advice}", words.join(", ")))
 }
 
-fn notes(function: &FunctionReport) -> impl Iterator<Item = String> {
-    let bias = function.bias_ns.map(|ns| {
-        format!("the probes themselves add about {} to each duration (not subtracted)", duration(ns))
+/// How much of the durations is ours, where that is much: what probes took inside of the calls, and where nothing else can be
+/// seen. A fiftieth is less than the buckets resolve.
+fn probes(function: &FunctionReport) -> impl Iterator<Item = String> {
+    let means = function.mean_ns.zip(function.mean_without_probes_ns);
+    let inside = means.filter(|(mean, without)| mean - without > mean / 50).map(|(mean, without)| {
+        let (ours, mean, without) = (duration(mean - without), duration(mean), duration(without));
+        format!("  probes inside take {ours} of its mean of {mean}; without them {without}")
     });
-    bias.into_iter()
+    let below = function.below_bias.then(|| {
+        "  shorter than can be resolved: half of its calls take no longer than what the probes add".to_owned()
+    });
+    inside.into_iter().chain(below)
+}
+
+/// What the probes add to each duration: which functions have which figure, where not all have the same.
+fn biases(functions: &[FunctionReport]) -> Option<String> {
+    let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
+    for function in functions {
+        let Some(bias) = function.bias_ns.map(duration) else { continue };
+        match groups.iter_mut().find(|(known, _)| *known == bias) {
+            Some((_, names)) => names.push(&function.name),
+            None => groups.push((bias, vec![&function.name])),
+        }
+    }
+    let about = match groups.as_slice() {
+        [] => return None,
+        [(bias, _)] => bias.clone(),
+        several => {
+            let one = |(bias, names): &(String, Vec<&str>)| match names.as_slice() {
+                [name] => format!("{bias} ({})", shortened(name, NAME)),
+                [name, rest @ ..] => format!("{bias} ({} and {} more)", shortened(name, NAME), rest.len()),
+                [] => bias.clone(),
+            };
+            several.iter().map(one).collect::<Vec<_>>().join(", ")
+        }
+    };
+    Some(format!("the probes themselves add about {about} to each duration (not subtracted)"))
 }
 
 /// Lower bound, upper bound, count and bar of each line, neighbours merged until there are few.
@@ -293,6 +326,48 @@ mod tests {
         assert_eq!(label(&function), "f >");
         function.name = "x".repeat(40);
         assert_eq!(label(&function), format!("..{} >", "x".repeat(26)));
+    }
+
+    #[test]
+    fn how_much_of_a_function_is_ours_is_said_where_it_is_much() {
+        let mut function = FunctionReport::new("f".into(), "/bin/f".into());
+        (function.count, function.sum_ns, function.p50_ns) = (100, 3_200_000, Some(31_000));
+        function.take_probes(None);
+        assert_eq!((function.mean_ns, function.mean_without_probes_ns), (Some(32_000), None));
+        assert_eq!(probes(&function).count(), 0, "not known");
+        function.take_probes(Some((64_000, 0)));
+        assert_eq!(probes(&function).count(), 0, "a fiftieth");
+        // Of ten calls it is not known.
+        function.take_probes(Some((90 * 26_100, 10)));
+        let lines: Vec<String> = probes(&function).collect();
+        assert_eq!(lines, ["  probes inside take 26.1 us of its mean of 32.0 us; without them 5.90 us"]);
+        function.bias_ns = Some(29_000);
+        function.take_probes(Some((0, 0)));
+        assert!(function.below_bias && probes(&function).all(|line| line.starts_with("  shorter than")));
+        function.bias_ns = Some(28_000);
+        function.take_probes(Some((0, 0)));
+        assert!(!function.below_bias);
+    }
+
+    #[test]
+    fn what_the_probes_add_is_said_of_every_function() {
+        let functions: Vec<FunctionReport> = ["f", "g", "h"]
+            .map(|name| FunctionReport::new(name.into(), "/bin/f".into()))
+            .into_iter()
+            .zip([Some(600), Some(600), None])
+            .map(|(function, bias_ns)| FunctionReport { bias_ns, ..function })
+            .collect();
+        let said = |functions: &[FunctionReport]| biases(functions).unwrap();
+        let all = "the probes themselves add about 600 ns to each duration (not subtracted)";
+        assert_eq!(said(&functions), all);
+        assert_eq!(biases(&functions[2..]), None);
+        let mut others = functions;
+        others[2].bias_ns = Some(7_000);
+        assert!(
+            said(&others).contains("about 600 ns (f and 1 more), 7.00 us (h) to each"),
+            "{}",
+            said(&others)
+        );
     }
 
     #[test]

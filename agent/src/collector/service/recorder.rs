@@ -228,6 +228,7 @@ fn counts_of(function: &FunctionReport) -> Counts {
         lost: lost.map(|lost| lost as i64),
         unmatched: function.unmatched_exits,
         sum_ns: function.sum_ns,
+        probes_inside_ns: function.probes_inside_ns,
         zero: function.zero_count,
         buckets: function.buckets.clone(),
     }

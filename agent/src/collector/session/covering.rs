@@ -122,10 +122,13 @@ impl Session {
         let mut known = Ok(());
         if wanted.bounded {
             known = measurement.calibrate(line);
-        } else if wanted.calibrated && !wanted.python.is_empty() {
-            // Functions of Python are met by their first calls: a program may make more of them in a few tenths of a second
-            // than there is room for, and nobody looks while this is measured.
-            calibrate(&mut measurement, line, notices);
+        } else if wanted.calibrated
+            && let Err(error) = measurement.calibrate(line)
+        {
+            // Before it counts: each call knows from its first hit on what the probes inside of it take. And functions of
+            // Python are met by their first calls: a program may make more of them in a few tenths of a second than there
+            // is room for, and nobody looks while this is measured.
+            notices.say(format_args!("what the probes themselves add is not known: {error}"));
         }
         if let Err(error) = known.and_then(|()| measurement.arm(line)) {
             _ = measurement.detach(line);
@@ -168,19 +171,5 @@ impl Session {
             return Ok(());
         }
         self.cover(line, wanted, &patterns, sources, notices)
-    }
-
-    /// Learns what the probes add where that is not known yet, while they count already: a person waits for numbers, not for
-    /// this.
-    pub fn calibrate(&mut self, line: &mut Line, notices: &mut dyn Notices) {
-        let unknown = self.measurements.iter_mut().filter(|measurement| measurement.cost_ns().is_none());
-        unknown.for_each(|measurement| calibrate(measurement, line, notices));
-    }
-}
-
-/// What its probes add is measured, or said to be unknown.
-fn calibrate(measurement: &mut Measurement, line: &mut Line, notices: &mut dyn Notices) {
-    if let Err(error) = measurement.calibrate(line) {
-        notices.say(format_args!("what the probes themselves add is not known: {error}"));
     }
 }

@@ -1,0 +1,116 @@
+//! What hits cost now, while plans count.
+//!
+//! What probes take inside of the calls of other functions is priced hit by hit, and may be many times what a function takes by
+//! itself. So a price that was right at the start is not enough: a trap takes now a third more and now a third less, depending
+//! on what else the machine does. Four times a second the guard calls a few empty functions of its own, with the same probes
+//! on them, which is about a thousandth of a CPU; and only where plans may have probes inside of calls.
+
+use std::time::{Duration, Instant};
+
+use edgelat_bpf::object::Programs;
+
+use crate::attach;
+use crate::calibrate::{self, Samples};
+use crate::error::GuardError;
+use crate::guard::{Guard, order};
+use crate::plan::Plan;
+use crate::prices::Prices;
+use crate::protocol::{Returns, TargetId};
+use crate::target::Target;
+
+/// Time between two samples.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// What is known of the prices of one set of programs.
+#[derive(Debug)]
+pub(crate) struct Repriced {
+    programs: Programs,
+    returns: Returns,
+    samples: Samples,
+    prices: Prices,
+    /// The functions could not be probed any more; the prices stay.
+    given_up: bool,
+}
+
+impl Plan {
+    /// Its programs and how it sees returns, where probes may be hit inside of what it measures and that is priced.
+    fn repriced(&self) -> Option<(Programs, Returns)> {
+        let (way, _) = self.loaded.as_ref()?;
+        let counts = self.armed && !self.off && !self.stopped && self.budget.is_some();
+        // Sessions do not know what is inside.
+        (counts && way.programs != Programs::Session && self.kinds.may_nest())
+            .then_some((way.programs, self.options.returns))
+    }
+}
+
+impl Guard {
+    /// How long until the next sample is due.
+    pub(crate) fn time_to_reprice(&self) -> Option<Duration> {
+        self.plans.iter().any(|plan| plan.repriced().is_some()).then_some(AGAIN)
+    }
+
+    /// Measures what hits cost, where it is time, and has the programs go by that.
+    pub(crate) fn reprice(&mut self, now: Instant) {
+        if self.repriced_at.is_some_and(|last| now.saturating_duration_since(last) < AGAIN) {
+            return;
+        }
+        self.repriced_at = Some(now);
+        let mut done = Vec::new();
+        for index in 0..self.plans.len() {
+            let Some(key) = self.plans[index].repriced() else { continue };
+            if !done.contains(&key) {
+                done.push(key);
+                self.sample(index, key);
+            }
+            // The next one does it where this fails.
+            _ = self.price(index);
+        }
+    }
+
+    fn sample(&mut self, index: usize, key: (Programs, Returns)) {
+        let known = self.costs.iter().find(|(programs, returns, _)| (*programs, *returns) == key);
+        let Some(known) = known.map(|(_, _, costs)| costs.prices) else { return };
+        let holds = |plan: &Plan| plan.repriced() == Some(key) && !plan.calibration.is_empty();
+        let held = self.plans.iter().any(holds);
+        let place = self.repriced.iter().position(|repriced| (repriced.programs, repriced.returns) == key);
+        let place = place.unwrap_or_else(|| {
+            let (programs, returns) = key;
+            let samples = Samples::default();
+            self.repriced.push(Repriced { programs, returns, samples, prices: known, given_up: false });
+            self.repriced.len() - 1
+        });
+        if self.repriced[place].given_up {
+            return;
+        }
+        // The plan that had the probes on these functions is gone.
+        if !held && self.probe_again(index).is_err() {
+            self.repriced[place].given_up = true;
+            return;
+        }
+        let repriced = &mut self.repriced[place];
+        repriced.samples.take();
+        repriced.prices = repriced.samples.prices(&known, key.1);
+    }
+
+    /// Puts the probes of a plan on the functions that are called again.
+    fn probe_again(&mut self, index: usize) -> Result<(), GuardError> {
+        let plan = &self.plans[index];
+        let (way, loaded) = plan.loaded.as_ref().ok_or_else(|| order("it is not loaded"))?;
+        let own = Target::unchecked(TargetId(0), std::process::id() as i32)?;
+        let (first_row, returns) = (plan.options.functions, plan.options.returns);
+        let images = calibrate::images(&own, first_row, returns, calibrate::is_called_again)?;
+        let probes = attach::attach(way.route, loaded, &own, &images, self.tracefs.as_ref())?;
+        self.plans[index].calibration.push(probes);
+        Ok(())
+    }
+
+    /// Has the programs of a plan go by what a hit costs now.
+    pub(crate) fn price(&self, index: usize) -> Result<(), GuardError> {
+        let plan = &self.plans[index];
+        let (Some(budget), Some((way, loaded))) = (&plan.budget, &plan.loaded) else { return Ok(()) };
+        let returns = plan.options.returns;
+        let now = self.repriced.iter().find(|now| (now.programs, now.returns) == (way.programs, returns));
+        let prices = now.map_or(budget.meter.prices(), |now| &now.prices);
+        loaded.set_prices(&prices.of_hits(returns, self.others(index)))
+    }
+}

@@ -1,0 +1,120 @@
+//! What probes take inside of the calls of functions that call others which are measured too.
+
+use edgelat_tests::machine::Turn;
+use edgelat_tests::{Function, Report, Session, Target, need_root};
+
+use crate::go::CALLS;
+
+/// Turns of the target: long enough that prices are measured again while it runs.
+const TURNS: &str = "8000";
+/// Attempts, since a trap takes now more and now less: what is wrong is wrong in each.
+const ATTEMPTS: usize = 4;
+
+fn measured(options: &[&str], functions: &[&str]) -> Report {
+    let mut target = Target::start("nests", &["--calls", TURNS, "--threads", "2"]);
+    let session = Session::with(&target, options, functions);
+    target.go();
+    let oracle = target.end();
+    let report = session.end();
+    report.agrees_with(&oracle);
+    report
+}
+
+/// Nanoseconds that probes took inside of a call.
+#[track_caller]
+fn inside(function: &Function) -> f64 {
+    let inside = function.probes_inside_ns.unwrap_or_else(|| panic!("not known: {function:#?}"));
+    inside as f64 / function.count as f64
+}
+
+fn median(report: &Report, name: &str) -> f64 {
+    report.function(name).quantiles.as_ref().unwrap().p50 as f64
+}
+
+/// How much of what a call takes longer with the others than alone is known to be ours.
+fn explained(options: &[&str]) -> f64 {
+    let alone = median(&measured(options, &["top"]), "top");
+    let together = measured(options, &["top", "middle", "leaf"]);
+    let (top, middle) = (inside(together.function("top")), inside(together.function("middle")));
+    assert_eq!(inside(together.function("leaf")), 0.0, "nothing is inside of it");
+    // Seventeen leaves and two of the others inside of one, eight leaves of the other, whose probes have prices of their own.
+    let (leaf, others) = (middle / 8.0, (top - middle * 17.0 / 8.0) / 2.0);
+    assert!((0.02..1.5).contains(&(others / leaf)), "{options:?}: {others} and {leaf} of {top} and {middle}");
+    let without = together.function("top").mean_without_probes_ns.unwrap() as f64;
+    let mean = together.function("top").sum_ns as f64 / together.function("top").count as f64;
+    assert!((without + top - mean).abs() < 2.0, "{together:#?}");
+    top / (median(&together, "top") - alone)
+}
+
+#[track_caller]
+fn is_explained(options: &[&str]) {
+    need_root();
+    let _turn = Turn::alone();
+    let mut seen = Vec::new();
+    for _ in 0..ATTEMPTS {
+        seen.push(explained(options));
+        if (0.8..=1.25).contains(seen.last().unwrap()) {
+            return;
+        }
+    }
+    panic!("{options:?}: what is known to be ours is {seen:.2?} of what the others add");
+}
+
+#[test]
+fn what_others_add_to_a_duration_is_known_by_uprobe_multi() {
+    is_explained(&["--route", "uprobe_multi"]);
+}
+
+#[test]
+fn what_others_add_to_a_duration_is_known_by_tracefs() {
+    is_explained(&["--route", "tracefs"]);
+}
+
+#[test]
+fn what_others_add_to_a_duration_is_known_by_single() {
+    is_explained(&["--route", "single"]);
+}
+
+#[test]
+fn a_function_that_calls_itself_pays_for_its_own_probes() {
+    let _turn = Turn::shared();
+    let mut target = Target::start("recurse", &["--calls", "200", "--depth", "50"]);
+    let session = Session::on(&target, &["deep"]);
+    target.go();
+    target.end();
+    let report = session.end();
+    let deep = report.function("deep");
+    // Half of the calls have more of the others inside than half of them.
+    let ratio = inside(deep) / median(&report, "deep");
+    assert!((0.5..1.5).contains(&ratio), "{ratio} of {deep:#?}");
+}
+
+/// It waits meanwhile for one that other goroutines run, perhaps on the same thread.
+#[test]
+fn what_other_goroutines_call_is_not_inside_and_what_goes_on_elsewhere_is() {
+    let _turn = Turn::shared();
+    let mut target = Target::start("go/calls-1.27-plain", &["--calls", "300", "--threads", "3"]);
+    let session = Session::with(&target, &[], CALLS);
+    target.go();
+    target.end();
+    let report = session.end();
+    let [asks, answers] = ["main.asks", "main.answers"].map(|name| report.function(name));
+    assert!(asks.count > 0 && answers.count > 0, "{report:#?}");
+    assert_eq!((asks.probes_inside_ns, answers.probes_inside_ns), (Some(0), Some(0)), "{report:#?}");
+    for name in ["main.descend", "main.even"] {
+        assert!(inside(report.function(name)) > 0.0, "{report:#?}");
+    }
+}
+
+#[test]
+fn where_it_is_not_known_no_figure_is_shown() {
+    let _turn = Turn::shared();
+    for options in [&["--no-bias"][..], &["--returns", "uretprobe"][..]] {
+        let report = measured(options, &["top", "leaf"]);
+        let session = report.returns == "uretprobe session";
+        for function in report.functions.iter().filter(|_| session || options[0] == "--no-bias") {
+            let shown = (function.probes_inside_ns, function.mean_without_probes_ns);
+            assert_eq!(shown, (None, None), "{function:#?}");
+        }
+    }
+}
