@@ -104,6 +104,7 @@ impl Records {
             counts.sum_ns += edgelat_histogram::upper_bound_ns(index) - self.below(100);
         }
         counts.buckets = buckets.into_iter().collect();
+        counts.probes_inside_ns = Some(counts.sum_ns / 4);
         counts
     }
 

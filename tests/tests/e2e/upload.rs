@@ -152,6 +152,9 @@ pub fn prometheus_computes_what_we_say(start: Start<'_>) {
         assert_eq!(number(format!("edgelat_function_calls_total{labels}")), Some(counts.entries as f64));
         assert_eq!(number(format!("edgelat_function_bias_seconds{labels}")), Some(650e-9));
         assert_eq!(number(format!("edgelat_function_unmatched_exits_total{labels}")), Some(0.0));
+        let probes = number(format!("edgelat_function_probes_inside_seconds_total{labels}")).unwrap();
+        let told = counts.probes_inside_ns.unwrap() as f64;
+        assert!((probes * 1e9 / told - 1.0).abs() < 1e-9, "{probes}");
     }
     // At the end of the last interval, however long ago that is by now.
     let end = records.now.real_ns as f64 / 1e9;
