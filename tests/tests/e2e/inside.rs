@@ -31,6 +31,13 @@ fn median(report: &Report, name: &str) -> f64 {
     report.function(name).quantiles.as_ref().unwrap().p50 as f64
 }
 
+/// Calls of which that is not known.
+fn unknown(report: &Report, name: &str) -> u64 {
+    let functions = report.value["functions"].as_array().unwrap();
+    let function = functions.iter().find(|function| function["name"] == name).unwrap();
+    function["probes_inside_unknown"].as_u64().unwrap()
+}
+
 /// How much of what a call takes longer with the others than alone is known to be ours.
 fn explained(options: &[&str]) -> f64 {
     let alone = median(&measured(options, &["top"]), "top");
@@ -104,6 +111,22 @@ fn what_other_goroutines_call_is_not_inside_and_what_goes_on_elsewhere_is() {
     for name in ["main.descend", "main.even"] {
         assert!(inside(report.function(name)) > 0.0, "{report:#?}");
     }
+}
+
+/// There is room for some threads only: a wrong figure would be worse than none.
+#[test]
+fn where_two_threads_share_a_place_it_is_not_known_of_the_calls_that_both_were_in() {
+    let _turn = Turn::shared();
+    let mut target = Target::start("collides", &["--calls", "500"]);
+    let session = Session::with(&target, &[], &["waits", "leaf"]);
+    target.go();
+    let oracle = target.end();
+    let report = session.end();
+    report.agrees_with(&oracle);
+    let waits = report.function("waits");
+    assert_eq!(unknown(&report, "waits"), 500, "{waits:#?}");
+    assert_eq!((waits.probes_inside_ns, waits.mean_without_probes_ns), (Some(0), None), "{waits:#?}");
+    assert_eq!(unknown(&report, "leaf"), 0, "it begins and ends alone");
 }
 
 #[test]
