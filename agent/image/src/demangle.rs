@@ -9,6 +9,9 @@
 //! bottom. Input, output and depth are bounded ([`limits`](crate::limits)); what exceeds them has its linkage name
 //! only.
 
+#[cfg(feature = "cpp")]
+mod transcribe;
+
 use std::fmt::{self, Write};
 
 use crate::limits::DEMANGLED_BYTES;
@@ -85,9 +88,10 @@ fn cpp(base: &[u8], form: Form, out: &mut Bounded) -> Option<()> {
 
     use crate::limits::DEMANGLE_DEPTH;
 
+    let transcribed = transcribe::transcribe(base);
+    let name = transcribed.as_ref().map_or(base, String::as_bytes);
     let options = ParseOptions::default().recursion_limit(DEMANGLE_DEPTH);
-    let Ok((symbol, rest)) = BorrowedSymbol::with_tail_and_options(base, &options) else {
-        // Identifiers with letters beyond ASCII, which the demangler does not take.
+    let Ok((symbol, rest)) = BorrowedSymbol::with_tail_and_options(name, &options) else {
         return out.write_str(&plain_cpp(base)?).ok();
     };
     if !rest.is_empty() {
@@ -103,7 +107,30 @@ fn cpp(base: &[u8], form: Form, out: &mut Bounded) -> Option<()> {
         Form::Full => as_written,
         Form::AsListed => options,
     };
-    symbol.structured_demangle(out, &options).ok()
+    symbol.structured_demangle(out, &options).ok()?;
+    if transcribed.is_some() {
+        out.0 = transcribe::original(&out.0);
+    }
+    if form == Form::Bare && base.starts_with(b"_ZZ") {
+        out.0.truncate(without_qualifiers(&out.0).len());
+    }
+    Some(())
+}
+
+/// A name without parameters, and without the `const` behind them, which the demangler leaves where the function is inside
+/// of another one, as a lambda is. What a conversion converts to may be const.
+#[cfg(feature = "cpp")]
+fn without_qualifiers(name: &str) -> &str {
+    let mut rest = name;
+    if rest.rsplit("::").next().is_some_and(|last| last.starts_with("operator ")) {
+        return rest;
+    }
+    while let Some(shorter) =
+        [" const", " volatile", " &&", " &"].iter().find_map(|qualifier| rest.strip_suffix(qualifier))
+    {
+        rest = shorter;
+    }
+    rest
 }
 
 /// A destructor that also frees its object (`D0`) calls the one that does not, and one of a whole object (`C1`, `D1`) that of
@@ -418,6 +445,33 @@ impl Write for Bounded {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lambdas_literal_operators_and_letters_beyond_ascii_have_the_names_of_their_source() {
+        for (linkage, full, bare) in [
+            ("_Zli3_kmy", "operator\"\"_km(unsigned long long)", "operator\"\"_km"),
+            (
+                "_ZN2nsli5_bitsIJLc49ELc48EEEElv",
+                "ns::operator\"\"_bits<49, 48>()",
+                "ns::operator\"\"_bits<49, 48>",
+            ),
+            ("_ZNK5Ünit7größeEl", "Ünit::größe(long) const", "Ünit::größe"),
+            (
+                "_ZZNK5Ünit3runElENKUllE_clEl",
+                "Ünit::run(long) const::{lambda(long)#1}::operator()(long) const",
+                "Ünit::run(long) const::{lambda(long)#1}::operator()",
+            ),
+            (
+                "_ZZNK2ns1Q4walkElENKUllE0_clEl",
+                "ns::Q::walk(long) const::{lambda(long)#2}::operator()(long) const",
+                "ns::Q::walk(long) const::{lambda(long)#2}::operator()",
+            ),
+        ] {
+            assert_eq!(demangle(linkage.as_bytes(), Form::Full).as_deref(), Some(full), "{linkage}");
+            assert_eq!(demangle(linkage.as_bytes(), Form::Bare).as_deref(), Some(bare), "{linkage}");
+        }
+        assert_eq!(without_qualifiers("f()::A::operator int const"), "f()::A::operator int const");
+    }
 
     #[test]
     fn structors_with_one_name_in_the_source_are_told_apart() {

@@ -22,6 +22,9 @@ pub const DYNAMIC_ENTRIES: usize = 4_096;
 /// Symbols in one table. The largest browsers have about 2 million with full symbols.
 pub const SYMBOLS: u64 = 4_000_000;
 
+/// Versions of symbols that a library defines, and that are told apart in an image. The C library has some fifty.
+pub const VERSIONS: u64 = 255;
+
 /// Symbols of functions in all tables of an image together. Each takes up to 80 bytes besides its name: 1.9 million of them
 /// took 144 MiB.
 pub const FUNCTIONS: usize = 2_000_000;

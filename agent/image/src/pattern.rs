@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `do_work` | the function of that name; C++ and Rust names with or without their parameter list |
 //! | `work_*`, `ns::Queue::p?p`, `step_[0-9]` | all functions that the [glob](crate::glob) matches |
+//! | `do_work@V_1.0`, `do_work@@V_2.0` | the same in that version; `@@` is the one that the name means to a linker, `do_work` alone all of them |
 //! | `libfoo.so:do_work` | the same in the image with that file name (`libfoo.so` is also `libfoo.so.1.2`) |
 //! | `/opt/vendor/libfoo.so:do_work` | the same in the image of that path |
 //! | `+0x1139@6a3b08c1` | the function that begins at that ELF virtual address, in the build with that build-id |
@@ -21,6 +22,7 @@ use crate::demangle::may_be_abbreviated;
 use crate::functions::unnamed::UNNAMED;
 use crate::glob::Glob;
 use crate::limits::{BUILD_ID_BYTES, BUILD_ID_DIGITS, PATTERN_BYTES};
+use crate::linkage;
 
 /// A parsed pattern. `Display` gives what was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +57,9 @@ pub enum Wanted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamePattern {
     text: String,
+    /// Bytes of the text before its version.
+    base: usize,
+    version_glob: Option<Box<Glob>>,
     /// The text without spaces: demanglers and people do not agree where they stand.
     squeezed: String,
     glob: Option<Glob>,
@@ -211,13 +216,22 @@ impl fmt::Display for Pattern {
 
 impl NamePattern {
     fn new(text: &str) -> Self {
-        let squeezed: String = squeeze(text).collect();
+        let base = linkage::without_version(text.as_bytes()).len();
+        let (name, version) = text.split_at_checked(base).unwrap_or((text, ""));
+        let squeezed: String = squeeze(name).collect();
         // The brackets of an ABI tag, as in f[abi:cxx11], hold no set.
         let glob = |text: &str| {
             let text = text.replace(TAG, "\\[abi:");
             Glob::is_glob(&text).then(|| Glob::new(&text))
         };
-        Self { glob: glob(text), squeezed_glob: glob(&squeezed), squeezed, text: text.to_owned() }
+        Self {
+            glob: glob(name),
+            squeezed_glob: glob(&squeezed),
+            version_glob: glob(version).map(Box::new),
+            squeezed,
+            base: name.len(),
+            text: text.to_owned(),
+        }
     }
 
     /// The text that was typed.
@@ -226,22 +240,39 @@ impl NamePattern {
         &self.text
     }
 
+    /// The text without a version.
+    pub(crate) fn base(&self) -> &str {
+        &self.text[..self.base]
+    }
+
     /// Whether it can match names other than itself.
     #[must_use]
     pub fn is_glob(&self) -> bool {
         self.glob.is_some()
     }
 
+    /// Whether a version, with the signs before it, is asked for. One sign asks for any version of that name, two for
+    /// the one that the name means without.
+    pub(crate) fn is_version(&self, version: &str) -> bool {
+        let asked = &self.text[self.base..];
+        let any = version.strip_prefix('@').filter(|_| !asked.starts_with("@@"));
+        asked.is_empty()
+            || [Some(version), any].into_iter().flatten().any(|version| {
+                version == asked
+                    || self.version_glob.as_ref().is_some_and(|glob| glob.matches(version.chars()))
+            })
+    }
+
     /// Whether a linkage name is the text itself.
     pub(crate) fn is(&self, linkage: &[u8]) -> bool {
-        self.text.as_bytes() == linkage
+        self.base().as_bytes() == linkage
     }
 
     /// Whether a demangled name is the text itself, spaces left out.
     pub(crate) fn is_demangled(&self, name: &str) -> bool {
         squeeze(name).eq(self.squeezed.chars())
             || name.contains(TAG)
-                && !self.text.contains(TAG)
+                && !self.base().contains(TAG)
                 && squeeze(&without_tags(name)).eq(self.squeezed.chars())
     }
 
@@ -263,7 +294,7 @@ impl NamePattern {
         let words = match &self.glob {
             Some(glob) => glob.words(),
             None => self
-                .text
+                .base()
                 .split(|character: char| !(character.is_ascii_alphanumeric() || character == '_'))
                 .map(str::to_owned)
                 .collect(),
@@ -428,6 +459,23 @@ mod tests {
         assert!(!name.is_demangled("f(int)"));
         assert!(name.is_glob());
         assert!(name.matches_demangled("f(int, char const volatile*)"));
+    }
+
+    #[test]
+    fn a_version_is_no_part_of_the_name() {
+        for (text, base, same, others) in [
+            ("f", "f", &["", "@V_1", "@@V_2"][..], &[][..]),
+            ("f@V_1", "f", &["@V_1", "@@V_1"], &["", "@V_10", "@@V_2"]),
+            ("f@@V_1", "f", &["@@V_1"], &["", "@V_1"]),
+            ("f@V_*", "f", &["@V_1", "@@V_2"], &["", "@W_1"]),
+            ("f@@*", "f", &["@@V_2"], &["", "@V_1"]),
+            ("@f", "@f", &[""], &[]),
+        ] {
+            let Wanted::Name(name) = Pattern::parse(text).unwrap().wanted else { panic!() };
+            assert!(name.is(base.as_bytes()) && name.is_demangled(base) && name.text() == text, "{text}");
+            assert!(same.iter().all(|version| name.is_version(version)), "{text}");
+            assert!(others.iter().all(|version| !name.is_version(version)), "{text}");
+        }
     }
 
     #[test]

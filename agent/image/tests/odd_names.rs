@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::{compile, directory, open, own_functions};
+use std::path::PathBuf;
+
+use common::{compile, directory, open, own_functions, run, text};
 use edgelat_image::Pattern;
 
 const CPP: &str = r#"
@@ -55,4 +57,32 @@ fn odd_names_of_cpp_are_found_as_they_are_written() {
         found.sort_unstable();
         assert_eq!(found, names, "{pattern}");
     }
+}
+
+/// The C library has several functions of one name, which readelf tells apart.
+#[test]
+fn versions_of_libc_are_those_of_readelf() {
+    let path = PathBuf::from(run("gcc", &["-print-file-name=libc.so.6"]).trim()).canonicalize().unwrap();
+    let image = open(&path);
+    let table = own_functions(&image);
+    let listing = run("readelf", &["--dyn-syms", "--wide", text(&path)]);
+    let (mut hidden, mut default) = (0, 0);
+    for line in listing.lines() {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, value, _, "FUNC", _, _, section, name, ..] = fields.as_slice() else { continue };
+        let Some((base, version)) = name.split_once('@').filter(|_| *section != "UND") else { continue };
+        let start = u64::from_str_radix(value, 16).unwrap();
+        let starts = |pattern: &str| -> Vec<u64> {
+            let found = image.find(&table, &Pattern::parse(pattern).unwrap());
+            let found = found.unwrap_or_else(|error| panic!("{pattern}: {error}"));
+            found.into_iter().map(|function| function.start).collect()
+        };
+        assert_eq!(starts(name), [start], "{name}");
+        assert!(starts(base).contains(&start), "{name}");
+        match version.starts_with('@') {
+            true => default += 1,
+            false => hidden += 1,
+        }
+    }
+    assert!(hidden > 20 && default > 1_000, "{hidden} {default}");
 }

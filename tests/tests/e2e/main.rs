@@ -26,6 +26,7 @@ mod judges;
 mod mapped;
 mod memory;
 mod metrics;
+mod names;
 mod packs;
 mod processes;
 mod programs;

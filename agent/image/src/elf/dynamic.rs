@@ -23,6 +23,9 @@ const DT_JMPREL: u64 = 23;
 const DT_FLAGS: u64 = 30;
 const DT_GNU_HASH: u64 = 0x6fff_fef5;
 const DT_FLAGS_1: u64 = 0x6fff_fffb;
+const DT_VERSYM: u64 = 0x6fff_fff0;
+const DT_VERDEF: u64 = 0x6fff_fffc;
+const DT_VERDEFNUM: u64 = 0x6fff_fffd;
 /// Symbols in one chain of the GNU hash table. Linkers aim at fewer than 10.
 const CHAIN: u64 = 4_096;
 const DF_TEXTREL: u64 = 4;
@@ -45,6 +48,9 @@ pub(crate) struct Dynamic {
     linkage_size: Option<u64>,
     hash: Option<u64>,
     gnu_hash: Option<u64>,
+    version_numbers: Option<u64>,
+    versions: Option<u64>,
+    version_count: Option<u64>,
 }
 
 impl Dynamic {
@@ -79,6 +85,9 @@ impl Dynamic {
                 DT_STRSZ => dynamic.strings_size = Some(value),
                 DT_HASH => dynamic.hash = Some(value),
                 DT_GNU_HASH => dynamic.gnu_hash = Some(value),
+                DT_VERSYM => dynamic.version_numbers = Some(value),
+                DT_VERDEF => dynamic.versions = Some(value),
+                DT_VERDEFNUM => dynamic.version_count = Some(value),
                 DT_TEXTREL => dynamic.text_relocations = true,
                 DT_FLAGS => dynamic.text_relocations |= value & DF_TEXTREL != 0,
                 DT_FLAGS_1 => dynamic.pie = value & DF_1_PIE != 0,
@@ -101,6 +110,11 @@ impl Dynamic {
     /// Address and size of the relocations of the procedure linkage table, in bytes.
     pub(crate) fn linkage(&self) -> Option<(u64, u64)> {
         self.linkage.zip(self.linkage_size)
+    }
+
+    /// Addresses of the numbers of the symbols' versions and of the definitions of versions, and how many those are.
+    pub(crate) fn versions(&self) -> Option<(u64, u64, u64)> {
+        Some((self.version_numbers?, self.versions?, self.version_count?))
     }
 
     /// A string of the dynamic string table. File names are at most 255 bytes; what is longer or has no end is `None`.

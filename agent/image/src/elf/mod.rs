@@ -10,6 +10,7 @@ pub(crate) mod relocations;
 pub(crate) mod rseq;
 pub(crate) mod symbols;
 pub(crate) mod unwind;
+pub(crate) mod versions;
 
 use std::ffi::CStr;
 use std::ops::Deref;

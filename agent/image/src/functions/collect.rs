@@ -7,6 +7,7 @@ use std::ops::Range;
 use super::{Entry, FunctionTable, Mark, Name, Origin, Progress, Skipped, cold};
 use crate::elf::symbols::{Binding, Symbol, SymbolKind, SymbolTable};
 use crate::elf::unwind::Unwind;
+use crate::elf::versions::Versions;
 use crate::elf::{Elf, within};
 use crate::go::pclntab::{self, GoFunction, Layout, Pclntab};
 use crate::limits::{FUNCTIONS, NAMES_TOTAL_BYTES};
@@ -68,6 +69,8 @@ pub(crate) struct Collector {
     skipped: Vec<Skipped>,
     go: Option<GoText>,
     planned: HashMap<(u64, u64), PackedFunction>,
+    /// Numbers of the versions of symbols, from 1 on.
+    versions: HashMap<Vec<u8>, u8>,
 }
 
 impl Collector {
@@ -84,12 +87,17 @@ impl Collector {
         let index = self.next_table(what)?;
         let mut over = None;
         self.files += 1;
+        let mut versions = Versions::default();
+        if cfg!(feature = "versions") && origin == Origin::Dynsym {
+            // A damaged table of versions leaves the names as they are without it.
+            versions = Versions::read(elf, &table).unwrap_or_default();
+        }
         table.for_each(&elf.source, |done, symbol| {
             if done % PROGRESS_STEP == 0 {
                 progress(Progress { origin, done, total });
             }
             if over.is_none() {
-                over = self.symbol(elf.arch, &table, index, symbol).err();
+                over = self.symbol(elf.arch, &table, index, symbol, || versions.of(done)).err();
             }
         })?;
         if let Some(over) = over {
@@ -114,7 +122,10 @@ impl Collector {
                     continue;
                 };
                 strings.extend_from_slice(name.as_bytes());
-                found.push(Raw::of_range(main.start..main.end, Name { table: index, length, offset }));
+                found.push(Raw::of_range(
+                    main.start..main.end,
+                    Name { table: index, version: 0, length, offset },
+                ));
             }
             self.planned.insert((main.start, main.end), function.clone());
         }
@@ -171,7 +182,7 @@ impl Collector {
             self.raws.push(Raw {
                 start: function.start,
                 size: function.size,
-                name: Name { table, length: function.name_bytes, offset: function.name },
+                name: Name { table, version: 0, length: function.name_bytes, offset: function.name },
                 file: 0,
                 binding: Binding::Global,
                 ifunc: false,
@@ -202,6 +213,7 @@ impl Collector {
         table: &SymbolTable,
         index: u8,
         symbol: Symbol,
+        version: impl FnOnce() -> Vec<u8>,
     ) -> Result<(), ImageError> {
         match symbol.kind {
             SymbolKind::File => self.files = self.files.saturating_add(1),
@@ -220,11 +232,17 @@ impl Collector {
                     return Err(ImageError::TooLarge { what: "list of functions", size, limit });
                 }
                 self.mark_self_checked(name, symbol.value);
-                let Ok(length) = u16::try_from(linkage::without_version(name).len()) else { return Ok(()) };
+                let (name, written) = name.split_at(linkage::without_version(name).len());
+                let Ok(length) = u16::try_from(name.len()) else { return Ok(()) };
+                let version = match written {
+                    _ if cfg!(not(feature = "versions")) => 0,
+                    [] => self.version(version()),
+                    written => self.version(written.to_vec()),
+                };
                 self.raws.push(Raw {
                     start: symbol.value,
                     size: symbol.size,
-                    name: Name { table: index, length, offset: symbol.name },
+                    name: Name { table: index, version, length, offset: symbol.name },
                     file: if symbol.binding == Binding::Local { self.files } else { 0 },
                     binding: symbol.binding,
                     ifunc: symbol.kind == SymbolKind::Ifunc,
@@ -242,6 +260,16 @@ impl Collector {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The number of a version, 0 for none and for one too many.
+    fn version(&mut self, text: Vec<u8>) -> u8 {
+        let next = u8::try_from(self.versions.len() + 1).unwrap_or(0);
+        match text.is_empty() {
+            true => 0,
+            false if next == 0 => self.versions.get(&text).copied().unwrap_or(0),
+            false => *self.versions.entry(text).or_insert(next),
+        }
     }
 
     fn mark_self_checked(&mut self, name: &[u8], value: u64) {
@@ -290,10 +318,15 @@ impl Collector {
             let mut names: Vec<&Raw> = group.iter().map(raw).collect();
             // Without keeping the keys, which are larger than the symbols: one range may have millions of names. The first
             // of those that are alike is from the best table.
+            // A name without a version is the one with, from a table that does not tell it.
             names.sort_unstable_by_key(|raw| {
-                (preference(raw, &self.strings), raw.name.table, raw.name.offset)
+                let version = raw.name.version.wrapping_sub(1);
+                (preference(raw, &self.strings), version, raw.name.table, raw.name.offset)
             });
-            names.dedup_by(|a, b| a.name.text(&self.strings) == b.name.text(&self.strings));
+            names.dedup_by(|b, a| {
+                (b.name.version == 0 || b.name.version == a.name.version)
+                    && a.name.text(&self.strings) == b.name.text(&self.strings)
+            });
             table.names.extend(names.iter().map(|raw| raw.name));
             let mark = if only_cold {
                 Mark::ColdPart
@@ -307,10 +340,18 @@ impl Collector {
                 names: names.len() as u32,
                 origin: self.origins[usize::from(first.name.table)],
                 mark,
+                versioned: false,
             });
         }
         table.cold = cold::parts(&parts, raws, &table.functions);
         table.strings = self.strings;
+        table.versions = vec![Vec::new(); self.versions.len() + 1];
+        for (text, number) in self.versions {
+            table.versions[usize::from(number)] = text;
+        }
+        if table.versions.len() > 1 {
+            table.tell_versions_apart();
+        }
         table.skipped = self.skipped;
         table.planned = self.planned;
         table.go = self.go.and_then(|go| go.table);

@@ -10,7 +10,8 @@ pub(crate) mod collect;
 mod go_names;
 pub(crate) mod unnamed;
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, hash_map};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -81,8 +82,8 @@ pub struct Progress {
 /// One function of an image. Addresses are ELF virtual addresses, before any load bias.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Function {
-    /// The name for people: demangled with parameters and without return type, or the linkage name; `+0xADDRESS` where
-    /// no symbol names the range.
+    /// The name for people: demangled with parameters and without return type, or the linkage name; `fn_0xADDRESS` where
+    /// no symbol names the range. With its version (`name@V_1.0`, `name@@V_2.0`) where others of that name begin elsewhere.
     pub name: String,
     /// The name in the symbol table, without a version.
     pub linkage_name: String,
@@ -138,12 +139,16 @@ pub struct FunctionTable {
     go: Option<u8>,
     /// Functions of packs, by start and end.
     planned: HashMap<(u64, u64), PackedFunction>,
+    /// Versions of symbols as they are written behind a name, by number; 0 is none.
+    versions: Vec<Vec<u8>>,
 }
 
 /// A name as it stands in a string table, without its version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Name {
     table: u8,
+    /// Its number in `FunctionTable::versions`.
+    version: u8,
     length: u16,
     offset: u32,
 }
@@ -157,6 +162,8 @@ struct Entry {
     names: u32,
     origin: Origin,
     mark: Mark,
+    /// Another version of its name is another function.
+    versioned: bool,
 }
 
 /// A refusal in one byte.
@@ -260,15 +267,18 @@ impl FunctionTable {
     #[must_use]
     pub fn near(&self, name: &str) -> Vec<String> {
         let mut nearest = Nearest::new(name);
+        let versioned = name.contains('@');
         for entry in &self.functions {
             if entry.mark == Mark::ColdPart {
                 continue;
             }
             for &name in self.names_of(entry) {
-                let linkage_name = self.linkage_name(name);
-                match demangle::demangle(linkage_name, Form::Bare) {
-                    Some(name) => nearest.offer(&name),
-                    None => nearest.offer(&String::from_utf8_lossy(linkage_name)),
+                let shown = self.shown(name, Form::Bare);
+                // Who asks for a version has mistaken that, perhaps.
+                if versioned && name.version != 0 {
+                    nearest.offer(&(shown + &self.version(name)));
+                } else {
+                    nearest.offer(&shown);
                 }
             }
         }
@@ -307,22 +317,22 @@ impl FunctionTable {
         // the pattern cannot match, except where the mangling has a shorthand for the word.
         let word = pattern.word_of_mangled();
         let may_match = |name: &[u8]| demangle::is_mangled(name) && contains(name, word.as_bytes());
-        let exact = self.matching(|name| {
+        let exact = self.matching(pattern, |name| {
             let split = linkage::split(name);
             pattern.is(name)
                 || split.is_whole() && pattern.is(split.base)
                 || may_match(name) && demangle::is_any_form(&split, |name| pattern.is_demangled(name))
         });
         if exact.iter().any(|&index| self.functions[index].mark == Mark::Ifunc) {
-            let versions = [pattern.text().as_bytes(), b"."].concat();
-            return self.matching(|name| {
+            let versions = [pattern.base().as_bytes(), b"."].concat();
+            return self.matching(pattern, |name| {
                 pattern.is(name) || name.starts_with(&versions) && !name.ends_with(b".resolver")
             });
         }
         if !exact.is_empty() || !pattern.is_glob() {
             return exact;
         }
-        self.matching(|name| {
+        self.matching(pattern, |name| {
             pattern.matches(name)
                 || may_match(name)
                     && demangle::is_any_form(&linkage::split(name), |name| pattern.matches_demangled(name))
@@ -356,8 +366,8 @@ impl FunctionTable {
         matching(&|name| go_names::matches(&glob, name))
     }
 
-    /// The functions that have a name which `matches`.
-    fn matching(&self, mut matches: impl FnMut(&[u8]) -> bool) -> Vec<usize> {
+    /// The functions that have a name which `matches`, in a version that is asked for.
+    fn matching(&self, pattern: &NamePattern, mut matches: impl FnMut(&[u8]) -> bool) -> Vec<usize> {
         self.functions
             .iter()
             .enumerate()
@@ -366,7 +376,10 @@ impl FunctionTable {
                 let names = self.names_of(entry);
                 // The symbol of a function of Go is the same name once more.
                 let native = names.iter().all(|name| Some(name.table) != self.go);
-                native && names.iter().any(|&name| matches(self.linkage_name(name)))
+                native
+                    && names.iter().any(|&name| {
+                        pattern.is_version(&self.version(name)) && matches(self.linkage_name(name))
+                    })
             })
             .map(|(index, _)| index)
             .collect()
@@ -424,14 +437,20 @@ impl FunctionTable {
     /// The function at an index of this table.
     pub(crate) fn function(&self, index: usize) -> Function {
         let entry = &self.functions[index];
-        let mut names = self.names_of(entry).iter().map(|&name| self.linkage_name(name));
-        let linkage_name = names.next().unwrap_or_default();
-        let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+        let text = |name: &Name| String::from_utf8_lossy(self.linkage_name(*name)).into_owned();
+        let mut names: Vec<String> = self.names_of(entry).iter().map(text).collect();
+        // Versions of one name are one after the other.
+        names.dedup();
+        let mut names = names.into_iter();
+        let shown = self.names_of(entry).first().map(|&name| {
+            let version = if entry.versioned { self.version(name) } else { Cow::default() };
+            self.shown(name, Form::Full) + &version
+        });
         let cold = self.cold.partition_point(|part| (part.0 as usize) < index);
         Function {
-            name: demangle::demangle(linkage_name, Form::Full).unwrap_or_else(|| text(linkage_name)),
-            linkage_name: text(linkage_name),
-            aliases: names.map(text).collect(),
+            name: shown.unwrap_or_default(),
+            linkage_name: names.next().unwrap_or_default(),
+            aliases: names.collect(),
             start: entry.start,
             end: entry.start.saturating_add(entry.size),
             cold: self.cold[cold..]
@@ -447,6 +466,34 @@ impl FunctionTable {
                 _ => Language::Native,
             },
         }
+    }
+
+    /// Marks the functions whose name means another one too, in another version.
+    fn tell_versions_apart(&mut self) {
+        let mut first: HashMap<&[u8], usize> = HashMap::new();
+        let mut apart = Vec::new();
+        for (index, entry) in self.functions.iter().enumerate() {
+            let Some(&name) = self.names_of(entry).first().filter(|name| name.version != 0) else { continue };
+            match first.entry(self.linkage_name(name)) {
+                hash_map::Entry::Occupied(known) => apart.extend([*known.get(), index]),
+                hash_map::Entry::Vacant(free) => drop(free.insert(index)),
+            }
+        }
+        for index in apart {
+            self.functions[index].versioned = true;
+        }
+    }
+
+    /// A name for people.
+    fn shown(&self, name: Name, form: Form) -> String {
+        let linkage_name = self.linkage_name(name);
+        demangle::demangle(linkage_name, form)
+            .unwrap_or_else(|| String::from_utf8_lossy(linkage_name).into_owned())
+    }
+
+    /// The version of a name, as it is written behind it.
+    fn version(&self, name: Name) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.versions.get(usize::from(name.version)).map_or(&[], Vec::as_slice))
     }
 
     fn names_of(&self, entry: &Entry) -> &[Name] {

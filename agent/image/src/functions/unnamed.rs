@@ -40,7 +40,7 @@ impl Collector {
                 return;
             };
             strings.extend_from_slice(text.as_bytes());
-            found.push(Raw::of_range(range, Name { table, length, offset }));
+            found.push(Raw::of_range(range, Name { table, version: 0, length, offset }));
         })?;
         self.add_table(strings, Origin::Unwind, found);
         Ok(())

@@ -37,6 +37,7 @@ pub fn exercise(bytes: &[u8]) -> Result<usize, ImageError> {
         "ns::f(int)".to_owned(),
         format!("+0x{entry:x}@{build_id}"),
         "fn_0x*".to_owned(),
+        "*@*[0-9]".to_owned(),
     ] {
         match image.find(&table, &Pattern::parse(&text).unwrap()) {
             Ok(found) => assert!(!found.is_empty()),

@@ -1,0 +1,76 @@
+//! Versions of dynamic symbols: a library may have several functions of one name, the newest for programs that are linked
+//! now and the others for those that were linked long ago.
+//!
+//! `.gnu.version` has a number for each dynamic symbol; `.gnu.version_d` says what the versions are called that the file
+//! itself defines (Linux Standard Base Core, "Symbol Versioning"; `Elf64_Verdef`, `Elf64_Verdaux` of `<elf.h>`).
+
+use std::collections::HashMap;
+
+use super::dynamic::Dynamic;
+use super::symbols::SymbolTable;
+use super::{Elf, string_at, u16_at, u32_at};
+use crate::limits::{SYMBOLS, VERSIONS};
+use crate::source::{read_exact, read_range};
+use crate::{ImageError, ReadAt};
+
+/// The number of a symbol that is not what the name without a version means.
+const HIDDEN: u16 = 0x8000;
+/// `VER_FLG_BASE`: the version is the file itself.
+const BASE: u16 = 1;
+/// `sizeof(Elf64_Verdef)`.
+const DEFINITION_BYTES: usize = 20;
+
+/// The versions of the dynamic symbols of an image.
+#[derive(Debug, Default)]
+pub(crate) struct Versions {
+    /// One number for each symbol, 16 bits each.
+    numbers: Vec<u8>,
+    /// What they are called.
+    names: HashMap<u16, Vec<u8>>,
+}
+
+impl Versions {
+    /// The versions of the symbols of `table`, the dynamic one of the file; none where it defines none.
+    ///
+    /// # Errors
+    /// An [`ImageError`] where they stand outside the file.
+    pub(crate) fn read(elf: &Elf<dyn ReadAt + '_>, table: &SymbolTable) -> Result<Self, ImageError> {
+        const WHAT: &str = "table of symbol versions";
+        let found = Dynamic::read(elf)?.and_then(|dynamic| dynamic.versions());
+        let Some((numbers, definitions, count)) = found else { return Ok(Self::default()) };
+        let (Some(at), Some(mut definition)) = (elf.offset_of(numbers), elf.offset_of(definitions)) else {
+            return Ok(Self::default());
+        };
+        let numbers = read_range(&elf.source, WHAT, at, table.count.saturating_mul(2), SYMBOLS * 2)?;
+        let mut names = HashMap::new();
+        for _ in 0..count.min(VERSIONS) {
+            let mut bytes = [0; DEFINITION_BYTES];
+            read_exact(&elf.source, WHAT, definition, &mut bytes)?;
+            // vd_version, vd_flags, vd_ndx, vd_cnt, vd_hash, vd_aux, vd_next; the first of its vda_name is its own.
+            let (flags, number) = (u16_at(&bytes, 2), u16_at(&bytes, 4));
+            let (own, next) = (u32_at(&bytes, 12), u32_at(&bytes, 16));
+            let mut name = [0; 4];
+            read_exact(&elf.source, WHAT, definition.saturating_add(own.into()), &mut name)?;
+            if let Some(name) = string_at(&table.strings, u32_at(&name, 0) as usize)
+                && flags & BASE == 0
+            {
+                names.insert(number & !HIDDEN, name.to_vec());
+            }
+            if next == 0 {
+                break;
+            }
+            definition = definition.saturating_add(next.into());
+        }
+        Ok(Self { numbers, names })
+    }
+
+    /// The version of the symbol of a number as it is written behind its name: `@V_1.0`, or `@@V_2.0` where it is what the
+    /// name alone means. Empty for a symbol without one.
+    pub(crate) fn of(&self, symbol: u64) -> Vec<u8> {
+        let at = usize::try_from(symbol).ok().and_then(|symbol| symbol.checked_mul(2));
+        let number = at.and_then(|at| self.numbers.get(at..)?.first_chunk::<2>());
+        let number = number.map_or(0, |number| u16::from_le_bytes(*number));
+        let sign: &[u8] = if number & HIDDEN == 0 { b"@@" } else { b"@" };
+        self.names.get(&(number & !HIDDEN)).map(|name| [sign, name].concat()).unwrap_or_default()
+    }
+}

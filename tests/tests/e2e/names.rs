@@ -1,0 +1,72 @@
+//! A function is found by the name that its source has, and two functions of one name are told apart.
+
+use edgelat_tests::machine::Turn;
+use edgelat_tests::{Session, Target, edgelat, target};
+
+use crate::counts::exact;
+
+#[test]
+fn letters_beyond_ascii_literal_operators_and_lambdas_are_found_by_their_source() {
+    let _turn = Turn::shared();
+    let both = "größen::Maß::beide(unsigned long) const::";
+    let second = format!("{both}{{lambda(unsigned long)#2}}::operator()");
+    let names = [
+        ["operator\"\"_parsecs", "operator\"\" _parsecs(unsigned long long)", "operator\"\"_pars*"],
+        ["größen::Maß::fläche", "größen::Maß::fläche(unsigned long) const", "*::fl?che*"],
+        [&*second, &format!("{second}(unsigned long) const"), &format!("{both}*#2*")],
+        [
+            &format!("{both}{{lambda(unsigned long)#1}}::operator()"),
+            &format!("{both}{{lambda(unsigned long)#1}}::operator()(unsigned long) const"),
+            &format!("{both}*#1*"),
+        ],
+    ];
+    for form in 0..3 {
+        let (report, _) =
+            exact("names", &["--calls", "500", "--threads", "2"], &names.map(|names| names[form]));
+        assert_eq!(report.functions.len(), 4, "{report:#?}");
+    }
+}
+
+/// Measures functions of libversions.so: the target itself counts calls by version.
+fn versions(name: &str, patterns: &[&str], measured: &[&str]) {
+    let _turn = Turn::shared();
+    let mut target = Target::start(name, &["--calls", "500"]);
+    let session = Session::on(&target, patterns);
+    target.go();
+    let oracle = target.end();
+    oracle.assert_right();
+    let report = session.end();
+    let names: Vec<&str> = report.functions.iter().map(|function| function.name.as_str()).collect();
+    assert_eq!(names, measured, "{patterns:?}");
+    for function in &report.functions {
+        let truth = oracle.function(&function.name);
+        assert_eq!((function.entries, function.exits), (truth.calls, truth.completed), "{function:#?}");
+    }
+}
+
+#[test]
+fn two_versions_of_a_function_are_two_rows_and_each_can_be_named() {
+    let (old, new) = ("transform@LIB_1.0", "transform@@LIB_2.0");
+    for program in ["versions", "versions-stripped"] {
+        versions(program, &["libversions.so:transform"], &[old, new]);
+        versions(program, &["libversions.so:transform@*"], &[old, new]);
+        versions(program, &["libversions.so:transform@LIB_1.0"], &[old]);
+        versions(program, &["libversions.so:transform@@LIB_2.0"], &[new]);
+        versions(program, &["libversions.so:transform@LIB_2.0"], &[new]);
+    }
+}
+
+#[test]
+fn a_version_that_is_not_there_is_answered_with_those_that_are() {
+    let library = target("libversions.so");
+    let library = library.to_str().unwrap();
+    for wrong in ["transform@LIB_3.0", "transform@@LIB_1.0"] {
+        edgelat(&["functions", library, wrong]).refused(6, &["transform@LIB_1.0", "transform@@LIB_2.0"]);
+    }
+    // Two versions of one function are one function.
+    for name in ["settled", "settled@LIB_1.0", "settled@@LIB_2.0"] {
+        let found = edgelat(&["functions", library, name, "--json"]).objects();
+        assert_eq!(found.len(), 1, "{name}: {found:#?}");
+        assert_eq!(found[0]["name"], "settled");
+    }
+}
