@@ -3,8 +3,10 @@
 use std::cell::OnceCell;
 use std::ops::Range;
 
-use crate::boundary::{Instructed, LEAD, TAIL, instructed};
+use crate::boundary::{self, Instructed, LEAD, TAIL, instructed};
+use crate::decode::{Code, Step};
 use crate::elf::unwind::Unwind;
+use crate::functions::assembly::Text;
 use crate::limits::{COLD_PARTS, FUNCTION_BYTES};
 use crate::pack::{PackedFunction, PackedImage};
 use crate::sites::{self, Around, Ends, Marks, Part, Site, Sites, Surroundings};
@@ -225,6 +227,77 @@ impl<S: ReadAt> Image<S> {
         read_exact(&self.elf.source, "code", segment.file_offset + (start - segment.address), &mut bytes)
             .map_err(|error| Refusal::Unreadable { reason: error.to_string() })?;
         Ok(bytes)
+    }
+}
+
+/// Bytes of the longest instruction.
+const INSTRUCTION_BYTES: u64 = 15;
+/// Bytes of an instruction that calls or jumps, where it has one size.
+const CALL_BYTES: usize = 5;
+/// Bytes of code that are searched for calls at a time, and in all.
+const SEARCHED: [u64; 2] = [1 << 16, 512 << 20];
+
+impl<S: ReadAt> Text for Image<S> {
+    fn is_text(&self, start: u64, size: u64) -> bool {
+        self.segment_of(start, size).is_some()
+    }
+
+    fn step(&self, address: u64) -> Option<Step> {
+        let arch = self.arch();
+        let length = match arch {
+            Arch::Aarch64 => 4,
+            Arch::X86_64 => {
+                let segment = self.segment_of(address, 1)?;
+                let end = segment.address.saturating_add(segment.file_size);
+                let end = end.min(address.saturating_add(INSTRUCTION_BYTES));
+                boundary::length(&self.code(address, end).ok()?, 0) as u64
+            }
+        };
+        let bytes = self.code(address, address.checked_add(length)?).ok()?;
+        let code = Code::decode(arch, &[Part { address, bytes: &bytes }]).ok()?;
+        code.steps.first().copied()
+    }
+
+    fn called(&self, addresses: &[u64]) -> Vec<u64> {
+        if cfg!(not(feature = "assembly")) {
+            return Vec::new();
+        }
+        let mut called = vec![false; addresses.len()];
+        let [chunk, mut left] = SEARCHED;
+        for segment in self.segments().iter().filter(|segment| segment.executable) {
+            let (mut at, end) = (segment.address, segment.address.saturating_add(segment.file_size));
+            while at < end && left > 0 {
+                let next = at.saturating_add(chunk).min(end);
+                let bytes =
+                    self.code(at, next.saturating_add(CALL_BYTES as u64).min(end)).unwrap_or_default();
+                for (offset, bytes) in bytes.windows(CALL_BYTES).enumerate() {
+                    let from = at.wrapping_add(offset as u64);
+                    let target = target_of_call(self.arch(), from, bytes);
+                    if let Some(found) = target.and_then(|to| addresses.binary_search(&to).ok()) {
+                        called[found] = true;
+                    }
+                }
+                (at, left) = (next, left.saturating_sub(next - at));
+            }
+        }
+        addresses.iter().zip(called).filter(|(_, called)| *called).map(|(address, _)| *address).collect()
+    }
+}
+
+/// Where the code at an address calls or jumps to, if an instruction begins there.
+fn target_of_call(arch: Arch, from: u64, bytes: &[u8]) -> Option<u64> {
+    match (arch, bytes) {
+        // call rel32, jmp rel32.
+        (Arch::X86_64, [0xe8 | 0xe9, a, b, c, d]) => {
+            let distance = i32::from_le_bytes([*a, *b, *c, *d]);
+            Some(from.wrapping_add(5).wrapping_add_signed(distance.into()))
+        }
+        // bl, b: 26 bits, in instructions.
+        (Arch::Aarch64, [a, b, c, d, _]) if from.is_multiple_of(4) && d & 0x7c == 0x14 => {
+            let distance = i32::from_le_bytes([*a, *b, *c, *d]) << 6 >> 4;
+            Some(from.wrapping_add_signed(distance.into()))
+        }
+        _ => None,
     }
 }
 

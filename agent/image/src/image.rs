@@ -278,7 +278,7 @@ impl<S: ReadAt> Image<S> {
             collector.add_unnamed(&self.elf)?;
         }
         let unwind = Unwind::new(&self.elf)?;
-        collector.finish(unwind.as_ref(), &|start, size| self.segment_of(start, size).is_some())
+        collector.finish(unwind.as_ref(), self)
     }
 
     /// Adds the first debug file that can be used.

@@ -216,7 +216,8 @@ impl fmt::Display for Pattern {
 
 impl NamePattern {
     fn new(text: &str) -> Self {
-        let base = linkage::without_version(text.as_bytes()).len();
+        let with_version = cfg!(feature = "versions");
+        let base = if with_version { linkage::without_version(text.as_bytes()).len() } else { text.len() };
         let (name, version) = text.split_at_checked(base).unwrap_or((text, ""));
         let squeezed: String = squeeze(name).collect();
         // The brackets of an ABI tag, as in f[abi:cxx11], hold no set.
@@ -227,7 +228,7 @@ impl NamePattern {
         Self {
             glob: glob(name),
             squeezed_glob: glob(&squeezed),
-            version_glob: glob(version).map(Box::new),
+            version_glob: glob(version).filter(|_| with_version).map(Box::new),
             squeezed,
             base: name.len(),
             text: text.to_owned(),
@@ -254,6 +255,9 @@ impl NamePattern {
     /// Whether a version, with the signs before it, is asked for. One sign asks for any version of that name, two for
     /// the one that the name means without.
     pub(crate) fn is_version(&self, version: &str) -> bool {
+        if cfg!(not(feature = "versions")) {
+            return true;
+        }
         let asked = &self.text[self.base..];
         let any = version.strip_prefix('@').filter(|_| !asked.starts_with("@@"));
         asked.is_empty()

@@ -48,7 +48,10 @@ pub enum Refusal {
     )]
     IfuncResolver,
     /// The symbol has no size and nothing in the image tells soundly where its code ends.
-    #[error("the symbol has no size and the end of the function cannot be told")]
+    #[error(
+        "the symbol has no size and the end of the function cannot be told; state .type and .size in its assembly, or probe \
+         the function that calls it"
+    )]
     UnknownEnd,
     /// The code checks its own bytes at run time, and a probe changes bytes.
     #[error("the code lies in text that checks itself (FIPS module): a probe would make that check fail")]

@@ -12,14 +12,14 @@
 //! function that it would have jumped to is called from there before the function itself is, that call's end is taken
 //! for the end of the one that was left.
 
-use crate::boundary;
 use crate::code::ProbeSite;
-use crate::decode::{Code, Effect, Flow, Memory, Pointer, Step};
+use crate::decode::{Effect, Flow, Memory, Pointer};
 use crate::elf::dynamic::Dynamic;
 use crate::elf::relocations;
 use crate::elf::symbols::{SymbolKind, SymbolTable};
+use crate::functions::assembly::Text;
 use crate::limits::TAIL_EXITS;
-use crate::sites::{self, Part, Site};
+use crate::sites::{self, Site};
 use crate::{
     Arch, Function, FunctionSites, FunctionTable, Image, ImageError, Language, ReadAt, Refusal, SiteKind,
 };
@@ -30,8 +30,6 @@ const X86_64_SLOTS: [u64; 2] = [6, 7];
 const AARCH64_SLOTS: [u64; 2] = [1025, 1026];
 /// Instructions of the longest stub of a linkage table: aarch64 with a landing pad.
 const STUB_STEPS: usize = 6;
-/// Bytes of the longest instruction.
-const INSTRUCTION_BYTES: u64 = 15;
 
 /// Functions that nearly everything calls, and that return after nanoseconds. Probes on their returns would be paid for by
 /// the whole program, to add next to nothing to a duration.
@@ -243,7 +241,7 @@ impl<'i, S: ReadAt> Tails<'i, S> {
 
     /// Where a jump leads, through the stub of a linkage table as well.
     fn lead(&self, jump: &ProbeSite) -> Lead {
-        let Some(step) = self.step(jump.site.address) else { return Lead::Unknown };
+        let Some(step) = self.image.step(jump.site.address) else { return Lead::Unknown };
         match step.flow {
             Flow::Jump(to) | Flow::Branch { target: to, .. } => match self.slot_of_stub(to) {
                 Some(slot) => Lead::Slot(slot),
@@ -264,7 +262,7 @@ impl<'i, S: ReadAt> Tails<'i, S> {
         let mut words = [None; 32];
         let mut at = address;
         for _ in 0..STUB_STEPS {
-            let step = self.step(at)?;
+            let step = self.image.step(at)?;
             match (step.flow, step.effect) {
                 (Flow::Indirect(Pointer::Register(register) | Pointer::Untracked(register)), _) => {
                     return *words.get(usize::from(register))?;
@@ -293,23 +291,6 @@ impl<'i, S: ReadAt> Tails<'i, S> {
             at = step.end();
         }
         None
-    }
-
-    /// The instruction at an address.
-    fn step(&self, address: u64) -> Option<Step> {
-        let arch = self.image.arch();
-        let length = match arch {
-            Arch::Aarch64 => 4,
-            Arch::X86_64 => {
-                let segment = self.image.segment_of(address, 1)?;
-                let end = segment.address.saturating_add(segment.file_size);
-                let end = end.min(address.saturating_add(INSTRUCTION_BYTES));
-                boundary::length(&self.image.code(address, end).ok()?, 0) as u64
-            }
-        };
-        let bytes = self.image.code(address, address.checked_add(length)?).ok()?;
-        let code = Code::decode(arch, &[Part { address, bytes: &bytes }]).ok()?;
-        code.steps.first().copied()
     }
 }
 

@@ -70,3 +70,27 @@ fn a_version_that_is_not_there_is_answered_with_those_that_are() {
         assert_eq!(found[0]["name"], "settled");
     }
 }
+
+/// Assembly often states neither; what it does state is believed, and nothing that might be data is probed.
+#[test]
+fn functions_without_a_type_or_a_size_are_found_and_counted() {
+    let _turn = Turn::shared();
+    let names = ["untyped_bare", "untyped_local", "untyped_sizeless"];
+    let (report, _) = exact("untyped", &["--calls", "500", "--threads", "2"], &names);
+    assert!(report.functions.iter().all(|function| function.in_flight == 0), "{report:#?}");
+    // The glob takes the table for nothing that could be probed.
+    let (report, _) = exact("untyped", &["--calls", "500"], &["untyped_[blst]*"]);
+    assert_eq!(report.functions.len(), 3, "{report:#?}");
+}
+
+#[test]
+fn a_function_whose_end_is_not_told_is_refused_with_what_to_do() {
+    let program = target("untyped");
+    for name in ["untyped_table", "untyped_jumps"] {
+        let found = edgelat(&["functions", program.to_str().unwrap(), name, "--json"]).objects();
+        assert_eq!(found[0]["reason"], "unknown-end", "{found:#?}");
+        assert!(found[0]["reason_text"].as_str().unwrap().contains(".size"), "{found:#?}");
+    }
+    // A place inside of a function is none.
+    edgelat(&["functions", program.to_str().unwrap(), "even"]).refused(6, &["even"]);
+}

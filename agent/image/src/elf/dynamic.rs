@@ -85,6 +85,7 @@ impl Dynamic {
                 DT_STRSZ => dynamic.strings_size = Some(value),
                 DT_HASH => dynamic.hash = Some(value),
                 DT_GNU_HASH => dynamic.gnu_hash = Some(value),
+                DT_VERSYM | DT_VERDEF | DT_VERDEFNUM if cfg!(not(feature = "versions")) => {}
                 DT_VERSYM => dynamic.version_numbers = Some(value),
                 DT_VERDEF => dynamic.versions = Some(value),
                 DT_VERDEFNUM => dynamic.version_count = Some(value),

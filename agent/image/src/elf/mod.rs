@@ -13,7 +13,7 @@ pub(crate) mod unwind;
 pub(crate) mod versions;
 
 use std::ffi::CStr;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 use crate::limits;
 use crate::source::{check_range, for_each_record, read_exact, read_range};
@@ -47,6 +47,9 @@ pub(crate) const SHT_SYMTAB: u32 = 2;
 pub(crate) const SHT_NOTE: u32 = 7;
 pub(crate) const SHT_NOBITS: u32 = 8;
 pub(crate) const SHT_DYNSYM: u32 = 11;
+const SHF_EXECINSTR: u64 = 4;
+/// Sections of code. A file has some five, of which the linker makes one each out of those of its input.
+const CODE_SECTIONS: usize = 64;
 
 /// What a file is read for, which decides how much of it must be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +77,8 @@ pub(crate) struct ProgramHeader {
 pub(crate) struct Section {
     name: u32,
     pub(crate) kind: u32,
+    flags: u64,
+    address: u64,
     pub(crate) offset: u64,
     pub(crate) size: u64,
     pub(crate) link: u32,
@@ -154,6 +159,14 @@ impl Layout {
         self.sections
             .iter()
             .find(|section| section.kind != SHT_NOBITS && self.section_name(section) == name.as_bytes())
+    }
+
+    /// The ranges of addresses of the sections that hold code.
+    pub(crate) fn code(&self) -> Vec<Range<u64>> {
+        let code = self.sections.iter().filter(|section| section.flags & SHF_EXECINSTR != 0);
+        code.map(|section| section.address..section.address.saturating_add(section.size))
+            .take(CODE_SECTIONS)
+            .collect()
     }
 
     /// The address at which a byte of the file is loaded.
@@ -401,6 +414,8 @@ impl Section {
         Self {
             name: u32_at(bytes, 0),
             kind: u32_at(bytes, 4),
+            flags: u64_at(bytes, 8),
+            address: u64_at(bytes, 16),
             offset: u64_at(bytes, 24),
             size: u64_at(bytes, 32),
             link: u32_at(bytes, 40),

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+use super::assembly::Text;
 use super::{Entry, FunctionTable, Mark, Name, Origin, Progress, Skipped, cold};
 use crate::elf::symbols::{Binding, Symbol, SymbolKind, SymbolTable};
 use crate::elf::unwind::Unwind;
@@ -18,12 +19,12 @@ use crate::{Arch, ImageError, ReadAt};
 /// Begin and end of the text of BoringSSL's FIPS module, which hashes itself (`crypto/fipsmodule/bcm.cc`).
 const SELF_CHECKED: [&[u8]; 2] = [b"BORINGSSL_bcm_text_start", b"BORINGSSL_bcm_text_end"];
 
+/// What the names of symbols begin with that are places in code and no functions: mapping symbols, labels of compilers, ends
+/// of sections that the linker marks.
+const NO_FUNCTIONS: [&[u8]; 4] = [b"$", b".L", b"__start_", b"__stop_"];
+
 /// Symbols between two calls of the progress function.
 const PROGRESS_STEP: u64 = 16_384;
-
-/// Zero-size symbols that are looked up in the unwind tables, with some 20 reads each. Real images have a few dozen,
-/// all from assembly.
-const UNWIND_LOOKUPS: usize = 4_096;
 
 /// A symbol that names code.
 #[derive(Clone, Copy, Debug)]
@@ -33,8 +34,10 @@ pub(super) struct Raw {
     pub(super) name: Name,
     /// Which `STT_FILE` symbol it follows; 0 for one that is not local.
     pub(super) file: u32,
-    binding: Binding,
+    pub(super) binding: Binding,
     ifunc: bool,
+    /// It has no type, and may be something else.
+    pub(super) label: bool,
     /// What Go's own table says of it.
     pub(super) go: Option<Mark>,
 }
@@ -43,7 +46,16 @@ impl Raw {
     /// A range that a pack or an unwind table has a name for.
     pub(super) fn of_range(range: Range<u64>, name: Name) -> Self {
         let size = range.end.saturating_sub(range.start);
-        Self { start: range.start, size, name, file: 0, binding: Binding::Global, ifunc: false, go: None }
+        Self {
+            start: range.start,
+            size,
+            name,
+            file: 0,
+            binding: Binding::Global,
+            ifunc: false,
+            label: false,
+            go: None,
+        }
     }
 }
 
@@ -58,9 +70,9 @@ struct GoText {
 /// Symbols of all tables read so far.
 #[derive(Debug, Default)]
 pub(crate) struct Collector {
-    strings: Vec<Vec<u8>>,
+    pub(super) strings: Vec<Vec<u8>>,
     origins: Vec<Origin>,
-    raws: Vec<Raw>,
+    pub(super) raws: Vec<Raw>,
     /// Starts of data within code, by the mapping symbols of aarch64.
     data: Vec<u64>,
     self_checked: [Option<u64>; 2],
@@ -87,6 +99,7 @@ impl Collector {
         let index = self.next_table(what)?;
         let mut over = None;
         self.files += 1;
+        let code = if cfg!(feature = "assembly") { elf.code() } else { Vec::new() };
         let mut versions = Versions::default();
         if cfg!(feature = "versions") && origin == Origin::Dynsym {
             // A damaged table of versions leaves the names as they are without it.
@@ -97,7 +110,7 @@ impl Collector {
                 progress(Progress { origin, done, total });
             }
             if over.is_none() {
-                over = self.symbol(elf.arch, &table, index, symbol, || versions.of(done)).err();
+                over = self.symbol(elf.arch, &table, index, symbol, &code, || versions.of(done)).err();
             }
         })?;
         if let Some(over) = over {
@@ -186,6 +199,7 @@ impl Collector {
                 file: 0,
                 binding: Binding::Global,
                 ifunc: false,
+                label: false,
                 go: Some(mark),
             });
         }
@@ -213,6 +227,7 @@ impl Collector {
         table: &SymbolTable,
         index: u8,
         symbol: Symbol,
+        code: &[Range<u64>],
         version: impl FnOnce() -> Vec<u8>,
     ) -> Result<(), ImageError> {
         match symbol.kind {
@@ -221,33 +236,7 @@ impl Collector {
             SymbolKind::Function | SymbolKind::Ifunc
                 if self.go.as_ref().is_some_and(|go| go.range.contains(&symbol.value)) => {}
             SymbolKind::Function | SymbolKind::Ifunc if symbol.defined => {
-                let Some(name) = table.name(symbol) else { return Ok(()) };
-                self.name_bytes += name.len() as u64;
-                if self.name_bytes > NAMES_TOTAL_BYTES {
-                    let (size, limit) = (self.name_bytes, NAMES_TOTAL_BYTES);
-                    return Err(ImageError::TooLarge { what: "names of all functions", size, limit });
-                }
-                if self.raws.len() >= FUNCTIONS {
-                    let (size, limit) = (self.raws.len() as u64 + 1, FUNCTIONS as u64);
-                    return Err(ImageError::TooLarge { what: "list of functions", size, limit });
-                }
-                self.mark_self_checked(name, symbol.value);
-                let (name, written) = name.split_at(linkage::without_version(name).len());
-                let Ok(length) = u16::try_from(name.len()) else { return Ok(()) };
-                let version = match written {
-                    _ if cfg!(not(feature = "versions")) => 0,
-                    [] => self.version(version()),
-                    written => self.version(written.to_vec()),
-                };
-                self.raws.push(Raw {
-                    start: symbol.value,
-                    size: symbol.size,
-                    name: Name { table: index, version, length, offset: symbol.name },
-                    file: if symbol.binding == Binding::Local { self.files } else { 0 },
-                    binding: symbol.binding,
-                    ifunc: symbol.kind == SymbolKind::Ifunc,
-                    go: None,
-                });
+                return self.function(table, index, symbol, version);
             }
             SymbolKind::Label if symbol.defined => {
                 let Some(name) = table.name(symbol) else { return Ok(()) };
@@ -256,9 +245,53 @@ impl Collector {
                     self.data.push(symbol.value);
                 }
                 self.mark_self_checked(name, symbol.value);
+                let in_go = self.go.as_ref().is_some_and(|go| go.range.contains(&symbol.value));
+                let in_code = code.iter().any(|range| range.contains(&symbol.value));
+                if in_code && !in_go && !NO_FUNCTIONS.iter().any(|begin| name.starts_with(begin)) {
+                    return self.function(table, index, symbol, version);
+                }
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    /// Adds a symbol that is, or may be, a function.
+    fn function(
+        &mut self,
+        table: &SymbolTable,
+        index: u8,
+        symbol: Symbol,
+        version: impl FnOnce() -> Vec<u8>,
+    ) -> Result<(), ImageError> {
+        let Some(name) = table.name(symbol) else { return Ok(()) };
+        self.name_bytes += name.len() as u64;
+        if self.name_bytes > NAMES_TOTAL_BYTES {
+            let (size, limit) = (self.name_bytes, NAMES_TOTAL_BYTES);
+            return Err(ImageError::TooLarge { what: "names of all functions", size, limit });
+        }
+        if self.raws.len() >= FUNCTIONS {
+            let (size, limit) = (self.raws.len() as u64 + 1, FUNCTIONS as u64);
+            return Err(ImageError::TooLarge { what: "list of functions", size, limit });
+        }
+        self.mark_self_checked(name, symbol.value);
+        let (name, written) = name.split_at(linkage::without_version(name).len());
+        let Ok(length) = u16::try_from(name.len()) else { return Ok(()) };
+        let version = match written {
+            _ if cfg!(not(feature = "versions")) => 0,
+            [] => self.version(version()),
+            written => self.version(written.to_vec()),
+        };
+        self.raws.push(Raw {
+            start: symbol.value,
+            size: symbol.size,
+            name: Name { table: index, version, length, offset: symbol.name },
+            file: if symbol.binding == Binding::Local { self.files } else { 0 },
+            binding: symbol.binding,
+            ifunc: symbol.kind == SymbolKind::Ifunc,
+            label: symbol.kind == SymbolKind::Label,
+            go: None,
+        });
         Ok(())
     }
 
@@ -280,13 +313,13 @@ impl Collector {
         }
     }
 
-    /// Makes the table. `text` tells whether a range is file-backed code of the image.
+    /// Makes the table, with what the code of the image tells of its functions.
     pub(crate) fn finish(
         mut self,
         unwind: Option<&Unwind<'_>>,
-        text: &dyn Fn(u64, u64) -> bool,
+        text: &dyn Text,
     ) -> Result<FunctionTable, ImageError> {
-        self.end_symbols_without_size(unwind)?;
+        self.end_symbols_without_size(unwind, text)?;
         self.data.sort_unstable();
         let cold = cold::link(&self.raws, &self.strings);
         let mut order: Vec<u32> = (0..self.raws.len() as u32).collect();
@@ -345,12 +378,8 @@ impl Collector {
         }
         table.cold = cold::parts(&parts, raws, &table.functions);
         table.strings = self.strings;
-        table.versions = vec![Vec::new(); self.versions.len() + 1];
-        for (text, number) in self.versions {
-            table.versions[usize::from(number)] = text;
-        }
-        if table.versions.len() > 1 {
-            table.tell_versions_apart();
+        if cfg!(feature = "versions") && !self.versions.is_empty() {
+            table.tell_versions_apart(self.versions);
         }
         table.skipped = self.skipped;
         table.planned = self.planned;
@@ -358,60 +387,18 @@ impl Collector {
         Ok(table)
     }
 
-    /// Gives symbols without size the size of a symbol with the same start, or the one of the unwind tables. The start
-    /// of the next symbol would be an end too, but between the two there may be data, and data that is decoded as code
-    /// looks like any instruction: a probe on it would change the data.
-    fn end_symbols_without_size(&mut self, unwind: Option<&Unwind<'_>>) -> Result<(), ImageError> {
-        // An empty cold part is just that, even where another one begins at the same address.
-        let mut without: Vec<u32> = (0..self.raws.len() as u32)
-            .filter(|&index| {
-                let raw = &self.raws[index as usize];
-                raw.size == 0 && !is_cold(raw, &self.strings)
-            })
-            .collect();
-        if without.is_empty() {
-            return Ok(());
-        }
-        without.sort_unstable_by_key(|&index| self.raws[index as usize].start);
-        let starts: Vec<u64> = without.iter().map(|&index| self.raws[index as usize].start).collect();
-        let mut sizes = vec![0; starts.len()];
-        for raw in self.raws.iter().filter(|raw| raw.size > 0) {
-            let first = starts.partition_point(|&start| start < raw.start);
-            for (_, size) in
-                starts[first..].iter().zip(&mut sizes[first..]).take_while(|(start, _)| **start == raw.start)
-            {
-                *size = raw.size.max(*size);
-            }
-        }
-        let mut lookups = 0;
-        for (&start, size) in starts.iter().zip(&mut sizes).filter(|(_, size)| **size == 0) {
-            if let Some(unwind) = unwind
-                && lookups < UNWIND_LOOKUPS
-            {
-                lookups += 1;
-                if let Some(range) = unwind.range(start)?.filter(|range| range.start == start) {
-                    *size = range.end - range.start;
-                }
-            }
-        }
-        for (index, size) in without.into_iter().zip(sizes) {
-            self.raws[index as usize].size = size;
-        }
-        Ok(())
-    }
-
-    fn mark(&self, raw: &Raw, ifunc: bool, text: &dyn Fn(u64, u64) -> bool) -> Mark {
+    fn mark(&self, raw: &Raw, ifunc: bool, text: &dyn Text) -> Mark {
         let Raw { start, size, .. } = *raw;
         let end = start.saturating_add(size);
         if let Some(mark) = raw.go {
-            if text(start, size) { mark } else { Mark::NotInText }
+            if text.is_text(start, size) { mark } else { Mark::NotInText }
         } else if self.go.as_ref().is_some_and(|go| go.table.is_none()) {
             Mark::GoUnknown
         } else if ifunc {
             Mark::Ifunc
         } else if size == 0 {
             Mark::UnknownEnd
-        } else if !text(start, size) {
+        } else if !text.is_text(start, size) {
             Mark::NotInText
         } else if let [Some(from), Some(to)] = self.self_checked
             && start < to
@@ -460,7 +447,7 @@ fn count_ranges(raws: &[Raw], order: &[u32]) -> usize {
     order.windows(2).filter(|pair| range(pair[0]) != range(pair[1])).count() + usize::from(!order.is_empty())
 }
 
-fn is_cold(raw: &Raw, strings: &[Vec<u8>]) -> bool {
+pub(super) fn is_cold(raw: &Raw, strings: &[Vec<u8>]) -> bool {
     raw.go.is_none() && linkage::split(raw.name.text(strings)).body == Body::Cold
 }
 

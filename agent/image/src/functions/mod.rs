@@ -5,6 +5,7 @@
 //! [`FunctionTable`] holds the result in about 40 bytes a function beside the string tables as they stand in the file;
 //! a [`Function`] with its own text is made when one is asked for.
 
+pub(crate) mod assembly;
 mod cold;
 pub(crate) mod collect;
 mod go_names;
@@ -267,7 +268,7 @@ impl FunctionTable {
     #[must_use]
     pub fn near(&self, name: &str) -> Vec<String> {
         let mut nearest = Nearest::new(name);
-        let versioned = name.contains('@');
+        let versioned = cfg!(feature = "versions") && name.contains('@');
         for entry in &self.functions {
             if entry.mark == Mark::ColdPart {
                 continue;
@@ -468,8 +469,12 @@ impl FunctionTable {
         }
     }
 
-    /// Marks the functions whose name means another one too, in another version.
-    fn tell_versions_apart(&mut self) {
+    /// Takes versions with their numbers, and marks the functions whose name means another one too, in another version.
+    fn tell_versions_apart(&mut self, numbers: HashMap<Vec<u8>, u8>) {
+        self.versions = vec![Vec::new(); numbers.len() + 1];
+        for (text, number) in numbers {
+            self.versions[usize::from(number)] = text;
+        }
         let mut first: HashMap<&[u8], usize> = HashMap::new();
         let mut apart = Vec::new();
         for (index, entry) in self.functions.iter().enumerate() {

@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use super::assembly::merged;
 use super::collect::{Collector, Raw};
 use super::{Name, Origin};
 use crate::elf::Elf;
@@ -54,15 +55,6 @@ impl Collector {
             Some(start..start.saturating_add(section.size))
         });
         let named = self.raws().iter().map(|raw| raw.start..raw.start.saturating_add(raw.size.max(1)));
-        let mut all: Vec<Range<u64>> = named.chain(stubs).collect();
-        all.sort_unstable_by_key(|range| range.start);
-        let mut merged: Vec<Range<u64>> = Vec::with_capacity(all.len());
-        for range in all {
-            match merged.last_mut() {
-                Some(last) if range.start < last.end => last.end = last.end.max(range.end),
-                _ => merged.push(range),
-            }
-        }
-        merged
+        merged(named.chain(stubs).collect())
     }
 }
