@@ -1,4 +1,4 @@
-//! Writes what the fuzz targets for Go's and Python's tables, for the spool and for the live snapshot start from: `seeds TARGET FOLDER`.
+//! Writes what the fuzz targets for debug data, for Go's and Python's tables, for the spool and for the live snapshot start from: `seeds TARGET FOLDER`.
 
 mod common;
 
@@ -12,12 +12,23 @@ fn main() -> std::io::Result<()> {
     let [target, folder] = arguments.as_slice() else { panic!("usage: seeds TARGET FOLDER") };
     let folder = Path::new(folder);
     match target.as_str() {
+        "dwarf" => dwarf(folder),
         "gopclntab" => go(folder),
         "debug_offsets" => python(folder),
         "spool" => spool(folder),
         "live" => live(folder),
         other => panic!("no seeds for {other}"),
     }
+}
+
+fn dwarf(folder: &Path) -> std::io::Result<()> {
+    for version in [4, 5] {
+        let sections = common::dwarf::sections(version);
+        let lengths = sections.iter().take(4).flat_map(|(_, bytes)| (bytes.len() as u16).to_le_bytes());
+        let seed: Vec<u8> = lengths.chain(sections.iter().flat_map(|(_, bytes)| bytes.clone())).collect();
+        std::fs::write(folder.join(format!("version-{version}")), seed)?;
+    }
+    Ok(())
 }
 
 fn go(folder: &Path) -> std::io::Result<()> {

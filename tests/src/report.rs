@@ -96,6 +96,8 @@ pub struct Function {
     pub bias_ns: Option<u64>,
     /// Whether some exits are tail jumps: the duration ends where another function takes over.
     pub until_tail_call: bool,
+    /// Copies within other functions, as far as it is known.
+    pub inlined_copies: Option<u64>,
     /// Whether the row moved while it was read.
     pub unsettled: bool,
 }
@@ -222,6 +224,7 @@ impl Function {
             mean_without_probes_ns: field(f, "mean_without_probes_ns").as_u64(),
             bias_ns: field(f, "bias_ns").as_u64(),
             until_tail_call: flag(f, "until_tail_call"),
+            inlined_copies: field(f, "inlined_copies").as_u64(),
             unsettled: flag(f, "unsettled"),
         }
     }

@@ -22,6 +22,7 @@ pub struct DebugFiles<'o> {
     packs: &'o [Pack],
     image: Option<PathBuf>,
     pub(crate) unnamed: bool,
+    pub(crate) inlined: bool,
 }
 
 impl<'o> DebugFiles<'o> {
@@ -35,13 +36,14 @@ impl<'o> DebugFiles<'o> {
             packs: &[],
             image: None,
             unnamed: false,
+            inlined: false,
         }
     }
 
     /// No debug files.
     #[must_use]
     pub fn none() -> Self {
-        Self { open: None, directories: Vec::new(), packs: &[], image: None, unnamed: false }
+        Self { open: None, directories: Vec::new(), packs: &[], image: None, unnamed: false, inlined: false }
     }
 
     /// Looks below `directory` too, before those that were added earlier. It is one like `/usr/lib/debug`, with
@@ -49,6 +51,13 @@ impl<'o> DebugFiles<'o> {
     #[must_use]
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directories.insert(0, directory.into());
+        self
+    }
+
+    /// Whether debug data are read for how often functions were put into others.
+    #[must_use]
+    pub fn inlined(mut self, wanted: bool) -> Self {
+        self.inlined = wanted;
         self
     }
 

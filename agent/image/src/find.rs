@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use crate::dwarf::Copies;
 use crate::elf::unwind::Unwind;
 use crate::functions::unnamed::name_at;
 use crate::pattern::Wanted;
@@ -81,11 +82,18 @@ pub enum Names {
     All,
     /// Those that the image exports: it has no full symbol table, and no debug file was found.
     Exported,
-    /// Functions of this name were put into their callers: Go's table has their names and no code.
+    /// Functions of this name were put into their callers: Go's table or debug data have their names, and they have no code.
+    /// The names that are near are those of callers.
     Inlined,
 }
 
 fn next_step(near: &[String], names: Names) -> String {
+    if names == Names::Inlined && !near.is_empty() {
+        return format!(
+            ": it was put into its callers (inlined) and has no code of its own; measure one of those: {}",
+            near.join(", ")
+        );
+    }
     let mut text = match near {
         [] => String::new(),
         near => format!("; did you mean {}?", near.join(", ")),
@@ -143,8 +151,11 @@ impl<S: ReadAt> Image<S> {
         if let Some(refusal) = self.refusal() {
             return FindError::Refused { name, refusal };
         }
-        if table.has_inlined(pattern) {
-            return FindError::NotFound { name, near: Vec::new(), names: Names::Inlined };
+        let copies = if cfg!(feature = "inlined") { table.copies(pattern) } else { Copies::default() };
+        if copies.count > 0 || table.has_inlined(pattern) {
+            let callers = copies.callers.iter().filter_map(|start| table.starting_at(*start));
+            let near = callers.map(|index| table.function(index).name).collect();
+            return FindError::NotFound { name, near, names: Names::Inlined };
         }
         let near = table.near(&name);
         let all = table.has(Origin::Gopclntab) || self.facts().symtab || table.has(Origin::DebugFile);
@@ -182,6 +193,7 @@ impl<S: ReadAt> Image<S> {
                 origin: Origin::Unwind,
                 refusal: None,
                 language: Language::Native,
+                inlined: None,
             }),
             Some(range) => Err(inside(name_at(range.start), range.start)),
             None => Err(FindError::UnknownFunction { address: number }),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::debug_link::{self, DebugLink};
+use crate::dwarf::Inlined;
 use crate::elf::dynamic::Dynamic;
 use crate::elf::symbols::SymbolTable;
 use crate::elf::unwind::Unwind;
@@ -273,6 +274,9 @@ impl<S: ReadAt> Image<S> {
         }
         self.add_debug_file(&mut collector, debug_files, progress);
         self.add_packs(&mut collector, debug_files)?;
+        if self.reads_inlined(debug_files) && collector.inlined.is_none() {
+            self.add_inlined(&mut collector, &self.elf, None);
+        }
         // Of Go's functions all have names.
         if cfg!(feature = "unnamed") && debug_files.unnamed && self.facts.go.is_none() {
             collector.add_unnamed(&self.elf)?;
@@ -304,11 +308,29 @@ impl<S: ReadAt> Image<S> {
             let added = opened
                 .map_err(|source| ImageError::Read { what: "debug file", source })
                 .and_then(|source| self.debug_file(source, checksum, progress))
-                .and_then(|elf| add_full(collector, &elf, origin, progress));
+                .and_then(|elf| add_full(collector, &elf, origin, progress).map(|()| elf));
             match added {
-                Ok(()) => return,
+                Ok(elf) => {
+                    if self.reads_inlined(debug_files) {
+                        self.add_inlined(collector, &elf, Some(PathBuf::from(&path)));
+                    }
+                    return;
+                }
                 Err(error) => collector.skip(Skipped { origin, path: Some(PathBuf::from(&path)), error }),
             }
+        }
+    }
+
+    /// Go puts its functions into others by its own reckoning, and keeps a table of that.
+    fn reads_inlined(&self, debug_files: &DebugFiles<'_>) -> bool {
+        cfg!(feature = "inlined") && debug_files.inlined && self.facts.go.is_none()
+    }
+
+    /// Adds what the debug data of this image or its debug file say of functions within others.
+    fn add_inlined(&self, collector: &mut Collector, elf: &Elf<dyn ReadAt + '_>, path: Option<PathBuf>) {
+        match Inlined::read(elf, &|address| self.segment_of(address, 1).is_some()) {
+            Ok(inlined) => collector.inlined = inlined,
+            Err(error) => collector.skip(Skipped { origin: Origin::DebugInfo, path, error }),
         }
     }
 

@@ -22,6 +22,7 @@
 //! | `image` | [`Image`]: what one file is; segments, build-id, facts for the guard |
 //! | `pack` | [`Pack`]: functions with their sites for a stripped image |
 //! | `debug_files`, `debugdata` | symbols from elsewhere: the debug file of the build, and `.gnu_debugdata` |
+//! | `dwarf` | how often functions were put into others, by debug data |
 //! | `functions` | [`FunctionTable`]: symbols of all sources to functions with ranges, aliases and cold parts |
 //! | `linkage`, [`demangle`] | what compilers make of names, and back |
 //! | `pattern`, [`glob`] | [`Pattern`]: what a person types to choose functions |
@@ -61,6 +62,7 @@ mod debug_link;
 mod debugdata;
 mod decode;
 pub mod demangle;
+mod dwarf;
 mod elf;
 mod error;
 mod find;

@@ -46,6 +46,10 @@ pub const DEMANGLED_BYTES: usize = 8 << 10;
 /// Depth of nested parts of a mangled C++ name. Deeper names keep their linkage name.
 pub const DEMANGLE_DEPTH: u32 = 96;
 
+/// Bytes of one section of debug data that are read for what they say of inlined functions, each of up to six in memory. That of
+/// a large daemon has some 30 MiB; of browsers nothing is said.
+pub const DWARF_BYTES: u64 = 128 << 20;
+
 /// Compressed bytes of `.gnu_debugdata`; that of a 20 MiB library is about 200 KiB.
 pub const DEBUGDATA_COMPRESSED_BYTES: u64 = 16 << 20;
 

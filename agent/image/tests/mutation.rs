@@ -75,6 +75,7 @@ fn seeds(directory: &Path) -> Vec<Vec<u8>> {
         compile(directory, "dynamic.c", source, &["-O2", "-Wl,--build-id"]),
         compile(directory, "library.c", source, &["-O2", "-shared", "-fPIC", "-s", "-Wl,--hash-style=gnu"]),
         compile(directory, "queue.cpp", cpp, &["-O1"]),
+        compile(directory, "debug.c", source, &["-O2", "-g"]),
     ];
     // .gnu_debugdata
     let mini = directory.join("mini");

@@ -445,7 +445,7 @@ pub const COMMANDS: &[Command] = &[
         options: &[
             Opt {
                 more: "name, linkage_name, aliases, image, start, end, size, probeable, reason, reason_text, sites, \
-                       origin, language and language_version.",
+                       origin, language, language_version and inlined_copies.",
                 ..Opt::switch(Id::Json, "json", "Print one JSON object a function")
             },
             DEBUG_DIR,

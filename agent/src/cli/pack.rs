@@ -214,6 +214,7 @@ fn add(
     for number in 0..debug.len() {
         debug_files = debug_files.directory(format!("/{number}"));
     }
+    debug_files = debug_files.inlined(true);
     let table = image.functions(&debug_files, &mut |_| ()).map_err(unreadable)?;
     let packed = pack
         .add(file_name(&name), image.arch(), image.build_id())
@@ -233,7 +234,15 @@ fn add(
                 continue;
             }
             match image.pack(&table, &function, packed) {
-                Ok(()) => drop(found.insert(*number)),
+                Ok(()) => {
+                    found.insert(*number);
+                    if let Some(copies) = function.inlined.filter(|copies| *copies > 0) {
+                        let name = &function.name;
+                        say(format_args!(
+                            "{name}: {copies} copies of it are inlined, whose calls no probe sees"
+                        ));
+                    }
+                }
                 Err(refusal) => {
                     say(format_args!("not packed: {}: {refusal}", function.name));
                     missing.get_or_insert_with(|| PackCommandError::Refused {

@@ -137,6 +137,7 @@ impl Measurement {
         let functions = resolved.functions.iter().map(|function| {
             let mut report = FunctionReport::new(function.name.clone(), function.image_path.clone());
             report.until_tail_call = function.until_tail_call && options.returns == Returns::Ret;
+            report.inlined_copies = function.inlined;
             report.language = function.language;
             let image = resolved.images.iter().find(|image| image.id == function.image);
             let build_id = image.and_then(|image| image.build_id.as_ref());

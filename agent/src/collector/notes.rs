@@ -28,6 +28,20 @@ pub fn of_refused(refused: &Refused, notices: &mut dyn Notices) {
 /// Names of functions in one note.
 const NAMED: usize = 3;
 
+/// For functions of which there are copies within others.
+pub fn of_inlined(functions: &[Function], notices: &mut dyn Notices) {
+    for function in functions {
+        if let Some(copies) = function.inlined.filter(|copies| *copies > 0) {
+            let places = if copies == 1 { "1 place" } else { &format!("{copies} places") };
+            notices.say(format_args!(
+                "{}: the compiler put it into others at {places} (inlined), whose calls no probe sees; `edgelat functions` \
+                 marks such functions",
+                function.name
+            ));
+        }
+    }
+}
+
 /// For functions whose calls are measured up to a jump, where return probes are `unsafe_because`, or safe.
 pub fn of_tails(functions: &[Function], unsafe_because: Option<&str>, notices: &mut dyn Notices) {
     let until: Vec<&str> = functions

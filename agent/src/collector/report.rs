@@ -240,6 +240,8 @@ pub struct FunctionReport {
     pub below_bias: bool,
     /// Some calls end, for us, at a jump into another function.
     pub until_tail_call: bool,
+    /// Copies of it within other functions, whose calls are in no account; `None` where debug data do not tell.
+    pub inlined_copies: Option<u32>,
     /// Calls went on while this was read; the account is off by those.
     pub unsettled: bool,
 }
@@ -278,6 +280,7 @@ impl FunctionReport {
             bias_ns: None,
             below_bias: false,
             until_tail_call: false,
+            inlined_copies: None,
             unsettled: false,
         }
     }

@@ -54,6 +54,8 @@ pub struct Function {
     pub steppings: Steppings,
     /// Some exits are jumps into another function, and what follows them is not measured.
     pub until_tail_call: bool,
+    /// Copies of it within other functions, whose calls no probe sees; `None` where that is not known.
+    pub inlined: Option<u32>,
     /// Its sites; the cookie does not hold the function's number yet.
     pub sites: Vec<PlanSite>,
     /// Exits of functions in other images that it leaves to by a jump.
@@ -126,6 +128,8 @@ pub struct Context<'a> {
     pub seen: &'a [ImageFile],
     /// What is to tell the ends of calls.
     pub returns: Returns,
+    /// Debug data are read for functions that were put into others, which takes up to seconds.
+    pub inlined: bool,
     /// Told how far the reading of an image is.
     pub progress: &'a mut dyn FnMut(&str, Progress),
 }
@@ -297,7 +301,7 @@ fn search<'p>(
     let image_error = |error| ResolveError::Image { path: path.clone(), error };
     let image = Image::open(&open.file).map_err(image_error)?;
     let unnamed = patterns.iter().any(|pattern| pattern.wants_unnamed());
-    let table = functions_of(open, &image, context, unnamed)?;
+    let table = functions_of(open, &image, context, unnamed, context.inlined)?;
     let mut tails = Tails::new(&image, &table, Followers::new());
     let mut leaving = Vec::new();
     let mut known = BTreeMap::new();
@@ -336,6 +340,8 @@ fn search<'p>(
                     }
                     let measured = &mut resolved.functions[index];
                     measured.language = function.language.name();
+                    // Ranges of one name share their copies.
+                    measured.inlined = measured.inlined.max(function.inlined);
                     measured.take(open, function.start, &sites);
                     leaving.extend(measured.end(index, open, whole));
                 }
@@ -368,10 +374,14 @@ pub fn functions_of<S: ReadAt>(
     image: &Image<S>,
     context: &mut Context<'_>,
     unnamed: bool,
+    inlined: bool,
 ) -> Result<FunctionTable, ResolveError> {
     let opener = |path: &Path| context.debug_dirs.file(path).map(edgelat_image::boxed);
-    let mut debug_files =
-        DebugFiles::new(&opener).packs(context.packs).linked_from(open.on_disk()).unnamed(unnamed);
+    let mut debug_files = DebugFiles::new(&opener)
+        .packs(context.packs)
+        .linked_from(open.on_disk())
+        .unnamed(unnamed)
+        .inlined(inlined);
     for folder in context.debug_dirs.paths() {
         debug_files = debug_files.directory(folder);
     }
@@ -412,6 +422,7 @@ impl Function {
             language: edgelat_image::Language::Native.name(),
             steppings: Steppings { entry_stepped: false, exit_stepped: false },
             until_tail_call: false,
+            inlined: None,
             sites: Vec::new(),
             elsewhere: Vec::new(),
         }

@@ -40,6 +40,8 @@ pub struct Wanted {
     pub calibrated: bool,
     /// Globs of paths of images that are never probed.
     pub unprobed: Vec<String>,
+    /// Debug data are read for functions that were put into others.
+    pub inlined: bool,
 }
 
 /// Where names come from besides the images themselves.

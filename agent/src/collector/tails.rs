@@ -140,7 +140,7 @@ fn enter(
     }
     let image_error = |error| ResolveError::Image { path: open.path.clone(), error };
     let image = Image::open(&open.file).map_err(image_error)?;
-    let table = functions_of(open, &image, context, false)?;
+    let table = functions_of(open, &image, context, false, false)?;
     let known = resolved.followers.iter().position(|(image, _)| *image == open.id);
     let followers = known.map(|at| resolved.followers.swap_remove(at).1).unwrap_or_default();
     let mut tails = Tails::new(&image, &table, followers);

@@ -234,6 +234,7 @@ fn every_line_has_every_field() {
         "build_id",
         "end",
         "image",
+        "inlined_copies",
         "language",
         "language_version",
         "linkage_name",

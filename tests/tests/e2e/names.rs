@@ -1,7 +1,7 @@
 //! A function is found by the name that its source has, and two functions of one name are told apart.
 
 use edgelat_tests::machine::Turn;
-use edgelat_tests::{Session, Target, edgelat, target};
+use edgelat_tests::{Session, Target, TempDir, edgelat, target};
 
 use crate::counts::exact;
 
@@ -93,4 +93,55 @@ fn a_function_whose_end_is_not_told_is_refused_with_what_to_do() {
     }
     // A place inside of a function is none.
     edgelat(&["functions", program.to_str().unwrap(), "even"]).refused(6, &["even"]);
+}
+
+/// The calls of the copies are in no figure, so that there are copies must be said.
+#[test]
+fn copies_within_other_functions_are_said_with_their_number() {
+    let _turn = Turn::shared();
+    let folder = target("linked");
+    for program in ["inlined", "inlined-4", "inlined-clang", "inlined-apart"] {
+        let path = target(program);
+        let dirs = ["--debug-dir", folder.to_str().unwrap()];
+        let mut list = vec!["functions", path.to_str().unwrap(), "partly", "--json"];
+        list.extend(dirs);
+        assert_eq!(edgelat(&list).objects()[0]["inlined_copies"], 2, "{program}");
+        list[2] = "holds_first";
+        assert_eq!(edgelat(&list).objects()[0]["inlined_copies"], 0, "{program}");
+        list[2] = "wholly";
+        edgelat(&list).refused(6, &["inlined", "holds_first", "holds_second"]);
+
+        let mut target = Target::start(program, &["--calls", "300"]);
+        let session = Session::with(&target, &dirs, &["partly", "calls"]);
+        target.go();
+        let oracle = target.end();
+        let report = session.end();
+        report.agrees_with(&oracle);
+        assert_eq!(report.function("partly").inlined_copies, Some(2), "{program}");
+        assert_eq!(report.function("calls").inlined_copies, Some(0), "{program}");
+    }
+}
+
+#[test]
+fn copies_within_other_functions_are_said_by_whoever_shows_the_function() {
+    let _turn = Turn::shared();
+    let program = target("inlined");
+    let listed = edgelat(&["functions", program.to_str().unwrap(), "partly"]);
+    assert!(listed.stdout.contains("+2 inlined"), "{listed:#?}");
+    let folder = TempDir::new();
+    let pack = folder.path().join("pack");
+    let packed = edgelat(&[
+        "pack",
+        "make",
+        "-o",
+        pack.to_str().unwrap(),
+        "--debug",
+        program.to_str().unwrap(),
+        "partly",
+    ]);
+    assert!(packed.stderr.contains("partly: 2 copies"), "{packed:#?}");
+    let target = Target::start("inlined", &[]);
+    let watched = edgelat(&["watch", "-p", &target.pid().to_string(), "--duration", "0.2", "partly"]);
+    assert!(watched.stderr.contains("at 2 places (inlined)"), "{watched:#?}");
+    assert!(watched.stdout.contains("also inlined at 2 places"), "{watched:#?}");
 }

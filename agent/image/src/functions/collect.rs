@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::assembly::Text;
 use super::{Entry, FunctionTable, Mark, Name, Origin, Progress, Skipped, cold};
+use crate::dwarf::Inlined;
 use crate::elf::symbols::{Binding, Symbol, SymbolKind, SymbolTable};
 use crate::elf::unwind::Unwind;
 use crate::elf::versions::Versions;
@@ -81,6 +82,8 @@ pub(crate) struct Collector {
     skipped: Vec<Skipped>,
     go: Option<GoText>,
     planned: HashMap<(u64, u64), PackedFunction>,
+    /// What debug data say of functions within others.
+    pub(crate) inlined: Option<Inlined>,
     /// Numbers of the versions of symbols, from 1 on.
     versions: HashMap<Vec<u8>, u8>,
 }
@@ -378,6 +381,7 @@ impl Collector {
         }
         table.cold = cold::parts(&parts, raws, &table.functions);
         table.strings = self.strings;
+        table.inlined = self.inlined;
         if cfg!(feature = "versions") && !self.versions.is_empty() {
             table.tell_versions_apart(self.versions);
         }

@@ -17,6 +17,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use crate::demangle::{self, Form};
+use crate::dwarf::{Copies, Inlined};
 use crate::linkage;
 use crate::near::Nearest;
 use crate::pack::PackedFunction;
@@ -39,6 +40,8 @@ pub enum Origin {
     Gopclntab,
     /// The unwind tables: a range without a name, found by its address.
     Unwind,
+    /// Debug data, which no name comes from: what they say of functions within others.
+    DebugInfo,
 }
 
 impl Language {
@@ -65,6 +68,7 @@ impl Origin {
             Self::Pack => "pack",
             Self::Gopclntab => ".gopclntab",
             Self::Unwind => ".eh_frame",
+            Self::DebugInfo => ".debug_info",
         }
     }
 }
@@ -103,6 +107,9 @@ pub struct Function {
     pub refusal: Option<Refusal>,
     /// What made its code.
     pub language: Language,
+    /// How many copies of it debug data know within other functions, where probes on it see no call; `None` where they were
+    /// not read, or do not describe it.
+    pub inlined: Option<u32>,
 }
 
 /// What made the code of a function, as far as it matters for probes.
@@ -142,6 +149,8 @@ pub struct FunctionTable {
     planned: HashMap<(u64, u64), PackedFunction>,
     /// Versions of symbols as they are written behind a name, by number; 0 is none.
     versions: Vec<Vec<u8>>,
+    /// What debug data say of functions within others.
+    inlined: Option<Inlined>,
 }
 
 /// A name as it stands in a string table, without its version.
@@ -312,6 +321,23 @@ impl FunctionTable {
         names.is_some_and(|names| names.split(|byte| *byte == 0).any(is))
     }
 
+    /// The copies of functions of that name which have no code of their own, by debug data.
+    pub(crate) fn copies(&self, pattern: &NamePattern) -> Copies {
+        let Some(inlined) = &self.inlined else { return Copies::default() };
+        let is = |name: &[u8], exact: bool| match exact {
+            true => {
+                pattern.is(name)
+                    || demangle::is_any_form(&linkage::split(name), |name| pattern.is_demangled(name))
+            }
+            false => {
+                pattern.matches(name)
+                    || demangle::is_any_form(&linkage::split(name), |name| pattern.matches_demangled(name))
+            }
+        };
+        let exact = inlined.matching(|name| is(name, true));
+        if exact.count > 0 { exact } else { inlined.matching(|name| is(name, false)) }
+    }
+
     /// The functions of that name that are not Go's.
     fn named_natively(&self, pattern: &NamePattern) -> Vec<usize> {
         // Demangling all names of a large C++ image takes a second. A name that does not contain the longest word of
@@ -448,6 +474,10 @@ impl FunctionTable {
             self.shown(name, Form::Full) + &version
         });
         let cold = self.cold.partition_point(|part| (part.0 as usize) < index);
+        let known = self.inlined.as_ref().filter(|_| cfg!(feature = "inlined"));
+        let inlined = known.and_then(|known| {
+            known.of(entry.start, self.names_of(entry).iter().map(|name| self.linkage_name(*name)))
+        });
         Function {
             name: shown.unwrap_or_default(),
             linkage_name: names.next().unwrap_or_default(),
@@ -466,6 +496,7 @@ impl FunctionTable {
                 Mark::GoAssembly => Language::GoAssembly,
                 _ => Language::Native,
             },
+            inlined,
         }
     }
 

@@ -16,7 +16,7 @@ pub fn exercise(bytes: &[u8]) -> Result<usize, ImageError> {
     let copy = bytes.to_vec();
     let open = move |_: &Path| Ok(boxed(copy.clone()));
     let mut progressed = 0;
-    let table = image.functions(&DebugFiles::new(&open).unnamed(true), &mut |progress| {
+    let table = image.functions(&DebugFiles::new(&open).unnamed(true).inlined(true), &mut |progress| {
         assert!(progress.done <= progress.total);
         progressed += 1;
     })?;

@@ -96,6 +96,7 @@ fn of_target(line: &mut Line, target: &TargetConfig, config: &Config, sources: &
                 packs: &sources.packs,
                 unprobed: &config.agent.unprobed_images,
                 returns: target.returns,
+                inlined: false,
                 progress: &mut |_, _| (),
             };
             let resolved = match target.functions.is_empty() {

@@ -238,7 +238,8 @@ fn list(
     let unreadable = |error| Failure::from(FunctionsError::Image { path: path.to_string(), error });
     let image = Image::open(file).map_err(unreadable)?;
     let open = |path: &Path| sources.debug_dirs.file(path).map(edgelat_image::boxed);
-    let debug_files = DebugFiles::new(&open).packs(&sources.packs).linked_from(sources.at(path));
+    let debug_files =
+        DebugFiles::new(&open).packs(&sources.packs).linked_from(sources.at(path)).inlined(true);
     let debug_files = sources.debug_dirs.paths().fold(debug_files, DebugFiles::directory);
     let mut progress = ProgressLine::new();
     let name = file_name(path);

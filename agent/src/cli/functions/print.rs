@@ -33,6 +33,8 @@ pub(super) struct Printer<'o> {
     /// Those of them whose calls are measured to the end, as far as this image tells.
     whole: u64,
     refused: BTreeMap<&'static str, u64>,
+    /// Some function stands within others as well.
+    inlined: bool,
 }
 
 /// One line of `functions --json`.
@@ -53,6 +55,8 @@ struct FunctionLine<'a> {
     origin: &'static str,
     language: &'static str,
     language_version: Option<&'a str>,
+    /// Copies within other functions; `None` where debug data do not tell.
+    inlined_copies: Option<u32>,
 }
 
 /// Where probes would sit, as file offsets.
@@ -91,6 +95,7 @@ impl<'o> Printer<'o> {
             probeable: 0,
             whole: 0,
             refused: BTreeMap::new(),
+            inlined: false,
         }
     }
 
@@ -150,7 +155,10 @@ impl<'o> Printer<'o> {
         let size = size(function).to_string();
         // Cloned because the row borrows all of the printer.
         let image = file_name(&self.path).to_string();
-        self.row(&address, &size, probe, &image, &function.name, paint)
+        let copies = function.inlined.filter(|copies| *copies > 0);
+        self.inlined |= copies.is_some();
+        let copies = copies.map(|copies| format!("  +{copies} inlined")).unwrap_or_default();
+        self.row(&address, &size, probe, &image, &format!("{}{copies}", function.name), paint)
     }
 
     fn row(
@@ -206,6 +214,7 @@ impl<'o> Printer<'o> {
                 Language::Native => None,
                 Language::Go | Language::GoAssembly => self.language_version.as_deref(),
             },
+            inlined_copies: function.inlined,
         };
         serde_json::to_writer(&mut *self.out, &line).map_err(io::Error::from)?;
         Ok(self.out.write_all(b"\n")?)
@@ -228,7 +237,10 @@ impl<'o> Printer<'o> {
         for (code, count) in refused {
             writeln!(self.out, "{count:>9}  {code}")?;
         }
-        for note in self.notes {
+        let inlined = self.inlined.then(|| {
+            "+N inlined: the function also stands at N places within others, and a probe sees no call of those".to_owned()
+        });
+        for note in inlined.into_iter().chain(self.notes) {
             writeln!(self.out, "{}", self.style.dim(&note))?;
         }
         Ok(())

@@ -235,6 +235,7 @@ impl Watch {
             bounded: options.max_cost.is_some() || service.is_some(),
             calibrated: options.calibrate,
             unprobed: Vec::new(),
+            inlined: true,
         };
         let mut session = Session::open(&mut line, pid, &wanted)?;
         let output = match options.json {

@@ -64,6 +64,7 @@ fn picture(report: &Report, style: Style) -> String {
         lines.push(row(function));
         lines.extend(account(function).map(|line| style.yellow(&line)));
         lines.extend(probes(function).map(|line| style.yellow(&line)));
+        lines.extend(inlined(function).map(|line| style.dim(&line)));
     }
     if report.functions.len() > shown {
         lines.push(style.dim(&format!("... and {} more", report.functions.len() - shown)));
@@ -260,6 +261,12 @@ fn duration(ns: u64) -> String {
         _ => 0,
     };
     format!("{value:.digits$} {unit}")
+}
+
+/// That there is more of a function than what is measured.
+fn inlined(function: &FunctionReport) -> Option<String> {
+    let copies = function.inlined_copies.filter(|copies| *copies > 0)?;
+    Some(format!("  also inlined at {copies} places, whose calls are not counted"))
 }
 
 /// Marks a function that is measured up to a jump.

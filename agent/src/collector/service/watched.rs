@@ -95,6 +95,7 @@ impl Group {
             bounded: true,
             calibrated: true,
             unprobed: agent.unprobed_images.clone(),
+            inlined: false,
         };
         Self {
             config: config.clone(),

@@ -54,6 +54,7 @@ impl Session {
             unprobed: &wanted.unprobed,
             seen: &self.seen,
             returns: wanted.plan.returns,
+            inlined: wanted.inlined,
             progress: &mut |image, at| notices.progress(image, at),
         };
         let mut resolved = resolve::resolve(line, &self.target, patterns, &mut context)?;
@@ -75,6 +76,7 @@ impl Session {
             return Ok(());
         }
         self.measure(line, wanted, &mut resolved, notices)?;
+        notes::of_inlined(&resolved.functions, notices);
         // After arming: it takes a look into all images.
         if resolved.functions.iter().any(|function| function.until_tail_call) && self.returns == Returns::Ret
         {
