@@ -9,11 +9,15 @@
 //! bottom. Input, output and depth are bounded ([`limits`](crate::limits)); what exceeds them has its linkage name
 //! only.
 
+mod coded;
+mod rust;
 #[cfg(feature = "cpp")]
 mod transcribe;
 
 use std::fmt::{self, Write};
 
+pub(crate) use self::coded::may_be_abbreviated;
+use self::rust::{is_legacy_rust, without_generics};
 use crate::limits::DEMANGLED_BYTES;
 use crate::linkage::{self, Split};
 
@@ -222,190 +226,6 @@ pub(crate) fn is_any_form(split: &Split<'_>, mut is: impl FnMut(&str) -> bool) -
     })
 }
 
-/// Whether a mangled name may lack a word that its demangled form contains: builtin types, operators and the names of
-/// the standard library have codes of a few letters, and some words are the demangler's own.
-pub(crate) fn may_be_abbreviated(word: &str) -> bool {
-    const CODED: &[&str] = &[
-        // Itanium C++ ABI 5.1.5, 5.1.10: substitutions, builtin types, operators, special names.
-        "std",
-        "allocator",
-        "basic_string",
-        "basic_istream",
-        "basic_ostream",
-        "basic_iostream",
-        "char_traits",
-        "char",
-        "wchar_t",
-        "bool",
-        "signed",
-        "unsigned",
-        "short",
-        "int",
-        "long",
-        "__int128",
-        "float",
-        "double",
-        "__float80",
-        "__float128",
-        "_Float16",
-        "char8_t",
-        "char16_t",
-        "char32_t",
-        "decimal32",
-        "decimal64",
-        "decimal128",
-        "decltype",
-        "auto",
-        "nullptr_t",
-        "void",
-        "const",
-        "volatile",
-        "restrict",
-        "operator",
-        "new",
-        "delete",
-        "sizeof",
-        "alignof",
-        "noexcept",
-        "co_await",
-        "throw",
-        "true",
-        "false",
-        "_Complex",
-        "_Imaginary",
-        "anonymous",
-        "namespace",
-        "lambda",
-        "unnamed",
-        "type",
-        "guard",
-        "variable",
-        "for",
-        "vtable",
-        "VTT",
-        "typeinfo",
-        "name",
-        "construction",
-        "thunk",
-        "to",
-        "non-virtual",
-        "virtual",
-        "covariant",
-        "return",
-        "string",
-        "literal",
-        "default",
-        "arg",
-        "clone",
-        "abi",
-        "dynamic_cast",
-        "static_cast",
-        "const_cast",
-        "reinterpret_cast",
-        "typeid",
-        "enable_if",
-        "requires",
-        "this",
-        "block_invoke",
-        // Rust v0 basic types and words (rustc book, symbol mangling version 0).
-        "str",
-        "usize",
-        "isize",
-        "u8",
-        "u16",
-        "u32",
-        "u64",
-        "u128",
-        "i8",
-        "i16",
-        "i32",
-        "i64",
-        "i128",
-        "f32",
-        "f64",
-        "as",
-        "mut",
-        "dyn",
-        "extern",
-        "unsafe",
-        "fn",
-        "closure",
-        "shim",
-        "impl",
-        "core",
-        "alloc",
-    ];
-    // A glob may show a piece of a word only; a piece that stands in a coded word says nothing.
-    word.len() < 3
-        || word.bytes().all(|byte| byte.is_ascii_digit())
-        || CODED.iter().any(|coded| coded.contains(word))
-}
-
-/// A Rust name without the brackets round the type of an inherent method, and without the generic arguments of
-/// functions.
-fn without_generics(name: &str) -> String {
-    let mut bare = String::with_capacity(name.len());
-    let mut rest = name;
-    if let Some(end) = closing(name) {
-        let (own, after) = name.split_at(end + 1);
-        let inner = &own[1..end];
-        bare.push_str(if has_as(inner) { own } else { inner });
-        rest = after;
-    }
-    while let Some(at) = rest.find("::<") {
-        let (before, generic) = rest.split_at(at);
-        bare.push_str(before);
-        let Some(end) = closing(&generic[2..]) else {
-            rest = generic;
-            break;
-        };
-        rest = &generic[2 + end + 1..];
-    }
-    bare.push_str(rest);
-    bare
-}
-
-/// Where the bracket that a name begins with is closed. The `>` of `->` closes none.
-fn closing(name: &str) -> Option<usize> {
-    let mut depth = 0usize;
-    let mut before = b' ';
-    for (at, byte) in name.bytes().enumerate() {
-        match byte {
-            b'<' => depth += 1,
-            b'>' if before != b'-' => depth = depth.checked_sub(1)?,
-            _ => {}
-        }
-        if depth == 0 {
-            return (byte == b'>').then_some(at);
-        }
-        before = byte;
-    }
-    None
-}
-
-/// Whether a type is seen as a trait: ` as ` outside the brackets of other types.
-fn has_as(own: &str) -> bool {
-    let mut depth = 0usize;
-    own.bytes().enumerate().any(|(at, byte)| {
-        match byte {
-            b'<' => depth += 1,
-            b'>' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        depth == 0 && own[at..].starts_with(" as ")
-    })
-}
-
-/// The last part of a legacy Rust name is `h` and a hash of 16 digits.
-fn is_legacy_rust(base: &[u8]) -> bool {
-    const TAIL: usize = "17h0123456789abcdefE".len();
-    base.len().checked_sub(TAIL).and_then(|at| base.get(at..)).is_some_and(|tail| {
-        tail.starts_with(b"17h")
-            && tail.ends_with(b"E")
-            && tail[3..TAIL - 1].iter().all(|digit| digit.is_ascii_hexdigit())
-    })
-}
-
 /// A thunk adjusts `this` and goes on to the function proper: `Th`, offset, function; or `Tv` and two offsets. The
 /// demangler has words of its own for them, people know those of the other tools. Itanium C++ ABI 5.1.4.3.
 fn thunk(base: &[u8]) -> Option<(&'static str, &[u8])> {
@@ -552,23 +372,6 @@ mod tests {
             assert_eq!(demangle(linkage.as_bytes(), Form::Bare).as_deref(), Some(bare), "{linkage}");
         }
         assert_eq!(demangle(b"_Z3maxIiET_S0_S0_", Form::AsListed).as_deref(), Some("int max<int>(int, int)"));
-    }
-
-    #[test]
-    fn generic_arguments_of_rust_functions_are_left_out_whatever_stands_in_them() {
-        for (name, bare) in [
-            ("<a::Queue<u8>>::push", "a::Queue<u8>::push"),
-            ("a::map::<u8, fn(u8) -> u16>::inner::<_>", "a::map::inner"),
-            ("<a::B<c as D> as e::F>::g::<h>", "<a::B<c as D> as e::F>::g"),
-            ("<[T]>::len", "[T]::len"),
-            ("a::b::<unclosed", "a::b::<unclosed"),
-            ("<unclosed", "<unclosed"),
-            ("plain", "plain"),
-            ("", ""),
-            ("é::<ü>::ö", "é::ö"),
-        ] {
-            assert_eq!(without_generics(name), bare, "{name}");
-        }
     }
 
     #[test]
