@@ -2,12 +2,12 @@
 
 use thiserror::Error;
 
-use crate::dwarf::Copies;
 use crate::elf::unwind::Unwind;
 use crate::functions::unnamed::name_at;
+use crate::go::inline_tree;
 use crate::pattern::Wanted;
 use crate::{
-    Function, FunctionTable, Image, ImageError, Language, NamePattern, Origin, Pattern, ReadAt, Refusal,
+    Function, FunctionTable, Go, Image, ImageError, Language, NamePattern, Origin, Pattern, ReadAt, Refusal,
 };
 
 /// Why a pattern chooses nothing.
@@ -88,7 +88,7 @@ pub enum Names {
 }
 
 fn next_step(near: &[String], names: Names) -> String {
-    if names == Names::Inlined && !near.is_empty() {
+    if cfg!(feature = "inlined") && names == Names::Inlined && !near.is_empty() {
         return format!(
             ": it was put into its callers (inlined) and has no code of its own; measure one of those: {}",
             near.join(", ")
@@ -151,16 +151,33 @@ impl<S: ReadAt> Image<S> {
         if let Some(refusal) = self.refusal() {
             return FindError::Refused { name, refusal };
         }
-        let copies = if cfg!(feature = "inlined") { table.copies(pattern) } else { Copies::default() };
-        if copies.count > 0 || table.has_inlined(pattern) {
-            let callers = copies.callers.iter().filter_map(|start| table.starting_at(*start));
-            let near = callers.map(|index| table.function(index).name).collect();
+        let copies = table.copies(pattern);
+        let in_go = table.inlined_in_go(pattern);
+        if copies.count > 0 || !in_go.is_empty() {
+            let near = match cfg!(feature = "inlined") {
+                true => self.callers(table, copies.callers, &in_go),
+                false => Vec::new(),
+            };
             return FindError::NotFound { name, near, names: Names::Inlined };
         }
         let near = table.near(&name);
         let all = table.has(Origin::Gopclntab) || self.facts().symtab || table.has(Origin::DebugFile);
         let names = if all { Names::All } else { Names::Exported };
         FindError::NotFound { name, near, names }
+    }
+
+    /// The names of functions that hold others: of those that begin at `starts`, and of those that Go's table has a call of `names`
+    /// in.
+    fn callers(&self, table: &FunctionTable, mut starts: Vec<u64>, names: &[u32]) -> Vec<String> {
+        if !names.is_empty() {
+            let minor = self.facts().go.as_ref().and_then(Go::minor);
+            // They are a hint, for which damage of the tree is no hindrance.
+            starts.extend(inline_tree::callers(&self.elf, minor, names).unwrap_or_default());
+        }
+        let callers = starts.into_iter().filter_map(|start| table.starting_at(start));
+        let mut names: Vec<String> = callers.map(|index| table.function(index).name).collect();
+        names.dedup();
+        names
     }
 
     /// The function that begins at an address, by its symbol or by the unwind tables.

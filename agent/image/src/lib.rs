@@ -62,6 +62,10 @@ mod debug_link;
 mod debugdata;
 mod decode;
 pub mod demangle;
+#[cfg(feature = "inlined")]
+mod dwarf;
+#[cfg(not(feature = "inlined"))]
+#[path = "dwarf/left_out.rs"]
 mod dwarf;
 mod elf;
 mod error;

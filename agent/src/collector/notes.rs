@@ -30,7 +30,7 @@ const NAMED: usize = 3;
 
 /// For functions of which there are copies within others.
 pub fn of_inlined(functions: &[Function], notices: &mut dyn Notices) {
-    for function in functions {
+    for function in functions.iter().filter(|_| cfg!(feature = "inlined")) {
         if let Some(copies) = function.inlined.filter(|copies| *copies > 0) {
             let places = if copies == 1 { "1 place" } else { &format!("{copies} places") };
             notices.say(format_args!(

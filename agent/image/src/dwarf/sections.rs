@@ -65,12 +65,6 @@ fn section(elf: &Elf<dyn ReadAt + '_>, name: &'static str) -> Result<Vec<u8>, Im
     inflate(&packed, size as usize).ok_or(malformed("it cannot be decompressed"))
 }
 
-#[cfg(feature = "inlined")]
 fn inflate(packed: &[u8], size: usize) -> Option<Vec<u8>> {
     miniz_oxide::inflate::decompress_to_vec_zlib_with_limit(packed, size).ok()
-}
-
-#[cfg(not(feature = "inlined"))]
-fn inflate(_packed: &[u8], _size: usize) -> Option<Vec<u8>> {
-    None
 }

@@ -48,6 +48,7 @@ pub(crate) const SHT_NOTE: u32 = 7;
 pub(crate) const SHT_NOBITS: u32 = 8;
 pub(crate) const SHT_DYNSYM: u32 = 11;
 const SHF_EXECINSTR: u64 = 4;
+#[cfg(feature = "inlined")]
 const SHF_COMPRESSED: u64 = 0x800;
 /// Sections of code. A file has some five, of which the linker makes one each out of those of its input.
 const CODE_SECTIONS: usize = 64;
@@ -412,6 +413,7 @@ impl ProgramHeader {
 
 impl Section {
     /// Whether its bytes are a header and compressed ones.
+    #[cfg(feature = "inlined")]
     pub(crate) fn is_compressed(&self) -> bool {
         self.flags & SHF_COMPRESSED != 0
     }

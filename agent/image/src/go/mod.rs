@@ -2,8 +2,8 @@
 //!
 //! The Go runtime itself needs the name and the range of every function, for stack traces and for the garbage collector,
 //! so they are in every program, whatever was stripped: [`pclntab`] reads that table. [`buildinfo`] reads the version of
-//! the tool chain. [`relative`] looks up words that the dynamic linker fills in, which in a position-independent program
-//! are zero in the file.
+//! the tool chain. [`inline_tree`] finds the callers of functions without code of their own. [`relative`] looks up words
+//! that the dynamic linker fills in, which in a position-independent program are zero in the file.
 //!
 //! # How a Go function differs
 //!
@@ -17,6 +17,7 @@
 //!   one is taken.
 
 pub(crate) mod buildinfo;
+pub(crate) mod inline_tree;
 pub(crate) mod pclntab;
 pub(crate) mod relative;
 

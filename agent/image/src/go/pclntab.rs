@@ -71,23 +71,34 @@ pub(crate) enum Layout {
     Go120,
 }
 
+/// The module data, which lead to all that Go keeps of a program.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Module {
+    /// ELF virtual address.
+    pub(super) address: u64,
+    /// The start of the text.
+    pub(super) text: u64,
+}
+
 /// Where the table stands, and the parts of it.
 #[derive(Clone, Copy, Debug)]
-struct Header {
-    layout: Layout,
+pub(super) struct Header {
+    pub(super) layout: Layout,
     /// In the file.
-    offset: u64,
+    pub(super) offset: u64,
     /// In memory.
     address: u64,
     /// Bytes to the end of the section or segment.
-    size: u64,
+    pub(super) size: u64,
     functions: u64,
     text: u64,
     names: u64,
     names_end: u64,
     /// The list, and what offsets of descriptions count from.
     list: u64,
-    descriptions: u64,
+    pub(super) descriptions: u64,
+    /// Tables that give each instruction a number, from Go 1.18 on.
+    pub(super) numbers: u64,
 }
 
 /// Reads the table; `None` where there is none.
@@ -142,7 +153,7 @@ const fn damaged(reason: &'static str) -> ImageError {
 }
 
 /// The list: starts, as addresses or as offsets in the text, and offsets of descriptions.
-fn read_list(elf: &Elf<dyn ReadAt + '_>, header: &Header) -> Result<Vec<(u64, u64)>, ImageError> {
+pub(super) fn read_list(elf: &Elf<dyn ReadAt + '_>, header: &Header) -> Result<Vec<(u64, u64)>, ImageError> {
     let mut list = Vec::with_capacity(header.functions as usize + 1);
     let offset = header.offset + header.list;
     // The last entry has only a start.
@@ -204,7 +215,7 @@ impl Window<'_, '_> {
 }
 
 /// Finds the table by the name of its section, or else by its first bytes in what is loaded.
-fn find(elf: &Elf<dyn ReadAt + '_>) -> Result<Option<Header>, ImageError> {
+pub(super) fn find(elf: &Elf<dyn ReadAt + '_>) -> Result<Option<Header>, ImageError> {
     for section in SECTIONS.iter().filter_map(|name| elf.section_named(name)) {
         check_range(&elf.source, WHAT, section.offset, section.size)?;
         let Some(address) = elf.address_of(section.offset) else { continue };
@@ -303,7 +314,20 @@ fn header(
     if names > names_end || names_end > size || list_end.is_none_or(|end| end > size) {
         return Err(damaged("its parts lie outside"));
     }
-    Ok(Some(Header { layout, offset, address, size, functions, text, names, names_end, list, descriptions }))
+    let numbers = word(56);
+    Ok(Some(Header {
+        layout,
+        offset,
+        address,
+        size,
+        functions,
+        text,
+        names,
+        names_end,
+        list,
+        descriptions,
+        numbers,
+    }))
 }
 
 /// Where the text begins: in the header, filled in when the program is loaded, or in the module data.
@@ -315,6 +339,12 @@ fn text(elf: &Elf<dyn ReadAt + '_>, header: &Header) -> Result<u64, ImageError> 
     if let Some(text) = filled_in.filter(|&text| text != 0) {
         return Ok(text);
     }
+    let module = module(elf, header)?.ok_or(damaged("where the text begins is not said"))?;
+    Ok(module.text)
+}
+
+/// Finds the module data, which belong to this table.
+pub(super) fn module(elf: &Elf<dyn ReadAt + '_>, header: &Header) -> Result<Option<Module>, ImageError> {
     let mut candidates = Vec::new();
     if let Some(section) = elf.section_named(".go.module") {
         candidates.extend(elf.address_of(section.offset));
@@ -326,8 +356,8 @@ fn text(elf: &Elf<dyn ReadAt + '_>, header: &Header) -> Result<u64, ImageError> 
         }
     })?;
     for address in &candidates {
-        if let Some(text) = module_text(elf, *address)? {
-            return Ok(text);
+        if let Some(module) = module_at(elf, *address)? {
+            return Ok(Some(module));
         }
     }
     let mut scanned = 0;
@@ -336,20 +366,20 @@ fn text(elf: &Elf<dyn ReadAt + '_>, header: &Header) -> Result<u64, ImageError> 
         let mut found = None;
         scan(elf, segment, &mut scanned, |offset, word| {
             if word == header.address {
-                found = module_text(elf, segment.address.saturating_add(offset - segment.offset))?;
+                found = module_at(elf, segment.address.saturating_add(offset - segment.offset))?;
             }
             Ok(found.is_some())
         })?;
-        if let Some(text) = found {
-            return Ok(text);
+        if found.is_some() {
+            return Ok(found);
         }
     }
-    Err(damaged("where the text begins is not said"))
+    Ok(None)
 }
 
-/// The start of the text by the module data at an address, if that is what stands there: minpc, maxpc, text and etext
-/// (runtime/symtab.go, `moduledata`, Go 1.18 to 1.27).
-fn module_text(elf: &Elf<dyn ReadAt + '_>, address: u64) -> Result<Option<u64>, ImageError> {
+/// The module data at an address, if that is what stands there: minpc, maxpc, text and etext (runtime/symtab.go, `moduledata`,
+/// Go 1.18 to 1.27).
+fn module_at(elf: &Elf<dyn ReadAt + '_>, address: u64) -> Result<Option<Module>, ImageError> {
     let at = [160, 168, 176, 184].map(|offset| address.saturating_add(offset));
     let [Some(min), Some(max), Some(text), Some(end)] = relative::words(elf, at)? else { return Ok(None) };
     let executable = elf.segments.iter().any(|segment| {
@@ -357,5 +387,5 @@ fn module_text(elf: &Elf<dyn ReadAt + '_>, address: u64) -> Result<Option<u64>, 
             && segment.flags & PF_X != 0
             && crate::elf::within(text, segment.address, segment.file_size)
     });
-    Ok((executable && text <= min && min < max && max <= end).then_some(text))
+    Ok((executable && text <= min && min < max && max <= end).then_some(Module { address, text }))
 }

@@ -265,7 +265,7 @@ fn duration(ns: u64) -> String {
 
 /// That there is more of a function than what is measured.
 fn inlined(function: &FunctionReport) -> Option<String> {
-    let copies = function.inlined_copies.filter(|copies| *copies > 0)?;
+    let copies = function.inlined_copies.filter(|copies| cfg!(feature = "inlined") && *copies > 0)?;
     Some(format!("  also inlined at {copies} places, whose calls are not counted"))
 }
 
