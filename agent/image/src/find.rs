@@ -152,10 +152,9 @@ impl<S: ReadAt> Image<S> {
             return FindError::Refused { name, refusal };
         }
         let copies = table.copies(pattern);
-        let in_go = table.inlined_in_go(pattern);
-        if copies.count > 0 || !in_go.is_empty() {
+        if copies.count > 0 || table.has_inlined(pattern) {
             let near = match cfg!(feature = "inlined") {
-                true => self.callers(table, copies.callers, &in_go),
+                true => self.callers(table, copies.callers, &table.inlined_in_go(pattern)),
                 false => Vec::new(),
             };
             return FindError::NotFound { name, near, names: Names::Inlined };

@@ -59,7 +59,6 @@ pub struct NamePattern {
     text: String,
     /// Bytes of the text before its version.
     base: usize,
-    version_glob: Option<Box<Glob>>,
     /// The text without spaces: demanglers and people do not agree where they stand.
     squeezed: String,
     glob: Option<Glob>,
@@ -218,7 +217,7 @@ impl NamePattern {
     fn new(text: &str) -> Self {
         let with_version = cfg!(feature = "versions");
         let base = if with_version { linkage::without_version(text.as_bytes()).len() } else { text.len() };
-        let (name, version) = text.split_at_checked(base).unwrap_or((text, ""));
+        let name = text.get(..base).unwrap_or(text);
         let squeezed: String = squeeze(name).collect();
         // The brackets of an ABI tag, as in f[abi:cxx11], hold no set.
         let glob = |text: &str| {
@@ -228,7 +227,6 @@ impl NamePattern {
         Self {
             glob: glob(name),
             squeezed_glob: glob(&squeezed),
-            version_glob: glob(version).filter(|_| with_version).map(Box::new),
             squeezed,
             base: name.len(),
             text: text.to_owned(),
@@ -262,8 +260,7 @@ impl NamePattern {
         let any = version.strip_prefix('@').filter(|_| !asked.starts_with("@@"));
         asked.is_empty()
             || [Some(version), any].into_iter().flatten().any(|version| {
-                version == asked
-                    || self.version_glob.as_ref().is_some_and(|glob| glob.matches(version.chars()))
+                version == asked || Glob::is_glob(asked) && Glob::new(asked).matches(version.chars())
             })
     }
 

@@ -4,8 +4,6 @@
 //! `.gnu.version` has a number for each dynamic symbol; `.gnu.version_d` says what the versions are called that the file
 //! itself defines (Linux Standard Base Core, "Symbol Versioning"; `Elf64_Verdef`, `Elf64_Verdaux` of `<elf.h>`).
 
-use std::collections::HashMap;
-
 use super::dynamic::Dynamic;
 use super::symbols::SymbolTable;
 use super::{Elf, string_at, u16_at, u32_at};
@@ -25,8 +23,8 @@ const DEFINITION_BYTES: usize = 20;
 pub(crate) struct Versions {
     /// One number for each symbol, 16 bits each.
     numbers: Vec<u8>,
-    /// What they are called.
-    names: HashMap<u16, Vec<u8>>,
+    /// What they are called, by number.
+    names: Vec<Vec<u8>>,
 }
 
 impl Versions {
@@ -42,7 +40,7 @@ impl Versions {
             return Ok(Self::default());
         };
         let numbers = read_range(&elf.source, WHAT, at, table.count.saturating_mul(2), SYMBOLS * 2)?;
-        let mut names = HashMap::new();
+        let mut names = Vec::new();
         for _ in 0..count.min(VERSIONS) {
             let mut bytes = [0; DEFINITION_BYTES];
             read_exact(&elf.source, WHAT, definition, &mut bytes)?;
@@ -54,7 +52,13 @@ impl Versions {
             if let Some(name) = string_at(&table.strings, u32_at(&name, 0) as usize)
                 && flags & BASE == 0
             {
-                names.insert(number & !HIDDEN, name.to_vec());
+                let number = usize::from(number & !HIDDEN);
+                if number >= names.len() && number <= VERSIONS as usize + 1 {
+                    names.resize(number + 1, Vec::new());
+                }
+                if let Some(known) = names.get_mut(number) {
+                    *known = name.to_vec();
+                }
             }
             if next == 0 {
                 break;
@@ -71,6 +75,7 @@ impl Versions {
         let number = at.and_then(|at| self.numbers.get(at..)?.first_chunk::<2>());
         let number = number.map_or(0, |number| u16::from_le_bytes(*number));
         let sign: &[u8] = if number & HIDDEN == 0 { b"@@" } else { b"@" };
-        self.names.get(&(number & !HIDDEN)).map(|name| [sign, name].concat()).unwrap_or_default()
+        let name = self.names.get(usize::from(number & !HIDDEN)).filter(|name| !name.is_empty());
+        name.map(|name| [sign, name].concat()).unwrap_or_default()
     }
 }

@@ -52,7 +52,7 @@ impl Collector {
         let mut starts: Vec<u64> = self
             .raws
             .iter()
-            .filter(|raw| raw.label || open(raw, &self.strings))
+            .filter(|raw| raw.is_label() || open(raw, &self.strings))
             .map(|raw| raw.start)
             .collect();
         if starts.is_empty() {
@@ -75,7 +75,7 @@ impl Collector {
         if cfg!(feature = "assembly") {
             self.follow(&starts, &mut sizes, text);
         }
-        for raw in self.raws.iter_mut().filter(|raw| raw.label || open(raw, &self.strings)) {
+        for raw in self.raws.iter_mut().filter(|raw| raw.is_label() || open(raw, &self.strings)) {
             raw.size = starts.binary_search(&raw.start).map_or(0, |at| sizes[at]);
         }
         if cfg!(feature = "assembly") {
@@ -87,7 +87,7 @@ impl Collector {
     /// The largest size that function symbols state at each of these addresses, 0 for none.
     fn sizes_of_others(&self, starts: &[u64]) -> Vec<u64> {
         let mut sizes = vec![0; starts.len()];
-        for raw in self.raws.iter().filter(|raw| raw.size > 0 && !raw.label) {
+        for raw in self.raws.iter().filter(|raw| raw.size > 0 && !raw.is_label()) {
             if let Ok(at) = starts.binary_search(&raw.start) {
                 sizes[at] = raw.size.max(sizes[at]);
             }
@@ -98,7 +98,8 @@ impl Collector {
     /// Finds sizes by following the code of functions.
     fn follow(&self, starts: &[u64], sizes: &mut [u64], text: &dyn Text) {
         let unknown = |at: &usize| sizes[*at] == 0;
-        let mut typed: Vec<u64> = self.raws.iter().filter(|raw| !raw.label).map(|raw| raw.start).collect();
+        let mut typed: Vec<u64> =
+            self.raws.iter().filter(|raw| !raw.is_label()).map(|raw| raw.start).collect();
         typed.sort_unstable();
         let untyped = |at: &usize| typed.binary_search(&starts[*at]).is_err();
         let labels: Vec<u64> =
@@ -122,13 +123,13 @@ impl Collector {
 
     /// Removes local labels that are places inside of functions, or of which nothing tells what they are.
     fn remove_inner_labels(&mut self) {
-        let functions = self.raws.iter().filter(|raw| !(raw.label && raw.binding == Binding::Local));
+        let functions = self.raws.iter().filter(|raw| !(raw.is_label() && raw.binding == Binding::Local));
         let known = merged(functions.map(|raw| raw.start..raw.start.saturating_add(raw.size)).collect());
         self.raws.retain(|raw| {
             let before = known.partition_point(|range| range.start < raw.start);
             let around = before.checked_sub(1).and_then(|before| known.get(before));
             let inside = around.is_some_and(|range| raw.start < range.end);
-            !(raw.label && raw.binding == Binding::Local && (inside || raw.size == 0))
+            !(raw.is_label() && raw.binding == Binding::Local && (inside || raw.size == 0))
         });
     }
 }

@@ -37,13 +37,18 @@ pub(super) struct Raw {
     pub(super) file: u32,
     pub(super) binding: Binding,
     ifunc: bool,
-    /// It has no type, and may be something else.
-    pub(super) label: bool,
+    /// It has no type, and may be something else: only where functions of assembly are looked for.
+    label: bool,
     /// What Go's own table says of it.
     pub(super) go: Option<Mark>,
 }
 
 impl Raw {
+    /// Whether its symbol has no type.
+    pub(super) const fn is_label(&self) -> bool {
+        cfg!(feature = "assembly") && self.label
+    }
+
     /// A range that a pack or an unwind table has a name for.
     pub(super) fn of_range(range: Range<u64>, name: Name) -> Self {
         let size = range.end.saturating_sub(range.start);
@@ -84,8 +89,8 @@ pub(crate) struct Collector {
     planned: HashMap<(u64, u64), PackedFunction>,
     /// What debug data say of functions within others.
     pub(crate) inlined: Option<Inlined>,
-    /// Numbers of the versions of symbols, from 1 on.
-    versions: HashMap<Vec<u8>, u8>,
+    /// Versions of symbols, as they are written behind a name. The first is none.
+    versions: Vec<Vec<u8>>,
 }
 
 impl Collector {
@@ -103,17 +108,17 @@ impl Collector {
         let mut over = None;
         self.files += 1;
         let code = if cfg!(feature = "assembly") { elf.code() } else { Vec::new() };
-        let mut versions = Versions::default();
-        if cfg!(feature = "versions") && origin == Origin::Dynsym {
-            // A damaged table of versions leaves the names as they are without it.
-            versions = Versions::read(elf, &table).unwrap_or_default();
-        }
+        // A damaged table of versions leaves the names as they are without it.
+        let versions = (cfg!(feature = "versions") && origin == Origin::Dynsym)
+            .then(|| Versions::read(elf, &table).ok())
+            .flatten();
+        let version_of = |symbol| versions.as_ref().map(|versions| versions.of(symbol)).unwrap_or_default();
         table.for_each(&elf.source, |done, symbol| {
             if done % PROGRESS_STEP == 0 {
                 progress(Progress { origin, done, total });
             }
             if over.is_none() {
-                over = self.symbol(elf.arch, &table, index, symbol, &code, || versions.of(done)).err();
+                over = self.symbol(elf.arch, &table, index, symbol, &code, || version_of(done)).err();
             }
         })?;
         if let Some(over) = over {
@@ -248,9 +253,11 @@ impl Collector {
                     self.data.push(symbol.value);
                 }
                 self.mark_self_checked(name, symbol.value);
-                let in_go = self.go.as_ref().is_some_and(|go| go.range.contains(&symbol.value));
-                let in_code = code.iter().any(|range| range.contains(&symbol.value));
-                if in_code && !in_go && !NO_FUNCTIONS.iter().any(|begin| name.starts_with(begin)) {
+                if cfg!(feature = "assembly")
+                    && code.iter().any(|range| range.contains(&symbol.value))
+                    && !self.go.as_ref().is_some_and(|go| go.range.contains(&symbol.value))
+                    && !NO_FUNCTIONS.iter().any(|begin| name.starts_with(begin))
+                {
                     return self.function(table, index, symbol, version);
                 }
             }
@@ -300,11 +307,20 @@ impl Collector {
 
     /// The number of a version, 0 for none and for one too many.
     fn version(&mut self, text: Vec<u8>) -> u8 {
-        let next = u8::try_from(self.versions.len() + 1).unwrap_or(0);
-        match text.is_empty() {
-            true => 0,
-            false if next == 0 => self.versions.get(&text).copied().unwrap_or(0),
-            false => *self.versions.entry(text).or_insert(next),
+        if self.versions.is_empty() {
+            self.versions.push(Vec::new());
+        }
+        // There are few, and mostly the same ones follow each other.
+        let known = self.versions.iter().position(|known| *known == text);
+        let number = known.unwrap_or(self.versions.len());
+        match u8::try_from(number) {
+            Ok(number) => {
+                if known.is_none() {
+                    self.versions.push(text);
+                }
+                number
+            }
+            Err(_) => 0,
         }
     }
 
@@ -356,11 +372,14 @@ impl Collector {
             // of those that are alike is from the best table.
             // A name without a version is the one with, from a table that does not tell it.
             names.sort_unstable_by_key(|raw| {
-                let version = raw.name.version.wrapping_sub(1);
+                let version = match cfg!(feature = "versions") {
+                    true => raw.name.version.wrapping_sub(1),
+                    false => 0,
+                };
                 (preference(raw, &self.strings), version, raw.name.table, raw.name.offset)
             });
             names.dedup_by(|b, a| {
-                (b.name.version == 0 || b.name.version == a.name.version)
+                (cfg!(not(feature = "versions")) || b.name.version == 0 || b.name.version == a.name.version)
                     && a.name.text(&self.strings) == b.name.text(&self.strings)
             });
             table.names.extend(names.iter().map(|raw| raw.name));

@@ -45,23 +45,28 @@ impl FunctionTable {
         found
     }
 
-    /// Where Go's table has the name, sorted: it keeps those of functions that were put into their callers, for tracebacks.
+    /// Whether Go's table has the name: it keeps those of functions that were put into their callers, for tracebacks.
+    pub(crate) fn has_inlined(&self, pattern: &NamePattern) -> bool {
+        self.names_in_go().any(is_in_go(pattern))
+    }
+
+    /// Where in Go's table the name stands, in ascending order.
     pub(crate) fn inlined_in_go(&self, pattern: &NamePattern) -> Vec<u32> {
-        let names = self.go.and_then(|go| self.strings.get(usize::from(go)));
-        let glob = pattern.is_glob().then(|| go_names::glob(pattern.text()));
-        let is = |name: &[u8]| match &glob {
-            Some(glob) => !name.is_empty() && go_names::matches(glob, name),
-            None => go_names::is(name, pattern.text()),
-        };
-        let (mut found, mut at) = (Vec::new(), 0u32);
-        for name in names.into_iter().flat_map(|names| names.split(|byte| *byte == 0)) {
-            if is(name) {
-                found.push(at);
-            }
+        let is = is_in_go(pattern);
+        let mut next = 0u32;
+        let place = |name: &[u8]| {
+            let at = next;
             // Tables of names are far smaller (STRING_TABLE_BYTES).
-            at = at.saturating_add(name.len() as u32 + 1);
-        }
-        found
+            next = next.saturating_add(name.len() as u32 + 1);
+            is(name).then_some(at)
+        };
+        self.names_in_go().filter_map(place).collect()
+    }
+
+    /// All names of Go's table.
+    fn names_in_go(&self) -> impl Iterator<Item = &[u8]> {
+        let names = self.go.and_then(|go| self.strings.get(usize::from(go))).map_or(&[][..], Vec::as_slice);
+        names.split(|byte| *byte == 0)
     }
 
     /// The copies of functions of that name which have no code of their own, by debug data.
@@ -148,7 +153,7 @@ impl FunctionTable {
                 let native = names.iter().all(|name| Some(name.table) != self.go);
                 native
                     && names.iter().any(|&name| {
-                        pattern.is_version(&self.version(name)) && matches(self.linkage_name(name))
+                        matches(self.linkage_name(name)) && pattern.is_version(&self.version(name))
                     })
             })
             .map(|(index, _)| index)
@@ -158,4 +163,13 @@ impl FunctionTable {
 
 fn contains(name: &[u8], word: &[u8]) -> bool {
     word.is_empty() || name.windows(word.len()).any(|window| window == word)
+}
+
+/// Whether a name of Go's table is the one that is looked for.
+fn is_in_go(pattern: &NamePattern) -> impl Fn(&[u8]) -> bool {
+    let glob = pattern.is_glob().then(|| go_names::glob(pattern.text()));
+    move |name| match &glob {
+        Some(glob) => !name.is_empty() && go_names::matches(glob, name),
+        None => go_names::is(name, pattern.text()),
+    }
 }

@@ -324,22 +324,27 @@ impl FunctionTable {
     pub(crate) fn function(&self, index: usize) -> Function {
         let entry = &self.functions[index];
         let text = |name: &Name| String::from_utf8_lossy(self.linkage_name(*name)).into_owned();
-        let mut names: Vec<String> = self.names_of(entry).iter().map(text).collect();
-        // Versions of one name are one after the other.
-        names.dedup();
-        let mut names = names.into_iter();
-        let shown = self.names_of(entry).first().map(|&name| {
-            let version = if entry.versioned { self.version(name) } else { Cow::default() };
-            self.shown(name, Form::Full) + &version
-        });
+        let mut names = self.names_of(entry).iter();
+        let first = names.next();
+        let linkage_name = first.map(text).unwrap_or_default();
+        let mut name = first.map(|first| self.shown(*first, Form::Full)).unwrap_or_default();
+        let mut aliases: Vec<String> = names.map(text).collect();
+        if cfg!(feature = "versions") {
+            // Those of one name are one after the other.
+            aliases.dedup();
+            aliases.retain(|alias| *alias != linkage_name);
+            name.push_str(
+                &first.filter(|_| entry.versioned).map(|first| self.version(*first)).unwrap_or_default(),
+            );
+        }
         let cold = self.cold.partition_point(|part| (part.0 as usize) < index);
         let inlined = self.inlined.as_ref().and_then(|known| {
             known.of(entry.start, self.names_of(entry).iter().map(|name| self.linkage_name(*name)))
         });
         Function {
-            name: shown.unwrap_or_default(),
-            linkage_name: names.next().unwrap_or_default(),
-            aliases: names.collect(),
+            name,
+            linkage_name,
+            aliases,
             start: entry.start,
             end: entry.start.saturating_add(entry.size),
             cold: self.cold[cold..]
@@ -358,12 +363,9 @@ impl FunctionTable {
         }
     }
 
-    /// Takes versions with their numbers, and marks the functions whose name means another one too, in another version.
-    fn tell_versions_apart(&mut self, numbers: HashMap<Vec<u8>, u8>) {
-        self.versions = vec![Vec::new(); numbers.len() + 1];
-        for (text, number) in numbers {
-            self.versions[usize::from(number)] = text;
-        }
+    /// Takes the versions of its names, and marks the functions whose name means another one too, in another version.
+    fn tell_versions_apart(&mut self, versions: Vec<Vec<u8>>) {
+        self.versions = versions;
         let mut first: HashMap<&[u8], usize> = HashMap::new();
         let mut apart = Vec::new();
         for (index, entry) in self.functions.iter().enumerate() {
