@@ -329,13 +329,10 @@ fn followed_effect(instruction: &Instruction) -> Option<Effect> {
 
 /// All other instructions: they lose what they may write.
 fn other_effect(instruction: &Instruction, encoding: &Encoding) -> Effect {
-    let named = |operand| {
-        let register = instruction.op_kind(operand) == OpKind::Register;
-        if register && operand < instruction.op_count() {
-            gpr(instruction.op_register(operand)).map_or(0, bit)
-        } else {
-            0
-        }
+    // An operand that the instruction has not got is the register of no name, which is none of these.
+    let named = |operand| match instruction.op_kind(operand) {
+        OpKind::Register => gpr(instruction.op_register(operand)).map_or(0, bit),
+        _ => 0,
     };
     let mask = if encoding.only_compares() {
         0
