@@ -124,7 +124,7 @@ impl Streams {
         }
         number(UNMATCHED, did.unmatched > 0, attributes, whole(totals.unmatched as i64));
         if let Some(ns) = totals.probes_inside_ns {
-            number(PROBES_INSIDE, !did.buckets.is_empty(), attributes, Number::Seconds(ns));
+            number(PROBES_INSIDE, did.probes_inside_ns > Some(0), attributes, Number::Seconds(ns));
         }
         if let Some(ns) = stream.bias_ns {
             number(BIAS, false, attributes, Number::Seconds(ns));
