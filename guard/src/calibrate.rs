@@ -30,10 +30,10 @@ pub(crate) const OTHERS: u32 = 4;
 /// one batch does not show.
 const BATCH: u32 = 25;
 const BATCHES: usize = 15;
-/// Calls of one sample later, after one that warms up.
-const CALLS_AGAIN: u32 = 8;
+/// Calls of one sample later, after as many that warm up: the first ones take a tenth longer.
+const CALLS_AGAIN: u32 = 16;
 /// Samples of which the median counts.
-const SAMPLES: usize = 5;
+const SAMPLES: usize = 3;
 
 // Each function leaves one byte of distance between entry and exit site, so that both can carry a probe.
 // x86-64: `push` and `jmp` are emulated by the kernel, `mov` and `ret` are single-stepped
@@ -354,7 +354,7 @@ impl Samples {
                 unsafe { (empty.entry)() };
             };
             // What others have pushed out of the caches is not of each call.
-            call();
+            (0..CALLS_AGAIN).for_each(|_| call());
             let begin = Instant::now();
             (0..CALLS_AGAIN).for_each(|_| call());
             let ns = begin.elapsed().as_nanos() as u64 / u64::from(CALLS_AGAIN);

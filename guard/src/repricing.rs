@@ -2,8 +2,8 @@
 //!
 //! What probes take inside of the calls of other functions is priced hit by hit, and may be many times what a function takes by
 //! itself. So a price that was right at the start is not enough: a trap takes now a third more and now a third less, depending
-//! on what else the machine does. Four times a second the guard calls a few empty functions of its own, with the same probes
-//! on them, which is about a thousandth of a CPU; and only where plans may have probes inside of calls.
+//! on what else the machine does. Once a second the guard calls a few empty functions of its own, with the same probes on them,
+//! which is about a thousandth of a CPU; and only where plans may have probes inside of calls.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use crate::protocol::{Returns, TargetId};
 use crate::target::Target;
 
 /// Time between two samples.
-const AGAIN: Duration = Duration::from_millis(250);
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What is known of the prices of one set of programs.
 #[derive(Debug)]

@@ -212,7 +212,7 @@ pub struct FunctionReport {
     pub probes_inside_unknown: u64,
     /// Mean of the durations in nanoseconds; `None` while nothing was measured.
     pub mean_ns: Option<u64>,
-    /// The same without what probes took inside.
+    /// The same without what probes took inside; `None` where that is not known, or as long as the whole.
     pub mean_without_probes_ns: Option<u64>,
     /// Calls a second since the line before; in the last line since arming.
     pub rate_per_s: f64,
@@ -294,8 +294,9 @@ impl FunctionReport {
         // The calls of which it is not known are taken for ones like the others.
         let known = self.count.saturating_sub(self.probes_inside_unknown);
         let each = self.probes_inside_ns.and_then(|ns| ns.checked_div(known));
+        // Less than nothing is left where prices are a little too high: then it is not known, and not 0.
         self.mean_without_probes_ns =
-            self.mean_ns.zip(each).map(|(mean, probes)| mean.saturating_sub(probes));
+            self.mean_ns.zip(each).and_then(|(mean, probes)| mean.checked_sub(probes).filter(|ns| *ns > 0));
         // A bucket is an eighth of an octave wide.
         let within = |bias: u64| bias + bias / 11;
         self.below_bias = self.p50_ns.zip(self.bias_ns).is_some_and(|(p50, bias)| p50 <= within(bias));

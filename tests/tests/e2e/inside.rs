@@ -47,9 +47,12 @@ fn explained(options: &[&str]) -> f64 {
     // Seventeen leaves and two of the others inside of one, eight leaves of the other, whose probes have prices of their own.
     let (leaf, others) = (middle / 8.0, (top - middle * 17.0 / 8.0) / 2.0);
     assert!((0.02..1.5).contains(&(others / leaf)), "{options:?}: {others} and {leaf} of {top} and {middle}");
-    let without = together.function("top").mean_without_probes_ns.unwrap() as f64;
     let mean = together.function("top").sum_ns as f64 / together.function("top").count as f64;
-    assert!((without + top - mean).abs() < 2.0, "{together:#?}");
+    match together.function("top").mean_without_probes_ns {
+        Some(without) => assert!((without as f64 + top - mean).abs() < 2.0, "{together:#?}"),
+        // Prices that are a little too high leave nothing.
+        None => assert!(top > mean - 2.0, "{together:#?}"),
+    }
     top / (median(&together, "top") - alone)
 }
 
