@@ -152,6 +152,15 @@ struct Empty {
     exit: unsafe extern "C" fn(),
 }
 
+impl Empty {
+    fn call(&self) {
+        // SAFETY: the function is the assembly above: it takes nothing, keeps the stack and all
+        // registers but rax/x0, which every caller gives up, and returns. A probe on it runs in the
+        // kernel and restores all registers.
+        unsafe { (self.entry)() };
+    }
+}
+
 /// Rows of the empty functions: kinds of entry and exit, emulated (E) or single-stepped (S).
 const EE: u32 = 0;
 const SE: u32 = 1;
@@ -258,10 +267,7 @@ fn measure(rows: &Rows, first_row: u32, empty: &Empty) -> Measured {
         let before = rows.read(row);
         let begin = own_time();
         for _ in 0..BATCH {
-            // SAFETY: the function is the assembly above: it takes nothing, keeps the stack and all
-            // registers but rax/x0, which every caller gives up, and returns. A probe on it runs in the
-            // kernel and restores all registers.
-            unsafe { (empty.entry)() };
+            empty.call();
         }
         whole.push(own_time().saturating_sub(begin).as_nanos() as u64 / u64::from(BATCH));
         let after = rows.read(row);
@@ -349,14 +355,10 @@ impl Samples {
     /// Calls each of the functions, whose probes must be there and count, some times; nothing but the clock is read.
     pub(crate) fn take(&mut self) {
         for empty in empties().filter(|empty| is_called_again(empty.row)) {
-            let call = || {
-                // SAFETY: as in `measure`.
-                unsafe { (empty.entry)() };
-            };
             // What others have pushed out of the caches is not of each call.
-            (0..CALLS_AGAIN).for_each(|_| call());
+            (0..CALLS_AGAIN).for_each(|_| empty.call());
             let begin = Instant::now();
-            (0..CALLS_AGAIN).for_each(|_| call());
+            (0..CALLS_AGAIN).for_each(|_| empty.call());
             let ns = begin.elapsed().as_nanos() as u64 / u64::from(CALLS_AGAIN);
             self.recent[empty.row as usize][self.taken % SAMPLES] = ns;
         }

@@ -135,9 +135,8 @@ impl Guard {
         }
         let first_row = plan.options.functions;
         let rows = rows_of(plan, loaded)?;
-        let own = Target::unchecked(TargetId(0), std::process::id() as i32)?;
-        let images = calibrate::images(&own, first_row, returns, |_| true)?;
-        let probes = attach::attach(way.route, loaded, &own, &images, self.tracefs.as_ref())?;
+        let own = own_target()?;
+        let probes = self.probe_own(index, &own, |_| true)?;
         loaded.switch.arm();
         let mut costs = calibrate::run(&rows, first_row, returns);
         let way = *way;
@@ -151,6 +150,19 @@ impl Guard {
         plan.calibration = held;
         self.costs.push((programs, returns, costs));
         self.know_costs(index, costs)
+    }
+
+    /// Puts the probes of a plan on empty functions of our own: on those whose rows are `wanted`.
+    pub(crate) fn probe_own(
+        &self,
+        index: usize,
+        own: &Target,
+        wanted: impl Fn(u32) -> bool,
+    ) -> Result<Attached, GuardError> {
+        let plan = &self.plans[index];
+        let (way, loaded) = plan.loaded.as_ref().ok_or_else(|| order("calibrate comes after load"))?;
+        let images = calibrate::images(own, plan.options.functions, plan.options.returns, wanted)?;
+        attach::attach(way.route, loaded, own, &images, self.tracefs.as_ref())
     }
 
     /// What the links of one more process add. Another process is taken that does not execute our image, so that no probe
@@ -191,6 +203,11 @@ impl Guard {
         self.price(index)?;
         Ok(Reply::Calibrated { bias: costs.bias, cost: costs.cost })
     }
+}
+
+/// This process.
+pub(crate) fn own_target() -> Result<Target, GuardError> {
+    Target::unchecked(TargetId(0), std::process::id() as i32)
 }
 
 #[cfg(test)]

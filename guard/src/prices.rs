@@ -114,8 +114,9 @@ impl KindsOfRows {
 
     /// May a call of one of the functions have calls of others inside?
     pub(crate) fn may_nest(&self) -> bool {
-        let entered = self.rows.iter().filter(|kinds| kinds.entry);
-        entered.clone().count() > 1 || entered.clone().any(|kinds| kinds.python)
+        // It is asked again and again, of plans with thousands of rows.
+        let mut entered = self.rows.iter().filter(|kinds| kinds.entry);
+        entered.next().is_some_and(|first| first.python || entered.next().is_some())
     }
 
     /// Number of the last row with a site, plus one.

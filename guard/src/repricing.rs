@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 
 use edgelat_bpf::object::Programs;
 
-use crate::attach;
 use crate::calibrate::{self, Samples};
+use crate::costs::own_target;
 use crate::error::GuardError;
-use crate::guard::{Guard, order};
+use crate::guard::Guard;
 use crate::plan::Plan;
 use crate::prices::Prices;
-use crate::protocol::{Returns, TargetId};
-use crate::target::Target;
+use crate::protocol::Returns;
 
 /// Time between two samples.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -94,12 +93,7 @@ impl Guard {
 
     /// Puts the probes of a plan on the functions that are called again.
     fn probe_again(&mut self, index: usize) -> Result<(), GuardError> {
-        let plan = &self.plans[index];
-        let (way, loaded) = plan.loaded.as_ref().ok_or_else(|| order("it is not loaded"))?;
-        let own = Target::unchecked(TargetId(0), std::process::id() as i32)?;
-        let (first_row, returns) = (plan.options.functions, plan.options.returns);
-        let images = calibrate::images(&own, first_row, returns, calibrate::is_called_again)?;
-        let probes = attach::attach(way.route, loaded, &own, &images, self.tracefs.as_ref())?;
+        let probes = self.probe_own(index, &own_target()?, calibrate::is_called_again)?;
         self.plans[index].calibration.push(probes);
         Ok(())
     }

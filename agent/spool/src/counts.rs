@@ -11,7 +11,7 @@ pub const LOSSES: [&str; 7] =
 
 /// Figures that stand before the losses: sum, probes inside, inside, off, zero, unmatched.
 const FIGURES: usize = 6;
-/// Where the second of these is; records of the first version have none.
+/// Where the second of these is; in records of the first version those behind it follow the first.
 const PROBES: usize = 1;
 
 /// What a function did in some time, or, where it is cumulative, from the beginning of its stream until then.
@@ -145,18 +145,12 @@ impl Counts {
     pub(crate) fn decode(bytes: &mut Bytes<'_>, version: u8) -> Option<Self> {
         let mut figures = [0; FIGURES + LOSSES.len()];
         let used = bytes.length()?;
-        match (version, used) {
-            (1, 1..) => {
-                figures[0] = bytes.signed()?;
-                for figure in figures.get_mut(PROBES + 1..PROBES + used)? {
-                    *figure = bytes.signed()?;
-                }
-            }
-            _ => {
-                for figure in figures.get_mut(..used)? {
-                    *figure = bytes.signed()?;
-                }
-            }
+        let room = figures.len() - usize::from(version == 1);
+        for figure in figures[..room].get_mut(..used)? {
+            *figure = bytes.signed()?;
+        }
+        if version == 1 {
+            figures[PROBES..].rotate_right(1);
         }
         let mut counts = Self { buckets: buckets::unpack(bytes.bytes()?)?, ..Self::default() };
         let (first, lost) = figures.split_at(FIGURES);

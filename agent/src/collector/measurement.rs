@@ -75,14 +75,15 @@ impl Measurement {
         options: Limits,
         refused: &mut Refused,
     ) -> Result<Self, SessionError> {
+        let sizes = resolved.python.as_ref().map(|_| Sizes::within(options.max_map_bytes));
         loop {
-            let plan = plan::begin(line, target, resolved, options)?;
+            let plan = plan::begin(line, target, resolved, options, sizes)?;
             // From here on the guard holds a plan; if a step fails it must not stay.
             let attached = hand_over(line, plan, resolved, options.returns)
                 .map_err(SessionError::from)
                 .and_then(|()| examine::sift(line, target.pid, plan, resolved))
                 .and_then(|out| match out.is_empty() {
-                    true => Self::attach_plan(line, plan, resolved, options)
+                    true => Self::attach_plan(line, plan, resolved, options, sizes)
                         .map(Ok)
                         .map_err(|error| plan::named(error, resolved).into()),
                     false => Ok(Err(out)),
@@ -103,6 +104,7 @@ impl Measurement {
         plan: PlanId,
         resolved: &Resolved,
         options: Limits,
+        sizes: Option<Sizes>,
     ) -> Result<Self, GuardError> {
         let (reply, mut descriptors) = line.call(&Request::Load { plan })?;
         let Reply::Loaded { lanes, rows, frame_sets, maps_frames, route, session, code_slots } = reply else {
@@ -113,10 +115,9 @@ impl Measurement {
         if descriptors.len() != 1 + usize::from(maps_frames) + of_python {
             return Err(GuardError::Map { reason: text("a descriptor is missing") });
         }
-        let python = match (&resolved.python, descriptors.split_off(1 + usize::from(maps_frames)).as_slice())
-        {
-            (Some(python), [slots, pool, texts]) => {
-                let sizes = Sizes::within(options.max_map_bytes);
+        let python_maps = descriptors.split_off(1 + usize::from(maps_frames));
+        let python = match (resolved.python.as_ref().zip(sizes), python_maps.as_slice()) {
+            (Some((python, sizes)), [slots, pool, texts]) => {
                 let codes = Codes::map((slots, sizes.slots as usize), pool, (texts, sizes.texts as usize))
                     .map_err(unmapped)?;
                 Some(PythonPart::new(python, codes, resolved.functions.len() as u32, sizes.rows))
@@ -275,7 +276,8 @@ impl Measurement {
     /// account. The former happen for a moment where a library is mapped again elsewhere and probes carry no cookie.
     pub fn unattributed_hits(&self) -> u64 {
         let unknown = self.rows.functions().checked_sub(1).map_or(0, |last| self.rows.entries(last));
-        unknown + self.python.as_ref().map_or(0, |python| python.functions.lost(&self.rows).sum())
+        // As they were when the functions were read: the two stand in one report.
+        unknown + self.python.as_ref().map_or(0, |python| python.lost.sum())
     }
 
     /// One of its processes executes its image anew, and calls in it are over. Which those are is told by their frames. Where

@@ -9,7 +9,7 @@ use super::resolve::{Resolved, ResolvedPython};
 use super::target::Target;
 use super::unexpected;
 
-/// Begins a plan for functions whose sites follow.
+/// Begins a plan for functions whose sites follow. With functions of Python it has `sizes`.
 ///
 /// # Errors
 /// Whatever the guard refuses.
@@ -18,9 +18,9 @@ pub fn begin(
     target: &Target,
     resolved: &Resolved,
     options: Limits,
+    sizes: Option<Sizes>,
 ) -> Result<PlanId, GuardError> {
-    let sizes = Sizes::within(options.max_map_bytes);
-    let rows = resolved.python.as_ref().map_or(0, |_| sizes.rows);
+    let rows = sizes.map_or(0, |sizes| sizes.rows);
     let options = PlanOptions {
         functions: resolved.functions.len() as u32 + rows,
         frames: options.frames,
@@ -30,7 +30,7 @@ pub fn begin(
         follow_forks: options.follow_forks,
         on_signal: options.on_signal.unwrap_or_else(|| usual(resolved)),
         targets_on: options.targets_on,
-        python: resolved.python.as_ref().map(|python| python_plan(python, sizes)),
+        python: resolved.python.as_ref().zip(sizes).map(|(python, sizes)| python_plan(python, sizes)),
         max_cost_ppm: options.max_cost_ppm,
         pin: options.pin,
     };

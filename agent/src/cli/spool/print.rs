@@ -133,6 +133,14 @@ fn figures(counts: &Counts, inside: i64) -> impl Iterator<Item = (&'static str, 
     first.into_iter().chain(lost).chain(last)
 }
 
+/// A figure, or that it is not known.
+fn figure(out: &mut dyn Write, number: Option<i128>, unknown: &str) -> io::Result<()> {
+    match number {
+        Some(number) => write!(out, "{number}"),
+        None => out.write_all(unknown.as_bytes()),
+    }
+}
+
 /// As a JSON line.
 pub(super) fn json(
     out: &mut dyn Write,
@@ -176,10 +184,7 @@ pub(super) fn json(
         }
         for (word, number) in figures(counts, inside) {
             name(out, ",", word)?;
-            match number {
-                Some(number) => write!(out, "{number}")?,
-                None => out.write_all(b"null")?,
-            }
+            figure(out, number, "null")?;
         }
         name(out, ",", "buckets")?;
         buckets(out, counts, "[", ",", ["[", "]"])?;
@@ -259,9 +264,9 @@ pub(super) fn csv(out: &mut dyn Write, seen: &Seen<'_>, state: &Checkpoint, time
             field(out, text)?;
         }
         write!(out, "{}", hexadecimal(&stream.build_id))?;
-        figures(counts, inside).try_for_each(|(_, number)| match number {
-            Some(number) => write!(out, ",{number}"),
-            None => out.write_all(b","),
+        figures(counts, inside).try_for_each(|(_, number)| {
+            out.write_all(b",")?;
+            figure(out, number, "")
         })?;
         out.write_all(b",")?;
         buckets(out, counts, "", ":", [""; 2])?;
