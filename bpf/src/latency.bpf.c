@@ -282,13 +282,17 @@ static __always_inline __u64 cookie_tag(__u64 site)
 /*
  * How far below the upper end of its goroutine's stack a stack pointer is, plus one; 0 where that is no goroutine or
  * not its stack. A stack that grows is copied, and this stays. Go promises the offsets of lo and hi to C: runtime2.go,
- * "offset known to runtime/cgo".
+ * "offset known to runtime/cgo". While the kernel moves that memory (huge pages, compaction) it cannot be read without
+ * waiting; the thread itself would wait for it as well.
  */
 static __noinline __u64 goroutine_depth(__u64 g, __u64 sp)
 {
 	__u64 stack[2];
+	long failed = bpf_probe_read_user(stack, sizeof(stack), (void *)g);
 
-	if (bpf_probe_read_user(stack, sizeof(stack), (void *)g) || sp <= stack[0] || sp > stack[1])
+	if (failed && constants.may_sleep)
+		failed = bpf_copy_from_user(stack, sizeof(stack), (void *)g);
+	if (failed || sp <= stack[0] || sp > stack[1])
 		return 0;
 	return stack[1] - sp + 1;
 }

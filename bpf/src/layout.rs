@@ -298,8 +298,8 @@ layout! {
             plan: u32,
             /// Not 0: only calls that begin on one of `cpus` count.
             cpus_limited: u32,
-            /// Keeps what follows aligned.
-            reserved: u32,
+            /// Not 0: the programs may sleep (BPF_F_SLEEPABLE), so that a read may wait for its page.
+            may_sleep: u32,
             /// CPUs, 64 a word from the lowest bit of the first on.
             cpus: [u64; 16],
             /// Bucket bounds of one octave of nanoseconds, from the histogram crate.

@@ -198,6 +198,7 @@ pub struct PythonConstants {
 
 /// The array of constants for `lanes` lanes, `frame_sets` (a power of two) sets of the frame table, and the row
 /// that counts hits at unknown addresses. The programs go by the switch of `plan`. Calls that begin on other CPUs than `cpus` (64 a word, from the lowest bit of the first on) do not count.
+/// `may_sleep` says that they are loaded so that they may.
 pub fn constants(
     lanes: u32,
     frame_sets: u32,
@@ -205,6 +206,7 @@ pub fn constants(
     plan: u32,
     cpus: Option<&[u64; CPU_WORDS]>,
     python: Option<&PythonConstants>,
+    may_sleep: bool,
 ) -> [u8; CONSTANTS_BYTES] {
     debug_assert!(frame_sets.is_power_of_two(), "the programs find a set by a mask");
     let mut bytes = [0; CONSTANTS_BYTES];
@@ -217,6 +219,7 @@ pub fn constants(
         put(offset_of!(Constants, cpus) + index * size_of::<u64>(), &word.to_ne_bytes());
     }
     put(offset_of!(Constants, cpus_limited), &u32::from(cpus.is_some()).to_ne_bytes());
+    put(offset_of!(Constants, may_sleep), &u32::from(may_sleep).to_ne_bytes());
     if let Some(python) = python {
         for (at, value) in [
             (offset_of!(Constants, python_rows), python.rows),

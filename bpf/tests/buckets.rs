@@ -27,7 +27,9 @@ impl Recorder {
         for mut map in open.maps_mut() {
             let name = map.name().to_string_lossy().into_owned();
             if name.ends_with(object::map::CONSTANTS_SUFFIX) {
-                map.initial_value_mut().unwrap().copy_from_slice(&object::constants(1, 1, 0, 0, None, None));
+                map.initial_value_mut()
+                    .unwrap()
+                    .copy_from_slice(&object::constants(1, 1, 0, 0, None, None, false));
             } else if name != object::map::ROWS {
                 map.set_autocreate(name.ends_with(object::map::CONTROL_SUFFIX)).unwrap();
             }

@@ -23,7 +23,7 @@ fn counted(cpus: Option<&[u64; CPU_WORDS]>, calls: &[(u64, u32)]) -> Vec<bool> {
     for mut map in open.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
         if name.ends_with(object::map::CONSTANTS_SUFFIX) {
-            let constants = object::constants(lanes as u32, 1, 0, 0, cpus, None);
+            let constants = object::constants(lanes as u32, 1, 0, 0, cpus, None, false);
             map.initial_value_mut().unwrap().copy_from_slice(&constants);
         } else if name != object::map::ROWS {
             map.set_autocreate(name.ends_with(object::map::CONTROL_SUFFIX)).unwrap();

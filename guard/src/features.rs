@@ -22,6 +22,11 @@ mod op {
     pub(super) const CMPXCHG: i32 = 0xf1; // BPF_CMPXCHG
 }
 
+/// A program that returns at once.
+fn nothing() -> [bpf_insn; 2] {
+    [insn(op::MOV64_IMM, 0, 0, 0, 0), insn(op::EXIT, 0, 0, 0, 0)]
+}
+
 /// Does the kernel describe its own types?
 pub(crate) fn btf() -> bool {
     Path::new("/sys/kernel/btf/vmlinux").exists()
@@ -29,7 +34,12 @@ pub(crate) fn btf() -> bool {
 
 /// May the caller load a program at all? The smallest there is.
 pub(crate) fn programs() -> Result<(), Errno> {
-    load(0, &[insn(op::MOV64_IMM, 0, 0, 0, 0), insn(op::EXIT, 0, 0, 0, 0)]).map(drop)
+    load(0, &nothing()).map(drop)
+}
+
+/// Uprobe programs that may sleep, and so wait for a page of the target: 6.0 on single events and tracefs, 6.6 on uprobe_multi.
+pub(crate) fn may_sleep() -> Result<(), Errno> {
+    load_with(0, libbpf_sys::BPF_F_SLEEPABLE, &nothing()).map(drop)
 }
 
 /// The version of landlock, from 1 (5.13) on. EOPNOTSUPP: the kernel has it and was booted without.
@@ -98,7 +108,7 @@ pub(crate) fn session() -> Result<(), Errno> {
 }
 
 fn multi_link(attach_type: libbpf_sys::bpf_attach_type) -> Result<(), Errno> {
-    let program = load(attach_type, &[insn(op::MOV64_IMM, 0, 0, 0, 0), insn(op::EXIT, 0, 0, 0, 0)])?;
+    let program = load(attach_type, &nothing())?;
     let link = |pid: u32| -> Errno {
         let offset = 0 as std::ffi::c_ulong;
         let mut options = libbpf_sys::bpf_link_create_opts {
@@ -134,10 +144,19 @@ fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> bpf_insn {
 }
 
 fn load(attach_type: libbpf_sys::bpf_attach_type, program: &[bpf_insn]) -> Result<OwnedFd, Errno> {
+    load_with(attach_type, 0, program)
+}
+
+fn load_with(
+    attach_type: libbpf_sys::bpf_attach_type,
+    flags: u32,
+    program: &[bpf_insn],
+) -> Result<OwnedFd, Errno> {
     let license = CString::from(c"Dual BSD/GPL");
     let options = libbpf_sys::bpf_prog_load_opts {
         sz: size_of::<libbpf_sys::bpf_prog_load_opts>() as _,
         expected_attach_type: attach_type,
+        prog_flags: flags,
         ..Default::default()
     };
     // SAFETY: name, licence, instructions and options are initialised, outlive the call and are not kept;

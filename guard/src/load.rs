@@ -17,6 +17,7 @@ use nix::errno::Errno;
 
 use crate::cpus::CpuSet;
 use crate::error::{GuardError, Os, text};
+use crate::features;
 use crate::prices::PRICES;
 use crate::rights;
 use crate::watchers::{FamilyEvent, Watchers};
@@ -52,6 +53,8 @@ pub(crate) struct Shape {
     pub(crate) cpus: Option<CpuSet>,
     /// Functions of Python are measured.
     pub(crate) python: Option<PythonConstants>,
+    /// Functions of Go are measured, for which the programs read memory of the target.
+    pub(crate) goroutines: bool,
 }
 
 impl Shape {
@@ -61,6 +64,12 @@ impl Shape {
         let processes = if self.follow_forks { SITE_PROCESSES } else { 2 };
         let wanted = self.sites.saturating_mul(processes).min(SITE_ENTRIES);
         wanted.max(self.sites.saturating_mul(2))
+    }
+
+    /// May the programs wait for memory of the target that the kernel is moving? Those by address always do where they can:
+    /// kernels that look at what a function could call, whether or not it is reached, take them in no other way (6.18 does).
+    fn may_sleep(&self) -> bool {
+        (self.goroutines || self.programs.by_address()) && features::may_sleep().is_ok()
     }
 
     /// Bytes of kernel memory that the arrays and tables take, without the kernel's own book-keeping.
@@ -129,10 +138,14 @@ impl Loaded {
         frame_sets: u32,
     ) -> libbpf_rs::Result<OpenObject> {
         let mut open = ObjectBuilder::default().name("edgelat")?.open_memory(&object())?;
+        let may_sleep = shape.may_sleep();
         for mut program in open.progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
             let chosen = name == shape.programs.entry() || Some(name.as_str()) == shape.programs.exit();
             program.set_autoload(chosen);
+            if chosen && may_sleep {
+                program.set_flags(libbpf_rs::libbpf_sys::BPF_F_SLEEPABLE);
+            }
         }
         for mut map in open.maps_mut() {
             let name = map.name().to_string_lossy().into_owned();
@@ -172,6 +185,7 @@ impl Loaded {
                             plan,
                             shape.cpus.as_ref().map(CpuSet::words),
                             shape.python.as_ref(),
+                            may_sleep,
                         ));
                     }
                     continue;

@@ -248,6 +248,7 @@ mod tests {
             only_unhandled: false,
             cpus: None,
             python: None,
+            goroutines: false,
         };
         Loaded::new(&shape, &std::rc::Rc::new(crate::watchers::Watchers::new(8).unwrap())).unwrap()
     }

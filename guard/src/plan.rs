@@ -297,6 +297,7 @@ impl Guard {
             only_unhandled: options.on_signal == OnSignal::Fatal,
             cpus: self.cpus_of(&self.plans[index])?,
             python: options.python.as_ref().map(|python| python_constants(python, options.functions)),
+            goroutines: plan.images.iter().any(|(_, image)| image.has_goroutines()),
         };
         if shape.python.is_some() && !way.programs.knows_python() {
             return Err(GuardError::Unsupported {

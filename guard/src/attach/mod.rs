@@ -32,7 +32,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::rc::Rc;
 
-use edgelat_bpf::layout::{SITE_EXITS, SITE_PYTHON, SITE_TWIN};
+use edgelat_bpf::layout::{SITE_EXITS, SITE_GOROUTINE, SITE_PYTHON, SITE_TWIN};
 use edgelat_bpf::object::Programs;
 use nix::errno::Errno;
 
@@ -86,6 +86,11 @@ impl ImageSites {
     /// All sites, entries first.
     pub(crate) fn sites(&self) -> impl Iterator<Item = &Site> {
         self.entries.iter().chain(&self.exits)
+    }
+
+    /// Is one of them in code of Go? Its program reads the target's memory.
+    pub(crate) fn has_goroutines(&self) -> bool {
+        self.sites().any(|site| site.cookie & SITE_GOROUTINE != 0)
     }
 
     /// All sites as programs find them that know the address alone, each with its number among those there: one that says

@@ -424,6 +424,7 @@ mod tests {
             only_unhandled: false,
             cpus: None,
             python: None,
+            goroutines: false,
         };
         let watchers = std::rc::Rc::new(crate::watchers::Watchers::new(8).unwrap());
         let loaded = Loaded::new(&shape, &watchers).unwrap();

@@ -6,7 +6,6 @@ use std::io::Write as _;
 use libbpf_rs::{AsRawLibbpf as _, libbpf_sys};
 
 use super::*;
-use crate::features;
 
 fn shape(programs: Programs) -> Shape {
     let python = PythonConstants {
@@ -30,6 +29,7 @@ fn shape(programs: Programs) -> Shape {
         // With CPUs the programs are at their largest.
         cpus: Some(CpuSet::ALL),
         python,
+        goroutines: false,
     }
 }
 
@@ -66,6 +66,8 @@ fn every_set_of_programs_passes_the_verifier_of_this_kernel() {
         let frames = loaded.object.maps().any(|m| m.name() == map::FRAMES && m.autocreate());
         assert_eq!(frames, programs.maps_frames(), "{programs:?}");
         fact(format_args!("programs {programs:?} ok"));
+        let go = Shape { goroutines: true, ..shape(programs) };
+        Loaded::new(&go, &watchers).unwrap_or_else(|error| panic!("{programs:?} for Go: {error}"));
     }
 }
 
@@ -137,6 +139,7 @@ fn a_large_plan_with_a_large_family_does_not_take_a_machines_memory() {
         only_unhandled: false,
         cpus: None,
         python: None,
+        goroutines: false,
     };
     assert_eq!(shape(3).site_entries(), 3 * SITE_PROCESSES);
     assert_eq!(shape(3_000).site_entries(), SITE_ENTRIES);

@@ -136,6 +136,21 @@ fn counts_are_exact_in_go_by_single_events() {
     assert_eq!(exact_calls("go/calls-1.27-shipped", &["--route", "single"]).route, "single");
 }
 
+/// Without waiting for that memory, a tenth of the calls had no duration here.
+#[test]
+fn calls_are_timed_while_the_memory_of_their_goroutine_comes_and_goes() {
+    for route in ["auto", "tracefs", "single"] {
+        let mut target = Target::start("go/moved-1.27-plain", &["--calls", "10000", "--threads", "1"]);
+        let session = Session::with(&target, &["--route", route], &["main.step"]);
+        target.go();
+        let oracle = target.end();
+        let report = session.end();
+        report.agrees_with(&oracle);
+        let step = report.function("main.step");
+        assert_eq!((step.entries, step.exits, step.all_lost()), (10_000, 10_000, 0), "{route}: {step:#?}");
+    }
+}
+
 /// Go calls C on the thread's stack, and C calls Go on the goroutine's: each half has its own kind of key.
 #[test]
 fn counts_are_exact_in_go_and_in_c_that_call_each_other() {
