@@ -10,7 +10,7 @@ use edgelat_tests::{Session, Target, amount, edgelat};
 fn cycles(name: &str, functions: &[&str]) {
     // Two threads; each may have been inside of each function when the probes came. What was entered further up the
     // stack returns later, once.
-    come_and_go(name, functions, amount(6, 1000), 2 * functions.len() as u64);
+    come_and_go(name, functions, amount(4, 1000), 2 * functions.len() as u64);
 }
 
 /// Where at most so many calls can have begun before the probes came.
