@@ -136,6 +136,7 @@ struct task_struct {
 	struct mm_struct *mm;
 	struct signal_struct *signal;
 	struct task_struct *real_parent;
+	struct task_struct *group_leader;
 	struct sched_entity se;
 	struct sched_info sched_info;
 	unsigned long nvcsw;
@@ -315,6 +316,18 @@ static __always_inline bool key_of(__u64 g, __u64 site, __u64 *sp, __u64 *tag)
 	*sp = g >> 3 << 19 | (depth >> 3 & 0x7ffff);
 	*tag |= (depth >> 22 & 0xfff) << 20;
 	return true;
+}
+
+/* Does an exception leave at this exit? */
+static __always_inline bool unwinds(__u64 site)
+{
+	return (site & (SITE_CONDITIONAL | SITE_UNWOUND)) == SITE_UNWOUND;
+}
+
+/* The stack pointer at the entry of a call that ends at this site. */
+static __always_inline __u64 entry_sp(__u64 sp, __u64 site)
+{
+	return unwinds(site) ? sp + (site >> SITE_PLACE_SHIFT & 0xfff) * sizeof(sp) : sp;
 }
 
 static __always_inline struct row *row_of(__u32 function)
@@ -698,12 +711,15 @@ static __always_inline void frame_enter(struct row *row, __u32 index, __u64 sp, 
 	count(row->table_full, 1);
 }
 
-static __noinline void record_call(__u32 function, __u64 ns, __u64 probes_ns)
+static __noinline void record_call(__u32 function, __u64 ns, __u64 probes_ns, bool unwound)
 {
 	struct row *row = row_of(function);
 
-	if (row)
-		record(row, ns, probes_ns);
+	if (!row)
+		return;
+	record(row, ns, probes_ns);
+	if (unwound)
+		count(row->unwound, 1);
 }
 
 /* An exit that ends no call that is known. */
@@ -741,7 +757,7 @@ static __noinline void table_leave_frame(__u64 sp, __u64 tag, __u64 site, __u64 
 			if (again)
 				frame_lost(tag, true);
 			else
-				record_call(tag & SITE_FUNCTION_MASK, now, probes_ns);
+				record_call(tag & SITE_FUNCTION_MASK, now, probes_ns, unwinds(site));
 			return;
 		}
 		/* Between search and take it was evicted by a call with the same stack pointer elsewhere. */
@@ -776,6 +792,7 @@ static __noinline void native_enter(__u64 sp, __u64 g, __u64 tag, __u64 site, __
 
 static __always_inline void native_exit(__u64 sp, __u64 g, __u64 tag, __u64 site, __u64 probes_ns)
 {
+	sp = entry_sp(sp, site);
 	if (key_of(g, site, &sp, &tag))
 		table_leave_frame(sp, tag, site, probes_ns, false);
 	else
@@ -844,7 +861,7 @@ static __noinline void hash_exit(__u64 sp, __u64 g, __u64 site, __u64 probes_ns)
 {
 	__u64 now = bpf_ktime_get_ns();
 	__u32 function = site & SITE_FUNCTION_MASK;
-	struct frame_key key = { .sp = sp, .tag = current_tag(site) };
+	struct frame_key key = { .sp = entry_sp(sp, site), .tag = current_tag(site) };
 	struct frame_value *found;
 	struct row *row;
 
@@ -865,6 +882,8 @@ static __noinline void hash_exit(__u64 sp, __u64 g, __u64 site, __u64 probes_ns)
 		return;
 	count(row->inside, -1);
 	record(row, now, probes_ns);
+	if (unwinds(site))
+		count(row->unwound, 1);
 }
 
 /* ---- which function: by cookie, or by address where a probe cannot carry one ---- */
@@ -1005,7 +1024,7 @@ SEC("uprobe.multi") int multi_exit_writing(user_regs *regs)
 	 * A second agent's program on this site may have done the return before us. Then the instruction pointer
 	 * is elsewhere: the call's stack pointer is the one below, and nothing is left to do.
 	 */
-	at_site = (REGS_IP(regs) & 0xfff) == (site >> SITE_PLACE_SHIFT & 0xfff);
+	at_site = !(site & SITE_RETURN) || (REGS_IP(regs) & 0xfff) == (site >> SITE_PLACE_SHIFT & 0xfff);
 	probes_ns = probes_taken(REGS_G(regs), site, EXIT,
 				 site & SITE_RETURN ? prices.ns[PRICE_WRITTEN] : price_of(site, EXIT));
 	count_price(site, EXIT);
@@ -1100,7 +1119,7 @@ static __noinline int adopt(__u32 parent, __u32 child, __u32 nth, __u32 plan)
 
 	/* At once, or a grandchild born before the guard wakes up would be missed. */
 	bpf_map_update_elem(&family, &key, &plan, BPF_ANY);
-	tell(plan, EVENT_FORK, parent, child, 0);
+	tell(plan, EVENT_FORK, parent, child, bpf_ktime_get_ns() / 1000);
 	return 0;
 }
 
@@ -1216,13 +1235,21 @@ int family_signal(__u64 *args)
 }
 
 /* Children that come and go faster than the guard can look at them leave nothing for it to do. */
-static __noinline int leave_plan(__u32 tgid, __u32 nth, __u32 plan, __u32 status)
+static __noinline int leave_plan(__u32 tgid, __u32 nth, __u32 plan, __u32 status, __u32 lived)
 {
 	struct member key = { .tgid = tgid, .nth = nth };
 
-	tell(plan, EVENT_EXIT, tgid, status, 0);
+	tell(plan, EVENT_EXIT, tgid, status, lived);
 	bpf_map_delete_elem(&family, &key);
 	return 0;
+}
+
+/* How long a process has lived, in microseconds; the most that there is room for, a little more than an hour. */
+static __noinline __u32 lived(struct task_struct *task)
+{
+	__u64 us = (bpf_ktime_get_ns() - BPF_CORE_READ(task, group_leader, start_time)) / 1000;
+
+	return us >> 32 ? ~0U : us;
 }
 
 /*
@@ -1281,7 +1308,7 @@ int family_exit(__u64 *args)
 
 		if (!plan)
 			break;
-		leave_plan(tgid, nth, *plan, status);
+		leave_plan(tgid, nth, *plan, status, lived(task));
 	}
 	return 0;
 }

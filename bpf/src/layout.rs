@@ -107,6 +107,9 @@ layout! {
         SITE_CONDITION_SHIFT: u32 = 20;
         /// The hit counts only when the condition code holds: a conditional jump out of the function.
         SITE_CONDITIONAL: u64 = 0x100_0000;
+        /// Of an exit that is not conditional: an exception leaves there, with the frame still standing. In place of its place
+        /// in its page the site has by how many words the stack pointer at the entry was above the present one.
+        SITE_UNWOUND: u64 = 0x10_0000;
         /// An exit site that may also be passed inside the function: no frame there is no loss.
         SITE_MAYBE: u64 = 0x200_0000;
         /// The instruction is a plain near return of x86-64 (`c3`, `f3 c3`): a program that may write registers does
@@ -115,7 +118,8 @@ layout! {
         /// The site is in code of Go that keeps its goroutine in a register: the frame's key is goroutine and depth,
         /// because the stack moves when it grows and goroutines change threads.
         SITE_GOROUTINE: u64 = 0x800_0000;
-        /// First bit of the twelve that hold the instruction's place in its page of 4 KiB. Set by the guard.
+        /// First bit of the twelve that hold the instruction's place in its page of 4 KiB. Set by the guard, but for
+        /// SITE_UNWOUND.
         SITE_PLACE_SHIFT: u32 = 28;
         /// First bit of the process, in cookies of links, which belong to one process. Process numbers are below
         /// 2^22 (PID_MAX_LIMIT, include/linux/threads.h). Set by the guard.
@@ -347,8 +351,10 @@ layout! {
             probes_inside_ns: u64,
             /// Calls in the histogram of which that is not known.
             probes_unknown: u64,
+            /// Calls that were left by an exception and whose end was seen: in the histogram, or over range.
+            unwound: u64,
             /// Keeps a row a multiple of a cache line, so that what a hit costs is told by the first one.
-            reserved: [u64; 7],
+            reserved: [u64; 6],
             /// Durations by exponential bucket.
             buckets: [u64; 256],
         }
@@ -460,7 +466,8 @@ layout! {
             /// wait(2) tells it; of a new image, the lower half of the time on the monotonic clock;
             /// of a child that may have hit breakpoints, its CPU time in microseconds.
             value: u32,
-            /// Of a fault, the signal's `si_code`; of a new image, the upper half of the time, perhaps with EXEC_BY_THREAD.
+            /// Of a fault, the signal's `si_code`; of a new image, the upper half of the time, perhaps with EXEC_BY_THREAD; of
+            /// a fork, the lower half of the time in microseconds; of an exit, for how many microseconds the process lived.
             detail: u32,
         }
     }

@@ -46,6 +46,8 @@ pub struct RowTotals {
     pub probes_inside_ns: u64,
     /// Calls in the histogram of which that is not known.
     pub probes_unknown: u64,
+    /// Calls that were left by an exception and whose end was seen.
+    pub unwound: u64,
     /// Calls inside now, where frames stand in a hash and the programs count them themselves; else 0.
     pub inside: i64,
     /// Durations by bucket.
@@ -68,6 +70,7 @@ impl RowTotals {
         unkeyed: 0,
         probes_inside_ns: 0,
         probes_unknown: 0,
+        unwound: 0,
         inside: 0,
         buckets: [0; ROW_BUCKETS],
         unsettled: false,
@@ -91,6 +94,7 @@ impl RowTotals {
             unkeyed: combine(self.unkeyed, other.unkeyed),
             probes_inside_ns: combine(self.probes_inside_ns, other.probes_inside_ns),
             probes_unknown: combine(self.probes_unknown, other.probes_unknown),
+            unwound: combine(self.unwound, other.unwound),
             inside: self.inside,
             buckets,
             unsettled: self.unsettled || other.unsettled,
@@ -267,6 +271,7 @@ impl Rows {
             unkeyed: self.sum(function, at!(unkeyed)),
             probes_inside_ns: self.sum(function, at!(probes_inside_ns)),
             probes_unknown: self.sum(function, at!(probes_unknown)),
+            unwound: self.sum(function, at!(unwound)),
             inside: self.sum(function, at!(inside)) as i64,
             buckets,
             unsettled: false,

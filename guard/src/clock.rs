@@ -14,14 +14,20 @@ pub struct Now {
     pub synchronised: bool,
 }
 
+fn shows(clock: ClockId) -> u64 {
+    // There is no kernel without these clocks.
+    let time = clock_gettime(clock).map_or(0, |time| time.tv_sec() * 1_000_000_000 + time.tv_nsec());
+    u64::try_from(time).unwrap_or(0)
+}
+
+/// Nanoseconds on the monotonic clock, which the programs in the kernel read.
+pub(crate) fn monotonic_ns() -> u64 {
+    shows(ClockId::CLOCK_MONOTONIC)
+}
+
 /// What they show now.
 #[must_use]
 pub fn now() -> Now {
-    let shows = |clock| {
-        // There is no kernel without these clocks.
-        let time = clock_gettime(clock).map_or(0, |time| time.tv_sec() * 1_000_000_000 + time.tv_nsec());
-        u64::try_from(time).unwrap_or(0)
-    };
     Now {
         boot_ns: shows(ClockId::CLOCK_BOOTTIME),
         real_ns: shows(ClockId::CLOCK_REALTIME),

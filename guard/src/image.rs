@@ -6,7 +6,10 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
-use edgelat_bpf::layout::{SITE_ANY_CPU, SITE_FUNCTION_MASK, SITE_PLACE_SHIFT, SITE_RETURN, SITE_SHARED};
+use edgelat_bpf::layout::{
+    SITE_ANY_CPU, SITE_CONDITIONAL, SITE_FUNCTION_MASK, SITE_GOROUTINE, SITE_PLACE_SHIFT, SITE_PROCESS_SHIFT,
+    SITE_PYTHON, SITE_RETURN, SITE_SHARED, SITE_UNWOUND,
+};
 use nix::errno::Errno;
 use nix::libc;
 use serde::{Deserialize, Serialize};
@@ -124,8 +127,14 @@ pub(crate) fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> R
     if site.cookie & SITE_FUNCTION_MASK >= u64::from(functions) {
         return bad("a function that the plan does not have");
     }
-    if site.cookie & SITE_ANY_CPU != 0 || site.cookie >> SITE_PLACE_SHIFT != 0 {
+    // There is room for either.
+    let places = if unwinds(site.cookie) { SITE_PROCESS_SHIFT } else { SITE_PLACE_SHIFT };
+    if site.cookie & SITE_ANY_CPU != 0 || site.cookie >> places != 0 {
         return bad("a mark that is the guard's own");
+    }
+    if unwinds(site.cookie) && (!site.exit || site.cookie & (SITE_RETURN | SITE_GOROUTINE | SITE_PYTHON) != 0)
+    {
+        return bad("no exit by an exception");
     }
     // The program will do what a return does: it must be one.
     if site.cookie & SITE_RETURN != 0 && !is_return(&site.code, site.exit) {
@@ -198,6 +207,11 @@ pub(crate) fn check_places(images: &[(ImageId, ImageSites)]) -> Result<(), Guard
         return bad(place[0].2, "is named for too many functions");
     }
     Ok(())
+}
+
+/// Is it said of a site that an exception leaves there?
+pub(crate) fn unwinds(cookie: u64) -> bool {
+    cookie & (SITE_CONDITIONAL | SITE_UNWOUND) == SITE_UNWOUND
 }
 
 /// `ret` or `rep ret` of x86-64 (Intel SDM vol. 2, RET: C3), at an exit site.

@@ -487,6 +487,8 @@ pub enum Event {
     Covered {
         /// The process.
         pid: i32,
+        /// How long it had lived, of a child that was covered at its birth; else 0. In nanoseconds.
+        late_ns: u64,
     },
     /// A child could not be attached.
     NotCovered {
@@ -499,6 +501,8 @@ pub enum Event {
     Missed {
         /// How many, since this was told last.
         children: u32,
+        /// How long they lived together, in nanoseconds.
+        ns: u64,
     },
     /// The process got a signal that says of a fault. Nothing counts from that moment on, in none of the plan's processes, and
     /// all its probes are gone.

@@ -26,8 +26,10 @@ use crate::protocol::Fault;
 /// What the kernel told of a plan's processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FamilyEvent {
+    /// With the time in microseconds on the monotonic clock, the lower half of it.
     Fork {
         child: i32,
+        at_us: u32,
     },
     Exec(Exec),
     /// A child ended after so much CPU time in nanoseconds, in which it may have hit breakpoints.
@@ -43,10 +45,11 @@ pub(crate) enum FamilyEvent {
         pid: i32,
         fault: Fault,
     },
-    /// With the status as wait(2) tells it.
+    /// With the status as wait(2) tells it, and for how long it lived.
     Exit {
         pid: i32,
         status: u32,
+        lived_us: u32,
     },
 }
 
@@ -247,7 +250,7 @@ fn parse_event(bytes: &[u8]) -> Option<(u32, FamilyEvent)> {
     let detail = word(std::mem::offset_of!(layout::Event, detail))?;
     let plan = word(std::mem::offset_of!(layout::Event, plan))?;
     let event = match kind {
-        layout::EVENT_FORK => Some(FamilyEvent::Fork { child: value as i32 }),
+        layout::EVENT_FORK => Some(FamilyEvent::Fork { child: value as i32, at_us: detail }),
         layout::EVENT_EXEC => Some(FamilyEvent::Exec(Exec {
             pid,
             time_ns: u64::from(detail & !layout::EXEC_BY_THREAD) << 32 | u64::from(value),
@@ -262,7 +265,7 @@ fn parse_event(bytes: &[u8]) -> Option<(u32, FamilyEvent)> {
             Some(FamilyEvent::Fault { pid, fault: Fault { signal, code: detail as i32, handled, sent } })
         }
         layout::EVENT_PAID => Some(FamilyEvent::Paid { pid, ns: u64::from(value) * 1000 }),
-        layout::EVENT_EXIT => Some(FamilyEvent::Exit { pid, status: value }),
+        layout::EVENT_EXIT => Some(FamilyEvent::Exit { pid, status: value, lived_us: detail }),
         _ => None,
     };
     Some((plan, event?))
@@ -278,6 +281,16 @@ mod tests {
     use nix::unistd::Pid;
 
     use super::*;
+
+    /// How long a process lived that is told to have ended so.
+    fn ended(events: &[FamilyEvent], process: i32, with: u32) -> Option<u32> {
+        events.iter().find_map(|event| match event {
+            FamilyEvent::Exit { pid, status, lived_us } if (*pid, *status) == (process, with) => {
+                Some(*lived_us)
+            }
+            _ => None,
+        })
+    }
 
     /// A shell that waits for a line, and then does something. It has spoken, so that its own start is told to nobody.
     fn waiting(then: &str) -> Child {
@@ -326,8 +339,7 @@ mod tests {
         assert!(watchers.plans_of(pid).is_empty(), "an end forgets the process");
         other.kill().unwrap();
         other.wait().unwrap();
-        let end = FamilyEvent::Exit { pid: other_pid, status: Signal::SIGKILL as u32 };
-        assert!(next(&watchers, 3).contains(&end));
+        assert!(ended(&next(&watchers, 3), other_pid, Signal::SIGKILL as u32).is_some());
     }
 
     #[test]
@@ -336,7 +348,7 @@ mod tests {
         for plan in 0..2 {
             assert_eq!(watchers.take().unwrap().0, plan);
         }
-        let mut shell = waiting("sh -c 'exit 3' & wait");
+        let mut shell = waiting("sh -c 'sleep 0.1; exit 3' & wait");
         let pid = shell.id() as i32;
         for plan in 0..2 {
             watchers.add(pid, plan, 0).unwrap();
@@ -346,12 +358,13 @@ mod tests {
         for plan in 0..2 {
             let events = next(&watchers, plan);
             let forked = |event: &FamilyEvent| match event {
-                FamilyEvent::Fork { child } => Some(*child),
+                FamilyEvent::Fork { child, .. } => Some(*child),
                 _ => None,
             };
             let child = events.iter().find_map(forked).unwrap();
             assert!(events.iter().any(|event| matches!(event, FamilyEvent::Exec(Exec { pid, by_thread: false, .. }) if *pid == child)), "{events:?}");
-            assert!(events.contains(&FamilyEvent::Exit { pid: child, status: 3 << 8 }), "{events:?}");
+            let lived = ended(&events, child, 3 << 8).unwrap_or_else(|| panic!("{events:?}"));
+            assert!((100_000..10_000_000).contains(&lived), "{lived} us");
         }
     }
 
@@ -370,8 +383,7 @@ mod tests {
         assert_eq!((again, watchers.plans_of(pid)), (plan, vec![other]));
         process.kill().unwrap();
         process.wait().unwrap();
-        let end = FamilyEvent::Exit { pid, status: Signal::SIGKILL as u32 };
-        assert!(next(&watchers, other).contains(&end));
+        assert!(ended(&next(&watchers, other), pid, Signal::SIGKILL as u32).is_some());
         assert!(watchers.events_of(again).is_empty() && switch.arm(), "it begins switched off, not faulted");
     }
 
@@ -404,8 +416,8 @@ mod tests {
     #[test]
     fn events_that_are_cut_off_or_unknown_are_nothing() {
         let words = |words: [u32; 5]| words.map(u32::to_ne_bytes).as_flattened().to_vec();
-        let fork = words([layout::EVENT_FORK, 7, 1, 77, 0]);
-        assert_eq!(parse_event(&fork), Some((7, FamilyEvent::Fork { child: 77 })));
+        let fork = words([layout::EVENT_FORK, 7, 1, 77, 5]);
+        assert_eq!(parse_event(&fork), Some((7, FamilyEvent::Fork { child: 77, at_us: 5 })));
         let signal = 11 | layout::FAULT_HANDLED;
         let told = words([layout::EVENT_FAULT, 9, 88, signal, -6i32 as u32]);
         let fault = Fault { signal: 11, code: -6, handled: true, sent: false };

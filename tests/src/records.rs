@@ -110,7 +110,7 @@ impl Records {
 
     /// Time in which a target was not measured.
     pub fn uncovered(&mut self, target: &str, reason: &str, time_ns: u64) {
-        self.spool.uncovered(target, reason, time_ns);
+        self.spool.uncovered(target, reason, time_ns, 0);
     }
 
     /// Has everything on the disk.

@@ -3,20 +3,32 @@
  *
  * With `--wait 1` a child tells {"event":"child"} and waits until the test says `go` again (the parent
  * hands that on); otherwise it goes on calling at once. Each child tells {"event":"child-end"}. With `--chain 1` each
- * child has a child of its own, which does the same. */
+ * child has a child of its own, which does the same.
+ *
+ * `lives` is how long children were there, from before the fork until each was waited for; `shortest` how long the one
+ * lived that lived least, by its own clock from its first instruction to its last. */
 #include "oracle.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 ORACLE(step);
 ORACLE(forking);
+ORACLE(lives);
+ORACLE(shortest);
+
+#define CHILDREN 1024
 
 static int gate[2];
+static uint64_t begun[CHILDREN];
+static pid_t pids[CHILDREN];
+/* Shared by all. */
+static uint64_t *least;
 
 PROBED uint64_t step(uint64_t x)
 {
@@ -48,14 +60,17 @@ static void steps(uint64_t count)
 static void wait_for_child(void)
 {
     int status = -1;
-    while (wait(&status) < 0 && errno == EINTR) {}
+    pid_t pid;
+    while ((pid = wait(&status)) < 0 && errno == EINTR) {}
     EXPECT("child's end", 0, status);
+    for (uint64_t i = 0; i < CHILDREN; i++)
+        if (pids[i] == pid) oracle_record(&of_lives, oracle_now() - begun[i]);
 }
 
 /* The child's whole life after the fork. */
 static void child(uint64_t chain)
 {
-    uint64_t turns = oracle_option("child-calls", 1000);
+    uint64_t turns = oracle_option("child-calls", 1000), start = oracle_now();
     if (chain) {
         pid_t pid = fork();
         if (pid < 0) abort();
@@ -72,6 +87,9 @@ static void child(uint64_t chain)
     steps(turns);
     if (chain) wait_for_child();
     oracle_tell("child-end");
+    uint64_t lived = oracle_now() - start, known = __atomic_load_n(least, __ATOMIC_RELAXED);
+    while (lived < known &&
+           !__atomic_compare_exchange_n(least, &known, lived, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
     _exit(0);
 }
 
@@ -80,9 +98,14 @@ static void loop(int thread)
     (void)thread;
     uint64_t children = oracle_option("children", 2), chain = oracle_option("chain", 0);
     if (pipe(gate)) abort();
+    least = mmap(NULL, sizeof(*least), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (least == MAP_FAILED || children > CHILDREN) abort();
+    *least = UINT64_MAX;
     steps(oracle_option("calls", 1000));
     for (uint64_t i = 0; i < children; i++) {
+        begun[i] = oracle_now();
         pid_t pid = i % 2 ? forking() : fork();
+        pids[i] = pid;
         if (pid < 0) abort();
         if (pid == 0) {
             oracle_child();
@@ -98,6 +121,7 @@ static void loop(int thread)
             if (write(gate[1], "x", 1) != 1) abort();
     }
     for (uint64_t i = 0; i < children; i++) wait_for_child();
+    if (children) oracle_record(&of_shortest, *least);
 }
 
 int main(int argc, char **argv)

@@ -115,6 +115,12 @@ fn functions(snapshot: &Snapshot, families: &mut Vec<Family>) {
         "",
         "Ends of calls that began before the function was measured",
     );
+    let mut exceptions = family(
+        "edgelat_function_exceptions",
+        Kind::Counter,
+        "",
+        "Of the calls that were measured to their end, those that an exception or panic left",
+    );
     let mut bias = family(
         "edgelat_function_bias_seconds",
         Kind::Gauge,
@@ -150,6 +156,10 @@ fn functions(snapshot: &Snapshot, families: &mut Vec<Family>) {
             }
         }
         unmatched.number(labels.clone(), Number::whole(ends), created);
+        // Where none was seen none may be possible, or at no place that is known.
+        if function.counts.exceptions > 0 {
+            exceptions.number(labels.clone(), Number::whole(function.counts.exceptions), created);
+        }
         if let Some(ns) = function.counts.probes_inside_ns {
             probes.number(labels.clone(), Number::seconds(ns), created);
         }
@@ -162,7 +172,7 @@ fn functions(snapshot: &Snapshot, families: &mut Vec<Family>) {
         let value = Value::Histogram(function.counts);
         durations.metrics.push(Metric { labels, value, created_ns: created });
     }
-    families.extend([durations, calls, inside, ended, lost, unmatched, bias, probes, until]);
+    families.extend([durations, calls, inside, ended, lost, unmatched, exceptions, bias, probes, until]);
 }
 
 fn targets(snapshot: &Snapshot, families: &mut Vec<Family>) {
@@ -214,6 +224,20 @@ fn targets(snapshot: &Snapshot, families: &mut Vec<Family>) {
         "",
         "Children of measured processes that ended before they could be covered",
         &|target| Some(Number::whole(target.missed)),
+    );
+    each(
+        "edgelat_target_missed_children_seconds",
+        Kind::Counter,
+        "seconds",
+        "How long those children lived together",
+        &|target| Some(Number::seconds(target.missed_ns)),
+    );
+    each(
+        "edgelat_target_late_children_seconds",
+        Kind::Counter,
+        "seconds",
+        "How long children that are covered had lived before",
+        &|target| Some(Number::seconds(target.late_ns)),
     );
     each(
         "edgelat_target_cost_seconds",

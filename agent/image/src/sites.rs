@@ -3,7 +3,7 @@
 //! A probe at the *entry site* notes the time under the key (process, function, stack pointer); a probe at each *exit
 //! site* looks the same key up, with the stack pointer before the instruction runs. So the sites must be such that in
 //! each call the entry is passed exactly once, with the stack pointer that the caller gave, and exactly one exit, with
-//! the same stack pointer. A breakpoint on anything but the first byte of an instruction corrupts the program. What
+//! the same stack pointer, or one that is a known number of bytes below it ([`SiteKind::Unwound`]). A breakpoint on anything but the first byte of an instruction corrupts the program. What
 //! cannot be shown to hold is refused, with a [`Refusal`] that says why; a function that is not measured harms nobody.
 //!
 //! # How they are found
@@ -78,11 +78,23 @@ pub enum SiteKind {
     /// A call goes on in another function by a jump ([`crate::Tails`]). Where it is not known which, or what leaves that,
     /// the call ends here: what the other function does is no part of the time.
     TailJump,
+    /// A call is left by an exception: its clean-up is done, and the unwinder is called to go on with the caller. The frame
+    /// still stands there, and the stack pointer at the entry was so many bytes above the present one: a multiple of 8.
+    Unwound {
+        /// The bytes.
+        above: u16,
+    },
+}
+
+impl SiteKind {
+    /// Most bytes of a frame that can be left by an exception in view of a probe: the number of words has 12 bits.
+    pub(crate) const MOST_ABOVE: i32 = 8 * 0xfff;
 }
 
 /// One instruction that carries a probe.
 ///
-/// The stack pointer before it runs is the one at the function's entry: on x86-64 it points at the return address.
+/// The stack pointer before it runs is the one at the function's entry: on x86-64 it points at the return address. Only
+/// [`SiteKind::Unwound`] is elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Site {
     /// ELF virtual address of the instruction.
@@ -184,7 +196,7 @@ const FOUND_PARTS: usize = 16;
 /// # Errors
 /// The reason why it cannot be probed soundly.
 pub fn find(arch: Arch, main: Part<'_>, cold: &[Part<'_>]) -> Result<Sites, Refusal> {
-    search(arch, main, cold, None, Ends::AtExits, &mut |_| Vec::new())
+    Ok(search(arch, main, cold, None, Ends::AtExits, &mut |_| Vec::new())?.2)
 }
 
 /// Like [`find`], with a view of the image around the function: jump tables are read, and cold parts that no symbol
@@ -200,19 +212,23 @@ pub fn find_in(
     surroundings: &dyn Surroundings,
     ends: Ends,
 ) -> Result<Sites, Refusal> {
-    search(arch, main, cold, Some(surroundings), ends, &mut |_| Vec::new())
+    Ok(search(arch, main, cold, Some(surroundings), ends, &mut |_| Vec::new())?.2)
 }
 
 /// Like [`find_in`] with [`Ends::AtExits`], where some jumps are no ends of calls: `follow` is given all tail jumps and
 /// gives the addresses of those. There may be no other exit, the entry may stand on such a jump, and a loop may pass it.
+///
+/// Exits by exception are given beside, if what is called there should be the unwinder.
 pub(crate) fn find_whole(
     arch: Arch,
     main: Part<'_>,
     cold: &[Part<'_>],
     surroundings: &dyn Surroundings,
     follow: &mut dyn FnMut(&[Site]) -> Vec<u64>,
-) -> Result<Sites, Refusal> {
-    search(arch, main, cold, Some(surroundings), Ends::AtExits, follow)
+) -> Result<(Sites, Vec<(Site, u64)>), Refusal> {
+    let (code, ways, sites) = search(arch, main, cold, Some(surroundings), Ends::AtExits, follow)?;
+    let unwinding = exits::unwinding(&code, &ways, sites.entry.address);
+    Ok((sites, unwinding))
 }
 
 /// The exits of a function, wherever its calls begin: of one that another function jumps to.
@@ -237,7 +253,7 @@ fn search(
     surroundings: Option<&dyn Surroundings>,
     ends: Ends,
     follow: &mut dyn FnMut(&[Site]) -> Vec<u64>,
-) -> Result<Sites, Refusal> {
+) -> Result<(Code, exits::Checked, Sites), Refusal> {
     let (code, ways) = ways_out(arch, main, cold, surroundings)?;
     let is_jump = |exit: &&Site| exit.kind == SiteKind::TailJump;
     let jumps: Vec<Site> = ways.sites.iter().filter(is_jump).copied().collect();
@@ -249,7 +265,7 @@ fn search(
     if ends == Ends::AtExits {
         loops::check(&code, &ways.jumps, &ways.sites, &exits)?;
     }
-    Ok(Sites { entry, exits })
+    Ok((code, ways, Sites { entry, exits }))
 }
 
 /// The code of a function with all its parts, and what leaves it.

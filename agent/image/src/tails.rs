@@ -11,6 +11,9 @@
 //! A frame that was left by an exception or `longjmp` waits for the next call with the same stack pointer. Where the
 //! function that it would have jumped to is called from there before the function itself is, that call's end is taken
 //! for the end of the one that was left.
+//!
+//! An exception (in Rust, a panic) is seen leaving where the function has something to clean up: compilers end that with a
+//! call of `_Unwind_Resume`, which never returns. A frame without a clean-up is taken off without a word of its own code.
 
 use crate::code::ProbeSite;
 use crate::decode::{Effect, Flow, Memory, Pointer};
@@ -67,9 +70,15 @@ const LEFT_ALONE: [&str; 31] = [
     "__tls_get_addr",
 ];
 
-/// Where calls go that left by jumps.
+/// What compilers call to have the unwinder go on with the caller (Itanium C++ ABI, "Exception Handling", 1.5.2; `resume` of
+/// LLVM, which Rust uses as well).
+const RESUME: &str = "_Unwind_Resume";
+
+/// Where calls go that left by jumps, and where they are left by exceptions.
 #[derive(Debug, Default)]
 pub struct CallEnds {
+    /// Where exceptions leave, as far as it is seen in the function's own code.
+    pub unwound: Vec<ProbeSite>,
     /// Their ends in this image.
     pub exits: Vec<ProbeSite>,
     /// Jumps to functions that are known by name, and the name.
@@ -112,6 +121,8 @@ pub struct Tails<'i, S> {
     /// Of functions that were jumped to; `None` where they cannot be probed.
     callees: Vec<(u64, Option<Vec<ProbeSite>>)>,
     followers: Followers,
+    /// Addresses that are called, sorted, and whether the unwinder goes on from there.
+    resumes: Vec<(u64, bool)>,
 }
 
 /// Where a jump leads.
@@ -129,7 +140,7 @@ impl<'i, S: ReadAt> Tails<'i, S> {
     /// Where it cannot be read what the dynamic linker fills in, jumps to other images lead nobody knows where.
     pub fn new(image: &'i Image<S>, table: &'i FunctionTable, followers: Followers) -> Self {
         let links = Links::read(image).unwrap_or_default();
-        Self { image, table, links, callees: Vec::new(), followers }
+        Self { image, table, links, callees: Vec::new(), followers, resumes: Vec::new() }
     }
 
     /// Which functions were followed to, for the next time that the image is looked into.
@@ -144,8 +155,9 @@ impl<'i, S: ReadAt> Tails<'i, S> {
     pub fn sites(&mut self, function: &Function) -> Result<(FunctionSites, CallEnds), Refusal> {
         let (image, table) = (self.image, self.table);
         let mut ends = None;
+        let mut unwinding = Vec::new();
         let mut sites = image.sites_and(table, function, |arch, main, cold, around| {
-            sites::find_whole(arch, main, cold, around, &mut |jumps| {
+            let found = sites::find_whole(arch, main, cold, around, &mut |jumps| {
                 let shared = |jump: &Site| jump.maybe || table.is_shared(jump.address, function.start);
                 let placed = jumps.iter().map(|jump| Site { maybe: shared(jump), ..*jump });
                 let placed: Vec<ProbeSite> = placed.filter_map(|jump| image.place_one(jump).ok()).collect();
@@ -153,14 +165,32 @@ impl<'i, S: ReadAt> Tails<'i, S> {
                 let found = ends.insert(self.follow(placed, Some(function.start)));
                 followed.retain(|address| found.kept().all(|jump| jump.site.address != *address));
                 followed
+            });
+            found.map(|(sites, calls)| {
+                unwinding = calls;
+                sites
             })
         })?;
         let is_jump = |exit: &ProbeSite| exit.site.kind == SiteKind::TailJump && !exit.site.goroutine;
         let (jumps, exits) = sites.exits.into_iter().partition(is_jump);
         sites.exits = exits;
         // A pack knows the sites without a search.
-        let ends = ends.unwrap_or_else(|| self.follow(jumps, Some(function.start)));
+        let mut ends = ends.unwrap_or_else(|| self.follow(jumps, Some(function.start)));
+        unwinding.retain(|(_, called)| self.resumes(*called));
+        ends.unwound.extend(unwinding.iter().filter_map(|(site, _)| image.place_one(*site).ok()));
         Ok((sites, ends))
+    }
+
+    /// Whether the unwinder goes on from the code at an address.
+    fn resumes(&mut self, address: u64) -> bool {
+        let at = match self.resumes.binary_search_by_key(&address, |known| known.0) {
+            Ok(known) => return self.resumes.get(known).is_some_and(|known| known.1),
+            Err(at) => at,
+        };
+        let through = || self.slot_of_stub(address).is_some_and(|slot| self.links.resumes.contains(&slot));
+        let resumes = self.table.names(address, RESUME) || !self.links.resumes.is_empty() && through();
+        self.resumes.insert(at, (address, resumes));
+        resumes
     }
 
     /// The same for somebody who only looks at it.
@@ -309,6 +339,8 @@ fn word(pointer: Pointer) -> Option<u64> {
 struct Links {
     /// Address of the word, and number of the symbol. Sorting them would be more code than their search is time.
     slots: Vec<(u64, u32)>,
+    /// Those of [`RESUME`].
+    resumes: Vec<u64>,
     symbols: Option<SymbolTable>,
 }
 
@@ -327,14 +359,23 @@ impl Links {
                 }
             })?;
         }
-        Ok(Self { slots, symbols: SymbolTable::dynamic(&image.elf)? })
+        let mut links = Self { slots, resumes: Vec::new(), symbols: SymbolTable::dynamic(&image.elf)? };
+        let named = |(slot, number): &(u64, u32)| {
+            links.symbol(image, *number).is_some_and(|name| name == RESUME).then_some(*slot)
+        };
+        links.resumes = links.slots.iter().filter_map(named).collect();
+        Ok(links)
     }
 
     /// The name of the function whose address stands in a word.
     fn name<S: ReadAt>(&self, image: &Image<S>, slot: u64) -> Option<String> {
         let (_, number) = self.slots.iter().find(|(at, _)| *at == slot)?;
+        self.symbol(image, *number)
+    }
+
+    fn symbol<S: ReadAt>(&self, image: &Image<S>, number: u32) -> Option<String> {
         let symbols = self.symbols.as_ref()?;
-        let symbol = symbols.symbol(&image.elf.source, u64::from(*number))?;
+        let symbol = symbols.symbol(&image.elf.source, u64::from(number))?;
         Some(String::from_utf8_lossy(symbols.name(symbol)?).into_owned())
     }
 }

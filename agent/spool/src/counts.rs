@@ -4,6 +4,7 @@ use edgelat_histogram::{BUCKETS, Histogram, INDEX_MIN};
 
 use crate::buckets;
 use crate::codec::{self, Bytes};
+use crate::record;
 
 /// Names of the losses, in the order of [`Counts::lost`]; what each means stands in docs/WATCH-JSON.md.
 pub const LOSSES: [&str; 7] =
@@ -11,6 +12,8 @@ pub const LOSSES: [&str; 7] =
 
 /// Figures that stand before the losses: sum, probes inside, inside, off, zero, unmatched.
 const FIGURES: usize = 6;
+/// All figures: behind the losses stand the exceptions, since the third version.
+const ALL: usize = FIGURES + LOSSES.len() + 1;
 /// Where the second of these is; in records of the first version those behind it follow the first.
 const PROBES: usize = 1;
 
@@ -25,6 +28,8 @@ pub struct Counts {
     pub lost: [i64; LOSSES.len()],
     /// Ends of calls that began before coverage; not part of the account.
     pub unmatched: u64,
+    /// Calls whose end was seen and was an exception or panic: in the histogram, or over range.
+    pub exceptions: u64,
     /// Sum of the durations in the histogram, in nanoseconds.
     pub sum_ns: u64,
     /// Of that sum, what probes took that were hit inside of the calls; `None` where it is not known.
@@ -63,6 +68,7 @@ impl Counts {
         self.entries = self.entries.saturating_add(later.entries);
         self.in_flight = self.in_flight.wrapping_add(later.in_flight);
         self.unmatched = self.unmatched.saturating_add(later.unmatched);
+        self.exceptions = self.exceptions.saturating_add(later.exceptions);
         self.sum_ns = self.sum_ns.saturating_add(later.sum_ns);
         self.probes_inside_ns = match (self.probes_inside_ns, later.probes_inside_ns) {
             (Some(mine), Some(theirs)) => Some(mine.saturating_add(theirs)),
@@ -87,6 +93,7 @@ impl Counts {
         difference.entries = self.entries.saturating_sub(before.entries);
         difference.in_flight = self.in_flight.wrapping_sub(before.in_flight);
         difference.unmatched = self.unmatched.saturating_sub(before.unmatched);
+        difference.exceptions = self.exceptions.saturating_sub(before.exceptions);
         difference.sum_ns = self.sum_ns.saturating_sub(before.sum_ns);
         difference.zero = self.zero.saturating_sub(before.zero);
         for (mine, theirs) in difference.lost.iter_mut().zip(before.lost) {
@@ -123,8 +130,9 @@ impl Counts {
 
     /// Appends it: a list of figures without the zeros at its end, and the buckets.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        let mut figures = [0; FIGURES + LOSSES.len()];
-        let (first, lost) = figures.split_at_mut(FIGURES);
+        let mut figures = [0; ALL];
+        figures[ALL - 1] = self.exceptions as i64;
+        let (first, lost) = figures[..ALL - 1].split_at_mut(FIGURES);
         first.copy_from_slice(&[
             self.sum_ns as i64,
             self.probes_inside_ns.map_or(0, |ns| ns.wrapping_add(1) as i64),
@@ -143,9 +151,10 @@ impl Counts {
 
     /// The opposite, as a record of `version` has it; `None` where that are no counts.
     pub(crate) fn decode(bytes: &mut Bytes<'_>, version: u8) -> Option<Self> {
-        let mut figures = [0; FIGURES + LOSSES.len()];
+        let mut figures = [0; ALL];
         let used = bytes.length()?;
-        let room = figures.len() - usize::from(version == 1);
+        // Each version has one more than the one before.
+        let room = ALL - usize::from(record::VERSION.saturating_sub(version));
         for figure in figures[..room].get_mut(..used)? {
             *figure = bytes.signed()?;
         }
@@ -153,11 +162,13 @@ impl Counts {
             figures[PROBES..].rotate_right(1);
         }
         let mut counts = Self { buckets: buckets::unpack(bytes.bytes()?)?, ..Self::default() };
+        let (exceptions, figures) = figures.split_last()?;
         let (first, lost) = figures.split_at(FIGURES);
         let [sum_ns, probes, in_flight, off, zero, unmatched] = first.try_into().ok()?;
         counts.sum_ns = sum_ns as u64;
         counts.probes_inside_ns = (probes as u64).checked_sub(1);
         counts.in_flight = in_flight;
+        counts.exceptions = *exceptions as u64;
         counts.zero = zero as u64;
         counts.unmatched = unmatched as u64;
         counts.lost.copy_from_slice(lost);

@@ -11,7 +11,7 @@
 //! | offset | bytes | |
 //! | --- | --- | --- |
 //! | 0 | 8 | `EDGELIVE` |
-//! | 8 | 2 | version, 3 |
+//! | 8 | 2 | version, 4 |
 //! | 10 | 2 | flags, 0 |
 //! | 12 | 4 | length of the payload |
 //! | 16 | 8 | sequence: the newest has the highest |
@@ -47,7 +47,7 @@ const ROW_BYTES: usize = 16 << 10;
 const LIST: usize = 256;
 
 const MAGIC: &[u8; 8] = b"EDGELIVE";
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 /// Where the checksum stands.
 const CRC: usize = 24;
 
@@ -145,6 +145,10 @@ pub struct Target {
     pub unattributed: u64,
     /// Children that ended before they could be covered.
     pub missed: u64,
+    /// How long those lived together, in nanoseconds.
+    pub missed_ns: u64,
+    /// How long children that are covered had lived before, in nanoseconds.
+    pub late_ns: u64,
 }
 
 /// A stream and what it has counted.
@@ -483,6 +487,8 @@ impl Target {
         codec::put(out, self.refused);
         codec::put(out, self.unattributed);
         codec::put(out, self.missed);
+        codec::put(out, self.missed_ns);
+        codec::put(out, self.late_ns);
     }
 
     fn decode(bytes: &mut Bytes<'_>) -> Option<Self> {
@@ -496,6 +502,8 @@ impl Target {
         target.refused = bytes.number()?;
         target.unattributed = bytes.number()?;
         target.missed = bytes.number()?;
+        target.missed_ns = bytes.number()?;
+        target.late_ns = bytes.number()?;
         Some(target)
     }
 }

@@ -56,6 +56,8 @@ pub struct Uncovered {
     pub reason: String,
     /// Nanoseconds, of all its processes together.
     pub time_ns: u64,
+    /// Of children, how many ended before they were measured; of all else 0.
+    pub processes: u64,
 }
 
 /// The disk did not take records for a while. They were kept in memory, and merged where that was too many.
@@ -166,7 +168,9 @@ pub enum Record {
 }
 
 /// Version of the records that are written. Those of the first one are read as well: they do not know what probes took inside.
-pub(crate) const VERSION: u8 = 2;
+pub(crate) const VERSION: u8 = 3;
+/// The first version that says how many processes were not measured.
+const COUNTED: u8 = 3;
 
 /// Types of records.
 pub(crate) const CHECKPOINT: u8 = 1;
@@ -322,6 +326,7 @@ impl Interval {
             codec::put_bytes(out, uncovered.target.as_bytes());
             codec::put_bytes(out, uncovered.reason.as_bytes());
             codec::put(out, uncovered.time_ns);
+            codec::put(out, uncovered.processes);
         }
         out.push(self.gap.is_some().into());
         if let Some(gap) = &self.gap {
@@ -343,7 +348,9 @@ impl Interval {
         let mut uncovered = Vec::new();
         for _ in 0..bytes.length().filter(|length| *length <= UNCOVERED)? {
             let (target, reason) = (bytes.text(NAME_BYTES)?, bytes.text(NAME_BYTES)?);
-            uncovered.push(Uncovered { target, reason, time_ns: bytes.number()? });
+            let time_ns = bytes.number()?;
+            let processes = if version < COUNTED { 0 } else { bytes.number()? };
+            uncovered.push(Uncovered { target, reason, time_ns, processes });
         }
         let gap = match bytes.flag()? {
             true => {
@@ -368,7 +375,7 @@ impl Interval {
         self.epoch_ns = self.epoch_ns.or(later.epoch_ns);
         self.streams.extend_from_slice(&later.streams);
         for uncovered in &later.uncovered {
-            self.uncovered(&uncovered.target, &uncovered.reason, uncovered.time_ns);
+            self.uncovered(&uncovered.target, &uncovered.reason, uncovered.time_ns, uncovered.processes);
         }
         self.gap = match (self.gap, later.gap) {
             (Some(mine), Some(theirs)) => Some(Gap {
@@ -388,14 +395,15 @@ impl Interval {
         add_row(&mut self.rows, id, counts);
     }
 
-    /// Adds time in which a process of a target was not measured.
-    pub fn uncovered(&mut self, target: &str, reason: &str, time_ns: u64) {
+    /// Adds time in which processes of a target were not measured, and how many of those never are.
+    pub fn uncovered(&mut self, target: &str, reason: &str, time_ns: u64, processes: u64) {
         let known = |known: &&mut Uncovered| known.target == target && known.reason == reason;
         if let Some(known) = self.uncovered.iter_mut().find(known) {
             known.time_ns = known.time_ns.saturating_add(time_ns);
+            known.processes = known.processes.saturating_add(processes);
         } else if self.uncovered.len() < UNCOVERED {
             let (target, reason) = (cut(target), cut(reason));
-            self.uncovered.push(Uncovered { target, reason, time_ns });
+            self.uncovered.push(Uncovered { target, reason, time_ns, processes });
         }
     }
 }

@@ -7,7 +7,7 @@
 //! | 0 | 4 | length of the payload |
 //! | 4 | 4 | the same, every bit turned over |
 //! | 8 | 1 | type: 1 checkpoint, 2 interval |
-//! | 9 | 1 | version, 1 |
+//! | 9 | 1 | version, 3 |
 //! | 10 | 2 | how many of the records directly before may not have been on the disk when this one was written |
 //! | 12 | 8 | id: each record has a higher one than all before it |
 //! | 20 | 4 | CRC-32C of the 20 bytes before and the payload |

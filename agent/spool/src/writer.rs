@@ -210,9 +210,9 @@ impl Spool {
         self.current.row(stream, counts);
     }
 
-    /// Adds time in which a process of a target was not measured.
-    pub fn uncovered(&mut self, target: &str, reason: &str, time_ns: u64) {
-        self.current.uncovered(target, reason, time_ns);
+    /// Adds time in which processes of a target were not measured, and how many of those never are.
+    pub fn uncovered(&mut self, target: &str, reason: &str, time_ns: u64, processes: u64) {
+        self.current.uncovered(target, reason, time_ns, processes);
     }
 
     /// When the interval that is going on began, in nanoseconds since boot.

@@ -272,12 +272,12 @@ fn why_there_is_no_snapshot_is_said() {
     let file = File::options().read(true).write(true).open(run_dir.0.join(FILE)).unwrap();
     let mut bytes = vec![0; file.metadata().unwrap().len() as usize - HALF_BYTES];
     file.read_exact_at(&mut bytes, HALF_BYTES as u64).unwrap();
-    bytes[8] = 4;
+    bytes[8] = 5;
     sign(&mut bytes);
     file.write_all_at(&bytes, HALF_BYTES as u64).unwrap();
     let error = read(&run_dir.0).unwrap_err();
-    assert!(matches!(error, LiveError::Version { version: 4, .. }), "{error}");
-    assert!(error.to_string().contains("version 4"), "{error}");
+    assert!(matches!(error, LiveError::Version { version: 5, .. }), "{error}");
+    assert!(error.to_string().contains("version 5"), "{error}");
 }
 
 #[test]

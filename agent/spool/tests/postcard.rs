@@ -59,7 +59,7 @@ struct IntervalOf {
     trust: u8,
     epoch_ns: Option<u64>,
     streams: Vec<StreamOf>,
-    uncovered: Vec<(String, String, u64)>,
+    uncovered: Vec<(String, String, u64, u64)>,
     gap: Option<GapOf>,
     rows: Vec<RowOf>,
 }
@@ -103,6 +103,7 @@ fn counts() -> Counts {
         in_flight: -3,
         lost: [0, -1, 0, 5, 0, 0, 0],
         unmatched: 2,
+        exceptions: 11,
         sum_ns: u64::MAX / 2,
         probes_inside_ns: Some(41),
         zero: 7,
@@ -110,13 +111,13 @@ fn counts() -> Counts {
     }
 }
 
-/// The same by hand: sum, one more than what probes took inside, inside, off, zero, unmatched and the losses up to the last that is not 0, and the buckets.
+/// The same by hand: sum, one more than what probes took inside, inside, off, zero, unmatched, the losses and the exceptions, and the buckets.
 fn row_of(step: u32) -> RowOf {
     let counts = counts();
     let off = 1_000_000 - (7 + 1 + 300 + i64::from(u32::MAX) + 2) + 3 - 4;
     RowOf {
         step,
-        figures: vec![(u64::MAX / 2) as i64, 42, -3, off, 7, 2, 0, -1, 0, 5],
+        figures: vec![(u64::MAX / 2) as i64, 42, -3, off, 7, 2, 0, -1, 0, 5, 0, 0, 0, 11],
         // `buckets.rs` has tests of its own for what is in there.
         buckets: edgelat_spool::buckets::pack(&counts.buckets),
     }
@@ -131,7 +132,12 @@ fn interval() -> Interval {
         end: Clock { boot_ns: 45_000_000_000, real_ns: 1_767_225_600_000_000_000, trust: Trust::Plausible },
         epoch_ns: Some(1_767_225_555_000_000_000),
         streams: vec![stream(9)],
-        uncovered: vec![Uncovered { target: "a".to_owned(), reason: "budget".to_owned(), time_ns: 1 << 33 }],
+        uncovered: vec![Uncovered {
+            target: "a".to_owned(),
+            reason: "missed_children".to_owned(),
+            time_ns: 1 << 33,
+            processes: 70_000,
+        }],
         gap: Some(Gap { errno: 28, since_ns: 1, intervals: 40 }),
         rows: vec![(0, Counts::default()), (3, counts()), (9, counts())],
     }
@@ -158,14 +164,14 @@ fn an_interval_is_what_postcard_makes_of_it() {
         trust: 1,
         epoch_ns: Some(1_767_225_555_000_000_000),
         streams: vec![stream_of(9)],
-        uncovered: vec![("a".to_owned(), "budget".to_owned(), 1 << 33)],
+        uncovered: vec![("a".to_owned(), "missed_children".to_owned(), 1 << 33, 70_000)],
         gap: Some(GapOf { errno: 28, since_ns: 1, intervals: 40 }),
         rows: vec![RowOf { step: 0, figures: vec![], buckets: vec![] }, row_of(3), row_of(6)],
     };
     let bytes = payload(Payload::Interval(&interval()));
     assert_eq!(bytes, postcard(&expected));
     assert_eq!(postcard::from_bytes::<IntervalOf>(&bytes).unwrap(), expected);
-    assert_eq!(Record::decode(2, 2, &bytes), Some(Record::Interval(interval())));
+    assert_eq!(Record::decode(3, 2, &bytes), Some(Record::Interval(interval())));
 }
 
 #[test]
@@ -194,36 +200,60 @@ fn a_checkpoint_is_what_postcard_makes_of_it() {
     };
     let bytes = payload(Payload::Checkpoint(&checkpoint));
     assert_eq!(bytes, postcard(&expected));
-    assert_eq!(Record::decode(2, 1, &bytes), Some(Record::Checkpoint(checkpoint)));
+    assert_eq!(Record::decode(3, 1, &bytes), Some(Record::Checkpoint(checkpoint)));
+}
+
+/// A checkpoint with one row of such figures.
+fn checkpoint_with(figures: Vec<i64>) -> Vec<u8> {
+    postcard(&CheckpointOf {
+        run: [7; 16],
+        boot: [8; 16],
+        agent: "0.1.0".to_owned(),
+        began_ns: 12,
+        epoch_ns: None,
+        next: 1,
+        dropped: 0,
+        streams: vec![],
+        rows: vec![RowOf { step: 3, figures, buckets: row_of(3).buckets }],
+    })
+}
+
+/// The rows of that, as a record of a version.
+fn rows(version: u8, figures: Vec<i64>) -> Vec<(u32, Counts)> {
+    match Record::decode(version, 1, &checkpoint_with(figures)) {
+        Some(Record::Checkpoint(checkpoint)) => checkpoint.rows,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
 fn a_record_of_the_first_version_is_read_and_does_not_know_what_probes_took() {
     let mut figures = row_of(3).figures;
     figures.remove(1);
-    let bytes = |figures: Vec<i64>| {
-        postcard(&CheckpointOf {
-            run: [7; 16],
-            boot: [8; 16],
-            agent: "0.1.0".to_owned(),
-            began_ns: 12,
-            epoch_ns: None,
-            next: 1,
-            dropped: 0,
-            streams: vec![],
-            rows: vec![RowOf { step: 3, figures, buckets: row_of(3).buckets }],
-        })
-    };
-    let rows = |figures: Vec<i64>| match Record::decode(1, 1, &bytes(figures)) {
-        Some(Record::Checkpoint(checkpoint)) => checkpoint.rows,
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(rows(figures), [(3, Counts { probes_inside_ns: None, ..counts() })]);
-    assert_eq!(rows(vec![5])[0].1.sum_ns, 5);
-    assert_eq!(rows(vec![])[0].1.sum_ns, 0);
-    assert_eq!(rows((1..=12).collect())[0].1.lost, [6, 7, 8, 9, 10, 11, 12]);
-    assert_eq!(Record::decode(1, 1, &bytes(vec![1; 13])), None, "more than it has");
-    assert_eq!(Record::decode(0, 1, &bytes(vec![])), None);
+    figures.pop();
+    assert_eq!(rows(1, figures), [(3, Counts { probes_inside_ns: None, exceptions: 0, ..counts() })]);
+    assert_eq!(rows(1, vec![5])[0].1.sum_ns, 5);
+    assert_eq!(rows(1, vec![])[0].1.sum_ns, 0);
+    assert_eq!(rows(1, (1..=12).collect())[0].1.lost, [6, 7, 8, 9, 10, 11, 12]);
+    assert_eq!(Record::decode(1, 1, &checkpoint_with(vec![1; 13])), None, "more than it has");
+    assert_eq!(Record::decode(0, 1, &checkpoint_with(vec![])), None);
+}
+
+#[test]
+fn a_record_of_the_second_version_is_read_and_knows_no_exceptions_and_no_processes() {
+    let mut figures = row_of(3).figures;
+    figures.pop();
+    assert_eq!(rows(2, figures), [(3, Counts { exceptions: 0, ..counts() })]);
+    assert_eq!(Record::decode(2, 1, &checkpoint_with(vec![1; 14])), None, "more than it has");
+    let mut old = interval();
+    old.rows.clear();
+    old.uncovered[0].processes = 0;
+    let mut bytes = payload(Payload::Interval(&old));
+    // The one number more, behind the time.
+    let time = bytes.windows(5).position(|bytes| bytes == [0x80, 0x80, 0x80, 0x80, 0x20]).unwrap();
+    assert_eq!(bytes.remove(time + 5), 0);
+    assert_eq!(Record::decode(2, 2, &bytes), Some(Record::Interval(old)));
+    assert_eq!(Record::decode(4, 2, &bytes), None);
 }
 
 #[test]
@@ -232,7 +262,7 @@ fn a_frame_is_as_the_page_says() {
     let length = bytes.len() - HEADER_BYTES;
     assert_eq!(bytes[..4], (length as u32).to_le_bytes());
     assert_eq!(bytes[4..8], (!(length as u32)).to_le_bytes());
-    assert_eq!(bytes[8..12], [2, 2, 0, 0]);
+    assert_eq!(bytes[8..12], [2, 3, 0, 0]);
     assert_eq!(bytes[12..20], [8, 7, 6, 5, 4, 3, 2, 1]);
     // CRC-32C by its definition: the polynomial 0x1edc6f41, reflected.
     let mut crc = !0u32;

@@ -161,6 +161,7 @@ mod tests {
             language: "native",
             steppings: Steppings { entry_stepped: false, exit_stepped: false },
             until_tail_call: false,
+            unwound: false,
             inlined: None,
             sites: pages.iter().map(site).collect(),
             elsewhere: Vec::new(),

@@ -19,6 +19,26 @@ pub struct Family {
     alive: BTreeMap<i32, u64>,
 }
 
+/// Children that were not covered from their birth on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Children {
+    /// Those that ended before they could be covered.
+    pub missed: u64,
+    /// How long those lived together, in nanoseconds.
+    pub missed_ns: u64,
+    /// How long those that are covered had lived before, in nanoseconds.
+    pub late_ns: u64,
+}
+
+impl Children {
+    /// Both together.
+    pub fn add(&mut self, other: Self) {
+        self.missed += other.missed;
+        self.missed_ns += other.missed_ns;
+        self.late_ns += other.late_ns;
+    }
+}
+
 impl Family {
     /// Of a target, which is covered from the start.
     pub fn of(pid: i32) -> Self {

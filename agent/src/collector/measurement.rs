@@ -138,6 +138,7 @@ impl Measurement {
         let functions = resolved.functions.iter().map(|function| {
             let mut report = FunctionReport::new(function.name.clone(), function.image_path.clone());
             report.until_tail_call = function.until_tail_call && options.returns == Returns::Ret;
+            report.exceptions = (function.unwound && options.returns == Returns::Ret).then_some(0);
             report.inlined_copies = function.inlined;
             report.language = function.language;
             let image = resolved.images.iter().find(|image| image.id == function.image);
@@ -430,6 +431,7 @@ fn fill(
     report.entries = totals.entries;
     report.exits = totals.exits();
     report.in_flight = in_flight;
+    report.exceptions = report.exceptions.map(|_| totals.unwound);
     report.lost.abandoned = totals.abandoned;
     report.lost.evicted = totals.evicted;
     report.lost.over_range = totals.over_range;

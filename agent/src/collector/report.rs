@@ -42,6 +42,10 @@ pub struct Report {
     pub processes_not_covered: u64,
     /// Children that ended before they could be covered: what they called is in no account.
     pub children_missed: u64,
+    /// How long those lived together, in nanoseconds.
+    pub children_missed_ns: u64,
+    /// How long children that are covered had lived before, together, in nanoseconds.
+    pub children_late_ns: u64,
     /// The functions, in the order in which they were resolved.
     pub functions: Vec<FunctionReport>,
     /// What is known of the target's Python, where its functions are measured.
@@ -198,6 +202,9 @@ pub struct FunctionReport {
     pub exits: u64,
     /// Calls inside now.
     pub in_flight: u64,
+    /// Of the calls that were measured to their end, or over range, those that an exception or panic left; `None` where no
+    /// place is known at which one leaves.
+    pub exceptions: Option<u64>,
     /// `entries = exits + in_flight + the sum of these`.
     pub lost: Lost,
     /// Ends of calls that began before coverage; not part of the account.
@@ -259,6 +266,7 @@ impl FunctionReport {
             entries: 0,
             exits: 0,
             in_flight: 0,
+            exceptions: None,
             lost: Lost::default(),
             unmatched_exits: 0,
             count: 0,

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use edgelat_bpf::layout::{
-    SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_GOROUTINE, SITE_MAYBE, SITE_PYTHON, SITE_RETURN,
+    SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_GOROUTINE, SITE_MAYBE, SITE_PLACE_SHIFT, SITE_PYTHON,
+    SITE_RETURN, SITE_UNWOUND,
 };
 use edgelat_guard::Line;
 use edgelat_guard::protocol::{ImageId, MappedImage, PlanSite, Returns, TargetFile};
@@ -56,6 +57,8 @@ pub struct Function {
     pub until_tail_call: bool,
     /// Copies of it within other functions, whose calls no probe sees; `None` where that is not known.
     pub inlined: Option<u32>,
+    /// Places are known where exceptions leave it.
+    pub unwound: bool,
     /// Its sites; the cookie does not hold the function's number yet.
     pub sites: Vec<PlanSite>,
     /// Exits of functions in other images that it leaves to by a jump.
@@ -422,6 +425,7 @@ impl Function {
             language: edgelat_image::Language::Native.name(),
             steppings: Steppings { entry_stepped: false, exit_stepped: false },
             until_tail_call: false,
+            unwound: false,
             inlined: None,
             sites: Vec::new(),
             elsewhere: Vec::new(),
@@ -459,6 +463,9 @@ pub fn plan_site(file: &std::fs::File, site: &edgelat_image::ProbeSite, exit: bo
     }
     if site.site.goroutine {
         cookie |= SITE_GOROUTINE;
+    }
+    if let SiteKind::Unwound { above } = site.site.kind {
+        cookie |= SITE_UNWOUND | u64::from(above / 8) << SITE_PLACE_SHIFT;
     }
     let mut code = [0; 4];
     // Fewer bytes at the end of the file; the guard compares as many as there are.

@@ -15,7 +15,7 @@ use edgelat_guard::{GuardError, Limits, Line};
 use edgelat_image::{Pack, Pattern, Progress, PythonPattern};
 
 use super::debug_dirs::DebugDirs;
-use super::family::Family;
+use super::family::{Children, Family};
 use super::faults;
 use super::measurement::{Measurement, percent, rate};
 use super::notes::Killed;
@@ -109,7 +109,8 @@ pub struct Session {
     /// One of its processes ended by a fault.
     pub died_of_fault: bool,
     processes_not_covered: u64,
-    children_missed: u64,
+    /// What is known of children that were not covered from their birth on.
+    pub children: Children,
     /// When counting began.
     pub armed: Instant,
     /// How long was counted, once that is over.
@@ -147,7 +148,7 @@ impl Session {
             command: None,
             died_of_fault: false,
             processes_not_covered: 0,
-            children_missed: 0,
+            children: Children::default(),
             armed: now,
             measured: None,
             read: now,
@@ -203,11 +204,21 @@ impl Session {
         self.measurements.iter().any(|measurement| measurement.plan() == plan)
     }
 
+    /// Is this of the plan that was attached first?
+    fn is_first(&self, told: &Told) -> bool {
+        self.measurements.first().is_some_and(|measurement| measurement.plan() == told.plan)
+    }
+
     /// Takes in what the guard saw; the reason to end, if it is one.
     pub fn take(&mut self, told: &Told, notices: &mut dyn Notices) -> Option<Ended> {
         let (now, event) = (self.elapsed(), &told.event);
         match event {
-            Event::Covered { pid } => self.family.covered(*pid, now),
+            Event::Covered { pid, late_ns } => {
+                self.family.covered(*pid, now);
+                if self.is_first(told) {
+                    self.children.late_ns += late_ns;
+                }
+            }
             Event::NotCovered { pid, error } => {
                 notices.say(format_args!("process {pid} is not covered: {error}"));
                 self.processes_not_covered += 1;
@@ -215,10 +226,9 @@ impl Session {
                 self.uncovered(*pid, now);
             }
             // Each plan tells of all.
-            Event::Missed { children }
-                if self.measurements.first().is_some_and(|m| m.plan() == told.plan) =>
-            {
-                self.children_missed += u64::from(*children);
+            Event::Missed { children, ns } if self.is_first(told) => {
+                self.children.missed += u64::from(*children);
+                self.children.missed_ns += ns;
             }
             Event::Missed { .. } => {}
             Event::NewCode => self.measurements.iter_mut().for_each(Measurement::attend),
@@ -337,11 +347,6 @@ impl Session {
         self.measurements.iter_mut().for_each(|measurement| measurement.learn_cost(line));
     }
 
-    /// Children that ended before they could be covered.
-    pub fn children_missed(&self) -> u64 {
-        self.children_missed
-    }
-
     /// Hits of its probes that could not be told to any function.
     pub fn unattributed_hits(&self) -> u64 {
         self.measurements.iter().map(Measurement::unattributed_hits).sum()
@@ -400,7 +405,9 @@ impl Session {
             processes,
             processes_left_out,
             processes_not_covered: self.processes_not_covered,
-            children_missed: self.children_missed,
+            children_missed: self.children.missed,
+            children_missed_ns: self.children.missed_ns,
+            children_late_ns: self.children.late_ns,
             functions,
             python: self.measurements.iter().find_map(Measurement::python),
             cost_percent,

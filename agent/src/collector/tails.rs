@@ -36,6 +36,9 @@ impl Function {
         for exit in ends.exits.iter().chain(&ends.again).chain(&ends.open) {
             self.exit(open.id, plan_site(&open.file, exit, true));
         }
+        // What they cost is no part of what probes add to a call that returns.
+        self.unwound |= !ends.unwound.is_empty();
+        self.sites.extend(ends.unwound.iter().map(|exit| plan_site(&open.file, exit, true)));
         let leaving = |(name, jump)| Leaving {
             function: index,
             name,

@@ -60,9 +60,13 @@ pub const UNCOVERED: usize = 7;
 pub const UNTIL_TAIL_CALL: usize = 8;
 /// See [`DURATION`].
 pub const PROBES_INSIDE: usize = 9;
+/// See [`DURATION`].
+pub const EXCEPTIONS: usize = 10;
+/// See [`DURATION`].
+pub const UNCOVERED_PROCESSES: usize = 11;
 
 /// All metrics that are sent.
-pub const METRICS: [Metric; 10] = [
+pub const METRICS: [Metric; 12] = [
     metric(
         "edgelat_function_duration",
         "s",
@@ -112,6 +116,18 @@ pub const METRICS: [Metric; 10] = [
         "s",
         Kind::Counter,
         "Of the sum of the durations, what probes took that were hit inside of the calls",
+    ),
+    metric(
+        "edgelat_function_exceptions",
+        "{call}",
+        Kind::Counter,
+        "Of the calls that were measured to their end, those that an exception or panic left",
+    ),
+    metric(
+        "edgelat_target_uncovered_processes",
+        "{process}",
+        Kind::Gauge,
+        "Children that ended before they could be covered in the interval that ends here, by reason",
     ),
 ];
 

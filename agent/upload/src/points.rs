@@ -11,8 +11,8 @@ use edgelat_spool::record::hexadecimal;
 use edgelat_spool::{Checkpoint, Counts, Interval, LOSSES, Stream};
 
 use crate::otlp::{
-    Attributes, BIAS, CALLS, ENDED_INSIDE, INSIDE, LOST, Number, PROBES_INSIDE, Request, Span, UNCOVERED,
-    UNMATCHED, UNTIL_TAIL_CALL,
+    Attributes, BIAS, CALLS, ENDED_INSIDE, EXCEPTIONS, INSIDE, LOST, Number, PROBES_INSIDE, Request, Span,
+    UNCOVERED, UNCOVERED_PROCESSES, UNMATCHED, UNTIL_TAIL_CALL,
 };
 
 /// Time after which all figures of a stream are sent.
@@ -123,6 +123,9 @@ impl Streams {
             }
         }
         number(UNMATCHED, did.unmatched > 0, attributes, whole(totals.unmatched as i64));
+        if totals.exceptions > 0 {
+            number(EXCEPTIONS, did.exceptions > 0, attributes, whole(totals.exceptions as i64));
+        }
         if let Some(ns) = totals.probes_inside_ns {
             number(PROBES_INSIDE, did.probes_inside_ns > Some(0), attributes, Number::Seconds(ns));
         }
@@ -149,6 +152,10 @@ pub fn uncovered(request: &mut Request, interval: &Interval, time_ns: u64) {
         let attributes = Attributes::of([("target", &*uncovered.target), ("reason", &uncovered.reason)]);
         let span = Span { start_ns: 0, time_ns };
         request.number(UNCOVERED, &attributes, span, Number::Seconds(uncovered.time_ns));
+        if uncovered.processes > 0 {
+            let processes = Number::Whole(uncovered.processes.cast_signed());
+            request.number(UNCOVERED_PROCESSES, &attributes, span, processes);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use libbpf_rs::{Link, UprobeMultiOpts};
 
 use super::{ImageSites, Site, close_together, failed, pause, slice};
 use crate::error::GuardError;
+use crate::image::unwinds;
 use crate::load::{Loaded, os_error};
 use crate::protocol::Route;
 use crate::rights;
@@ -25,7 +26,7 @@ impl Drop for Probes {
 
 /// What a program is told at a site of this process.
 fn cookie(site: &Site, pid: i32) -> u64 {
-    let place = (site.offset & 0xfff) << SITE_PLACE_SHIFT;
+    let place = if unwinds(site.cookie) { 0 } else { (site.offset & 0xfff) << SITE_PLACE_SHIFT };
     site.cookie | place | (pid as u64) << SITE_PROCESS_SHIFT
 }
 

@@ -18,7 +18,7 @@ impl Guard {
             let child = Target::unchecked(TargetId(0), exec.pid);
             if plan.options.follow_forks && child.is_ok_and(|child| executable_of(&child) == plan.executable)
             {
-                self.cover_child(index, exec.pid);
+                self.cover_child(index, exec.pid, None);
             }
             return;
         };
@@ -29,7 +29,7 @@ impl Guard {
         match (executable_of(&covered.target) == plan.executable, covered.elsewhere) {
             (true, false) => self.begin_anew(index, known, exec),
             // It has come back to the image that is measured.
-            (true, true) => _ = self.cover_child(index, exec.pid),
+            (true, true) => _ = self.cover_child(index, exec.pid, None),
             (false, false) => self.replaced(index, known),
             (false, true) => {}
         }

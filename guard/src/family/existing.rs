@@ -63,7 +63,7 @@ impl Guard {
         let allow_ptrace =
             self.plans[index].processes.first().is_some_and(|first| first.target.tracer.is_some());
         let open = || Target::open(TargetId(0), pid, allow_ptrace);
-        match self.cover_relative(index, pid, open) {
+        match self.cover_relative(index, pid, None, open) {
             Ok(covered) => return covered,
             // It has ended meanwhile.
             Err(GuardError::NoProcess { .. }) => {}

@@ -91,7 +91,7 @@ impl Guard {
         let mut measured = false;
         for index in 0..self.plans.len() {
             if executable.is_some() && self.plans[index].executable == executable {
-                measured |= self.cover_child(index, pid);
+                measured |= self.cover_child(index, pid, None);
             }
         }
         if let Some(command) = self.command.as_mut().filter(|_| measured) {

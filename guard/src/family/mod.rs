@@ -89,13 +89,18 @@ impl Guard {
             for (at, event) in family.into_iter().enumerate() {
                 match event {
                     // A storm of children is followed only where most of them cost nothing.
-                    FamilyEvent::Fork { child } if last_exits.get(&child).is_some_and(|exit| *exit > at) => {
+                    FamilyEvent::Fork { child, .. }
+                        if last_exits.get(&child).is_some_and(|exit| *exit > at) =>
+                    {
                         self.plans[index].sweep.born(child, false);
                         self.not_seen(index, child);
                     }
                     FamilyEvent::Fault { pid, fault } => self.take_off_after(index, pid, fault),
-                    FamilyEvent::Exit { pid, status } => self.note_exit(index, pid, status),
-                    FamilyEvent::Fork { child } => self.meet_child(index, child),
+                    FamilyEvent::Exit { pid, status, lived_us } => {
+                        self.note_exit(index, pid, status);
+                        self.end_not_seen(index, pid, lived_us);
+                    }
+                    FamilyEvent::Fork { child, at_us } => self.meet_child(index, child, at_us),
                     FamilyEvent::Paid { pid, ns } => self.plans[index].note_paid(pid, ns),
                     FamilyEvent::Exec(exec) => self.notice_exec(index, exec),
                     FamilyEvent::UnknownSite { pid } => self.renew(index, pid),
@@ -126,7 +131,6 @@ impl Guard {
 
     fn note_exit(&mut self, index: usize, pid: i32, status: u32) {
         self.plans[index].sweep.ended(pid);
-        self.end_not_seen(index, pid);
         let processes = &mut self.plans[index].processes;
         if let Some(covered) = processes.iter_mut().find(|covered| covered.target.pid == pid) {
             covered.status = Some(status);
@@ -134,9 +138,9 @@ impl Guard {
     }
 
     /// A child was born, with the breakpoints of its parent.
-    fn meet_child(&mut self, index: usize, pid: i32) {
+    fn meet_child(&mut self, index: usize, pid: i32, born_us: u32) {
         let follow = self.plans[index].options.follow_forks;
-        if !follow || !self.cover_child(index, pid) {
+        if !follow || !self.cover_child(index, pid, Some(born_us)) {
             let lives = !follow || Target::unchecked(TargetId(0), pid).is_ok();
             self.plans[index].sweep.born(pid, lives);
             if follow {
@@ -146,8 +150,8 @@ impl Guard {
         }
     }
 
-    /// Covers a child that was born. True where it is covered now.
-    fn cover_child(&mut self, index: usize, pid: i32) -> bool {
+    /// Covers a child that was born, perhaps just then. True where it is covered now.
+    fn cover_child(&mut self, index: usize, pid: i32, born_us: Option<u32>) -> bool {
         let plan = &self.plans[index];
         if plan.faulted() || plan.off {
             return false;
@@ -159,7 +163,7 @@ impl Guard {
             target.tracer = tracer;
             Ok(target)
         };
-        match self.cover_relative(index, pid, open) {
+        match self.cover_relative(index, pid, born_us, open) {
             Ok(true) => return true,
             Ok(false) => {}
             // Born and gone before we came; the word of its end, which takes it out of the table, may be on its way.
@@ -179,6 +183,7 @@ impl Guard {
         &mut self,
         index: usize,
         pid: i32,
+        born_us: Option<u32>,
         open: impl FnOnce() -> Result<Target, GuardError>,
     ) -> Result<bool, GuardError> {
         let plan = &self.plans[index];
@@ -201,7 +206,7 @@ impl Guard {
             return Err(GuardError::Unsupported { what, reason });
         }
         self.cover(index, target)?;
-        self.tell(index, Event::Covered { pid });
+        self.tell(index, Event::Covered { pid, late_ns: born_us.map_or(0, missed::since) });
         Ok(true)
     }
 

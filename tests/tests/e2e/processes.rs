@@ -218,6 +218,11 @@ fn children_that_go_on_at_once_are_counted_from_their_coverage_on() {
     let children: u64 = ends.iter().map(|o| o.function("step").calls).sum();
     assert!(step.entries >= parent && step.entries <= parent + children, "{step:#?}");
     assert!(step.entries > parent, "children of {children} calls were never covered: {step:#?}");
+    // What is not counted of them is told by its time.
+    let late = report.value["children_late_ns"].as_u64().unwrap();
+    let lives = oracle.function("lives").sum_ns;
+    assert!(late > 0 && late < lives, "{late} ns of {lives}");
+    println!("figure: 2 children that lived {lives} ns were covered after {late} ns together");
 }
 
 /// Many that live shortly: each is covered, or gone before; nothing piles up and nothing is counted wrong.

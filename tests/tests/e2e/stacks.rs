@@ -11,7 +11,8 @@ use crate::counts::exact;
 #[track_caller]
 fn unwound_is_lost(function: &Function, oracle: &Oracle) {
     let truth = oracle.function(&function.name);
-    assert_eq!(function.all_lost() + function.in_flight, truth.unwound, "{function:#?} of {truth:#?}");
+    let lost = function.all_lost() + function.in_flight;
+    assert_eq!(lost + function.exceptions.unwrap_or(0), truth.unwound, "{function:#?} of {truth:#?}");
     assert_eq!(function.lost("table_full"), 0, "{function:#?}");
 }
 
@@ -22,7 +23,7 @@ fn unwound_is_abandoned(function: &Function, oracle: &Oracle, stacks: u64) {
     unwound_is_lost(function, oracle);
     let truth = oracle.function(&function.name);
     assert!(
-        function.lost("abandoned") >= truth.unwound.saturating_sub(stacks),
+        function.lost("abandoned") + function.exceptions.unwrap_or(0) >= truth.unwound.saturating_sub(stacks),
         "{function:#?} of {truth:#?}"
     );
 }

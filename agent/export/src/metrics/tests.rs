@@ -29,6 +29,7 @@ fn row(function: &str, line: u32) -> Row {
         unmatched: 3,
         sum_ns: 3_200_000_059,
         probes_inside_ns: Some(2_000),
+        exceptions: 4,
         zero: 1,
         buckets: vec![(-1, 1), (1, 2)],
     };
@@ -64,6 +65,8 @@ fn snapshot(rows: Vec<Row>) -> Snapshot {
             refused: 1,
             unattributed: 0,
             missed: 17,
+            missed_ns: 8_500_000,
+            late_ns: 1_250_000_000,
         }],
         rows,
         ..Snapshot::default()
@@ -141,6 +144,10 @@ fn the_account_is_in_the_metrics_and_adds_up() {
             &format!("edgelat_function_calls_total{labels}}} 9"),
         ]
     );
+    assert_eq!(
+        lines(&text, "edgelat_function_exceptions")[2],
+        format!("edgelat_function_exceptions_total{labels}}} 4")
+    );
     let value = |name: &str| -> u64 {
         lines(&text, name)
             .iter()
@@ -183,6 +190,10 @@ fn what_is_told_of_targets_and_of_the_agent_is_exactly_this() {
             r#"edgelat_target_unattributed_hits_created{target="gateway"} 1767225630"#,
             r#"edgelat_target_missed_children_total{target="gateway"} 17"#,
             r#"edgelat_target_missed_children_created{target="gateway"} 1767225630"#,
+            r#"edgelat_target_missed_children_seconds_total{target="gateway"} 0.0085"#,
+            r#"edgelat_target_missed_children_seconds_created{target="gateway"} 1767225630"#,
+            r#"edgelat_target_late_children_seconds_total{target="gateway"} 1.25"#,
+            r#"edgelat_target_late_children_seconds_created{target="gateway"} 1767225630"#,
             r#"edgelat_target_cost_seconds_total{target="gateway"} 2.5"#,
             r#"edgelat_target_cost_seconds_created{target="gateway"} 1767225630"#,
             r#"edgelat_target_cost_ratio{target="gateway"} 0.001234"#,

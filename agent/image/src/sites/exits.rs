@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
+use super::entry::breaks;
 use super::loops::Jumps;
 use super::tables::{Tables, Targets};
 use super::trace::{Ending, Reached, Target, Trace, landing, trace};
-use super::value::Balance;
+use super::value::{Balance, Value};
 use super::{Site, SiteKind, Stepping};
 use crate::Refusal;
 use crate::decode::{Code, Flow, Pointer, Probing, Step};
@@ -40,6 +41,8 @@ pub(super) struct Exits {
     by_table: Vec<usize>,
     /// Jumps that stay inside, and where they lead as far as it is known.
     jumps: Jumps,
+    /// Direct calls, as indices of instructions, and the stack pointer before each.
+    calls: Vec<(usize, Value)>,
 }
 
 /// Exits that are sound, all of them.
@@ -51,6 +54,8 @@ pub(super) struct Checked {
     pub(super) by_table: Vec<usize>,
     /// Jumps that stay inside, and where they lead as far as it is known.
     pub(super) jumps: Jumps,
+    /// Direct calls, as indices of instructions, and the stack pointer before each.
+    calls: Vec<(usize, Value)>,
 }
 
 impl Exits {
@@ -66,7 +71,12 @@ impl Exits {
         match self.refusal {
             Some(refusal) => Err(refusal),
             None if self.sites.is_empty() => Err(Refusal::NoExit),
-            None => Ok(Checked { sites: self.sites, by_table: self.by_table, jumps: self.jumps }),
+            None => Ok(Checked {
+                sites: self.sites,
+                by_table: self.by_table,
+                jumps: self.jumps,
+                calls: self.calls,
+            }),
         }
     }
 
@@ -78,7 +88,7 @@ impl Exits {
 /// Finds what leaves the function.
 pub(super) fn exits(code: &Code, tables: &Tables<'_>) -> Result<Exits, Refusal> {
     check_branches(code)?;
-    let trace = trace(code, tables)?;
+    let mut trace = trace(code, tables)?;
     let mut exits = Exits {
         sites: Vec::new(),
         leaving: Vec::new(),
@@ -86,6 +96,7 @@ pub(super) fn exits(code: &Code, tables: &Tables<'_>) -> Result<Exits, Refusal> 
         refusal: None,
         by_table: Vec::new(),
         jumps: Jumps::new(),
+        calls: std::mem::take(&mut trace.calls),
     };
     for ending in &trace.endings {
         if let Some(step) = code.steps.get(ending.step) {
@@ -178,19 +189,58 @@ fn leave(code: &Code, ending: &Ending, target: u64, condition: Option<u8>, exits
 }
 
 fn exit(code: &Code, index: usize, kind: SiteKind, condition: Option<u8>, maybe: bool, exits: &mut Exits) {
-    let Some(step) = code.steps.get(index) else { return };
+    match site(code, index, kind) {
+        Ok(site) => exits.sites.push(Site { condition, maybe, ..site }),
+        Err(refusal) => exits.refuse(refusal),
+    }
+}
+
+/// A site on an instruction, where a probe does no harm.
+fn site(code: &Code, index: usize, kind: SiteKind) -> Result<Site, Refusal> {
+    let step = code.steps.get(index).ok_or(Refusal::NoExit)?;
+    let address = step.address;
     let stepping = match step.probing {
         Probing::Emulated => Stepping::Emulated,
         Probing::SingleStepped => Stepping::SingleStepped,
-        Probing::Unsound => return exits.refuse(Refusal::Unsteppable { address: step.address }),
+        Probing::Unsound => return Err(Refusal::Unsteppable { address }),
     };
-    if code.marks.restarts(step.address) {
-        return exits.refuse(Refusal::Restartable { address: step.address });
+    if code.marks.restarts(address) {
+        return Err(Refusal::Restartable { address });
     }
     if in_exclusive_sequence(code, index) {
-        return exits.refuse(Refusal::Unsteppable { address: step.address });
+        return Err(Refusal::Unsteppable { address });
     }
-    exits.sites.push(Site { address: step.address, kind, stepping, condition, maybe, goroutine: false });
+    Ok(Site { address, kind, stepping, condition: None, maybe: false, goroutine: false })
+}
+
+/// The calls of other code that may be the last deed of a call, should they lead to the unwinder: an exit by exception for
+/// each, with the address that is called. Only where it is known how far below its entry the stack pointer is.
+///
+/// What is known there may rest on an assumption (`trace`), but a wrong height finds no frame, and nothing is counted.
+pub(super) fn unwinding(code: &Code, ways: &Checked, entry: u64) -> Vec<(Site, u64)> {
+    let unwinding = |&(index, stack_pointer): &(usize, Value)| {
+        let step = code.steps.get(index)?;
+        let (Flow::Call(Some(target)), Value::Entry(offset)) = (step.flow, stack_pointer) else {
+            return None;
+        };
+        let above = offset.checked_neg().filter(|above| above % 8 == 0 && *above <= SiteKind::MOST_ABOVE)?;
+        let kind = SiteKind::Unwound { above: u16::try_from(above).ok()? };
+        let site = match breaks(code, step) {
+            false => site(code, index, kind),
+            // Whoever passes the instruction before it makes the call.
+            true => site(code, before(code, index)?, kind),
+        };
+        let site = site.ok().filter(|site| site.address != entry && !code.contains(target))?;
+        Some((Site { maybe: true, ..site }, target))
+    };
+    ways.calls.iter().filter_map(unwinding).collect()
+}
+
+/// The instruction before another one, if it goes on there with the same stack pointer.
+fn before(code: &Code, index: usize) -> Option<usize> {
+    let (before, step) = (code.steps.get(index.checked_sub(1)?)?, code.steps.get(index)?);
+    let same = before.flow == Flow::Next && !before.effect.writes(code.machine.stack_pointer);
+    (same && before.end() == step.address).then_some(index - 1)
 }
 
 /// Whether an exclusive load stands before with no exclusive store between: the way that goes on would store in vain.

@@ -74,6 +74,8 @@ pub(super) enum Target {
 pub(super) struct Trace {
     /// Returns and jumps that are reached, in address order.
     pub(super) endings: Vec<Ending>,
+    /// Direct calls that are reached, as indices of instructions, and the stack pointer before each.
+    pub(super) calls: Vec<(usize, Value)>,
     /// Where the end of a part is reached by running on, the address.
     pub(super) falls_through: Option<u64>,
     /// Whether an instruction other than padding is reached by an unknown table or an exception only, or not at all.
@@ -458,16 +460,17 @@ impl Tracer<'_> {
     }
 
     fn result(self) -> Trace {
-        let mut endings = Vec::new();
+        let (mut endings, mut calls) = (Vec::new(), Vec::new());
         let mut tables = self.seen_tables.clone();
         self.replay(|index, step, state| {
+            let stack_pointer = get(state, self.code.machine.stack_pointer);
             let target = match step.flow {
-                Flow::Next | Flow::Call(_) | Flow::Stop => return,
+                Flow::Call(Some(_)) => return calls.push((index, stack_pointer)),
+                Flow::Next | Flow::Call(None) | Flow::Stop => return,
                 Flow::Indirect(pointer) => target(self.code, pointer, state, &mut tables),
                 _ => Target::Direct,
             };
             let reached = self.reached.get(index).copied().unwrap_or(Reached::Never);
-            let stack_pointer = get(state, self.code.machine.stack_pointer);
             endings.push(Ending { step: index, stack_pointer, target, reached });
         });
         endings.sort_unstable_by_key(|ending| ending.step);
@@ -475,6 +478,6 @@ impl Tracer<'_> {
             self.code.steps.iter().zip(&self.reached).any(|(step, reached)| {
                 *reached != Reached::Directly && !step.padding && step.flow != Flow::Stop
             });
-        Trace { endings, falls_through: self.falls_through, orphans, tabled: self.tabled }
+        Trace { endings, calls, falls_through: self.falls_through, orphans, tabled: self.tabled }
     }
 }

@@ -89,7 +89,11 @@ pub(super) fn text(
     }
     for uncovered in &interval.uncovered {
         let time = uncovered.time_ns as f64 / 1e9;
-        writeln!(out, "  {} was not measured for {time:.1} s: {}", uncovered.target, uncovered.reason)?;
+        write!(out, "  {} was not measured for {time:.1} s: {}", uncovered.target, uncovered.reason)?;
+        match uncovered.processes {
+            0 => writeln!(out)?,
+            processes => writeln!(out, " ({processes})")?,
+        }
     }
     if let Some(gap) = &interval.gap {
         let reason = Errno::from_raw(gap.errno as i32).desc();
@@ -125,6 +129,7 @@ fn figures(counts: &Counts, inside: i64) -> impl Iterator<Item = (&'static str, 
             .map(|(word, number): (_, i128)| (word, Some(number)));
     let last = [
         ("unmatched_exits", Some(counts.unmatched.into())),
+        ("exceptions", Some(counts.exceptions.into())),
         ("sum_ns", Some(counts.sum_ns.into())),
         ("probes_inside_ns", counts.probes_inside_ns.map(i128::from)),
         ("zero_count", Some(counts.zero.into())),
@@ -199,7 +204,7 @@ pub(super) fn json(
         quoted(out, &uncovered.target)?;
         out.write_all(b",")?;
         quoted(out, &uncovered.reason)?;
-        write!(out, ",{}]", uncovered.time_ns)?;
+        write!(out, ",{},{}]", uncovered.time_ns, uncovered.processes)?;
         comma = ",";
     }
     out.write_all(if comma == "[" { b"[]}\n" } else { b"]}\n" })
@@ -232,7 +237,7 @@ pub(super) fn csv_header(out: &mut dyn Write) -> io::Result<()> {
         "run,first,last,begin_boot_ns,end_boot_ns,begin_ns,end_ns,clock,target,function,image,build_id"
     )?;
     figures(&Counts::default(), 0).try_for_each(|(word, _)| write!(out, ",{word}"))?;
-    writeln!(out, ",buckets,uncovered_ns,uncovered_reason")
+    writeln!(out, ",buckets,uncovered_ns,uncovered_reason,uncovered_processes")
 }
 
 /// A field, in quotes where it has to be (RFC 4180).
@@ -270,14 +275,14 @@ pub(super) fn csv(out: &mut dyn Write, seen: &Seen<'_>, state: &Checkpoint, time
         })?;
         out.write_all(b",")?;
         buckets(out, counts, "", ":", [""; 2])?;
-        out.write_all(b",,\n")?;
+        out.write_all(b",,,\n")?;
     }
     for uncovered in &interval.uncovered {
         out.write_all(first.as_bytes())?;
         field(out, &uncovered.target)?;
         // Nothing is known, which is not 0.
-        out.write_all(&[b','; 10 + LOSSES.len()])?;
-        writeln!(out, ",{},{}", uncovered.time_ns, uncovered.reason)?;
+        out.write_all(&[b','; 11 + LOSSES.len()])?;
+        writeln!(out, ",{},{},{}", uncovered.time_ns, uncovered.reason, uncovered.processes)?;
     }
     Ok(())
 }
@@ -306,7 +311,7 @@ mod tests {
             rows: vec![(1, counts)],
             ..Interval::default()
         };
-        interval.uncovered("b,c", "budget", 2_500_000_000);
+        interval.uncovered("b,c", "budget", 2_500_000_000, 3);
         let stream =
             Stream { id: 1, target: "a".to_owned(), function: "f\"<int, 3>".to_owned(), ..Stream::default() };
         let mut state = Checkpoint { streams: vec![stream], ..Checkpoint::default() };
@@ -323,7 +328,7 @@ mod tests {
         assert_eq!(function["function"], "f\"<int, 3>");
         assert_eq!(function["buckets"], serde_json::json!([[-180, 1], [-170, 1]]));
         assert_eq!(function["evicted"], -1);
-        assert_eq!(line["uncovered"], serde_json::json!([["b,c", "budget", 2_500_000_000u64]]));
+        assert_eq!(line["uncovered"], serde_json::json!([["b,c", "budget", 2_500_000_000u64, 3]]));
         assert_eq!(
             (&line["begin_ns"], &line["clock"], &line["late"]),
             (&().into(), &"unknown".into(), &3.into())
@@ -347,10 +352,10 @@ mod tests {
         let lines = shown(csv);
         let (function, uncovered) = lines.split_once('\n').unwrap();
         assert!(function.contains(",a,\"f\"\"<int, 3>\",,,5,3,1,0,-1,2,"), "{function}");
-        assert!(function.ends_with(",0,700,,1,-180:1 -170:1,,"), "{function}");
+        assert!(function.ends_with(",0,0,700,,1,-180:1 -170:1,,,"), "{function}");
         // One comma stands in quotes.
         assert_eq!([function, uncovered.trim_end()].map(|line| line.split(',').count() - 1), [columns; 2]);
-        assert!(uncovered.ends_with(",2500000000,budget\n"), "{uncovered}");
+        assert!(uncovered.ends_with(",2500000000,budget,3\n"), "{uncovered}");
     }
 
     #[test]
@@ -363,7 +368,7 @@ mod tests {
             "1 inside",
             "2 ended_inside",
             "No space left",
-            "for 2.5 s: budget",
+            "for 2.5 s: budget (3)",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

@@ -63,6 +63,7 @@ fn picture(report: &Report, style: Style) -> String {
     for function in report.functions.iter().take(shown) {
         lines.push(row(function));
         lines.extend(account(function).map(|line| style.yellow(&line)));
+        lines.extend(exceptions(function).map(|line| style.dim(&line)));
         lines.extend(probes(function).map(|line| style.yellow(&line)));
         lines.extend(inlined(function).map(|line| style.dim(&line)));
     }
@@ -81,9 +82,9 @@ fn picture(report: &Report, style: Style) -> String {
     }
     lines.extend(unattributed(report).map(|line| style.yellow(&line)));
     if report.children_missed > 0 {
-        let children = report.children_missed;
+        let (children, lived) = (report.children_missed, duration(report.children_missed_ns));
         lines.push(style.yellow(&format!(
-            "{children} children ended before they could be covered; their calls are in no account"
+            "{children} children ended before they could be covered, after {lived} together; their calls are in no account"
         )));
     }
     lines.push(String::new());
@@ -181,6 +182,14 @@ fn account(function: &FunctionReport) -> Option<String> {
     let words: Vec<String> =
         named.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{count} {name}")).collect();
     (!words.is_empty()).then(|| format!("  not measured: {}{advice}", words.join(", ")))
+}
+
+/// How many of the calls in the histogram did not return.
+fn exceptions(function: &FunctionReport) -> Option<String> {
+    let exceptions = function.exceptions.filter(|calls| *calls > 0)?;
+    Some(format!(
+        "  {exceptions} of its calls were left by an exception or panic; their times are among these"
+    ))
 }
 
 /// How much of the durations is ours, where that is much: what probes took inside of the calls, and where nothing else can be

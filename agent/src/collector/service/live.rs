@@ -150,16 +150,16 @@ fn target(group: &Group) -> Target {
         name: group.config.name.clone(),
         cost_ns: group.spent.cost_ns,
         unattributed: group.spent.unattributed,
-        missed: group.spent.missed,
         limit_ppm: ppm(group.config.max_cost),
         ..Target::default()
     };
+    let mut children = group.spent.children;
     for process in &group.watched {
         let (state, count) = match (process.session(), process.fate.in_words().1) {
             (Some(session), _) => {
                 target.cost_ns += session.cost().unwrap_or(0);
                 target.unattributed += session.unattributed_hits();
-                target.missed += session.children_missed();
+                children.add(session.children);
                 target.refused = target.refused.max(session.refused() as u64);
                 ("", session.family.len() as u64)
             }
@@ -170,6 +170,8 @@ fn target(group: &Group) -> Target {
             None => target.processes.push((state.to_owned(), count)),
         }
     }
+    (target.missed, target.missed_ns, target.late_ns) =
+        (children.missed, children.missed_ns, children.late_ns);
     target
 }
 

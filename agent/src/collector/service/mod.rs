@@ -265,7 +265,7 @@ impl Service {
         let (report, failure) = session.end(&mut self.line, ended);
         spent.cost_ns += session.cost().unwrap_or(0);
         spent.unattributed += report.unattributed_hits;
-        spent.missed += report.children_missed;
+        spent.children.add(session.children);
         self.output.tell((&config.name, process.pid), (State::Ended, None), Some(&report), &self.recorder);
         self.recorder.take(&config.name, &report);
         if let Some(error) = failure {

@@ -10,6 +10,7 @@ use edgelat_spool::{Clock, Counts, Directory, Identity, Notice, Options, Spool, 
 
 use super::lines::Spooled;
 use super::live::{Live, Shown};
+use crate::collector::family::Children;
 use crate::collector::report::{FunctionReport, Report};
 use crate::config::SpoolConfig;
 use crate::log::{Level, Log};
@@ -42,6 +43,10 @@ impl Known {
     }
 }
 
+/// Why children were not measured: they ended before they could be covered, or were covered only after a while.
+const MISSED_CHILDREN: &str = "missed_children";
+const LATE_CHILDREN: &str = "late_children";
+
 /// Writes the spool, where there is one, and the live snapshot.
 #[derive(Debug)]
 pub struct Recorder {
@@ -51,6 +56,8 @@ pub struct Recorder {
     place: String,
     /// Functions of all processes, those of one behind each other as a rule.
     known: Vec<Known>,
+    /// Processes with children that were not covered in time, as the last report of each has it.
+    children: Vec<((i32, u64), Children)>,
 }
 
 impl Recorder {
@@ -80,7 +87,7 @@ impl Recorder {
             }
             None => None,
         };
-        Self { spool, config: config.clone(), live, place, known: Vec::new() }
+        Self { spool, config: config.clone(), live, place, known: Vec::new(), children: Vec::new() }
     }
 
     /// Takes in what a process did since its report before.
@@ -121,9 +128,32 @@ impl Recorder {
             }
             known.before = after;
         }
+        self.take_children(target, process, report);
         if report.last {
             // Probes that are armed again count from 0.
             self.known.retain(|known| known.process != process);
+            self.children.retain(|(known, _)| *known != process);
+        }
+    }
+
+    /// Takes in for how long children of a process were not covered since its report before.
+    fn take_children(&mut self, target: &str, process: (i32, u64), report: &Report) {
+        let Some(spool) = &mut self.spool else { return };
+        let (missed, missed_ns, late_ns) =
+            (report.children_missed, report.children_missed_ns, report.children_late_ns);
+        let known = self.children.iter_mut().find(|(known, _)| *known == process);
+        let before = known.as_ref().map(|(_, before)| *before).unwrap_or_default();
+        if missed > before.missed {
+            spool.uncovered(target, MISSED_CHILDREN, missed_ns - before.missed_ns, missed - before.missed);
+        }
+        if late_ns > before.late_ns {
+            spool.uncovered(target, LATE_CHILDREN, late_ns - before.late_ns, 0);
+        }
+        let now = Children { missed, missed_ns, late_ns };
+        match known {
+            Some((_, before)) => *before = now,
+            None if now != Children::default() => self.children.push((process, now)),
+            None => {}
         }
     }
 
@@ -133,7 +163,7 @@ impl Recorder {
         let Some(spool) = &mut self.spool else { return };
         let time_ns = now().boot_ns.saturating_sub(since_ns.max(spool.begin_ns()));
         if time_ns > 0 {
-            spool.uncovered(target, reason, time_ns);
+            spool.uncovered(target, reason, time_ns, 0);
         }
     }
 
@@ -227,6 +257,7 @@ fn counts_of(function: &FunctionReport) -> Counts {
         in_flight: function.in_flight as i64,
         lost: lost.map(|lost| lost as i64),
         unmatched: function.unmatched_exits,
+        exceptions: function.exceptions.unwrap_or(0),
         sum_ns: function.sum_ns,
         probes_inside_ns: function.probes_inside_ns,
         zero: function.zero_count,

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::lines::State;
 use super::recorder::boot_ns;
+use crate::collector::family::Children;
 use crate::collector::notes::Killed;
 use crate::collector::report::{Ended, TargetReport};
 use crate::collector::session::{Session, Wanted};
@@ -46,8 +47,8 @@ pub struct Spent {
     pub cost_ns: u64,
     /// Hits that could not be told to any function.
     pub unattributed: u64,
-    /// Children that ended before they could be covered.
-    pub missed: u64,
+    /// Children that were not covered in time.
+    pub children: Children,
 }
 
 /// A process.
