@@ -19,6 +19,9 @@ struct OracleFunction {
 unsafe extern "C" {
     fn oracle_make(name: *const c_char) -> *mut OracleFunction;
     fn oracle_next(turns: u64) -> c_int;
+    fn oracle_now() -> u64;
+    fn oracle_record(function: *mut OracleFunction, ns: u64);
+    fn oracle_option(name: *const c_char, otherwise: u64) -> u64;
     fn oracle_wrong(what: *const c_char, expected: u64, found: u64);
     fn oracle_main(argc: c_int, argv: *mut *mut c_char, work: extern "C" fn(c_int)) -> c_int;
 }
@@ -52,7 +55,33 @@ impl Counters {
     }
 }
 
+/// Nanoseconds on the monotonic clock.
+fn now() -> u64 {
+    // SAFETY: no condition.
+    unsafe { oracle_now() }
+}
+
+/// Computes until so much has passed since a moment.
+fn spin_until(start: u64, ns: u64) {
+    while now() - start < ns {}
+}
+
+/// Computes a while longer when it goes, and says how long all took.
+struct Timer {
+    start: u64,
+    ns: u64,
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        spin_until(self.start, self.ns);
+        // SAFETY: a registered function, which lives for ever.
+        unsafe { oracle_record(all().takes.0, now() - self.start) }
+    }
+}
+
 struct All {
+    takes: Counters,
     panics: Counters,
     passes: Counters,
     catches: Counters,
@@ -107,6 +136,21 @@ fn passes(x: u64, dropped: &mut u64) -> u64 {
     y
 }
 
+/// Takes so long, whether it panics or not.
+#[inline(never)]
+fn takes(ns: u64, x: u64) -> u64 {
+    let timer = Timer { start: now(), ns };
+    all().takes.enter();
+    spin_until(timer.start, ns - ns / 4);
+    if x & 1 == 1 {
+        all().takes.unwound();
+    }
+    let y = panics(x);
+    drop(timer);
+    all().takes.leave();
+    y
+}
+
 /// Returns always.
 #[inline(never)]
 fn catches(x: u64, dropped: &mut u64) -> u64 {
@@ -147,11 +191,20 @@ extern "C" fn work(thread: c_int) {
     let measure: &dyn Measure = std::hint::black_box(&Scaled(3u64));
     let mut dropped = 0;
     let mut turn = 0;
+    // SAFETY: a C string that lives for ever.
+    let longest = unsafe { oracle_option(c"takes".as_ptr(), 0) };
     // SAFETY: no condition.
     while unsafe { oracle_next(turn) } != 0 {
         let x = turn.wrapping_mul(3).wrapping_add(thread as u64);
         let expected = if x & 1 == 1 { x } else { mix(x).wrapping_add(1) };
         expect(c"catches", expected, catches(x, &mut dropped));
+        if longest > 0 {
+            let ns = 100_000 + mix(turn) % longest;
+            let taken = panic::catch_unwind(|| takes(ns, x)).unwrap_or_else(|payload| {
+                *payload.downcast::<u64>().expect("our own panic")
+            });
+            expect(c"takes", if x & 1 == 1 { x } else { mix(x) }, taken);
+        }
         expect(c"measure", x.wrapping_mul(3), measure.measure(x));
         turn += 1;
     }
@@ -161,6 +214,7 @@ extern "C" fn work(thread: c_int) {
 fn main() {
     panic::set_hook(Box::new(|_| {}));
     let made = All {
+        takes: Counters::new("unwinds::takes"),
         panics: Counters::new("unwinds::panics"),
         passes: Counters::new("unwinds::passes"),
         catches: Counters::new("unwinds::catches"),

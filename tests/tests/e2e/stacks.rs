@@ -64,6 +64,29 @@ fn a_rust_panic_through_probed_frames_harms_nobody() {
     }
 }
 
+/// Where a function has something to clean up, and where it has not.
+fn unwound(name: &str) {
+    let _turn = Turn::shared();
+    let (report, oracle) = exact(name, &["--calls", "1500"], &["outer", "passes", "cleans"]);
+    for function in &report.functions {
+        let truth = oracle.function(&function.name);
+        assert_eq!(truth.unwound, 500);
+        let seen = (function.name != "passes").then_some(500);
+        assert_eq!((function.exceptions, function.unmatched_exits), (seen, 0), "{function:#?}");
+        unwound_is_abandoned(function, &oracle, 1);
+    }
+}
+
+#[test]
+fn c_that_is_unwound_is_seen_leaving_where_it_cleans_up() {
+    unwound("unwound");
+}
+
+#[test]
+fn c_that_is_unwound_by_its_own_copy_of_the_unwinder_is_seen_leaving() {
+    unwound("unwound-static");
+}
+
 #[test]
 fn a_longjmp_over_a_probed_frame_is_counted_as_abandoned() {
     let _turn = Turn::shared();

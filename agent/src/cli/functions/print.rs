@@ -69,6 +69,8 @@ struct SitesLine<'a> {
     until_tail_call: bool,
     /// Exits of functions of this image that it leaves to by a jump.
     exits_of_callees: Vec<u64>,
+    /// Places where an exception or panic leaves.
+    exits_by_exception: Vec<u64>,
     /// Functions that it leaves to by a jump and that are known by name alone.
     continues_in: Vec<&'a str>,
 }
@@ -206,6 +208,7 @@ impl<'o> Printer<'o> {
                 },
                 until_tail_call: !ends.open.is_empty(),
                 exits_of_callees: ends.exits.iter().map(|exit| exit.file_offset).collect(),
+                exits_by_exception: ends.unwound.iter().map(|exit| exit.file_offset).collect(),
                 continues_in: ends.named.iter().map(|(name, _)| name.as_str()).collect(),
             }),
             origin: function.origin.name(),
