@@ -226,18 +226,11 @@ fn targets(snapshot: &Snapshot, families: &mut Vec<Family>) {
         &|target| Some(Number::whole(target.missed)),
     );
     each(
-        "edgelat_target_missed_children_seconds",
+        "edgelat_target_uncovered_children_seconds",
         Kind::Counter,
         "seconds",
-        "How long those children lived together",
-        &|target| Some(Number::seconds(target.missed_ns)),
-    );
-    each(
-        "edgelat_target_late_children_seconds",
-        Kind::Counter,
-        "seconds",
-        "How long children that are covered had lived before",
-        &|target| Some(Number::seconds(target.late_ns)),
+        "How long children lived that were not covered, or before they were",
+        &|target| Some(Number::seconds(target.children_ns)),
     );
     each(
         "edgelat_target_cost_seconds",

@@ -88,7 +88,7 @@ pub enum SiteKind {
 
 impl SiteKind {
     /// Most bytes of a frame that can be left by an exception in view of a probe: the number of words has 12 bits.
-    pub(crate) const MOST_ABOVE: i32 = 8 * 0xfff;
+    pub(crate) const MOST_ABOVE: u16 = 8 * 0xfff;
 }
 
 /// One instruction that carries a probe.
@@ -188,6 +188,9 @@ pub enum Ends {
     AtReturnAddress,
 }
 
+/// Calls that may be the last deed of a call, as exits by exception, each with the address that is called.
+pub(crate) type Unwinding = Vec<(Site, u64)>;
+
 /// Most cold parts that are found by following jumps.
 const FOUND_PARTS: usize = 16;
 
@@ -196,7 +199,7 @@ const FOUND_PARTS: usize = 16;
 /// # Errors
 /// The reason why it cannot be probed soundly.
 pub fn find(arch: Arch, main: Part<'_>, cold: &[Part<'_>]) -> Result<Sites, Refusal> {
-    Ok(search(arch, main, cold, None, Ends::AtExits, &mut |_| Vec::new())?.2)
+    search(arch, main, cold, None, Ends::AtExits, &mut |_| Vec::new(), None)
 }
 
 /// Like [`find`], with a view of the image around the function: jump tables are read, and cold parts that no symbol
@@ -212,23 +215,22 @@ pub fn find_in(
     surroundings: &dyn Surroundings,
     ends: Ends,
 ) -> Result<Sites, Refusal> {
-    Ok(search(arch, main, cold, Some(surroundings), ends, &mut |_| Vec::new())?.2)
+    search(arch, main, cold, Some(surroundings), ends, &mut |_| Vec::new(), None)
 }
 
 /// Like [`find_in`] with [`Ends::AtExits`], where some jumps are no ends of calls: `follow` is given all tail jumps and
 /// gives the addresses of those. There may be no other exit, the entry may stand on such a jump, and a loop may pass it.
 ///
-/// Exits by exception are given beside, if what is called there should be the unwinder.
+/// Exits by exception are put beside, if what is called there should be the unwinder.
 pub(crate) fn find_whole(
     arch: Arch,
     main: Part<'_>,
     cold: &[Part<'_>],
     surroundings: &dyn Surroundings,
     follow: &mut dyn FnMut(&[Site]) -> Vec<u64>,
-) -> Result<(Sites, Vec<(Site, u64)>), Refusal> {
-    let (code, ways, sites) = search(arch, main, cold, Some(surroundings), Ends::AtExits, follow)?;
-    let unwinding = exits::unwinding(&code, &ways, sites.entry.address);
-    Ok((sites, unwinding))
+    unwinding: &mut Unwinding,
+) -> Result<Sites, Refusal> {
+    search(arch, main, cold, Some(surroundings), Ends::AtExits, follow, Some(unwinding))
 }
 
 /// The exits of a function, wherever its calls begin: of one that another function jumps to.
@@ -253,7 +255,8 @@ fn search(
     surroundings: Option<&dyn Surroundings>,
     ends: Ends,
     follow: &mut dyn FnMut(&[Site]) -> Vec<u64>,
-) -> Result<(Code, exits::Checked, Sites), Refusal> {
+    unwinding: Option<&mut Unwinding>,
+) -> Result<Sites, Refusal> {
     let (code, ways) = ways_out(arch, main, cold, surroundings)?;
     let is_jump = |exit: &&Site| exit.kind == SiteKind::TailJump;
     let jumps: Vec<Site> = ways.sites.iter().filter(is_jump).copied().collect();
@@ -265,7 +268,10 @@ fn search(
     if ends == Ends::AtExits {
         loops::check(&code, &ways.jumps, &ways.sites, &exits)?;
     }
-    Ok((code, ways, Sites { entry, exits }))
+    if let Some(unwinding) = unwinding {
+        exits::unwinding(&code, &ways, entry.address, unwinding);
+    }
+    Ok(Sites { entry, exits })
 }
 
 /// The code of a function with all its parts, and what leaves it.

@@ -157,7 +157,7 @@ impl<'i, S: ReadAt> Tails<'i, S> {
         let mut ends = None;
         let mut unwinding = Vec::new();
         let mut sites = image.sites_and(table, function, |arch, main, cold, around| {
-            let found = sites::find_whole(arch, main, cold, around, &mut |jumps| {
+            let mut follow = |jumps: &[Site]| {
                 let shared = |jump: &Site| jump.maybe || table.is_shared(jump.address, function.start);
                 let placed = jumps.iter().map(|jump| Site { maybe: shared(jump), ..*jump });
                 let placed: Vec<ProbeSite> = placed.filter_map(|jump| image.place_one(jump).ok()).collect();
@@ -165,19 +165,21 @@ impl<'i, S: ReadAt> Tails<'i, S> {
                 let found = ends.insert(self.follow(placed, Some(function.start)));
                 followed.retain(|address| found.kept().all(|jump| jump.site.address != *address));
                 followed
-            });
-            found.map(|(sites, calls)| {
-                unwinding = calls;
-                sites
-            })
+            };
+            sites::find_whole(arch, main, cold, around, &mut follow, &mut unwinding)
         })?;
         let is_jump = |exit: &ProbeSite| exit.site.kind == SiteKind::TailJump && !exit.site.goroutine;
         let (jumps, exits) = sites.exits.into_iter().partition(is_jump);
         sites.exits = exits;
         // A pack knows the sites without a search.
         let mut ends = ends.unwrap_or_else(|| self.follow(jumps, Some(function.start)));
-        unwinding.retain(|(_, called)| self.resumes(*called));
-        ends.unwound.extend(unwinding.iter().filter_map(|(site, _)| image.place_one(*site).ok()));
+        for (site, called) in unwinding {
+            if self.resumes(called)
+                && let Ok(site) = image.place_one(site)
+            {
+                ends.unwound.push(site);
+            }
+        }
         Ok((sites, ends))
     }
 
@@ -188,7 +190,7 @@ impl<'i, S: ReadAt> Tails<'i, S> {
             Err(at) => at,
         };
         let through = || self.slot_of_stub(address).is_some_and(|slot| self.links.resumes.contains(&slot));
-        let resumes = self.table.names(address, RESUME) || !self.links.resumes.is_empty() && through();
+        let resumes = self.table.is_called(address, RESUME) || !self.links.resumes.is_empty() && through();
         self.resumes.insert(at, (address, resumes));
         resumes
     }

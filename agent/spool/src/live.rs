@@ -145,10 +145,8 @@ pub struct Target {
     pub unattributed: u64,
     /// Children that ended before they could be covered.
     pub missed: u64,
-    /// How long those lived together, in nanoseconds.
-    pub missed_ns: u64,
-    /// How long children that are covered had lived before, in nanoseconds.
-    pub late_ns: u64,
+    /// How long those lived, and others before they were covered, in nanoseconds.
+    pub children_ns: u64,
 }
 
 /// A stream and what it has counted.
@@ -487,8 +485,7 @@ impl Target {
         codec::put(out, self.refused);
         codec::put(out, self.unattributed);
         codec::put(out, self.missed);
-        codec::put(out, self.missed_ns);
-        codec::put(out, self.late_ns);
+        codec::put(out, self.children_ns);
     }
 
     fn decode(bytes: &mut Bytes<'_>) -> Option<Self> {
@@ -502,8 +499,7 @@ impl Target {
         target.refused = bytes.number()?;
         target.unattributed = bytes.number()?;
         target.missed = bytes.number()?;
-        target.missed_ns = bytes.number()?;
-        target.late_ns = bytes.number()?;
+        target.children_ns = bytes.number()?;
         Some(target)
     }
 }

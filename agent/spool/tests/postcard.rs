@@ -134,7 +134,7 @@ fn interval() -> Interval {
         streams: vec![stream(9)],
         uncovered: vec![Uncovered {
             target: "a".to_owned(),
-            reason: "missed_children".to_owned(),
+            reason: "children".to_owned(),
             time_ns: 1 << 33,
             processes: 70_000,
         }],
@@ -164,7 +164,7 @@ fn an_interval_is_what_postcard_makes_of_it() {
         trust: 1,
         epoch_ns: Some(1_767_225_555_000_000_000),
         streams: vec![stream_of(9)],
-        uncovered: vec![("a".to_owned(), "missed_children".to_owned(), 1 << 33, 70_000)],
+        uncovered: vec![("a".to_owned(), "children".to_owned(), 1 << 33, 70_000)],
         gap: Some(GapOf { errno: 28, since_ns: 1, intervals: 40 }),
         rows: vec![RowOf { step: 0, figures: vec![], buckets: vec![] }, row_of(3), row_of(6)],
     };
@@ -247,6 +247,7 @@ fn a_record_of_the_second_version_is_read_and_knows_no_exceptions_and_no_process
     assert_eq!(Record::decode(2, 1, &checkpoint_with(vec![1; 14])), None, "more than it has");
     let mut old = interval();
     old.rows.clear();
+    old.streams.clear();
     old.uncovered[0].processes = 0;
     let mut bytes = payload(Payload::Interval(&old));
     // The one number more, behind the time.
@@ -276,7 +277,7 @@ fn a_frame_is_as_the_page_says() {
 #[test]
 fn a_record_of_another_version_is_told_from_damage() {
     let mut bytes = frame(5, Payload::Interval(&Interval::default()));
-    bytes[9] = 3;
+    bytes[9] = 4;
     let mut crc = !0u32;
     for byte in bytes[..20].iter().chain(&bytes[24..]) {
         crc ^= u32::from(*byte);

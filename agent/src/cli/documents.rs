@@ -57,8 +57,7 @@ fn full_report() -> Report {
         processes_left_out: 0,
         processes_not_covered: 0,
         children_missed: 0,
-        children_missed_ns: 0,
-        children_late_ns: 0,
+        children_uncovered_ns: 0,
         functions: vec![FunctionReport::new("f".to_string(), "/f".to_string())],
         python: Some(PythonReport {
             version: "3.13".to_string(),

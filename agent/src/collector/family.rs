@@ -24,18 +24,15 @@ pub struct Family {
 pub struct Children {
     /// Those that ended before they could be covered.
     pub missed: u64,
-    /// How long those lived together, in nanoseconds.
-    pub missed_ns: u64,
-    /// How long those that are covered had lived before, in nanoseconds.
-    pub late_ns: u64,
+    /// How long those lived, and others before they were covered, in nanoseconds.
+    pub uncovered_ns: u64,
 }
 
 impl Children {
     /// Both together.
     pub fn add(&mut self, other: Self) {
         self.missed += other.missed;
-        self.missed_ns += other.missed_ns;
-        self.late_ns += other.late_ns;
+        self.uncovered_ns += other.uncovered_ns;
     }
 }
 

@@ -42,10 +42,8 @@ pub struct Report {
     pub processes_not_covered: u64,
     /// Children that ended before they could be covered: what they called is in no account.
     pub children_missed: u64,
-    /// How long those lived together, in nanoseconds.
-    pub children_missed_ns: u64,
-    /// How long children that are covered had lived before, together, in nanoseconds.
-    pub children_late_ns: u64,
+    /// How long those lived, and others before they were covered, in nanoseconds.
+    pub children_uncovered_ns: u64,
     /// The functions, in the order in which they were resolved.
     pub functions: Vec<FunctionReport>,
     /// What is known of the target's Python, where its functions are measured.

@@ -216,7 +216,7 @@ impl Session {
             Event::Covered { pid, late_ns } => {
                 self.family.covered(*pid, now);
                 if self.is_first(told) {
-                    self.children.late_ns += late_ns;
+                    self.children.uncovered_ns += late_ns;
                 }
             }
             Event::NotCovered { pid, error } => {
@@ -228,7 +228,7 @@ impl Session {
             // Each plan tells of all.
             Event::Missed { children, ns } if self.is_first(told) => {
                 self.children.missed += u64::from(*children);
-                self.children.missed_ns += ns;
+                self.children.uncovered_ns += ns;
             }
             Event::Missed { .. } => {}
             Event::NewCode => self.measurements.iter_mut().for_each(Measurement::attend),
@@ -406,8 +406,7 @@ impl Session {
             processes_left_out,
             processes_not_covered: self.processes_not_covered,
             children_missed: self.children.missed,
-            children_missed_ns: self.children.missed_ns,
-            children_late_ns: self.children.late_ns,
+            children_uncovered_ns: self.children.uncovered_ns,
             functions,
             python: self.measurements.iter().find_map(Measurement::python),
             cost_percent,

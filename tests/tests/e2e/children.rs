@@ -106,14 +106,10 @@ fn children_that_end_too_soon_to_be_covered_are_counted() {
     let step = report.function("step");
     assert!((own..=own + 3 * covered).contains(&step.entries), "{step:#?} beside {own}");
     // None lived shorter than the one that lived least, and all together no longer than until they were waited for.
-    let [lived, late] = ["children_missed_ns", "children_late_ns"].map(number);
+    let uncovered = number("children_uncovered_ns");
     let [shortest, lives] = ["shortest", "lives"].map(|name| oracle.function(name).sum_ns);
-    assert!(
-        lived >= missed * shortest / 1000 * 999 && lived + late <= lives,
-        "{lived} and {late} of {lives}"
-    );
-    assert!(late >= covered * 1000, "{late} ns for {covered}");
+    assert!(uncovered >= missed * shortest / 1000 * 999 && uncovered <= lives, "{uncovered} of {lives}");
     println!(
-        "figure: of 300 children {covered} were covered after {late} ns, {missed} missed that lived {lived} ns"
+        "figure: of 300 children {covered} were covered, {missed} missed; {uncovered} ns without coverage"
     );
 }

@@ -219,7 +219,7 @@ fn children_that_go_on_at_once_are_counted_from_their_coverage_on() {
     assert!(step.entries >= parent && step.entries <= parent + children, "{step:#?}");
     assert!(step.entries > parent, "children of {children} calls were never covered: {step:#?}");
     // What is not counted of them is told by its time.
-    let late = report.value["children_late_ns"].as_u64().unwrap();
+    let late = report.value["children_uncovered_ns"].as_u64().unwrap();
     let lives = oracle.function("lives").sum_ns;
     assert!(late > 0 && late < lives, "{late} ns of {lives}");
     println!("figure: 2 children that lived {lives} ns were covered after {late} ns together");

@@ -278,12 +278,10 @@ impl FunctionTable {
         last.checked_sub(1).filter(|&last| last >= first)
     }
 
-    /// Whether a function begins at `address` that has this linkage name.
-    pub(crate) fn names(&self, address: u64, linkage_name: &str) -> bool {
-        let first = self.functions.partition_point(|entry| entry.start < address);
-        let here = self.functions[first..].iter().take_while(|entry| entry.start == address);
-        let mut names = here.flat_map(|entry| self.names_of(entry));
-        names.any(|name| self.linkage_name(*name) == linkage_name.as_bytes())
+    /// Whether the function that begins at `address` has this linkage name.
+    pub(crate) fn is_called(&self, address: u64, linkage_name: &str) -> bool {
+        let names = self.starting_at(address).map_or(&[][..], |index| self.names_of(&self.functions[index]));
+        names.iter().any(|name| self.linkage_name(*name) == linkage_name.as_bytes())
     }
 
     /// Where the next function begins behind the start of one.

@@ -7,7 +7,7 @@ use super::loops::Jumps;
 use super::tables::{Tables, Targets};
 use super::trace::{Ending, Reached, Target, Trace, landing, trace};
 use super::value::{Balance, Value};
-use super::{Site, SiteKind, Stepping};
+use super::{Site, SiteKind, Stepping, Unwinding};
 use crate::Refusal;
 use crate::decode::{Code, Flow, Pointer, Probing, Step};
 
@@ -213,27 +213,27 @@ fn site(code: &Code, index: usize, kind: SiteKind) -> Result<Site, Refusal> {
     Ok(Site { address, kind, stepping, condition: None, maybe: false, goroutine: false })
 }
 
-/// The calls of other code that may be the last deed of a call, should they lead to the unwinder: an exit by exception for
-/// each, with the address that is called. Only where it is known how far below its entry the stack pointer is.
+/// Adds the calls of other code that may lead to the unwinder, where it is known how far below its entry the stack pointer is.
 ///
 /// What is known there may rest on an assumption (`trace`), but a wrong height finds no frame, and nothing is counted.
-pub(super) fn unwinding(code: &Code, ways: &Checked, entry: u64) -> Vec<(Site, u64)> {
-    let unwinding = |&(index, stack_pointer): &(usize, Value)| {
-        let step = code.steps.get(index)?;
-        let (Flow::Call(Some(target)), Value::Entry(offset)) = (step.flow, stack_pointer) else {
-            return None;
+pub(super) fn unwinding(code: &Code, ways: &Checked, entry: u64, unwinding: &mut Unwinding) {
+    for &(index, stack_pointer) in &ways.calls {
+        let (Some(step), Value::Entry(offset)) = (code.steps.get(index), stack_pointer) else { continue };
+        let (Flow::Call(Some(target)), Ok(above)) = (step.flow, u16::try_from(-i64::from(offset))) else {
+            continue;
         };
-        let above = offset.checked_neg().filter(|above| above % 8 == 0 && *above <= SiteKind::MOST_ABOVE)?;
-        let kind = SiteKind::Unwound { above: u16::try_from(above).ok()? };
-        let site = match breaks(code, step) {
-            false => site(code, index, kind),
-            // Whoever passes the instruction before it makes the call.
-            true => site(code, before(code, index)?, kind),
-        };
-        let site = site.ok().filter(|site| site.address != entry && !code.contains(target))?;
-        Some((Site { maybe: true, ..site }, target))
-    };
-    ways.calls.iter().filter_map(unwinding).collect()
+        if above % 8 != 0 || above > SiteKind::MOST_ABOVE || code.contains(target) {
+            continue;
+        }
+        // Whoever passes the instruction before a call makes it.
+        let at = if breaks(code, step) { before(code, index) } else { Some(index) };
+        let site = at.map(|at| site(code, at, SiteKind::Unwound { above }));
+        if let Some(Ok(site)) = site
+            && site.address != entry
+        {
+            unwinding.push((Site { maybe: true, ..site }, target));
+        }
+    }
 }
 
 /// The instruction before another one, if it goes on there with the same stack pointer.

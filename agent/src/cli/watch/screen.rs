@@ -81,10 +81,10 @@ fn picture(report: &Report, style: Style) -> String {
             ));
     }
     lines.extend(unattributed(report).map(|line| style.yellow(&line)));
-    if report.children_missed > 0 {
-        let (children, lived) = (report.children_missed, duration(report.children_missed_ns));
+    if report.children_uncovered_ns > 0 {
+        let (missed, lived) = (report.children_missed, duration(report.children_uncovered_ns));
         lines.push(style.yellow(&format!(
-            "{children} children ended before they could be covered, after {lived} together; their calls are in no account"
+            "children lived for {lived} without being covered, {missed} of them until they ended; their calls are in no account"
         )));
     }
     lines.push(String::new());

@@ -170,8 +170,7 @@ fn target(group: &Group) -> Target {
             None => target.processes.push((state.to_owned(), count)),
         }
     }
-    (target.missed, target.missed_ns, target.late_ns) =
-        (children.missed, children.missed_ns, children.late_ns);
+    (target.missed, target.children_ns) = (children.missed, children.uncovered_ns);
     target
 }
 

@@ -246,7 +246,10 @@ impl Service {
         let Group { config, watched, .. } = &mut self.groups[group];
         let Some(session) = watched[index].session_mut() else { return Ok(false) };
         let mut notices = Logged { log: &self.log, name: &config.name };
-        let Some(ended) = session.take(told, &mut notices) else { return Ok(false) };
+        let before = session.children;
+        let ended = session.take(told, &mut notices);
+        self.recorder.children(&config.name, before, session.children);
+        let Some(ended) = ended else { return Ok(false) };
         self.finish(group, index, ended, Some(&told.event))?;
         Ok(matches!(ended, Ended::Replaced | Ended::ImageChanged))
     }

@@ -44,8 +44,7 @@ impl Known {
 }
 
 /// Why children were not measured: they ended before they could be covered, or were covered only after a while.
-const MISSED_CHILDREN: &str = "missed_children";
-const LATE_CHILDREN: &str = "late_children";
+const CHILDREN: &str = "children";
 
 /// Writes the spool, where there is one, and the live snapshot.
 #[derive(Debug)]
@@ -56,8 +55,6 @@ pub struct Recorder {
     place: String,
     /// Functions of all processes, those of one behind each other as a rule.
     known: Vec<Known>,
-    /// Processes with children that were not covered in time, as the last report of each has it.
-    children: Vec<((i32, u64), Children)>,
 }
 
 impl Recorder {
@@ -87,7 +84,7 @@ impl Recorder {
             }
             None => None,
         };
-        Self { spool, config: config.clone(), live, place, known: Vec::new(), children: Vec::new() }
+        Self { spool, config: config.clone(), live, place, known: Vec::new() }
     }
 
     /// Takes in what a process did since its report before.
@@ -128,32 +125,17 @@ impl Recorder {
             }
             known.before = after;
         }
-        self.take_children(target, process, report);
         if report.last {
             // Probes that are armed again count from 0.
             self.known.retain(|known| known.process != process);
-            self.children.retain(|(known, _)| *known != process);
         }
     }
 
-    /// Takes in for how long children of a process were not covered since its report before.
-    fn take_children(&mut self, target: &str, process: (i32, u64), report: &Report) {
-        let Some(spool) = &mut self.spool else { return };
-        let (missed, missed_ns, late_ns) =
-            (report.children_missed, report.children_missed_ns, report.children_late_ns);
-        let known = self.children.iter_mut().find(|(known, _)| *known == process);
-        let before = known.as_ref().map(|(_, before)| *before).unwrap_or_default();
-        if missed > before.missed {
-            spool.uncovered(target, MISSED_CHILDREN, missed_ns - before.missed_ns, missed - before.missed);
-        }
-        if late_ns > before.late_ns {
-            spool.uncovered(target, LATE_CHILDREN, late_ns - before.late_ns, 0);
-        }
-        let now = Children { missed, missed_ns, late_ns };
-        match known {
-            Some((_, before)) => *before = now,
-            None if now != Children::default() => self.children.push((process, now)),
-            None => {}
+    /// Takes in for how long children of a target were not covered, and how many of them ended so.
+    pub fn children(&mut self, target: &str, before: Children, now: Children) {
+        if let Some(spool) = self.spool.as_mut().filter(|_| now != before) {
+            let time_ns = now.uncovered_ns - before.uncovered_ns;
+            spool.uncovered(target, CHILDREN, time_ns, now.missed - before.missed);
         }
     }
 
