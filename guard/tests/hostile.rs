@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use common::{OPTIONS, begin, call, guard, open_executable, open_target};
 use edgelat_bpf::layout::{
     SITE_ANY_CPU, SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_GOROUTINE, SITE_MAYBE, SITE_PLACE_SHIFT,
-    SITE_PYTHON, SITE_RETURN, SITE_STEPPED, SITE_TWIN,
+    SITE_PYTHON, SITE_RETURN, SITE_STEPPED, SITE_TWIN, SITE_UNWOUND,
 };
 use edgelat_guard::placement::TargetsOn;
 use edgelat_guard::protocol::{
@@ -316,11 +316,14 @@ fn what_marks_say_of_a_site_changes_figures_and_no_process() {
 fn marks(line: &mut Line, asked: i32, _other: i32) {
     let target = open_target(line, asked);
     let marked = |file: &fs::File, marks: u64| {
-        let with = |site: PlanSite| PlanSite { cookie: marks, ..site };
+        // An exception leaves by no entry.
+        let of = |site: &PlanSite| if site.exit || marks & SITE_UNWOUND == 0 { marks } else { 0 };
+        let with = |site: PlanSite| PlanSite { cookie: of(&site), ..site };
         probed_sites(file).into_iter().map(with).collect::<Vec<PlanSite>>()
     };
     let conditional = |condition: u64| SITE_CONDITIONAL | condition << SITE_CONDITION_SHIFT;
-    for marks in [conditional(4), conditional(5), SITE_MAYBE, SITE_GOROUTINE, SITE_PYTHON] {
+    let unwound = SITE_UNWOUND | 77 << SITE_PLACE_SHIFT;
+    for marks in [conditional(4), conditional(5), SITE_MAYBE, SITE_GOROUTINE, SITE_PYTHON, unwound] {
         let plan = begin(line, target, OPTIONS);
         add(line, target, plan, &|file| marked(file, marks));
         for request in [Request::Load { plan }, Request::Attach { plan }, Request::Arm { plan }] {
@@ -333,8 +336,9 @@ fn marks(line: &mut Line, asked: i32, _other: i32) {
     // A return is done only where one stands: neither at the entry, nor under a mark of the guard's.
     let plan = begin(line, target, OPTIONS);
     let (image, file) = open_executable(line, target, |_| true);
-    for marks in [SITE_RETURN, SITE_TWIN, SITE_STEPPED, SITE_ANY_CPU, 1 << SITE_PLACE_SHIFT] {
-        let sites = heapless::Vec::from_slice(&marked(&file, marks)[..1]).unwrap();
+    for marks in [SITE_RETURN, SITE_TWIN, SITE_STEPPED, SITE_ANY_CPU, 1 << SITE_PLACE_SHIFT, SITE_UNWOUND] {
+        let entry = PlanSite { cookie: marks, ..marked(&file, 0)[0] };
+        let sites = heapless::Vec::from_slice(&[entry]).unwrap();
         let error = refused(line, Request::PlanSites { plan, image, sites });
         assert!(matches!(error, GuardError::BadPlan { .. }), "{marks:#x}: {error}");
     }
