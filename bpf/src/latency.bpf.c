@@ -857,16 +857,27 @@ static __noinline void hash_enter(__u64 sp, __u64 g, __u64 site, __u64 probes_ns
 	}
 }
 
+/* A part of hash_exit(), which would need too much stack. */
+static __noinline void hash_done(__u64 site, __u64 ns, __u64 probes_ns)
+{
+	struct row *row = row_of(site & SITE_FUNCTION_MASK);
+
+	if (!row)
+		return;
+	count(row->inside, -1);
+	record(row, ns, probes_ns);
+	if (unwinds(site))
+		count(row->unwound, 1);
+}
+
 static __noinline void hash_exit(__u64 sp, __u64 g, __u64 site, __u64 probes_ns)
 {
 	__u64 now = bpf_ktime_get_ns();
-	__u32 function = site & SITE_FUNCTION_MASK;
 	struct frame_key key = { .sp = entry_sp(sp, site), .tag = current_tag(site) };
 	struct frame_value *found;
-	struct row *row;
 
 	if (!key_of(g, site, &key.sp, &key.tag)) {
-		idle_hit(function, true);
+		idle_hit(site & SITE_FUNCTION_MASK, true);
 		return;
 	}
 	found = bpf_map_lookup_elem(&frame_hash, &key);
@@ -877,13 +888,7 @@ static __noinline void hash_exit(__u64 sp, __u64 g, __u64 site, __u64 probes_ns)
 	now -= found->start;
 	probes_ns -= found->probes_ns;
 	bpf_map_delete_elem(&frame_hash, &key);
-	row = row_of(function);
-	if (!row)
-		return;
-	count(row->inside, -1);
-	record(row, now, probes_ns);
-	if (unwinds(site))
-		count(row->unwound, 1);
+	hash_done(site, now, probes_ns);
 }
 
 /* ---- which function: by cookie, or by address where a probe cannot carry one ---- */

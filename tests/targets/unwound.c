@@ -74,11 +74,19 @@ static void loop(int thread)
 }
 
 #if !defined(__GLIBC__)
-/* What gcc's unwinder asks glibc for; elsewhere it finds its tables by itself. */
-int _dl_find_object(void *address, void *result)
+/* gcc's unwinder asks glibc for the tables of the code at an address (struct dl_find_object of dlfcn.h). */
+struct found {
+    unsigned long long flags;
+    void *start, *end, *map, *tables;
+};
+
+extern const char __GNU_EH_FRAME_HDR[] __attribute__((weak));
+
+int _dl_find_object(void *address, struct found *found)
 {
-    (void)address, (void)result;
-    return -1;
+    (void)address;
+    *found = (struct found){.end = (void *)~0UL, .tables = (void *)__GNU_EH_FRAME_HDR};
+    return __GNU_EH_FRAME_HDR ? 0 : -1;
 }
 #endif
 
