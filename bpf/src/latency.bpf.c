@@ -1298,7 +1298,7 @@ SEC("tp_btf/sched_process_exit")
 int family_exit(__u64 *args)
 {
 	struct task_struct *task = (void *)args[0];
-	__u32 tgid = BPF_CORE_READ(task, tgid), status;
+	__u32 tgid = BPF_CORE_READ(task, tgid), status, us;
 
 	if (BPF_CORE_READ(task, signal, live.counter))
 		return 0;
@@ -1308,12 +1308,13 @@ int family_exit(__u64 *args)
 	status = BPF_CORE_READ(task, signal, group_exit_code);
 	if (!status)
 		status = BPF_CORE_READ(task, exit_code);
+	us = lived(task);
 	for (__u32 nth = 0; nth < MEMBER_PLANS; nth++) {
 		__u32 *plan = plan_of(tgid, nth);
 
 		if (!plan)
 			break;
-		leave_plan(tgid, nth, *plan, status, lived(task));
+		leave_plan(tgid, nth, *plan, status, us);
 	}
 	return 0;
 }
