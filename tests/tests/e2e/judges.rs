@@ -82,7 +82,7 @@ fn report(entries: u64, exits: u64, in_flight: u64, abandoned: u64, bucket: u64)
     let text = format!(
         r#"{{"schema":"edgelat.watch/1","seq":1,"elapsed_ns":5,"final":true,"ended":"target","target":{{"pid":1}},
         "route":"uprobe_multi","returns":"ret","processes":[{{"pid":1,"covered_since_ns":0}}],"unattributed_hits":0,
-        "functions":[{{"name":"f","image":"/f","entries":{entries},"exits":{exits},"in_flight":{in_flight},
+        "functions":[{{"name":"f","image":"/f","entries":{entries},"exits":{exits},"exceptions":null,"in_flight":{in_flight},
         "lost":{{"abandoned":{abandoned},"evicted":0}},"unmatched_exits":0,"count":{exits},"sum_ns":9,"probes_inside_ns":0,"mean_without_probes_ns":null,
         "rate_per_s":1.0,"min_ns":1,"p50_ns":2,"p90_ns":3,"p99_ns":3,"p999_ns":3,"max_ns":4,"scale":3,
         "zero_count":0,"buckets":[[-100,{bucket}]],"bias_ns":null,"until_tail_call":false,"inlined_copies":null,"unsettled":false}}]}}"#
