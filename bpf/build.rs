@@ -21,7 +21,8 @@ fn main() {
 
 fn build() -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: run this through cargo")?);
-    let sources = ["latency.bpf.c", "python.bpf.h", "record.bpf.c", "scheduler.bpf.c", "layout.rs"];
+    let sources =
+        ["latency.bpf.c", "python.bpf.h", "await.bpf.h", "record.bpf.c", "scheduler.bpf.c", "layout.rs"];
     for path in sources.map(|name| format!("src/{name}")).into_iter().chain(["build.rs".to_owned()]) {
         println!("cargo::rerun-if-changed={path}");
     }

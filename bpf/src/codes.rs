@@ -5,8 +5,8 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::layout::{
-    CODE_RESUMABLE_FLAGS, CODE_RESUMES, CODE_UNTOLD, CODE_UNWANTED, CODE_WAITING, CodeSlot, CodeText,
-    POOL_ROWS, PythonPool, SITE_FUNCTION_MASK, TEXT_WORDS,
+    AWAIT_USES, CODE_RESUMABLE_FLAGS, CODE_RESUMES, CODE_UNTOLD, CODE_UNWANTED, CODE_WAITING, CodeSlot,
+    CodeText, POOL_ROWS, PythonPool, SITE_FUNCTION_MASK, TEXT_WORDS,
 };
 use crate::mapping::{MapError, Mapping};
 
@@ -94,11 +94,11 @@ impl Codes {
         self.pool(offset_of!(PythonPool, tail)).wrapping_sub(self.pool(offset_of!(PythonPool, head)))
     }
 
-    /// Gives programs a row to take.
-    pub fn give_row(&self, row: u32) {
+    /// Gives programs a row to take, for its so manieth use.
+    pub fn give_row(&self, row: u32, nth: u32) {
         let tail = self.pool(offset_of!(PythonPool, tail));
         let place = (tail % POOL_ROWS as u64) as usize * size_of::<u64>();
-        self.store(&self.pool, offset_of!(PythonPool, rows) + place, u64::from(row));
+        self.store(&self.pool, offset_of!(PythonPool, rows) + place, u64::from(row) | u64::from(nth) << 32);
         self.store(&self.pool, offset_of!(PythonPool, tail), tail + 1);
     }
 
@@ -152,6 +152,22 @@ impl Codes {
         }
     }
 
+    /// The row in which whole awaits are counted of the function with the row that has this number among those of Python;
+    /// `None` where none has begun.
+    pub fn whole(&self, row: u32) -> Option<u32> {
+        let whole = self.slots.load(Self::whole_at(row)) & SITE_FUNCTION_MASK;
+        (whole != 0).then_some(whole as u32)
+    }
+
+    /// The row with this number is nobody's from here on: what is open in it counts no more, and its next use is that one.
+    pub fn free_whole(&self, row: u32, nth: u32) {
+        self.store(&self.slots, Self::whole_at(row), u64::from(nth & AWAIT_USES) << 32);
+    }
+
+    fn whole_at(row: u32) -> usize {
+        row as usize * size_of::<CodeSlot>() + offset_of!(CodeSlot, whole)
+    }
+
     /// Calls of a function that was asked for, while it had no row.
     pub fn waited(&self, slot: Slot) -> u64 {
         self.slots.load(slot.index as usize * size_of::<CodeSlot>() + offset_of!(CodeSlot, waiting))
@@ -178,5 +194,36 @@ impl Codes {
         if let Some(word) = word {
             word.store(value, Ordering::SeqCst);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::layout;
+
+    #[test]
+    fn a_row_of_whole_awaits_is_found_and_is_of_another_use_once_it_is_free() {
+        let path = std::env::temp_dir().join(format!("edgelat-codes-{}", std::process::id()));
+        let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        file.set_len(1 << 16).unwrap();
+        let codes = Codes::map((&file, 4), &file, (&file, 1)).unwrap();
+        assert_eq!((codes.whole(2), codes.whole(3)), (None, None));
+        // As a program writes it: the third use of row 70.
+        let word = 70u64 | 3 << layout::AWAIT_ROW_BITS | u64::from(layout::AWAIT_MARK);
+        file.write_all_at(&word.to_ne_bytes(), Codes::whole_at(2) as u64).unwrap();
+        assert_eq!((codes.whole(2), codes.whole(3)), (Some(70), None));
+        codes.free_whole(2, AWAIT_USES + 2);
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, Codes::whole_at(2) as u64).unwrap();
+        assert_eq!(
+            (codes.whole(2), u64::from_ne_bytes(bytes)),
+            (None, 1 << 32),
+            "it begins anew after the last"
+        );
     }
 }

@@ -3,7 +3,9 @@
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
-use crate::layout::{FRAME_BUSY, FRAME_FREE, FRAME_WAYS, FrameSet, SITE_FUNCTION_MASK};
+use crate::layout::{
+    AWAIT_MARK, AWAIT_ROW_BITS, AWAIT_USES, FRAME_BUSY, FRAME_FREE, FRAME_WAYS, FrameSet, SITE_FUNCTION_MASK,
+};
 use crate::mapping::{MapError, Mapping};
 
 const SP: usize = std::mem::offset_of!(FrameSet, sp);
@@ -19,6 +21,8 @@ pub struct Frame {
     pub function: u32,
     /// When it was entered, on the monotonic clock in nanoseconds.
     pub start_ns: u64,
+    /// Where the function is one of Python: it is an open await, of this use of its row.
+    pub await_use: Option<u32>,
 }
 
 /// The mapped frame table.
@@ -49,7 +53,13 @@ impl Frames {
             }
             let tag = self.mapping.load(at + TAG);
             let start_ns = self.mapping.load(at + START);
-            Some(Frame { tgid: (tag >> 32) as u32, function: (tag & SITE_FUNCTION_MASK) as u32, start_ns })
+            let marks = tag as u32;
+            Some(Frame {
+                tgid: (tag >> 32) as u32,
+                function: marks & SITE_FUNCTION_MASK as u32,
+                start_ns,
+                await_use: (marks & AWAIT_MARK != 0).then_some(marks >> AWAIT_ROW_BITS & AWAIT_USES),
+            })
         })
     }
 

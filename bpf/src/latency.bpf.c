@@ -24,6 +24,7 @@
  * made half of all the time that starting takes. Their arguments are numbers, as kernels before 5.13 want it.
  */
 typedef unsigned char __u8;
+typedef signed char __s8;
 typedef unsigned short __u16;
 typedef short __s16;
 typedef unsigned int __u32;
@@ -504,8 +505,8 @@ __noinline __u32 biased_bucket_of(__u64 ns)
 	return (log << SCALE) + thresholds_passed(ns << (63 - log));
 }
 
-/* A call took so long, and probes inside of it took so much of that. */
-static __always_inline void record(struct row *row, __u64 ns, __u64 probes_ns)
+/* A call took so long, and probes inside of it took so much of that. False: too long to be measured. */
+static __always_inline bool record(struct row *row, __u64 ns, __u64 probes_ns)
 {
 	__u32 bucket = biased_bucket_of(ns);
 
@@ -514,7 +515,7 @@ static __always_inline void record(struct row *row, __u64 ns, __u64 probes_ns)
 	} else if (bucket - BUCKET_BIAS >= ROW_BUCKETS) {
 		/* Not measured, so not in the sum either. */
 		count(row->over_range, 1);
-		return;
+		return false;
 	} else {
 		/* The mask says to the verifier what the test above says to us. */
 		count(row->buckets[(bucket - BUCKET_BIAS) & (ROW_BUCKETS - 1)], 1);
@@ -524,6 +525,7 @@ static __always_inline void record(struct row *row, __u64 ns, __u64 probes_ns)
 		count(row->probes_unknown, 1);
 	else if (probes_ns)
 		count(row->probes_inside_ns, probes_ns);
+	return true;
 }
 
 /* ---- what the guard is told ---- */
@@ -567,10 +569,15 @@ static __always_inline void frame_give(struct frame_set *set, __u32 way, __u64 s
 #endif
 }
 
-static __always_inline __u32 set_of(__u64 sp, __u64 tag)
+static __always_inline __u32 hash_of(__u64 sp, __u64 tag)
 {
 	/* Fibonacci hashing: the golden ratio spreads stack pointers, which differ in few low bits. */
-	return ((sp ^ tag * 0x9e3779b97f4a7c15ULL) * 0x9e3779b97f4a7c15ULL >> 32) & constants.frame_set_mask;
+	return (sp ^ tag * 0x9e3779b97f4a7c15ULL) * 0x9e3779b97f4a7c15ULL >> 32;
+}
+
+static __always_inline __u32 set_of(__u64 sp, __u64 tag)
+{
+	return hash_of(sp, tag) & constants.frame_set_mask;
 }
 
 static __always_inline struct frame_set *set_at(__u32 index)
@@ -658,6 +665,9 @@ __noinline __u32 frame_place(__u32 index, __u64 sp, __u64 tag, __u32 python)
 	return way < FRAME_WAYS ? way | PLACE_OLDEST : PLACE_NONE;
 }
 
+/* See await.bpf.h. */
+__u32 await_counts(__u64 tag);
+
 /* The frame of `old` gives way: to a call under its own key, or to another. */
 static __noinline bool frame_lost(__u64 old, bool same)
 {
@@ -665,6 +675,8 @@ static __noinline bool frame_lost(__u64 old, bool same)
 
 	if (!row)
 		return false;
+	if (old & AWAIT_MARK && is_python(old, old) && !await_counts(old))
+		return true;
 	if (same)
 		count(row->abandoned, 1);
 	else
@@ -673,8 +685,9 @@ static __noinline bool frame_lost(__u64 old, bool same)
 }
 
 /* False: another program was faster. */
-__noinline __u32 frame_try(__u32 index, __u64 sp, __u64 tag, __u32 python, __u64 probes_ns)
+__noinline __u32 frame_try(__u32 index, __u64 sp, __u64 tag, __u64 probes_ns, __u64 object)
 {
+	bool python = is_python(tag, tag);
 	__u32 place = frame_place(index, sp, tag, python), way = place & (FRAME_WAYS - 1);
 	struct frame_set *set = set_at(index);
 	__u64 state = sp;
@@ -696,17 +709,19 @@ __noinline __u32 frame_try(__u32 index, __u64 sp, __u64 tag, __u32 python, __u64
 	}
 	set->tag[way] = tag;
 	set->probes_ns[way] = probes_ns;
+	if (python)
+		set->object[way] = object;
 	set->start[way] = bpf_ktime_get_ns();
 	frame_give(set, way, sp);
 	return true;
 }
 
 static __always_inline void frame_enter(struct row *row, __u32 index, __u64 sp, __u64 tag, __u64 probes_ns,
-					bool python)
+					__u64 object)
 {
 #pragma unroll
 	for (__u32 attempt = 0; attempt < FRAME_ATTEMPTS; attempt++)
-		if (frame_try(index, sp, tag, python, probes_ns))
+		if (frame_try(index, sp, tag, probes_ns, object))
 			return;
 	count(row->table_full, 1);
 }
@@ -787,7 +802,7 @@ static __noinline void native_enter(__u64 sp, __u64 g, __u64 tag, __u64 site, __
 		count(row->unkeyed, 1);
 		return;
 	}
-	frame_enter(row, set_of(sp, tag), sp, tag, probes_ns, false);
+	frame_enter(row, set_of(sp, tag), sp, tag, probes_ns, 0);
 }
 
 static __always_inline void native_exit(__u64 sp, __u64 g, __u64 tag, __u64 site, __u64 probes_ns)

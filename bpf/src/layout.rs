@@ -198,6 +198,15 @@ layout! {
         CODE_RESUMABLE_FLAGS: u32 = 0x20 | 0x80 | 0x200;
         /// Entries of one set of the cache: a cache line.
         CACHE_WAYS: usize = 8;
+        /// Mark of an open await among the tags of frames. Below it stand the row of the whole and, from AWAIT_ROW_BITS on, which
+        /// use of that row it is.
+        AWAIT_MARK: u32 = 0x8000_0000;
+        /// Bits of the row in an open await's tag.
+        AWAIT_ROW_BITS: u32 = 18;
+        /// Uses of a row that are told apart, once they are shifted down.
+        AWAIT_USES: u32 = 0x1fff;
+        /// `Constants::python_ended` where a whole word of the frame is 0 once it has returned, up to 3.9.
+        AWAIT_ENDED_WORD: u32 = 0x100;
         /// Rows that wait to be taken, at most; a power of two.
         POOL_ROWS: usize = 1024;
         /// Words of a text that are kept.
@@ -304,6 +313,19 @@ layout! {
             cpus_limited: u32,
             /// Not 0: the programs may sleep (BPF_F_SLEEPABLE), so that a read may wait for its page.
             may_sleep: u32,
+            /// Sets of the frame table behind the others, for open awaits; a power of two, or 0 where they are not measured.
+            await_sets: u32,
+            /// Offset in a frame of Python of where it stands: up to 3.10 a number, later an address.
+            python_frame_position: u32,
+            /// Offset in a code object of the number of its first instruction that a resume executes; the code follows 16 bytes
+            /// behind. 0 where the position of a frame that was not resumed yet is negative.
+            python_code_first: u32,
+            /// Distance from a frame of the byte that says whether it has returned; below the frame where it is negative.
+            python_frame_state: u32,
+            /// The lowest of its values that says so, or AWAIT_ENDED_WORD.
+            python_ended: u32,
+            /// Keeps what follows aligned.
+            reserved: u32,
             /// CPUs, 64 a word from the lowest bit of the first on.
             cpus: [u64; 16],
             /// Bucket bounds of one octave of nanoseconds, from the histogram crate.
@@ -353,8 +375,12 @@ layout! {
             probes_unknown: u64,
             /// Calls that were left by an exception and whose end was seen: in the histogram, or over range.
             unwound: u64,
+            /// Of whole awaits: of `sum_ns`, when they were suspended.
+            suspended_ns: u64,
+            /// In the row of the resumes: awaits that began while there was no row for them as a whole.
+            awaits_unresolved: u64,
             /// Keeps a row a multiple of a cache line, so that what a hit costs is told by the first one.
-            reserved: [u64; 6],
+            reserved: [u64; 4],
             /// Durations by exponential bucket.
             buckets: [u64; 256],
         }
@@ -369,8 +395,10 @@ layout! {
             tag: [u64; 8],
             /// Time of entry, CLOCK_MONOTONIC nanoseconds.
             start: [u64; 8],
-            /// `Thread::probes_ns` at entry, its own hit included.
+            /// `Thread::probes_ns` at entry, its own hit included. Of an open await, how long it ran until now.
             probes_ns: [u64; 8],
+            /// Of a resume of a generator or coroutine of Python its frame object, else 0; only calls of Python have it.
+            object: [u64; 8],
         }
 
         /// Key of a probed instruction where the probe carries no cookie.
@@ -407,6 +435,10 @@ layout! {
             row: u64,
             /// Calls while it had no row.
             waiting: u64,
+            /// Not of this function: of the row that has the slot's number, counted from the first one. The lower half is what
+            /// an open await of the row's function has in its tag, or 0; the upper half which use of the row this is, where
+            /// it counts whole awaits.
+            whole: u64,
         }
 
         /// One set of the cache of code objects. An entry has a hash of process and object in its upper bits, and below
@@ -428,7 +460,8 @@ layout! {
             texts_tail: u64,
             /// How often a text found no place.
             untold: u64,
-            /// The row numbers between head and tail, each at its count modulo POOL_ROWS.
+            /// The row numbers between head and tail, each at its count modulo POOL_ROWS. The upper half is which use of the row
+            /// this is.
             rows: [u64; 1024],
         }
 

@@ -6,7 +6,7 @@
 //! | file | question |
 //! | --- | --- |
 //! | `layout.rs` | what do the BPF programs and Rust both touch, and how is it laid out? |
-//! | `latency.bpf.c`, `python.bpf.h` | what happens at a hit? |
+//! | `latency.bpf.c`, `python.bpf.h`, `await.bpf.h` | what happens at a hit? |
 //! | `object.rs` | what is in the object, and what do the parts of it need? |
 //! | `rows.rs` | what did each function do? |
 //! | `frames.rs` | which calls are inside now? |

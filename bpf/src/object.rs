@@ -194,6 +194,23 @@ pub struct PythonConstants {
     pub wide_text: u32,
     /// Frames cannot be told apart.
     pub counts_only: bool,
+    /// Whole awaits, where they are measured.
+    pub awaits: Option<AwaitConstants>,
+}
+
+/// What the programs must know to measure whole awaits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AwaitConstants {
+    /// Sets of the frame table for those that are open, a power of two.
+    pub sets: u32,
+    /// In a frame: where it stands.
+    pub frame_position: u32,
+    /// In a code object: number of the first instruction that a resume executes; 0 where a position says it by its sign.
+    pub code_first: u32,
+    /// From a frame: whether it has returned.
+    pub frame_state: i32,
+    /// The lowest value that says so, or [`AWAIT_ENDED_WORD`](layout::AWAIT_ENDED_WORD).
+    pub ended: u32,
 }
 
 /// The array of constants for `lanes` lanes, `frame_sets` (a power of two) sets of the frame table, and the row
@@ -238,6 +255,16 @@ pub fn constants(
             (offset_of!(Constants, python_code_line), python.code_line),
             (offset_of!(Constants, python_text), python.text),
             (offset_of!(Constants, python_counts_only), u32::from(python.counts_only)),
+        ] {
+            put(at, &value.to_ne_bytes());
+        }
+        let awaits = python.awaits.unwrap_or_default();
+        for (at, value) in [
+            (offset_of!(Constants, await_sets), awaits.sets),
+            (offset_of!(Constants, python_frame_position), awaits.frame_position),
+            (offset_of!(Constants, python_code_first), awaits.code_first),
+            (offset_of!(Constants, python_frame_state), awaits.frame_state as u32),
+            (offset_of!(Constants, python_ended), awaits.ended),
         ] {
             put(at, &value.to_ne_bytes());
         }

@@ -129,7 +129,7 @@ static __noinline __u64 python_content(__u64 code)
 	return hash ? hash | 2 : 0;
 }
 
-/* A row from the pool, or CODE_WAITING. */
+/* A row from the pool, with its use in the upper half, or CODE_WAITING. */
 static __always_inline __u64 python_take_row(struct python_pool *pool)
 {
 #pragma unroll
@@ -144,6 +144,8 @@ static __always_inline __u64 python_take_row(struct python_pool *pool)
 	}
 	return CODE_WAITING;
 }
+
+#include "await.bpf.h"
 
 #define NO_TEXT ~0ULL
 
@@ -192,7 +194,7 @@ static __noinline void python_publish(struct python_pool *pool, __u64 place, __u
 	if (!text)
 		return;
 	python_describe(text, code);
-	word = (load(&slot->row) & ~CODE_WAITING) | python_take_row(pool);
+	word = (load(&slot->row) & ~CODE_WAITING) | (__u32)python_take_row(pool);
 	text->content = slot->content;
 	text->slot = slot_index;
 	text->row = word;
@@ -259,7 +261,7 @@ static __always_inline bool python_take_slot(struct code_slot *slot, __u64 conte
 	    __sync_val_compare_and_swap(&slot->content, found, CODE_BUSY) != found)
 		return false;
 	bpf_probe_read_user(&flags, sizeof(__u32), (void *)(code + constants.python_code_flags));
-	if (constants.python_frame_owner && flags & CODE_RESUMABLE_FLAGS)
+	if (flags & CODE_RESUMABLE_FLAGS)
 		row |= CODE_RESUMES;
 	slot->row = row;
 	slot->waiting = 0;
@@ -371,7 +373,8 @@ static __always_inline bool python_makes(__u64 frame)
 {
 	__u64 owner = 0;
 
-	return !bpf_probe_read_user(&owner, 1, (void *)(frame + constants.python_frame_owner)) &&
+	return constants.python_frame_owner &&
+	       !bpf_probe_read_user(&owner, 1, (void *)(frame + constants.python_frame_owner)) &&
 	       owner == FRAME_OWNED_BY_THREAD;
 }
 
@@ -399,7 +402,7 @@ static __always_inline __u64 python_key(__u64 tgid)
 /* As table_leave_frame(). */
 static __noinline void python_leave(__u64 sp, __u64 tag, __u64 probes_ns, bool again)
 {
-	__u64 now = bpf_ktime_get_ns(), start, old;
+	__u64 now = bpf_ktime_get_ns(), start, old, object;
 	__u32 index = set_of(sp, python_key(tag >> 32));
 	struct frame_set *set = set_at(index);
 	struct row *row;
@@ -414,6 +417,7 @@ static __noinline void python_leave(__u64 sp, __u64 tag, __u64 probes_ns, bool a
 	old = load(&set->tag[way & (FRAME_WAYS - 1)]);
 	start = load(&set->start[way & (FRAME_WAYS - 1)]);
 	probes_ns -= load(&set->probes_ns[way & (FRAME_WAYS - 1)]);
+	object = load(&set->object[way & (FRAME_WAYS - 1)]);
 	if (!is_python(old, tag)) {
 		/* Between search and take it was evicted by a call with the same stack pointer elsewhere. */
 		frame_give(set, way, sp);
@@ -425,6 +429,8 @@ static __noinline void python_leave(__u64 sp, __u64 tag, __u64 probes_ns, bool a
 		count(row->abandoned, 1);
 	else if (row)
 		record(row, now - start, probes_ns);
+	if (constants.await_sets && object)
+		await_exit(object, old, now, now - start);
 }
 
 /* The row of what a frame executes, as python_row(). */
@@ -456,16 +462,22 @@ static __noinline void python_enter(user_regs *regs, __u64 tgid, __u64 probes_ns
 		return;
 	if (found & (CODE_WAITING | CODE_LOST | CODE_UNREAD)) {
 		python_missed(found);
+		if (constants.await_sets)
+			await_enter(frame, tgid, 0);
 		return;
 	}
+	if (!constants.await_sets || !(found & CODE_RESUMES))
+		frame = 0;
 	found &= SITE_FUNCTION_MASK;
 	row = row_of(found);
 	if (!row)
 		return;
+	if (frame)
+		await_enter(frame, tgid, found);
 	count(row->entries, 1);
 	if (constants.python_counts_only || sp <= FRAME_BUSY) {
 		count(row->unkeyed, 1);
 		return;
 	}
-	frame_enter(row, set_of(sp, python_key(tgid)), sp, tgid << 32 | found, probes_ns, true);
+	frame_enter(row, set_of(sp, python_key(tgid)), sp, tgid << 32 | found, probes_ns, frame);
 }

@@ -48,6 +48,10 @@ pub struct RowTotals {
     pub probes_unknown: u64,
     /// Calls that were left by an exception and whose end was seen.
     pub unwound: u64,
+    /// Of whole awaits: of `sum_ns`, when they were suspended.
+    pub suspended_ns: u64,
+    /// Awaits that began while there was no row for them as a whole, in the row of the resumes.
+    pub awaits_unresolved: u64,
     /// Calls inside now, where frames stand in a hash and the programs count them themselves; else 0.
     pub inside: i64,
     /// Durations by bucket.
@@ -71,6 +75,8 @@ impl RowTotals {
         probes_inside_ns: 0,
         probes_unknown: 0,
         unwound: 0,
+        suspended_ns: 0,
+        awaits_unresolved: 0,
         inside: 0,
         buckets: [0; ROW_BUCKETS],
         unsettled: false,
@@ -95,6 +101,8 @@ impl RowTotals {
             probes_inside_ns: combine(self.probes_inside_ns, other.probes_inside_ns),
             probes_unknown: combine(self.probes_unknown, other.probes_unknown),
             unwound: combine(self.unwound, other.unwound),
+            suspended_ns: combine(self.suspended_ns, other.suspended_ns),
+            awaits_unresolved: combine(self.awaits_unresolved, other.awaits_unresolved),
             inside: self.inside,
             buckets,
             unsettled: self.unsettled || other.unsettled,
@@ -272,6 +280,8 @@ impl Rows {
             probes_inside_ns: self.sum(function, at!(probes_inside_ns)),
             probes_unknown: self.sum(function, at!(probes_unknown)),
             unwound: self.sum(function, at!(unwound)),
+            suspended_ns: self.sum(function, at!(suspended_ns)),
+            awaits_unresolved: self.sum(function, at!(awaits_unresolved)),
             inside: self.sum(function, at!(inside)) as i64,
             buckets,
             unsettled: false,

@@ -18,6 +18,7 @@
 //! | `scope.rs` | what was edgelat started for? |
 //! | `confirm.rs` | does an instruction begin at a site? |
 //! | `plan.rs` | what is measured, from its sites to its probes |
+//! | `python.rs` | is what a plan says of an interpreter possible? |
 //! | `aside.rs` | what is done by a process of its own, because it may never come back? |
 //! | `examine.rs` | which of its functions do not fit the target's memory, and is there room for the others? |
 //! | `look.rs` | what is looked at without being asked |
@@ -86,6 +87,7 @@ pub mod placement;
 mod plan;
 mod prices;
 pub mod protocol;
+mod python;
 pub mod quarantine;
 mod repricing;
 mod rights;

@@ -72,13 +72,18 @@ impl Shape {
         (self.goroutines || self.programs.by_address()) && features::may_sleep().is_ok()
     }
 
+    /// Sets of the frame table behind those of calls.
+    fn await_sets(&self) -> u32 {
+        self.python.and_then(|python| python.awaits).map_or(0, |awaits| awaits.sets)
+    }
+
     /// Bytes of kernel memory that the arrays and tables take, without the kernel's own book-keeping.
     pub(crate) fn bytes(&self, lanes: u32) -> u64 {
         let frames = u64::from(self.frames.div_ceil(FRAME_WAYS as u32).max(1).next_power_of_two());
         let sites =
             if self.programs.by_address() { u64::from(self.site_entries().next_power_of_two()) } else { 0 };
         u64::from(self.functions) * u64::from(lanes) * size_of::<Row>() as u64
-            + frames * size_of::<FrameSet>() as u64
+            + (frames + u64::from(self.await_sets())) * size_of::<FrameSet>() as u64
             + sites * SITE_BYTES
             + sites.next_power_of_two() * BUCKET_BYTES
             + self.python.map_or(0, |python| {
@@ -126,6 +131,7 @@ impl Loaded {
         drop(messages);
         let marks = if shape.only_unhandled { layout::MEMBER_UNHANDLED } else { 0 };
         let watchers = Rc::clone(watchers);
+        let frame_sets = frame_sets + shape.await_sets();
         Ok(Self { object, programs: shape.programs, lanes, frame_sets, switch, watchers, plan, marks })
     }
 
@@ -152,7 +158,7 @@ impl Loaded {
             // What no chosen program uses is not made at all.
             let size = match name.as_str() {
                 map::ROWS => Some(shape.functions * lanes),
-                map::FRAMES => shape.programs.maps_frames().then_some(frame_sets),
+                map::FRAMES => shape.programs.maps_frames().then_some(frame_sets + shape.await_sets()),
                 map::FRAME_HASH => {
                     (shape.programs == Programs::AddressHash).then_some(frame_sets * FRAME_WAYS as u32)
                 }

@@ -10,8 +10,8 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use edgelat_bpf::Rows;
-use edgelat_bpf::layout::{CODE_KEPT, SITE_STEPPED};
-use edgelat_bpf::object::{PythonConstants, map};
+use edgelat_bpf::layout::SITE_STEPPED;
+use edgelat_bpf::object::map;
 
 use crate::attach::{self, Attached, ImageSites, Site, Way};
 use crate::budget::{Budget, Total};
@@ -30,9 +30,10 @@ use crate::pins::Pins;
 use crate::placement::{self, TargetsOn};
 use crate::prices::KindsOfRows;
 use crate::protocol::{
-    BUILD_ID_BYTES, ImageId, OnSignal, PlanId, PlanOptions, PlanSite, PythonPlan, Reply, Returns, Route,
-    TargetId, Unsound,
+    BUILD_ID_BYTES, ImageId, OnSignal, PlanId, PlanOptions, PlanSite, Reply, Returns, Route, TargetId,
+    Unsound,
 };
+use crate::python;
 use crate::scope::memory_bound;
 use crate::target::Target;
 
@@ -42,11 +43,6 @@ const MAX_FUNCTIONS: u32 = 65_536;
 const MAX_SITES: usize = 1 << 19;
 /// Rows behind those of a plan's functions: the calibration's, and one for hits at unknown addresses.
 const EXTRA_ROWS: u32 = calibrate::FUNCTIONS + 1;
-/// Offsets in Python's objects are small.
-const MAX_OFFSET: u16 = 1 << 12;
-/// Slots for functions of Python, sets of the cache of code objects, and descriptions that wait. What an entry of the cache
-/// compares are the bits above those that find its set.
-const MAX_CODE_SLOTS: u32 = 1 << CODE_KEPT;
 /// Frames of one plan.
 const MAX_FRAMES: u32 = 1 << 20;
 
@@ -154,7 +150,7 @@ impl Guard {
             return bad(format!("{} frames; 1 to {MAX_FRAMES} are possible", options.frames));
         }
         if let Some(python) = &options.python {
-            check_python(python, &options)?;
+            python::check(python, &options)?;
         }
         let id = PlanId(self.issue());
         self.plans.push(Plan {
@@ -296,7 +292,7 @@ impl Guard {
             follow_forks: options.follow_forks,
             only_unhandled: options.on_signal == OnSignal::Fatal,
             cpus: self.cpus_of(&self.plans[index])?,
-            python: options.python.as_ref().map(|python| python_constants(python, options.functions)),
+            python: options.python.as_ref().map(|python| python::constants(python, options.functions)),
             goroutines: plan.images.iter().any(|(_, image)| image.has_goroutines()),
         };
         if shape.python.is_some() && !way.programs.knows_python() {
@@ -435,32 +431,6 @@ impl Guard {
     }
 }
 
-/// What a plan says of a Python interpreter must be possible. The programs read the target's memory there and nowhere
-/// else, so that the worst that wrong offsets can do is to name nothing.
-fn check_python(python: &PythonPlan, options: &PlanOptions) -> Result<(), GuardError> {
-    let offsets = [
-        python.frame_code,
-        python.code_file,
-        python.code_name,
-        python.code_flags,
-        python.code_line,
-        python.text,
-        python.wide_text,
-        python.frame_owner,
-    ];
-    let sizes = [python.slots, python.sets, python.texts];
-    let possible = offsets.iter().all(|offset| *offset < MAX_OFFSET)
-        && python.frame_argument < 2
-        && python.code_marks < 8
-        && (1..=options.functions).contains(&python.rows)
-        && sizes.iter().all(|size| size.is_power_of_two() && *size <= MAX_CODE_SLOTS);
-    if possible {
-        Ok(())
-    } else {
-        Err(GuardError::BadPlan { reason: text("what it says of the Python interpreter is impossible") })
-    }
-}
-
 /// The rows of a loaded plan, for reading.
 pub(crate) fn rows_of(plan: &Plan, loaded: &Loaded) -> Result<Rows, GuardError> {
     let functions = plan.options.functions + EXTRA_ROWS;
@@ -473,25 +443,4 @@ pub(crate) fn rows_of_whole(plan: &Plan, loaded: &Loaded) -> Result<Rows, GuardE
     let functions = plan.options.functions + EXTRA_ROWS;
     Rows::map_to_give_up(loaded.descriptor(map::ROWS)?, functions as usize, loaded.lanes as usize)
         .map_err(|error| GuardError::Map { reason: text(error) })
-}
-
-fn python_constants(python: &PythonPlan, functions: u32) -> PythonConstants {
-    PythonConstants {
-        rows: python.rows,
-        first_row: functions - python.rows,
-        slots: python.slots,
-        sets: python.sets,
-        texts: python.texts,
-        frame_argument: python.frame_argument.into(),
-        frame_code: python.frame_code.into(),
-        code_marks: python.code_marks.into(),
-        frame_owner: python.frame_owner.into(),
-        code_file: python.code_file.into(),
-        code_name: python.code_name.into(),
-        code_flags: python.code_flags.into(),
-        code_line: python.code_line.into(),
-        text: python.text.into(),
-        wide_text: python.wide_text.into(),
-        counts_only: python.counts_only,
-    }
 }

@@ -164,6 +164,23 @@ pub struct PythonPlan {
     pub wide_text: u16,
     /// Its frames cannot be told apart.
     pub counts_only: bool,
+    /// Measure whole awaits.
+    pub awaits: Option<AwaitPlan>,
+}
+
+/// What the programs must know to measure whole awaits. Offsets are in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwaitPlan {
+    /// Sets of the frame table for those that are open; a power of two.
+    pub sets: u32,
+    /// In a frame: where it stands.
+    pub frame_position: u16,
+    /// In a code object: number of the first instruction that a resume executes; 0 where the sign of the position says it.
+    pub code_first: u16,
+    /// From a frame: whether it has returned.
+    pub frame_state: i16,
+    /// The lowest value that says so.
+    pub ended: u16,
 }
 
 /// A site of a plan.

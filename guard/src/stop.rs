@@ -22,6 +22,7 @@ use crate::guard::{Guard, elapsed};
 use crate::load::Loaded;
 use crate::plan::{Plan, rows_of_whole};
 use crate::protocol::{Event, Route};
+use crate::python;
 
 /// Signals that a terminal stops a job with.
 pub(crate) const STOPS: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
@@ -144,7 +145,11 @@ impl Plan {
         if loaded.programs.maps_frames() {
             let frames = Frames::map_to_empty(loaded.descriptor(map::FRAMES)?, loaded.frame_sets as usize);
             let frames = frames.map_err(|error| failed(&error))?;
-            frames.empty(|frame| rows.give_up(frame.function as usize, 1, 0));
+            frames.empty(|frame| {
+                if python::counts(&frame, loaded, &self.options) {
+                    rows.give_up(frame.function as usize, 1, 0);
+                }
+            });
             return Ok(());
         }
         for function in 0..rows.functions() {

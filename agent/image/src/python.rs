@@ -64,6 +64,41 @@ pub struct Layout {
     pub text: u16,
     /// In a string: bytes of the header of any other.
     pub wide_text: u16,
+    /// What tells the first resume of a generator and its return; `None` in 3.11, which never shows every resume.
+    pub awaits: Option<Awaits>,
+}
+
+/// How a frame tells where in its life it is, from its first resume to its return.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Awaits {
+    /// In the frame: where it stands. Up to 3.10 `f_lasti`, which is negative before the first resume; later the address of an
+    /// instruction (`prev_instr`, `instr_ptr`).
+    pub position: u16,
+    /// In the code object: the number of its first instruction that can be traced, which is that of a resume; what stands before
+    /// makes the generator. The instructions follow 16 bytes behind it. 0 up to 3.10.
+    pub code_first: u16,
+    /// From the frame: what is left of it. Up to 3.9 `f_stacktop`, NULL unless it has yielded; in 3.10 `f_state`; later
+    /// `gi_frame_state` of the generator, which has the frame in it.
+    pub state: i16,
+    /// The lowest value of the state of a frame that has returned (`PyFrameState`), or [`Awaits::STACK_TOP`].
+    pub ended: u16,
+}
+
+impl Awaits {
+    /// The state is a pointer.
+    pub const STACK_TOP: u16 = 0x100;
+
+    const fn of(minor: u8) -> Option<Self> {
+        match minor {
+            8 | 9 => Some(Self { position: 104, code_first: 0, state: 72, ended: Self::STACK_TOP }),
+            10 => Some(Self { position: 96, code_first: 0, state: 108, ended: 1 }),
+            11 => None,
+            12 => Some(Self { position: 56, code_first: 176, state: -5, ended: 0 }),
+            13 | 14 => Some(Self { position: 56, code_first: 184, state: -5, ended: 0 }),
+            // From here on no state is negative: FRAME_CREATED, three kinds of suspended, FRAME_EXECUTING, FRAME_CLEARED.
+            _ => Some(Self { position: 56, code_first: 192, state: -5, ended: 4 }),
+        }
+    }
 }
 
 /// An interpreter that can be measured.
@@ -295,7 +330,15 @@ impl<S: ReadAt> Image<S> {
             return Err(bad("the length of a string"));
         }
         let usual = Layout::of(minor);
+        // Position and instructions stand behind others in the tables of all versions.
+        let instructions = "the instructions of a code object";
+        let awaits = Awaits {
+            position: small(executable + 1, "the position of a frame")?,
+            code_first: small(line + 4, instructions)?.checked_sub(16).ok_or(bad(instructions))?,
+            ..Awaits::of(minor).ok_or(bad(instructions))?
+        };
         let layout = Layout {
+            awaits: Some(awaits),
             frame_code: small(executable, "the code of a frame")?,
             frame_owner: small(owner, "the owner of a frame")?,
             code_file: small(file, "the file of a code object")?,
@@ -353,6 +396,7 @@ impl Layout {
             code_line: 68,
             text: 40,
             wide_text: 56,
+            awaits: Awaits::of(minor),
         };
         match minor {
             8..=10 => Self {

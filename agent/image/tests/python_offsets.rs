@@ -21,6 +21,8 @@ fn the_offsets_of_3_13_are_read() {
     assert_eq!(found.minor, 13);
     assert_eq!((found.layout.code_file, found.layout.code_name, found.layout.code_line), (112, 128, 68));
     assert_eq!(found.layout.frame_owner, 70);
+    let awaits = found.layout.awaits.unwrap();
+    assert_eq!((awaits.position, awaits.code_first, awaits.state, awaits.ended), (56, 184, -5, 0));
     assert_eq!(found.sites.entry.site.address, TEXT_ADDRESS);
     // The places may be others, as long as one reading reaches them.
     let mut moved = debug_offsets();
@@ -46,7 +48,9 @@ fn what_makes_no_sense_is_refused_by_name() {
         (0, 0, "not those of its version"),
         (2, 1, "free-threaded Python 3.13"),
         (30, 1 << 12, "code of a frame"),
+        (31, 1 << 12, "position of a frame"),
         (33, 1 << 12, "owner of a frame"),
+        (43, 8, "instructions of a code object"),
         (35, u64::MAX, "file of a code object"),
         (37, 1 << 40, "name of a code object"),
         (39, 4096, "line of a code object"),

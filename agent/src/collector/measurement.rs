@@ -120,7 +120,8 @@ impl Measurement {
             (Some((python, sizes)), [slots, pool, texts]) => {
                 let codes = Codes::map((slots, sizes.slots as usize), pool, (texts, sizes.texts as usize))
                     .map_err(unmapped)?;
-                Some(PythonPart::new(python, codes, resolved.functions.len() as u32, sizes.rows))
+                let rows = (resolved.functions.len() as u32, sizes.rows);
+                Some(PythonPart::new(python, codes, rows, python.awaits(options.targets_on).is_some()))
             }
             _ => None,
         };
@@ -207,7 +208,8 @@ impl Measurement {
         }
         if let Some(python) = &mut self.python {
             python.bias_ns = with(python.bias_alone_ns);
-            for report in self.functions.iter_mut().skip(self.steppings.len()) {
+            for report in self.functions.iter_mut().skip(self.steppings.len()).filter(|report| !report.whole)
+            {
                 report.bias_ns = python.bias_ns;
             }
         }
@@ -303,7 +305,7 @@ impl Measurement {
         let mut inside = vec![(0u64, 0u64); self.functions.len()];
         if let Some(frames) = &self.frames {
             for frame in frames.occupied() {
-                let label = self.python.as_ref().and_then(|python| python.functions.label_of(frame.function));
+                let label = self.python.as_ref().and_then(|python| python.functions.label_of(&frame));
                 let index = match label {
                     Some(label) => natives + label,
                     // Behind the rows of the others are those of Python and of the calibration.
@@ -368,7 +370,7 @@ fn unseen_inside(session: bool, totals: &RowTotals) -> u64 {
 }
 
 impl PythonPart {
-    fn new(python: &ResolvedPython, codes: Codes, first_row: u32, rows: u32) -> Self {
+    fn new(python: &ResolvedPython, codes: Codes, rows: (u32, u32), awaits: bool) -> Self {
         let interpreter = &python.interpreter;
         let qualified = interpreter.minor >= 11;
         Self {
@@ -377,8 +379,8 @@ impl PythonPart {
                 interpreter.layout,
                 qualified,
                 python.patterns.clone(),
-                first_row,
                 rows,
+                awaits,
             ),
             version: format!("3.{}", interpreter.minor),
             every_call: python.every_call,
@@ -398,7 +400,9 @@ impl PythonPart {
             report.language = "python";
             report.line = Some(label.line);
             report.resumes = label.resumes;
-            report.bias_ns = self.bias_ns;
+            report.whole = label.whole;
+            // Each resume adds to an await, and how many one has is not kept.
+            report.bias_ns = self.bias_ns.filter(|_| !label.whole);
             report
         };
         self.functions.labels().iter().skip(from).map(report).collect()
@@ -449,6 +453,8 @@ fn fill(
     report.max_ns = histogram.max_ns();
     report.zero_count = totals.zero;
     report.buckets = histogram.occupied().collect();
+    report.suspended_ns = report.whole.then_some(totals.suspended_ns);
+    let probes_known = probes_known && !report.whole;
     report.take_probes(probes_known.then_some((totals.probes_inside_ns, totals.probes_unknown)));
     report.unsettled = totals.unsettled || !report.settled();
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use edgelat_guard::placement::TargetsOn;
 use edgelat_guard::protocol::Event;
 use nix::sys::signal::Signal;
 
@@ -66,8 +67,13 @@ pub fn of_python(python: &ResolvedPython) -> impl Iterator<Item = String> {
     let greenlets = python.counts_only.then(|| {
         "it uses greenlets, whose frames cannot be told apart: calls are counted and not timed".to_owned()
     });
-    let lock = "durations include waiting for the interpreter's lock; each resume of a generator or coroutine is a call";
-    [Some(visible_in(python)), greenlets, Some(lock.to_owned())].into_iter().flatten()
+    let lock = "durations include waiting for the interpreter's lock";
+    let whole = match python.awaits(TargetsOn::Any) {
+        Some(_) => "`await NAME` is from the first resume to the return",
+        None => "from the first resume to the return is not measured, as not every resume is seen",
+    };
+    let resumes = format!("{lock}; each resume of a generator or coroutine is a call; {whole}");
+    [Some(visible_in(python)), greenlets, Some(resumes)].into_iter().flatten()
 }
 
 /// Which calls of an interpreter can be seen, and how to see more.

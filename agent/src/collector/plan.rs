@@ -1,7 +1,8 @@
 //! A plan, from what was resolved to what the guard holds.
 
 use edgelat_guard::error::text;
-use edgelat_guard::protocol::{OnSignal, PlanId, PlanOptions, PythonPlan, Reply, Request};
+use edgelat_guard::placement::TargetsOn;
+use edgelat_guard::protocol::{AwaitPlan, OnSignal, PlanId, PlanOptions, PythonPlan, Reply, Request};
 use edgelat_guard::{GuardError, Limits, Line};
 
 use super::python::Sizes;
@@ -30,7 +31,11 @@ pub fn begin(
         follow_forks: options.follow_forks,
         on_signal: options.on_signal.unwrap_or_else(|| usual(resolved)),
         targets_on: options.targets_on,
-        python: resolved.python.as_ref().zip(sizes).map(|(python, sizes)| python_plan(python, sizes)),
+        python: resolved
+            .python
+            .as_ref()
+            .zip(sizes)
+            .map(|(python, sizes)| python_plan(python, sizes, options.targets_on)),
         max_cost_ppm: options.max_cost_ppm,
         pin: options.pin,
     };
@@ -67,7 +72,7 @@ fn usual(resolved: &Resolved) -> OnSignal {
     }
 }
 
-fn python_plan(python: &ResolvedPython, sizes: Sizes) -> PythonPlan {
+fn python_plan(python: &ResolvedPython, sizes: Sizes, targets_on: TargetsOn) -> PythonPlan {
     let layout = &python.interpreter.layout;
     PythonPlan {
         rows: sizes.rows,
@@ -85,5 +90,12 @@ fn python_plan(python: &ResolvedPython, sizes: Sizes) -> PythonPlan {
         text: layout.text,
         wide_text: layout.wide_text,
         counts_only: python.counts_only,
+        awaits: python.awaits(targets_on).map(|awaits| AwaitPlan {
+            sets: sizes.awaits,
+            frame_position: awaits.position,
+            code_first: awaits.code_first,
+            frame_state: awaits.state,
+            ended: awaits.ended,
+        }),
     }
 }

@@ -5,13 +5,16 @@
 //! already, because two programs met it at the same time, keeps the row that it has, and what was counted in the other one
 //! until then is added. Nothing is ever cleared in the kernel: a row that is used again counts on, and what it had at that time
 //! is taken off.
+//!
+//! A generator or coroutine has a second row for its whole awaits, from first resume to return, and is a second function here.
+//! Programs take that row from the pool as well, when the first one begins.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use edgelat_bpf::codes::{Answer, Code, Slot, Text};
-use edgelat_bpf::layout::{CodeSet, CodeSlot, CodeText, POOL_ROWS, Row};
-use edgelat_bpf::{Codes, RowTotals, Rows};
+use edgelat_bpf::layout::{AWAIT_USES, CodeSet, CodeSlot, CodeText, FrameSet, POOL_ROWS, Row};
+use edgelat_bpf::{Codes, Frame, RowTotals, Rows};
 use edgelat_image::PythonPattern;
 use edgelat_image::python::Layout;
 
@@ -34,6 +37,8 @@ pub struct Sizes {
     pub sets: u32,
     /// Descriptions that wait.
     pub texts: u32,
+    /// Sets of the frame table for awaits that are open.
+    pub awaits: u32,
 }
 
 impl Sizes {
@@ -55,6 +60,7 @@ impl Sizes {
             slots: entries(8, size_of::<CodeSlot>()),
             sets: entries(16, size_of::<CodeSet>()),
             texts: entries(8, size_of::<CodeText>()),
+            awaits: entries(16, size_of::<FrameSet>()),
         }
     }
 }
@@ -70,6 +76,8 @@ pub struct Label {
     pub line: u32,
     /// Its calls are resumes: it is a generator or a coroutine.
     pub resumes: bool,
+    /// Not a function: the whole awaits of the one before it.
+    pub whole: bool,
     row: Option<u32>,
     /// Where its calls are counted while it has no row.
     slots: Vec<Slot>,
@@ -94,9 +102,24 @@ struct RowUse {
     of: Use,
     /// What it had counted before.
     before: Option<Box<RowTotals>>,
+    /// It counts whole awaits.
+    whole: bool,
+    /// How often it was of use to others before.
+    nth: u32,
 }
 
 impl RowUse {
+    fn new(of: Use) -> Self {
+        Self { of, before: None, whole: false, nth: 0 }
+    }
+
+    fn label(&self) -> Option<usize> {
+        match self.of {
+            Use::Label(label) | Use::Leaving(Some(label)) => Some(label),
+            _ => None,
+        }
+    }
+
     fn counted(&self, now: RowTotals) -> RowTotals {
         match &self.before {
             Some(before) => now.since(before),
@@ -140,6 +163,8 @@ pub struct Python {
     known: HashMap<(String, String, u32), usize>,
     /// Functions that found no row.
     waiting: VecDeque<usize>,
+    /// Whole awaits are measured.
+    awaits: bool,
 }
 
 impl Python {
@@ -149,8 +174,8 @@ impl Python {
         layout: Layout,
         qualified: bool,
         patterns: Vec<PythonPattern>,
-        first_row: u32,
-        rows: u32,
+        (first_row, rows): (u32, u32),
+        awaits: bool,
     ) -> Self {
         let of = |row| if row == 0 { Use::Given } else { Use::Reserve };
         let mut python = Self {
@@ -159,12 +184,13 @@ impl Python {
             qualified,
             patterns,
             first_row,
-            rows: (0..rows).map(|row| RowUse { of: of(row), before: None }).collect(),
+            rows: (0..rows).map(|row| RowUse::new(of(row))).collect(),
             reserve: (first_row + 1..first_row + rows).collect(),
             leaving: Vec::new(),
             labels: Vec::new(),
             known: HashMap::new(),
             waiting: VecDeque::new(),
+            awaits,
         };
         python.refill();
         python
@@ -175,18 +201,21 @@ impl Python {
         &self.labels
     }
 
-    /// The function whose calls are counted in a row of the plan.
-    pub fn label_of(&self, row: u32) -> Option<usize> {
-        match self.rows.get(row.checked_sub(self.first_row)? as usize)?.of {
-            Use::Label(label) | Use::Leaving(Some(label)) => Some(label),
-            _ => None,
-        }
+    /// The function whose call a frame of the plan is. `None` also of an await of an earlier use of its row.
+    pub fn label_of(&self, frame: &Frame) -> Option<usize> {
+        let row = self.rows.get(frame.function.checked_sub(self.first_row)? as usize)?;
+        row.label().filter(|_| frame.await_use == row.whole.then_some(row.nth & AWAIT_USES))
     }
 
     /// Takes in what was called for the first time, and rows whose calls have all returned.
     pub fn attend(&mut self, rows: &Rows) {
         while let Some(code) = self.codes.next() {
             self.meet(&code);
+        }
+        for label in 0..self.labels.len() {
+            if let Some(row) = self.labels[label].row.filter(|_| self.awaits && self.labels[label].resumes) {
+                self.own_whole(label, row);
+            }
         }
         self.collect_leaving(rows);
         while let Some(&label) = self.waiting.front() {
@@ -231,17 +260,48 @@ impl Python {
         if let Some(&label) = self.known.get(&key) {
             return label;
         }
-        self.labels.push(Label {
-            name: key.0.clone(),
+        let label = |name, whole: bool| Label {
+            name,
             file: key.1.clone(),
             line: code.line,
-            resumes: code.resumes,
+            resumes: code.resumes && !whole,
+            whole,
             row: None,
             slots: Vec::new(),
             counted: None,
-        });
-        self.known.insert(key, self.labels.len() - 1);
-        self.labels.len() - 1
+        };
+        let at = self.labels.len();
+        self.labels.push(label(key.0.clone(), false));
+        if code.resumes && self.awaits {
+            self.labels.push(label(format!("await {}", key.0), true));
+        }
+        self.known.insert(key, at);
+        at
+    }
+
+    /// Takes in that the whole awaits of a function with this row are counted in another one, if they are.
+    fn own_whole(&mut self, label: usize, row: u32) {
+        let (whole, Some(row)) = (label + 1, self.codes.whole(row - self.first_row)) else { return };
+        if self.labels[whole].row == Some(row) {
+            return;
+        }
+        if self.labels[whole].row.is_none() {
+            self.labels[whole].row = Some(row);
+            self.use_whole(row, Use::Label(whole));
+        } else {
+            self.leave_whole(row, Some(whole));
+        }
+    }
+
+    fn use_whole(&mut self, row: u32, of: Use) {
+        if let Some(used) = self.row(row) {
+            (used.of, used.whole) = (of, true);
+        }
+    }
+
+    fn leave_whole(&mut self, row: u32, label: Option<usize>) {
+        self.use_whole(row, Use::Leaving(label));
+        self.leaving.push((row, Instant::now()));
     }
 
     /// Has the calls of a function counted in a row from here on.
@@ -277,15 +337,23 @@ impl Python {
     fn take_back(&mut self, row: u32, now: RowTotals) -> bool {
         let Some(used) = self.row(row) else { return true };
         let counted = used.counted(now.clone());
-        if counted.entries != counted.exits() + counted.lost() {
-            return false;
-        }
+        let (whole, nth) = (used.whole, used.nth + 1);
         let label = match used.of {
             Use::Leaving(label) => label,
             _ => None,
         };
-        *used = RowUse { of: Use::Reserve, before: Some(Box::new(now)) };
+        // An await of what nobody asked for may stay open for as long as the process lives.
+        let unwanted = whole && label.is_none();
+        if counted.entries != counted.exits() + counted.lost() && !unwanted {
+            return false;
+        }
+        *used = RowUse { of: Use::Reserve, before: Some(Box::new(now)), whole: false, nth };
         self.reserve.push_back(row);
+        let number = row - self.first_row;
+        if let Some(row) = self.codes.whole(number).filter(|_| !whole) {
+            self.leave_whole(row, label.map(|label| label + 1));
+        }
+        self.codes.free_whole(number, nth);
         if let Some(label) = label.and_then(|label| self.labels.get_mut(label)) {
             label.counted = Some(Box::new(match &label.counted {
                 Some(before) => before.and(&counted),
@@ -301,10 +369,10 @@ impl Python {
         let spare = (self.rows.len() - self.rows.len() / 8).min(POOL_ROWS) as u64;
         for _ in self.codes.free_rows()..spare {
             let Some(row) = self.reserve.pop_front() else { break };
-            if let Some(used) = self.row(row) {
-                used.of = Use::Given;
-            }
-            self.codes.give_row(row);
+            let Some(used) = self.row(row) else { break };
+            used.of = Use::Given;
+            let nth = used.nth;
+            self.codes.give_row(row, nth);
         }
     }
 
@@ -312,13 +380,16 @@ impl Python {
     pub fn total(&self, label: usize, rows: &Rows) -> (RowTotals, u64) {
         let Some(function) = self.labels.get(label) else { return (RowTotals::NONE, 0) };
         let mut total = function.counted.as_deref().cloned().unwrap_or(RowTotals::NONE);
-        let leaving = self.leaving.iter().map(|(row, _)| *row);
-        for row in leaving.filter(|row| self.label_of(*row) == Some(label)).chain(function.row) {
-            if let Some(used) = self.rows.get((row - self.first_row) as usize) {
+        for row in self.leaving.iter().map(|(row, _)| *row).chain(function.row) {
+            let used = self.rows.get((row - self.first_row) as usize);
+            if let Some(used) = used.filter(|used| used.label() == Some(label)) {
                 total = total.and(&used.counted(rows.read(row as usize)));
             }
         }
-        let unresolved = function.slots.iter().map(|slot| self.codes.waited(*slot)).sum();
+        let unresolved = match function.whole {
+            true => self.total(label - 1, rows).0.awaits_unresolved,
+            false => function.slots.iter().map(|slot| self.codes.waited(*slot)).sum(),
+        };
         total.entries += unresolved;
         (total, unresolved)
     }
@@ -394,15 +465,19 @@ mod tests {
     #[test]
     fn the_memory_of_a_plan_is_shared_out() {
         let usual = Sizes::on(2, 4 << 20);
-        assert_eq!(usual, Sizes { rows: 468, slots: 1 << 14, sets: 1 << 12, texts: 1 << 10 });
+        assert_eq!(usual, Sizes { rows: 468, slots: 1 << 14, sets: 1 << 12, texts: 1 << 10, awaits: 1 << 9 });
         assert_eq!(Sizes::on(2, 64 << 20).rows, 7489);
-        assert_eq!(Sizes::on(64, 1 << 20), Sizes { rows: 64, slots: 1 << 12, sets: 1 << 10, texts: 1 << 8 });
+        assert_eq!(
+            Sizes::on(64, 1 << 20),
+            Sizes { rows: 64, slots: 1 << 12, sets: 1 << 10, texts: 1 << 8, awaits: 1 << 7 }
+        );
         for (lanes, bytes) in [(1, 4 << 20), (2, 64 << 20), (8, 1 << 30)] {
             let sizes = Sizes::on(lanes, bytes);
             let all = u64::from(sizes.rows) * lanes * size_of::<Row>() as u64
                 + u64::from(sizes.slots) * size_of::<CodeSlot>() as u64
                 + u64::from(sizes.sets) * size_of::<CodeSet>() as u64
-                + u64::from(sizes.texts) * size_of::<CodeText>() as u64;
+                + u64::from(sizes.texts) * size_of::<CodeText>() as u64
+                + u64::from(sizes.awaits) * size_of::<FrameSet>() as u64;
             assert!(all <= bytes - bytes / 8, "{sizes:?} takes {all} of {bytes}");
         }
     }

@@ -194,6 +194,9 @@ pub struct FunctionReport {
     pub line: Option<u32>,
     /// It is a generator or coroutine of Python, whose calls are resumes.
     pub resumes: bool,
+    /// Its calls are the whole awaits of such a function, each from the first resume to the return.
+    #[serde(rename = "await")]
+    pub whole: bool,
     /// Calls that began.
     pub entries: u64,
     /// Calls that were measured to their end.
@@ -215,6 +218,8 @@ pub struct FunctionReport {
     pub probes_inside_ns: Option<u64>,
     /// Durations in the histogram of which that is not known.
     pub probes_inside_unknown: u64,
+    /// Of that sum, when they were suspended, in nanoseconds; `None` where it is not told apart.
+    pub suspended_ns: Option<u64>,
     /// Mean of the durations in nanoseconds; `None` while nothing was measured.
     pub mean_ns: Option<u64>,
     /// The same without what probes took inside; `None` where that is not known, or as long as the whole.
@@ -261,6 +266,7 @@ impl FunctionReport {
             language: "native",
             line: None,
             resumes: false,
+            whole: false,
             entries: 0,
             exits: 0,
             in_flight: 0,
@@ -271,6 +277,7 @@ impl FunctionReport {
             sum_ns: 0,
             probes_inside_ns: None,
             probes_inside_unknown: 0,
+            suspended_ns: None,
             mean_ns: None,
             mean_without_probes_ns: None,
             rate_per_s: 0.0,

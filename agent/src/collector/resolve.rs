@@ -11,7 +11,9 @@ use edgelat_bpf::layout::{
     SITE_RETURN, SITE_UNWOUND,
 };
 use edgelat_guard::Line;
+use edgelat_guard::placement::TargetsOn;
 use edgelat_guard::protocol::{ImageId, MappedImage, PlanSite, Returns, TargetFile};
+use edgelat_image::python::Awaits;
 use edgelat_image::{
     CallEnds, DebugFiles, Ends, Followers, FunctionTable, Glob, Image, Interpreter, Origin, Pack, Pattern,
     Progress, PythonPattern, ReadAt, SiteKind, Stepping, Tails,
@@ -114,6 +116,15 @@ pub struct ResolvedPython {
     pub counts_only: bool,
     /// Every call enters the evaluation loop, not only those from C.
     pub every_call: bool,
+}
+
+impl ResolvedPython {
+    /// What tells whole awaits. They are measured only where each resume is seen: what the interpreter throws away without
+    /// another resume, and makes anew at the same address, would be taken for the same.
+    pub fn awaits(&self, targets_on: TargetsOn) -> Option<Awaits> {
+        let each = self.every_call && !self.counts_only && targets_on == TargetsOn::Any;
+        self.interpreter.layout.awaits.filter(|_| each)
+    }
 }
 
 /// Device and inode of an image, as [`MappedImage::file`].

@@ -5,6 +5,8 @@ use std::io::Write as _;
 
 use libbpf_rs::{AsRawLibbpf as _, libbpf_sys};
 
+use edgelat_bpf::object::AwaitConstants;
+
 use super::*;
 
 fn shape(programs: Programs) -> Shape {
@@ -16,6 +18,7 @@ fn shape(programs: Programs) -> Shape {
         texts: 16,
         // With the owner of a frame they look whether a generator is made.
         frame_owner: 70,
+        awaits: Some(AwaitConstants { sets: 8, code_first: 184, ..AwaitConstants::default() }),
         ..PythonConstants::default()
     };
     let python = programs.knows_python().then_some(python);
@@ -62,7 +65,8 @@ fn every_set_of_programs_passes_the_verifier_of_this_kernel() {
         }
         let loaded =
             Loaded::new(&shape(programs), &watchers).unwrap_or_else(|error| panic!("{programs:?}: {error}"));
-        assert_eq!(loaded.frame_sets, 16, "100 frames in sets of eight, a power of two");
+        let awaits = if programs.knows_python() { 8 } else { 0 };
+        assert_eq!(loaded.frame_sets, 16 + awaits, "100 frames in sets of eight, a power of two");
         let frames = loaded.object.maps().any(|m| m.name() == map::FRAMES && m.autocreate());
         assert_eq!(frames, programs.maps_frames(), "{programs:?}");
         fact(format_args!("programs {programs:?} ok"));

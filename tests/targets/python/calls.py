@@ -22,6 +22,8 @@ WIDE = Count("größe_木_𝛼")
 DRAWN = Count("drawn")
 WAITS = Count("waits")
 SCRIPT = Count("<module>")
+# From their first resume to their return.
+AWAITS = [(Count("await numbers"), 1), (Count("await drawn"), 2), (Count("await step"), 1), (Count("await Once.__await__"), 1)]
 SHORT = [Count(f"short_{n}") for n in range(10)]
 
 
@@ -134,6 +136,8 @@ def work(turns):
         for n, count in enumerate(MANY_COUNTS):
             count.add()
             MANY[f"many_{n}"]()
+        for count, each in AWAITS:
+            count.add(each)
         names = {}
         SCRIPT.add()
         exec(script, names)

@@ -16,7 +16,9 @@ class Count:
     all = []
 
     def __init__(self, name):
-        self.name = name if QUALIFIED else name.rsplit(".", 1)[-1]
+        # What counts whole awaits says so before the name.
+        *await_, name = name.rsplit(" ", 1)
+        self.name = " ".join([*await_, name if QUALIFIED else name.rsplit(".", 1)[-1]])
         self.calls = {}
         self.sum_ns = {}
         Count.all.append(self)

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod attach;
+mod awaits;
 mod bgp;
 mod chaos;
 mod checks;

@@ -134,7 +134,9 @@ pub fn debug_offsets() -> Vec<u64> {
     let mut words = vec![0; 96];
     words[0] = u64::from_le_bytes(*b"xdebugpy");
     words[1] = 0x030d_01f0;
-    for (index, value) in [(30, 0), (33, 70), (35, 112), (37, 128), (39, 68), (69, 16), (70, 40)] {
+    let frame = [(30, 0), (31, 56), (33, 70)];
+    let code = [(35, 112), (37, 128), (39, 68), (43, 200)];
+    for (index, value) in frame.into_iter().chain(code).chain([(69, 16), (70, 40)]) {
         words[index] = value;
     }
     words

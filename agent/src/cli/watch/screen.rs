@@ -65,6 +65,7 @@ fn picture(report: &Report, style: Style) -> String {
         lines.extend(account(function).map(|line| style.yellow(&line)));
         lines.extend(exceptions(function).map(|line| style.dim(&line)));
         lines.extend(probes(function).map(|line| style.yellow(&line)));
+        lines.extend(suspended(function).map(|line| style.dim(&line)));
         lines.extend(inlined(function).map(|line| style.dim(&line)));
     }
     if report.functions.len() > shown {
@@ -210,6 +211,12 @@ fn probes(function: &FunctionReport) -> impl Iterator<Item = String> {
         "  shorter than can be resolved: half of its calls take no longer than what the probes add".to_owned()
     });
     inside.into_iter().chain(all).chain(below)
+}
+
+/// How much of its mean a whole await did not run.
+fn suspended(function: &FunctionReport) -> Option<String> {
+    let suspended = function.suspended_ns?.checked_div(function.count)?;
+    Some(format!("  suspended for {} of its mean of {}", duration(suspended), duration(function.mean_ns?)))
 }
 
 /// What the probes add to each duration: which functions have which figure, where not all have the same.
