@@ -97,6 +97,7 @@ fn live(folder: &Path) -> std::io::Result<()> {
         zero: 1,
         sum_ns: 1 << 33,
         probes_inside_ns: Some(1 << 20),
+        suspended_ns: Some(1 << 21),
         buckets: vec![(-100, 2), (-99, 3), (7, 1)],
         ..Counts::default()
     };

@@ -133,6 +133,12 @@ fn functions(snapshot: &Snapshot, families: &mut Vec<Family>) {
         "seconds",
         "Of the sum of the durations, what probes took that were hit inside of the calls",
     );
+    let mut suspended = family(
+        "edgelat_function_suspended_seconds",
+        Kind::Counter,
+        "seconds",
+        "Of the sum of the durations of whole awaits, when they were suspended",
+    );
     let mut until = family(
         "edgelat_function_until_tail_call",
         Kind::Gauge,
@@ -163,6 +169,9 @@ fn functions(snapshot: &Snapshot, families: &mut Vec<Family>) {
         if let Some(ns) = function.counts.probes_inside_ns {
             probes.number(labels.clone(), Number::seconds(ns), created);
         }
+        if let Some(ns) = function.counts.suspended_ns {
+            suspended.number(labels.clone(), Number::seconds(ns), created);
+        }
         if let Some(ns) = function.bias_ns {
             bias.number(labels.clone(), Number::seconds(ns), None);
         }
@@ -172,7 +181,9 @@ fn functions(snapshot: &Snapshot, families: &mut Vec<Family>) {
         let value = Value::Histogram(function.counts);
         durations.metrics.push(Metric { labels, value, created_ns: created });
     }
-    families.extend([durations, calls, inside, ended, lost, unmatched, exceptions, bias, probes, until]);
+    families.extend([
+        durations, calls, inside, ended, lost, unmatched, exceptions, bias, probes, suspended, until,
+    ]);
 }
 
 fn targets(snapshot: &Snapshot, families: &mut Vec<Family>) {

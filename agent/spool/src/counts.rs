@@ -12,10 +12,11 @@ pub const LOSSES: [&str; 7] =
 
 /// Figures that stand before the losses: sum, probes inside, inside, off, zero, unmatched.
 const FIGURES: usize = 6;
-/// All figures: behind the losses stand the exceptions, since the third version.
-const ALL: usize = FIGURES + LOSSES.len() + 1;
-/// Where the second of these is; in records of the first version those behind it follow the first.
-const PROBES: usize = 1;
+/// The figures behind the losses, since the third version.
+const EXCEPTIONS: usize = FIGURES + LOSSES.len();
+const SUSPENDED: usize = EXCEPTIONS + 1;
+/// All figures.
+const ALL: usize = SUSPENDED + 1;
 
 /// What a function did in some time, or, where it is cumulative, from the beginning of its stream until then.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct Counts {
     pub sum_ns: u64,
     /// Of that sum, what probes took that were hit inside of the calls; `None` where it is not known.
     pub probes_inside_ns: Option<u64>,
+    /// Of that sum, when whole awaits were suspended; `None` of anything else.
+    pub suspended_ns: Option<u64>,
     /// Durations of at most [`edgelat_histogram::ZERO_MAX_NS`].
     pub zero: u64,
     /// Occupied buckets, ascending: index at [`edgelat_histogram::SCALE`] and durations in it.
@@ -70,10 +73,8 @@ impl Counts {
         self.unmatched = self.unmatched.saturating_add(later.unmatched);
         self.exceptions = self.exceptions.saturating_add(later.exceptions);
         self.sum_ns = self.sum_ns.saturating_add(later.sum_ns);
-        self.probes_inside_ns = match (self.probes_inside_ns, later.probes_inside_ns) {
-            (Some(mine), Some(theirs)) => Some(mine.saturating_add(theirs)),
-            (mine, theirs) => mine.or(theirs),
-        };
+        self.probes_inside_ns = both(self.probes_inside_ns, later.probes_inside_ns);
+        self.suspended_ns = both(self.suspended_ns, later.suspended_ns);
         self.zero = self.zero.saturating_add(later.zero);
         for (mine, theirs) in self.lost.iter_mut().zip(later.lost) {
             *mine = mine.wrapping_add(theirs);
@@ -99,7 +100,7 @@ impl Counts {
         for (mine, theirs) in difference.lost.iter_mut().zip(before.lost) {
             *mine = mine.wrapping_sub(theirs);
         }
-        difference.probes_inside_ns = None;
+        (difference.probes_inside_ns, difference.suspended_ns) = (None, None);
         let mut earlier = before.buckets.iter().peekable();
         difference.buckets.retain_mut(|(index, count)| {
             while earlier.next_if(|(other, _)| other < index).is_some() {}
@@ -110,8 +111,10 @@ impl Counts {
         });
         // Of nothing there is nothing to know.
         if !difference.is_empty() {
-            let probes = |ns: u64| ns.saturating_sub(before.probes_inside_ns.unwrap_or(0));
-            difference.probes_inside_ns = self.probes_inside_ns.map(probes);
+            let less =
+                |ns: Option<u64>, before: Option<u64>| ns.map(|ns| ns.saturating_sub(before.unwrap_or(0)));
+            difference.probes_inside_ns = less(self.probes_inside_ns, before.probes_inside_ns);
+            difference.suspended_ns = less(self.suspended_ns, before.suspended_ns);
         }
         difference
     }
@@ -131,11 +134,12 @@ impl Counts {
     /// Appends it: a list of figures without the zeros at its end, and the buckets.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let mut figures = [0; ALL];
-        figures[ALL - 1] = self.exceptions as i64;
-        let (first, lost) = figures[..ALL - 1].split_at_mut(FIGURES);
+        let known = |ns: Option<u64>| ns.map_or(0, |ns| ns.wrapping_add(1) as i64);
+        (figures[EXCEPTIONS], figures[SUSPENDED]) = (self.exceptions as i64, known(self.suspended_ns));
+        let (first, lost) = figures[..EXCEPTIONS].split_at_mut(FIGURES);
         first.copy_from_slice(&[
             self.sum_ns as i64,
-            self.probes_inside_ns.map_or(0, |ns| ns.wrapping_add(1) as i64),
+            known(self.probes_inside_ns),
             self.in_flight,
             self.off(),
             self.zero as i64,
@@ -153,8 +157,12 @@ impl Counts {
     pub(crate) fn decode(bytes: &mut Bytes<'_>, version: u8) -> Option<Self> {
         let mut figures = [0; ALL];
         let used = bytes.length()?;
-        // Each version has one more than the one before.
-        let room = ALL - usize::from(record::VERSION.saturating_sub(version));
+        let room = ALL
+            - match version {
+                1 => 3,
+                2 => 2,
+                _ => 0,
+            };
         for figure in figures[..room].get_mut(..used)? {
             *figure = bytes.signed()?;
         }
@@ -162,18 +170,26 @@ impl Counts {
             figures[PROBES..].rotate_right(1);
         }
         let mut counts = Self { buckets: buckets::unpack(bytes.bytes()?)?, ..Self::default() };
-        let (exceptions, figures) = figures.split_last()?;
-        let (first, lost) = figures.split_at(FIGURES);
+        let (first, lost) = figures[..EXCEPTIONS].split_at(FIGURES);
         let [sum_ns, probes, in_flight, off, zero, unmatched] = first.try_into().ok()?;
         counts.sum_ns = sum_ns as u64;
         counts.probes_inside_ns = (probes as u64).checked_sub(1);
+        counts.suspended_ns = (figures[SUSPENDED] as u64).checked_sub(1);
         counts.in_flight = in_flight;
-        counts.exceptions = *exceptions as u64;
+        counts.exceptions = figures[EXCEPTIONS] as u64;
         counts.zero = zero as u64;
         counts.unmatched = unmatched as u64;
         counts.lost.copy_from_slice(lost);
         let others = (counts.exits() as i64).wrapping_add(in_flight).wrapping_add(counts.all_lost());
         counts.entries = others.wrapping_add(off) as u64;
         Some(counts)
+    }
+}
+
+/// The sum of two figures, of which either may not be known.
+fn both(mine: Option<u64>, theirs: Option<u64>) -> Option<u64> {
+    match (mine, theirs) {
+        (Some(mine), Some(theirs)) => Some(mine.saturating_add(theirs)),
+        (mine, theirs) => mine.or(theirs),
     }
 }

@@ -64,9 +64,11 @@ pub const PROBES_INSIDE: usize = 9;
 pub const EXCEPTIONS: usize = 10;
 /// See [`DURATION`].
 pub const UNCOVERED_PROCESSES: usize = 11;
+/// See [`DURATION`].
+pub const SUSPENDED: usize = 12;
 
 /// All metrics that are sent.
-pub const METRICS: [Metric; 12] = [
+pub const METRICS: [Metric; 13] = [
     metric(
         "edgelat_function_duration",
         "s",
@@ -128,6 +130,12 @@ pub const METRICS: [Metric; 12] = [
         "{process}",
         Kind::Gauge,
         "Children that ended before they could be covered in the interval that ends here, by reason",
+    ),
+    metric(
+        "edgelat_function_suspended",
+        "s",
+        Kind::Counter,
+        "Of the sum of the durations of whole awaits, when they were suspended",
     ),
 ];
 

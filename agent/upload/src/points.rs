@@ -11,8 +11,8 @@ use edgelat_spool::record::hexadecimal;
 use edgelat_spool::{Checkpoint, Counts, Interval, LOSSES, Stream};
 
 use crate::otlp::{
-    Attributes, BIAS, CALLS, ENDED_INSIDE, EXCEPTIONS, INSIDE, LOST, Number, PROBES_INSIDE, Request, Span,
-    UNCOVERED, UNCOVERED_PROCESSES, UNMATCHED, UNTIL_TAIL_CALL,
+    Attributes, BIAS, CALLS, ENDED_INSIDE, EXCEPTIONS, INSIDE, LOST, Number, PROBES_INSIDE, Request,
+    SUSPENDED, Span, UNCOVERED, UNCOVERED_PROCESSES, UNMATCHED, UNTIL_TAIL_CALL,
 };
 
 /// Time after which all figures of a stream are sent.
@@ -128,6 +128,9 @@ impl Streams {
         }
         if let Some(ns) = totals.probes_inside_ns {
             number(PROBES_INSIDE, did.probes_inside_ns > Some(0), attributes, Number::Seconds(ns));
+        }
+        if let Some(ns) = totals.suspended_ns {
+            number(SUSPENDED, did.suspended_ns > Some(0), attributes, Number::Seconds(ns));
         }
         if let Some(ns) = stream.bias_ns {
             number(BIAS, false, attributes, Number::Seconds(ns));

@@ -30,6 +30,7 @@ fn row(function: &str, line: u32) -> Row {
         sum_ns: 3_200_000_059,
         probes_inside_ns: Some(2_000),
         exceptions: 4,
+        suspended_ns: Some(1_500_000_000),
         zero: 1,
         buckets: vec![(-1, 1), (1, 2)],
     };

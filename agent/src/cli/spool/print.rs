@@ -132,6 +132,7 @@ fn figures(counts: &Counts, inside: i64) -> impl Iterator<Item = (&'static str, 
         ("exceptions", Some(counts.exceptions.into())),
         ("sum_ns", Some(counts.sum_ns.into())),
         ("probes_inside_ns", counts.probes_inside_ns.map(i128::from)),
+        ("suspended_ns", counts.suspended_ns.map(i128::from)),
         ("zero_count", Some(counts.zero.into())),
     ];
     let lost = LOSSES.into_iter().zip(counts.lost.map(|lost| Some(lost.into())));
@@ -352,7 +353,7 @@ mod tests {
         let lines = shown(csv);
         let (function, uncovered) = lines.split_once('\n').unwrap();
         assert!(function.contains(",a,\"f\"\"<int, 3>\",,,5,3,1,0,-1,2,"), "{function}");
-        assert!(function.ends_with(",0,0,700,,1,-180:1 -170:1,,,"), "{function}");
+        assert!(function.ends_with(",0,0,700,,,1,-180:1 -170:1,,,"), "{function}");
         // One comma stands in quotes.
         assert_eq!([function, uncovered.trim_end()].map(|line| line.split(',').count() - 1), [columns; 2]);
         assert!(uncovered.ends_with(",2500000000,budget,3\n"), "{uncovered}");

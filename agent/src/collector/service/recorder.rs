@@ -242,6 +242,7 @@ fn counts_of(function: &FunctionReport) -> Counts {
         exceptions: function.exceptions.unwrap_or(0),
         sum_ns: function.sum_ns,
         probes_inside_ns: function.probes_inside_ns,
+        suspended_ns: function.suspended_ns,
         zero: function.zero_count,
         buckets: function.buckets.clone(),
     }
