@@ -36,6 +36,7 @@ fn build() -> Result<(), String> {
     let libbpf = env::var("DEP_BPF_INCLUDE").map_err(|_| "libbpf-sys did not name its include folder")?;
     let object = out.join("latency.bpf.o");
     compile(Path::new("src/latency.bpf.c"), &object, &out, &libbpf)?;
+    forget_lines(&object)?;
     let bytes = fs::read(&object).map_err(|e| format!("cannot read {}: {e}", object.display()))?;
     println!("cargo::rustc-env=OBJECT_BYTES={}", bytes.len());
     println!("cargo::rustc-env=OBJECT_SHA256={}", hex(&Sha256::digest(bytes)));
@@ -57,9 +58,24 @@ fn compile(source: &Path, object: &Path, out: &Path, libbpf: &str) -> Result<(),
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
     let mut command = Command::new(&clang);
     command
-        .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror", arch])
-        // The path of the checkout must not reach the object: one object by hash on every machine.
-        .arg(format!("-ffile-prefix-map={}=.", env::current_dir().map_err(|e| e.to_string())?.display()))
+        .args([
+            "-target",
+            "bpf",
+            "-mcpu=v3",
+            "-O2",
+            "-g",
+            "-gno-column-info",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            arch,
+        ])
+        // The path of the checkout must not reach the object: one object by hash on every machine. And what it is called
+        // instead must not be there: clang would put the text of each line into the BTF, a quarter of the packed object.
+        .arg(format!(
+            "-ffile-prefix-map={}=edgelat-bpf",
+            env::current_dir().map_err(|e| e.to_string())?.display()
+        ))
         .arg(format!("-ffile-prefix-map={}=out", out.display()))
         .arg("-I")
         .arg(out)
@@ -78,29 +94,59 @@ fn compile(source: &Path, object: &Path, out: &Path, libbpf: &str) -> Result<(),
     slim(object)
 }
 
-/// Takes out of the object what the kernel and libbpf never read, more than half of its bytes: DWARF (the types are in
+/// Takes out of the object what the kernel and libbpf never need, more than half of its bytes: DWARF (the types are in
 /// BTF), the relocations of BTF (already applied; only for tools that merge objects) and labels of basic blocks.
 fn slim(object: &Path) -> Result<(), String> {
+    objcopy(object, |command| {
+        command.args(["--strip-debug", "--remove-section=.rel.BTF", "--remove-section=.rel.BTF.ext"]).args([
+            "--remove-section=.llvm_addrsig",
+            "--wildcard",
+            "--strip-symbol=LBB*",
+        ])
+    })
+}
+
+/// Takes out which line each instruction is of, a third of what is packed. Only readers of the verifier's log would like it.
+fn forget_lines(object: &Path) -> Result<(), String> {
+    let extension = object.with_extension("BTF.ext");
+    let section = format!(".BTF.ext={}", extension.display());
+    objcopy(object, |command| command.args(["--dump-section", &section]))?;
+    let bytes = fs::read(&extension).map_err(|e| format!("cannot read {}: {e}", extension.display()))?;
+    let slim = without_lines(&bytes).ok_or("the .BTF.ext is not what it was")?;
+    fs::write(&extension, slim).map_err(|e| format!("cannot write {}: {e}", extension.display()))?;
+    objcopy(object, |command| command.args(["--update-section", &section]))
+}
+
+fn objcopy(object: &Path, arguments: impl Fn(&mut Command) -> &mut Command) -> Result<(), String> {
     let objcopy = env::var("LLVM_OBJCOPY").unwrap_or_else(|_| "llvm-objcopy".into());
-    let status = Command::new(&objcopy)
-        .args(["--strip-debug", "--remove-section=.rel.BTF", "--remove-section=.rel.BTF.ext"])
-        .args(["--remove-section=.llvm_addrsig", "--wildcard", "--strip-symbol=LBB*"])
-        .arg(object)
-        .status()
-        .map_err(|e| {
-            format!("cannot run {objcopy} ({e}); install it with `cross/setup build` or set LLVM_OBJCOPY")
-        })?;
-    if !status.success() {
-        return Err(format!("{objcopy} failed on {}", object.display()));
+    let status = arguments(&mut Command::new(&objcopy)).arg(object).status().map_err(|e| {
+        format!("cannot run {objcopy} ({e}); install it with `cross/setup build` or set LLVM_OBJCOPY")
+    })?;
+    if status.success() { Ok(()) } else { Err(format!("{objcopy} failed on {}", object.display())) }
+}
+
+/// A `struct btf_ext_header` (libbpf, src/libbpf_internal.h) and its parts, without that of the lines. Behind eight bytes it has
+/// offset and length of each part, from its own end on: functions, lines, relocations.
+fn without_lines(bytes: &[u8]) -> Option<Vec<u8>> {
+    let word = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?) as usize);
+    let header = word(4)?;
+    let part = |at: usize| bytes.get(header + word(at)?..)?.get(..word(at + 4)?);
+    let (functions, relocations) = (part(8)?, part(24)?);
+    let mut slim = bytes.get(..header)?.to_vec();
+    let after = functions.len();
+    for (at, value) in [(8, 0), (16, after), (20, 0), (24, after)] {
+        slim.get_mut(at..at + 4)?.copy_from_slice(&u32::try_from(value).ok()?.to_le_bytes());
     }
-    Ok(())
+    slim.extend([functions, relocations].concat());
+    Some(slim)
 }
 
 /// Writes the object beside itself, packed.
 fn pack(object: &Path) -> Result<(), String> {
     let status = Command::new("xz")
-        // A dictionary no larger than the object: it is allocated where it is unpacked.
-        .args(["--keep", "--force", "--threads=1", "--check=crc32", "--lzma2=preset=9e,dict=256KiB"])
+        // A dictionary no larger than the object: it is allocated where it is unpacked. Instructions have eight bytes.
+        .args(["--keep", "--force", "--threads=1", "--check=crc32"])
+        .arg("--lzma2=preset=9e,dict=256KiB,lc=0,lp=3,pb=3")
         .arg(object)
         .status()
         .map_err(|e| format!("cannot run xz ({e}); install it with `cross/setup build`"))?;
