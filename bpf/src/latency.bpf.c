@@ -675,7 +675,7 @@ static __noinline bool frame_lost(__u64 old, bool same)
 
 	if (!row)
 		return false;
-	if (old & AWAIT_MARK && is_python(old, old) && !await_counts(old))
+	if (constants.await_sets && old & AWAIT_MARK && is_python(old, old) && !await_counts(old))
 		return true;
 	if (same)
 		count(row->abandoned, 1);
