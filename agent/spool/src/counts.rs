@@ -4,7 +4,6 @@ use edgelat_histogram::{BUCKETS, Histogram, INDEX_MIN};
 
 use crate::buckets;
 use crate::codec::{self, Bytes};
-use crate::record;
 
 /// Names of the losses, in the order of [`Counts::lost`]; what each means stands in docs/WATCH-JSON.md.
 pub const LOSSES: [&str; 7] =
@@ -12,6 +11,8 @@ pub const LOSSES: [&str; 7] =
 
 /// Figures that stand before the losses: sum, probes inside, inside, off, zero, unmatched.
 const FIGURES: usize = 6;
+/// Where the second of these is; in records of the first version those behind it follow the first.
+const PROBES: usize = 1;
 /// The figures behind the losses, since the third version.
 const EXCEPTIONS: usize = FIGURES + LOSSES.len();
 const SUSPENDED: usize = EXCEPTIONS + 1;
