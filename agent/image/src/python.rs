@@ -17,9 +17,13 @@
 //! (3.8), Include/cpython/code.h, Include/cpython/frameobject.h (3.8 to 3.10: `PyFrameObject`),
 //! Include/internal/pycore_frame.h (from 3.11 on: `_PyInterpreterFrame`), Include/cpython/unicodeobject.h.
 
+mod state;
+
 use std::fmt;
 
 use thiserror::Error;
+
+pub use self::state::State;
 
 use crate::elf::symbols::SymbolTable;
 use crate::glob::Glob;
@@ -110,6 +114,8 @@ pub struct Interpreter {
     pub layout: Layout,
     /// Where calls enter and leave the evaluation loop.
     pub sites: FunctionSites,
+    /// Where its processes show whether every call does; `None` where that is not asked, up to 3.10, or cannot be told.
+    pub state: Option<State>,
 }
 
 /// Why an interpreter cannot be measured.
@@ -252,6 +258,18 @@ impl Interpreter {
     pub const fn has_perf_support(&self) -> bool {
         self.minor >= 12
     }
+
+    /// A method whose calls may run inside of the loop even where all others enter: an instruction that was specialised for
+    /// it does not ask whether something else is to evaluate frames. That is `BINARY_SUBSCR_GETITEM` in 3.11 and
+    /// `CALL_ALLOC_AND_ENTER_INIT` in 3.13.
+    #[must_use]
+    pub const fn bypassing(&self) -> Option<&'static str> {
+        match self.minor {
+            11 => Some("__getitem__"),
+            13 => Some("__init__"),
+            _ => None,
+        }
+    }
 }
 
 impl<S: ReadAt> Image<S> {
@@ -262,7 +280,7 @@ impl<S: ReadAt> Image<S> {
     pub fn python(&self, table: &FunctionTable) -> Result<Option<Interpreter>, PythonError> {
         let mut loops = table.iter().filter(|function| function.linkage_name == LOOP);
         let Some(function) = loops.next() else { return Ok(None) };
-        let [runtime, version] = self.data([RUNTIME, VERSION])?;
+        let [runtime, version, accessor] = self.data([RUNTIME, VERSION, state::ACCESSOR])?;
         let minor = self.python_minor(table, version)?;
         let layout = match (minor, runtime) {
             (8..=12, _) => Layout::of(minor),
@@ -273,7 +291,9 @@ impl<S: ReadAt> Image<S> {
         let sites = self.sites(table, &function).or_else(|_| self.returns(table, &function));
         let sites = sites.map_err(PythonError::Loop)?;
         self.passes_no_argument(&function, &sites)?;
-        Ok(Some(Interpreter { minor, layout, sites }))
+        let state = runtime.zip(accessor).filter(|_| minor > 10);
+        let state = state.and_then(|(runtime, accessor)| self.state(minor, runtime, accessor));
+        Ok(Some(Interpreter { minor, layout, sites, state }))
     }
 
     /// The entry may have slid past a landing pad, which leaves all registers alone, and past nothing else.

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::elf::{File, Symbol, TEXT_ADDRESS};
+use common::elf::{File, OBJECT, Symbol, TEXT_ADDRESS};
 use common::languages::{debug_offsets, interpreter};
 use common::own_functions;
 use edgelat_image::Image;
@@ -28,6 +28,40 @@ fn the_offsets_of_3_13_are_read() {
     let mut moved = debug_offsets();
     (moved[35], moved[37], moved[39]) = (120, 136, 76);
     assert_eq!(read(&interpreter(&moved)).unwrap().unwrap().layout.code_file, 120);
+}
+
+/// `endbr64; mov 0x2118(%rdi),%rax`, which the loop of the test has in its middle.
+const ACCESSOR: &[u8] = &[0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x8b, 0x87, 0x18, 0x21, 0, 0];
+
+#[test]
+fn where_the_interpreters_of_a_process_are_is_stated_and_loaded_by_an_accessor() {
+    let state = |finalizing: u64, first: u64, next: u64| {
+        let mut words = debug_offsets();
+        (words[4], words[5], words[8]) = (finalizing, first, next);
+        let mut file = interpreter(&words);
+        let at = file.text.len() / 2;
+        file.text[at..at + ACCESSOR.len()].copy_from_slice(ACCESSOR);
+        let name = "_PyInterpreterState_GetEvalFrameFunc";
+        file.symbols.push(Symbol::function(name, TEXT_ADDRESS + at as u64, 12).kind(OBJECT));
+        read(&file).unwrap().unwrap().state
+    };
+    // Those of Debian's 3.13, but for where the interpreters are in the runtime: there is less of it here.
+    let found = state(0x260, 0x278, 0x1c60).unwrap();
+    assert_eq!((found.first, found.next, found.eval_frame), (4, 0x1c60, 0x2118));
+    assert_eq!(state(0x268, 0x278, 0x1c60).unwrap().started, found.started + 8);
+    // Nowhere in the file, before or far behind the rest, farther than any structure.
+    for (finalizing, first, next) in [
+        (0x2600, 0x2618, 0x1c60),
+        (0x260, 0x250, 0x1c60),
+        (0x220, 0x278, 0x1c60),
+        (0, 0x10, 0x1c60),
+        (0x260, 0x278, 1 << 16),
+        (u64::MAX, u64::MAX, 0),
+        (1 << 40, (1 << 40) + 24, 0),
+    ] {
+        assert_eq!(state(finalizing, first, next), None, "{finalizing:#x} {first:#x} {next:#x}");
+    }
+    assert_eq!(read(&interpreter(&debug_offsets())).unwrap().unwrap().state, None, "no accessor");
 }
 
 #[test]
