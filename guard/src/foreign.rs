@@ -22,7 +22,7 @@ use crate::error::{GuardError, text};
 use crate::guard::{Guard, order};
 use crate::image::Identity;
 use crate::maps::Mapping;
-use crate::protocol::{ImageId, TargetFile, TargetId};
+use crate::protocol::{ImageId, TargetId};
 use crate::target::path_of;
 
 /// Time between two looks at the probed files of foreign file systems, each of which takes a child.
@@ -112,22 +112,6 @@ impl Guard {
         }
         self.images.iter_mut().filter(|open| open.id == image).for_each(|open| open.identity = now);
         Ok(())
-    }
-
-    /// Opens a file that says something of a target. One of them stands in a folder that the target may have mounted itself.
-    pub(crate) fn open_told(
-        &mut self,
-        target: TargetId,
-        file: TargetFile,
-    ) -> Result<Option<OwnedFd>, GuardError> {
-        if file != TargetFile::PerfMap {
-            return Ok(self.target(target)?.open_told(file));
-        }
-        let at = self.targets.iter().position(|known| known.id == target);
-        let holder = at.map(|at| self.targets.swap_remove(at)).ok_or_else(|| order("no such target"))?;
-        let opened = self.aside(&[holder.folder()], |_| (Ok(()), Vec::from_iter(holder.open_told(file))));
-        self.targets.push(holder);
-        Ok(opened?.and_then(|((), mut files)| files.pop()))
     }
 
     fn is_stalled(&mut self, device: (u32, u32)) -> bool {

@@ -31,7 +31,7 @@ use crate::lock::RunLock;
 use crate::notify::Notify;
 use crate::pins;
 use crate::plan::Plan;
-use crate::protocol::{ImageId, Reply, Request, Returns, TargetFile, TargetId, Told};
+use crate::protocol::{ImageId, Reply, Request, Returns, TargetId, Told};
 use crate::repricing::Repriced;
 use crate::sandbox;
 use crate::sandbox::guard::Tasks;
@@ -198,7 +198,7 @@ impl Guard {
             Request::Disarm { plan } => self.switch(plan, false),
             Request::Detach { plan } => self.detach(plan),
             Request::Events => Ok(self.tell_events()),
-            Request::OpenFile { target, file } => self.open_file(target, file, &mut descriptors),
+            Request::ReadList { target, pid, list } => self.read_list(target, pid, list),
             Request::StepCommand => self.step_command(),
             Request::ReleaseCommand { pid } => self.release_command(pid),
             Request::FindProcesses { word, begins, whole } => {
@@ -315,17 +315,6 @@ impl Guard {
             Some(opened) => Ok(opened),
             none => Tracefs::open().map(|opened| &*none.insert(opened)),
         }
-    }
-
-    pub(crate) fn open_file(
-        &mut self,
-        target: TargetId,
-        file: TargetFile,
-        descriptors: &mut Vec<OwnedFd>,
-    ) -> Result<Reply, GuardError> {
-        self.scope.file(target, file)?;
-        descriptors.extend(self.open_told(target, file)?);
-        Ok(Reply::File)
     }
 
     fn open_target(&mut self, pid: i32, allow_ptrace: bool) -> Result<Reply, GuardError> {

@@ -20,6 +20,7 @@
 //! | `plan.rs` | what is measured, from its sites to its probes |
 //! | `python.rs` | is what a plan says of an interpreter possible? |
 //! | `aside.rs` | what is done by a process of its own, because it may never come back? |
+//! | `interpreters.rs` | what do interpreters of Python in a target do with calls? |
 //! | `examine.rs` | which of its functions do not fit the target's memory, and is there room for the others? |
 //! | `look.rs` | what is looked at without being asked |
 //! | `stop.rs` | what happens when the guard is stopped and continued? |
@@ -73,6 +74,7 @@ mod find;
 mod foreign;
 mod guard;
 mod image;
+mod interpreters;
 pub mod line;
 mod listing;
 mod load;

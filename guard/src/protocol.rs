@@ -364,12 +364,15 @@ pub enum Request {
     },
     /// What happened since the last question?
     Events,
-    /// Open a file of a target's folder in /proc, or one that it writes. The descriptor comes with the reply.
-    OpenFile {
+    /// Read a list in the memory of a process: of each element one word. Where functions of Python are to be measured, this tells
+    /// what its interpreters do with calls.
+    ReadList {
         /// The target.
         target: TargetId,
-        /// Which.
-        file: TargetFile,
+        /// The process: the target's, or one that its plans cover.
+        pid: i32,
+        /// Where the list is.
+        list: List,
     },
     /// Lead the command that the guard has started to the next image that may be the one that is meant. That of its start has
     /// to be looked at before.
@@ -436,15 +439,25 @@ pub struct Found {
     pub word: Path,
 }
 
-/// A file that says something of a target. Only the collector looks at what is in it.
+/// Elements of a list that are read at most.
+pub const ELEMENTS: usize = 64;
+
+/// Words that are read where a list begins.
+pub const HEAD: usize = 8;
+
+/// A list in the memory of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum TargetFile {
-    /// The environment that it was started with.
-    Environment,
-    /// Its command line.
-    CommandLine,
-    /// The map of its functions that a program with its own compiler writes for perf, as `/tmp/perf-PID.map`.
-    PerfMap,
+pub struct List {
+    /// The image in whose data it begins.
+    pub image: ImageId,
+    /// Offset in the file of the words there.
+    pub begin: u64,
+    /// Which of them is the address of the first element.
+    pub first: u8,
+    /// In an element: the address of the next one.
+    pub next: u16,
+    /// In an element: the word that is read.
+    pub word: u16,
 }
 
 /// A mapped image.
@@ -717,7 +730,14 @@ pub enum Reply {
         /// There are more.
         more: bool,
     },
-    /// A file was opened; its descriptor comes with this. None where there is no such file.
+    /// A list, as far as it can be read.
+    List {
+        /// The words where it begins, and behind them one of each element.
+        words: heapless::Vec<u64, { HEAD + ELEMENTS }>,
+        /// That are all.
+        whole: bool,
+    },
+    /// A file was opened; its descriptor comes with this.
     File,
     /// Processes that fit.
     Processes {

@@ -14,7 +14,7 @@ use crate::error::{GuardError, text};
 use crate::find::word_of;
 use crate::guard::order;
 use crate::placement::TargetsOn;
-use crate::protocol::{OnSignal, PlanOptions, Returns, Route, TargetFile, TargetId, Word};
+use crate::protocol::{OnSignal, PlanOptions, Returns, Route, TargetId, Word};
 use crate::target::Target;
 
 /// Targets that are open at once: as many processes as a service measures, and some that are only looked at.
@@ -237,15 +237,13 @@ impl Scope {
         Ok(())
     }
 
-    /// May a file that says something of a target be opened? Whether an interpreter of Python shows every call is told by
-    /// its environment and command line; nothing else needs them.
-    pub(crate) fn file(&self, target: TargetId, file: TargetFile) -> Result<(), GuardError> {
-        let opened = self.opened(target)?;
+    /// May something of a target's memory be read? What its interpreter of Python does with calls is told there; nothing else
+    /// needs it.
+    pub(crate) fn memory(&self, target: TargetId) -> Result<(), GuardError> {
         let needed = |asked: &Asked| asked.limits.is_none_or(|limits| limits.python);
-        match file {
-            TargetFile::PerfMap => Ok(()),
-            TargetFile::Environment | TargetFile::CommandLine if opened.asked.iter().any(needed) => Ok(()),
-            _ => Err(order("nothing of Python is to be measured")),
+        match self.opened(target)?.asked.iter().any(needed) {
+            true => Ok(()),
+            false => Err(order("nothing of Python is to be measured")),
         }
     }
 }

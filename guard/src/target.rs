@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use caps::Capability;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
+use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, fstat};
@@ -17,7 +17,7 @@ use nix::sys::stat::{Mode, fstat};
 use crate::error::{GuardError, Os, text};
 use crate::image::stat_quietly;
 use crate::maps::{Mapping, Maps};
-use crate::protocol::{TargetFile, TargetId};
+use crate::protocol::TargetId;
 use crate::quarantine::ANY_USER;
 use crate::rights;
 
@@ -219,24 +219,6 @@ impl Target {
     pub(crate) fn has_memory(&self) -> bool {
         let mut byte = [0];
         self.open_read("maps").is_ok_and(|mut maps| maps.read(&mut byte).is_ok_and(|read| read > 0))
-    }
-
-    /// Opens a file that says something of it, for somebody who has no right to.
-    pub(crate) fn open_told(&self, file: TargetFile) -> Option<OwnedFd> {
-        match file {
-            TargetFile::Environment => self.open_read("environ").ok().map(OwnedFd::from),
-            TargetFile::CommandLine => self.open_read("cmdline").ok().map(OwnedFd::from),
-            TargetFile::PerfMap => {
-                // The path is the target's own. It may lead to any file, so it is followed in the target's root only, and
-                // not opened for reading: that it is there is all that counts.
-                let root =
-                    openat(&self.proc, "root", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
-                let how = OpenHow::new()
-                    .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
-                    .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-                openat2(&root, format!("tmp/perf-{}.map", self.pid).as_str(), how).ok()
-            }
-        }
     }
 
     fn open_read(&self, name: &str) -> Result<File, Errno> {

@@ -19,7 +19,7 @@ use edgelat_bpf::layout::{
 };
 use edgelat_guard::placement::TargetsOn;
 use edgelat_guard::protocol::{
-    Event, OnSignal, PlanOptions, PlanSite, Reply, Request, Returns, Route, TargetFile, Word,
+    Event, ImageId, List, OnSignal, PlanOptions, PlanSite, Reply, Request, Returns, Route, Word,
 };
 use edgelat_guard::{GuardError, Line};
 use nix::libc;
@@ -173,8 +173,10 @@ fn other_process(line: &mut Line, asked: i32, other: i32) {
     }
     let target = open_target(line, asked);
     // Nothing of Python is to be measured.
-    for file in [TargetFile::Environment, TargetFile::CommandLine] {
-        refused(line, Request::OpenFile { target, file });
+    let list = List { image: ImageId(0), begin: 0, first: 0, next: 0, word: 0 };
+    for pid in [asked, other] {
+        let error = refused(line, Request::ReadList { target, pid, list });
+        assert!(error.to_string().contains("Python"), "{error}");
     }
     refused(line, Request::OpenConfig);
 }

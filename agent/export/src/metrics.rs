@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use edgelat_spool::live::{Row, Snapshot, Target};
 use edgelat_spool::record::hexadecimal;
-use edgelat_spool::{Counts, LOSSES};
+use edgelat_spool::{Counts, LOSSES, Stream};
 
 use crate::family::{Family, Kind, Metric, Number, Value, label};
 
@@ -63,6 +63,7 @@ struct Function {
     since_ns: u64,
     bias_ns: Option<u64>,
     until_tail_call: bool,
+    partial: bool,
     counts: Counts,
 }
 
@@ -77,13 +78,14 @@ fn functions(snapshot: &Snapshot, families: &mut Vec<Family>) {
                 known.since_ns = known.since_ns.min(stream.since_ns);
                 known.bias_ns = known.bias_ns.max(stream.bias_ns);
                 known.until_tail_call |= stream.until_tail_call;
+                known.partial |= stream.partial;
                 known.counts.add(counts);
             }
             None => {
                 let (since_ns, bias_ns) = (stream.since_ns, stream.bias_ns);
-                let until_tail_call = stream.until_tail_call;
-                functions
-                    .insert(key, Function { since_ns, bias_ns, until_tail_call, counts: counts.clone() });
+                let Stream { until_tail_call, partial, .. } = *stream;
+                let counts = counts.clone();
+                functions.insert(key, Function { since_ns, bias_ns, until_tail_call, partial, counts });
             }
         }
     }
@@ -145,6 +147,12 @@ fn functions(snapshot: &Snapshot, families: &mut Vec<Family>) {
         "",
         "1 where some calls leave by a jump and are measured up to there only",
     );
+    let mut part = family(
+        "edgelat_function_partial",
+        Kind::Gauge,
+        "",
+        "1 where only a part of the calls of a function of Python is seen, and the figures are of that part",
+    );
     for (key, function) in functions {
         let names = ["target", "function", "image", "build_id"];
         let labels: Labels = names.into_iter().zip(key).collect();
@@ -178,11 +186,14 @@ fn functions(snapshot: &Snapshot, families: &mut Vec<Family>) {
         if function.until_tail_call {
             until.number(labels.clone(), Number::whole(1), None);
         }
+        if function.partial {
+            part.number(labels.clone(), Number::whole(1), None);
+        }
         let value = Value::Histogram(function.counts);
         durations.metrics.push(Metric { labels, value, created_ns: created });
     }
     families.extend([
-        durations, calls, inside, ended, lost, unmatched, exceptions, bias, probes, suspended, until,
+        durations, calls, inside, ended, lost, unmatched, exceptions, bias, probes, suspended, until, part,
     ]);
 }
 
@@ -221,6 +232,13 @@ fn targets(snapshot: &Snapshot, families: &mut Vec<Family>) {
         "",
         "Functions that were asked for and cannot be measured safely",
         &|target| Some(Number::whole(target.refused)),
+    );
+    each(
+        "edgelat_target_uncalled_names",
+        Kind::Gauge,
+        "",
+        "Names of functions of Python that were asked for, and no function has of which a call was seen",
+        &|target| Some(Number::whole(target.not_called)),
     );
     each(
         "edgelat_target_unattributed_hits",

@@ -147,6 +147,8 @@ pub struct Target {
     pub missed: u64,
     /// How long those lived, and others before they were covered, in nanoseconds.
     pub children_ns: u64,
+    /// Names of functions of Python that were asked for, and no function has which was called.
+    pub not_called: u64,
 }
 
 /// A stream and what it has counted.
@@ -486,6 +488,7 @@ impl Target {
         codec::put(out, self.unattributed);
         codec::put(out, self.missed);
         codec::put(out, self.children_ns);
+        codec::put(out, self.not_called);
     }
 
     fn decode(bytes: &mut Bytes<'_>) -> Option<Self> {
@@ -500,6 +503,7 @@ impl Target {
         target.unattributed = bytes.number()?;
         target.missed = bytes.number()?;
         target.children_ns = bytes.number()?;
+        target.not_called = bytes.number()?;
         Some(target)
     }
 }

@@ -41,6 +41,8 @@ pub struct Stream {
     pub until_tail_call: bool,
     /// It is a generator or coroutine of Python, whose calls are resumes.
     pub resumes: bool,
+    /// It is a function of Python of which only a part of the calls is seen.
+    pub partial: bool,
     /// What the probes themselves add to each duration, in nanoseconds, if it was measured.
     pub bias_ns: Option<u64>,
     /// Since when it is counted, in nanoseconds since boot.
@@ -167,7 +169,8 @@ pub enum Record {
     Interval(Interval),
 }
 
-/// Version of the records that are written. Those of the first one are read as well: they do not know what probes took inside.
+/// Version of the records that are written. Those before are read as well: the first does not know what probes took inside,
+/// the second neither that a function is seen in part nor what exceptions left.
 pub(crate) const VERSION: u8 = 3;
 /// The first version that says how many processes were not measured.
 const COUNTED: u8 = 3;
@@ -219,13 +222,13 @@ impl Stream {
         codec::put_bytes(out, self.language.as_bytes());
         codec::put(out, self.line.into());
         out.push(self.until_tail_call.into());
-        out.push(self.resumes.into());
+        out.push(u8::from(self.resumes) | u8::from(self.partial) << 1);
         codec::put_option(out, self.bias_ns);
         codec::put(out, self.since_ns);
     }
 
     pub(crate) fn decode(bytes: &mut Bytes<'_>) -> Option<Self> {
-        Some(Self {
+        let mut stream = Self {
             id: bytes.small()?,
             target: bytes.text(NAME_BYTES)?,
             function: bytes.text(NAME_BYTES)?,
@@ -234,10 +237,14 @@ impl Stream {
             language: bytes.text(NAME_BYTES)?,
             line: bytes.small()?,
             until_tail_call: bytes.flag()?,
-            resumes: bytes.flag()?,
-            bias_ns: bytes.option()?,
-            since_ns: bytes.number()?,
-        })
+            ..Self::default()
+        };
+        // Up to version 2 the second was never set.
+        let marks = *bytes.take(1)?.first().filter(|marks| **marks < 4)?;
+        (stream.resumes, stream.partial) = (marks & 1 != 0, marks & 2 != 0);
+        stream.bias_ns = bytes.option()?;
+        stream.since_ns = bytes.number()?;
+        Some(stream)
     }
 
     /// Is it the same function, whatever its number and whenever it began?

@@ -205,6 +205,12 @@ impl Spool {
         stream.id
     }
 
+    /// Of a stream only a part of the calls is seen. Where its beginning is written already, the next checkpoint says it.
+    pub fn mark_partial(&mut self, id: u32) {
+        let all = self.current.streams.iter_mut().chain(self.streams.get_mut((id as usize).wrapping_sub(1)));
+        all.filter(|stream| stream.id == id && id > 0).for_each(|stream| stream.partial = true);
+    }
+
     /// Adds what a stream did in this interval.
     pub fn add(&mut self, stream: u32, counts: &Counts) {
         self.current.row(stream, counts);

@@ -23,7 +23,7 @@ struct StreamOf {
     language: String,
     line: u32,
     until_tail_call: bool,
-    resumes: bool,
+    marks: u8,
     bias_ns: Option<u64>,
     since_ns: u64,
 }
@@ -75,6 +75,7 @@ fn stream(id: u32) -> Stream {
         line: 300,
         until_tail_call: true,
         resumes: false,
+        partial: true,
         bias_ns: Some(512),
         since_ns: 1 << 40,
     }
@@ -91,7 +92,7 @@ fn stream_of(id: u32) -> StreamOf {
         language: of.language,
         line: 300,
         until_tail_call: true,
-        resumes: false,
+        marks: 2,
         bias_ns: Some(512),
         since_ns: 1 << 40,
     }
@@ -260,6 +261,33 @@ fn a_record_of_the_second_version_is_read_and_knows_no_exceptions_and_no_process
     assert_eq!(bytes.remove(time + 5), 0);
     assert_eq!(Record::decode(2, 2, &bytes), Some(Record::Interval(old)));
     assert_eq!(Record::decode(4, 2, &bytes), None);
+}
+
+#[test]
+fn what_is_resumed_and_what_is_seen_in_part_share_a_byte() {
+    let decoded = |marks: u8| {
+        let streams = vec![StreamOf { marks, ..stream_of(1) }];
+        let empty = || CheckpointOf {
+            run: [7; 16],
+            boot: [8; 16],
+            agent: String::new(),
+            began_ns: 0,
+            epoch_ns: None,
+            next: 0,
+            dropped: 0,
+            streams: vec![],
+            rows: vec![],
+        };
+        match Record::decode(3, 1, &postcard(&CheckpointOf { streams, ..empty() })) {
+            Some(Record::Checkpoint(checkpoint)) => checkpoint.streams.first().cloned(),
+            _ => None,
+        }
+    };
+    for marks in 0..4 {
+        let expected = Stream { resumes: marks & 1 != 0, partial: marks & 2 != 0, ..stream(1) };
+        assert_eq!(decoded(marks), Some(expected), "{marks}");
+    }
+    assert_eq!(decoded(4), None);
 }
 
 #[test]

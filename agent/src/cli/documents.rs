@@ -62,6 +62,10 @@ fn full_report() -> Report {
         python: Some(PythonReport {
             version: "3.13".to_string(),
             every_call: true,
+            interpreters: Some(1),
+            interpreters_from_c: Some(0),
+            partial_method: None,
+            not_called: Vec::new(),
             counts_only: false,
             calls: 0,
             no_room: 0,
@@ -94,6 +98,12 @@ fn every_end_of_watch_is_documented() {
         assert!(text.contains(&format!("`{}` (", word.as_str().unwrap())), "{word}");
     }
     assert!(text.contains(SCHEMA));
+}
+
+#[test]
+fn the_module_that_shows_every_call_of_python_is_the_one_that_is_tested() {
+    let module = document("tests/targets/python/every_call.py");
+    assert!(document("docs/PYTHON.md").contains(&format!("```python\n{module}```\n")));
 }
 
 #[test]

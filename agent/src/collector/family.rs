@@ -63,6 +63,11 @@ impl Family {
         self.alive.contains_key(&pid)
     }
 
+    /// Those that have not ended.
+    pub fn pids(&self) -> impl Iterator<Item = i32> {
+        self.alive.keys().copied()
+    }
+
     /// May a call of this process still be running that began then, on the monotonic clock in nanoseconds?
     pub fn runs(&self, pid: i32, began_ns: u64) -> bool {
         self.alive.get(&pid).is_some_and(|executed_ns| began_ns >= *executed_ns)

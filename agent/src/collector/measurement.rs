@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use edgelat_bpf::{Codes, Frames, MapError, RowTotals, Rows};
 use edgelat_guard::error::text;
-use edgelat_guard::protocol::{Bias, PlanId, Reply, Request, Returns, Route};
+use edgelat_guard::protocol::{Bias, PlanId, Reply, Request, Returns, Route, TargetId};
 use edgelat_guard::{GuardError, Limits, Line};
 
 use super::examine::{self, Refused};
 use super::family::Family;
 use super::hand_over::hand_over;
+use super::interpreters::Interpreters;
 use super::plan;
 use super::python::{Label, Lost, Python, Sizes};
 use super::report::{FunctionReport, PythonReport};
@@ -51,7 +52,7 @@ pub struct Measurement {
 struct PythonPart {
     functions: Python,
     version: String,
-    every_call: bool,
+    interpreters: Interpreters,
     counts_only: bool,
     steppings: Steppings,
     /// With the links of one process.
@@ -175,12 +176,33 @@ impl Measurement {
         }
     }
 
+    /// Looks whether the interpreters of the processes show every call; [`Interpreters::look`].
+    pub fn look_at_python(&mut self, line: &mut Line, target: TargetId, pids: &[i32], anyway: bool) -> bool {
+        let python = self.python.as_mut();
+        python.is_some_and(|python| python.interpreters.look(line, target, pids, anyway))
+    }
+
+    /// Nothing more will be learnt of the interpreters.
+    pub fn conclude(&mut self) {
+        self.python.iter_mut().for_each(|python| python.interpreters.conclude());
+    }
+
+    /// How many names of functions of Python were asked for that no function has which was called.
+    pub fn not_called(&self) -> Option<usize> {
+        Some(self.python.as_ref()?.functions.not_called().count())
+    }
+
     /// What is known of the target's Python, where its functions are measured.
     pub fn python(&self) -> Option<PythonReport> {
         let python = self.python.as_ref()?;
+        let (interpreters, interpreters_from_c) = python.interpreters.counted().unzip();
         Some(PythonReport {
             version: python.version.clone(),
-            every_call: python.every_call,
+            every_call: python.interpreters.every_call(),
+            interpreters,
+            interpreters_from_c,
+            partial_method: python.interpreters.bypassing(),
+            not_called: python.functions.not_called().map(ToString::to_string).collect(),
             counts_only: python.counts_only,
             calls: python.calls,
             no_room: python.lost.no_room,
@@ -323,10 +345,11 @@ impl Measurement {
         // A session keeps no more than a time; and what a hit costs has to be known.
         let probes_known = !self.session && self.cost_ns.is_some();
         let (native_reports, python_reports) = self.functions.split_at_mut(natives);
-        if let Some(python) = &self.python {
+        if let Some(part) = &self.python {
             for (label, report) in python_reports.iter_mut().enumerate() {
-                let (totals, unresolved) = python.functions.total(label, &self.rows);
+                let (totals, unresolved) = part.functions.total(label, &self.rows);
                 report.lost.unresolved = unresolved;
+                report.partial = part.interpreters.partial(&report.name);
                 fill(report, &totals, inside[natives + label], since_ns, probes_known);
             }
         }
@@ -383,7 +406,7 @@ impl PythonPart {
                 awaits,
             ),
             version: format!("3.{}", interpreter.minor),
-            every_call: python.every_call,
+            interpreters: python.interpreters.clone(),
             counts_only: python.counts_only,
             steppings: python.steppings,
             bias_alone_ns: None,

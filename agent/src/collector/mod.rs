@@ -18,6 +18,7 @@
 //! | `missed` | names that no function has |
 //! | [`measurement`] | one loaded plan: attach, arm, read, detach |
 //! | `hand_over`, `plan` | what was resolved, to the guard |
+//! | [`interpreters`] | whether those of Python show every call |
 //! | [`python`] | functions of Python, found while they are called |
 //! | [`refusals`] | targets for which return probes would be unsafe |
 //! | [`report`] | what is known of each function at one moment |
@@ -29,6 +30,7 @@ pub mod examine;
 pub mod family;
 pub mod faults;
 mod hand_over;
+pub mod interpreters;
 pub mod measurement;
 mod missed;
 pub mod notes;

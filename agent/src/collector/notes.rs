@@ -78,24 +78,53 @@ pub fn of_python(python: &ResolvedPython) -> impl Iterator<Item = String> {
 
 /// Which calls of an interpreter can be seen, and how to see more.
 fn visible_in(python: &ResolvedPython) -> String {
-    let interpreter = &python.interpreter;
-    match (python.every_call, interpreter.sees_every_call(), interpreter.has_perf_support()) {
-        (true, true, _) => {
-            format!("{interpreter}: every call is seen, under the function's own name (without its class)")
-        }
-        (true, false, _) => format!(
-            "{interpreter} with the support for perf: every call is seen; it writes /tmp/perf-PID.map, which grows with \
-             each new function"
-        ),
-        (false, _, true) => format!(
-            "{interpreter}: only calls from C are seen (scripts, threads, callbacks); to see every call, start it with \
-             PYTHONPERFSUPPORT=1 in its environment; {PERF_AND_FORK}"
-        ),
-        (false, _, false) => format!(
-            "{interpreter}: only calls from C are seen (scripts, threads, callbacks); from Python 3.12 on, \
-             PYTHONPERFSUPPORT=1 in the environment makes every call visible; {PERF_AND_FORK}"
-        ),
+    let (interpreter, state) = (&python.interpreter, &python.interpreters);
+    if interpreter.sees_every_call() {
+        return format!(
+            "{interpreter}: every call is seen, under the function's own name (without its class)"
+        );
     }
+    if state.every_call() {
+        let but = state.bypassing().map_or_else(String::new, |method| {
+            format!(
+                ", but for {method}: of its calls this version runs most inside of its loop, and figures are marked as a part"
+            )
+        });
+        return format!(
+            "{interpreter} with the support for perf or the like: every call is seen{but}; perf's writes /tmp/perf-PID.map, which \
+             grows with each new function"
+        );
+    }
+    if !state.known() {
+        return format!(
+            "{interpreter} has not started yet, or cannot be looked into: whether every call is seen is not known"
+        );
+    }
+    let which = match state.counted() {
+        Some((all, from_c)) if all > 1 => format!(" in {from_c} of its {all} interpreters"),
+        _ => String::new(),
+    };
+    let way = match interpreter.has_perf_support() {
+        true => format!(
+            "start it with PYTHONPERFSUPPORT=1 in its environment, or with -X perf where that is ignored (-I, -E, frozen programs); \
+             docs/PYTHON.md has other ways, also for interpreters that it makes itself; {PERF_AND_FORK}"
+        ),
+        false => {
+            "Python has a switch for that from Python 3.12 on, and docs/PYTHON.md a way for 3.11".to_owned()
+        }
+    };
+    format!(
+        "{interpreter}: only calls from C are seen{which} (scripts, threads, callbacks), and figures are marked as a part of the \
+         calls; to see every call, {way}"
+    )
+}
+
+/// Not every call of a process is seen, which was not known before.
+pub fn hidden(pid: i32) -> String {
+    format!(
+        "process {pid} or a child: an interpreter of Python shows only calls from C, and figures of functions are marked as a \
+         part of the calls from here on. docs/PYTHON.md says how to see all, from 3.12 on by PYTHONPERFSUPPORT=1 in the environment"
+    )
 }
 
 /// Faults of CPython: gh-144766 came with 3.13.12 and went with the release after it, gh-149156 was mended in May 2026 on all

@@ -153,7 +153,8 @@ pub struct Python {
     layout: Layout,
     /// Names are qualified.
     qualified: bool,
-    patterns: Vec<PythonPattern>,
+    /// What is asked for, and whether a function has come that it means.
+    patterns: Vec<(PythonPattern, bool)>,
     first_row: u32,
     rows: Vec<RowUse>,
     /// Those of them that are ours to give, and that we want back, since when.
@@ -182,7 +183,7 @@ impl Python {
             codes,
             layout,
             qualified,
-            patterns,
+            patterns: patterns.into_iter().map(|pattern| (pattern, false)).collect(),
             first_row,
             rows: (0..rows).map(|row| RowUse::new(of(row))).collect(),
             reserve: (first_row + 1..first_row + rows).collect(),
@@ -199,6 +200,11 @@ impl Python {
     /// The functions found so far, in the order of their first calls.
     pub fn labels(&self) -> &[Label] {
         &self.labels
+    }
+
+    /// What is asked for and means no function that was called.
+    pub fn not_called(&self) -> impl Iterator<Item = &PythonPattern> {
+        self.patterns.iter().filter(|(_, met)| !met).map(|(pattern, _)| pattern)
     }
 
     /// The function whose call a frame of the plan is. `None` also of an await of an earlier use of its row.
@@ -230,7 +236,12 @@ impl Python {
 
     fn meet(&mut self, code: &Code) {
         let (name, file) = (self.text(&code.name), self.text(&code.file));
-        let wanted = self.patterns.iter().any(|pattern| pattern.matches(&file, &name, self.qualified));
+        let mut wanted = false;
+        for (pattern, met) in &mut self.patterns {
+            let fits = pattern.matches(&file, &name, self.qualified);
+            *met |= fits;
+            wanted |= fits;
+        }
         if !wanted {
             self.codes.answer(code.slot, Answer::Unwanted);
             if let Some(row) = code.row {

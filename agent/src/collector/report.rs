@@ -108,8 +108,16 @@ pub struct TargetReport {
 pub struct PythonReport {
     /// Its version, such as `3.11`.
     pub version: String,
-    /// Every call of a function is seen, not only those that come from C.
+    /// Every call of a function is seen, not only those that come from C: in all interpreters, as far as they were looked at.
     pub every_call: bool,
+    /// How many interpreters the processes had when they were looked at last.
+    pub interpreters: Option<u64>,
+    /// Of these, those that show calls from C only.
+    pub interpreters_from_c: Option<u64>,
+    /// A method of which only a part of the calls is seen in any case.
+    pub partial_method: Option<&'static str>,
+    /// What was asked for, and no function that was called has the name.
+    pub not_called: Vec<String>,
     /// Calls are counted and not timed.
     pub counts_only: bool,
     /// Entries of its evaluation loop, measured or not: each costs.
@@ -197,6 +205,8 @@ pub struct FunctionReport {
     /// Its calls are the whole awaits of such a function, each from the first resume to the return.
     #[serde(rename = "await")]
     pub whole: bool,
+    /// It is a function of Python of which only a part of the calls is seen: the figures are those of a part.
+    pub partial: bool,
     /// Calls that began.
     pub entries: u64,
     /// Calls that were measured to their end.
@@ -267,6 +277,7 @@ impl FunctionReport {
             line: None,
             resumes: false,
             whole: false,
+            partial: false,
             entries: 0,
             exits: 0,
             in_flight: 0,

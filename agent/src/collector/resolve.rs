@@ -12,7 +12,7 @@ use edgelat_bpf::layout::{
 };
 use edgelat_guard::Line;
 use edgelat_guard::placement::TargetsOn;
-use edgelat_guard::protocol::{ImageId, MappedImage, PlanSite, Returns, TargetFile};
+use edgelat_guard::protocol::{ImageId, MappedImage, PlanSite, Returns};
 use edgelat_image::python::Awaits;
 use edgelat_image::{
     CallEnds, DebugFiles, Ends, Followers, FunctionTable, Glob, Image, Interpreter, Origin, Pack, Pattern,
@@ -20,6 +20,7 @@ use edgelat_image::{
 };
 
 use super::debug_dirs::DebugDirs;
+use super::interpreters::Interpreters;
 pub use super::missed::ResolveError;
 use super::missed::Waiting;
 use super::report::RefusedReport;
@@ -114,15 +115,15 @@ pub struct ResolvedPython {
     pub patterns: Vec<PythonPattern>,
     /// Its frames cannot be told apart: it switches stacks.
     pub counts_only: bool,
-    /// Every call enters the evaluation loop, not only those from C.
-    pub every_call: bool,
+    /// Which calls enter the evaluation loop: every one, or only those from C.
+    pub interpreters: Interpreters,
 }
 
 impl ResolvedPython {
     /// What tells whole awaits. They are measured only where each resume is seen: what the interpreter throws away without
     /// another resume, and makes anew at the same address, would be taken for the same.
     pub fn awaits(&self, targets_on: TargetsOn) -> Option<Awaits> {
-        let each = self.every_call && !self.counts_only && targets_on == TargetsOn::Any;
+        let each = self.interpreters.every_call() && !self.counts_only && targets_on == TargetsOn::Any;
         self.interpreter.layout.awaits.filter(|_| each)
     }
 }
@@ -242,9 +243,10 @@ pub fn resolve_python(
         let mut function = Function::of(&open, String::new());
         function.take(&open, interpreter.sites.entry.site.address, &interpreter.sites);
         function.sites.iter_mut().for_each(|site| site.cookie |= SITE_PYTHON);
+        let mut interpreters = Interpreters::of(&interpreter, open.id);
+        interpreters.look(line, target.id, &[target.pid], true);
         let resolved = ResolvedPython {
-            every_call: interpreter.sees_every_call()
-                || interpreter.has_perf_support() && perf_support(line, target),
+            interpreters,
             image: open.id,
             sites: function.sites,
             steppings: function.steppings,
@@ -255,15 +257,6 @@ pub fn resolve_python(
         return Ok(Some((resolved, ResolvedImage::of(&open, &parsed))));
     }
     Ok(None)
-}
-
-/// Was the interpreter started with the support for perf? It says so in its environment or on its command line, and writes
-/// a file.
-fn perf_support(line: &mut Line, target: &Target) -> bool {
-    target.says(line, TargetFile::Environment, b"PYTHONPERFSUPPORT=1")
-        || target.says(line, TargetFile::CommandLine, b"perf")
-        || target.says(line, TargetFile::CommandLine, b"-Xperf")
-        || target.has(line, TargetFile::PerfMap)
 }
 
 /// Has somebody said that this image is left alone?

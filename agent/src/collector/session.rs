@@ -18,7 +18,7 @@ use super::debug_dirs::DebugDirs;
 use super::family::{Children, Family};
 use super::faults;
 use super::measurement::{Measurement, percent, rate};
-use super::notes::Killed;
+use super::notes::{self, Killed};
 use super::refusals;
 use super::report::{Ended, FunctionReport, RefusedReport, Report, SCHEMA, TargetReport};
 use super::resolve::{self, ImageFile, ResolveError};
@@ -342,6 +342,23 @@ impl Session {
         self.measurements.iter().map(Measurement::cost_ns).sum()
     }
 
+    /// Looks whether every call of a function of Python is seen: for a report, or between two of them after new functions have
+    /// come. What to say where it has just been learnt that it is not.
+    pub fn look_at_python(&mut self, line: &mut Line, anyway: bool) -> Option<String> {
+        let (id, pid) = (self.target.id, self.target.pid);
+        let mut pids: Vec<i32> = self.family.pids().collect();
+        // The target first.
+        pids.sort_unstable_by_key(|of| *of != pid);
+        let mut all = self.measurements.iter_mut();
+        let learnt = all.any(|measurement| measurement.look_at_python(line, id, &pids, anyway));
+        learnt.then(|| notes::hidden(pid))
+    }
+
+    /// How many names of functions of Python were asked for that no function has which was called.
+    pub fn not_called(&self) -> Option<usize> {
+        self.measurements.iter().find_map(Measurement::not_called)
+    }
+
     /// Asks the guard what the probes have cost so far and what they add now.
     pub fn learn_costs(&mut self, line: &mut Line) {
         self.measurements.iter_mut().for_each(|measurement| measurement.learn_cost(line));
@@ -431,7 +448,9 @@ impl Session {
     /// counted is told all the same.
     pub fn end(&mut self, line: &mut Line, ended: Ended) -> (Report, Option<GuardError>) {
         let mut failure = None;
+        _ = self.look_at_python(line, true);
         for measurement in &mut self.measurements {
+            measurement.conclude();
             failure = measurement.disarm(line).err().or(failure);
             measurement.learn_cost(line);
         }

@@ -1,13 +1,12 @@
 //! A process that is to be measured, with its mapped images, as the guard shows it.
 
 use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use edgelat_guard::GuardError;
 use edgelat_guard::Line;
 use edgelat_guard::error::text;
-use edgelat_guard::protocol::{ImageId, MappedImage, Reply, Request, TargetFile, TargetId};
+use edgelat_guard::protocol::{ImageId, MappedImage, Reply, Request, TargetId};
 
 use super::unexpected;
 
@@ -92,27 +91,6 @@ impl Target {
             }
             _ => Err(unexpected()),
         }
-    }
-}
-
-impl Target {
-    /// Whether one of the zero-terminated words of a file is `word`.
-    pub fn says(&self, line: &mut Line, file: TargetFile, word: &[u8]) -> bool {
-        let mut text = Vec::new();
-        let file = self.file(line, file);
-        // The kernel's own bound for arguments and environment is a quarter of the stack's, 2 MiB as a rule.
-        file.is_some_and(|file| file.take(4 << 20).read_to_end(&mut text).is_ok())
-            && text.split(|byte| *byte == 0).any(|part| part == word)
-    }
-
-    /// Whether there is such a file.
-    pub fn has(&self, line: &mut Line, file: TargetFile) -> bool {
-        self.file(line, file).is_some()
-    }
-
-    fn file(&self, line: &mut Line, file: TargetFile) -> Option<File> {
-        let (_, mut descriptors) = line.call(&Request::OpenFile { target: self.id, file }).ok()?;
-        descriptors.pop().map(File::from)
     }
 }
 

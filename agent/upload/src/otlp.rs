@@ -66,9 +66,11 @@ pub const EXCEPTIONS: usize = 10;
 pub const UNCOVERED_PROCESSES: usize = 11;
 /// See [`DURATION`].
 pub const SUSPENDED: usize = 12;
+/// See [`DURATION`].
+pub const PARTIAL: usize = 13;
 
 /// All metrics that are sent.
-pub const METRICS: [Metric; 13] = [
+pub const METRICS: [Metric; 14] = [
     metric(
         "edgelat_function_duration",
         "s",
@@ -136,6 +138,12 @@ pub const METRICS: [Metric; 13] = [
         "s",
         Kind::Counter,
         "Of the sum of the durations of whole awaits, when they were suspended",
+    ),
+    metric(
+        "edgelat_function_partial",
+        "{function}",
+        Kind::Gauge,
+        "1 where only a part of the calls of a function of Python is seen, and the figures are of that part",
     ),
 ];
 

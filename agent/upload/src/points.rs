@@ -11,7 +11,7 @@ use edgelat_spool::record::hexadecimal;
 use edgelat_spool::{Checkpoint, Counts, Interval, LOSSES, Stream};
 
 use crate::otlp::{
-    Attributes, BIAS, CALLS, ENDED_INSIDE, EXCEPTIONS, INSIDE, LOST, Number, PROBES_INSIDE, Request,
+    Attributes, BIAS, CALLS, ENDED_INSIDE, EXCEPTIONS, INSIDE, LOST, Number, PARTIAL, PROBES_INSIDE, Request,
     SUSPENDED, Span, UNCOVERED, UNCOVERED_PROCESSES, UNMATCHED, UNTIL_TAIL_CALL,
 };
 
@@ -137,6 +137,9 @@ impl Streams {
         }
         if stream.until_tail_call {
             number(UNTIL_TAIL_CALL, false, attributes, Number::Whole(1));
+        }
+        if stream.partial {
+            number(PARTIAL, false, attributes, Number::Whole(1));
         }
         if all {
             known.missed = false;

@@ -21,7 +21,7 @@
 mod copies;
 mod janitor;
 mod multi;
-mod pages;
+pub(crate) mod pages;
 pub(crate) mod perf;
 mod single;
 pub(crate) mod text;

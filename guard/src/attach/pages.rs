@@ -15,7 +15,7 @@ use crate::target::Target;
 /// Entries of pagemap that are read at once.
 const ENTRIES: usize = 512;
 /// Memory of a process, with what was read last.
-pub(super) struct Memory<'a> {
+pub(crate) struct Memory<'a> {
     target: &'a Target,
     /// `None` where the kernel has none (CONFIG_PROC_PAGE_MONITOR): then every page may have been written to.
     pagemap: Option<File>,
@@ -27,13 +27,13 @@ pub(super) struct Memory<'a> {
 }
 
 impl<'a> Memory<'a> {
-    pub(super) fn of(target: &'a Target) -> Self {
+    pub(crate) fn of(target: &'a Target) -> Self {
         let pagemap = target.open_file("pagemap").ok();
         Self { target, pagemap, mem: None, entries: (0, Vec::new()), page: (u64::MAX, Vec::new()) }
     }
 
     /// May the bytes from `address` on differ from those of the file?
-    pub(super) fn was_written(&mut self, address: u64, bytes: u64) -> Result<bool, GuardError> {
+    pub(crate) fn was_written(&mut self, address: u64, bytes: u64) -> Result<bool, GuardError> {
         let page = page_size();
         let pages = address / page..=(address + bytes - 1) / page;
         for page in pages {
@@ -67,7 +67,7 @@ impl<'a> Memory<'a> {
     }
 
     /// Reads memory; false where nothing is mapped.
-    pub(super) fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<bool, GuardError> {
+    pub(crate) fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<bool, GuardError> {
         if self.mem.is_none() {
             match self.target.open_file("mem") {
                 Ok(mem) => self.mem = Some(mem),

@@ -33,6 +33,7 @@ mod processes;
 mod programs;
 mod prometheus_otlp;
 mod python;
+mod python_seen;
 mod quantiles;
 mod refusals;
 mod rights;

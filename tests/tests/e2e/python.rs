@@ -448,8 +448,8 @@ fn what_can_be_seen_of_python_is_said_before_anything_is_measured() {
     let _turn = Turn::shared();
     for (version, perf, word) in [
         ("3.9", false, "every call is seen"),
-        ("3.11", false, "from Python 3.12 on"),
-        ("3.13", false, "start it with PYTHONPERFSUPPORT=1 in its environment; if it forks"),
+        ("3.11", false, "docs/PYTHON.md a way for 3.11"),
+        ("3.13", false, "start it with PYTHONPERFSUPPORT=1 in its environment"),
         ("3.13", true, "/tmp/perf-PID.map, which grows"),
     ] {
         let target = start(packaged(version), perf, &[]);

@@ -65,6 +65,7 @@ fn snapshot(rows: Vec<Row>) -> Snapshot {
             limit_ppm: 10_000,
             refused: 1,
             unattributed: 0,
+            not_called: 2,
             missed: 17,
             children_ns: 8_500_000,
         }],
@@ -186,6 +187,7 @@ fn what_is_told_of_targets_and_of_the_agent_is_exactly_this() {
             r#"edgelat_target_processes{target="gateway",state="measured"} 3"#,
             r#"edgelat_target_processes{target="gateway",state="quarantine"} 0"#,
             r#"edgelat_target_refused_functions{target="gateway"} 1"#,
+            r#"edgelat_target_uncalled_names{target="gateway"} 2"#,
             r#"edgelat_target_unattributed_hits_total{target="gateway"} 0"#,
             r#"edgelat_target_unattributed_hits_created{target="gateway"} 1767225630"#,
             r#"edgelat_target_missed_children_total{target="gateway"} 17"#,
@@ -381,7 +383,7 @@ fn every_metric_is_documented_with_its_kind_and_unit_and_no_other() {
         })
         .collect();
     let mut jumps = row("handle", 0);
-    jumps.stream.until_tail_call = true;
+    (jumps.stream.until_tail_call, jumps.stream.partial) = (true, true);
     let mut snapshot = snapshot(vec![jumps]);
     snapshot.own.guard_bytes = Some(1);
     let families = of(Some(&snapshot), NOW);

@@ -74,7 +74,7 @@ fn python_finding(line: &mut Line, target: &Target) -> Option<Finding> {
         Ok(None) => None,
         Ok(Some((python, _))) => {
             let detail = notes::of_python(&python).collect::<Vec<_>>().join("; ");
-            Some(match python.every_call && !python.counts_only {
+            Some(match python.interpreters.every_call() && !python.counts_only {
                 true => Finding::ok("python", detail),
                 false => Finding::not_ok("python", State::Warn, detail, next),
             })

@@ -83,6 +83,9 @@ pub(super) fn text(
             ms(histogram.quantile(0.99)),
             ms(histogram.max_ns())
         )?;
+        if stream.partial {
+            writeln!(out, "    only a part of its calls is seen, and the figures are of that part")?;
+        }
         for (name, lost) in LOSSES.iter().zip(counts.lost).filter(|(_, lost)| *lost != 0) {
             writeln!(out, "    not measured: {lost} {name}")?;
         }
@@ -192,6 +195,8 @@ pub(super) fn json(
             name(out, ",", word)?;
             figure(out, number, "null")?;
         }
+        name(out, ",", "partial")?;
+        write!(out, "{}", stream.partial)?;
         name(out, ",", "buckets")?;
         buckets(out, counts, "[", ",", ["[", "]"])?;
         out.write_all(b"]}")?;
@@ -238,7 +243,7 @@ pub(super) fn csv_header(out: &mut dyn Write) -> io::Result<()> {
         "run,first,last,begin_boot_ns,end_boot_ns,begin_ns,end_ns,clock,target,function,image,build_id"
     )?;
     figures(&Counts::default(), 0).try_for_each(|(word, _)| write!(out, ",{word}"))?;
-    writeln!(out, ",buckets,uncovered_ns,uncovered_reason,uncovered_processes")
+    writeln!(out, ",buckets,uncovered_ns,uncovered_reason,uncovered_processes,partial")
 }
 
 /// A field, in quotes where it has to be (RFC 4180).
@@ -276,14 +281,14 @@ pub(super) fn csv(out: &mut dyn Write, seen: &Seen<'_>, state: &Checkpoint, time
         })?;
         out.write_all(b",")?;
         buckets(out, counts, "", ":", [""; 2])?;
-        out.write_all(b",,,\n")?;
+        writeln!(out, ",,,,{}", stream.partial)?;
     }
     for uncovered in &interval.uncovered {
         out.write_all(first.as_bytes())?;
         field(out, &uncovered.target)?;
         // Nothing is known, which is not 0.
         out.write_all(&[b','; 11 + LOSSES.len()])?;
-        writeln!(out, ",{},{},{}", uncovered.time_ns, uncovered.reason, uncovered.processes)?;
+        writeln!(out, ",{},{},{},", uncovered.time_ns, uncovered.reason, uncovered.processes)?;
     }
     Ok(())
 }
@@ -313,8 +318,13 @@ mod tests {
             ..Interval::default()
         };
         interval.uncovered("b,c", "budget", 2_500_000_000, 3);
-        let stream =
-            Stream { id: 1, target: "a".to_owned(), function: "f\"<int, 3>".to_owned(), ..Stream::default() };
+        let stream = Stream {
+            id: 1,
+            target: "a".to_owned(),
+            function: "f\"<int, 3>".to_owned(),
+            partial: true,
+            ..Stream::default()
+        };
         let mut state = Checkpoint { streams: vec![stream], ..Checkpoint::default() };
         state.add(&interval);
         let mut out = Vec::new();
@@ -328,7 +338,7 @@ mod tests {
         let function = &line["functions"][0];
         assert_eq!(function["function"], "f\"<int, 3>");
         assert_eq!(function["buckets"], serde_json::json!([[-180, 1], [-170, 1]]));
-        assert_eq!(function["evicted"], -1);
+        assert_eq!((&function["evicted"], &function["partial"]), (&(-1).into(), &true.into()));
         assert_eq!(line["uncovered"], serde_json::json!([["b,c", "budget", 2_500_000_000u64, 3]]));
         assert_eq!(
             (&line["begin_ns"], &line["clock"], &line["late"]),
@@ -353,10 +363,10 @@ mod tests {
         let lines = shown(csv);
         let (function, uncovered) = lines.split_once('\n').unwrap();
         assert!(function.contains(",a,\"f\"\"<int, 3>\",,,5,3,1,0,-1,2,"), "{function}");
-        assert!(function.ends_with(",0,0,700,,,1,-180:1 -170:1,,,"), "{function}");
+        assert!(function.ends_with(",0,0,700,,,1,-180:1 -170:1,,,,true"), "{function}");
         // One comma stands in quotes.
         assert_eq!([function, uncovered.trim_end()].map(|line| line.split(',').count() - 1), [columns; 2]);
-        assert!(uncovered.ends_with(",2500000000,budget,3\n"), "{uncovered}");
+        assert!(uncovered.ends_with(",2500000000,budget,3,\n"), "{uncovered}");
     }
 
     #[test]
@@ -366,6 +376,7 @@ mod tests {
             "time unknown, 0.0 s after boot",
             "a/f",
             "5 calls",
+            "only a part of its calls",
             "1 inside",
             "2 ended_inside",
             "No space left",

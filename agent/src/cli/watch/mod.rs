@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use edgelat_guard::placement::{self, Placement};
-use edgelat_guard::protocol::{Reply, Request};
+use edgelat_guard::protocol::{Event, Reply, Request};
 use edgelat_guard::{Asked, Beside, Command, Guard, GuardError, Limits, Line, Share};
 use edgelat_image::Progress;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -406,6 +406,9 @@ impl Watch {
                     return Ok(Some(ended));
                 }
             }
+            let new = events.iter().any(|told| told.event == Event::NewCode);
+            let learnt = if new { self.session.look_at_python(&mut self.line, false) } else { None };
+            learnt.iter().for_each(say);
             if !more {
                 return Ok(None);
             }
@@ -414,6 +417,7 @@ impl Watch {
 
     /// Reads and prints.
     fn show(&mut self) -> Result<(), Failure> {
+        self.session.look_at_python(&mut self.line, true).iter().for_each(say);
         self.session.learn_costs(&mut self.line);
         let report = self.session.report(None);
         self.print(&report)

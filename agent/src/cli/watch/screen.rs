@@ -81,6 +81,7 @@ fn picture(report: &Report, style: Style) -> String {
                 "> some calls leave by a jump into another function; they are measured up to that jump",
             ));
     }
+    of_python(report, shown, |line| lines.push(style.yellow(line)));
     lines.extend(unattributed(report).map(|line| style.yellow(&line)));
     if report.children_uncovered_ns > 0 {
         let (missed, lived) = (report.children_missed, duration(report.children_uncovered_ns));
@@ -90,6 +91,19 @@ fn picture(report: &Report, style: Style) -> String {
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// What is not seen of Python: calls of functions in the table, and functions.
+fn of_python(report: &Report, shown: usize, mut say: impl FnMut(&str)) {
+    let Some(python) = &report.python else { return };
+    if report.functions.iter().take(shown).any(|function| function.partial) {
+        say(
+            "% only a part of the calls is seen, and the figures are of that part: `edgelat check -p PID` says how to see all",
+        );
+    }
+    for name in &python.not_called {
+        say(&format!("{name}: no call of such a function was seen"));
+    }
 }
 
 /// Hits that are in no function's account, by their reasons.
@@ -294,12 +308,17 @@ fn inlined(function: &FunctionReport) -> Option<String> {
 /// Marks a function that is measured up to a jump.
 const UNTIL_JUMP: &str = " >";
 
+/// Marks a function of Python of which only a part of the calls is seen.
+const PARTIAL: &str = " %";
+
 /// The name in the table.
 fn label(function: &FunctionReport) -> String {
-    match function.until_tail_call {
-        true => shortened(&function.name, NAME - UNTIL_JUMP.len()) + UNTIL_JUMP,
-        false => shortened(&function.name, NAME),
-    }
+    let mark = match (function.until_tail_call, function.partial) {
+        (true, _) => UNTIL_JUMP,
+        (_, true) => PARTIAL,
+        _ => "",
+    };
+    shortened(&function.name, NAME - mark.len()) + mark
 }
 
 /// A name that fits so many columns: the end of a C++ name says more than its beginning.
@@ -355,6 +374,8 @@ mod tests {
         assert_eq!(label(&function), "f >");
         function.name = "x".repeat(40);
         assert_eq!(label(&function), format!("..{} >", "x".repeat(26)));
+        (function.until_tail_call, function.partial) = (false, true);
+        assert_eq!(label(&function), format!("..{} %", "x".repeat(26)));
     }
 
     #[test]

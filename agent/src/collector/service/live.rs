@@ -68,6 +68,13 @@ impl Live {
         self.rows.len() - 1
     }
 
+    /// Of a stream only a part of the calls is seen. What is counted together is no function.
+    pub fn mark_partial(&mut self, row: usize) {
+        if let Some(row) = self.rows.get_mut(row).filter(|row| row.stream.id != 0) {
+            row.stream.partial = true;
+        }
+    }
+
     /// Adds what a stream did until it was read, at a time since boot.
     pub fn add(&mut self, row: usize, counts: &Counts, read_ns: u64) {
         if let Some(row) = self.rows.get_mut(row) {
@@ -154,6 +161,9 @@ fn target(group: &Group) -> Target {
         ..Target::default()
     };
     let mut children = group.spent.children;
+    // One process may call what another does not.
+    let of_python = group.watched.iter().filter_map(|process| process.session()?.not_called());
+    target.not_called = of_python.min().unwrap_or(0) as u64;
     for process in &group.watched {
         let (state, count) = match (process.session(), process.fate.in_words().1) {
             (Some(session), _) => {

@@ -249,7 +249,14 @@ impl Service {
         let before = session.children;
         let ended = session.take(told, &mut notices);
         self.recorder.children(&config.name, before, session.children);
-        let Some(ended) = ended else { return Ok(false) };
+        let Some(ended) = ended else {
+            if told.event == Event::NewCode
+                && let Some(text) = session.look_at_python(&mut self.line, false)
+            {
+                notices.say(format_args!("{text}"));
+            }
+            return Ok(false);
+        };
         self.finish(group, index, ended, Some(&told.event))?;
         Ok(matches!(ended, Ended::Replaced | Ended::ImageChanged))
     }
@@ -399,6 +406,9 @@ impl Service {
                 let (state, reason) = process.fate.in_words();
                 let report = process.session_mut().map(|session| {
                     session.learn_costs(&mut self.line);
+                    if let Some(text) = session.look_at_python(&mut self.line, true) {
+                        Logged { log: &self.log, name }.say(format_args!("{text}"));
+                    }
                     session.report(None)
                 });
                 self.output.tell((name, process.pid), (state, reason), report.as_ref(), &self.recorder);

@@ -108,6 +108,10 @@ impl Recorder {
                 let (line, before) = (function.line.unwrap_or(0), Counts::default());
                 all.push(Known { process, name, image, line, stream, row, before });
             }
+            if function.partial {
+                live.mark_partial(all[place].row);
+                spool.iter_mut().for_each(|spool| spool.mark_partial(all[place].stream));
+            }
             // Only one that stands before the last can be there already.
             let again = after.last().is_some_and(|(last, _)| place <= *last);
             match after.iter_mut().filter(|_| again).find(|(other, _)| *other == place) {
@@ -218,6 +222,7 @@ fn stream_of(target: &str, function: &FunctionReport) -> Stream {
         line: function.line.unwrap_or(0),
         until_tail_call: function.until_tail_call,
         resumes: function.resumes,
+        partial: function.partial,
         bias_ns: function.bias_ns,
         since_ns: boot_ns(),
     }

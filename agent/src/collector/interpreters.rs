@@ -1,0 +1,287 @@
+//! Whether the interpreters of Python in a target's processes show every call: looked at, and not taken from what they were asked
+//! to do.
+//!
+//! A setting in the environment is ignored by `python -I`, `-E` and frozen programs, switched on and off by a program while it
+//! runs, and holds for one interpreter of several. So the state of each interpreter is read
+//! ([`edgelat_image::python::State`]): at the start, at each report, and when a function is called for the first time, as those
+//! of an interpreter that has just come are. What one of them has hidden stays hidden: from then on all figures are a part.
+
+use std::time::{Duration, Instant};
+
+use edgelat_guard::Line;
+use edgelat_guard::protocol::{HEAD, ImageId, List, Reply, Request, TargetId};
+use edgelat_image::Interpreter;
+
+/// Between two looks for new functions, once it is known how calls are seen.
+const PAUSE: Duration = Duration::from_millis(10);
+/// Processes that are looked at besides the target, one behind the other.
+const OTHERS: usize = 4;
+/// An interpreter that has just come may have shown no call yet that counts, and be asked by what runs in it to show them all.
+const DOUBT: Duration = Duration::from_secs(1);
+/// More interpreters than any process makes: such a number is none.
+const MOST: u64 = 1 << 32;
+
+/// Which calls are seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// That cannot be told yet: Python has not started.
+    Unknown,
+    /// Every one.
+    Every,
+    /// Those from C: of one interpreter, or of all.
+    Part,
+}
+
+/// The interpreters of a process as they were when it was looked at.
+#[derive(Debug, Clone, Copy)]
+struct Process {
+    /// Its number.
+    pid: i32,
+    /// How many there were.
+    there: u64,
+    /// Those of them that show calls from C only.
+    hiding: u64,
+    /// How many it has made in all.
+    made: u64,
+    /// Since when there are such that may still be asked to show all.
+    doubt: Option<Instant>,
+}
+
+/// What is known of the interpreters of a target's processes.
+#[derive(Debug, Clone)]
+pub struct Interpreters {
+    /// Where their states are; `None` where they cannot be found, or need not.
+    list: Option<List>,
+    seen: Seen,
+    /// A method of which only a part of the calls is seen in any case.
+    bypassing: Option<&'static str>,
+    /// Those that run and were looked at.
+    processes: Vec<Process>,
+    /// How many interpreters they had, and how many of those show calls from C only.
+    counted: Option<(u64, u64)>,
+    /// The target was found before it had started.
+    fresh: bool,
+    looked: Option<Instant>,
+    /// Counts the others that were looked at.
+    next: usize,
+}
+
+impl Interpreters {
+    /// Of an interpreter in an image, before anything was looked at.
+    pub fn of(interpreter: &Interpreter, image: ImageId) -> Self {
+        let list = interpreter.state.map(|state| List {
+            image,
+            begin: state.started,
+            first: state.first,
+            next: state.next,
+            word: state.eval_frame,
+        });
+        let seen = match (interpreter.sees_every_call(), list) {
+            (true, _) => Seen::Every,
+            (false, Some(_)) => Seen::Unknown,
+            (false, None) => Seen::Part,
+        };
+        let bypassing = interpreter.bypassing();
+        let (processes, counted) = (Vec::new(), None);
+        Self { list, seen, bypassing, processes, counted, fresh: false, looked: None, next: 0 }
+    }
+
+    /// Is every call seen, in all of them?
+    pub fn every_call(&self) -> bool {
+        self.seen == Seen::Every
+    }
+
+    /// Has Python started, as far as that can be told?
+    pub fn known(&self) -> bool {
+        self.seen != Seen::Unknown
+    }
+
+    /// Are the calls of a function of this name that are seen a part of all?
+    pub fn partial(&self, name: &str) -> bool {
+        let class = self.bypassing.and_then(|method| name.strip_suffix(method));
+        !self.every_call() || class.is_some_and(|class| class.is_empty() || class.ends_with('.'))
+    }
+
+    /// A method of which only a part of the calls is seen in any case.
+    pub fn bypassing(&self) -> Option<&'static str> {
+        self.bypassing
+    }
+
+    /// How many there were when they were looked at last, and how many of those show calls from C only.
+    pub fn counted(&self) -> Option<(u64, u64)> {
+        self.counted
+    }
+
+    /// Nothing more will be learnt.
+    pub fn conclude(&mut self) {
+        if self.processes.iter().any(|process| process.doubt.is_some()) {
+            self.seen = Seen::Part;
+        }
+    }
+
+    /// Looks at the target, the first of `pids`, and at some of the others. True where it was just learnt that not every call is
+    /// seen. Between two reports (`!anyway`) it is not done more often than is worth it.
+    pub fn look(&mut self, line: &mut Line, target: TargetId, pids: &[i32], anyway: bool) -> bool {
+        let soon = self.looked.is_some_and(|looked| looked.elapsed() < PAUSE);
+        let Some(list) = self.list.filter(|_| anyway || !soon || !self.known()) else { return false };
+        self.looked = Some(Instant::now());
+        let before = self.seen;
+        let seen = &mut self.seen;
+        self.processes.retain(|process| {
+            let runs = pids.contains(&process.pid);
+            if !runs && process.doubt.is_some() {
+                *seen = Seen::Part;
+            }
+            runs
+        });
+        // The target, and of the others those whose turn it is.
+        for turn in 0..pids.len().min(1 + OTHERS) {
+            let place = if turn == 0 { 0 } else { 1 + self.next % (pids.len() - 1) };
+            self.next = self.next.wrapping_add(usize::from(turn > 0));
+            let pid = pids[place];
+            // One that cannot be looked at ends, as a rule, or is about to begin: it is as it was.
+            let Ok((Reply::List { words, whole }, _)) = line.call(&Request::ReadList { target, pid, list })
+            else {
+                continue;
+            };
+            match words.split_at_checked(HEAD) {
+                Some((head, words)) if whole => self.take(pid, head, words, Instant::now()),
+                // Nobody knows of those beyond.
+                _ if words.is_full() => self.seen = Seen::Part,
+                _ => {}
+            }
+        }
+        let mut sum = (0, 0);
+        for process in &self.processes {
+            sum = (sum.0 + process.there, sum.1 + process.hiding);
+        }
+        if sum.0 > 0 {
+            self.counted = Some(sum);
+        }
+        before != Seen::Part && self.seen == Seen::Part
+    }
+
+    /// Takes in what a process says.
+    fn take(&mut self, pid: i32, head: &[u64], words: &[u64], now: Instant) {
+        let made = self.list.and_then(|list| head.get(usize::from(list.first) + 2)).copied().unwrap_or(0);
+        // Before it has started it runs its own modules only, and has not done yet what it was asked to.
+        let started = head.first().is_some_and(|started| started & u64::from(u32::MAX) != 0);
+        if !started || words.is_empty() {
+            self.fresh = true;
+            return;
+        }
+        let (there, hiding) = (words.len() as u64, words.iter().filter(|word| **word == 0).count() as u64);
+        let made = if (there..MOST).contains(&made) { made } else { there };
+        let place = self.processes.iter().position(|process| process.pid == pid);
+        let before = place.map(|place| self.processes[place]);
+        // One that runs another program by now has begun anew.
+        let came = before.map_or(0, |before| made.saturating_sub(before.made));
+        let went = before.is_some_and(|before| there < before.there + came);
+        let doubted = before.and_then(|before| before.doubt);
+        let doubt = (hiding > 0).then(|| doubted.unwrap_or(now));
+        let over = doubt.is_some_and(|since| now.duration_since(since) >= DOUBT);
+        let as_it_was = hiding > 0 && before.is_none() && !self.fresh;
+        // What went may have been one that came and that nobody has seen, or one of which it was not known yet.
+        let part = as_it_was || over || went && (came > 0 || doubted.is_some());
+        let now = Process { pid, there, hiding, made, doubt: doubt.filter(|_| !part) };
+        match place {
+            Some(place) => self.processes[place] = now,
+            None => self.processes.push(now),
+        }
+        self.seen = match self.seen {
+            Seen::Part => Seen::Part,
+            _ if part => Seen::Part,
+            Seen::Unknown if hiding > 0 => Seen::Unknown,
+            _ => Seen::Every,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use edgelat_image::python::State;
+
+    use super::*;
+
+    fn interpreters(minor: u8, state: bool) -> Interpreters {
+        let state = state.then_some(State { started: 0, first: 3, next: 0, eval_frame: 8 });
+        let list = state.map(|_| List { image: ImageId(1), begin: 0, first: 3, next: 0, word: 8 });
+        let bypassing = (minor == 13).then_some("__init__");
+        let seen = if state.is_some() { Seen::Unknown } else { Seen::Part };
+        let (processes, counted) = (Vec::new(), None);
+        Interpreters { list, seen, bypassing, processes, counted, fresh: false, looked: None, next: 0 }
+    }
+
+    impl Interpreters {
+        /// What a process says so many milliseconds after a moment: it has started, made so many, and these are there.
+        fn hear(&mut self, pid: i32, at: (Instant, u64), started: u64, made: u64, words: &[u64]) {
+            let head = [started, 0, 0, 0x7000, 0x7000, made, 0, 0];
+            self.take(pid, &head, words, at.0 + Duration::from_millis(at.1));
+        }
+    }
+
+    #[test]
+    fn what_one_interpreter_hides_is_a_part_for_good() {
+        let (mut seen, begin) = (interpreters(14, true), Instant::now());
+        seen.hear(1, (begin, 0), 1, 1, &[0x400]);
+        assert!(seen.every_call() && !seen.partial("f") && !seen.partial("C.__init__"));
+        seen.hear(1, (begin, 100), 1, 2, &[0, 0x400]);
+        assert!(seen.every_call(), "it may still be asked to");
+        seen.hear(1, (begin, 1100), 1, 2, &[0, 0x400]);
+        assert!(!seen.every_call() && seen.partial("f"));
+        seen.hear(1, (begin, 1200), 1, 2, &[0x400, 0x400]);
+        assert!(!seen.every_call());
+        // One that was found running has had its time.
+        let mut seen = interpreters(14, true);
+        seen.hear(1, (begin, 0), 1, 1, &[0]);
+        assert!(seen.known() && !seen.every_call());
+    }
+
+    #[test]
+    fn an_interpreter_may_begin_with_calls_from_c_only() {
+        let (mut seen, begin) = (interpreters(14, true), Instant::now());
+        // The flag, and whatever follows it in the word.
+        seen.hear(1, (begin, 0), 7 << 32, 1, &[0]);
+        assert!(!seen.known() && seen.partial("f"), "it has not started");
+        seen.hear(1, (begin, 10), 1, 1, &[0]);
+        assert!(!seen.known());
+        seen.hear(1, (begin, 20), 1, 1, &[0x400]);
+        assert!(seen.every_call());
+        seen.hear(1, (begin, 30), 1, 2, &[0, 0x400]);
+        seen.hear(1, (begin, 40), 1, 2, &[0x400, 0x400]);
+        seen.conclude();
+        assert!(seen.every_call());
+        seen.hear(1, (begin, 50), 1, 3, &[0, 0x400, 0x400]);
+        seen.conclude();
+        assert!(!seen.every_call(), "nobody saw what became of it");
+    }
+
+    #[test]
+    fn an_interpreter_that_came_and_went_unseen_is_not_taken_for_one_that_shows_all() {
+        let (mut seen, begin) = (interpreters(14, true), Instant::now());
+        seen.hear(1, (begin, 0), 1, 3, &[1, 1]);
+        seen.hear(1, (begin, 1), 1, 4, &[1, 1, 1]);
+        seen.hear(1, (begin, 2), 1, 4, &[1, 1]);
+        assert!(seen.every_call(), "the one that came and went was seen");
+        // Another process, and a number that is none.
+        seen.hear(2, (begin, 3), 1, 9, &[1]);
+        seen.hear(1, (begin, 4), 1, u64::MAX, &[1, 1]);
+        assert!(seen.every_call());
+        let mut other = seen.clone();
+        seen.hear(2, (begin, 5), 1, 10, &[1]);
+        assert!(!seen.every_call());
+        other.hear(2, (begin, 5), 1, 10, &[0, 1]);
+        other.hear(2, (begin, 6), 1, 10, &[1]);
+        assert!(!other.every_call(), "it went before anybody knew");
+    }
+
+    #[test]
+    fn methods_that_go_around_the_loop_are_a_part_where_all_else_is_seen() {
+        let mut seen = interpreters(13, true);
+        seen.hear(1, (Instant::now(), 0), 1, 1, &[1]);
+        assert!(seen.every_call() && seen.partial("__init__") && seen.partial("f.<locals>.C.__init__"));
+        assert!(!seen.partial("C.__init__.<locals>.f") && !seen.partial("my__init__"));
+        // A build whose state cannot be found.
+        assert!(interpreters(14, false).partial("f"));
+    }
+}
