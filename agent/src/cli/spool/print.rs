@@ -287,7 +287,7 @@ pub(super) fn csv(out: &mut dyn Write, seen: &Seen<'_>, state: &Checkpoint, time
         out.write_all(first.as_bytes())?;
         field(out, &uncovered.target)?;
         // Nothing is known, which is not 0.
-        out.write_all(&[b','; 11 + LOSSES.len()])?;
+        out.write_all(&[b','; 12 + LOSSES.len()])?;
         writeln!(out, ",{},{},{},", uncovered.time_ns, uncovered.reason, uncovered.processes)?;
     }
     Ok(())
