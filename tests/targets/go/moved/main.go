@@ -5,6 +5,7 @@ package main
 
 import (
 	"syscall"
+	"time"
 	"unsafe"
 
 	"edgelat/targets/oracle"
@@ -47,7 +48,7 @@ func moveToFile(start uintptr, file uintptr) (err syscall.Errno) {
 	return err
 }
 
-func loop(worker int) {
+func calls() {
 	name := []byte("goroutine\x00")
 	file, _, err := syscall.RawSyscall(memfdCreate, uintptr(unsafe.Pointer(&name[0])), 0, 0)
 	must(err)
@@ -59,10 +60,30 @@ func loop(worker int) {
 			syscall.RawSyscall(syscall.SYS_MADVISE, start, page, syscall.MADV_DONTNEED)
 		}
 	}()
-	value := uint64(worker)
+	value := uint64(1)
 	for turn := uint64(0); oracle.Next(turn, true); turn++ {
 		value = step(value)
 	}
+}
+
+// The goroutines next to the one that calls, in the same page, wait for ever: what they wrote while it is moved would be lost.
+func loop(int) {
+	const neighbours = 200
+	begin, never, done := make(chan bool), make(chan bool), make(chan bool)
+	for i := 0; i < neighbours; i++ {
+		calling := i == neighbours/2
+		go func() {
+			if calling {
+				<-begin
+				calls()
+				close(done)
+			}
+			<-never
+		}()
+	}
+	time.Sleep(50 * time.Millisecond)
+	close(begin)
+	<-done
 }
 
 func main() { oracle.Main(loop) }
