@@ -1033,19 +1033,22 @@ static __noinline __u64 return_target(__u64 sp, __u64 ip)
 
 SEC("uprobe.multi") int multi_exit_writing(user_regs *regs)
 {
-	__u64 site, sp, target, probes_ns;
+	__u64 site, sp, g, target, probes_ns;
 	bool at_site;
 
 	if (!ARMED)
 		return 0;
 	site = bpf_get_attach_cookie(regs);
 	sp = REGS_SP(regs);
+	g = REGS_G(regs);
+	/* Read before it is chosen between prices: the verifier takes no context with something added. */
+	asm volatile("" : "+r"(g));
 	/*
 	 * A second agent's program on this site may have done the return before us. Then the instruction pointer
 	 * is elsewhere: the call's stack pointer is the one below, and nothing is left to do.
 	 */
 	at_site = !(site & SITE_RETURN) || (REGS_IP(regs) & 0xfff) == (site >> SITE_PLACE_SHIFT & 0xfff);
-	probes_ns = probes_taken(REGS_G(regs), site, EXIT,
+	probes_ns = probes_taken(g, site, EXIT,
 				 site & SITE_RETURN ? prices.ns[PRICE_WRITTEN] : price_of(site, EXIT));
 	count_price(site, EXIT);
 	if (counts(REGS_FLAGS(regs), site))
