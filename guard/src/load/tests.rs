@@ -190,3 +190,36 @@ fn the_error_number_of_a_refused_call_is_found() {
     let error = libbpf_rs::Error::from_raw_os_error(Errno::EINVAL as i32);
     assert_eq!(os_error(&error), Errno::EINVAL.into());
 }
+
+/// Does a row of instructions add something to the context, as it stands in registers and on the stack? Verifiers refuse to
+/// read by that, and some programs cannot be loaded on the kernel that the tests run on. Branches are not followed.
+fn moves_the_context(instructions: &[libbpf_sys::bpf_insn]) -> bool {
+    const FRAME_POINTER: u8 = 10;
+    const MOVE: u8 = 0xbf; // BPF_ALU64 | BPF_MOV | BPF_X
+    const CALL: u8 = 0x85; // BPF_JMP | BPF_CALL
+    let (mut held, mut stored) = ([false; 16], std::collections::BTreeSet::new());
+    held[1] = true;
+    for i in instructions {
+        let (to, from) = (usize::from(i.dst_reg()), usize::from(i.src_reg()));
+        match i.code & 7 {
+            _ if i.code == MOVE => held[to] = held[from],
+            _ if i.code == CALL => held[..=5].fill(false),
+            4 | 7 if held[to] => return true,
+            3 if i.dst_reg() == FRAME_POINTER && held[from] => drop(stored.insert(i.off)),
+            3 if i.dst_reg() == FRAME_POINTER => drop(stored.remove(&i.off)),
+            1 => held[to] = i.src_reg() == FRAME_POINTER && stored.contains(&i.off),
+            0 => held[to] = false,
+            _ => {}
+        }
+    }
+    false
+}
+
+#[test]
+fn no_program_reads_its_context_by_a_changed_pointer() {
+    let watchers = Watchers::new(8).unwrap();
+    let open = Loaded::open(&shape(Programs::Multi), &watchers, 0, 2, 16).unwrap();
+    let uprobes = open.progs().filter(|program| program.section().to_string_lossy().starts_with("uprobe"));
+    let moving: Vec<_> = uprobes.filter(|program| moves_the_context(program.insns())).collect();
+    assert!(moving.is_empty(), "{:?}", moving.iter().map(|program| program.name()).collect::<Vec<_>>());
+}
