@@ -5,9 +5,8 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 
-use common::{compile, directory, open, own_functions, run, text};
+use common::{compile, compile_aarch64, directory, open, own_functions, text};
 use edgelat_image::{CallEnds, Export, Followers, Function, FunctionSites, Image, Refusal, Tails};
 
 const SOURCE: &str = r#"
@@ -101,18 +100,12 @@ fn jumps_are_followed_to_the_returns_of_what_they_lead_to() {
 
 #[test]
 fn jumps_are_followed_on_aarch64() {
-    let gcc = "aarch64-linux-gnu-gcc";
-    assert!(Command::new(gcc).arg("--version").output().is_ok(), "{gcc} must be installed");
     let directory = directory("tails-aarch64");
-    let source = directory.join("tails.c");
-    std::fs::write(&source, SOURCE).unwrap();
-    for (name, protection) in [("plain", "none"), ("pads", "bti")] {
-        let output = directory.join(name);
+    for (file, protection) in [("plain.c", "none"), ("pads.c", "bti")] {
         let protection = format!("-mbranch-protection={protection}");
         let options =
             ["-O2", "-shared", "-fPIC", "-nostdlib", "-fvisibility=hidden", "-DJUMP=\"b\"", &protection];
-        run(gcc, &[&options[..], &["-o", text(&output), text(&source)]].concat());
-        check(&output);
+        check(&compile_aarch64(&directory, file, SOURCE, &options));
     }
 }
 

@@ -7,9 +7,8 @@ mod common;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Included, Unbounded};
 use std::path::Path;
-use std::process::Command;
 
-use common::{compile, directory, open, own_functions, run, text};
+use common::{compile, compile_aarch64, directory, open, own_functions, run, text};
 use edgelat_image::{Followers, FunctionTable, Image, ProbeSite, ReadAt, SiteKind, Tails};
 
 const SOURCE: &str = r#"
@@ -106,17 +105,11 @@ fn exceptions_are_seen_leaving_at_their_height() {
 
 #[test]
 fn exceptions_are_seen_leaving_on_aarch64() {
-    let gcc = "aarch64-linux-gnu-gcc";
-    assert!(Command::new(gcc).arg("--version").output().is_ok(), "{gcc} must be installed");
     let directory = directory("unwound-aarch64");
-    let source = directory.join("unwound.c");
-    std::fs::write(&source, SOURCE).unwrap();
-    for (name, protection) in [("plain", "none"), ("pads", "bti")] {
-        let output = directory.join(name);
+    for (file, protection) in [("plain.c", "none"), ("pads.c", "bti")] {
         let protection = format!("-mbranch-protection={protection}");
         let options = ["-O2", "-fexceptions", "-shared", "-fPIC", "-fomit-frame-pointer", &protection];
-        run(gcc, &[&options[..], &["-o", text(&output), text(&source)]].concat());
-        check(&output, "aarch64-linux-gnu-readelf", 0);
+        check(&compile_aarch64(&directory, file, SOURCE, &options), "aarch64-linux-gnu-readelf", 0);
     }
 }
 

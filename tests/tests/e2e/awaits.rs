@@ -1,11 +1,9 @@
 //! Coroutines and generators of Python from their first resume to their return.
 
-use std::process::Command;
-
 use edgelat_tests::machine::Turn;
 use edgelat_tests::{Function, Oracle, Report, Session, Target};
 
-use crate::servers::project;
+use crate::python;
 
 const FUNCTIONS: [&str; 7] = [
     "py:awaits.py:handle",
@@ -18,13 +16,7 @@ const FUNCTIONS: [&str; 7] = [
 ];
 
 fn start(version: &str, perf: bool, arguments: &[&str]) -> Target {
-    let mut command = Command::new(project().join("tests/python"));
-    command.arg(version).arg(project().join("tests/targets/python/awaits.py")).args(arguments);
-    if perf {
-        command.env("PYTHONPERFSUPPORT", "1");
-    }
-    command.env("PYTHONDONTWRITEBYTECODE", "1");
-    Target::start_command(command)
+    python::start(python::under(version, &python::script("awaits.py")), perf, arguments)
 }
 
 fn measured(version: &str, perf: bool, arguments: &[&str], options: &[&str]) -> (Report, Oracle) {

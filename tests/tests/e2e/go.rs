@@ -139,6 +139,7 @@ fn counts_are_exact_in_go_by_single_events() {
 /// Without waiting for that memory, a tenth of the calls had no duration here.
 #[test]
 fn calls_are_timed_while_the_memory_of_their_goroutine_comes_and_goes() {
+    let _turn = Turn::shared();
     for route in ["auto", "tracefs", "single"] {
         let mut target = Target::start("go/moved-1.27-plain", &["--calls", "10000", "--threads", "1"]);
         let session = Session::with(&target, &["--route", route], &["main.step"]);

@@ -1,7 +1,7 @@
 //! Programs written in Python, by interpreters of Debian packages (tests/toolchains.txt). Others can be named, and then the
 //! long run takes them in: `EDGELAT_PYTHONS=/path/python3.8:/path/python3.10`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -34,15 +34,20 @@ const FROM_C: &[&str] = &[
     "py:script.py:<module>",
 ];
 
-fn script(name: &str) -> PathBuf {
+pub(crate) fn script(name: &str) -> PathBuf {
     project().join("tests/targets/python").join(name)
 }
 
-/// `calls.py` under an interpreter of the packages.
-fn packaged(version: &str) -> Command {
+/// A script under an interpreter of the packages.
+pub(crate) fn under(version: &str, script: &Path) -> Command {
     let mut command = Command::new(project().join("tests/python"));
-    command.arg(version).arg(script("calls.py"));
+    command.arg(version).arg(script);
     command
+}
+
+/// `calls.py` under such a one.
+fn packaged(version: &str) -> Command {
+    under(version, &script("calls.py"))
 }
 
 /// The same, asked to use its just-in-time compiler, which the packages have from 3.14 on; 3.15 then compiles loops after
@@ -63,8 +68,8 @@ fn has_compiled(pid: i32) -> bool {
     })
 }
 
-/// Starts `calls.py`, with the support for perf or without.
-fn start(mut command: Command, perf: bool, arguments: &[&str]) -> Target {
+/// Starts such a script, with the support for perf or without.
+pub(crate) fn start(mut command: Command, perf: bool, arguments: &[&str]) -> Target {
     if perf {
         command.env("PYTHONPERFSUPPORT", "1");
     }
@@ -212,8 +217,8 @@ fn every_call_is_counted_where_the_interpreter_is_a_library() {
     let library = format!("usr/lib/{}-linux-gnu/libpython3.13.so.1.0", std::env::consts::ARCH);
     folder.copy(&tool_chain("libpython", "3.13").join(library), "libpython3.13.so.1.0");
     let embedded = || {
-        let mut command = Command::new(project().join("tests/python"));
-        command.env("PYTHON_PROGRAM", "/mnt/embeds").arg("3.13").arg(folder.path().join("with_modules.py"));
+        let mut command = under("3.13", &folder.path().join("with_modules.py"));
+        command.env("PYTHON_PROGRAM", "/mnt/embeds");
         command
     };
     calls_from_c(embedded());
@@ -353,9 +358,7 @@ fn there_are_as_many_functions_as_the_memory_allows() {
 fn workers_that_are_replaced_all_the_time_are_measured_to_the_last() {
     const WORKERS: usize = 8;
     let _turn = Turn::shared();
-    let mut command = Command::new(project().join("tests/python"));
-    command.arg("3.9").arg(script("workers.py"));
-    let mut target = start(command, false, &[]);
+    let mut target = start(under("3.9", &script("workers.py")), false, &[]);
     let session = Session::on(&target, &["py:handle", "py:own"]);
     for round in 1..=3 {
         target.go();
@@ -474,9 +477,8 @@ fn a_process_with_greenlets_has_its_calls_counted_and_not_timed() {
     let starter = "import ctypes, runpy\nctypes.CDLL('/mnt/_greenlet.so')\nrunpy.run_path('/mnt/calls.py', run_name='__main__')";
     std::fs::write(folder.path().join("with_greenlet.py"), starter).unwrap();
     folder.copy(&edgelat_tests::target::target("plugin.so"), "_greenlet.so");
-    let mut command = Command::new(project().join("tests/python"));
-    command.arg("3.9").arg(folder.path().join("with_greenlet.py"));
-    let mut target = start(command, false, &["--calls", "100"]);
+    let greenlets = under("3.9", &folder.path().join("with_greenlet.py"));
+    let mut target = start(greenlets, false, &["--calls", "100"]);
     let session = Session::on(&target, &["py:calls.py:add", "py:calls.py:descend"]);
     target.go();
     let oracle = target.end();

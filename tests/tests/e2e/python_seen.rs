@@ -1,6 +1,5 @@
 //! Which calls of a Python program are seen is looked at in its interpreters, and what is only a part is marked as one.
 
-use std::process::Command;
 use std::time::Duration;
 
 use edgelat_tests::machine::{Turn, eventually};
@@ -8,17 +7,13 @@ use edgelat_tests::service::measure;
 use edgelat_tests::{Oracle, Place, Report, Session, Target, edgelat, patience};
 use serde_json::Value;
 
-use crate::servers::project;
+use crate::python::{script as path_of, start, under};
 
 /// A script under an interpreter of tests/toolchains.txt, with words for that one and an environment.
 fn python(version: &str, options: &str, environment: &[(&str, &str)], script: &[&str]) -> Target {
-    let mut command = Command::new(project().join("tests/python"));
-    command.arg(version).arg(project().join("tests/targets/python").join(script[0])).args(&script[1..]);
-    command.env("PYTHON_OPTIONS", options).env("PYTHONDONTWRITEBYTECODE", "1");
-    Target::start_command({
-        command.envs(environment.iter().copied());
-        command
-    })
+    let mut command = under(version, &path_of(script[0]));
+    command.env("PYTHON_OPTIONS", options).envs(environment.iter().copied());
+    start(command, false, &script[1..])
 }
 
 const PERF: &[(&str, &str)] = &[("PYTHONPERFSUPPORT", "1")];

@@ -41,15 +41,24 @@ pub fn run(tool: &str, arguments: &[&str]) -> String {
 
 /// Compiles `source` (a file name with its extension tells the language) and returns the path of the result.
 pub fn compile(directory: &Path, file: &str, source: &str, options: &[&str]) -> PathBuf {
-    let input = directory.join(file);
-    std::fs::write(&input, source).unwrap();
-    let output = directory.join(file.split('.').next().unwrap());
     let tool = match file.rsplit('.').next().unwrap() {
         "c" => "gcc",
         "cpp" => "g++",
         "rs" => "rustc",
         other => panic!("no compiler for .{other}"),
     };
+    compile_by(tool, directory, file, source, options)
+}
+
+/// The same of C for aarch64.
+pub fn compile_aarch64(directory: &Path, file: &str, source: &str, options: &[&str]) -> PathBuf {
+    compile_by("aarch64-linux-gnu-gcc", directory, file, source, options)
+}
+
+fn compile_by(tool: &str, directory: &Path, file: &str, source: &str, options: &[&str]) -> PathBuf {
+    let input = directory.join(file);
+    std::fs::write(&input, source).unwrap();
+    let output = directory.join(file.split('.').next().unwrap());
     let mut arguments = vec!["-o", text(&output), text(&input)];
     arguments.extend(options);
     run(tool, &arguments);
