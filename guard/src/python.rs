@@ -77,13 +77,17 @@ pub(crate) fn constants(python: &PythonPlan, functions: u32) -> PythonConstants 
     }
 }
 
-/// Is this frame in an account? An open await is not where its row has come to be of another use.
-pub(crate) fn counts(frame: &Frame, loaded: &Loaded, options: &PlanOptions) -> bool {
-    let Some((nth, python)) = frame.await_use.zip(options.python.as_ref()) else { return true };
-    let Some(row) = frame.function.checked_sub(options.functions - python.rows) else { return true };
+/// Tells of frames whether they are in an account. An open await is not where its row has come to be of another use.
+pub(crate) fn counts(loaded: &Loaded, options: &PlanOptions) -> impl Fn(&Frame) -> bool {
+    let first_row = options.python.as_ref().map(|python| options.functions - python.rows);
     let slots = loaded.object.maps().find(|found| found.name() == map::CODE_SLOTS);
-    let slot = slots.and_then(|slots| slots.lookup(&row.to_ne_bytes(), MapFlags::ANY).ok().flatten());
-    let whole =
-        slot.and_then(|slot| slot.get(std::mem::offset_of!(CodeSlot, whole)..)?.first_chunk().copied());
-    whole.is_none_or(|whole| u64::from_ne_bytes(whole) >> 32 == u64::from(nth))
+    move |frame| {
+        let Some((nth, first_row)) = frame.await_use.zip(first_row) else { return true };
+        let Some(row) = frame.function.checked_sub(first_row) else { return true };
+        let slot =
+            slots.as_ref().and_then(|slots| slots.lookup(&row.to_ne_bytes(), MapFlags::ANY).ok().flatten());
+        let whole =
+            slot.and_then(|slot| slot.get(std::mem::offset_of!(CodeSlot, whole)..)?.first_chunk().copied());
+        whole.is_none_or(|whole| u64::from_ne_bytes(whole) >> 32 == u64::from(nth))
+    }
 }

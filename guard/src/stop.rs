@@ -145,8 +145,9 @@ impl Plan {
         if loaded.programs.maps_frames() {
             let frames = Frames::map_to_empty(loaded.descriptor(map::FRAMES)?, loaded.frame_sets as usize);
             let frames = frames.map_err(|error| failed(&error))?;
+            let counts = python::counts(loaded, &self.options);
             frames.empty(|frame| {
-                if python::counts(&frame, loaded, &self.options) {
+                if counts(&frame) {
                     rows.give_up(frame.function as usize, 1, 0);
                 }
             });

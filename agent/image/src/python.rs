@@ -325,13 +325,9 @@ impl<S: ReadAt> Image<S> {
     /// The layout that an interpreter states itself.
     fn stated_layout(&self, minor: u8, runtime: u64) -> Result<Layout, PythonError> {
         let bad = |what| PythonError::Offsets { what };
-        let offset = self.elf.offset_of(runtime).ok_or(bad("they are not in the file"))?;
-        let mut bytes = [0; OFFSET_WORDS * 8];
-        read_exact(&self.elf.source, "offsets of Python", offset, &mut bytes)?;
-        let word = |index: usize| {
-            bytes.get(index * 8..).and_then(<[u8]>::first_chunk).copied().map_or(u64::MAX, u64::from_le_bytes)
-        };
-        if !bytes.starts_with(b"xdebugpy") || (word(1) >> 16) as u16 != 0x300 | u16::from(minor) {
+        let words = self.stated_offsets(runtime)?.ok_or(bad("they are not in the file"))?;
+        let word = |index: usize| words.get(index).copied().unwrap_or(u64::MAX);
+        if word(0) != u64::from_le_bytes(*b"xdebugpy") || (word(1) >> 16) as u16 != 0x300 | u16::from(minor) {
             return Err(bad("they are not those of its version"));
         }
         if word(2) != 0 {
@@ -391,9 +387,25 @@ impl<S: ReadAt> Image<S> {
     }
 
     fn version_word(&self, address: u64) -> Option<u64> {
-        let mut word = [0; 8];
-        read_exact(&self.elf.source, "version of Python", self.elf.offset_of(address)?, &mut word).ok()?;
-        Some(u64::from_le_bytes(word))
+        let [word] = self.words(address, "version of Python").ok()??;
+        Some(word)
+    }
+
+    /// What an interpreter states of its own objects (`_Py_DebugOffsets`).
+    fn stated_offsets(&self, runtime: u64) -> Result<Option<[u64; OFFSET_WORDS]>, ImageError> {
+        self.words(runtime, "offsets of Python")
+    }
+
+    /// Words at an address; `None` where that is not in the file.
+    fn words<const N: usize>(
+        &self,
+        address: u64,
+        what: &'static str,
+    ) -> Result<Option<[u64; N]>, ImageError> {
+        let Some(offset) = self.elf.offset_of(address) else { return Ok(None) };
+        let mut bytes = [[0; 8]; N];
+        read_exact(&self.elf.source, what, offset, bytes.as_flattened_mut())?;
+        Ok(Some(bytes.map(u64::from_le_bytes)))
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use edgelat_bpf::{Codes, Frames, MapError, RowTotals, Rows};
 use edgelat_guard::error::text;
-use edgelat_guard::protocol::{Bias, PlanId, Reply, Request, Returns, Route, TargetId};
+use edgelat_guard::protocol::{Bias, PlanId, Reply, Request, Returns, Route};
 use edgelat_guard::{GuardError, Limits, Line};
 
 use super::examine::{self, Refused};
@@ -176,15 +176,9 @@ impl Measurement {
         }
     }
 
-    /// Looks whether the interpreters of the processes show every call; [`Interpreters::look`].
-    pub fn look_at_python(&mut self, line: &mut Line, target: TargetId, pids: &[i32], anyway: bool) -> bool {
-        let python = self.python.as_mut();
-        python.is_some_and(|python| python.interpreters.look(line, target, pids, anyway))
-    }
-
-    /// Nothing more will be learnt of the interpreters.
-    pub fn conclude(&mut self) {
-        self.python.iter_mut().for_each(|python| python.interpreters.conclude());
+    /// The interpreters of the processes, where functions of Python are measured.
+    pub fn interpreters(&mut self) -> Option<&mut Interpreters> {
+        self.python.as_mut().map(|python| &mut python.interpreters)
     }
 
     /// How many names of functions of Python were asked for that no function has which was called.
@@ -346,8 +340,8 @@ impl Measurement {
         let probes_known = !self.session && self.cost_ns.is_some();
         let (native_reports, python_reports) = self.functions.split_at_mut(natives);
         if let Some(part) = &self.python {
-            for (label, report) in python_reports.iter_mut().enumerate() {
-                let (totals, unresolved) = part.functions.total(label, &self.rows);
+            let totals = part.functions.totals(&self.rows);
+            for (label, (report, (totals, unresolved))) in python_reports.iter_mut().zip(totals).enumerate() {
                 report.lost.unresolved = unresolved;
                 report.partial = part.interpreters.partial(&report.name);
                 fill(report, &totals, inside[natives + label], since_ns, probes_known);

@@ -387,9 +387,24 @@ impl Python {
         }
     }
 
-    /// All calls of a function so far, and how many of them there were while it had no row.
-    pub fn total(&self, label: usize, rows: &Rows) -> (RowTotals, u64) {
-        let Some(function) = self.labels.get(label) else { return (RowTotals::NONE, 0) };
+    /// All calls of each function so far, and how many of them there were while it had no row.
+    pub fn totals(&self, rows: &Rows) -> impl Iterator<Item = (RowTotals, u64)> {
+        // Whole awaits follow the function whose they are, and its row says how many of them had none.
+        let mut awaits_unresolved = 0;
+        self.labels.iter().enumerate().map(move |(label, function)| {
+            let mut total = self.counted(label, function, rows);
+            let unresolved = match function.whole {
+                true => awaits_unresolved,
+                false => function.slots.iter().map(|slot| self.codes.waited(*slot)).sum(),
+            };
+            awaits_unresolved = total.awaits_unresolved;
+            total.entries += unresolved;
+            (total, unresolved)
+        })
+    }
+
+    /// What is in the rows that a function has or had.
+    fn counted(&self, label: usize, function: &Label, rows: &Rows) -> RowTotals {
         let mut total = function.counted.as_deref().cloned().unwrap_or(RowTotals::NONE);
         for row in self.leaving.iter().map(|(row, _)| *row).chain(function.row) {
             let used = self.rows.get((row - self.first_row) as usize);
@@ -397,12 +412,7 @@ impl Python {
                 total = total.and(&used.counted(rows.read(row as usize)));
             }
         }
-        let unresolved = match function.whole {
-            true => self.total(label - 1, rows).0.awaits_unresolved,
-            false => function.slots.iter().map(|slot| self.codes.waited(*slot)).sum(),
-        };
-        total.entries += unresolved;
-        (total, unresolved)
+        total
     }
 
     /// Calls of Python functions that entered the evaluation loop, wanted or not.

@@ -17,6 +17,7 @@ use edgelat_image::{Pack, Pattern, Progress, PythonPattern};
 use super::debug_dirs::DebugDirs;
 use super::family::{Children, Family};
 use super::faults;
+use super::interpreters::Interpreters;
 use super::measurement::{Measurement, percent, rate};
 use super::notes::{self, Killed};
 use super::refusals;
@@ -345,13 +346,12 @@ impl Session {
     /// Looks whether every call of a function of Python is seen: for a report, or between two of them after new functions have
     /// come. What to say where it has just been learnt that it is not.
     pub fn look_at_python(&mut self, line: &mut Line, anyway: bool) -> Option<String> {
-        let (id, pid) = (self.target.id, self.target.pid);
+        let interpreters = self.measurements.iter_mut().find_map(Measurement::interpreters)?;
+        let pid = self.target.pid;
         let mut pids: Vec<i32> = self.family.pids().collect();
         // The target first.
         pids.sort_unstable_by_key(|of| *of != pid);
-        let mut all = self.measurements.iter_mut();
-        let learnt = all.any(|measurement| measurement.look_at_python(line, id, &pids, anyway));
-        learnt.then(|| notes::hidden(pid))
+        interpreters.look(line, self.target.id, &pids, anyway).then(|| notes::hidden(pid))
     }
 
     /// How many names of functions of Python were asked for that no function has which was called.
@@ -449,8 +449,8 @@ impl Session {
     pub fn end(&mut self, line: &mut Line, ended: Ended) -> (Report, Option<GuardError>) {
         let mut failure = None;
         _ = self.look_at_python(line, true);
+        self.measurements.iter_mut().filter_map(Measurement::interpreters).for_each(Interpreters::conclude);
         for measurement in &mut self.measurements {
-            measurement.conclude();
             failure = measurement.disarm(line).err().or(failure);
             measurement.learn_cost(line);
         }

@@ -12,14 +12,13 @@
 //! | next of each | 3.11 and 3.12: Include/internal/pycore_interp.h, its first word; then in the debug offsets |
 //! | `eval_frame` of each | in no table, and elsewhere in each build: `_PyInterpreterState_GetEvalFrameFunc`, which is exported, loads it from its argument |
 
-use super::{Image, OFFSET_WORDS, ReadAt};
+use super::{Image, ReadAt};
 use crate::Arch;
-use crate::source::read_exact;
 
 /// The function that loads it.
 pub(super) const ACCESSOR: &str = "_PyInterpreterState_GetEvalFrameFunc";
-/// Bytes of that which are looked at: what stands before the load is a landing pad and the making of a frame.
-const ACCESSOR_BYTES: usize = 24;
+/// Words of that which are looked at: what stands before the load is a landing pad and the making of a frame.
+const ACCESSOR_WORDS: usize = 3;
 /// Places of the word behind the start, of the first interpreter, and of the next of each in the debug offsets, in words; the
 /// same in 3.13 to 3.15.
 const STATED: [usize; 3] = [4, 5, 8];
@@ -43,17 +42,13 @@ pub struct State {
 impl<S: ReadAt> Image<S> {
     /// Where they are, as far as this build tells.
     pub(super) fn state(&self, minor: u8, runtime: u64, accessor: u64) -> Option<State> {
-        let mut code = [0; ACCESSOR_BYTES];
-        self.bytes("accessor of Python", accessor, &mut code)?;
-        let eval_frame = loaded_from_argument(self.arch(), &code)?;
+        let code: [u64; ACCESSOR_WORDS] = self.words(accessor, "accessor of Python").ok()??;
+        let eval_frame = loaded_from_argument(self.arch(), code.map(u64::to_le_bytes).as_flattened())?;
         let [started, first, next] = match minor {
             11 | 12 => [16, 40, 0],
             _ => {
-                let mut words = [0; OFFSET_WORDS * 8];
-                self.bytes("offsets of Python", runtime, &mut words)?;
-                let word =
-                    |at: usize| words[at * 8..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
-                let [behind, first, next] = STATED.map(word);
+                let words = self.stated_offsets(runtime).ok()??;
+                let [behind, first, next] = STATED.map(|at| words[at]);
                 [behind.checked_sub(8)?, first, next]
             }
         };
@@ -65,10 +60,6 @@ impl<S: ReadAt> Image<S> {
             next: u16::try_from(next).ok()?,
             eval_frame,
         })
-    }
-
-    fn bytes(&self, what: &'static str, address: u64, into: &mut [u8]) -> Option<()> {
-        read_exact(&self.elf.source, what, self.elf.offset_of(address)?, into).ok()
     }
 }
 
@@ -98,7 +89,7 @@ fn loaded_from_argument(arch: Arch, code: &[u8]) -> Option<u16> {
                     || word & 0xffff_ffe0 == 0xaa00_03e0
             };
             // ldr REGISTER,[x0,#disp]
-            let load = words.take(ACCESSOR_BYTES / 4).find(|word| !passed(*word))?;
+            let load = words.take(ACCESSOR_WORDS * 2).find(|word| !passed(*word))?;
             (load & 0xffc0_03e0 == 0xf940_0000).then_some((load >> 10 & 0xfff) as u16 * 8)
         }
     }
