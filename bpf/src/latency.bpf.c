@@ -325,10 +325,10 @@ static __always_inline bool unwinds(__u64 site)
 	return (site & (SITE_CONDITIONAL | SITE_UNWOUND)) == SITE_UNWOUND;
 }
 
-/* The stack pointer at the entry of a call that ends at this site. */
+/* The stack pointer that the call had at its first instruction. */
 static __always_inline __u64 entry_sp(__u64 sp, __u64 site)
 {
-	return unwinds(site) ? sp + (site >> SITE_PLACE_SHIFT & 0xfff) * sizeof(sp) : sp;
+	return site & SITE_RETURN ? sp : sp + (site >> SITE_ABOVE_SHIFT & 0xfff) * sizeof(sp);
 }
 
 static __always_inline struct row *row_of(__u32 function)
@@ -788,6 +788,7 @@ static __noinline void native_enter(__u64 sp, __u64 g, __u64 tag, __u64 site, __
 {
 	struct row *row;
 
+	sp = entry_sp(sp, site);
 	if (!counts_here(site)) {
 		idle_hit(site & SITE_FUNCTION_MASK, false);
 		if (key_of(g, site, &sp, &tag))
@@ -817,7 +818,7 @@ static __always_inline void native_exit(__u64 sp, __u64 g, __u64 tag, __u64 site
 static __always_inline void table_enter(user_regs *regs, __u64 tag, __u64 site, __u64 probes_ns)
 {
 	if (constants.python_rows && site & SITE_PYTHON)
-		python_enter(regs, tag >> 32, probes_ns);
+		python_enter(regs, tag >> 32, site, probes_ns);
 	else
 		native_enter(REGS_SP(regs), REGS_G(regs), tag, site, probes_ns);
 }
@@ -826,7 +827,7 @@ static __always_inline void table_exit(user_regs *regs, __u64 sp, __u64 tag, __u
 {
 	if (constants.python_rows && site & SITE_PYTHON) {
 		idle_hit(constants.python_first_row, true);
-		python_leave(sp, tag, probes_ns, false);
+		python_leave(entry_sp(sp, site), tag, probes_ns, false);
 	} else {
 		native_exit(sp, REGS_G(regs), tag, site, probes_ns);
 	}
@@ -837,7 +838,7 @@ static __always_inline void table_exit(user_regs *regs, __u64 sp, __u64 tag, __u
 static __noinline void hash_enter(__u64 sp, __u64 g, __u64 site, __u64 probes_ns)
 {
 	__u32 function = site & SITE_FUNCTION_MASK;
-	struct frame_key key = { .sp = sp, .tag = current_tag(site) };
+	struct frame_key key = { .sp = entry_sp(sp, site), .tag = current_tag(site) };
 	struct row *row = row_of(function);
 	struct frame_value value = { .probes_ns = probes_ns };
 	/* Not long: before 6.4 the upper half of the result is not that of the sign. */

@@ -107,8 +107,7 @@ layout! {
         SITE_CONDITION_SHIFT: u32 = 20;
         /// The hit counts only when the condition code holds: a conditional jump out of the function.
         SITE_CONDITIONAL: u64 = 0x100_0000;
-        /// Of an exit that is not conditional: an exception leaves there, with the frame still standing. In place of its place
-        /// in its page the site has by how many words the stack pointer at the entry was above the present one.
+        /// Of an exit that is not conditional: an exception leaves there, with the frame still standing.
         SITE_UNWOUND: u64 = 0x10_0000;
         /// An exit site that may also be passed inside the function: no frame there is no loss.
         SITE_MAYBE: u64 = 0x200_0000;
@@ -118,9 +117,11 @@ layout! {
         /// The site is in code of Go that keeps its goroutine in a register: the frame's key is goroutine and depth,
         /// because the stack moves when it grows and goroutines change threads.
         SITE_GOROUTINE: u64 = 0x800_0000;
-        /// First bit of the twelve that hold the instruction's place in its page of 4 KiB. Set by the guard, but for
-        /// SITE_UNWOUND.
+        /// First bit of the twelve that hold, of a SITE_RETURN, the instruction's place in its page of 4 KiB. Set by the guard.
         SITE_PLACE_SHIFT: u32 = 28;
+        /// The same bits of all other sites: by how many words the stack pointer at the function's first instruction was above
+        /// that at the site.
+        SITE_ABOVE_SHIFT: u32 = 28;
         /// First bit of the process, in cookies of links, which belong to one process. Process numbers are below
         /// 2^22 (PID_MAX_LIMIT, include/linux/threads.h). Set by the guard.
         SITE_PROCESS_SHIFT: u32 = 40;

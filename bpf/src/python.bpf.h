@@ -443,9 +443,9 @@ static __always_inline __u64 python_row_of_frame(__u64 frame, __u64 tgid)
 	return python_row(code & ~(__u64)constants.python_code_marks, tgid);
 }
 
-static __noinline void python_enter(user_regs *regs, __u64 tgid, __u64 probes_ns)
+static __noinline void python_enter(user_regs *regs, __u64 tgid, __u64 site, __u64 probes_ns)
 {
-	__u64 sp = REGS_SP(regs), found;
+	__u64 sp = entry_sp(REGS_SP(regs), site), found;
 	__u64 first = REGS_ARGUMENT(regs, 0), second = REGS_ARGUMENT(regs, 1);
 	__u64 frame = constants.python_frame_argument ? second : first;
 	struct row *row = row_of(constants.python_first_row);

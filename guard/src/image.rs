@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use edgelat_bpf::layout::{
-    SITE_ANY_CPU, SITE_CONDITIONAL, SITE_FUNCTION_MASK, SITE_GOROUTINE, SITE_PLACE_SHIFT, SITE_PROCESS_SHIFT,
-    SITE_PYTHON, SITE_RETURN, SITE_SHARED, SITE_UNWOUND,
+    SITE_ABOVE_SHIFT, SITE_ANY_CPU, SITE_CONDITIONAL, SITE_FUNCTION_MASK, SITE_GOROUTINE, SITE_PLACE_SHIFT,
+    SITE_PROCESS_SHIFT, SITE_PYTHON, SITE_RETURN, SITE_SHARED, SITE_UNWOUND,
 };
 use nix::errno::Errno;
 use nix::libc;
@@ -18,7 +18,7 @@ use crate::attach::{ImageSites, Site};
 use crate::elf::Executable;
 use crate::error::{GuardError, text};
 use crate::maps::FileKey;
-use crate::protocol::{ImageId, PlanSite, TargetId};
+use crate::protocol::{ImageId, PlanOptions, PlanSite, Returns, TargetId};
 
 /// A file that a target maps, held open.
 pub(crate) struct OpenImage {
@@ -113,7 +113,11 @@ pub(crate) fn mark_of(file: &File, offset: u64) -> u64 {
 
 /// What the guard must know to be true of a site, whoever names it.
 /// Is it a call, which the kernel emulates?
-pub(crate) fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> Result<bool, GuardError> {
+pub(crate) fn check_site(
+    open: &OpenImage,
+    site: &PlanSite,
+    options: &PlanOptions,
+) -> Result<bool, GuardError> {
     let bad = |reason: &str| {
         Err(GuardError::BadPlan { reason: text(format_args!("{reason} at {:#x}", site.offset)) })
     };
@@ -124,17 +128,21 @@ pub(crate) fn check_site(open: &OpenImage, site: &PlanSite, functions: u32) -> R
     if cfg!(target_arch = "aarch64") && !site.offset.is_multiple_of(4) {
         return bad("no instruction");
     }
-    if site.cookie & SITE_FUNCTION_MASK >= u64::from(functions) {
+    if site.cookie & SITE_FUNCTION_MASK >= u64::from(options.functions) {
         return bad("a function that the plan does not have");
     }
-    // There is room for either.
-    let places = if unwinds(site.cookie) { SITE_PROCESS_SHIFT } else { SITE_PLACE_SHIFT };
+    // A return has no room for where the stack pointer was, and needs none.
+    let places = if site.cookie & SITE_RETURN == 0 { SITE_PROCESS_SHIFT } else { SITE_PLACE_SHIFT };
     if site.cookie & SITE_ANY_CPU != 0 || site.cookie >> places != 0 {
         return bad("a mark that is the guard's own");
     }
     if unwinds(site.cookie) && (!site.exit || site.cookie & (SITE_RETURN | SITE_GOROUTINE | SITE_PYTHON) != 0)
     {
         return bad("no exit by an exception");
+    }
+    // The kernel replaces the word at the stack pointer: it must be the return address.
+    if options.returns == Returns::Uretprobe && !site.exit && site.cookie >> SITE_ABOVE_SHIFT != 0 {
+        return bad("a return probe where the stack pointer has moved");
     }
     // The program will do what a return does: it must be one.
     if site.cookie & SITE_RETURN != 0 && !is_return(&site.code, site.exit) {
@@ -210,7 +218,7 @@ pub(crate) fn check_places(images: &[(ImageId, ImageSites)]) -> Result<(), Guard
 }
 
 /// Is it said of a site that an exception leaves there?
-pub(crate) fn unwinds(cookie: u64) -> bool {
+fn unwinds(cookie: u64) -> bool {
     cookie & (SITE_CONDITIONAL | SITE_UNWOUND) == SITE_UNWOUND
 }
 

@@ -230,7 +230,7 @@ impl Guard {
         let mut mark = 0u64;
         let mut unshadowed = Vec::with_capacity(sites.len());
         for site in sites {
-            let call = check_site(open, site, options.functions)?;
+            let call = check_site(open, site, &options)?;
             unshadowed.push(call || !site.exit && options.returns == Returns::Uretprobe);
             mark = mark.wrapping_add(mark_of(open.bytes(), site.offset));
         }

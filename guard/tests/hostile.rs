@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use common::{OPTIONS, begin, call, guard, open_executable, open_target};
 use edgelat_bpf::layout::{
-    SITE_ANY_CPU, SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_GOROUTINE, SITE_MAYBE, SITE_PLACE_SHIFT,
-    SITE_PYTHON, SITE_RETURN, SITE_STEPPED, SITE_TWIN, SITE_UNWOUND,
+    SITE_ABOVE_SHIFT, SITE_ANY_CPU, SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_GOROUTINE, SITE_MAYBE,
+    SITE_PROCESS_SHIFT, SITE_PYTHON, SITE_RETURN, SITE_STEPPED, SITE_TWIN, SITE_UNWOUND,
 };
 use edgelat_guard::placement::TargetsOn;
 use edgelat_guard::protocol::{
@@ -324,8 +324,9 @@ fn marks(line: &mut Line, asked: i32, _other: i32) {
         probed_sites(file).into_iter().map(with).collect::<Vec<PlanSite>>()
     };
     let conditional = |condition: u64| SITE_CONDITIONAL | condition << SITE_CONDITION_SHIFT;
-    let unwound = SITE_UNWOUND | 77 << SITE_PLACE_SHIFT;
-    for marks in [conditional(4), conditional(5), SITE_MAYBE, SITE_GOROUTINE, SITE_PYTHON, unwound] {
+    let unwound = SITE_UNWOUND | 77 << SITE_ABOVE_SHIFT;
+    let moved = 5 << SITE_ABOVE_SHIFT;
+    for marks in [conditional(4), conditional(5), SITE_MAYBE, SITE_GOROUTINE, SITE_PYTHON, unwound, moved] {
         let plan = begin(line, target, OPTIONS);
         add(line, target, plan, &|file| marked(file, marks));
         for request in [Request::Load { plan }, Request::Attach { plan }, Request::Arm { plan }] {
@@ -338,7 +339,7 @@ fn marks(line: &mut Line, asked: i32, _other: i32) {
     // A return is done only where one stands: neither at the entry, nor under a mark of the guard's.
     let plan = begin(line, target, OPTIONS);
     let (image, file) = open_executable(line, target, |_| true);
-    for marks in [SITE_RETURN, SITE_TWIN, SITE_STEPPED, SITE_ANY_CPU, 1 << SITE_PLACE_SHIFT, SITE_UNWOUND] {
+    for marks in [SITE_RETURN, SITE_TWIN, SITE_STEPPED, SITE_ANY_CPU, 1 << SITE_PROCESS_SHIFT, SITE_UNWOUND] {
         let entry = PlanSite { cookie: marks, ..marked(&file, 0)[0] };
         let sites = heapless::Vec::from_slice(&[entry]).unwrap();
         let error = refused(line, Request::PlanSites { plan, image, sites });

@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
 use common::{OPTIONS, begin, call, guard, open_executable, open_target};
+use edgelat_bpf::layout::{SITE_ABOVE_SHIFT, SITE_RETURN};
 use edgelat_guard::protocol::{
     Bias, ImageId, PlanId, PlanOptions, PlanSite, Reply, Request, Returns, Route, TargetId,
 };
@@ -167,7 +168,7 @@ fn a_plan_is_not_believed() {
     assert!(matches!(refused(PlanSite { offset: 0, ..good }), GuardError::BadPlan { .. }));
     assert!(matches!(refused(PlanSite { offset: u64::MAX, ..good }), GuardError::BadPlan { .. }));
     assert!(matches!(refused(PlanSite { cookie: 1, ..good }), GuardError::BadPlan { .. }));
-    let not_a_return = edgelat_bpf::layout::SITE_RETURN;
+    let not_a_return = SITE_RETURN;
     assert!(matches!(
         refused(PlanSite { cookie: not_a_return, exit: true, ..good }),
         GuardError::BadPlan { .. }
@@ -181,6 +182,21 @@ fn a_plan_is_not_believed() {
     let bytes = heapless::Vec::from_slice(&[1; 20]).unwrap();
     let wrong = line.call(&Request::PlanBuildId { plan, image, offset: 0, bytes }).unwrap_err();
     assert!(matches!(wrong, GuardError::ImageChanged { .. }));
+}
+
+#[test]
+fn no_word_but_the_return_address_is_replaced() {
+    let sleeper = Sleeper::start();
+    let options = PlanOptions { returns: Returns::Uretprobe, ..OPTIONS };
+    let (mut line, target, image, file) = opened(&sleeper, &options);
+    let plan = begin(&mut line, target, options);
+    let [good, _] = sites(&file);
+    let moved = PlanSite { cookie: good.cookie | 3 << SITE_ABOVE_SHIFT, ..good };
+    for (site, refused) in [(moved, true), (good, false)] {
+        let sites = heapless::Vec::from_slice(&[site]).unwrap();
+        let reply = line.call(&Request::PlanSites { plan, image, sites });
+        assert_eq!(matches!(reply, Err(GuardError::BadPlan { .. })), refused, "{reply:?}");
+    }
 }
 
 #[test]

@@ -145,6 +145,41 @@ function ends_in_four_places
         ret
 ends ends_in_four_places
 
+/* Nobody measures this one. */
+        .p2align 4
+.Lhundred_more:
+        lea 100(%rdi), %rax
+        ret
+
+/* The first emulated instruction stands where the stack pointer has moved. */
+function lowers_the_stack_first
+        sub $24, %rsp
+        mov %rdi, 8(%rsp)
+        call .Lhundred_more
+        add $24, %rsp
+        ret
+ends lowers_the_stack_first
+
+/* A branch that leads to a return when it is taken, one that does when it is not, and a jump. */
+function returns_behind_branches
+        push %rbx
+        sub $16, %rsp
+        lea 40(%rdi), %rax
+        test $1, %dil
+        jne 1f
+        test $2, %dil
+        je 2f
+        inc %rax
+        add $16, %rsp
+        pop %rbx
+        ret
+1:      add $16, %rsp
+        pop %rbx
+        ret
+2:      call .Lhundred_more
+        jmp 1b
+ends returns_behind_branches
+
 /* Never comes back to its caller by itself: it ends the call by a jump to where the test stands. */
 function never_returns
         push %rbp

@@ -22,6 +22,8 @@ typedef uint64_t function(uint64_t, uint64_t);
     X(ends_with_rep_ret, x + 11)                                                                   \
     X(ends_with_ret_imm, x + 12)                                                                   \
     X(ends_in_four_places, x + (x % 4 ? x % 4 + 14 - 4 * (x % 4 == 3) : 14))        \
+    X(lowers_the_stack_first, x + 100)                                                             \
+    X(returns_behind_branches, x % 2 ? x + 40 : x % 4 ? x + 41 : x + 100)                          \
     X(tail_direct, x + 101)                                                                        \
     X(tail_conditional, x % 2 ? x + 17 : x + 100)                                                  \
     X(tail_indirect, x + 102)                                                                      \

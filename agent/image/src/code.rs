@@ -31,6 +31,10 @@ pub struct FunctionSites {
     pub exits: Vec<ProbeSite>,
 }
 
+/// A search for the sites of a function: its main part, the others, and what is around.
+pub(crate) type Find<'f> =
+    dyn FnMut(Arch, Part<'_>, &[Part<'_>], &dyn Surroundings) -> Result<Sites, Refusal> + 'f;
+
 impl<S: ReadAt> Image<S> {
     /// Decodes a function of `table` and finds its probe sites.
     ///
@@ -50,7 +54,7 @@ impl<S: ReadAt> Image<S> {
         function: &Function,
         ends: Ends,
     ) -> Result<FunctionSites, Refusal> {
-        self.sites_and(table, function, |arch, main, cold, around| {
+        self.sites_and(table, function, ends, &mut |arch, main, cold, around| {
             sites::find_in(arch, main, cold, around, ends)
         })
     }
@@ -60,13 +64,14 @@ impl<S: ReadAt> Image<S> {
         &self,
         table: &FunctionTable,
         function: &Function,
-        find: impl FnOnce(Arch, Part<'_>, &[Part<'_>], &dyn Surroundings) -> Result<Sites, Refusal>,
+        ends: Ends,
+        find: &mut Find<'_>,
     ) -> Result<FunctionSites, Refusal> {
         if let Some(refusal) = self.refusal().or_else(|| function.refusal.clone()) {
             return Err(refusal);
         }
         if let Some(planned) = table.planned(function.start, function.end) {
-            return self.planned_sites(planned);
+            return self.planned_sites(planned, ends);
         }
         let (main, cold) = self.bytes_of(function)?;
         let cold = parts_of(&cold);
@@ -84,6 +89,19 @@ impl<S: ReadAt> Image<S> {
         self.place(sites)
     }
 
+    /// Why the kernel single-steps sites of a function, by their addresses, in the words of docs/PROBEABLE.md. Of Go, and of
+    /// functions that a pack knows, it is not told.
+    pub fn why_stepped(&self, table: &FunctionTable, function: &Function) -> Vec<(u64, &'static str)> {
+        let planned = table.planned(function.start, function.end).is_some();
+        if planned || function.language != Language::Native {
+            return Vec::new();
+        }
+        let Ok((main, cold)) = self.bytes_of(function) else { return Vec::new() };
+        let around = Neighbourhood { image: self, table, unwind: OnceCell::new() };
+        let main = Part { address: function.start, bytes: &main };
+        sites::why_stepped(self.arch(), main, &parts_of(&cold), &around)
+    }
+
     /// The exits of a function that another one jumps to. Most calls of it did not come from there: a hit that no frame
     /// matches is none of an earlier call.
     pub(crate) fn exits_of_callee(
@@ -95,7 +113,7 @@ impl<S: ReadAt> Image<S> {
             return Err(refusal);
         }
         let exits = if let Some(planned) = table.planned(function.start, function.end) {
-            self.planned_sites(planned)?.exits
+            self.planned_sites(planned, Ends::AtExits)?.exits
         } else {
             let (main, cold) = self.bytes_of(function)?;
             let around = Neighbourhood { image: self, table, unwind: OnceCell::new() };
@@ -138,10 +156,10 @@ impl<S: ReadAt> Image<S> {
     }
 
     /// The sites of a function of a pack, as far as they fit its code.
-    fn planned_sites(&self, planned: &PackedFunction) -> Result<FunctionSites, Refusal> {
+    fn planned_sites(&self, planned: &PackedFunction, ends: Ends) -> Result<FunctionSites, Refusal> {
         let parts = self.packed_parts(planned)?;
         let sites = planned.sites().ok_or(Refusal::NoExit)?;
-        self.place(sites::confirm::confirm(self.arch(), &parts_of(&parts), sites, &self.marks)?)
+        self.place(sites::confirm::confirm(self.arch(), &parts_of(&parts), sites, &self.marks, ends)?)
     }
 
     /// Where the parts of a function of a pack begin, with their bytes.

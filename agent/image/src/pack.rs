@@ -8,9 +8,9 @@
 //!
 //! # Format
 //!
-//! The line `edgelat pack 1`, the [postcard](https://postcard.jamesmunns.com) encoding of a list of [`PackedImage`]s, and
-//! the CRC-32C of everything before as four bytes, least significant first. Version 1 has no other parts; a reader
-//! refuses what it does not know.
+//! The line `edgelat pack 2`, the [postcard](https://postcard.jamesmunns.com) encoding of a list of [`PackedImage`]s, and
+//! the CRC-32C of everything before as four bytes, least significant first. Version 2 has no other parts (version 1
+//! knew no exits ahead of returns and no stack pointers that moved); a reader refuses what it does not know.
 
 use std::ops::Range;
 
@@ -25,7 +25,7 @@ use crate::{Arch, BuildId, Function, FunctionSites, SiteKind, Stepping};
 /// How a pack begins, whatever its version.
 const MAGIC: &[u8] = b"edgelat pack ";
 /// The rest of the first line of this version.
-const VERSION: &[u8] = b"1\n";
+const VERSION: &[u8] = b"2\n";
 /// Images in one pack.
 const IMAGES: usize = 64;
 /// Names of one function.
@@ -78,9 +78,25 @@ struct PackedPart {
 struct PackedSite {
     /// Relative to the start of the function.
     at: i64,
-    jump: bool,
+    /// Of [`KINDS`]; the first site of a function is the entry.
+    kind: u8,
     maybe: bool,
     condition: Option<u8>,
+    /// See [`Site::above`].
+    above: u16,
+    /// See [`Site::left_out`].
+    left_out: u8,
+}
+
+/// What happens at an exit, by its number.
+const KINDS: [SiteKind; 3] = [SiteKind::Return, SiteKind::TailJump, SiteKind::Ahead];
+
+impl PackedSite {
+    fn is_possible(&self) -> bool {
+        let condition = self.condition.is_none_or(|code| code < 16);
+        let above = self.above.is_multiple_of(8) && self.above <= Site::MOST_ABOVE;
+        condition && above && usize::from(self.kind) < KINDS.len()
+    }
 }
 
 /// What is wrong with a pack.
@@ -90,7 +106,7 @@ pub enum PackError {
     #[error("not a pack; make one with `edgelat pack make`")]
     NotAPack,
     /// Another version of the format.
-    #[error("a pack of version {found}, and this edgelat reads version 1; make it again with this edgelat")]
+    #[error("a pack of version {found}, and this edgelat reads version 2; make it again with this edgelat")]
     Version {
         /// What stands in its first line.
         found: String,
@@ -253,9 +269,11 @@ impl PackedImage {
                 .chain(exits)
                 .map(|site| PackedSite {
                     at: relative(site.address),
-                    jump: site.kind == SiteKind::TailJump,
+                    kind: KINDS.iter().position(|kind| *kind == site.kind).unwrap_or(0) as u8,
                     maybe: site.maybe,
                     condition: site.condition,
+                    above: site.above,
+                    left_out: site.left_out,
                 })
                 .collect(),
         });
@@ -296,18 +314,17 @@ impl PackedFunction {
 
     /// Its sites. What the probes cost there is told by whoever decodes the code again.
     pub(crate) fn sites(&self) -> Option<Sites> {
-        let mut sites = self.sites.iter().enumerate().map(|(index, site)| Site {
-            address: self.start.wrapping_add_signed(site.at),
-            kind: match (index, site.jump) {
-                (0, _) => SiteKind::Entry,
-                (_, true) => SiteKind::TailJump,
-                (_, false) => SiteKind::Return,
-            },
-            stepping: Stepping::SingleStepped,
-            condition: site.condition,
-            maybe: site.maybe,
+        let mut sites = self.sites.iter().enumerate().map(|(index, site)| {
+            let exit = KINDS.get(usize::from(site.kind)).copied().unwrap_or(SiteKind::Return);
+            let kind = if index == 0 { SiteKind::Entry } else { exit };
+            let address = self.start.wrapping_add_signed(site.at);
             // Go needs no packs.
-            goroutine: false,
+            let found = Site::new(address, kind, Stepping::SingleStepped);
+            {
+                let (condition, maybe, above, left_out) =
+                    (site.condition, site.maybe, site.above, site.left_out);
+                Site { condition, maybe, above, left_out, ..found }
+            }
         });
         Some(Sites { entry: sites.next()?, exits: sites.collect() })
     }
@@ -338,7 +355,7 @@ impl PackedFunction {
                 if (1..=EXITS).contains(&exits.len())
                     && exits.windows(2).all(ascending)
                     && self.sites.iter().all(inside)
-                    && self.sites.iter().all(|site| site.condition.is_none_or(|code| code < 16)) =>
+                    && self.sites.iter().all(PackedSite::is_possible) =>
             {
                 Ok(())
             }

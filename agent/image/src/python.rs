@@ -25,11 +25,14 @@ use thiserror::Error;
 
 pub use self::state::State;
 
+use crate::decode::Step;
 use crate::elf::symbols::SymbolTable;
+use crate::functions::assembly::Text;
 use crate::glob::Glob;
 use crate::limits::PATTERN_BYTES;
+use crate::sites;
 use crate::source::read_exact;
-use crate::{Function, FunctionSites, FunctionTable, Image, ImageError, PatternError, ReadAt, Refusal};
+use crate::{Ends, Function, FunctionSites, FunctionTable, Image, ImageError, PatternError, ReadAt, Refusal};
 
 /// The evaluation loop.
 const LOOP: &str = "_PyEval_EvalFrameDefault";
@@ -288,7 +291,8 @@ impl<S: ReadAt> Image<S> {
             _ => return Err(PythonError::Version { found: format!("3.{minor}") }),
         };
         // Its unlikely parts may be mixed with those of others; they return into it.
-        let sites = self.sites(table, &function).or_else(|_| self.returns(table, &function));
+        let sites = self.sites_and(table, &function, Ends::AtExits, &mut sites::find_with_arguments);
+        let sites = sites.or_else(|_| self.returns(table, &function));
         let sites = sites.map_err(PythonError::Loop)?;
         self.passes_no_argument(&function, &sites)?;
         let state = runtime.zip(accessor).filter(|_| minor > 10);
@@ -296,16 +300,17 @@ impl<S: ReadAt> Image<S> {
         Ok(Some(Interpreter { minor, layout, sites, state }))
     }
 
-    /// The entry may have slid past a landing pad, which leaves all registers alone, and past nothing else.
+    /// The entry has not slid past what writes to the registers of the arguments, whoever found it.
     fn passes_no_argument(&self, function: &Function, sites: &FunctionSites) -> Result<(), PythonError> {
-        const LANDING_PAD_BYTES: u64 = 4;
-        let passed = sites.entry.site.address.saturating_sub(function.start);
         let address = sites.entry.site.address;
-        if passed > LANDING_PAD_BYTES {
-            Err(PythonError::Loop(Refusal::Unsteppable { address }))
-        } else {
-            Ok(())
+        let arguments = sites::arguments(self.arch());
+        let mut at = function.start;
+        while at < address {
+            let keeps = |step: &Step| arguments.iter().all(|&register| !step.effect.writes(register));
+            let step = self.step(at).filter(keeps);
+            at = step.ok_or(PythonError::Loop(Refusal::Unsteppable { address }))?.end();
         }
+        Ok(())
     }
 
     fn python_minor(&self, table: &FunctionTable, version: Option<u64>) -> Result<u8, PythonError> {

@@ -2,9 +2,10 @@
 //!
 //! A probe at the *entry site* notes the time under the key (process, function, stack pointer); a probe at each *exit
 //! site* looks the same key up, with the stack pointer before the instruction runs. So the sites must be such that in
-//! each call the entry is passed exactly once, with the stack pointer that the caller gave, and exactly one exit, with
-//! the same stack pointer, or one that is a known number of bytes below it ([`SiteKind::Unwound`]). A breakpoint on anything but the first byte of an instruction corrupts the program. What
-//! cannot be shown to hold is refused, with a [`Refusal`] that says why; a function that is not measured harms nobody.
+//! each call the entry is passed exactly once, and exactly one exit, each with the stack pointer that the caller gave or
+//! one that is a known number of bytes below it ([`Site::above`]). A breakpoint on anything but the first byte of an
+//! instruction corrupts the program. What cannot be shown to hold is refused, with a [`Refusal`] that says why; a function
+//! that is not measured harms nobody.
 //!
 //! # How they are found
 //!
@@ -17,7 +18,8 @@
 //!    a part that is not known, or is not understood: the part is looked for, or the function refused. So is one whose
 //!    conditional exit lies in a loop (`loops`): a probe there is sound, but hit at every turn.
 //! 4. The entry slides to the first instruction that the kernel emulates (`entry`), as single-stepping costs many
-//!    times as much, but not past anything that matters.
+//!    times as much, but not past anything that matters. For the same reason exits move from returns that would be
+//!    single-stepped to emulated branches behind which a call only returns (`ahead`).
 //!
 //! # What is taken for granted
 //!
@@ -33,6 +35,7 @@
 //! a call of the inner one hits exits of the outer one. Those are marked `maybe` ([`crate::Image::sites`]): a hit that no
 //! frame matches is not an end of a call that began earlier.
 
+mod ahead;
 pub(crate) mod confirm;
 mod entry;
 mod exits;
@@ -78,23 +81,28 @@ pub enum SiteKind {
     /// A call goes on in another function by a jump ([`crate::Tails`]). Where it is not known which, or what leaves that,
     /// the call ends here: what the other function does is no part of the time.
     TailJump,
+    /// A call is as good as over: behind this branch it calls nothing, turns in no loop and returns after a few instructions.
+    Ahead,
     /// A call is left by an exception: its clean-up is done, and the unwinder is called to go on with the caller. The frame
-    /// still stands there, and the stack pointer at the entry was so many bytes above the present one: a multiple of 8.
-    Unwound {
-        /// The bytes.
-        above: u16,
-    },
+    /// still stands there.
+    Unwound,
 }
 
 impl SiteKind {
-    /// Most bytes of a frame that can be left by an exception in view of a probe: the number of words has 12 bits.
-    pub(crate) const MOST_ABOVE: u16 = 8 * 0xfff;
+    /// A word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Entry => "entry",
+            Self::Return => "return",
+            Self::TailJump => "tail-jump",
+            Self::Ahead => "branch",
+            Self::Unwound => "exception",
+        }
+    }
 }
 
 /// One instruction that carries a probe.
-///
-/// The stack pointer before it runs is the one at the function's entry: on x86-64 it points at the return address. Only
-/// [`SiteKind::Unwound`] is elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Site {
     /// ELF virtual address of the instruction.
@@ -103,7 +111,7 @@ pub struct Site {
     pub kind: SiteKind,
     /// What the probe costs.
     pub stepping: Stepping,
-    /// For a conditional tail jump the condition under which it leaves; the hit counts only then. Numbered as in the
+    /// Of a conditional jump the condition under which the call ends; the hit counts only then. Numbered as in the
     /// instruction: x86-64 the low nibble of the opcode (4 is ZF set), aarch64 the `cond` field (0 is Z set).
     pub condition: Option<u8>,
     /// The height of the stack there is an assumption, or the instruction is in the range of another function too: a hit with
@@ -112,9 +120,31 @@ pub struct Site {
     /// The code keeps its goroutine in a register, and the frame's key is goroutine and depth instead of the stack
     /// pointer, because the stack moves.
     pub goroutine: bool,
+    /// By how many bytes the stack pointer at the function's first instruction (on x86-64 it points at the return address) was
+    /// above that before this one: a multiple of 8.
+    pub above: u16,
+    /// Instructions of the call that are no part of its time: those before an entry, or at most after an exit.
+    pub left_out: u8,
 }
 
 impl Site {
+    /// Most that `above` can be: the number of words has 12 bits.
+    pub(crate) const MOST_ABOVE: u16 = 8 * 0xfff;
+
+    /// A site that counts at each hit, with the stack pointer of the function's first instruction.
+    pub(crate) const fn new(address: u64, kind: SiteKind, stepping: Stepping) -> Self {
+        Self {
+            address,
+            kind,
+            stepping,
+            condition: None,
+            maybe: false,
+            goroutine: false,
+            above: 0,
+            left_out: 0,
+        }
+    }
+
     /// Whether the measured time ends where another function takes over.
     #[must_use]
     pub const fn until_tail_call(&self) -> bool {
@@ -199,7 +229,7 @@ const FOUND_PARTS: usize = 16;
 /// # Errors
 /// The reason why it cannot be probed soundly.
 pub fn find(arch: Arch, main: Part<'_>, cold: &[Part<'_>]) -> Result<Sites, Refusal> {
-    search(arch, main, cold, None, Ends::AtExits, &mut |_| Vec::new(), None)
+    search(arch, main, cold, None, Asked::new(Ends::AtExits))
 }
 
 /// Like [`find`], with a view of the image around the function: jump tables are read, and cold parts that no symbol
@@ -215,7 +245,18 @@ pub fn find_in(
     surroundings: &dyn Surroundings,
     ends: Ends,
 ) -> Result<Sites, Refusal> {
-    search(arch, main, cold, Some(surroundings), ends, &mut |_| Vec::new(), None)
+    search(arch, main, cold, Some(surroundings), Asked::new(ends))
+}
+
+/// Like [`find_in`] with [`Ends::AtExits`], where the entry must have the arguments still in their registers.
+pub(crate) fn find_with_arguments(
+    arch: Arch,
+    main: Part<'_>,
+    cold: &[Part<'_>],
+    surroundings: &dyn Surroundings,
+) -> Result<Sites, Refusal> {
+    let asked = Asked { kept: arguments(arch), ..Asked::new(Ends::AtExits) };
+    search(arch, main, cold, Some(surroundings), asked)
 }
 
 /// Like [`find_in`] with [`Ends::AtExits`], where some jumps are no ends of calls: `follow` is given all tail jumps and
@@ -230,7 +271,8 @@ pub(crate) fn find_whole(
     follow: &mut dyn FnMut(&[Site]) -> Vec<u64>,
     unwinding: &mut Unwinding,
 ) -> Result<Sites, Refusal> {
-    search(arch, main, cold, Some(surroundings), Ends::AtExits, follow, Some(unwinding))
+    let asked = Asked { follow: Some(follow), unwinding: Some(unwinding), ..Asked::new(Ends::AtExits) };
+    search(arch, main, cold, Some(surroundings), asked)
 }
 
 /// The exits of a function, wherever its calls begin: of one that another function jumps to.
@@ -245,7 +287,47 @@ pub(crate) fn find_exits(
 ) -> Result<Vec<Site>, Refusal> {
     let (code, exits) = ways_out(arch, main, cold, Some(surroundings))?;
     loops::check(&code, &exits.jumps, &exits.sites, &exits.sites)?;
-    Ok(exits.sites)
+    // The same as where calls of it are measured themselves: then one trap serves both.
+    let wanted = exits.wanted(&exits.sites, Ends::AtExits, &[]);
+    let entry = entry::entry(&code, &wanted).map_or(main.address, |entry| entry.address);
+    Ok(ahead::ahead(&code, &exits, exits.sites.clone(), entry))
+}
+
+/// Why sites of a function are single-stepped, with their addresses.
+pub(crate) fn why_stepped(
+    arch: Arch,
+    main: Part<'_>,
+    cold: &[Part<'_>],
+    surroundings: &dyn Surroundings,
+) -> Vec<(u64, &'static str)> {
+    let Ok((code, ways)) = ways_out(arch, main, cold, Some(surroundings)) else { return Vec::new() };
+    let wanted = ways.wanted(&ways.sites, Ends::AtExits, &[]);
+    let Ok(entry) = entry::entry(&code, &wanted) else { return Vec::new() };
+    let exits = ahead::ahead(&code, &ways, ways.sites.clone(), entry.address);
+    let mut why = ahead::why(&code, &ways, &exits, entry.address);
+    if entry.stepping == Stepping::SingleStepped {
+        why.push((entry.address, entry::why(&code, &wanted)));
+    }
+    why
+}
+
+/// Which of some jumps are no ends of calls, by their addresses.
+type Follow<'f> = dyn FnMut(&[Site]) -> Vec<u64> + 'f;
+
+/// What is asked of a search.
+struct Asked<'a> {
+    ends: Ends,
+    /// Registers that the entry must find as the caller left them.
+    kept: &'static [u8],
+    /// See [`find_whole`].
+    follow: Option<&'a mut Follow<'a>>,
+    unwinding: Option<&'a mut Unwinding>,
+}
+
+impl Asked<'_> {
+    const fn new(ends: Ends) -> Self {
+        Self { ends, kept: &[], follow: None, unwinding: None }
+    }
 }
 
 fn search(
@@ -253,22 +335,21 @@ fn search(
     main: Part<'_>,
     cold: &[Part<'_>],
     surroundings: Option<&dyn Surroundings>,
-    ends: Ends,
-    follow: &mut dyn FnMut(&[Site]) -> Vec<u64>,
-    unwinding: Option<&mut Unwinding>,
+    asked: Asked<'_>,
 ) -> Result<Sites, Refusal> {
     let (code, ways) = ways_out(arch, main, cold, surroundings)?;
     let is_jump = |exit: &&Site| exit.kind == SiteKind::TailJump;
     let jumps: Vec<Site> = ways.sites.iter().filter(is_jump).copied().collect();
-    let followed = if jumps.is_empty() { Vec::new() } else { follow(&jumps) };
+    let followed = asked.follow.filter(|_| !jumps.is_empty()).map(|follow| follow(&jumps));
     let mut exits = ways.sites.clone();
-    exits.retain(|exit| !followed.contains(&exit.address));
-    let entry = entry::entry(&code, &ways.by_table, &exits)?;
+    exits.retain(|exit| !followed.as_ref().is_some_and(|followed| followed.contains(&exit.address)));
+    let entry = entry::entry(&code, &ways.wanted(&exits, asked.ends, asked.kept))?;
     // Last, because whoever reads it may have the exits left alone.
-    if ends == Ends::AtExits {
+    if asked.ends == Ends::AtExits {
         loops::check(&code, &ways.jumps, &ways.sites, &exits)?;
+        exits = ahead::ahead(&code, &ways, exits, entry.address);
     }
-    if let Some(unwinding) = unwinding {
+    if let Some(unwinding) = asked.unwinding {
         exits::unwinding(&code, &ways, entry.address, unwinding);
     }
     Ok(Sites { entry, exits })
@@ -302,17 +383,25 @@ fn ways_out(
     Err(Refusal::BadParts { address: main.address })
 }
 
-/// The sites of a function of which it is known from elsewhere that whatever leaves it by a jump with its frame standing
-/// comes back: its returns alone.
+/// Like [`find_with_arguments`], of a function of which it is known from elsewhere that whatever leaves it by a jump with its
+/// frame standing comes back: its returns alone.
 pub(crate) fn find_returns(
     arch: Arch,
     main: Part<'_>,
     surroundings: &dyn Surroundings,
 ) -> Result<Sites, Refusal> {
     let code = Code::decode(arch, &[main])?;
-    let (exits, by_table) = exits::exits(&code, &Tables::new(Some(surroundings)))?.returns()?;
-    let entry = entry::entry(&code, &by_table, &exits)?;
-    Ok(Sites { entry, exits })
+    let ways = exits::exits(&code, &Tables::new(Some(surroundings)))?.returns()?;
+    let entry = entry::entry(&code, &ways.wanted(&ways.sites, Ends::AtExits, arguments(arch)))?;
+    Ok(Sites { entry, exits: ways.sites })
+}
+
+/// The registers of the first two arguments (System V ABI x86-64, 3.2.3: rdi and rsi; AAPCS64, 6.8.2).
+pub(crate) const fn arguments(arch: Arch) -> &'static [u8] {
+    match arch {
+        Arch::X86_64 => &[7, 6],
+        Arch::Aarch64 => &[0, 1],
+    }
 }
 
 /// A part of the function that is not among those known: a jump leads there although the frame still stands, or code

@@ -24,7 +24,8 @@ use crate::functions::assembly::Text;
 use crate::limits::TAIL_EXITS;
 use crate::sites::{self, Site};
 use crate::{
-    Arch, Function, FunctionSites, FunctionTable, Image, ImageError, Language, ReadAt, Refusal, SiteKind,
+    Arch, Ends, Function, FunctionSites, FunctionTable, Image, ImageError, Language, ReadAt, Refusal,
+    SiteKind,
 };
 
 /// System V ABI x86-64, table 4.9: `R_X86_64_GLOB_DAT`, `R_X86_64_JUMP_SLOT`.
@@ -156,18 +157,20 @@ impl<'i, S: ReadAt> Tails<'i, S> {
         let (image, table) = (self.image, self.table);
         let mut ends = None;
         let mut unwinding = Vec::new();
-        let mut sites = image.sites_and(table, function, |arch, main, cold, around| {
-            let mut follow = |jumps: &[Site]| {
-                let shared = |jump: &Site| jump.maybe || table.is_shared(jump.address, function.start);
-                let placed = jumps.iter().map(|jump| Site { maybe: shared(jump), ..*jump });
-                let placed: Vec<ProbeSite> = placed.filter_map(|jump| image.place_one(jump).ok()).collect();
-                let mut followed: Vec<u64> = placed.iter().map(|jump| jump.site.address).collect();
-                let found = ends.insert(self.follow(placed, Some(function.start)));
-                followed.retain(|address| found.kept().all(|jump| jump.site.address != *address));
-                followed
-            };
-            sites::find_whole(arch, main, cold, around, &mut follow, &mut unwinding)
-        })?;
+        let mut sites =
+            image.sites_and(table, function, Ends::AtExits, &mut |arch, main, cold, around| {
+                let mut follow = |jumps: &[Site]| {
+                    let shared = |jump: &Site| jump.maybe || table.is_shared(jump.address, function.start);
+                    let placed = jumps.iter().map(|jump| Site { maybe: shared(jump), ..*jump });
+                    let placed: Vec<ProbeSite> =
+                        placed.filter_map(|jump| image.place_one(jump).ok()).collect();
+                    let mut followed: Vec<u64> = placed.iter().map(|jump| jump.site.address).collect();
+                    let found = ends.insert(self.follow(placed, Some(function.start)));
+                    followed.retain(|address| found.kept().all(|jump| jump.site.address != *address));
+                    followed
+                };
+                sites::find_whole(arch, main, cold, around, &mut follow, &mut unwinding)
+            })?;
         let is_jump = |exit: &ProbeSite| exit.site.kind == SiteKind::TailJump && !exit.site.goroutine;
         let (jumps, exits) = sites.exits.into_iter().partition(is_jump);
         sites.exits = exits;

@@ -3,7 +3,8 @@
 //! The assembly carries its own answers, as labels of the form `function.kind.flags`:
 //!
 //! * `f.entry.e` / `f.entry.s`: the entry site, emulated or single-stepped;
-//! * `f.ret`, `f.tail`: an exit site, with a number where there are several and `.cN` for the condition N;
+//! * `f.ret`, `f.tail`, `f.ahead`: an exit site, with a number where there are several and `.cN` for the condition N;
+//! * at any of them `.aN`: the stack pointer was so many bytes above at the first instruction;
 //! * `f.refused.reason`, with `_` for `-` in the reason.
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -19,10 +20,10 @@ use sites_support::{Built, Compiler, build, run};
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Wanted {
     refused: Option<String>,
-    /// Address, and whether emulated.
-    entry: Option<(u64, bool)>,
-    /// Address, tail jump or not, condition.
-    exits: Vec<(u64, bool, Option<u8>)>,
+    /// Address, whether emulated, and how far the stack pointer has moved.
+    entry: Option<(u64, bool, u16)>,
+    /// Address, kind, condition, and how far the stack pointer has moved.
+    exits: Vec<(u64, &'static str, Option<u8>, u16)>,
 }
 
 fn wanted(built: &Built) -> BTreeMap<String, Wanted> {
@@ -37,14 +38,17 @@ fn wanted(built: &Built) -> BTreeMap<String, Wanted> {
         let (Some(function), Some(kind)) = (words.next(), words.next()) else { continue };
         let rest: Vec<&str> = words.collect();
         let wanted = match kind {
-            "entry" | "ret" | "tail" | "refused" => all.entry(function.to_owned()).or_default(),
+            "entry" | "ret" | "tail" | "ahead" | "refused" => all.entry(function.to_owned()).or_default(),
             _ => continue,
         };
-        let condition = rest.iter().find_map(|word| word.strip_prefix('c')?.parse().ok());
+        let number = |mark| rest.iter().find_map(|word| word.strip_prefix(mark)?.parse::<u16>().ok());
+        let (condition, above) = (number('c').map(|code| code as u8), number('a').unwrap_or(0));
         match kind {
-            "entry" => wanted.entry = Some((address, rest.contains(&"e"))),
+            "entry" => wanted.entry = Some((address, rest.contains(&"e"), above)),
             "refused" => wanted.refused = Some(rest.concat().replace('_', "-")),
-            _ => wanted.exits.push((address, kind == "tail", condition)),
+            "tail" => wanted.exits.push((address, "tail", condition, above)),
+            "ahead" => wanted.exits.push((address, "ahead", condition, above)),
+            _ => wanted.exits.push((address, "ret", condition, above)),
         }
     }
     for wanted in all.values_mut() {
@@ -57,11 +61,23 @@ fn found(sites: &FunctionSites) -> Wanted {
     assert_eq!(sites.entry.site.kind, SiteKind::Entry);
     Wanted {
         refused: None,
-        entry: Some((sites.entry.site.address, sites.entry.site.stepping == Stepping::Emulated)),
+        entry: Some((
+            sites.entry.site.address,
+            sites.entry.site.stepping == Stepping::Emulated,
+            sites.entry.site.above,
+        )),
         exits: sites
             .exits
             .iter()
-            .map(|exit| (exit.site.address, exit.site.kind == SiteKind::TailJump, exit.site.condition))
+            .map(|exit| exit.site)
+            .map(|exit| {
+                let kind = match exit.kind {
+                    SiteKind::TailJump => "tail",
+                    SiteKind::Ahead => "ahead",
+                    _ => "ret",
+                };
+                (exit.address, kind, exit.condition, exit.above)
+            })
             .collect(),
     }
 }

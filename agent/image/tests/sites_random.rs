@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use edgelat_image::sites::{Around, Ends, Part, Sites, Surroundings, find, find_in};
+use edgelat_image::sites::{Around, Ends, Part, Site, Sites, Surroundings, find, find_in};
 use edgelat_image::{Arch, Refusal, SiteKind};
 use iced_x86::{Decoder, DecoderOptions};
 
@@ -78,7 +78,8 @@ fn check(sites: &Sites, arch: Arch, parts: &[Part<'_>]) {
         assert_ne!(exit.kind, SiteKind::Entry);
         assert_ne!(exit.address, sites.entry.address);
         assert!(boundaries.contains(&exit.address), "{sites:x?}");
-        assert!(exit.condition.is_none_or(|condition| condition < 16 && exit.kind == SiteKind::TailJump));
+        assert!(exit.condition.is_none_or(|condition| condition < 16 && exit.kind != SiteKind::Return));
+        assert!(exit.above == 0 || (exit.kind == SiteKind::Ahead), "{sites:x?}");
     }
 }
 
@@ -395,6 +396,24 @@ struct Way {
     left: usize,
     /// Addresses of exits whose condition did not hold.
     stayed: BTreeSet<u64>,
+    /// After an exit ahead of a return: instructions until that, at most.
+    due: Option<u8>,
+}
+
+/// Whether a hit of an exit on this instruction counts.
+fn counts(arch: Arch, exit: &Site, op: Op, taken: bool) -> Result<bool, String> {
+    let own = match (arch, op) {
+        (Arch::X86_64, Op::Branch(_)) => 5,
+        (Arch::X86_64, _) => 12,
+        (Arch::Aarch64, Op::Branch(_)) => 1,
+        (Arch::Aarch64, _) => 11,
+    };
+    match exit.condition {
+        None => Ok(true),
+        Some(condition) if condition == own => Ok(taken),
+        Some(condition) if condition == own ^ 1 => Ok(!taken),
+        Some(condition) => Err(format!("another condition: {condition}")),
+    }
 }
 
 /// Whether the instruction at an address may run again after it has run.
@@ -419,8 +438,8 @@ fn is_in_loop(model: &Model, address: u64) -> bool {
 }
 
 /// Goes one random way through the function; `Err` says what the probes would have done wrong.
-fn go(model: &Model, sites: &Sites, random: &mut Random) -> Result<bool, String> {
-    let mut way = Way { op: 0, depth: 0, entered: 0, left: 0, stayed: BTreeSet::new() };
+fn go(arch: Arch, model: &Model, sites: &Sites, random: &mut Random) -> Result<bool, String> {
+    let mut way = Way { op: 0, depth: 0, entered: 0, left: 0, stayed: BTreeSet::new(), due: None };
     for _ in 0..300 {
         let Some(&op) = model.ops.get(way.op) else { return Err(format!("runs over the end: {way:?}")) };
         let address = model.places[way.op];
@@ -431,7 +450,7 @@ fn go(model: &Model, sites: &Sites, random: &mut Random) -> Result<bool, String>
             .find(|exit| exit.address >= address && exit.address < model.places[way.op + 1]);
         if sites.entry.address == address {
             way.entered += 1;
-            if way.depth != 0 || way.left != 0 {
+            if way.depth != i64::from(sites.entry.above) || way.left != 0 {
                 return Err(format!("entered with another stack: {way:?}"));
             }
         } else if sites.entry.address > address && sites.entry.address < model.places[way.op + 1] {
@@ -439,10 +458,23 @@ fn go(model: &Model, sites: &Sites, random: &mut Random) -> Result<bool, String>
         }
         let taken = random.below(2) == 0;
         let leaves = matches!(op, Op::Return | Op::TailJump) || matches!(op, Op::TailBranch) && taken;
+        if let Some(due) = way.due {
+            let Some(due) = due.checked_sub(1).filter(|_| !matches!(op, Op::Call)) else {
+                return Err(format!("more than was said behind an exit: {way:?}"));
+            };
+            way.due = Some(due);
+        }
         if let Some(exit) = exit {
-            let counts = exit.condition.is_none() || taken;
-            if counts != leaves {
-                return Err(format!("an exit that does not leave: {way:?}"));
+            let counts = counts(arch, exit, op, taken)?;
+            match exit.kind {
+                SiteKind::Ahead if counts => way.due = Some(exit.left_out),
+                SiteKind::Ahead => {}
+                _ if counts != leaves => return Err(format!("an exit that does not leave: {way:?}")),
+                _ => {}
+            }
+            let ahead = exit.kind == SiteKind::Ahead;
+            if counts && ahead && way.depth != i64::from(exit.above) {
+                return Err(format!("left with another stack: {way:?}"));
             }
             way.left += usize::from(counts);
             if !counts && !way.stayed.insert(exit.address) {
@@ -488,7 +520,7 @@ fn every_way_through_a_random_function_enters_once_and_leaves_once() {
                     check(&sites, arch, &[part]);
                     probed += 1;
                     for _ in 0..20 {
-                        match go(&model, &sites, &mut random) {
+                        match go(arch, &model, &sites, &mut random) {
                             Ok(left) => ways += usize::from(left),
                             Err(wrong) => panic!("{wrong}\n{:?}\n{:x?}\n{sites:x?}", model.ops, model.places),
                         }

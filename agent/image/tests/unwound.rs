@@ -56,9 +56,9 @@ fn rule(rows: &BTreeMap<u64, String>, start: u64, address: u64) -> Option<&str> 
 }
 
 fn above(site: &ProbeSite) -> u64 {
-    let SiteKind::Unwound { above } = site.site.kind else { panic!("{site:?}") };
+    assert_eq!(site.site.kind, SiteKind::Unwound, "{site:?}");
     assert!(site.site.maybe && site.site.condition.is_none() && !site.site.goroutine, "{site:?}");
-    above.into()
+    site.site.above.into()
 }
 
 /// What every so-manieth function has of such exits.

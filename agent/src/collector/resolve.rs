@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use edgelat_bpf::layout::{
-    SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_GOROUTINE, SITE_MAYBE, SITE_PLACE_SHIFT, SITE_PYTHON,
+    SITE_ABOVE_SHIFT, SITE_CONDITION_SHIFT, SITE_CONDITIONAL, SITE_GOROUTINE, SITE_MAYBE, SITE_PYTHON,
     SITE_RETURN, SITE_UNWOUND,
 };
 use edgelat_guard::Line;
@@ -468,9 +468,10 @@ pub fn plan_site(file: &std::fs::File, site: &edgelat_image::ProbeSite, exit: bo
     if site.site.goroutine {
         cookie |= SITE_GOROUTINE;
     }
-    if let SiteKind::Unwound { above } = site.site.kind {
-        cookie |= SITE_UNWOUND | u64::from(above / 8) << SITE_PLACE_SHIFT;
+    if site.site.kind == SiteKind::Unwound {
+        cookie |= SITE_UNWOUND;
     }
+    cookie |= u64::from(site.site.above / 8) << SITE_ABOVE_SHIFT;
     let mut code = [0; 4];
     // Fewer bytes at the end of the file; the guard compares as many as there are.
     let code_len = ReadAt::read_at(file, site.file_offset, &mut code).unwrap_or(0) as u8;

@@ -7,12 +7,11 @@ use libbpf_rs::{Link, UprobeMultiOpts};
 
 use super::{ImageSites, Site, close_together, failed, pause, slice};
 use crate::error::GuardError;
-use crate::image::unwinds;
 use crate::load::{Loaded, os_error};
 use crate::protocol::Route;
 use crate::rights;
 use crate::target::{Target, path_of};
-use edgelat_bpf::layout::{SITE_PLACE_SHIFT, SITE_PROCESS_SHIFT};
+use edgelat_bpf::layout::{SITE_PLACE_SHIFT, SITE_PROCESS_SHIFT, SITE_RETURN};
 use edgelat_bpf::object::Programs;
 
 /// Links of one process. Dropping them removes the probes.
@@ -26,7 +25,7 @@ impl Drop for Probes {
 
 /// What a program is told at a site of this process.
 fn cookie(site: &Site, pid: i32) -> u64 {
-    let place = if unwinds(site.cookie) { 0 } else { (site.offset & 0xfff) << SITE_PLACE_SHIFT };
+    let place = if site.cookie & SITE_RETURN == 0 { 0 } else { (site.offset & 0xfff) << SITE_PLACE_SHIFT };
     site.cookie | place | (pid as u64) << SITE_PROCESS_SHIFT
 }
 

@@ -242,7 +242,7 @@ impl Samples {
             Tool::Edgelat { returns: "ret", .. } => {
                 functions.iter().flat_map(|f| f.exits.iter().copied().chain([f.entry])).collect()
             }
-            Tool::Edgelat { .. } => functions.iter().map(|f| f.entry).collect(),
+            Tool::Edgelat { .. } => functions.iter().map(|f| f.return_entry).collect(),
             _ => functions.iter().map(|f| f.start).collect(),
         };
         offsets.sort_unstable();

@@ -48,7 +48,7 @@ enum Language {
 }
 
 /// All of them.
-pub(crate) const SUBJECTS: [Subject; 6] = [
+pub(crate) const SUBJECTS: [Subject; 8] = [
     Subject { title: "C, starts with push", name: "starts_with_push", start: "push", language: Language::C },
     Subject {
         title: "C, starts with endbr64",
@@ -57,6 +57,8 @@ pub(crate) const SUBJECTS: [Subject; 6] = [
         language: Language::C,
     },
     Subject { title: "C, starts with sub", name: "starts_with_sub", start: "sub", language: Language::C },
+    Subject { title: "C, ends with a branch", name: "ends_with_a_branch", start: "", language: Language::C },
+    Subject { title: "C, leaves by a jump", name: "leaves_by_a_jump", start: "", language: Language::C },
     Subject { title: "Rust", name: "rust_calls::packets::checksum", start: "", language: Language::Rust },
     Subject { title: "Go, with a stack check", name: "main.checked", start: "", language: Language::Go },
     Subject { title: "Go, a leaf", name: "main.leaf", start: "", language: Language::Go },
@@ -273,7 +275,11 @@ fn generation(
     }
     for seat in &mut seats {
         if let AtWork::Tool(running) = &mut seat.at_work {
-            let site = if running.tool().is_edgelat() { table.function.entry } else { table.function.start };
+            let site = match running.tool() {
+                Tool::Edgelat { returns: "ret", .. } => table.function.entry,
+                Tool::Edgelat { .. } => table.function.return_entry,
+                _ => table.function.start,
+            };
             if let Err(reason) = wait_until_armed(running, &seat.target, site)? {
                 seat.at_work = AtWork::Failed(reason);
             }

@@ -73,6 +73,7 @@ impl Empty {
         let pid = pid as i32;
         let mut links = Vec::new();
         let entries = || functions.iter().map(|f| f.entry as usize);
+        let return_entries = || functions.iter().map(|f| f.return_entry as usize);
         let multi = |offsets: Vec<usize>, retprobe, session| {
             let options = UprobeMultiOpts { offsets, retprobe, session, ..Default::default() };
             let link = program.attach_uprobe_multi_with_opts(pid, image, "", options);
@@ -85,12 +86,12 @@ impl Empty {
                 links.push(multi(exits.collect(), false, false)?);
             }
             Way::MultiReturn => {
-                links.push(multi(entries().collect(), false, false)?);
-                links.push(multi(entries().collect(), true, false)?);
+                links.push(multi(return_entries().collect(), false, false)?);
+                links.push(multi(return_entries().collect(), true, false)?);
             }
-            Way::Session => links.push(multi(entries().collect(), false, true)?),
+            Way::Session => links.push(multi(return_entries().collect(), false, true)?),
             Way::SingleReturn => {
-                for offset in entries() {
+                for offset in return_entries() {
                     for retprobe in [false, true] {
                         let options = UprobeOpts { retprobe, ..Default::default() };
                         let link = program.attach_uprobe_with_opts(pid, image, offset, options);

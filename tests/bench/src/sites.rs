@@ -16,6 +16,8 @@ pub(crate) struct Function {
     /// First instruction.
     pub(crate) start: u64,
     pub(crate) entry: u64,
+    /// Where a return probe may stand: at `entry` unless the stack pointer has moved there.
+    pub(crate) return_entry: u64,
     pub(crate) exits: Vec<u64>,
     /// The first instruction's bytes and some that follow.
     pub(crate) bytes: [u8; 8],
@@ -55,12 +57,18 @@ pub(crate) fn ask(edgelat: &Path, image: &Path, name: &str) -> Result<Vec<Functi
         let sites = &object["sites"];
         let address = object["start"].as_u64().ok_or_else(unclear)?;
         let start = offset_of(&bytes, address).ok_or_else(unclear)?;
+        // Where it leaves by a jump, calls end in what it jumps to.
+        let exits =
+            ["exits", "exits_of_callees"].map(|key| sites[key].as_array().map_or(&[][..], Vec::as_slice));
+        let exits: Vec<u64> = exits.concat().iter().filter_map(Value::as_u64).collect();
+        let entry = sites["entry"].as_u64().ok_or_else(unclear)?;
         let first = bytes.get(start as usize..start as usize + 8).and_then(|b| b.try_into().ok());
         functions.push(Function {
             symbol: object["linkage_name"].as_str().ok_or_else(unclear)?.to_owned(),
             start,
-            entry: sites["entry"].as_u64().ok_or_else(unclear)?,
-            exits: sites["exits"].as_array().ok_or_else(unclear)?.iter().filter_map(Value::as_u64).collect(),
+            entry,
+            return_entry: if sites["above"]["entry"] == 0 { entry } else { start },
+            exits,
             bytes: first.ok_or_else(unclear)?,
         });
     }

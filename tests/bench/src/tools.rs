@@ -53,10 +53,6 @@ impl Tool {
         }
     }
 
-    pub(crate) fn is_edgelat(self) -> bool {
-        matches!(self, Self::Edgelat { .. })
-    }
-
     /// `interval` is the seconds between two reports of edgelat; peers report at the end.
     fn command(
         self,

@@ -22,6 +22,8 @@ static const struct {
 	{ "starts_with_push", starts_with_push },
 	{ "starts_with_sub", starts_with_sub },
 	{ "starts_with_endbr64", starts_with_endbr64 },
+	{ "ends_with_a_branch", ends_with_a_branch },
+	{ "leaves_by_a_jump", leaves_by_a_jump },
 };
 
 static long long cpu_ns(void)

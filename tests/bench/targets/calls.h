@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
- * The functions whose calls are timed, each in a file of its own so that none is inlined and each can be compiled with
- * the options that give it the first instruction it is named after. The bench reads that instruction back from the
+ * The functions whose calls are timed, none in the file of its caller, so that none is inlined and each can be compiled
+ * with the options that give it the instruction it is named after. The bench reads that instruction back from the
  * finished program and refuses to go on where a compiler chose another one.
  */
 #pragma once
@@ -10,6 +10,8 @@ typedef long timed_function(long);
 
 timed_function starts_with_push;
 timed_function starts_with_sub;
+timed_function ends_with_a_branch;
+timed_function leaves_by_a_jump;
 timed_function starts_with_endbr64;
 
 /* Opaque to the callers, so that they need a stack frame around its call. */

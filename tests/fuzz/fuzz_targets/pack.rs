@@ -9,7 +9,7 @@ static PROGRAM: std::sync::LazyLock<Option<Vec<u8>>> =
     std::sync::LazyLock::new(|| std::fs::read("corpus/program-of-packs").ok());
 
 fuzz_target!(|body: &[u8]| {
-    let mut bytes = [b"edgelat pack 1\n", body].concat();
+    let mut bytes = [b"edgelat pack 2\n", body].concat();
     let sum = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI).checksum(&bytes);
     bytes.extend_from_slice(&sum.to_le_bytes());
     let Ok(pack) = Pack::read(&bytes) else { return };

@@ -46,20 +46,31 @@ fn a_pack_made_of_a_debug_file_measures_the_stripped_program() {
 /// The sites were found where all symbols are: cold parts, jump tables and tail calls are in the pack.
 #[test]
 fn every_shape_is_counted_in_a_stripped_program_as_in_the_unstripped_one() {
+    let functions = ["compiled_*", "returns_from_cold", "jump_table", "tail_or_return", "starts_with_*"];
+    let behind = ["lowers_the_stack_first", "returns_behind_branches"];
+    stripped_shapes(&[&functions[..], &behind].concat(), &[]);
+}
+
+/// The pack's entry is where the stack pointer has moved, and a return probe must not stand there.
+#[test]
+fn a_return_probe_of_a_pack_stands_where_the_return_address_is() {
+    stripped_shapes(&["lowers_the_stack_first", "starts_with_push"], &["--returns", "uretprobe"]);
+}
+
+fn stripped_shapes(functions: &[&str], options: &[&str]) {
     let _turn = Turn::shared();
     let folder = TempDir::new();
-    let functions = ["compiled_*", "returns_from_cold", "jump_table", "tail_or_return", "starts_with_*"];
-    let (pack, stripped) = packed(&folder, "shapes", &functions);
+    let (pack, stripped) = packed(&folder, "shapes", functions);
     let mut target = Target::start_command({
         let mut command = Command::new(stripped);
         command.args(["--calls", "300"]);
         command
     });
-    let session = Session::with(&target, &["--pack", text(&pack)], &functions);
+    let session = Session::with(&target, &[&["--pack", text(&pack)], options].concat(), functions);
     target.go();
     let oracle = target.end();
     let report = session.end();
-    assert!(report.functions.len() >= 12, "{report:#?}");
+    assert!(report.functions.len() >= functions.len(), "{report:#?}");
     report.agrees_with(&oracle);
 }
 

@@ -20,6 +20,8 @@ const SOUND: &[&str] = &[
     "loops_to_the_slide",
     "ends_with_rep_ret",
     "ends_in_four_places",
+    "lowers_the_stack_first",
+    "returns_behind_branches",
     "tail_callee",
     "tail_direct",
     "tail_or_return",
@@ -110,6 +112,57 @@ fn a_function_without_a_way_out_is_refused_with_a_reason() {
     let (_, probeable, reason) = list.iter().find(|(n, ..)| n == "never_returns").unwrap();
     assert!(!probeable);
     assert!(reason.as_ref().is_some_and(|r| !r.is_empty()));
+}
+
+/// Where neither entry nor exit is single-stepped, both stand where the stack pointer has moved.
+fn off_the_first_height(route: &str) {
+    let _turn = Turn::shared();
+    let path = target("shapes");
+    let listed = edgelat(&["functions", path.to_str().unwrap(), "--json"]).objects();
+    let of = |name: &str| listed.iter().find(|object| object["name"] == name).unwrap()["sites"].clone();
+    assert_eq!(of("lowers_the_stack_first")["above"]["entry"], 24);
+    assert_eq!(of("lowers_the_stack_first")["why_stepped"]["exits"][0], "no-branch");
+    let sites = of("returns_behind_branches");
+    assert_eq!(sites["kinds"], serde_json::json!(["branch", "branch", "branch"]), "{sites}");
+    assert_eq!(sites["above"]["exits"], serde_json::json!([24, 24, 24]), "{sites}");
+    assert_eq!(sites["left_out"]["exits"], serde_json::json!([3, 4, 3]), "{sites}");
+    let mut target = Target::start("shapes", &["--calls", "400"]);
+    let names = ["lowers_the_stack_first", "returns_behind_branches", "ends_in_four_places"];
+    let session = Session::with(&target, &["--route", route], &names);
+    target.go();
+    let oracle = target.end();
+    let report = session.end();
+    report.agrees_with(&oracle);
+    for name in names {
+        let function = report.function(name);
+        assert_eq!((function.exits, function.all_lost()), (400, 0), "{function:#?}");
+    }
+}
+
+#[test]
+fn sites_below_the_first_height_are_exact_by_uprobe_multi() {
+    off_the_first_height("uprobe_multi");
+}
+
+#[test]
+fn sites_below_the_first_height_are_exact_by_tracefs() {
+    off_the_first_height("tracefs");
+}
+
+#[test]
+fn sites_below_the_first_height_are_exact_by_single() {
+    off_the_first_height("single");
+}
+
+/// A return probe replaces the word at the stack pointer: it stays where that is the return address.
+#[test]
+fn a_return_probe_does_not_slide_past_what_moves_the_stack() {
+    let _turn = Turn::shared();
+    let mut target = Target::start("shapes", &["--calls", "400"]);
+    let session = Session::with(&target, &["--returns", "uretprobe"], &["lowers_the_stack_first"]);
+    target.go();
+    let oracle = target.end();
+    session.end().agrees_with(&oracle);
 }
 
 /// A trap for each turn of a loop is a price that no count of calls shows: where the jump leads has the probe.

@@ -39,9 +39,11 @@ pub(crate) struct Step {
     pub(crate) length: u8,
     /// What the kernel makes of a probe on it.
     pub(crate) probing: Probing,
-    /// The entry may be moved past it: it does nothing to the stack pointer, takes a short and bounded time, and may
-    /// be interrupted before or after without harm.
-    pub(crate) passable: bool,
+    /// It takes a short and bounded time, and may be interrupted before or after without harm.
+    pub(crate) brief: bool,
+    /// It may fault, as programs go: it divides, or reads or writes where a register other than the stack and frame pointers
+    /// leads. Told on x86-64 only.
+    pub(crate) faults: bool,
     /// Where the entry has a choice, it is not put here: a landing pad for indirect branches (`endbr64`, `bti`).
     pub(crate) landing_pad: bool,
     /// It fills space between code, and whether it is reached or not says nothing.
@@ -59,6 +61,11 @@ impl Step {
     /// The address after the instruction.
     pub(crate) const fn end(&self) -> u64 {
         self.address.wrapping_add(self.length as u64)
+    }
+
+    /// Whether the entry may be moved past it.
+    pub(crate) fn is_passable(&self) -> bool {
+        self.brief && self.flow == Flow::Next
     }
 
     /// A jump to what follows in five bytes (x86-64), which some kernels overwrite with a call as they do with a nop of
@@ -223,6 +230,17 @@ impl Effect {
             | Self::Load { to, .. }
             | Self::Extend { to, .. } => to == register,
             Self::Leave | Self::Call => true,
+        }
+    }
+
+    /// What is added to a register; `None` where it gets another value.
+    pub(crate) fn added_to(self, register: u8) -> Option<i32> {
+        match self {
+            Self::Adjust { register: adjusted, by, clobbers } if adjusted == register => {
+                (clobbers >> register & 1 == 0).then_some(by)
+            }
+            Self::Move { to, from, add } if to == register => (from == register).then_some(add),
+            _ => (!self.writes(register)).then_some(0),
         }
     }
 }

@@ -86,7 +86,8 @@ fn step(instruction: &Instruction, encoding: &Encoding, bytes: &[u8]) -> Option<
         effect,
         length: u8::try_from(bytes.len()).ok()?,
         probing: kernel::probing(encoding, bytes),
-        passable: flow == Flow::Next && !effect.writes(RSP) && !encoding.is_slow_or_system(),
+        brief: !encoding.is_slow_or_system(),
+        faults: may_fault(instruction, encoding),
         landing_pad,
         padding: encoding.is_padding(),
         locked: bytes.first() == Some(&0xf0),
@@ -124,6 +125,20 @@ fn flow(instruction: &Instruction, encoding: &Encoding) -> Option<Flow> {
     // With an operand-size prefix Intel and AMD disagree on the length of a near branch; with REX.W they agree.
     let near = !matches!(flow, Flow::Next | Flow::Stop | Flow::SystemReturn);
     (!near || !encoding.operand_size || encoding.rex & 0x08 != 0).then_some(flow)
+}
+
+/// See [`Step::faults`].
+fn may_fault(instruction: &Instruction, encoding: &Encoding) -> bool {
+    // div and idiv of group 3.
+    let divides =
+        encoding.map == Map::One && matches!(encoding.opcode, 0xf6 | 0xf7) && encoding.extension() >= 6;
+    let kinds =
+        [instruction.op0_kind(), instruction.op1_kind(), instruction.op2_kind(), instruction.op3_kind()];
+    let memory = kinds.contains(&OpKind::Memory);
+    let address_only = encoding.map == Map::One && encoding.opcode == 0x8d;
+    let safe = [Register::RSP, Register::RBP, Register::RIP, Register::None];
+    let known = safe.contains(&instruction.memory_base()) && instruction.memory_index() == Register::None;
+    divides || memory && !address_only && !known
 }
 
 /// The low fixed address that a `mov` reads or writes.

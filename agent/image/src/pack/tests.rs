@@ -1,7 +1,7 @@
 use super::*;
 
 fn site(at: i64) -> PackedSite {
-    PackedSite { at, jump: false, maybe: false, condition: None }
+    PackedSite { at, kind: 0, maybe: false, condition: None, above: 0, left_out: 0 }
 }
 
 fn function() -> PackedFunction {
@@ -10,7 +10,7 @@ fn function() -> PackedFunction {
         start: 0x40_1000,
         parts: vec![PackedPart { at: 0, size: 40 }, PackedPart { at: -0x100, size: 8 }],
         code: 0x1234_5678,
-        sites: vec![site(4), site(-0xf9), PackedSite { jump: true, condition: Some(4), ..site(39) }],
+        sites: vec![site(4), site(-0xf9), PackedSite { kind: 1, condition: Some(4), ..site(39) }],
     }
 }
 
@@ -77,7 +77,7 @@ fn every_bit_that_turns_and_every_byte_that_is_missing_is_noticed() {
 fn other_files_and_versions_are_named() {
     assert_eq!(Pack::read(b""), Err(PackError::NotAPack));
     assert_eq!(Pack::read(b"\x7fELF and so on"), Err(PackError::NotAPack));
-    assert_eq!(Pack::read(b"edgelat pack 2\nxyz"), Err(PackError::Version { found: "2".to_owned() }));
+    assert_eq!(Pack::read(b"edgelat pack 1\nxyz"), Err(PackError::Version { found: "1".to_owned() }));
     assert_eq!(Pack::read(&vec![0; PACK_BYTES + 1]), Err(PackError::TooLarge));
 }
 
@@ -85,7 +85,7 @@ fn other_files_and_versions_are_named() {
 #[test]
 fn forged_content_is_refused_whatever_its_checksum() {
     type Forge = fn(&mut PackedFunction);
-    let forged: [(&str, Forge); 13] = [
+    let forged: [(&str, Forge); 15] = [
         ("no name", |f| f.names.clear()),
         ("an empty name", |f| f.names[0].clear()),
         ("an endless name", |f| f.names[0] = "x".repeat(NAME_BYTES + 1)),
@@ -99,6 +99,8 @@ fn forged_content_is_refused_whatever_its_checksum() {
         ("a site outside", |f| f.sites[2].at = 40),
         ("sites out of order", |f| f.sites.swap(1, 2)),
         ("a condition that there is not", |f| f.sites[2].condition = Some(16)),
+        ("a kind that there is not", |f| f.sites[1].kind = 3),
+        ("a stack pointer that is no multiple", |f| f.sites[1].above = 12),
     ];
     for (what, forge) in forged {
         let mut function = function();

@@ -4,23 +4,38 @@
 //! same bytes: a site stands on an instruction, the instruction is one that ends a call where it is said to be an exit,
 //! nothing that a probe must not pass stands between the start and the entry, and no loop hits an exit at every turn.
 
-use super::entry::{PASSED, breaks};
+use super::entry::{self, PASSED, Wanted, above_at, breaks};
 use super::loops;
-use super::{Marks, Part, Site, SiteKind, Sites, Stepping};
+use super::{Ends, Marks, Part, Site, SiteKind, Sites, Stepping};
 use crate::decode::{Code, Flow, Probing, Step};
 use crate::{Arch, Refusal};
 
-/// `sites` with the cost of their probes told by this code, whose main part comes first.
+/// `sites` with the cost of their probes told by this code, whose main part comes first. Where the ends of calls are told by
+/// [`Ends::AtReturnAddress`], the entry stands where the stack pointer is as the caller gave it.
 ///
 /// # Errors
 /// [`Refusal::PlanDiffers`] where a site does not fit the code, [`Refusal::ExitInLoop`], or why the code cannot be
 /// decoded.
-pub(crate) fn confirm(arch: Arch, parts: &[Part<'_>], sites: Sites, marks: &Marks) -> Result<Sites, Refusal> {
+pub(crate) fn confirm(
+    arch: Arch,
+    parts: &[Part<'_>],
+    mut sites: Sites,
+    marks: &Marks,
+    ends: Ends,
+) -> Result<Sites, Refusal> {
     let mut code = Code::decode(arch, parts)?;
     code.marks.clone_from(marks);
     let differs = |site: &Site| Refusal::PlanDiffers { address: site.address };
-    let entry = code.at(sites.entry.address).filter(|&index| is_entry(&code, index));
-    let entry = entry.ok_or_else(|| differs(&sites.entry))?;
+    let entry = code
+        .at(sites.entry.address)
+        .filter(|&index| is_entry(&code, index) && above_at(&code, index) == Some(sites.entry.above));
+    let mut entry = entry.ok_or_else(|| differs(&sites.entry))?;
+    if ends == Ends::AtReturnAddress && sites.entry.above != 0 {
+        // It does not slide as far, so nothing leads there or behind that.
+        let wanted = Wanted { by_table: &[], with_frame: &[], exits: &[], moves: false, kept: &[] };
+        sites.entry = entry::entry(&code, &wanted)?;
+        entry = code.at(sites.entry.address).ok_or_else(|| differs(&sites.entry))?;
+    }
     let checked = |site: Site, step: &Step| match step.probing {
         Probing::Emulated => Ok(Site { stepping: Stepping::Emulated, ..site }),
         Probing::SingleStepped => Ok(Site { stepping: Stepping::SingleStepped, ..site }),
@@ -47,18 +62,24 @@ fn is_entry(code: &Code, index: usize) -> bool {
     passed.len() <= PASSED + 1
         && passed.last().is_some_and(|entry| !breaks(code, entry))
         && passed.iter().all(|step| !code.marks.restarts(step.address))
-        && passed.windows(2).all(|pair| pair[0].passable && pair[0].end() == pair[1].address)
+        && passed.windows(2).all(|pair| pair[0].is_passable() && pair[0].end() == pair[1].address)
 }
 
 /// Whether the instruction ends a call in the way that is said.
 fn is_exit(code: &Code, step: &Step, exit: &Site) -> bool {
-    match (exit.kind, step.flow) {
-        (SiteKind::Return, Flow::Return) => exit.condition.is_none(),
-        (SiteKind::TailJump, Flow::Jump(target)) => exit.condition.is_none() && !code.contains(target),
-        (SiteKind::TailJump, Flow::Branch { target, condition }) => {
-            exit.condition.is_some() && exit.condition == condition && !code.contains(target)
+    let stands = exit.above == 0 || matches!(exit.kind, SiteKind::Ahead);
+    stands
+        && match (exit.kind, step.flow) {
+            (SiteKind::Return, Flow::Return) => exit.condition.is_none(),
+            (SiteKind::TailJump, Flow::Jump(target)) => exit.condition.is_none() && !code.contains(target),
+            (SiteKind::TailJump, Flow::Branch { target, condition }) => {
+                exit.condition.is_some() && exit.condition == condition && !code.contains(target)
+            }
+            (SiteKind::TailJump, Flow::Indirect(_)) => exit.condition.is_none(),
+            (SiteKind::Ahead, Flow::Jump(_)) => exit.condition.is_none() && !breaks(code, step),
+            (SiteKind::Ahead, Flow::Branch { condition: Some(condition), .. }) => {
+                exit.condition.is_none_or(|exit| exit | 1 == condition | 1)
+            }
+            _ => false,
         }
-        (SiteKind::TailJump, Flow::Indirect(_)) => exit.condition.is_none(),
-        _ => false,
-    }
 }

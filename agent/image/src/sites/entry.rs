@@ -2,9 +2,10 @@
 //!
 //! The best entry is the first instruction that the kernel emulates: a single step costs many times as much, and all
 //! of that lands in the measured latency. So the entry slides over instructions that would be single-stepped, as long
-//! as the place is still passed exactly once by each call, with the stack pointer the caller gave: what is passed does
-//! not touch the stack pointer and goes on with the next instruction, and neither does a branch lead to it or behind it,
-//! nor does another function begin there.
+//! as the place is still passed exactly once by each call, and it is known how far the stack pointer has moved since the
+//! caller gave it: what is passed goes on with the next instruction, and neither does a branch lead to it or behind it, nor
+//! does another function begin there. Where a return probe replaces the word at the stack pointer, that must still be the
+//! return address: then nothing is passed that moves it.
 
 use super::trace::landing;
 use super::{Site, SiteKind, Stepping};
@@ -15,22 +16,37 @@ use crate::decode::{Code, Flow, Probing, Step};
 /// which more of them would no longer be.
 pub(super) const PASSED: usize = 24;
 
-/// The entry site. `by_table` are indices of instructions that indirect jumps may lead to, `exits` the exits.
-pub(super) fn entry(code: &Code, by_table: &[usize], exits: &[Site]) -> Result<Site, Refusal> {
-    entry_among(code, by_table, exits, |_| true)
+/// What an entry must be.
+pub(super) struct Wanted<'a> {
+    /// Indices of instructions that indirect jumps may lead to with the stack pointer that the caller gave.
+    pub(super) by_table: &'a [usize],
+    /// The same with any other.
+    pub(super) with_frame: &'a [usize],
+    /// The exits.
+    pub(super) exits: &'a [Site],
+    /// The entry may stand where the stack pointer has moved: nothing replaces the word there, and no jump with a frame standing
+    /// leads nobody knows where.
+    pub(super) moves: bool,
+    /// Registers that must still be what the caller gave.
+    pub(super) kept: &'a [u8],
+}
+
+/// The entry site.
+pub(super) fn entry(code: &Code, wanted: &Wanted<'_>) -> Result<Site, Refusal> {
+    entry_among(code, wanted, |_| true)
 }
 
 /// The entry site, at an instruction that `once` says is run once by each call that passes it.
 pub(super) fn entry_among(
     code: &Code,
-    by_table: &[usize],
-    exits: &[Site],
+    wanted: &Wanted<'_>,
     once: impl Fn(&Step) -> bool,
 ) -> Result<Site, Refusal> {
     let start = code.at(code.start()).ok_or(Refusal::Undecodable { address: code.start() })?;
-    let targets = targets(code, by_table);
-    let mut best: Option<(&Step, Stepping)> = None;
+    let targets = targets(code, wanted.by_table);
+    let mut best: Option<(usize, Stepping, u16)> = None;
     let mut refusal = None;
+    let mut moved = 0;
     for index in start..=start + PASSED {
         let Some(step) = code.steps.get(index) else { break };
         if let Ok(target) = targets.binary_search_by_key(&index, |target| target.0) {
@@ -38,7 +54,10 @@ pub(super) fn entry_among(
             refusal = Some(Refusal::LoopsToEntry { from });
             break;
         }
-        if exits.iter().any(|exit| exit.address == step.address) {
+        if moved != 0 && wanted.with_frame.binary_search(&index).is_ok() {
+            break;
+        }
+        if wanted.exits.iter().any(|exit| exit.address == step.address) {
             refusal = (index == start).then_some(Refusal::Empty);
             break;
         }
@@ -49,34 +68,77 @@ pub(super) fn entry_among(
             refusal = (index == start).then_some(Refusal::Restartable { address: step.address });
             break;
         }
-        match step.probing {
+        match (step.probing, above(moved)) {
             _ if !once(step) || breaks(code, step) => {}
-            Probing::Emulated => {
-                best = Some((step, Stepping::Emulated));
+            (Probing::Emulated, Some(above)) => {
+                best = Some((index, Stepping::Emulated, above));
                 break;
             }
-            Probing::SingleStepped => {
-                if best.is_none_or(|(best, _)| best.landing_pad) {
-                    best = Some((step, Stepping::SingleStepped));
+            (Probing::SingleStepped, Some(above)) => {
+                let pad = |best: usize| code.steps.get(best).is_some_and(|step| step.landing_pad);
+                if best.is_none_or(|(best, ..)| pad(best)) {
+                    best = Some((index, Stepping::SingleStepped, above));
                 }
             }
-            Probing::Unsound => {}
+            (Probing::Unsound, _) | (_, None) => {}
         }
-        if !step.passable || code.steps.get(index + 1).is_none_or(|next| next.address != step.end()) {
-            break;
+        match passed(code, index, wanted) {
+            Some(by) => moved += by,
+            None => break,
         }
     }
-    match best {
-        Some((step, stepping)) => Ok(Site {
-            address: step.address,
-            kind: SiteKind::Entry,
-            stepping,
-            condition: None,
-            maybe: false,
-            goroutine: false,
-        }),
-        None => Err(refusal.unwrap_or(Refusal::Unsteppable { address: code.start() })),
+    let found = best.and_then(|(index, stepping, above)| {
+        let site = Site::new(code.steps.get(index)?.address, SiteKind::Entry, stepping);
+        Some(Site { above, left_out: (index - start) as u8, ..site })
+    });
+    found.ok_or_else(|| refusal.unwrap_or(Refusal::Unsteppable { address: code.start() }))
+}
+
+/// Why an entry did not slide on to an instruction that is emulated, in the words of docs/PROBEABLE.md.
+pub(super) fn why(code: &Code, wanted: &Wanted<'_>) -> &'static str {
+    let start = code.at(code.start()).unwrap_or(0);
+    let targets = targets(code, wanted.by_table);
+    let is_target = |index: usize| targets.binary_search_by_key(&index, |target| target.0).is_ok();
+    for index in start..start + PASSED {
+        let Some(step) = code.steps.get(index) else { break };
+        let address = step.end();
+        if passed(code, index, wanted).is_none() {
+            return if step.brief { "stack" } else { "slow" };
+        }
+        if is_target(index + 1) || wanted.with_frame.contains(&(index + 1)) {
+            return "branch-target";
+        }
+        if wanted.exits.iter().any(|exit| exit.address == address) {
+            return "no-branch";
+        }
     }
+    "long"
+}
+
+/// What an instruction adds to the stack pointer, if an entry may stand behind it.
+fn passed(code: &Code, index: usize, wanted: &Wanted<'_>) -> Option<i32> {
+    let step = code.steps.get(index)?;
+    let follows = code.steps.get(index + 1).is_some_and(|next| next.address == step.end());
+    let kept = wanted.kept.iter().all(|&register| !step.effect.writes(register));
+    if !step.is_passable() || !follows || !kept {
+        return None;
+    }
+    let by = step.effect.added_to(code.machine.stack_pointer)?;
+    (by == 0 || wanted.moves).then_some(by)
+}
+
+/// How many bytes the stack pointer at the entry was above the present one, if a site can have that.
+pub(super) fn above(moved: i32) -> Option<u16> {
+    u16::try_from(-i64::from(moved)).ok().filter(|above| above % 8 == 0 && *above <= Site::MOST_ABOVE)
+}
+
+/// Where the stack pointer is at an instruction that is passed straight on from the start, as [`above`] tells it.
+pub(super) fn above_at(code: &Code, index: usize) -> Option<u16> {
+    let passed = code.steps.get(code.at(code.start())?..index)?;
+    let moved = passed.iter().try_fold(0i32, |moved, step| {
+        step.effect.added_to(code.machine.stack_pointer).and_then(|by| moved.checked_add(by))
+    });
+    above(moved?)
 }
 
 /// Whether a probe on this instruction as an entry breaks the program, although the kernel steps correctly over others of

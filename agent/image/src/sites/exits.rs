@@ -2,12 +2,12 @@
 
 use std::rc::Rc;
 
-use super::entry::breaks;
+use super::entry::{Wanted, above, breaks};
 use super::loops::Jumps;
 use super::tables::{Tables, Targets};
 use super::trace::{Ending, Reached, Target, Trace, landing, trace};
 use super::value::{Balance, Value};
-use super::{Site, SiteKind, Stepping, Unwinding};
+use super::{Ends, Site, SiteKind, Stepping, Unwinding};
 use crate::Refusal;
 use crate::decode::{Code, Flow, Pointer, Probing, Step};
 
@@ -37,12 +37,16 @@ pub(super) struct Exits {
     pub(super) beyond_tables: Vec<u64>,
     /// The first reason to refuse, should no part be missing.
     refusal: Option<Refusal>,
-    /// Indices of instructions that jumps through tables may lead to.
+    /// See [`Checked`].
     by_table: Vec<usize>,
+    with_frame: Vec<usize>,
     /// Jumps that stay inside, and where they lead as far as it is known.
     jumps: Jumps,
     /// Direct calls, as indices of instructions, and the stack pointer before each.
     calls: Vec<(usize, Value)>,
+    /// See [`Checked`].
+    endings: Vec<Ending>,
+    leads_anywhere: bool,
 }
 
 /// Exits that are sound, all of them.
@@ -50,20 +54,34 @@ pub(super) struct Exits {
 pub(super) struct Checked {
     /// The exits in address order.
     pub(super) sites: Vec<Site>,
-    /// Indices of instructions that jumps through tables may lead to.
+    /// Indices of instructions that jumps through tables may lead to with the stack pointer of the entry.
     pub(super) by_table: Vec<usize>,
+    /// Those that they may lead to with any other.
+    pub(super) with_frame: Vec<usize>,
     /// Jumps that stay inside, and where they lead as far as it is known.
     pub(super) jumps: Jumps,
     /// Direct calls, as indices of instructions, and the stack pointer before each.
     calls: Vec<(usize, Value)>,
+    /// Returns, jumps and branches that are reached, in address order, and what is known there.
+    pub(super) endings: Vec<Ending>,
+    /// Some jump stays inside, and it is not known where it leads.
+    pub(super) leads_anywhere: bool,
+}
+
+impl Checked {
+    /// What an entry must be where these are the `exits`.
+    pub(super) fn wanted<'a>(&'a self, exits: &'a [Site], ends: Ends, kept: &'a [u8]) -> Wanted<'a> {
+        let moves = ends == Ends::AtExits && !self.leads_anywhere;
+        Wanted { by_table: &self.by_table, with_frame: &self.with_frame, exits, moves, kept }
+    }
 }
 
 impl Exits {
-    /// The returns, whatever the other ways out are, and the instructions that jumps through tables may lead to.
-    pub(super) fn returns(self) -> Result<(Vec<Site>, Vec<usize>), Refusal> {
-        let returns: Vec<Site> =
-            self.sites.into_iter().filter(|site| site.kind == SiteKind::Return && !site.maybe).collect();
-        if returns.is_empty() { Err(Refusal::NoExit) } else { Ok((returns, self.by_table)) }
+    /// The returns, whatever the other ways out are.
+    pub(super) fn returns(mut self) -> Result<Checked, Refusal> {
+        self.sites.retain(|site| site.kind == SiteKind::Return && !site.maybe);
+        self.refusal = None;
+        self.sites()
     }
 
     /// The exits, if every way out can be probed.
@@ -74,8 +92,11 @@ impl Exits {
             None => Ok(Checked {
                 sites: self.sites,
                 by_table: self.by_table,
+                with_frame: self.with_frame,
                 jumps: self.jumps,
                 calls: self.calls,
+                endings: self.endings,
+                leads_anywhere: self.leads_anywhere,
             }),
         }
     }
@@ -95,20 +116,26 @@ pub(super) fn exits(code: &Code, tables: &Tables<'_>) -> Result<Exits, Refusal> 
         beyond_tables: Vec::new(),
         refusal: None,
         by_table: Vec::new(),
+        with_frame: Vec::new(),
         jumps: Jumps::new(),
         calls: std::mem::take(&mut trace.calls),
+        endings: Vec::new(),
+        leads_anywhere: false,
     };
     for ending in &trace.endings {
         if let Some(step) = code.steps.get(ending.step) {
             add(code, tables, &trace, ending, step, &mut exits);
         }
     }
+    exits.endings = std::mem::take(&mut trace.endings);
     if let Some(end) = trace.falls_through {
         exits.refuse(Refusal::FallsThrough { end });
     }
     exits.by_table.extend(code.references.iter().filter_map(|reference| code.at(reference.to)));
-    exits.by_table.sort_unstable();
-    exits.by_table.dedup();
+    for targets in [&mut exits.by_table, &mut exits.with_frame] {
+        targets.sort_unstable();
+        targets.dedup();
+    }
     Ok(exits)
 }
 
@@ -159,10 +186,13 @@ fn add(code: &Code, tables: &Tables<'_>, trace: &Trace, ending: &Ending, step: &
         },
         Flow::Indirect(pointer) => match direction(code, tables, trace, ending, pointer) {
             Direction::Inside(steps, next) => {
-                // With a frame standing it cannot lead to the entry, whatever was read behind the table.
-                if balance != Balance::Differs {
+                // With a frame standing it cannot lead to the first instruction, whatever was read behind the table.
+                let list = if balance == Balance::Same { &mut exits.by_table } else { &mut exits.with_frame };
+                list.extend_from_slice(&steps);
+                if balance == Balance::Unclear {
                     exits.by_table.extend_from_slice(&steps);
                 }
+                exits.leads_anywhere |= steps.is_empty();
                 exits.beyond_tables.extend(next);
                 exits.jumps.insert(ending.step, steps);
             }
@@ -196,7 +226,7 @@ fn exit(code: &Code, index: usize, kind: SiteKind, condition: Option<u8>, maybe:
 }
 
 /// A site on an instruction, where a probe does no harm.
-fn site(code: &Code, index: usize, kind: SiteKind) -> Result<Site, Refusal> {
+pub(super) fn site(code: &Code, index: usize, kind: SiteKind) -> Result<Site, Refusal> {
     let step = code.steps.get(index).ok_or(Refusal::NoExit)?;
     let address = step.address;
     let stepping = match step.probing {
@@ -210,7 +240,7 @@ fn site(code: &Code, index: usize, kind: SiteKind) -> Result<Site, Refusal> {
     if in_exclusive_sequence(code, index) {
         return Err(Refusal::Unsteppable { address });
     }
-    Ok(Site { address, kind, stepping, condition: None, maybe: false, goroutine: false })
+    Ok(Site::new(address, kind, stepping))
 }
 
 /// Adds the calls of other code that may lead to the unwinder, where it is known how far below its entry the stack pointer is.
@@ -219,19 +249,17 @@ fn site(code: &Code, index: usize, kind: SiteKind) -> Result<Site, Refusal> {
 pub(super) fn unwinding(code: &Code, ways: &Checked, entry: u64, unwinding: &mut Unwinding) {
     for &(index, stack_pointer) in &ways.calls {
         let (Some(step), Value::Entry(offset)) = (code.steps.get(index), stack_pointer) else { continue };
-        let (Flow::Call(Some(target)), Ok(above)) = (step.flow, u16::try_from(-i64::from(offset))) else {
-            continue;
-        };
-        if above % 8 != 0 || above > SiteKind::MOST_ABOVE || code.contains(target) {
+        let (Flow::Call(Some(target)), Some(above)) = (step.flow, above(offset)) else { continue };
+        if code.contains(target) {
             continue;
         }
         // Whoever passes the instruction before a call makes it.
         let at = if breaks(code, step) { before(code, index) } else { Some(index) };
-        let site = at.map(|at| site(code, at, SiteKind::Unwound { above }));
+        let site = at.map(|at| site(code, at, SiteKind::Unwound));
         if let Some(Ok(site)) = site
             && site.address != entry
         {
-            unwinding.push((Site { maybe: true, ..site }, target));
+            unwinding.push((Site { maybe: true, above, ..site }, target));
         }
     }
 }

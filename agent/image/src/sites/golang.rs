@@ -32,7 +32,7 @@
 use std::borrow::Cow;
 
 use super::tables::Tables;
-use super::{Ends, Part, Site, SiteKind, Sites, Stepping, Surroundings, entry, exits, loops};
+use super::{Ends, Part, Site, SiteKind, Sites, Stepping, Surroundings, ahead, entry, exits, loops};
 use crate::decode::{Code, Flow, Probing};
 use crate::{Arch, Refusal};
 
@@ -73,13 +73,17 @@ pub(crate) fn find(arch: Arch, main: Part<'_>, surroundings: &dyn Surroundings) 
     }
     let entry = match stack_check(arch, &code, part, &found.by_table) {
         Some(entry) => entry,
-        None => entry::entry_among(&code, &found.by_table, &found.sites, |step| {
-            arch != Arch::Aarch64 || !step.effect.writes(ASSEMBLERS_REGISTER)
-        })?,
+        None => {
+            let wanted = found.wanted(&found.sites, Ends::AtExits, &[]);
+            entry::entry_among(&code, &wanted, |step| {
+                arch != Arch::Aarch64 || !step.effect.writes(ASSEMBLERS_REGISTER)
+            })?
+        }
     };
     loops::check(&code, &found.jumps, &found.sites, &found.sites)?;
+    let exits = ahead::ahead_of_go(&code, &found, found.sites.clone(), entry.address);
     let on_goroutine = |site| Site { goroutine: true, ..site };
-    Ok(Sites { entry: on_goroutine(entry), exits: found.sites.into_iter().map(on_goroutine).collect() })
+    Ok(Sites { entry: on_goroutine(entry), exits: exits.into_iter().map(on_goroutine).collect() })
 }
 
 /// The sites of a function in assembly.
@@ -194,14 +198,9 @@ fn stack_check(arch: Arch, code: &Code, part: Part<'_>, by_table: &[usize]) -> O
             Probing::SingleStepped => Stepping::SingleStepped,
             Probing::Unsound => return None,
         };
-        return Some(Site {
-            address: next.address,
-            kind: SiteKind::Entry,
-            stepping,
-            condition: Some(enough),
-            maybe: false,
-            goroutine: true,
-        });
+        let condition = Some(enough);
+        let left_out = index as u8 + 1;
+        return Some(Site { condition, left_out, ..Site::new(next.address, SiteKind::Entry, stepping) });
     }
     None
 }

@@ -4,6 +4,7 @@
 //! makes one hit a call at most. On a cycle of the flow graph it makes one hit a turn: a search through a list that
 //! ends in a conditional tail call costs a trap for each element, and no count of calls tells how many.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -23,29 +24,49 @@ pub(super) type Jumps = BTreeMap<usize, Rc<[usize]>>;
 /// followed counts as that, too.
 pub(super) fn check(code: &Code, jumps: &Jumps, exits: &[Site], probed: &[Site]) -> Result<(), Refusal> {
     let labels: Vec<usize> = code.references.iter().filter_map(|reference| code.at(reference.to)).collect();
-    let mut visits = 0;
-    let mut seen_for = vec![0; code.steps.len()];
-    let conditional = probed.iter().filter(|exit| exit.condition.is_some());
-    for (number, exit) in (1u32..).zip(conditional) {
+    let visits = Cell::new(VISITS);
+    for exit in probed.iter().filter(|exit| exit.condition.is_some()) {
         let Some(index) = code.at(exit.address) else { continue };
-        let mut work = vec![index];
-        while let Some(step) = work.pop() {
-            let next = successors(code, jumps, exits, &labels, step);
-            visits += 1 + next.len();
-            if next.contains(&index) || visits > VISITS {
-                return Err(Refusal::ExitInLoop { address: exit.address });
-            }
-            // An index beyond the end is no instruction.
-            work.extend(next.into_iter().filter(|&next| {
-                seen_for.get_mut(next).is_some_and(|seen| std::mem::replace(seen, number) != number)
-            }));
+        let next = |step| successors(code, jumps, exits, &labels, step);
+        if behind(code, index, &visits, &next).is_none_or(|behind| behind.contains(&index)) {
+            return Err(Refusal::ExitInLoop { address: exit.address });
         }
     }
     Ok(())
 }
 
+/// All that may run after an instruction, where `next` tells what runs right after one; `None` where that is more than is
+/// left of the `visits`.
+pub(super) fn behind(
+    code: &Code,
+    index: usize,
+    visits: &Cell<usize>,
+    next: &dyn Fn(usize) -> Vec<usize>,
+) -> Option<Vec<usize>> {
+    let mut seen = vec![false; code.steps.len()];
+    let mut behind = Vec::new();
+    let mut at = index;
+    let mut done = 0;
+    loop {
+        for next in next(at) {
+            visits.set(visits.get().checked_sub(1)?);
+            if seen.get_mut(next).is_some_and(|seen| !std::mem::replace(seen, true)) {
+                behind.push(next);
+            }
+        }
+        let Some(&next) = behind.get(done) else { return Some(behind) };
+        (at, done) = (next, done + 1);
+    }
+}
+
 /// The indices of the instructions that may run after another one.
-fn successors(code: &Code, jumps: &Jumps, exits: &[Site], labels: &[usize], index: usize) -> Vec<usize> {
+pub(super) fn successors(
+    code: &Code,
+    jumps: &Jumps,
+    exits: &[Site],
+    labels: &[usize],
+    index: usize,
+) -> Vec<usize> {
     let Some(step) = code.steps.get(index) else { return Vec::new() };
     let follows = |next: &Step| next.address == step.end();
     let next = code.steps.get(index + 1).filter(|next| follows(next)).map(|_| index + 1);

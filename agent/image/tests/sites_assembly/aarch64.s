@@ -30,9 +30,9 @@ within_it.ret:
     end up_to_another_function
 
     function first_stores
-first_stores.entry.s:
     stp x29, x30, [sp, #-32]!
     mov x29, sp
+first_stores.entry.e.a32:
     bl outside
     ldp x29, x30, [sp], #32
 first_stores.ret:
@@ -72,8 +72,8 @@ past_landing_pad.ret:
 
     function signs_and_authenticates
     paciasp
-signs_and_authenticates.entry.s:
     stp x29, x30, [sp, #-16]!
+signs_and_authenticates.entry.e.a16:
     bl outside
     ldp x29, x30, [sp], #16
     autiasp
@@ -182,8 +182,8 @@ leaves_an_exclusive_sequence.refused.unsteppable:
 
 // Exits.
     function tail_call
-tail_call.entry.s:
     stp x29, x30, [sp, #-16]!
+tail_call.entry.e.a16:
     bl outside
     ldp x29, x30, [sp], #16
 tail_call.tail:

@@ -185,10 +185,10 @@ only_endbr.ret:
     ret
     end only_endbr
 
-# The stack pointer has changed at the push, so the frame would not be found again.
+# It is known how far the stack pointer has moved.
     function stack_changes_first
-stack_changes_first.entry.s:
     sub $24, %rsp
+stack_changes_first.entry.e.a24:
     call outside
     add $24, %rsp
 stack_changes_first.ret:
@@ -222,9 +222,9 @@ system_call.entry.s:
     mov $39, %eax
     syscall
     cmp $-4095, %rax
+system_call.ahead:
     jae 1f
 1:
-system_call.ret:
     ret
     end system_call
 
@@ -234,9 +234,9 @@ processor_id.entry.s:
     xor %eax, %eax
     cpuid
     mov %r8, %rbx
+processor_id.ahead:
     jmp 1f
 1:
-processor_id.ret:
     ret
     end processor_id
 

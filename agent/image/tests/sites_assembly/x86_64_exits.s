@@ -19,12 +19,13 @@ all_kinds_of_returns.entry.e:
     je 1f
     cmp $2, %edi
     je 2f
+    call outside
 all_kinds_of_returns.ret.1:
     ret
-1:
+1:  call outside
 all_kinds_of_returns.ret.2:
     repz ret
-2:
+2:  call outside
 all_kinds_of_returns.ret.3:
     ret $16
     end all_kinds_of_returns
@@ -333,9 +334,9 @@ never_returns_loop.refused.no_exit:
 returns_or_traps.entry.e:
     push %rbx
     test %rdi, %rdi
+returns_or_traps.ahead.c4.a8:
     jne 1f
     pop %rbx
-returns_or_traps.ret:
     ret
 1:  call outside
     nop
@@ -346,9 +347,9 @@ returns_or_traps.ret:
 aborts_at_the_end.entry.e:
     push %rbx
     test %rdi, %rdi
+aborts_at_the_end.ahead.c4.a8:
     jne 1f
     pop %rbx
-aborts_at_the_end.ret:
     ret
 1:  movb $0, 1
     end aborts_at_the_end
@@ -361,11 +362,11 @@ aborts_in_the_middle.entry.e:
     jne 1f
     call outside
     pop %rbx
+aborts_in_the_middle.ahead:
     jmp 2f
 1:  push %rdi
     mov %rax, 0
 2:
-aborts_in_the_middle.ret:
     ret
     end aborts_in_the_middle
 
@@ -541,6 +542,7 @@ has_cold_part.entry.e:
     je has_cold_part.cold
     cmp $9, %rdi
     ja cold_part.middle
+    call outside
     pop %rbx
 has_cold_part.ret.1:
     ret
@@ -556,6 +558,7 @@ has_cold_part.cold:
     call outside
     jmp cold_part.back
 cold_part.middle:
+    call outside
     pop %rbx
 has_cold_part.ret.2:
     ret

@@ -281,7 +281,7 @@ fn list(
         if hidden {
             progress.update(&format!("{name}: looking at functions"), done as u64, total as u64);
         }
-        printer.function(function, &tails.look(function))
+        printer.function(function, &tails.look(function), &|| image.why_stepped(&table, function))
     };
     match &options.pattern {
         None => {

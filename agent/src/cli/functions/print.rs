@@ -5,6 +5,7 @@ use std::{
     io::{self, Write},
 };
 
+use edgelat_image::sites::Site;
 use edgelat_image::{CallEnds, Function, FunctionSites, Go, Language, Origin, ProbeSite, Refusal, Stepping};
 use serde::Serialize;
 
@@ -64,7 +65,16 @@ struct FunctionLine<'a> {
 struct SitesLine<'a> {
     entry: u64,
     exits: Vec<u64>,
-    stepping: SteppingLine,
+    /// What happens at each exit.
+    kinds: Vec<&'static str>,
+    /// What the kernel does with the instruction.
+    stepping: OfSites<&'static str>,
+    /// Where it is single-stepped, why the site is not on another instruction.
+    why_stepped: OfSites<Option<&'static str>>,
+    /// Bytes by which the stack pointer is below that of the first instruction.
+    above: OfSites<u16>,
+    /// Instructions of a call that are no part of its time: those before the entry, and at most after an exit.
+    left_out: OfSites<u8>,
     /// Some calls are measured up to a jump.
     until_tail_call: bool,
     /// Exits of functions of this image that it leaves to by a jump.
@@ -75,11 +85,17 @@ struct SitesLine<'a> {
     continues_in: Vec<&'a str>,
 }
 
-/// What the kernel does with the instruction at each site.
+/// Something of each site.
 #[derive(Serialize)]
-struct SteppingLine {
-    entry: &'static str,
-    exits: Vec<&'static str>,
+struct OfSites<T> {
+    entry: T,
+    exits: Vec<T>,
+}
+
+impl<T> OfSites<T> {
+    fn new(entry: &ProbeSite, exits: &[&ProbeSite], of: impl Fn(&Site) -> T) -> Self {
+        Self { entry: of(&entry.site), exits: exits.iter().map(|exit| of(&exit.site)).collect() }
+    }
 }
 
 impl<'o> Printer<'o> {
@@ -128,11 +144,12 @@ impl<'o> Printer<'o> {
         self.notes.push(note);
     }
 
-    /// Writes a function.
+    /// Writes a function. `why` tells why sites of it are single-stepped, by their addresses.
     pub(super) fn function(
         &mut self,
         function: &Function,
         sites: &Result<(FunctionSites, CallEnds), Refusal>,
+        why: &dyn Fn() -> Vec<(u64, &'static str)>,
     ) -> Result<(), PrintError> {
         let first = self.functions == 0;
         self.functions += 1;
@@ -144,7 +161,7 @@ impl<'o> Printer<'o> {
             Err(refusal) => *self.refused.entry(refusal.code()).or_insert(0) += 1,
         }
         if self.json {
-            return self.line(function, sites);
+            return self.line(function, sites, &why());
         }
         if first {
             self.row("ADDRESS", "SIZE", "PROBE", "IMAGE", "FUNCTION", Style::bold)?;
@@ -185,6 +202,7 @@ impl<'o> Printer<'o> {
         &mut self,
         function: &Function,
         sites: &Result<(FunctionSites, CallEnds), Refusal>,
+        why: &[(u64, &'static str)],
     ) -> Result<(), PrintError> {
         let refusal = sites.as_ref().err();
         let line = FunctionLine {
@@ -199,18 +217,7 @@ impl<'o> Printer<'o> {
             probeable: sites.is_ok(),
             reason: refusal.map(Refusal::code),
             reason_text: refusal.map(ToString::to_string),
-            sites: sites.as_ref().ok().map(|(sites, ends)| SitesLine {
-                entry: sites.entry.file_offset,
-                exits: own(sites, ends).iter().map(|exit| exit.file_offset).collect(),
-                stepping: SteppingLine {
-                    entry: stepping(sites.entry.site.stepping),
-                    exits: own(sites, ends).iter().map(|exit| stepping(exit.site.stepping)).collect(),
-                },
-                until_tail_call: !ends.open.is_empty(),
-                exits_of_callees: ends.exits.iter().map(|exit| exit.file_offset).collect(),
-                exits_by_exception: ends.unwound.iter().map(|exit| exit.file_offset).collect(),
-                continues_in: ends.named.iter().map(|(name, _)| name.as_str()).collect(),
-            }),
+            sites: sites.as_ref().ok().map(|(sites, ends)| sites_line(sites, ends, why)),
             origin: function.origin.name(),
             language: function.language.name(),
             language_version: match function.language {
@@ -247,6 +254,27 @@ impl<'o> Printer<'o> {
             writeln!(self.out, "{}", self.style.dim(&note))?;
         }
         Ok(())
+    }
+}
+
+fn sites_line<'a>(sites: &FunctionSites, ends: &'a CallEnds, why: &[(u64, &'static str)]) -> SitesLine<'a> {
+    let exits = own(sites, ends);
+    let why = |site: &Site| {
+        let stepped = why.iter().filter(|_| site.stepping == Stepping::SingleStepped);
+        stepped.copied().find(|(address, _)| *address == site.address).map(|(_, reason)| reason)
+    };
+    SitesLine {
+        entry: sites.entry.file_offset,
+        exits: exits.iter().map(|exit| exit.file_offset).collect(),
+        kinds: exits.iter().map(|exit| exit.site.kind.name()).collect(),
+        stepping: OfSites::new(&sites.entry, &exits, |site| stepping(site.stepping)),
+        why_stepped: OfSites::new(&sites.entry, &exits, why),
+        above: OfSites::new(&sites.entry, &exits, |site| site.above),
+        left_out: OfSites::new(&sites.entry, &exits, |site| site.left_out),
+        until_tail_call: !ends.open.is_empty(),
+        exits_of_callees: ends.exits.iter().map(|exit| exit.file_offset).collect(),
+        exits_by_exception: ends.unwound.iter().map(|exit| exit.file_offset).collect(),
+        continues_in: ends.named.iter().map(|(name, _)| name.as_str()).collect(),
     }
 }
 

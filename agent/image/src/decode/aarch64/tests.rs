@@ -124,7 +124,7 @@ fn an_exclusive_sequence_is_known_by_its_ends() {
     assert_eq!(of(0xc8a0_7c01).exclusive, None); // cas
     assert_eq!(of(0x4820_7c82).exclusive, None); // casp
     for word in [0xc85f_7c00, 0xc800_7c01] {
-        assert!(!of(word).passable);
+        assert!(!of(word).is_passable());
     }
 }
 
@@ -231,7 +231,8 @@ fn no_write_of_the_stack_pointer_is_missed() {
         if destination || written_back {
             writes += 1;
             assert!(step.effect.writes(SP), "{line:x?} {:?}", step.effect);
-            assert!(!step.passable, "{line:x?}");
+            let by_nothing = operands.contains("#0]!") || operands.ends_with("], #0");
+            assert!(by_nothing || step.effect.added_to(SP) != Some(0), "{line:x?} {:?}", step.effect);
         }
     }
     assert!(writes > 1500, "{writes}");

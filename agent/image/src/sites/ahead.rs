@@ -1,0 +1,396 @@
+//! Exits ahead of the returns.
+//!
+//! Kernels emulate no `ret` on x86-64, but branches. What stands between the last branch of a call and its return takes
+//! nanoseconds as a rule: registers are restored, and it is gone. So the *end* of a function is all code from which every
+//! way returns after at most so many [`INSTRUCTIONS`], with no call and no loop. A call that is in the end stays there, so each call
+//! steps over the edge of the end once. Where the instruction before the edge is a branch that the kernel emulates, and
+//! it is known how far below its entry the stack pointer is there, the exit is on that branch, and counts when the branch
+//! goes to the end; the returns behind carry no probe.
+//!
+//! In an end a signal may still interrupt the call, and a fault may end the program; where a handler then leaves by `longjmp`,
+//! the call counts as returned. Go recovers from faults, so that in its ends nothing may fault.
+//!
+//! Where an edge cannot be seen so (what stands before is a call, or a jump through a table), what is behind it is taken
+//! out of the end, until all edges are seen. The returns that are no part of it then stay exits themselves.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use super::entry::{above, breaks};
+use super::exits::{Checked, site};
+use super::loops::{behind, successors};
+use super::trace::{Reached, landing};
+use super::value::Value;
+use super::{Site, SiteKind, Stepping};
+use crate::decode::{Code, Flow, Step};
+
+/// Most instructions of an end on any way, as they are tried in turn. The first that has the most returns is taken: what it
+/// leaves out is the least.
+const INSTRUCTIONS: [u8; 3] = [8, 16, 24];
+
+/// An end may have as many edges as returns, and so many more.
+const MORE_EDGES: usize = 16;
+
+/// Most conditional edges that one call may pass: each is paid for by calls that do not take it, too. On bare metal a single
+/// step costs about as much as three emulated instructions.
+const PASSED_EDGES: usize = 3;
+
+/// Most instructions that are visited to find out whether branches of one function are in a loop.
+const VISITS: usize = 1 << 16;
+
+/// Of each instruction the number of those on the longest way from it to a return; 0 where it is not in the end.
+type End = Vec<u8>;
+
+fn has(end: &End, index: usize) -> bool {
+    end.get(index).is_some_and(|length| *length != 0)
+}
+
+fn put(end: &mut End, index: usize, length: u8) {
+    if let Some(place) = end.get_mut(index) {
+        *place = length;
+    }
+}
+
+/// `exits` with those moved ahead that can be. Calls begin at the entry, which is passed straight on from the start.
+pub(super) fn ahead(code: &Code, ways: &Checked, exits: Vec<Site>, entry: u64) -> Vec<Site> {
+    moved(code, ways, exits, entry, false)
+}
+
+/// The same for Go, where a call that faults may be left by a panic, which is recovered: nothing in an end may fault.
+pub(super) fn ahead_of_go(code: &Code, ways: &Checked, exits: Vec<Site>, entry: u64) -> Vec<Site> {
+    moved(code, ways, exits, entry, true)
+}
+
+fn moved(code: &Code, ways: &Checked, exits: Vec<Site>, entry: u64, recovers: bool) -> Vec<Site> {
+    if !exits.iter().any(is_stepped) || ways.leads_anywhere {
+        return exits;
+    }
+    let Some(search) = Search::new(code, ways, entry, recovers) else { return exits };
+    let returns = search.returns(&exits);
+    let (mut best, mut most_moved) = (None, 0);
+    for most in INSTRUCTIONS {
+        let end = search.seen(search.reaching(&returns, most), &returns);
+        let moved = returns.iter().filter(|&&index| has(&end, index)).count();
+        let edges = search.edges(&end);
+        let cheap = edges.len() <= moved + MORE_EDGES && search.few_are_passed(&edges);
+        if moved > most_moved && cheap {
+            (best, most_moved) = (Some((end, edges)), moved);
+        }
+    }
+    let Some((end, edges)) = best else { return exits };
+    let mut exits = exits;
+    exits.retain(|exit| !code.at(exit.address).is_some_and(|index| has(&end, index)));
+    for edge in edges {
+        let at = exits.partition_point(|exit| exit.address < edge.address);
+        exits.insert(at, edge);
+    }
+    exits
+}
+
+/// Whether an instruction touches memory at an address where none is.
+fn aborts(step: &Step) -> bool {
+    matches!(step.touches, Some((None, _)))
+}
+
+/// Whether an exit is on a return that the kernel single-steps.
+pub(super) fn is_stepped(exit: &Site) -> bool {
+    exit.kind == SiteKind::Return && exit.stepping == Stepping::SingleStepped
+}
+
+/// Why exits of a function stay on returns that are single-stepped, in the words of docs/PROBEABLE.md.
+pub(super) fn why(code: &Code, ways: &Checked, exits: &[Site], entry: u64) -> Vec<(u64, &'static str)> {
+    let Some(search) = Search::new(code, ways, entry, false) else { return Vec::new() };
+    let whole = search.reaching(&search.returns(&ways.sites), *INSTRUCTIONS.last().unwrap_or(&0));
+    let reason = |exit: &Site| match code.at(exit.address) {
+        _ if ways.leads_anywhere => "table",
+        Some(index) if has(&whole, index) => search.why(index, &whole),
+        _ => "stack",
+    };
+    exits.iter().filter(|exit| is_stepped(exit)).map(|exit| (exit.address, reason(exit))).collect()
+}
+
+struct Search<'a> {
+    code: &'a Code,
+    ways: &'a Checked,
+    /// From the first instruction to the entry.
+    begin: Range<usize>,
+    /// Faults are recovered from.
+    recovers: bool,
+    /// Where direct jumps and branches lead, and their addresses, sorted.
+    jumps: Vec<(usize, u64)>,
+    /// Whether each instruction is in a loop, as far as it was asked.
+    loops: Vec<Cell<Option<bool>>>,
+    /// What is left of [`VISITS`].
+    visits: Cell<usize>,
+}
+
+impl<'a> Search<'a> {
+    fn new(code: &'a Code, ways: &'a Checked, entry: u64, recovers: bool) -> Option<Self> {
+        let begin = code.at(code.start())?..code.at(entry)? + 1;
+        let mut jumps = Vec::new();
+        for step in &code.steps {
+            if let Flow::Jump(target) | Flow::Branch { target, .. } = step.flow {
+                jumps.extend(landing(code, target).map(|to| (to, step.address)));
+            }
+        }
+        jumps.sort_unstable();
+        let loops = vec![Cell::new(None); code.steps.len()];
+        Some(Self { code, ways, begin, recovers, jumps, loops, visits: Cell::new(VISITS) })
+    }
+
+    /// The returns whose exits may be moved.
+    fn returns(&self, exits: &[Site]) -> Vec<usize> {
+        exits.iter().filter(|exit| is_stepped(exit)).filter_map(|exit| self.end_of(exit)).collect()
+    }
+
+    /// Why a return is no part of an end where all that could be is taken for one.
+    fn why(&self, index: usize, whole: &End) -> &'static str {
+        let mut seen = vec![index];
+        let mut done = 0;
+        while let Some(&index) = seen.get(done) {
+            let before = self.before(index);
+            if self.by_table(index) {
+                return "table";
+            }
+            if before.is_empty() {
+                return "landing-pad";
+            }
+            for before in before {
+                if has(whole, before) {
+                    if !seen.contains(&before) {
+                        seen.push(before);
+                    }
+                } else if self.edge(before, whole).is_none() {
+                    return self.why_no_edge(before);
+                }
+            }
+            done += 1;
+        }
+        "many-branches"
+    }
+
+    fn why_no_edge(&self, index: usize) -> &'static str {
+        let flow = self.code.steps.get(index).map(|step| step.flow);
+        match flow {
+            _ if self.begin.contains(&index) => "no-branch",
+            Some(Flow::Call(_)) => "call",
+            Some(Flow::Next) => "long",
+            _ if self.height(index).is_none() => "stack",
+            _ if self.is_in_loop(index) => "loop",
+            _ => "branch",
+        }
+    }
+
+    /// The index of a return where the stack is known to be as it was.
+    fn end_of(&self, exit: &Site) -> Option<usize> {
+        let index = self.code.at(exit.address)?;
+        let known = self.height(index)? == 0 && !exit.maybe && !self.begin.contains(&index);
+        known.then_some(index)
+    }
+
+    /// How far the stack pointer is below that at the entry, before an instruction that is reached by what is known.
+    fn height(&self, index: usize) -> Option<u16> {
+        let at = self.ways.endings.binary_search_by_key(&index, |ending| ending.step).ok()?;
+        let ending = self.ways.endings.get(at)?;
+        match (ending.stack_pointer, ending.reached) {
+            (Value::Entry(offset), Reached::Directly) => above(offset),
+            _ => None,
+        }
+    }
+
+    /// All from which every way returns within so many instructions, with no call and no loop.
+    fn reaching(&self, returns: &[usize], most: u8) -> End {
+        let mut end = vec![0; self.code.steps.len()];
+        returns.iter().for_each(|&index| put(&mut end, index, 1));
+        let mut work = returns.to_vec();
+        while let Some(index) = work.pop() {
+            for before in self.before(index) {
+                let length = self.length(before, &end);
+                if !has(&end, before) && self.only_goes_on(before) && (1..=most).contains(&length) {
+                    put(&mut end, before, length);
+                    work.push(before);
+                }
+            }
+        }
+        end
+    }
+
+    /// Whether an instruction does no more than go on, where it leads is known, and no call begins there.
+    fn only_goes_on(&self, index: usize) -> bool {
+        let inside = |target| landing(self.code, target).is_some();
+        !self.begin.contains(&index)
+            && self.code.steps.get(index).is_some_and(|step| match step.flow {
+                Flow::Next => step.brief && !aborts(step) && !(self.recovers && step.faults),
+                Flow::Jump(target) | Flow::Branch { target, condition: Some(_) } => inside(target),
+                _ => false,
+            })
+    }
+
+    /// Instructions from one to a return, if all that may follow is in the end; else 0.
+    fn length(&self, index: usize, end: &End) -> u8 {
+        let mut longest = 0;
+        for next in self.next(index) {
+            match self.length_from(next, end) {
+                0 => return 0,
+                length => longest = length.max(longest),
+            }
+        }
+        if longest == 0 { 0 } else { longest + 1 }
+    }
+
+    /// Instructions from one of the end to a return; 0 from any other.
+    fn length_from(&self, index: usize, end: &End) -> u8 {
+        end.get(index).copied().unwrap_or(0)
+    }
+
+    fn next(&self, index: usize) -> Vec<usize> {
+        successors(self.code, &self.ways.jumps, &self.ways.sites, &[], index)
+    }
+
+    /// What may run right before an instruction.
+    fn before(&self, index: usize) -> Vec<usize> {
+        let mut before = Vec::new();
+        let from = self.jumps.partition_point(|jump| jump.0 < index);
+        for &(to, address) in self.jumps.get(from..).unwrap_or_default() {
+            if to != index {
+                break;
+            }
+            before.extend(self.code.at(address));
+        }
+        before.extend(index.checked_sub(1).filter(|&above| self.runs_on(above)));
+        before
+    }
+
+    /// Whether the instruction behind `index` may run after it. What fills space is not reached by itself.
+    fn runs_on(&self, mut index: usize) -> bool {
+        loop {
+            let (Some(step), Some(next)) = (self.code.steps.get(index), self.code.steps.get(index + 1))
+            else {
+                return false;
+            };
+            let goes_on = matches!(step.flow, Flow::Next | Flow::Branch { .. } | Flow::Call(_));
+            if !goes_on || aborts(step) || next.address != step.end() {
+                return false;
+            }
+            if !step.padding || self.is_target(index) {
+                return true;
+            }
+            match index.checked_sub(1) {
+                Some(before) => index = before,
+                None => return true,
+            }
+        }
+    }
+
+    fn is_target(&self, index: usize) -> bool {
+        self.jumps.binary_search_by_key(&index, |jump| jump.0).is_ok() || self.by_table(index)
+    }
+
+    fn by_table(&self, index: usize) -> bool {
+        [&self.ways.by_table, &self.ways.with_frame]
+            .iter()
+            .any(|targets| targets.binary_search(&index).is_ok())
+    }
+
+    /// What is left of an end where each edge is seen.
+    fn seen(&self, mut end: End, returns: &[usize]) -> End {
+        let members: Vec<usize> = (0..end.len()).filter(|&index| has(&end, index)).collect();
+        loop {
+            let mut all = true;
+            for &index in &members {
+                let goes_on = returns.contains(&index) || self.length(index, &end) > 0;
+                let stays = !has(&end, index) || goes_on && self.all_seen(index, &end);
+                if !stays {
+                    put(&mut end, index, 0);
+                    all = false;
+                }
+            }
+            if all {
+                return end;
+            }
+        }
+    }
+
+    /// Whether each way to an instruction of the end is from the end, or by an edge that is seen.
+    fn all_seen(&self, index: usize, end: &End) -> bool {
+        let before = self.before(index);
+        // An exception may land where nothing leads.
+        let landed = before.is_empty() || self.by_table(index);
+        !landed && before.iter().all(|before| has(end, *before) || self.edge(*before, end).is_some())
+    }
+
+    fn edges(&self, end: &End) -> Vec<Site> {
+        let mut edges = Vec::new();
+        for index in 0..end.len() {
+            if !has(end, index) {
+                edges.extend(self.edge(index, end));
+            }
+        }
+        edges
+    }
+
+    /// The exit on an instruction before the end.
+    fn edge(&self, index: usize, end: &End) -> Option<Site> {
+        let step = self.code.steps.get(index).filter(|_| !self.begin.contains(&index))?;
+        let above = self.height(index)?;
+        let (condition, left_out) = self.condition(index, step, end)?;
+        let exit = site(self.code, index, SiteKind::Ahead).ok()?;
+        let sound = exit.stepping == Stepping::Emulated && !breaks(self.code, step);
+        // One that always leads to the end is passed once.
+        let once = condition.is_none() || !self.is_in_loop(index);
+        (sound && once).then_some(Site { condition, above, left_out, ..exit })
+    }
+
+    /// When a branch leads to the end, and how many instructions that has.
+    fn condition(&self, index: usize, step: &Step, end: &End) -> Option<(Option<u8>, u8)> {
+        match step.flow {
+            Flow::Jump(target) => {
+                let taken = self.length_from(landing(self.code, target)?, end);
+                (taken > 0).then_some((None, taken))
+            }
+            Flow::Branch { target, condition: Some(condition) } => {
+                let taken = self.length_from(landing(self.code, target)?, end);
+                let next = if self.runs_on(index) { self.length_from(index + 1, end) } else { 0 };
+                match (taken, next) {
+                    (0, 0) => None,
+                    (_, 0) => Some((Some(condition), taken)),
+                    // The lowest bit negates.
+                    (0, _) => Some((Some(condition ^ 1), next)),
+                    _ => Some((None, taken.max(next))),
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a call may pass an instruction more than once. More than is looked at counts as that, too.
+    fn is_in_loop(&self, index: usize) -> bool {
+        let Some(known) = self.loops.get(index) else { return true };
+        if known.get().is_none() {
+            known.set(Some(self.behind(index).is_none_or(|behind| behind.contains(&index))));
+        }
+        known.get() != Some(false)
+    }
+
+    /// All that may run after an instruction; `None` where that is more than is looked at.
+    fn behind(&self, index: usize) -> Option<Vec<usize>> {
+        behind(self.code, index, &self.visits, &|step| self.next(step))
+    }
+
+    /// Whether no call passes more than [`PASSED_EDGES`] conditional ones of `edges`, none of which is in a loop.
+    fn few_are_passed(&self, edges: &[Site]) -> bool {
+        let conditional = edges.iter().filter(|edge| edge.condition.is_some());
+        let indices: Vec<usize> = conditional.filter_map(|edge| self.code.at(edge.address)).collect();
+        // Those behind which one more is passed, then those behind which two are, and so on.
+        let mut left = indices.clone();
+        for _ in 0..PASSED_EDGES {
+            let mut before = Vec::new();
+            for &index in &indices {
+                let Some(behind) = self.behind(index) else { return false };
+                before.extend(left.iter().any(|other| behind.contains(other)).then_some(index));
+            }
+            left = before;
+        }
+        left.is_empty()
+    }
+}
