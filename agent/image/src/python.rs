@@ -291,9 +291,8 @@ impl<S: ReadAt> Image<S> {
             _ => return Err(PythonError::Version { found: format!("3.{minor}") }),
         };
         // Its unlikely parts may be mixed with those of others; they return into it.
-        let sites = self.sites_and(table, &function, Ends::AtExits, &mut sites::find_with_arguments);
-        let sites = sites.or_else(|_| self.returns(table, &function));
-        let sites = sites.map_err(PythonError::Loop)?;
+        let whole = self.sites_and(table, &function, Ends::AtExits, &mut sites::find_with_arguments);
+        let sites = whole.or_else(|_| self.returns(table, &function)).map_err(PythonError::Loop)?;
         self.passes_no_argument(&function, &sites)?;
         let state = runtime.zip(accessor).filter(|_| minor > 10);
         let state = state.and_then(|(runtime, accessor)| self.state(minor, runtime, accessor));
@@ -302,11 +301,10 @@ impl<S: ReadAt> Image<S> {
 
     /// The entry has not slid past what writes to the registers of the arguments, whoever found it.
     fn passes_no_argument(&self, function: &Function, sites: &FunctionSites) -> Result<(), PythonError> {
-        let address = sites.entry.site.address;
-        let arguments = sites::arguments(self.arch());
-        let mut at = function.start;
+        let (mut at, address) = (function.start, sites.entry.site.address);
+        let keeps =
+            |step: &Step| sites::arguments(self.arch()).iter().all(|&register| !step.effect.writes(register));
         while at < address {
-            let keeps = |step: &Step| arguments.iter().all(|&register| !step.effect.writes(register));
             let step = self.step(at).filter(keeps);
             at = step.ok_or(PythonError::Loop(Refusal::Unsteppable { address }))?.end();
         }
