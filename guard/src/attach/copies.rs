@@ -34,16 +34,20 @@ impl Copies {
         Ok(Self { reader, gone: None, writers: vec![writer] })
     }
 
-    /// Stands above a descriptor that was opened.
-    pub(super) fn cover(&mut self, opened: &impl AsRawFd) -> Result<(), Errno> {
-        if self.writers.len() > 1 && self.writers[1].as_raw_fd() > opened.as_raw_fd() {
-            return Ok(());
+    /// Takes a descriptor that was opened between its ends, and gives it back with a number above the first end's. A process that
+    /// ends, executes or closes a range has its files released by the kernel in descending order (`task_work_run`,
+    /// kernel/task_work.c): with a number below, an event would be released after both ends, and pass for closed before it is.
+    pub(super) fn cover(&mut self, mut opened: OwnedFd) -> Result<OwnedFd, Errno> {
+        let first = self.writers[0].as_raw_fd();
+        if opened.as_raw_fd() < first {
+            opened = above(&opened, first)?;
         }
-        let above = fcntl(&self.writers[0], FcntlArg::F_DUPFD_CLOEXEC(opened.as_raw_fd() + 1))?;
-        self.writers.truncate(1);
-        // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
-        self.writers.push(unsafe { std::os::fd::FromRawFd::from_raw_fd(above) });
-        Ok(())
+        if self.writers.len() < 2 || self.writers[1].as_raw_fd() < opened.as_raw_fd() {
+            let last = above(&self.writers[0], opened.as_raw_fd())?;
+            self.writers.truncate(1);
+            self.writers.push(last);
+        }
+        Ok(opened)
     }
 
     /// After the descriptors were closed here: is there no copy of them either? Waits a while for that, once.
@@ -70,6 +74,13 @@ impl Copies {
     }
 }
 
+/// A copy of a descriptor with a number above another one.
+fn above(opened: &OwnedFd, number: i32) -> Result<OwnedFd, Errno> {
+    let above = fcntl(opened, FcntlArg::F_DUPFD_CLOEXEC(number + 1))?;
+    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(above) })
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -79,15 +90,29 @@ mod tests {
     use crate::testing::eventually;
 
     #[test]
+    fn what_is_spoken_for_stands_between_the_two_ends() {
+        let mut copies = Copies::new().unwrap();
+        // As when something below the first end was closed meanwhile: the next number is lower.
+        copies.writers[0] = above(&copies.writers[0], 600).unwrap();
+        let first = copies.writers[0].as_raw_fd();
+        let lower = OwnedFd::from(File::open("/dev/null").unwrap());
+        assert!(lower.as_raw_fd() < first);
+        let raised = copies.cover(lower).unwrap();
+        assert!(raised.as_raw_fd() > first);
+        assert!(copies.writers[1].as_raw_fd() > raised.as_raw_fd());
+        let number = raised.as_raw_fd();
+        assert_eq!(copies.cover(raised).unwrap().as_raw_fd(), number, "it stays where it may");
+    }
+
+    #[test]
     fn a_copy_that_another_process_holds_is_noticed() {
         eventually("no copy is left, and one is seen", || {
             let mut copies = Copies::new().unwrap();
-            copies.cover(&File::open("/dev/null").unwrap()).unwrap();
+            copies.cover(File::open("/dev/null").unwrap().into()).unwrap();
             copies.gone()
         });
         let mut copies = Copies::new().unwrap();
-        let opened = File::open("/dev/null").unwrap();
-        copies.cover(&opened).unwrap();
+        let opened = copies.cover(File::open("/dev/null").unwrap().into()).unwrap();
         assert!(copies.writers[1].as_raw_fd() > opened.as_raw_fd());
         let input = Stdio::from(copies.writers[0].try_clone().unwrap());
         let mut holder = Command::new("sleep").arg("1000").stdin(input).spawn().unwrap();

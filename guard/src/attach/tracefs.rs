@@ -73,7 +73,7 @@ impl Tracefs {
         let tracefs = Self {
             root: Arc::new(root),
             events_file: Arc::new(events_file),
-            group: format!("{PREFIX}{pid}_{}", start_of(pid).unwrap_or(0)),
+            group: format!("{PREFIX}{pid}_{}", start_of(pid).flatten().ok_or(Errno::ESRCH)?),
             per_event: OnceCell::new(),
             outlived: Cell::new(false),
         };
@@ -223,8 +223,8 @@ pub(super) fn attach(
                 let event = definition
                     .id()
                     .and_then(|id| perf::open_tracepoint(id, target.pid))
+                    .and_then(|event| cover(&copies, event))
                     .and_then(|event| perf::set(event, program.as_fd(), None))
-                    .and_then(|event| cover(&copies, &event).map(|()| event))
                     .map_err(|errno| refused(target, images, errno, perf::tracepoints_refused));
                 probes.definitions.push(definition);
                 probes.events.push(event?);
@@ -235,7 +235,7 @@ pub(super) fn attach(
 }
 
 /// An event was opened that nobody must have a copy of when its definition is removed.
-pub(super) fn cover(copies: &Mutex<Copies>, event: &impl AsRawFd) -> Result<(), Errno> {
+pub(super) fn cover(copies: &Mutex<Copies>, event: OwnedFd) -> Result<OwnedFd, Errno> {
     copies.lock().map_err(|_| Errno::EINVAL)?.cover(event)
 }
 
@@ -313,16 +313,22 @@ fn event_of(line: &str) -> Option<(&str, &str)> {
     Some((event, event.split_once('/')?.0)).filter(|(_, group)| group.starts_with(PREFIX))
 }
 
-/// Does the process `PID_START` run no longer? What is not such a name is nobody's, and stays.
-fn is_gone(owner: &str, start_of: impl Fn(i32) -> Option<u64>) -> bool {
+/// Does the process `PID_START` certainly run no longer? What is not such a name is nobody's, and stays; so does what belongs to
+/// a process that could not be looked at, for want of a descriptor or a right.
+fn is_gone(owner: &str, start_of: impl Fn(i32) -> Option<Option<u64>>) -> bool {
     let parsed =
         owner.split_once('_').and_then(|(pid, start)| Some((pid.parse().ok()?, start.parse().ok()?)));
-    parsed.is_some_and(|(pid, start): (i32, u64)| start_of(pid) != Some(start))
+    parsed.is_some_and(|(pid, start): (i32, u64)| start_of(pid).is_some_and(|found| found != Some(start)))
 }
 
-/// Start time of a process in clock ticks since boot.
-fn start_of(pid: i32) -> Option<u64> {
-    Target::unchecked(TargetId(0), pid).ok().map(|target| target.start)
+/// Start time of a process in clock ticks since boot, `None` within where there is no such process (the number may be that of a
+/// thread by now); `None` where it could not be looked at.
+fn start_of(pid: i32) -> Option<Option<u64>> {
+    match Target::unchecked(TargetId(0), pid) {
+        Ok(target) => Some(Some(target.start)),
+        Err(GuardError::NoProcess { .. } | GuardError::Thread { .. }) => Some(None),
+        Err(_) => None,
+    }
 }
 
 fn open_file(root: &OwnedFd, name: &str, flags: OFlag) -> Result<File, Errno> {
@@ -456,7 +462,11 @@ mod tests {
 
     #[test]
     fn only_events_of_agents_that_are_gone_are_stale() {
-        let runs = |pid: i32| (pid == 7).then_some(100);
+        let runs = |pid: i32| match pid {
+            7 => Some(Some(100)),
+            8 => Some(None),
+            _ => None,
+        };
         let stale = |line: &'static str| {
             let gone = |group: &str| group.strip_prefix(PREFIX).is_some_and(|owner| is_gone(owner, runs));
             event_of(line).filter(|(_, group)| gone(group)).map(|(event, _)| event)
@@ -465,6 +475,7 @@ mod tests {
         // The number was used again by a process that started later.
         assert_eq!(stale("p:edgelat_7_99/e3 /x:0x10"), Some("edgelat_7_99/e3"));
         assert_eq!(stale("p:edgelat_7_100/e0 /x:0x10"), None);
+        assert_eq!(stale("p:edgelat_9_100/e0 /x:0x10"), None, "nobody could look");
         assert_eq!(stale("p:uprobes/e0 /x:0x10"), None);
         assert_eq!(stale("p:edgelat_x_y/e0 /x:0x10"), None);
         assert_eq!(stale(""), None);

@@ -61,8 +61,7 @@ pub(super) fn counted(tracefs: &Tracefs) -> Result<u64, Errno> {
     let copies = Arc::new(Mutex::new(Copies::new()?));
     let definition = tracefs.define(&image, &sites, &copies)?;
     // This thread's own hits; no program is needed for their number.
-    let mut event = File::from(perf::open_tracepoint(definition.id()?, 0)?);
-    cover(&copies, &event)?;
+    let mut event = File::from(cover(&copies, perf::open_tracepoint(definition.id()?, 0)?)?);
     // SAFETY: the functions are the assembly above: they take nothing, change nothing and return. A probe on them runs in
     // the kernel and restores all registers.
     unsafe {
