@@ -48,16 +48,17 @@ fn a_pack_made_of_a_debug_file_measures_the_stripped_program() {
 fn every_shape_is_counted_in_a_stripped_program_as_in_the_unstripped_one() {
     let functions = ["compiled_*", "returns_from_cold", "jump_table", "tail_or_return", "starts_with_*"];
     let behind = ["lowers_the_stack_first", "returns_behind_branches"];
-    stripped_shapes(&[&functions[..], &behind].concat(), &[]);
+    stripped_shapes(&[&functions[..], &behind].concat(), &[], 12 + behind.len());
 }
 
 /// The pack's entry is where the stack pointer has moved, and a return probe must not stand there.
 #[test]
 fn a_return_probe_of_a_pack_stands_where_the_return_address_is() {
-    stripped_shapes(&["lowers_the_stack_first", "starts_with_push"], &["--returns", "uretprobe"]);
+    stripped_shapes(&["lowers_the_stack_first", "starts_with_push"], &["--returns", "uretprobe"], 2);
 }
 
-fn stripped_shapes(functions: &[&str], options: &[&str]) {
+/// `least` functions are among those of the patterns.
+fn stripped_shapes(functions: &[&str], options: &[&str], least: usize) {
     let _turn = Turn::shared();
     let folder = TempDir::new();
     let (pack, stripped) = packed(&folder, "shapes", functions);
@@ -70,7 +71,7 @@ fn stripped_shapes(functions: &[&str], options: &[&str]) {
     target.go();
     let oracle = target.end();
     let report = session.end();
-    assert!(report.functions.len() >= functions.len(), "{report:#?}");
+    assert!(report.functions.len() >= least, "{report:#?}");
     report.agrees_with(&oracle);
 }
 
