@@ -103,6 +103,13 @@ pub(crate) enum Flow {
     SystemReturn,
 }
 
+impl Flow {
+    /// Whether the next instruction may run after it.
+    pub(crate) const fn goes_on(self) -> bool {
+        matches!(self, Self::Next | Self::Branch { .. } | Self::Call(_))
+    }
+}
+
 /// Where an indirect jump takes its target from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pointer {

@@ -16,7 +16,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::entry::{above, breaks};
+use super::entry::{above, breaks, jumps};
 use super::exits::{Checked, site};
 use super::loops::{behind, successors};
 use super::trace::{Reached, landing};
@@ -41,8 +41,13 @@ const VISITS: usize = 1 << 16;
 /// Of each instruction the number of those on the longest way from it to a return; 0 where it is not in the end.
 type End = Vec<u8>;
 
+/// Instructions from one of the end to a return; 0 from any other.
+fn length_from(index: usize, end: &End) -> u8 {
+    end.get(index).copied().unwrap_or(0)
+}
+
 fn has(end: &End, index: usize) -> bool {
-    end.get(index).is_some_and(|length| *length != 0)
+    length_from(index, end) != 0
 }
 
 fn put(end: &mut End, index: usize, length: u8) {
@@ -127,12 +132,7 @@ struct Search<'a> {
 impl<'a> Search<'a> {
     fn new(code: &'a Code, ways: &'a Checked, entry: u64, recovers: bool) -> Option<Self> {
         let begin = code.at(code.start())?..code.at(entry)? + 1;
-        let mut jumps = Vec::new();
-        for step in &code.steps {
-            if let Flow::Jump(target) | Flow::Branch { target, .. } = step.flow {
-                jumps.extend(landing(code, target).map(|to| (to, step.address)));
-            }
-        }
+        let mut jumps: Vec<(usize, u64)> = jumps(code).collect();
         jumps.sort_unstable();
         let loops = vec![Cell::new(None); code.steps.len()];
         Some(Self { code, ways, begin, recovers, jumps, loops, visits: Cell::new(VISITS) })
@@ -230,17 +230,12 @@ impl<'a> Search<'a> {
     fn length(&self, index: usize, end: &End) -> u8 {
         let mut longest = 0;
         for next in self.next(index) {
-            match self.length_from(next, end) {
+            match length_from(next, end) {
                 0 => return 0,
                 length => longest = length.max(longest),
             }
         }
         if longest == 0 { 0 } else { longest + 1 }
-    }
-
-    /// Instructions from one of the end to a return; 0 from any other.
-    fn length_from(&self, index: usize, end: &End) -> u8 {
-        end.get(index).copied().unwrap_or(0)
     }
 
     fn next(&self, index: usize) -> Vec<usize> {
@@ -268,8 +263,7 @@ impl<'a> Search<'a> {
             else {
                 return false;
             };
-            let goes_on = matches!(step.flow, Flow::Next | Flow::Branch { .. } | Flow::Call(_));
-            if !goes_on || aborts(step) || next.address != step.end() {
+            if !step.flow.goes_on() || aborts(step) || next.address != step.end() {
                 return false;
             }
             if !step.padding || self.is_target(index) {
@@ -345,12 +339,12 @@ impl<'a> Search<'a> {
     fn condition(&self, index: usize, step: &Step, end: &End) -> Option<(Option<u8>, u8)> {
         match step.flow {
             Flow::Jump(target) => {
-                let taken = self.length_from(landing(self.code, target)?, end);
+                let taken = length_from(landing(self.code, target)?, end);
                 (taken > 0).then_some((None, taken))
             }
             Flow::Branch { target, condition: Some(condition) } => {
-                let taken = self.length_from(landing(self.code, target)?, end);
-                let next = if self.runs_on(index) { self.length_from(index + 1, end) } else { 0 };
+                let taken = length_from(landing(self.code, target)?, end);
+                let next = if self.runs_on(index) { length_from(index + 1, end) } else { 0 };
                 match (taken, next) {
                     (0, 0) => None,
                     (_, 0) => Some((Some(condition), taken)),

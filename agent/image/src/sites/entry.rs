@@ -147,13 +147,17 @@ pub(super) fn breaks(code: &Code, step: &Step) -> bool {
     step.is_long_nop() || code.marks.shadow_stack && matches!(step.flow, Flow::Call(_))
 }
 
-/// The instructions that branches of the function lead to, with one branch each, sorted.
-pub(super) fn targets(code: &Code, by_table: &[usize]) -> Vec<(usize, u64)> {
-    let direct = code.steps.iter().filter_map(|step| match step.flow {
+/// The instructions that direct branches of the function lead to, each with the branch.
+pub(super) fn jumps(code: &Code) -> impl Iterator<Item = (usize, u64)> {
+    code.steps.iter().filter_map(|step| match step.flow {
         Flow::Jump(target) | Flow::Branch { target, .. } => Some((landing(code, target)?, step.address)),
         _ => None,
-    });
-    let mut targets: Vec<_> = direct.chain(by_table.iter().map(|&step| (step, code.start()))).collect();
+    })
+}
+
+/// The instructions that branches of the function lead to, with one branch each, sorted.
+pub(super) fn targets(code: &Code, by_table: &[usize]) -> Vec<(usize, u64)> {
+    let mut targets: Vec<_> = jumps(code).chain(by_table.iter().map(|&step| (step, code.start()))).collect();
     targets.sort_unstable();
     targets.dedup_by_key(|target| target.0);
     targets

@@ -170,7 +170,7 @@ fn leaders(code: &Code) -> Vec<usize> {
         if let Flow::Jump(target) | Flow::Branch { target, .. } = step.flow {
             leaders.extend(landing(code, target));
         }
-        let goes_on = matches!(step.flow, Flow::Next | Flow::Branch { .. } | Flow::Call(_));
+        let goes_on = step.flow.goes_on();
         if !goes_on {
             leaders.extend(after_padding(code, index + 1));
         }
@@ -266,7 +266,7 @@ impl Tracer<'_> {
         let before = self.code.steps.get(..index).unwrap_or_default().iter().rev().find(|step| !step.padding);
         let Some(before) = before else { return true };
         let part = |address| self.code.ranges.iter().position(|range| range.contains(&address));
-        let goes_on = matches!(before.flow, Flow::Next | Flow::Branch { .. } | Flow::Call(_));
+        let goes_on = before.flow.goes_on();
         let same_part =
             self.code.steps.get(index).is_some_and(|step| part(step.address) == part(before.address));
         !goes_on || !same_part
@@ -448,7 +448,7 @@ impl Tracer<'_> {
                 }
                 visit(index, step, &state);
                 apply(self.code, step.effect, &mut state, &mut tables);
-                if !matches!(step.flow, Flow::Next | Flow::Branch { .. } | Flow::Call(_)) {
+                if !step.flow.goes_on() {
                     break;
                 }
                 index += 1;

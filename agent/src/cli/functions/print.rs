@@ -161,7 +161,7 @@ impl<'o> Printer<'o> {
             Err(refusal) => *self.refused.entry(refusal.code()).or_insert(0) += 1,
         }
         if self.json {
-            return self.line(function, sites, &why());
+            return self.line(function, sites, why);
         }
         if first {
             self.row("ADDRESS", "SIZE", "PROBE", "IMAGE", "FUNCTION", Style::bold)?;
@@ -202,7 +202,7 @@ impl<'o> Printer<'o> {
         &mut self,
         function: &Function,
         sites: &Result<(FunctionSites, CallEnds), Refusal>,
-        why: &[(u64, &'static str)],
+        why: &dyn Fn() -> Vec<(u64, &'static str)>,
     ) -> Result<(), PrintError> {
         let refusal = sites.as_ref().err();
         let line = FunctionLine {
@@ -257,11 +257,19 @@ impl<'o> Printer<'o> {
     }
 }
 
-fn sites_line<'a>(sites: &FunctionSites, ends: &'a CallEnds, why: &[(u64, &'static str)]) -> SitesLine<'a> {
+fn sites_line<'a>(
+    sites: &FunctionSites,
+    ends: &'a CallEnds,
+    why: &dyn Fn() -> Vec<(u64, &'static str)>,
+) -> SitesLine<'a> {
     let exits = own(sites, ends);
+    let is_stepped = |site: &Site| site.stepping == Stepping::SingleStepped;
+    let any = is_stepped(&sites.entry.site) || exits.iter().any(|exit| is_stepped(&exit.site));
+    // To tell it, the function is searched again.
+    let reasons = if any { why() } else { Vec::new() };
     let why = |site: &Site| {
-        let stepped = why.iter().filter(|_| site.stepping == Stepping::SingleStepped);
-        stepped.copied().find(|(address, _)| *address == site.address).map(|(_, reason)| reason)
+        let known = reasons.iter().filter(|_| is_stepped(site));
+        known.copied().find(|(address, _)| *address == site.address).map(|(_, reason)| reason)
     };
     SitesLine {
         entry: sites.entry.file_offset,
