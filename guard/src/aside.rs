@@ -8,7 +8,7 @@
 //! The child holds nothing of the guard but what its job needs. One that the kernel cannot end either, because the file system has
 //! taken its request and does not answer (fs/fuse/dev.c, `request_wait_answer`), is left behind; it ends with the answer.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -21,6 +21,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use serde::{Deserialize, Serialize};
 
+use crate::attach::copies::close_all_but;
 use crate::error::{GuardError, text};
 use crate::guard::Guard;
 use crate::line::{decode, encode, receive, send};
@@ -141,17 +142,4 @@ impl Guard {
 
 fn has_ended(child: Pid) -> bool {
     !matches!(waitpid(child, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
-}
-
-fn close_all_but(mut keep: Vec<RawFd>) {
-    keep.sort_unstable();
-    let mut from = 0;
-    for fd in keep.into_iter().map(|fd| fd as u32).chain([u32::MAX]) {
-        if from < fd {
-            // SAFETY: the child closes descriptors that only the parent goes on to use, and its owners of them are never dropped:
-            // it ends by _exit. The call takes numbers.
-            _ = unsafe { libc::syscall(libc::SYS_close_range, from, fd.saturating_sub(1), 0) };
-        }
-        from = fd.saturating_add(1);
-    }
 }

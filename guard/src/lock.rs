@@ -25,6 +25,9 @@ const FILE: &str = "lock";
 /// Longest number of a process that is read from it.
 const PID_BYTES: u64 = 16;
 
+/// A file however long it gets (fcntl(2)).
+const WHOLE: (i64, i64) = (0, 0);
+
 /// What is asked of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
@@ -42,7 +45,12 @@ pub(crate) enum Want {
 /// # Errors
 /// EAGAIN when somebody else holds it.
 pub(crate) fn set(file: impl AsFd, want: Want) -> Result<(), Errno> {
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole(want))) {
+    set_part(file, want, WHOLE)
+}
+
+/// The same of a part of it: its first byte, and its length.
+pub(crate) fn set_part(file: impl AsFd, want: Want, part: (i64, i64)) -> Result<(), Errno> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&lock_of(want, part))) {
         Ok(_) => Ok(()),
         // POSIX has both names for it.
         Err(Errno::EACCES) => Err(Errno::EAGAIN),
@@ -50,12 +58,12 @@ pub(crate) fn set(file: impl AsFd, want: Want) -> Result<(), Errno> {
     }
 }
 
-fn whole(want: Want) -> libc::flock {
+fn lock_of(want: Want, (l_start, l_len): (i64, i64)) -> libc::flock {
     libc::flock {
         l_type: want as i32 as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
+        l_start,
+        l_len,
         // A lock of an open file has none; the kernel refuses another value.
         l_pid: 0,
     }
@@ -149,8 +157,17 @@ pub(crate) fn is_held(run_dir: &Path) -> bool {
 
 /// Would somebody else's lock be in the way of one for writing? Takes none.
 pub(crate) fn is_locked(file: impl AsFd) -> bool {
-    let mut whole = whole(Want::Write);
-    fcntl(file, FcntlArg::F_OFD_GETLK(&mut whole)).is_ok() && i32::from(whole.l_type) != libc::F_UNLCK
+    is_part_locked(file, WHOLE).unwrap_or(false)
+}
+
+/// The same of a part of it.
+///
+/// # Errors
+/// Where it cannot be known.
+pub(crate) fn is_part_locked(file: impl AsFd, part: (i64, i64)) -> Result<bool, Errno> {
+    let mut lock = lock_of(Want::Write, part);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    Ok(i32::from(lock.l_type) != libc::F_UNLCK)
 }
 
 /// Opens what should be a file of an agent, wherever something else may stand: a link leads elsewhere, and a pipe would

@@ -16,6 +16,8 @@ use nix::sys::prctl;
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
 
+use super::copies::close_all_but;
+use super::owner::Owner;
 use super::tracefs::{errno_of, left_of, remove};
 
 /// How often, and how long apart, it tries to remove a definition: closing many events takes the kernel its time.
@@ -23,7 +25,7 @@ const TRIES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Starts it. `listing` is `uprobe_events` for reading, `events` for writing; `guard` is readable once the guard has ended.
-pub(super) fn start(group: &str, listing: File, events: &File, guard: OwnedFd) -> Result<(), Errno> {
+pub(super) fn start(owner: &Owner, listing: File, events: &File, guard: OwnedFd) -> Result<(), Errno> {
     let events = events.try_clone().map_err(errno_of)?;
     // SAFETY: what the child does besides system calls is to read and write text, for which it allocates. The guard has one
     // thread where this is called; where a test has more, the C library makes its heap usable in a child.
@@ -33,7 +35,7 @@ pub(super) fn start(group: &str, listing: File, events: &File, guard: OwnedFd) -
             // SAFETY: as above.
             let status = match unsafe { fork() } {
                 Ok(ForkResult::Parent { .. }) => 0,
-                Ok(ForkResult::Child) => work(group, &listing, &events, &guard),
+                Ok(ForkResult::Child) => work(owner, &listing, &events, &guard),
                 Err(_) => 1,
             };
             // SAFETY: ends this process and runs nothing of the guard's, whose values it has copies of.
@@ -42,9 +44,9 @@ pub(super) fn start(group: &str, listing: File, events: &File, guard: OwnedFd) -
     }
 }
 
-fn work(group: &str, listing: &File, events: &File, guard: &OwnedFd) -> i32 {
+fn work(owner: &Owner, listing: &File, events: &File, guard: &OwnedFd) -> i32 {
     // Whoever waits for the guard's sockets or output to close is not to wait for this process.
-    close_all_but(&mut [listing.as_raw_fd(), events.as_raw_fd(), guard.as_raw_fd()]);
+    close_all_but(vec![listing.as_raw_fd(), events.as_raw_fd(), guard.as_raw_fd()]);
     for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
         _ = caps::clear(None, set);
     }
@@ -52,10 +54,14 @@ fn work(group: &str, listing: &File, events: &File, guard: &OwnedFd) -> i32 {
     _ = prctl::set_name(c"edgelat-janitor");
     let mut ended = [PollFd::new(std::os::fd::AsFd::as_fd(guard), PollFlags::POLLIN)];
     while poll(&mut ended, PollTimeout::NONE) == Err(Errno::EINTR) {}
-    // What the guard had forked just then has copies of its events until it has closed them; see `copies`.
-    std::thread::sleep(PAUSE * 5);
+    let group = owner.group();
     for _ in 0..TRIES {
-        let left = left_of(listing, |owner| owner == group);
+        // What the guard had forked just then has copies of its events until it has closed them.
+        if owner.may_have_open(listing) {
+            std::thread::sleep(PAUSE);
+            continue;
+        }
+        let left = left_of(listing, |other| other == group);
         if left.is_empty() {
             break;
         }
@@ -63,22 +69,4 @@ fn work(group: &str, listing: &File, events: &File, guard: &OwnedFd) -> i32 {
         std::thread::sleep(PAUSE);
     }
     0
-}
-
-fn close_all_but(kept: &mut [i32]) {
-    kept.sort_unstable();
-    let mut from = 0;
-    let close = |first: i32, last: u32| {
-        if u64::from(last) >= first as u64 {
-            // SAFETY: takes numbers. This process uses none of the descriptors in between: it runs this file only.
-            _ = unsafe { nix::libc::syscall(nix::libc::SYS_close_range, first, last, 0) };
-        }
-    };
-    for fd in kept.iter() {
-        if *fd > from {
-            close(from, *fd as u32 - 1);
-        }
-        from = *fd + 1;
-    }
-    close(from, u32::MAX);
 }

@@ -18,9 +18,10 @@
 //! Exit sites are attached before entry sites and everything while the switch is off, so that no call is
 //! entered that cannot be seen leaving.
 
-mod copies;
+pub(crate) mod copies;
 mod janitor;
 mod multi;
+mod owner;
 pub(crate) mod pages;
 pub(crate) mod perf;
 mod single;

@@ -1,8 +1,8 @@
 //! Events of the tracing file system that hold many probes each.
 //!
 //! This is the route with the least privilege before 6.6, and closing one event removes all its probes after
-//! one grace period. A definition outlives its maker, so every one is in a group of a name that says whose it
-//! is, `edgelat_<pid>_<start>`. What a killed agent left is removed by its janitor, and by any later command.
+//! one grace period. A definition outlives its maker: what a killed agent left is removed by its janitor, and by any later
+//! command.
 //!
 //! The file system need not be mounted: it is opened through a mount that no path leads to.
 
@@ -21,6 +21,7 @@ use nix::sys::stat::Mode;
 use nix::sys::statfs::{FsType, fstatfs};
 
 use super::copies::Copies;
+use super::owner::{Owner, PREFIX};
 use super::perf::{self, Event};
 use super::{ImageSites, Site, close_together, failed, janitor, once, pause, slice, trial};
 use crate::error::{GuardError, Os, text};
@@ -34,8 +35,6 @@ const TRACEFS: FsType = FsType(0x7472_6163);
 /// Probes in one event. Adding a probe compares it with all before it, and opening an event holds the target's mappings
 /// for all of them.
 const PROBES_PER_EVENT: usize = 1000;
-/// How the name of a group begins; process and its start follow.
-const PREFIX: &str = "edgelat_";
 /// The kernel reads definitions in pieces of this size (WRITE_BUFSIZE, kernel/trace/trace_dynevent.c).
 const WRITE_BYTES: usize = 4000;
 /// Longest line of uprobe_events that is read in the sweep.
@@ -49,7 +48,9 @@ pub(crate) struct Tracefs {
     root: Arc<OwnedFd>,
     /// `uprobe_events`, for writing.
     events_file: Arc<File>,
-    group: String,
+    owner: Owner,
+    /// The lock of the owner.
+    held: File,
     /// Probes that an event can hold, once that was tried.
     per_event: OnceCell<usize>,
     /// Somebody removes the definitions if this process cannot.
@@ -69,11 +70,14 @@ impl Tracefs {
         };
         // Without uprobe_events this kernel has no such events; better known now than in the middle.
         let events_file = open_file(&root, "uprobe_events", OFlag::O_WRONLY | OFlag::O_APPEND)?;
-        let pid = std::process::id() as i32;
+        let owner = Owner::own()?;
+        let held = open_file(&root, "uprobe_events", OFlag::O_RDONLY)?;
+        owner.hold(&held)?;
         let tracefs = Self {
             root: Arc::new(root),
             events_file: Arc::new(events_file),
-            group: format!("{PREFIX}{pid}_{}", start_of(pid).flatten().ok_or(Errno::ESRCH)?),
+            owner,
+            held,
             per_event: OnceCell::new(),
             outlived: Cell::new(false),
         };
@@ -105,9 +109,7 @@ impl Tracefs {
     /// Removes events of agents that are gone.
     fn sweep(&self) -> Result<(), Errno> {
         let listing = open_file(&self.root, "uprobe_events", OFlag::O_RDONLY)?;
-        let stale = left_of(&listing, |owner| {
-            owner.strip_prefix(PREFIX).is_some_and(|owner| is_gone(owner, start_of))
-        });
+        let stale = left_of(&listing, |group| Owner::of(group).is_some_and(|owner| owner.is_gone(&listing)));
         stale.iter().for_each(|event| _ = remove(&self.events_file, event));
         Ok(())
     }
@@ -120,10 +122,15 @@ impl Tracefs {
         let started = open_file(&self.root, "uprobe_events", OFlag::O_RDONLY).and_then(|listing| {
             let own = Target::unchecked(TargetId(0), std::process::id() as i32).map_err(|_| Errno::ESRCH)?;
             let ended = own.pidfd().try_clone_to_owned().map_err(errno_of)?;
-            janitor::start(&self.group, listing, &self.events_file, ended)
+            janitor::start(&self.owner, listing, &self.events_file, ended)
         });
         // Without it the next command sweeps.
         _ = started;
+    }
+
+    /// What tells of whoever may have events open that are opened from now on.
+    pub(super) fn copies(&self) -> Result<Copies, Errno> {
+        Copies::new(&self.held)
     }
 
     /// Defines an event with a probe at each site; returns its name. `copies` tells of whoever may have it open.
@@ -136,7 +143,7 @@ impl Tracefs {
         /// Of this process, whose number is in the group. A second event of one name would become part of the first, and
         /// go with it while it is hit (see `copies`): **ran** where each of several guards in one process counted for itself.
         static DEFINED: AtomicU32 = AtomicU32::new(0);
-        let name = format!("{}/e{}", self.group, DEFINED.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{}/e{}", self.owner.group(), DEFINED.fetch_add(1, Ordering::Relaxed));
         let (root, events_file) = (Arc::clone(&self.root), Arc::clone(&self.events_file));
         let definition = Definition { root, events_file, name, copies: Arc::clone(copies) };
         let mut file = &*self.events_file;
@@ -203,7 +210,8 @@ pub(super) fn attach(
 ) -> Result<Probes, GuardError> {
     let per_event = tracefs.probes_per_event()?;
     let mut probes = Probes { events: Vec::new(), definitions: Vec::new() };
-    let copies = Copies::new().map_err(|errno| refused(target, images, errno, perf::tracepoints_refused))?;
+    let copies =
+        tracefs.copies().map_err(|errno| refused(target, images, errno, perf::tracepoints_refused))?;
     let copies = Arc::new(Mutex::new(copies));
     for image in images {
         let exit = loaded.programs.exit().map(|exit| (exit, &image.exits));
@@ -313,24 +321,6 @@ fn event_of(line: &str) -> Option<(&str, &str)> {
     Some((event, event.split_once('/')?.0)).filter(|(_, group)| group.starts_with(PREFIX))
 }
 
-/// Does the process `PID_START` certainly run no longer? What is not such a name is nobody's, and stays; so does what belongs to
-/// a process that could not be looked at, for want of a descriptor or a right.
-fn is_gone(owner: &str, start_of: impl Fn(i32) -> Option<Option<u64>>) -> bool {
-    let parsed =
-        owner.split_once('_').and_then(|(pid, start)| Some((pid.parse().ok()?, start.parse().ok()?)));
-    parsed.is_some_and(|(pid, start): (i32, u64)| start_of(pid).is_some_and(|found| found != Some(start)))
-}
-
-/// Start time of a process in clock ticks since boot, `None` within where there is no such process (the number may be that of a
-/// thread by now); `None` where it could not be looked at.
-fn start_of(pid: i32) -> Option<Option<u64>> {
-    match Target::unchecked(TargetId(0), pid) {
-        Ok(target) => Some(Some(target.start)),
-        Err(GuardError::NoProcess { .. } | GuardError::Thread { .. }) => Some(None),
-        Err(_) => None,
-    }
-}
-
 fn open_file(root: &OwnedFd, name: &str, flags: OFlag) -> Result<File, Errno> {
     openat(root, name, flags | OFlag::O_CLOEXEC, Mode::empty()).map(File::from)
 }
@@ -397,13 +387,14 @@ mod tests {
         let per_event = if counted == 2 { PROBES_PER_EVENT } else { 1 };
         assert_eq!(tracefs.probes_per_event().unwrap(), per_event);
         let events = open_file(&tracefs.root, "uprobe_events", OFlag::O_RDONLY).unwrap();
-        let left = BufReader::new(events).lines().map_while(Result::ok);
-        assert_eq!(left.filter(|line| line.contains(&format!("{}/", tracefs.group))).count(), 0);
+        let own = tracefs.owner.group();
+        // Of other tests there may be some meanwhile.
+        crate::testing::eventually("it is left", || left_of(&events, |group| group == own).is_empty());
     }
 
     #[test]
     fn guards_of_one_process_have_events_of_their_own() {
-        let copies = Arc::new(Mutex::new(Copies::new().unwrap()));
+        let copies = Arc::new(Mutex::new(Tracefs::open().unwrap().copies().unwrap()));
         let own = Target::unchecked(TargetId(0), std::process::id() as i32).unwrap();
         let images = calibrate::images(&own, 3, Returns::Ret, |_| true).unwrap();
         let sites: Vec<Site> = images[0].sites().copied().take(1).collect();
@@ -411,6 +402,29 @@ mod tests {
         let (first, second) = (define(), define());
         assert_ne!(first.name, second.name);
         assert_ne!(first.id(), second.id());
+    }
+
+    #[test]
+    fn what_an_agent_left_is_removed_once_nobody_can_have_it_open() {
+        let tracefs = Tracefs::open().unwrap();
+        // Of nobody: the first process has another start. Not of the process that another test may be with the same name.
+        let group = format!("{PREFIX}1_{}", u64::MAX - u64::from(std::process::id()));
+        let owner = Owner::of(&group).unwrap();
+        let listing = || open_file(&tracefs.root, "uprobe_events", OFlag::O_RDONLY).unwrap();
+        let left = || left_of(&listing(), |other| other == group).len();
+        let held = listing();
+        owner.hold(&held).unwrap();
+        let exe = std::env::current_exe().unwrap();
+        (&*tracefs.events_file)
+            .write_all(format!("p:{group}/e0 {}:0x1000\n", exe.display()).as_bytes())
+            .unwrap();
+        tracefs.sweep().unwrap();
+        assert_eq!(left(), 1, "a child of its maker may have it open");
+        drop(held);
+        crate::testing::eventually("nobody has it open, and it stays", || {
+            tracefs.sweep().unwrap();
+            left() == 0
+        });
     }
 
     /// As on a kernel that arms only the first probe of an event.
@@ -461,23 +475,12 @@ mod tests {
     }
 
     #[test]
-    fn only_events_of_agents_that_are_gone_are_stale() {
-        let runs = |pid: i32| match pid {
-            7 => Some(Some(100)),
-            8 => Some(None),
-            _ => None,
-        };
-        let stale = |line: &'static str| {
-            let gone = |group: &str| group.strip_prefix(PREFIX).is_some_and(|owner| is_gone(owner, runs));
-            event_of(line).filter(|(_, group)| gone(group)).map(|(event, _)| event)
-        };
-        assert_eq!(stale("p:edgelat_8_100/e0 /proc/self/fd/9:0x10"), Some("edgelat_8_100/e0"));
-        // The number was used again by a process that started later.
-        assert_eq!(stale("p:edgelat_7_99/e3 /x:0x10"), Some("edgelat_7_99/e3"));
-        assert_eq!(stale("p:edgelat_7_100/e0 /x:0x10"), None);
-        assert_eq!(stale("p:edgelat_9_100/e0 /x:0x10"), None, "nobody could look");
-        assert_eq!(stale("p:uprobes/e0 /x:0x10"), None);
-        assert_eq!(stale("p:edgelat_x_y/e0 /x:0x10"), None);
-        assert_eq!(stale(""), None);
+    fn an_event_of_an_agent_is_known_by_its_group() {
+        assert_eq!(
+            event_of("p:edgelat_8_100/e0 /proc/self/fd/9:0x10"),
+            Some(("edgelat_8_100/e0", "edgelat_8_100"))
+        );
+        assert_eq!(event_of("p:uprobes/e0 /x:0x10"), None);
+        assert_eq!(event_of(""), None);
     }
 }

@@ -13,7 +13,6 @@ use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 
-use super::copies::Copies;
 use super::tracefs::{Tracefs, cover, errno_of};
 use super::{ImageSites, Site, perf};
 use crate::protocol::TargetId;
@@ -58,7 +57,7 @@ pub(super) fn counted(tracefs: &Tracefs) -> Result<u64, Errno> {
         exits: Vec::new(),
         mark: 0,
     };
-    let copies = Arc::new(Mutex::new(Copies::new()?));
+    let copies = Arc::new(Mutex::new(tracefs.copies()?));
     let definition = tracefs.define(&image, &sites, &copies)?;
     // This thread's own hits; no program is needed for their number.
     let mut event = File::from(cover(&copies, perf::open_tracepoint(definition.id()?, 0)?)?);
