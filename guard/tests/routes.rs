@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
 use common::{OPTIONS, begin, call, guard, open_executable, open_target};
-use edgelat_bpf::layout::{SITE_ABOVE_SHIFT, SITE_RETURN};
+use edgelat_bpf::layout::{SITE_ABOVE_SHIFT, SITE_PLACE_SHIFT, SITE_PROCESS_SHIFT, SITE_RETURN};
 use edgelat_guard::protocol::{
     Bias, ImageId, PlanId, PlanOptions, PlanSite, Reply, Request, Returns, Route, TargetId,
 };
@@ -173,6 +173,13 @@ fn a_plan_is_not_believed() {
         refused(PlanSite { cookie: not_a_return, exit: true, ..good }),
         GuardError::BadPlan { .. }
     ));
+    // What stands at a return's own place in the cookie, or above it, the guard writes.
+    for mark in
+        [SITE_RETURN | 1 << SITE_PLACE_SHIFT, SITE_RETURN | 1 << SITE_ABOVE_SHIFT, 1 << SITE_PROCESS_SHIFT]
+    {
+        let error = refused(PlanSite { cookie: mark, exit: true, ..good });
+        assert!(error.to_string().contains("the guard's own"), "{error}");
+    }
     assert!(matches!(refused(PlanSite { code_len: 0, ..good }), GuardError::BadPlan { .. }));
     assert!(matches!(refused(PlanSite { code_len: 9, ..good }), GuardError::BadPlan { .. }));
     assert!(matches!(refused(PlanSite { code: [0xcc; 4], ..good }), GuardError::ImageChanged { .. }));
