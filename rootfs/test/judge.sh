@@ -42,7 +42,7 @@ start() {
     shift
     taskset "$mask" /targets/plain "$@" <say >told &
     target=$!
-    exec 3>say
+    exec 3<>say
     wait_for '"event":"ready"' told
 }
 
