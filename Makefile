@@ -46,7 +46,7 @@ test: cross ## All tests: unit, end to end on real programs, aarch64 under emula
 	@cross/setup test firmware
 	$(CARGO) test --locked --workspace --exclude edgelat-tests --exclude edgelat-guard --exclude edgelat-bpf --no-fail-fast
 	tests/end-to-end dist/x86_64/edgelat
-	CARGO_PROFILE_DEV_OPT_LEVEL=1 $(CARGO) test --locked --target $(AARCH64) --package edgelat-image --package edgelat-histogram --lib
+	CARGO_PROFILE_DEV_OPT_LEVEL=1 $(CARGO) test --locked --target $(AARCH64) --package edgelat-sites --package edgelat-image --package edgelat-histogram --lib
 	cross/check-emulated dist/aarch64/edgelat
 	cross/check-emulated dist/aarch64/edgelat-firmware
 	rootfs/firmware x86_64
@@ -72,7 +72,7 @@ soak: build ## The long tests: attach and detach cycles under load, cuts of powe
 fuzz: ## The readers of foreign bytes, fed with damaged ones; coverage-guided where a nightly compiler is
 	@cross/setup build
 	EDGELAT_FUZZ_ITERS=$(FUZZ_ITERS) $(CARGO) test --locked --release --package edgelat-image --test mutation
-	EDGELAT_FUZZ_ITERS=$(FUZZ_FACTOR) $(CARGO) test --locked --release --package edgelat-image --test sites_random
+	EDGELAT_FUZZ_ITERS=$(FUZZ_FACTOR) $(CARGO) test --locked --release --package edgelat-sites --test random
 	EDGELAT_FUZZ_ITERS=$(FUZZ_ITERS) $(CARGO) test --locked --release --package edgelat-spool --test damage
 	if cargo +nightly --version >/dev/null 2>&1; then CARGO_TARGET_DIR= tests/fuzz/run all $(FUZZ_SECONDS); fi
 

@@ -78,7 +78,7 @@ fn the_process_that_is_taken_over() {
     // SAFETY: this program's other thread waits for this one and holds no lock.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
-            let guard = guard(asked, &options(name)).confirmed_by(edgelat_image::boundary::confirm);
+            let guard = guard(asked, &options(name)).confirmed_by(edgelat_sites::boundary::confirm);
             let status = edgelat_guard::split(guard, |line| {
                 let tried = std::panic::catch_unwind(AssertUnwindSafe(move || {
                     attack(&mut line.unwrap(), asked, other);

@@ -3,15 +3,15 @@
 use std::cell::OnceCell;
 use std::ops::Range;
 
-use crate::boundary::{self, Instructed, LEAD, TAIL, instructed};
-use crate::decode::{Code, Step};
 use crate::elf::unwind::Unwind;
 use crate::functions::assembly::Text;
 use crate::limits::{COLD_PARTS, FUNCTION_BYTES};
 use crate::pack::{PackedFunction, PackedImage};
-use crate::sites::{self, Around, Ends, Marks, Part, Site, Sites, Surroundings};
 use crate::source::read_exact;
 use crate::{Arch, Function, FunctionTable, Image, Language, ReadAt, Refusal};
+use edgelat_sites::boundary::{self, Instructed, LEAD, TAIL, instructed};
+use edgelat_sites::decode::{Code, Step};
+use edgelat_sites::{Around, Ends, Marks, Part, Site, Sites, Surroundings};
 
 /// A site and where it stands in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl<S: ReadAt> Image<S> {
         ends: Ends,
     ) -> Result<FunctionSites, Refusal> {
         self.sites_and(table, function, ends, &mut |arch, main, cold, around| {
-            sites::find_in(arch, main, cold, around, ends)
+            edgelat_sites::find_in(arch, main, cold, around, ends)
         })
     }
 
@@ -79,8 +79,8 @@ impl<S: ReadAt> Image<S> {
         let around = Neighbourhood { image: self, table, unwind: OnceCell::new() };
         let sites = match function.language {
             Language::Native => find(self.arch(), main, &cold, &around),
-            Language::Go => sites::golang::find(self.arch(), main, &around),
-            Language::GoAssembly => sites::golang::find_assembly(self.arch(), main, &around),
+            Language::Go => edgelat_sites::go::find(self.arch(), main, &around),
+            Language::GoAssembly => edgelat_sites::go::find_assembly(self.arch(), main, &around),
         };
         let mut sites = sites.map_err(|refusal| named(refusal, table))?;
         for exit in &mut sites.exits {
@@ -99,7 +99,7 @@ impl<S: ReadAt> Image<S> {
         let Ok((main, cold)) = self.bytes_of(function) else { return Vec::new() };
         let around = Neighbourhood { image: self, table, unwind: OnceCell::new() };
         let main = Part { address: function.start, bytes: &main };
-        sites::why_stepped(self.arch(), main, &parts_of(&cold), &around)
+        edgelat_sites::why_stepped(self.arch(), main, &parts_of(&cold), &around)
     }
 
     /// The exits of a function that another one jumps to. Most calls of it did not come from there: a hit that no frame
@@ -118,7 +118,7 @@ impl<S: ReadAt> Image<S> {
             let (main, cold) = self.bytes_of(function)?;
             let around = Neighbourhood { image: self, table, unwind: OnceCell::new() };
             let main = Part { address: function.start, bytes: &main };
-            let exits = sites::find_exits(self.arch(), main, &parts_of(&cold), &around)?;
+            let exits = edgelat_sites::find_exits(self.arch(), main, &parts_of(&cold), &around)?;
             exits.into_iter().map(|site| self.place_one(site)).collect::<Result<_, _>>()?
         };
         let maybe = |exit: ProbeSite| ProbeSite { site: Site { maybe: true, ..exit.site }, ..exit };
@@ -148,7 +148,7 @@ impl<S: ReadAt> Image<S> {
     ) -> Result<FunctionSites, Refusal> {
         let bytes = self.code(function.start, function.end)?;
         let around = Neighbourhood { image: self, table, unwind: OnceCell::new() };
-        self.place(sites::find_returns(
+        self.place(edgelat_sites::find_returns(
             self.arch(),
             Part { address: function.start, bytes: &bytes },
             &around,
@@ -159,7 +159,7 @@ impl<S: ReadAt> Image<S> {
     fn planned_sites(&self, planned: &PackedFunction, ends: Ends) -> Result<FunctionSites, Refusal> {
         let parts = self.packed_parts(planned)?;
         let sites = planned.sites().ok_or(Refusal::NoExit)?;
-        self.place(sites::confirm::confirm(self.arch(), &parts_of(&parts), sites, &self.marks, ends)?)
+        self.place(edgelat_sites::confirm(self.arch(), &parts_of(&parts), sites, &self.marks, ends)?)
     }
 
     /// Where the parts of a function of a pack begin, with their bytes.

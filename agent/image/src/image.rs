@@ -11,12 +11,12 @@ use crate::elf::{ET_EXEC, Elf, PF_W, PF_X, PT_INTERP, PT_LOAD, Purpose, notes, r
 use crate::functions::collect::Collector;
 use crate::go::{Go, pclntab};
 use crate::identity::Identity;
-use crate::sites::Marks;
 use crate::source::read_exact;
 use crate::{
     Arch, BuildId, DebugFiles, FunctionTable, Glob, ImageError, Origin, Progress, ReadAt, Refusal, Skipped,
     debugdata,
 };
+use edgelat_sites::Marks;
 
 /// What kind of image a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

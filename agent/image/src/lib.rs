@@ -27,11 +27,9 @@
 //! | `linkage`, [`demangle`] | what compilers make of names, and back |
 //! | `pattern`, [`glob`] | [`Pattern`]: what a person types to choose functions |
 //! | `find`, `near` | from a pattern to functions, or to names that may have been meant |
-//! | `code` | [`Image::sites`]: from a function to file offsets |
-//! | [`sites`], `decode` | from instructions to probe sites |
+//! | `code` | [`Image::sites`]: from a function to file offsets, by way of [`edgelat_sites`], which knows no files |
 //! | `tails` | [`Tails`]: from a jump out of a function to where the call ends |
 //! | [`python`] | CPython: version, evaluation loop, layout of its objects |
-//! | `refusal` | [`Refusal`]: why a function is not probed |
 //! | [`limits`] | the caps on everything |
 //!
 //! # Example
@@ -53,14 +51,11 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod arch;
-pub mod boundary;
 mod build_id;
 mod code;
 mod debug_files;
 mod debug_link;
 mod debugdata;
-mod decode;
 pub mod demangle;
 #[cfg(feature = "inlined")]
 mod dwarf;
@@ -81,17 +76,15 @@ mod near;
 mod pack;
 mod pattern;
 pub mod python;
-mod refusal;
-pub mod sites;
 mod source;
 mod tails;
 #[cfg(test)]
 mod testing;
 
-pub use arch::Arch;
 pub use build_id::BuildId;
 pub use code::{FunctionSites, ProbeSite};
 pub use debug_files::{DebugFiles, Open};
+pub use edgelat_sites::{Arch, Ends, Refusal, SiteKind, Stepping};
 pub use error::ImageError;
 pub use find::{FindError, Names};
 pub use functions::{Function, FunctionTable, Language, Origin, Progress, Skipped};
@@ -102,7 +95,5 @@ pub use near::nearest;
 pub use pack::{Pack, PackError, PackedFunction, PackedImage};
 pub use pattern::{NamePattern, Pattern, PatternError, Wanted};
 pub use python::{Interpreter, PythonError, PythonPattern};
-pub use refusal::Refusal;
-pub use sites::{Ends, SiteKind, Stepping};
 pub use source::{ReadAt, boxed};
 pub use tails::{CallEnds, Export, Followers, Tails};

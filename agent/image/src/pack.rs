@@ -4,7 +4,7 @@
 //! that one wants to measure from there to the device: names, ranges, and the sites that were found with all symbols at
 //! hand. It is bound to the build by build-id, and to the code by a checksum of each function's bytes, so that nothing of
 //! it is used on anything but that code; and the sites are decoded again on the device before one is used
-//! ([`sites::confirm`](crate::sites)), so that a damaged or forged pack can name no byte inside an instruction.
+//! ([`confirm`](edgelat_sites::confirm)), so that a damaged or forged pack can name no byte inside an instruction.
 //!
 //! # Format
 //!
@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::limits::{BUILD_ID_BYTES, COLD_PARTS, FUNCTION_BYTES, NAME_BYTES, PACK_BYTES, PACK_FUNCTIONS};
-use crate::sites::{Site, Sites};
 use crate::{Arch, BuildId, Function, FunctionSites, SiteKind, Stepping};
+use edgelat_sites::{Site, Sites};
 
 /// How a pack begins, whatever its version.
 const MAGIC: &[u8] = b"edgelat pack ";

@@ -25,14 +25,13 @@ use thiserror::Error;
 
 pub use self::state::State;
 
-use crate::decode::Step;
 use crate::elf::symbols::SymbolTable;
 use crate::functions::assembly::Text;
 use crate::glob::Glob;
 use crate::limits::PATTERN_BYTES;
-use crate::sites;
 use crate::source::read_exact;
 use crate::{Ends, Function, FunctionSites, FunctionTable, Image, ImageError, PatternError, ReadAt, Refusal};
+use edgelat_sites::decode::Step;
 
 /// The evaluation loop.
 const LOOP: &str = "_PyEval_EvalFrameDefault";
@@ -291,7 +290,7 @@ impl<S: ReadAt> Image<S> {
             _ => return Err(PythonError::Version { found: format!("3.{minor}") }),
         };
         // Its unlikely parts may be mixed with those of others; they return into it.
-        let whole = self.sites_and(table, &function, Ends::AtExits, &mut sites::find_with_arguments);
+        let whole = self.sites_and(table, &function, Ends::AtExits, &mut edgelat_sites::find_with_arguments);
         let sites = whole.or_else(|_| self.returns(table, &function)).map_err(PythonError::Loop)?;
         self.passes_no_argument(&function, &sites)?;
         let state = runtime.zip(accessor).filter(|_| minor > 10);
@@ -302,8 +301,9 @@ impl<S: ReadAt> Image<S> {
     /// The entry has not slid past what writes to the registers of the arguments, whoever found it.
     fn passes_no_argument(&self, function: &Function, sites: &FunctionSites) -> Result<(), PythonError> {
         let (mut at, address) = (function.start, sites.entry.site.address);
-        let keeps =
-            |step: &Step| sites::arguments(self.arch()).iter().all(|&register| !step.effect.writes(register));
+        let keeps = |step: &Step| {
+            edgelat_sites::arguments(self.arch()).iter().all(|&register| !step.effect.writes(register))
+        };
         while at < address {
             let step = self.step(at).filter(keeps);
             at = step.ok_or(PythonError::Loop(Refusal::Unsteppable { address }))?.end();

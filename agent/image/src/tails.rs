@@ -16,17 +16,17 @@
 //! call of `_Unwind_Resume`, which never returns. A frame without a clean-up is taken off without a word of its own code.
 
 use crate::code::ProbeSite;
-use crate::decode::{Effect, Flow, Memory, Pointer};
 use crate::elf::dynamic::Dynamic;
 use crate::elf::relocations;
 use crate::elf::symbols::{SymbolKind, SymbolTable};
 use crate::functions::assembly::Text;
 use crate::limits::TAIL_EXITS;
-use crate::sites::{self, Site};
 use crate::{
     Arch, Ends, Function, FunctionSites, FunctionTable, Image, ImageError, Language, ReadAt, Refusal,
     SiteKind,
 };
+use edgelat_sites::Site;
+use edgelat_sites::decode::{Effect, Flow, Memory, Pointer};
 
 /// System V ABI x86-64, table 4.9: `R_X86_64_GLOB_DAT`, `R_X86_64_JUMP_SLOT`.
 const X86_64_SLOTS: [u64; 2] = [6, 7];
@@ -169,7 +169,7 @@ impl<'i, S: ReadAt> Tails<'i, S> {
                     followed.retain(|address| found.kept().all(|jump| jump.site.address != *address));
                     followed
                 };
-                sites::find_whole(arch, main, cold, around, &mut follow, &mut unwinding)
+                edgelat_sites::find_whole(arch, main, cold, around, &mut follow, &mut unwinding)
             })?;
         let is_jump = |exit: &ProbeSite| exit.site.kind == SiteKind::TailJump && !exit.site.goroutine;
         let (jumps, exits) = sites.exits.into_iter().partition(is_jump);

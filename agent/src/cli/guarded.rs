@@ -2,7 +2,7 @@
 
 use edgelat_guard::placement::{self, Placement, Wanted};
 use edgelat_guard::{Guard, Line, cpus::CpuSet};
-use edgelat_image::boundary;
+use edgelat_sites::boundary;
 
 use super::exit::Exit;
 use super::failure::Failure;

@@ -1,8 +1,7 @@
 //! Code that may be anything: the first byte chooses the architecture, the second where a cold part is cut off.
 #![no_main]
 
-use edgelat_image::Arch;
-use edgelat_image::sites::{self, Part};
+use edgelat_sites::{Arch, Part, find};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -13,7 +12,7 @@ fuzz_target!(|bytes: &[u8]| {
     let main = Part { address: 0x40_1000, bytes: main };
     let cold = [Part { address: 0x50_0000, bytes: cold }];
     let cold = if cut == 0 { &[] } else { &cold[..] };
-    if let Ok(sites) = sites::find(arch, main, cold) {
+    if let Ok(sites) = find(arch, main, cold) {
         assert!(sites.exits.is_sorted_by_key(|site| site.address));
         let inside = |address: u64| {
             [main]

@@ -1,6 +1,6 @@
 //! Prints the rows of the soundness oracle as assembly: `soundness-rows x86_64|aarch64 [brief|guest]`.
 
-use edgelat_image::Arch;
+use edgelat_sites::Arch;
 use edgelat_tests::soundness::{assembly, brief, for_emulation, rows};
 
 fn main() {

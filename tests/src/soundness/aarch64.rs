@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use edgelat_image::Arch;
+use edgelat_sites::Arch;
 
 use super::{BRANCH_INPUTS, Code, INPUTS, Role, Row, bears_site};
 

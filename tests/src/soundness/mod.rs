@@ -3,7 +3,7 @@
 //!
 //! The program that is made of them (`tests/targets/soundness.c`) runs every function without
 //! probes and again with them, and compares registers, flags, vector registers, signals and memory.
-//! Which instructions there are is asked of edgelat itself: [`edgelat_image::sites::find`] decides
+//! Which instructions there are is asked of edgelat itself: [`edgelat_sites::find`] decides
 //! for each candidate whether a site stands on it, and only what it accepts becomes a row. So the
 //! table follows the decoder's rules without being written again.
 //!
@@ -21,8 +21,8 @@ mod x86_64;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use edgelat_image::Arch;
-use edgelat_image::sites::{Part, find};
+use edgelat_sites::Arch;
+use edgelat_sites::{Part, find};
 
 /// Where the decision is asked for. Links lead far away from there, as they do in the program.
 const ADDRESS: u64 = 0x40_0000;

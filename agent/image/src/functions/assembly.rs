@@ -15,9 +15,9 @@ use std::ops::Range;
 
 use super::collect::{Collector, Raw, is_cold};
 use crate::ImageError;
-use crate::decode::{Flow, Step};
 use crate::elf::symbols::Binding;
 use crate::elf::unwind::Unwind;
+use edgelat_sites::decode::{Flow, Step};
 
 /// Symbols that are looked up in the unwind tables, with some 20 reads each. Real images have a few dozen, all from assembly.
 const UNWIND_LOOKUPS: usize = 4_096;
@@ -191,9 +191,10 @@ fn extent(bounds: Range<u64>, steps: &mut usize, step_at: &dyn Fn(u64) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::Code;
-    use crate::sites::Part;
-    use crate::{Arch, boundary};
+    use crate::Arch;
+    use edgelat_sites::Part;
+    use edgelat_sites::boundary;
+    use edgelat_sites::decode::Code;
 
     const START: u64 = 0x1000;
 

@@ -9,9 +9,9 @@
 //!
 //! - It keeps its goroutine in a register (R14 on x86-64 from Go 1.17 on, X28 on aarch64). Its stack is moved when it
 //!   grows, and a goroutine goes on in another thread when it waits. So a frame is known by goroutine and by its distance
-//!   from the upper end of the stack, which a move keeps ([`Site::goroutine`](crate::sites::Site)).
+//!   from the upper end of the stack, which a move keeps ([`Site::goroutine`](edgelat_sites::Site)).
 //! - It begins with a check whether there is stack left, and begins *again* when there was not. The entry is the branch
-//!   of that check, and a hit counts when the branch is not taken ([`sites::golang`](crate::sites)).
+//!   of that check, and a hit counts when the branch is not taken ([`go`](edgelat_sites::go)).
 //! - One name may stand for several ranges: the compiler makes a wrapper where assembly and Go call each other, and an
 //!   instance of a generic function for each shape of its types. A wrapper calls the function that it wraps, so only that
 //!   one is taken.

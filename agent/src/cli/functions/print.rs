@@ -5,8 +5,8 @@ use std::{
     io::{self, Write},
 };
 
-use edgelat_image::sites::Site;
 use edgelat_image::{CallEnds, Function, FunctionSites, Go, Language, Origin, ProbeSite, Refusal, Stepping};
+use edgelat_sites::Site;
 use serde::Serialize;
 
 use crate::{

@@ -8,9 +8,9 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::Site;
-use super::trace::landing;
 use crate::Refusal;
+use crate::Site;
+use crate::dataflow::trace::landing;
 use crate::decode::{Code, Flow, Step};
 
 /// Most instructions that are visited for all exits of a function together. It bounds the time; real functions have
@@ -18,11 +18,11 @@ use crate::decode::{Code, Flow, Step};
 const VISITS: usize = 1 << 22;
 
 /// Where jumps through tables lead, by the index of the jump.
-pub(super) type Jumps = BTreeMap<usize, Rc<[usize]>>;
+pub(crate) type Jumps = BTreeMap<usize, Rc<[usize]>>;
 
 /// Refuses a conditional one of `probed` that a call may pass more than once, where `exits` leave the function. More than is
 /// followed counts as that, too.
-pub(super) fn check(code: &Code, jumps: &Jumps, exits: &[Site], probed: &[Site]) -> Result<(), Refusal> {
+pub(crate) fn check(code: &Code, jumps: &Jumps, exits: &[Site], probed: &[Site]) -> Result<(), Refusal> {
     let labels: Vec<usize> = code.references.iter().filter_map(|reference| code.at(reference.to)).collect();
     let visits = Cell::new(VISITS);
     for exit in probed.iter().filter(|exit| exit.condition.is_some()) {
@@ -37,7 +37,7 @@ pub(super) fn check(code: &Code, jumps: &Jumps, exits: &[Site], probed: &[Site])
 
 /// All that may run after an instruction, where `next` tells what runs right after one; `None` where that is more than is
 /// left of the `visits`.
-pub(super) fn behind(
+pub(crate) fn behind(
     code: &Code,
     index: usize,
     visits: &Cell<usize>,
@@ -60,7 +60,7 @@ pub(super) fn behind(
 }
 
 /// The indices of the instructions that may run after another one.
-pub(super) fn successors(
+pub(crate) fn successors(
     code: &Code,
     jumps: &Jumps,
     exits: &[Site],

@@ -12,8 +12,8 @@ use iced_x86::{Code as Opcode, Decoder, DecoderOptions, Instruction, OpKind, Reg
 
 use self::encoding::{Encoding, Map};
 use super::{Code, Effect, Flow, Machine, Memory, NULL_BYTES, Pointer, Step, Width};
+use crate::Part;
 use crate::Refusal;
-use crate::sites::Part;
 
 const RAX: u8 = 0;
 const RCX: u8 = 1;

@@ -31,10 +31,10 @@
 
 use std::borrow::Cow;
 
-use super::tables::Tables;
-use super::{Ends, Part, Site, SiteKind, Sites, Stepping, Surroundings, ahead, entry, exits, loops};
+use crate::dataflow::jump_tables::Tables;
 use crate::decode::{Code, Flow, Probing};
 use crate::{Arch, Refusal};
+use crate::{Ends, Part, Site, SiteKind, Sites, Stepping, Surroundings, ahead, entry, exits, loops};
 
 /// Instructions that come before the branch of the stack check, at most.
 const CHECK_STEPS: usize = 6;
@@ -51,7 +51,7 @@ const fn enough_stack(arch: Arch) -> u8 {
 }
 
 /// The sites of a compiled function.
-pub(crate) fn find(arch: Arch, main: Part<'_>, surroundings: &dyn Surroundings) -> Result<Sites, Refusal> {
+pub fn find(arch: Arch, main: Part<'_>, surroundings: &dyn Surroundings) -> Result<Sites, Refusal> {
     let bytes = without_padding(arch, main.bytes);
     let (bytes, constants) = without_constants(arch, Part { bytes, ..main });
     let part = Part { address: main.address, bytes: &bytes };
@@ -87,18 +87,14 @@ pub(crate) fn find(arch: Arch, main: Part<'_>, surroundings: &dyn Surroundings) 
 }
 
 /// The sites of a function in assembly.
-pub(crate) fn find_assembly(
-    arch: Arch,
-    main: Part<'_>,
-    surroundings: &dyn Surroundings,
-) -> Result<Sites, Refusal> {
+pub fn find_assembly(arch: Arch, main: Part<'_>, surroundings: &dyn Surroundings) -> Result<Sites, Refusal> {
     let part = Part { bytes: without_padding(arch, main.bytes), ..main };
     let code = Code::decode(arch, &[part])?;
     let calls = code.steps.iter().find(|step| matches!(step.flow, Flow::Call(_)));
     if let Some(call) = calls {
         return Err(Refusal::GoAssembly { address: call.address });
     }
-    super::find_in(arch, part, &[], surroundings, Ends::AtExits)
+    crate::find_in(arch, part, &[], surroundings, Ends::AtExits)
 }
 
 /// The linker fills the space up to the next function: with `int3` on x86-64, which is an instruction like others, and

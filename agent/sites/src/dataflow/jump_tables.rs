@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use super::Surroundings;
 use super::value::Table;
+use crate::Surroundings;
 use crate::decode::{Code, Width};
 
 /// Entries read of one table. The largest switches of generated code have some thousand.
@@ -19,7 +19,7 @@ const CHUNK: usize = 512;
 
 /// Where the entries of a table lead.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Targets {
+pub(crate) enum Targets {
     /// Into the function.
     Inside {
         /// The indices of the instructions, each once, in the order of the table. The table may be shorter than what
@@ -36,7 +36,7 @@ pub(super) enum Targets {
 }
 
 /// Reads tables and remembers them.
-pub(super) struct Tables<'s> {
+pub(crate) struct Tables<'s> {
     surroundings: Option<&'s dyn Surroundings>,
     known: RefCell<HashMap<Table, Targets>>,
     /// How many more entries may be read.
@@ -44,12 +44,12 @@ pub(super) struct Tables<'s> {
 }
 
 impl<'s> Tables<'s> {
-    pub(super) fn new(surroundings: Option<&'s dyn Surroundings>) -> Self {
+    pub(crate) fn new(surroundings: Option<&'s dyn Surroundings>) -> Self {
         Self { surroundings, known: RefCell::default(), room: Cell::new(ALL_ENTRIES) }
     }
 
     /// Where a jump through `table` leads.
-    pub(super) fn targets(&self, table: Table, code: &Code) -> Targets {
+    pub(crate) fn targets(&self, table: Table, code: &Code) -> Targets {
         if let Some(targets) = self.known.borrow().get(&table) {
             return targets.clone();
         }

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::tables::{Tables, Targets};
+use super::jump_tables::{Tables, Targets};
 use super::transfer::{apply, get, join, set, target};
 use super::value::{Table, Value};
 use crate::Refusal;
@@ -32,7 +32,7 @@ type State = Box<[Value]>;
 
 /// How an instruction was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Reached {
+pub(crate) enum Reached {
     /// Not at all: padding, data, or code that is never run.
     Never,
     /// From the entry, by branches and known tables.
@@ -45,20 +45,20 @@ pub(super) enum Reached {
 
 /// A place where control may leave the straight way, and what is known there.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ending {
+pub(crate) struct Ending {
     /// Index of the instruction.
-    pub(super) step: usize,
+    pub(crate) step: usize,
     /// The stack pointer before it.
-    pub(super) stack_pointer: Value,
+    pub(crate) stack_pointer: Value,
     /// Where an indirect jump takes its target from.
-    pub(super) target: Target,
+    pub(crate) target: Target,
     /// How it was reached.
-    pub(super) reached: Reached,
+    pub(crate) reached: Reached,
 }
 
 /// What is known of the target of an indirect jump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target {
+pub(crate) enum Target {
     /// It is no indirect jump.
     Direct,
     /// An entry of a table.
@@ -71,17 +71,17 @@ pub(super) enum Target {
 
 /// The result.
 #[derive(Debug)]
-pub(super) struct Trace {
+pub(crate) struct Trace {
     /// Returns and jumps that are reached, in address order.
-    pub(super) endings: Vec<Ending>,
+    pub(crate) endings: Vec<Ending>,
     /// Direct calls that are reached, as indices of instructions, and the stack pointer before each.
-    pub(super) calls: Vec<(usize, Value)>,
+    pub(crate) calls: Vec<(usize, Value)>,
     /// Where the end of a part is reached by running on, the address.
-    pub(super) falls_through: Option<u64>,
+    pub(crate) falls_through: Option<u64>,
     /// Whether an instruction other than padding is reached by an unknown table or an exception only, or not at all.
-    pub(super) orphans: bool,
+    pub(crate) orphans: bool,
     /// Whether a table leads into the function.
-    pub(super) tabled: bool,
+    pub(crate) tabled: bool,
 }
 
 struct Tracer<'c> {
@@ -119,7 +119,7 @@ struct Tracer<'c> {
 }
 
 /// Follows the registers through `code`.
-pub(super) fn trace(code: &Code, tables: &Tables<'_>) -> Result<Trace, Refusal> {
+pub(crate) fn trace(code: &Code, tables: &Tables<'_>) -> Result<Trace, Refusal> {
     let mut leaders = leaders(code);
     let mut effort = 0;
     for _ in 0..ROUNDS {
@@ -188,7 +188,7 @@ fn after_padding(code: &Code, index: usize) -> Option<usize> {
 }
 
 /// The index of the instruction that a branch to `target` runs: the one there, or the one whose LOCK prefix it skips.
-pub(super) fn landing(code: &Code, target: u64) -> Option<usize> {
+pub(crate) fn landing(code: &Code, target: u64) -> Option<usize> {
     code.at(target).or_else(|| {
         let before = code.at(target.wrapping_sub(1))?;
         code.steps.get(before).filter(|step| step.locked).map(|_| before)

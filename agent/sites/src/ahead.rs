@@ -16,13 +16,13 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::entry::{above, breaks, jumps};
-use super::exits::{Checked, site};
-use super::loops::{behind, successors};
-use super::trace::{Reached, landing};
-use super::value::Value;
-use super::{Site, SiteKind, Stepping};
+use crate::dataflow::trace::{Reached, landing};
+use crate::dataflow::value::Value;
 use crate::decode::{Code, Flow, Step};
+use crate::entry::{above, breaks, jumps};
+use crate::exits::{Checked, site};
+use crate::loops::{behind, successors};
+use crate::{Site, SiteKind, Stepping};
 
 /// Most instructions of an end on any way, as they are tried in turn. The first that has the most returns is taken: what it
 /// leaves out is the least.
@@ -57,12 +57,12 @@ fn put(end: &mut End, index: usize, length: u8) {
 }
 
 /// `exits` with those moved ahead that can be. Calls begin at the entry, which is passed straight on from the start.
-pub(super) fn ahead(code: &Code, ways: &Checked, exits: Vec<Site>, entry: u64) -> Vec<Site> {
+pub(crate) fn ahead(code: &Code, ways: &Checked, exits: Vec<Site>, entry: u64) -> Vec<Site> {
     moved(code, ways, exits, entry, false)
 }
 
 /// The same for Go, where a call that faults may be left by a panic, which is recovered: nothing in an end may fault.
-pub(super) fn ahead_of_go(code: &Code, ways: &Checked, exits: Vec<Site>, entry: u64) -> Vec<Site> {
+pub(crate) fn ahead_of_go(code: &Code, ways: &Checked, exits: Vec<Site>, entry: u64) -> Vec<Site> {
     moved(code, ways, exits, entry, true)
 }
 
@@ -98,12 +98,12 @@ fn aborts(step: &Step) -> bool {
 }
 
 /// Whether an exit is on a return that the kernel single-steps.
-pub(super) fn is_stepped(exit: &Site) -> bool {
+pub(crate) fn is_stepped(exit: &Site) -> bool {
     exit.kind == SiteKind::Return && exit.stepping == Stepping::SingleStepped
 }
 
 /// Why exits of a function stay on returns that are single-stepped, in the words of docs/PROBEABLE.md.
-pub(super) fn why(code: &Code, ways: &Checked, exits: &[Site], entry: u64) -> Vec<(u64, &'static str)> {
+pub(crate) fn why(code: &Code, ways: &Checked, exits: &[Site], entry: u64) -> Vec<(u64, &'static str)> {
     let Some(search) = Search::new(code, ways, entry, false) else { return Vec::new() };
     let whole = search.reaching(&search.returns(&ways.sites), *INSTRUCTIONS.last().unwrap_or(&0));
     let reason = |exit: &Site| match code.at(exit.address) {

@@ -24,7 +24,7 @@
 //!   follows may be an exit: a tail call leaves nothing below the stack pointer.
 //! * Before 7.2 an emulated call leaves nothing on the program's shadow stack (user shadow stacks: 6.6), and the return
 //!   of the called function kills the program. Whether there may be one is a mark of the image
-//!   ([`Marks`](crate::sites::Marks)), and the entry then is elsewhere. A single-stepped return is done by the processor.
+//!   ([`Marks`](crate::Marks)), and the entry then is elsewhere. A single-stepped return is done by the processor.
 
 use super::encoding::{Encoding, Map};
 use crate::decode::Probing;

@@ -4,7 +4,7 @@ use crate::decode::Width;
 
 /// What is known of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     /// Nothing.
     Unknown,
     /// The stack pointer at the function's entry plus this many bytes.
@@ -24,20 +24,20 @@ pub(super) enum Value {
 
 /// A table that an indirect jump may go through, and how the target is made of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Table {
+pub(crate) struct Table {
     /// ELF virtual address of its first entry.
-    pub(super) address: u64,
+    pub(crate) address: u64,
     /// One entry.
-    pub(super) width: Width,
+    pub(crate) width: Width,
     /// What the entry is added to; `None`: not added yet, the entry is an address itself.
-    pub(super) base: Option<u64>,
+    pub(crate) base: Option<u64>,
     /// By how many bits the entry is shifted left before.
-    pub(super) shift: u8,
+    pub(crate) shift: u8,
 }
 
 /// How a stack pointer compares with that at the entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Balance {
+pub(crate) enum Balance {
     /// The same.
     Same,
     /// Not the same.
@@ -48,7 +48,7 @@ pub(super) enum Balance {
 
 impl Value {
     /// The value plus a number.
-    pub(super) fn plus(self, add: i32) -> Self {
+    pub(crate) fn plus(self, add: i32) -> Self {
         match self {
             Self::Entry(offset) => offset.checked_add(add).map_or(Self::Unknown, Self::Entry),
             Self::AtMost(offset) => offset.checked_add(add).map_or(Self::Unknown, Self::AtMost),
@@ -61,7 +61,7 @@ impl Value {
     }
 
     /// The value with its low bits cleared.
-    pub(super) fn aligned_down(self) -> Self {
+    pub(crate) fn aligned_down(self) -> Self {
         match self {
             Self::Entry(offset) | Self::AtMost(offset) => Self::AtMost(offset),
             _ => Self::Unknown,
@@ -69,7 +69,7 @@ impl Value {
     }
 
     /// What is known where two ways meet. Ascends at most three times per value, so that repetition ends.
-    pub(super) fn join(self, new: Self) -> Self {
+    pub(crate) fn join(self, new: Self) -> Self {
         match (self, new) {
             _ if self == new => self,
             (Self::Entry(a), Self::Entry(b) | Self::AtMost(b)) => Self::AtMost(a.max(b)),
@@ -79,7 +79,7 @@ impl Value {
     }
 
     /// Taken as a stack pointer, how it compares with that at the entry.
-    pub(super) const fn balance(self) -> Balance {
+    pub(crate) const fn balance(self) -> Balance {
         match self {
             Self::Entry(0) => Balance::Same,
             Self::Entry(_) => Balance::Differs,
@@ -89,7 +89,7 @@ impl Value {
     }
 
     /// Whether it is an address on the function's stack.
-    pub(super) const fn is_stack(self) -> bool {
+    pub(crate) const fn is_stack(self) -> bool {
         matches!(self, Self::Entry(_) | Self::AtMost(_))
     }
 }

@@ -4,8 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use edgelat_image::sites::{Around, Ends, Part, Site, Sites, Surroundings, find, find_in};
-use edgelat_image::{Arch, Refusal, SiteKind};
+use edgelat_sites::{Arch, Around, Ends, Part, Refusal, Site, SiteKind, Sites, Surroundings, find, find_in};
 use iced_x86::{Decoder, DecoderOptions};
 
 /// xorshift64*: the same numbers in every run.

@@ -9,8 +9,8 @@
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 use crate::Arch;
+use crate::Part;
 use crate::decode::{Code, Probing};
-use crate::sites::Part;
 
 /// Bytes before a place that are looked at, as far as the segment has them.
 pub const LEAD: u64 = 192;
@@ -70,7 +70,7 @@ fn arrives(code: &[u8], start: usize, at: usize) -> bool {
 }
 
 /// Bytes of the instruction at a place; what is none is passed by a byte.
-pub(crate) fn length(code: &[u8], at: usize) -> usize {
+pub fn length(code: &[u8], at: usize) -> usize {
     let mut decoder = Decoder::new(64, code.get(at..).unwrap_or_default(), DecoderOptions::NONE);
     let mut instruction = Instruction::default();
     decoder.decode_out(&mut instruction);

@@ -2,14 +2,14 @@
 
 use std::rc::Rc;
 
-use super::entry::{Wanted, above, breaks};
-use super::loops::Jumps;
-use super::tables::{Tables, Targets};
-use super::trace::{Ending, Reached, Target, Trace, landing, trace};
-use super::value::{Balance, Value};
-use super::{Ends, Site, SiteKind, Stepping, Unwinding};
 use crate::Refusal;
+use crate::dataflow::jump_tables::{Tables, Targets};
+use crate::dataflow::trace::{Ending, Reached, Target, Trace, landing, trace};
+use crate::dataflow::value::{Balance, Value};
 use crate::decode::{Code, Flow, Pointer, Probing, Step};
+use crate::entry::{Wanted, above, breaks};
+use crate::loops::Jumps;
+use crate::{Ends, Site, SiteKind, Stepping, Unwinding};
 
 /// Instructions between the load and the store of an exclusive sequence, at most, that are looked back over (the
 /// architecture asks for far less: Arm ARM B2.17.5).
@@ -17,24 +17,24 @@ const EXCLUSIVE_WINDOW: usize = 32;
 
 /// A direct jump out of the function.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Leaving {
+pub(crate) struct Leaving {
     /// The jump.
-    pub(super) from: u64,
+    pub(crate) from: u64,
     /// Where it leads.
-    pub(super) target: u64,
+    pub(crate) target: u64,
     /// The stack pointer there, compared with that at the entry.
-    pub(super) balance: Balance,
+    pub(crate) balance: Balance,
 }
 
 /// What leaves a function.
 #[derive(Debug)]
-pub(super) struct Exits {
+pub(crate) struct Exits {
     /// Exits that are sound.
     sites: Vec<Site>,
     /// Direct jumps out of it, sound or not.
-    pub(super) leaving: Vec<Leaving>,
+    pub(crate) leaving: Vec<Leaving>,
     /// Where entries lead that follow those of tables that were read: mostly nowhere.
-    pub(super) beyond_tables: Vec<u64>,
+    pub(crate) beyond_tables: Vec<u64>,
     /// The first reason to refuse, should no part be missing.
     refusal: Option<Refusal>,
     /// See [`Checked`].
@@ -51,26 +51,26 @@ pub(super) struct Exits {
 
 /// Exits that are sound, all of them.
 #[derive(Debug)]
-pub(super) struct Checked {
+pub(crate) struct Checked {
     /// The exits in address order.
-    pub(super) sites: Vec<Site>,
+    pub(crate) sites: Vec<Site>,
     /// Indices of instructions that jumps through tables may lead to with the stack pointer of the entry.
-    pub(super) by_table: Vec<usize>,
+    pub(crate) by_table: Vec<usize>,
     /// Those that they may lead to with any other.
-    pub(super) with_frame: Vec<usize>,
+    pub(crate) with_frame: Vec<usize>,
     /// Jumps that stay inside, and where they lead as far as it is known.
-    pub(super) jumps: Jumps,
+    pub(crate) jumps: Jumps,
     /// Direct calls, as indices of instructions, and the stack pointer before each.
     calls: Vec<(usize, Value)>,
     /// Returns, jumps and branches that are reached, in address order, and what is known there.
-    pub(super) endings: Vec<Ending>,
+    pub(crate) endings: Vec<Ending>,
     /// Some jump stays inside, and it is not known where it leads.
-    pub(super) leads_anywhere: bool,
+    pub(crate) leads_anywhere: bool,
 }
 
 impl Checked {
     /// What an entry must be where these are the `exits`.
-    pub(super) fn wanted<'a>(&'a self, exits: &'a [Site], ends: Ends, kept: &'a [u8]) -> Wanted<'a> {
+    pub(crate) fn wanted<'a>(&'a self, exits: &'a [Site], ends: Ends, kept: &'a [u8]) -> Wanted<'a> {
         let moves = ends == Ends::AtExits && !self.leads_anywhere;
         Wanted { by_table: &self.by_table, with_frame: &self.with_frame, exits, moves, kept }
     }
@@ -78,14 +78,14 @@ impl Checked {
 
 impl Exits {
     /// The returns, whatever the other ways out are.
-    pub(super) fn returns(mut self) -> Result<Checked, Refusal> {
+    pub(crate) fn returns(mut self) -> Result<Checked, Refusal> {
         self.sites.retain(|site| site.kind == SiteKind::Return && !site.maybe);
         self.refusal = None;
         self.sites()
     }
 
     /// The exits, if every way out can be probed.
-    pub(super) fn sites(self) -> Result<Checked, Refusal> {
+    pub(crate) fn sites(self) -> Result<Checked, Refusal> {
         match self.refusal {
             Some(refusal) => Err(refusal),
             None if self.sites.is_empty() => Err(Refusal::NoExit),
@@ -107,7 +107,7 @@ impl Exits {
 }
 
 /// Finds what leaves the function.
-pub(super) fn exits(code: &Code, tables: &Tables<'_>) -> Result<Exits, Refusal> {
+pub(crate) fn exits(code: &Code, tables: &Tables<'_>) -> Result<Exits, Refusal> {
     check_branches(code)?;
     let mut trace = trace(code, tables)?;
     let mut exits = Exits {
@@ -226,7 +226,7 @@ fn exit(code: &Code, index: usize, kind: SiteKind, condition: Option<u8>, maybe:
 }
 
 /// A site on an instruction, where a probe does no harm.
-pub(super) fn site(code: &Code, index: usize, kind: SiteKind) -> Result<Site, Refusal> {
+pub(crate) fn site(code: &Code, index: usize, kind: SiteKind) -> Result<Site, Refusal> {
     let step = code.steps.get(index).ok_or(Refusal::NoExit)?;
     let address = step.address;
     let stepping = match step.probing {
@@ -246,7 +246,7 @@ pub(super) fn site(code: &Code, index: usize, kind: SiteKind) -> Result<Site, Re
 /// Adds the calls of other code that may lead to the unwinder, where it is known how far below its entry the stack pointer is.
 ///
 /// What is known there may rest on an assumption (`trace`), but a wrong height finds no frame, and nothing is counted.
-pub(super) fn unwinding(code: &Code, ways: &Checked, entry: u64, unwinding: &mut Unwinding) {
+pub(crate) fn unwinding(code: &Code, ways: &Checked, entry: u64, unwinding: &mut Unwinding) {
     for &(index, stack_pointer) in &ways.calls {
         let (Some(step), Value::Entry(offset)) = (code.steps.get(index), stack_pointer) else { continue };
         let (Flow::Call(Some(target)), Some(above)) = (step.flow, above(offset)) else { continue };

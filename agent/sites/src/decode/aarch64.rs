@@ -7,8 +7,8 @@ mod effect;
 mod kernel;
 
 use super::{Code, Flow, Machine, NULL_BYTES, Pointer, Step};
+use crate::Part;
 use crate::Refusal;
-use crate::sites::Part;
 
 const SP: u8 = 31;
 

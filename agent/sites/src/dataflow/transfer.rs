@@ -8,19 +8,19 @@ use crate::decode::{Code, Effect, Memory, Pointer, Width};
 const TABLES: usize = 4096;
 
 /// What is known of a register.
-pub(super) fn get(state: &[Value], register: u8) -> Value {
+pub(crate) fn get(state: &[Value], register: u8) -> Value {
     state.get(usize::from(register)).copied().unwrap_or(Value::Unknown)
 }
 
 /// Notes what is known of a register.
-pub(super) fn set(state: &mut [Value], register: u8, value: Value) {
+pub(crate) fn set(state: &mut [Value], register: u8, value: Value) {
     if let Some(place) = state.get_mut(usize::from(register)) {
         *place = value;
     }
 }
 
 /// Merges `new` into `known`; whether that changed anything.
-pub(super) fn join(known: &mut [Value], new: &[Value]) -> bool {
+pub(crate) fn join(known: &mut [Value], new: &[Value]) -> bool {
     let mut changed = false;
     for (known, new) in known.iter_mut().zip(new) {
         let joined = known.join(*new);
@@ -43,7 +43,7 @@ fn clobber(state: &mut [Value], mask: u32) {
 }
 
 /// What an instruction makes of the registers.
-pub(super) fn apply(code: &Code, effect: Effect, state: &mut [Value], tables: &mut Vec<Table>) {
+pub(crate) fn apply(code: &Code, effect: Effect, state: &mut [Value], tables: &mut Vec<Table>) {
     match effect {
         Effect::Nothing => {}
         Effect::Clobber(mask) => clobber(state, mask),
@@ -188,7 +188,7 @@ fn extended(value: Value, width: Width, tables: &mut Vec<Table>) -> Value {
 }
 
 /// What is known of the target of an indirect jump.
-pub(super) fn target(code: &Code, pointer: Pointer, state: &[Value], tables: &mut Vec<Table>) -> Target {
+pub(crate) fn target(code: &Code, pointer: Pointer, state: &[Value], tables: &mut Vec<Table>) -> Target {
     let value = match pointer {
         Pointer::Register(register) | Pointer::Untracked(register) => get(state, register),
         Pointer::Memory(memory) | Pointer::UntrackedMemory(memory) => {

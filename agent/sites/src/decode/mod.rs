@@ -15,69 +15,69 @@ mod x86_64;
 
 use std::ops::Range;
 
-use crate::sites::{Marks, Part};
 use crate::{Arch, Refusal};
+use crate::{Marks, Part};
 
 /// Most instructions of one function, all parts together. It bounds the memory of the search (about 64 bytes each);
 /// the largest interpreter loops have some ten thousand.
-pub(crate) const STEPS: usize = 1 << 18;
+pub const STEPS: usize = 1 << 18;
 
 /// Addresses from 0 on at which no program has memory: the first page (`mmap_min_addr` is 65536 by default, Linux
 /// mm/Kconfig). What reads or writes there does not go on.
-pub(crate) const NULL_BYTES: u64 = 4096;
+pub const NULL_BYTES: u64 = 4096;
 
 /// One instruction.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Step {
+pub struct Step {
     /// ELF virtual address.
-    pub(crate) address: u64,
+    pub address: u64,
     /// Where control may go.
-    pub(crate) flow: Flow,
+    pub flow: Flow,
     /// What becomes of the registers.
-    pub(crate) effect: Effect,
+    pub effect: Effect,
     /// Bytes of the instruction.
-    pub(crate) length: u8,
+    pub length: u8,
     /// What the kernel makes of a probe on it.
-    pub(crate) probing: Probing,
+    pub probing: Probing,
     /// It takes a short and bounded time, and may be interrupted before or after without harm.
-    pub(crate) brief: bool,
+    pub brief: bool,
     /// It may fault, as programs go: it divides, or reads or writes where a register other than the stack and frame pointers
     /// leads. Told on x86-64 only.
-    pub(crate) faults: bool,
+    pub faults: bool,
     /// Where the entry has a choice, it is not put here: a landing pad for indirect branches (`endbr64`, `bti`).
-    pub(crate) landing_pad: bool,
+    pub landing_pad: bool,
     /// It fills space between code, and whether it is reached or not says nothing.
-    pub(crate) padding: bool,
+    pub padding: bool,
     /// x86-64: begins with a LOCK prefix, which old C libraries jump past when they run with one thread.
-    pub(crate) locked: bool,
+    pub locked: bool,
     /// aarch64: opens (`Some(true)`) or closes (`Some(false)`) an exclusive sequence. A probe inside one clears the
     /// monitor at each turn, so that the closing store never succeeds and the program hangs.
-    pub(crate) exclusive: Option<bool>,
+    pub exclusive: Option<bool>,
     /// It reads or writes so many bytes behind the address in a register, or behind 0; fewer than [`NULL_BYTES`].
-    pub(crate) touches: Option<(Option<u8>, u16)>,
+    pub touches: Option<(Option<u8>, u16)>,
 }
 
 impl Step {
     /// The address after the instruction.
-    pub(crate) const fn end(&self) -> u64 {
+    pub const fn end(&self) -> u64 {
         self.address.wrapping_add(self.length as u64)
     }
 
     /// Whether the entry may be moved past it.
-    pub(crate) fn is_passable(&self) -> bool {
+    pub fn is_passable(&self) -> bool {
         self.brief && self.flow == Flow::Next
     }
 
     /// A jump to what follows in five bytes (x86-64), which some kernels overwrite with a call as they do with a nop of
     /// that length. The call writes below the stack pointer, where nothing is kept only if the function leaves by it.
-    pub(crate) fn is_long_nop(&self) -> bool {
+    pub fn is_long_nop(&self) -> bool {
         self.length == 5 && self.flow == Flow::Jump(self.end())
     }
 }
 
 /// Where control goes after an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flow {
+pub enum Flow {
     /// To the next one.
     Next,
     /// To a called function, and to the next one when that returns.
@@ -105,14 +105,14 @@ pub(crate) enum Flow {
 
 impl Flow {
     /// Whether the next instruction may run after it.
-    pub(crate) const fn goes_on(self) -> bool {
+    pub const fn goes_on(self) -> bool {
         matches!(self, Self::Next | Self::Branch { .. } | Self::Call(_))
     }
 }
 
 /// Where an indirect jump takes its target from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pointer {
+pub enum Pointer {
     /// A register.
     Register(u8),
     /// A register, with the `notrack` prefix, which compilers put before jumps through tables of their own.
@@ -125,18 +125,18 @@ pub(crate) enum Pointer {
 
 /// A memory operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Memory {
+pub struct Memory {
     /// Base register; `None` where `displacement` is the whole address (absolute or relative to the instruction).
-    pub(crate) base: Option<u8>,
+    pub base: Option<u8>,
     /// Whether an index register is added.
-    pub(crate) indexed: bool,
+    pub indexed: bool,
     /// Added to the base, or the address.
-    pub(crate) displacement: u64,
+    pub displacement: u64,
 }
 
 /// What an instruction does to the registers, numbered as the architecture does (x86-64: rsp 4, rbp 5; aarch64: sp 31).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
+pub enum Effect {
     /// Nothing to general registers.
     Nothing,
     /// The registers of the mask get values that are not followed.
@@ -222,7 +222,7 @@ pub(crate) enum Effect {
 
 impl Effect {
     /// Whether the value of a register may change.
-    pub(crate) const fn writes(self, register: u8) -> bool {
+    pub const fn writes(self, register: u8) -> bool {
         match self {
             Self::Nothing => false,
             Self::Clobber(mask) => mask >> register & 1 != 0,
@@ -241,7 +241,7 @@ impl Effect {
     }
 
     /// What is added to a register; `None` where it gets another value.
-    pub(crate) fn added_to(self, register: u8) -> Option<i32> {
+    pub fn added_to(self, register: u8) -> Option<i32> {
         match self {
             Self::Adjust { register: adjusted, by, clobbers } if adjusted == register => {
                 (clobbers >> register & 1 == 0).then_some(by)
@@ -254,16 +254,16 @@ impl Effect {
 
 /// How many bytes of a word count, and how the rest is filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Width {
+pub struct Width {
     /// 1, 2, 4 or 8.
-    pub(crate) bytes: u8,
+    pub bytes: u8,
     /// Whether the highest bit is repeated.
-    pub(crate) signed: bool,
+    pub signed: bool,
 }
 
 /// What the kernel makes of a probe on an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Probing {
+pub enum Probing {
     /// Computes its effect.
     Emulated,
     /// Runs a copy of it and corrects the result.
@@ -274,15 +274,15 @@ pub(crate) enum Probing {
 
 /// What differs between the architectures in the search.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Machine {
+pub struct Machine {
     /// Number of the stack pointer.
-    pub(crate) stack_pointer: u8,
+    pub stack_pointer: u8,
     /// Number of registers.
-    pub(crate) registers: u8,
+    pub registers: u8,
     /// Registers that a called function may change (System V ABI x86-64 figure 3.4; AAPCS64 section 6.1.1).
-    pub(crate) call_clobbers: u32,
+    pub call_clobbers: u32,
     /// Number of the frame pointer.
-    pub(crate) frame_pointer: u8,
+    pub frame_pointer: u8,
 }
 
 /// The machine of an architecture.
@@ -295,33 +295,33 @@ const fn machine(arch: Arch) -> Machine {
 
 /// A use of an address inside the function's own code.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Reference {
+pub struct Reference {
     /// The instruction.
-    pub(crate) from: u64,
+    pub from: u64,
     /// The address it uses.
-    pub(crate) to: u64,
+    pub to: u64,
     /// It reads or writes there; otherwise it only takes the address.
-    pub(crate) accesses: bool,
+    pub accesses: bool,
 }
 
 /// The decoded parts of one function.
 #[derive(Debug)]
-pub(crate) struct Code {
+pub struct Code {
     /// What differs between the architectures.
-    pub(crate) machine: Machine,
+    pub machine: Machine,
     /// The parts, in the order given: the main one first.
-    pub(crate) ranges: Vec<Range<u64>>,
+    pub ranges: Vec<Range<u64>>,
     /// All instructions, sorted by address.
-    pub(crate) steps: Vec<Step>,
+    pub steps: Vec<Step>,
     /// Uses of addresses inside the parts, other than the start of the function.
-    pub(crate) references: Vec<Reference>,
+    pub references: Vec<Reference>,
     /// What the image says of the code.
-    pub(crate) marks: Marks,
+    pub marks: Marks,
 }
 
 impl Code {
     /// Decodes `parts`, the main one first, each from its start to its end.
-    pub(crate) fn decode(arch: Arch, parts: &[Part<'_>]) -> Result<Self, Refusal> {
+    pub fn decode(arch: Arch, parts: &[Part<'_>]) -> Result<Self, Refusal> {
         let mut code = Self {
             machine: machine(arch),
             ranges: Vec::new(),
@@ -349,23 +349,23 @@ impl Code {
     }
 
     /// Whether a part shares an address with one of the function's.
-    pub(crate) fn overlaps(&self, part: &Part<'_>) -> bool {
+    pub fn overlaps(&self, part: &Part<'_>) -> bool {
         let end = part.address.saturating_add(part.bytes.len() as u64);
         self.ranges.iter().any(|range| part.address < range.end && range.start < end)
     }
 
     /// Where the function begins.
-    pub(crate) fn start(&self) -> u64 {
+    pub fn start(&self) -> u64 {
         self.ranges.first().map_or(0, |range| range.start)
     }
 
     /// Whether an address belongs to one of the parts.
-    pub(crate) fn contains(&self, address: u64) -> bool {
+    pub fn contains(&self, address: u64) -> bool {
         self.ranges.iter().any(|range| range.contains(&address))
     }
 
     /// The index of the instruction that begins at an address.
-    pub(crate) fn at(&self, address: u64) -> Option<usize> {
+    pub fn at(&self, address: u64) -> Option<usize> {
         self.steps.binary_search_by_key(&address, |step| step.address).ok()
     }
 

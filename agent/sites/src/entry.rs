@@ -7,37 +7,37 @@
 //! does another function begin there. Where a return probe replaces the word at the stack pointer, that must still be the
 //! return address: then nothing is passed that moves it.
 
-use super::trace::landing;
-use super::{Site, SiteKind, Stepping};
 use crate::Refusal;
+use crate::dataflow::trace::landing;
 use crate::decode::{Code, Flow, Probing, Step};
+use crate::{Site, SiteKind, Stepping};
 
 /// Most instructions that the entry slides over. What they do is not part of the measured time: a few nanoseconds,
 /// which more of them would no longer be.
-pub(super) const PASSED: usize = 24;
+pub(crate) const PASSED: usize = 24;
 
 /// What an entry must be.
-pub(super) struct Wanted<'a> {
+pub(crate) struct Wanted<'a> {
     /// Indices of instructions that indirect jumps may lead to with the stack pointer that the caller gave.
-    pub(super) by_table: &'a [usize],
+    pub(crate) by_table: &'a [usize],
     /// The same with any other.
-    pub(super) with_frame: &'a [usize],
+    pub(crate) with_frame: &'a [usize],
     /// The exits.
-    pub(super) exits: &'a [Site],
+    pub(crate) exits: &'a [Site],
     /// The entry may stand where the stack pointer has moved: nothing replaces the word there, and no jump with a frame standing
     /// leads nobody knows where.
-    pub(super) moves: bool,
+    pub(crate) moves: bool,
     /// Registers that must still be what the caller gave.
-    pub(super) kept: &'a [u8],
+    pub(crate) kept: &'a [u8],
 }
 
 /// The entry site.
-pub(super) fn entry(code: &Code, wanted: &Wanted<'_>) -> Result<Site, Refusal> {
+pub(crate) fn entry(code: &Code, wanted: &Wanted<'_>) -> Result<Site, Refusal> {
     entry_among(code, wanted, |_| true)
 }
 
 /// The entry site, at an instruction that `once` says is run once by each call that passes it.
-pub(super) fn entry_among(
+pub(crate) fn entry_among(
     code: &Code,
     wanted: &Wanted<'_>,
     once: impl Fn(&Step) -> bool,
@@ -95,7 +95,7 @@ pub(super) fn entry_among(
 }
 
 /// Why an entry did not slide on to an instruction that is emulated, in the words of docs/PROBEABLE.md.
-pub(super) fn why(code: &Code, wanted: &Wanted<'_>) -> &'static str {
+pub(crate) fn why(code: &Code, wanted: &Wanted<'_>) -> &'static str {
     let start = code.at(code.start()).unwrap_or(0);
     let targets = targets(code, wanted.by_table);
     let is_target = |index: usize| targets.binary_search_by_key(&index, |target| target.0).is_ok();
@@ -128,12 +128,12 @@ fn passed(code: &Code, index: usize, wanted: &Wanted<'_>) -> Option<i32> {
 }
 
 /// How many bytes the stack pointer at the entry was above the present one, if a site can have that.
-pub(super) fn above(moved: i32) -> Option<u16> {
+pub(crate) fn above(moved: i32) -> Option<u16> {
     u16::try_from(-i64::from(moved)).ok().filter(|above| above % 8 == 0 && *above <= Site::MOST_ABOVE)
 }
 
 /// Where the stack pointer is at an instruction that is passed straight on from the start, as [`above`] tells it.
-pub(super) fn above_at(code: &Code, index: usize) -> Option<u16> {
+pub(crate) fn above_at(code: &Code, index: usize) -> Option<u16> {
     let passed = code.steps.get(code.at(code.start())?..index)?;
     let moved = passed.iter().try_fold(0i32, |moved, step| {
         step.effect.added_to(code.machine.stack_pointer).and_then(|by| moved.checked_add(by))
@@ -143,12 +143,12 @@ pub(super) fn above_at(code: &Code, index: usize) -> Option<u16> {
 
 /// Whether a probe on this instruction as an entry breaks the program, although the kernel steps correctly over others of
 /// its kind.
-pub(super) fn breaks(code: &Code, step: &Step) -> bool {
+pub(crate) fn breaks(code: &Code, step: &Step) -> bool {
     step.is_long_nop() || code.marks.shadow_stack && matches!(step.flow, Flow::Call(_))
 }
 
 /// The instructions that direct branches of the function lead to, each with the branch.
-pub(super) fn jumps(code: &Code) -> impl Iterator<Item = (usize, u64)> {
+pub(crate) fn jumps(code: &Code) -> impl Iterator<Item = (usize, u64)> {
     code.steps.iter().filter_map(|step| match step.flow {
         Flow::Jump(target) | Flow::Branch { target, .. } => Some((landing(code, target)?, step.address)),
         _ => None,
@@ -156,7 +156,7 @@ pub(super) fn jumps(code: &Code) -> impl Iterator<Item = (usize, u64)> {
 }
 
 /// The instructions that branches of the function lead to, with one branch each, sorted.
-pub(super) fn targets(code: &Code, by_table: &[usize]) -> Vec<(usize, u64)> {
+pub(crate) fn targets(code: &Code, by_table: &[usize]) -> Vec<(usize, u64)> {
     let mut targets: Vec<_> = jumps(code).chain(by_table.iter().map(|&step| (step, code.start()))).collect();
     targets.sort_unstable();
     targets.dedup_by_key(|target| target.0);
