@@ -1,7 +1,6 @@
 //! Jump tables, read from the image.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use super::value::Table;
@@ -38,7 +37,8 @@ pub(crate) enum Targets {
 /// Reads tables and remembers them.
 pub(crate) struct Tables<'s> {
     surroundings: Option<&'s dyn Surroundings>,
-    known: RefCell<HashMap<Table, Targets>>,
+    /// By table. Sorted: a map is more code.
+    known: RefCell<Vec<(Table, Targets)>>,
     /// How many more entries may be read.
     room: Cell<usize>,
 }
@@ -50,12 +50,15 @@ impl<'s> Tables<'s> {
 
     /// Where a jump through `table` leads.
     pub(crate) fn targets(&self, table: Table, code: &Code) -> Targets {
-        if let Some(targets) = self.known.borrow().get(&table) {
-            return targets.clone();
+        let mut known = self.known.borrow_mut();
+        match known.binary_search_by_key(&table, |(table, _)| *table) {
+            Ok(at) => known[at].1.clone(),
+            Err(at) => {
+                let targets = self.read(table, code);
+                known.insert(at, (table, targets.clone()));
+                targets
+            }
         }
-        let targets = self.read(table, code);
-        self.known.borrow_mut().insert(table, targets.clone());
-        targets
     }
 
     /// Reads entries as long as they lead into the function. A table's length is not known, but one that ends is
@@ -101,9 +104,13 @@ impl<'s> Tables<'s> {
 }
 
 fn inside(steps: &[usize], next: Option<u64>) -> Targets {
-    let mut seen = HashSet::new();
-    let steps = steps.iter().copied().filter(|step| seen.insert(*step));
-    Targets::Inside { steps: steps.collect(), next }
+    let mut first: Vec<(usize, usize)> = steps.iter().copied().zip(0..).collect();
+    first.sort_unstable();
+    first.dedup_by_key(|(step, _)| *step);
+    // In the order of the table again.
+    first.iter_mut().for_each(|(step, place)| std::mem::swap(step, place));
+    first.sort_unstable();
+    Targets::Inside { steps: first.into_iter().map(|(_, step)| step).collect(), next }
 }
 
 /// A little-endian number of up to 8 bytes.

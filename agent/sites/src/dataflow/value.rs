@@ -23,7 +23,7 @@ pub(crate) enum Value {
 }
 
 /// A table that an indirect jump may go through, and how the target is made of an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Table {
     /// ELF virtual address of its first entry.
     pub(crate) address: u64,

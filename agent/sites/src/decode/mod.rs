@@ -253,7 +253,7 @@ impl Effect {
 }
 
 /// How many bytes of a word count, and how the rest is filled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Width {
     /// 1, 2, 4 or 8.
     pub bytes: u8,
