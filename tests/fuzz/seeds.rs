@@ -130,7 +130,7 @@ fn spool(folder: &Path) -> std::io::Result<()> {
     let rows = vec![(1, counts.clone()), (2, counts)];
     let checkpoint = Checkpoint { streams: vec![stream(1), stream(2)], rows: rows.clone(), ..Checkpoint::default() };
     let interval = |number| Interval { first: number, last: number, rows: rows.clone(), ..Interval::default() };
-    let uncovered = Uncovered { target: "a".to_owned(), reason: "budget".to_owned(), time_ns: 9 };
+    let uncovered = Uncovered { target: "a".to_owned(), reason: "budget".to_owned(), time_ns: 9, processes: 0 };
     let last = Interval { uncovered: vec![uncovered], streams: vec![stream(3)], ..interval(2) };
     let parts = [
         frame(1, Payload::Checkpoint(&checkpoint)),

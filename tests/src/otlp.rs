@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use edgelat_protobuf::{Fields, Value, packed, unsigned_as_signed};
+use edgelat_wire::protobuf::{Fields, Value, packed, unsigned_as_signed};
 use serde_json::Value as Json;
 
 /// Names with values.

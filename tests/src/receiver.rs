@@ -183,9 +183,9 @@ fn serve(mut stream: impl Read + Write, state: &Mutex<State>) {
             .into_bytes(),
             Reply::Partly(rejected, message) => {
                 let (mut partial, mut body) = (Vec::new(), Vec::new());
-                edgelat_protobuf::number(&mut partial, 1, rejected);
-                edgelat_protobuf::text(&mut partial, 2, message);
-                edgelat_protobuf::bytes(&mut body, 1, &partial);
+                edgelat_wire::protobuf::number(&mut partial, 1, rejected);
+                edgelat_wire::protobuf::text(&mut partial, 2, message);
+                edgelat_wire::protobuf::bytes(&mut body, 1, &partial);
                 response(200, None, &body)
             }
         };

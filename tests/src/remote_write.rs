@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use edgelat_protobuf::{bytes, double, number, signed, text};
+use edgelat_wire::protobuf::{bytes, double, number, signed, text};
 
 use crate::otlp::{Figure, Labels, Point};
 use crate::patience;
@@ -81,7 +81,7 @@ fn histogram(count: u64, sum: f64, zero: u64, buckets: &[(i32, u64)], time_ns: u
         number(&mut span, 2, 1);
         bytes(&mut out, 11, &span);
         next = index + INDEX_STEP + 1;
-        edgelat_spool::codec::put_signed(&mut deltas, *count as i64 - before);
+        edgelat_wire::postcard::put_signed(&mut deltas, *count as i64 - before);
         before = *count as i64;
     }
     if !deltas.is_empty() {
@@ -94,7 +94,7 @@ fn histogram(count: u64, sum: f64, zero: u64, buckets: &[(i32, u64)], time_ns: u
 /// Snappy's block format, with nothing but literals: the length of all, and pieces of up to 64 KiB after their lengths.
 fn snappy(plain: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    edgelat_spool::codec::put(&mut out, plain.len() as u64);
+    edgelat_wire::postcard::put(&mut out, plain.len() as u64);
     for piece in plain.chunks(1 << 16) {
         // Tag 61: two bytes of length less one.
         out.push(61 << 2);

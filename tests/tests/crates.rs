@@ -1,4 +1,5 @@
 //! Which crate of this project may know which others: the compiler holds the walls, this test the list of their doors.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -10,10 +11,10 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("edgelat-histogram", &[]),
     ("edgelat-sites", &[]),
     ("edgelat-image", &["edgelat-sites"]),
-    ("edgelat-spool", &["edgelat-histogram"]),
-    ("edgelat-protobuf", &["edgelat-spool"]),
-    ("edgelat-export", &["edgelat-histogram", "edgelat-protobuf", "edgelat-spool"]),
-    ("edgelat-upload", &["edgelat-histogram", "edgelat-protobuf", "edgelat-spool"]),
+    ("edgelat-wire", &[]),
+    ("edgelat-spool", &["edgelat-histogram", "edgelat-wire"]),
+    ("edgelat-export", &["edgelat-histogram", "edgelat-spool", "edgelat-wire"]),
+    ("edgelat-upload", &["edgelat-histogram", "edgelat-spool", "edgelat-wire"]),
     ("edgelat-bpf", &["edgelat-histogram"]),
     // It has privilege, and parses nothing that a target controls.
     ("edgelat-guard", &["edgelat-bpf"]),

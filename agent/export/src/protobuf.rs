@@ -5,9 +5,9 @@
 //! where they are used. A histogram has both its native buckets and its classic ones; what a server takes is its to say.
 
 use edgelat_histogram::{INDEX_MIN, SCALE};
-use edgelat_protobuf::{bytes, double, number, signed};
 use edgelat_spool::Counts;
-use edgelat_spool::codec::{put, put_signed};
+use edgelat_wire::postcard::{put, put_signed};
+use edgelat_wire::protobuf::{bytes, double, number, signed};
 
 use crate::bounds::Bounds;
 use crate::family::{Family, Kind, Metric, Number, Value};

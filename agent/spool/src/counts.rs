@@ -3,7 +3,7 @@
 use edgelat_histogram::{BUCKETS, Histogram, INDEX_MIN};
 
 use crate::buckets;
-use crate::codec::{self, Bytes};
+use edgelat_wire::postcard::{self, Bytes};
 
 /// Names of the losses, in the order of [`Counts::lost`]; what each means stands in docs/WATCH-JSON.md.
 pub const LOSSES: [&str; 7] =
@@ -148,10 +148,10 @@ impl Counts {
         ]);
         lost.copy_from_slice(&self.lost);
         let used = figures.iter().rposition(|figure| *figure != 0).map_or(0, |last| last + 1);
-        codec::put(out, used as u64);
-        figures[..used].iter().for_each(|figure| codec::put_signed(out, *figure));
+        postcard::put(out, used as u64);
+        figures[..used].iter().for_each(|figure| postcard::put_signed(out, *figure));
 
-        codec::put_bytes(out, &buckets::pack(&self.buckets));
+        postcard::put_bytes(out, &buckets::pack(&self.buckets));
     }
 
     /// The opposite, as a record of `version` has it; `None` where that are no counts.

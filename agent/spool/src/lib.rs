@@ -10,7 +10,6 @@
 //! | [`counts`] | what a function did: numbers that add up |
 //! | [`buckets`] | a histogram in few bits |
 //! | [`record`] | what is written: checkpoints and intervals |
-//! | [`codec`] | numbers and texts as bytes |
 //! | [`segment`] | records in their frames, and what is left of damaged ones |
 //! | `torn` | what a power cut leaves of a write, told from damage |
 //! | [`store`] | a directory, as far as a spool needs one |
@@ -26,7 +25,6 @@
 
 pub mod buckets;
 pub mod budget;
-pub mod codec;
 pub mod counts;
 pub mod live;
 pub mod merge;

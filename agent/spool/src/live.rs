@@ -25,10 +25,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::codec::{self, Bytes};
 use crate::counts::Counts;
 use crate::record::{self, Clock, NAME_BYTES, STREAMS, Stream};
 use crate::segment::checksum;
+use edgelat_wire::postcard::{self, Bytes};
 
 /// The file in the directory of what runs.
 pub const FILE: &str = "live";
@@ -244,7 +244,7 @@ pub fn encode(head: &Snapshot, rows: &[Row], sequence: u64, bytes: &mut Vec<u8>)
         }
     }
     bytes.push(0);
-    codec::put(bytes, left_out);
+    postcard::put(bytes, left_out);
     let length = (bytes.len() - HEADER_BYTES) as u32;
     bytes[..8].copy_from_slice(MAGIC);
     bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
@@ -387,18 +387,18 @@ impl Snapshot {
     }
 
     fn encode_head(&self, out: &mut Vec<u8>) {
-        codec::put_bytes(out, self.agent.version.as_bytes());
-        codec::put_bytes(out, self.agent.kernel.as_bytes());
+        postcard::put_bytes(out, self.agent.version.as_bytes());
+        postcard::put_bytes(out, self.agent.kernel.as_bytes());
         out.extend(self.agent.boot);
-        codec::put(out, self.agent.pid.into());
-        codec::put(out, self.agent.began_ns);
-        codec::put(out, self.now.boot_ns);
+        postcard::put(out, self.agent.pid.into());
+        postcard::put(out, self.agent.began_ns);
+        postcard::put(out, self.now.boot_ns);
         self.now.encode(out);
-        codec::put_option(out, self.epoch_ns);
-        codec::put(out, self.interval_ns);
+        postcard::put_option(out, self.epoch_ns);
+        postcard::put(out, self.interval_ns);
         out.push(self.ended.into());
         self.own.encode(out);
-        codec::put(out, self.targets.len().min(LIST) as u64);
+        postcard::put(out, self.targets.len().min(LIST) as u64);
         self.targets.iter().take(LIST).for_each(|target| target.encode(out));
     }
 
@@ -436,17 +436,17 @@ impl Snapshot {
 
 impl Own {
     fn encode(&self, out: &mut Vec<u8>) {
-        codec::put(out, self.cpu_ns);
-        codec::put_option(out, self.collector_bytes);
-        codec::put_option(out, self.guard_bytes);
-        codec::put(out, self.quarantine);
-        codec::put(out, self.limit_ppm);
+        postcard::put(out, self.cpu_ns);
+        postcard::put_option(out, self.collector_bytes);
+        postcard::put_option(out, self.guard_bytes);
+        postcard::put(out, self.quarantine);
+        postcard::put(out, self.limit_ppm);
         out.push(self.spool.is_some().into());
         if let Some(spool) = &self.spool {
             for figure in [spool.bytes, spool.max_bytes, spool.segments, spool.waiting, spool.written] {
-                codec::put(out, figure);
+                postcard::put(out, figure);
             }
-            codec::put_option(out, spool.errno);
+            postcard::put_option(out, spool.errno);
         }
     }
 
@@ -475,20 +475,20 @@ impl Own {
 
 impl Target {
     fn encode(&self, out: &mut Vec<u8>) {
-        codec::put_bytes(out, self.name.as_bytes());
-        codec::put(out, self.processes.len().min(LIST) as u64);
+        postcard::put_bytes(out, self.name.as_bytes());
+        postcard::put(out, self.processes.len().min(LIST) as u64);
         for (reason, count) in self.processes.iter().take(LIST) {
-            codec::put_bytes(out, reason.as_bytes());
-            codec::put(out, *count);
+            postcard::put_bytes(out, reason.as_bytes());
+            postcard::put(out, *count);
         }
-        codec::put(out, self.cost_ns);
-        codec::put_option(out, self.cost_ppm);
-        codec::put(out, self.limit_ppm);
-        codec::put(out, self.refused);
-        codec::put(out, self.unattributed);
-        codec::put(out, self.missed);
-        codec::put(out, self.children_ns);
-        codec::put(out, self.not_called);
+        postcard::put(out, self.cost_ns);
+        postcard::put_option(out, self.cost_ppm);
+        postcard::put(out, self.limit_ppm);
+        postcard::put(out, self.refused);
+        postcard::put(out, self.unattributed);
+        postcard::put(out, self.missed);
+        postcard::put(out, self.children_ns);
+        postcard::put(out, self.not_called);
     }
 
     fn decode(bytes: &mut Bytes<'_>) -> Option<Self> {
@@ -511,7 +511,7 @@ impl Target {
 impl Row {
     fn encode(&self, out: &mut Vec<u8>) {
         self.stream.encode(out);
-        codec::put(out, self.read_ns);
+        postcard::put(out, self.read_ns);
         self.counts.encode(out);
     }
 

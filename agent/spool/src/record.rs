@@ -5,8 +5,8 @@
 //! which streams there are, and what each has counted so far. So a reader can begin at any segment, and a cumulative point
 //! is the checkpoint and all differences behind it.
 
-use crate::codec::{self, Bytes};
 use crate::counts::Counts;
+use edgelat_wire::postcard::{self, Bytes};
 
 /// Longest name in bytes, of a function, an image or a target. A longer one is cut.
 pub const NAME_BYTES: usize = 1024;
@@ -214,17 +214,17 @@ impl Record {
 
 impl Stream {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        codec::put(out, self.id.into());
+        postcard::put(out, self.id.into());
         for text in [&self.target, &self.function, &self.image] {
-            codec::put_bytes(out, text.as_bytes());
+            postcard::put_bytes(out, text.as_bytes());
         }
-        codec::put_bytes(out, &self.build_id);
-        codec::put_bytes(out, self.language.as_bytes());
-        codec::put(out, self.line.into());
+        postcard::put_bytes(out, &self.build_id);
+        postcard::put_bytes(out, self.language.as_bytes());
+        postcard::put(out, self.line.into());
         out.push(self.until_tail_call.into());
         out.push(u8::from(self.resumes) | u8::from(self.partial) << 1);
-        codec::put_option(out, self.bias_ns);
-        codec::put(out, self.since_ns);
+        postcard::put_option(out, self.bias_ns);
+        postcard::put(out, self.since_ns);
     }
 
     pub(crate) fn decode(bytes: &mut Bytes<'_>) -> Option<Self> {
@@ -258,7 +258,7 @@ impl Stream {
 }
 
 fn encode_streams(streams: &[Stream], out: &mut Vec<u8>) {
-    codec::put(out, streams.len() as u64);
+    postcard::put(out, streams.len() as u64);
     streams.iter().for_each(|stream| stream.encode(out));
 }
 
@@ -273,10 +273,10 @@ fn decode_streams(bytes: &mut Bytes<'_>) -> Option<Vec<Stream>> {
 
 /// Each row's number is the difference from the one before.
 fn encode_rows(rows: &[(u32, Counts)], out: &mut Vec<u8>) {
-    codec::put(out, rows.len() as u64);
+    postcard::put(out, rows.len() as u64);
     let mut before = 0;
     for (id, counts) in rows {
-        codec::put(out, u64::from(id - before));
+        postcard::put(out, u64::from(id - before));
         counts.encode(out);
         before = *id;
     }
@@ -302,7 +302,7 @@ fn decode_rows(bytes: &mut Bytes<'_>, version: u8) -> Option<Vec<(u32, Counts)>>
 impl Clock {
     /// All but the time since boot.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        codec::put(out, self.real_ns);
+        postcard::put(out, self.real_ns);
         out.push(self.trust as u8);
     }
 
@@ -320,26 +320,26 @@ impl Clock {
 
 impl Interval {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        codec::put(out, self.run.into());
-        codec::put(out, self.first);
-        codec::put(out, self.last - self.first);
-        codec::put(out, self.begin_ns);
-        codec::put(out, self.end.boot_ns - self.begin_ns);
+        postcard::put(out, self.run.into());
+        postcard::put(out, self.first);
+        postcard::put(out, self.last - self.first);
+        postcard::put(out, self.begin_ns);
+        postcard::put(out, self.end.boot_ns - self.begin_ns);
         self.end.encode(out);
-        codec::put_option(out, self.epoch_ns);
+        postcard::put_option(out, self.epoch_ns);
         encode_streams(&self.streams, out);
-        codec::put(out, self.uncovered.len() as u64);
+        postcard::put(out, self.uncovered.len() as u64);
         for uncovered in &self.uncovered {
-            codec::put_bytes(out, uncovered.target.as_bytes());
-            codec::put_bytes(out, uncovered.reason.as_bytes());
-            codec::put(out, uncovered.time_ns);
-            codec::put(out, uncovered.processes);
+            postcard::put_bytes(out, uncovered.target.as_bytes());
+            postcard::put_bytes(out, uncovered.reason.as_bytes());
+            postcard::put(out, uncovered.time_ns);
+            postcard::put(out, uncovered.processes);
         }
         out.push(self.gap.is_some().into());
         if let Some(gap) = &self.gap {
-            codec::put(out, gap.errno.into());
-            codec::put(out, gap.since_ns);
-            codec::put(out, gap.intervals);
+            postcard::put(out, gap.errno.into());
+            postcard::put(out, gap.since_ns);
+            postcard::put(out, gap.intervals);
         }
         encode_rows(&self.rows, out);
     }
@@ -428,11 +428,11 @@ impl Checkpoint {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.extend(self.run);
         out.extend(self.boot);
-        codec::put_bytes(out, self.agent.as_bytes());
-        codec::put(out, self.began_ns);
-        codec::put_option(out, self.epoch_ns);
-        codec::put(out, self.next);
-        codec::put(out, self.dropped);
+        postcard::put_bytes(out, self.agent.as_bytes());
+        postcard::put(out, self.began_ns);
+        postcard::put_option(out, self.epoch_ns);
+        postcard::put(out, self.next);
+        postcard::put(out, self.dropped);
         encode_streams(&self.streams, out);
         encode_rows(&self.rows, out);
     }

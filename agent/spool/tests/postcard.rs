@@ -339,8 +339,8 @@ fn numbers_that_are_none_are_no_record() {
     for long in
         [[0x80; 11].as_slice(), &[0xff; 9], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]]
     {
-        assert_eq!(edgelat_spool::codec::Bytes(long).number(), None);
+        assert_eq!(edgelat_wire::postcard::Bytes(long).number(), None);
     }
     // A list of more than there are bytes.
-    assert_eq!(edgelat_spool::codec::Bytes(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0]).length(), None);
+    assert_eq!(edgelat_wire::postcard::Bytes(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0]).length(), None);
 }

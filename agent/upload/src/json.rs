@@ -7,7 +7,7 @@
 
 use std::io::Write as _;
 
-use edgelat_protobuf::{Fields, Malformed, Value, packed, unsigned_as_signed};
+use edgelat_wire::protobuf::{Fields, Malformed, Value, packed, unsigned_as_signed};
 
 /// How the value of a field is written in JSON.
 #[derive(Debug, Clone, Copy)]
@@ -159,8 +159,8 @@ fn text(out: &mut Vec<u8>, text: &str) -> Result<(), Malformed> {
 
 #[cfg(test)]
 mod tests {
-    use edgelat_protobuf::number;
     use edgelat_spool::Counts;
+    use edgelat_wire::protobuf::number;
 
     use super::*;
     use crate::otlp::{Attributes, BIAS, CALLS, DURATION, METRICS, Number, Request, Span};

@@ -2,9 +2,9 @@
 //! (opentelemetry-proto 1.x: collector/metrics/v1/metrics_service.proto, metrics/v1/metrics.proto).
 
 use edgelat_histogram::{INDEX_MIN, SCALE};
-use edgelat_protobuf::{Fields, Malformed, Value, bytes, double, fixed, number, signed, text};
 use edgelat_spool::Counts;
-use edgelat_spool::codec::put;
+use edgelat_wire::postcard::put;
+use edgelat_wire::protobuf::{Fields, Malformed, Value, bytes, double, fixed, number, signed, text};
 
 /// Name of the scope of all metrics.
 pub const SCOPE: &str = "edgelat";

@@ -2,7 +2,7 @@
 //!
 //! The format of a payload is postcard's. It is written out here instead of derived, because what reads it must take
 //! nothing on trust: a length is never a reason to allocate, every list ends with its bytes, and a number out of its range
-//! is no number. `tests/postcard.rs` holds it to what the postcard crate itself makes of the same structures.
+//! is no number. `agent/spool/tests/postcard.rs` holds it to what the postcard crate itself makes of the same structures.
 
 /// Bytes of the longest number.
 const VARINT_BYTES: usize = 10;

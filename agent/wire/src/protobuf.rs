@@ -3,9 +3,7 @@
 //!
 //! A compiler of schemas would bring a run-time several times the size of the few messages that edgelat writes (metrics for
 //! Prometheus, OTLP) and the one that it reads. Field numbers stand where they are used.
-#![forbid(unsafe_code)]
-
-use edgelat_spool::codec::{Bytes, put, put_signed};
+use crate::postcard::{Bytes, put, put_signed};
 
 // How a value is written.
 const VARINT: u64 = 0;
