@@ -275,12 +275,10 @@ fn generation(
     }
     for seat in &mut seats {
         if let AtWork::Tool(running) = &mut seat.at_work {
-            let site = match running.tool() {
-                Tool::Edgelat { returns: "ret", .. } => table.function.entry,
-                Tool::Edgelat { .. } => table.function.return_entry,
-                _ => table.function.start,
-            };
-            if let Err(reason) = wait_until_armed(running, &seat.target, site)? {
+            // A return probe's entry may stand elsewhere than that of exit sites, and peers stand on the first instruction.
+            let Function { start, entry, return_entry, .. } = table.function;
+            let sites = [start, entry, return_entry];
+            if let Err(reason) = wait_until_armed(running, &seat.target, &sites)? {
                 seat.at_work = AtWork::Failed(reason);
             }
         }
@@ -330,10 +328,14 @@ fn choice_of(subject: Subject) -> &'static str {
 }
 
 /// Waits for the breakpoint and the tool's own word; the reason where it does not come.
-fn wait_until_armed(running: &mut Running, target: &Target, site: u64) -> Result<Result<(), String>, Error> {
+fn wait_until_armed(
+    running: &mut Running,
+    target: &Target,
+    sites: &[u64],
+) -> Result<Result<(), String>, Error> {
     let text = target.text()?;
     let deadline = Instant::now() + Duration::from_secs(60);
-    while text.probed(&[site])? == 0 || !running.says_ready() {
+    while text.probed(sites)? == 0 || !running.says_ready() {
         if running.ended() || Instant::now() > deadline {
             let output = running.output();
             let last = output.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no output");
