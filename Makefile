@@ -76,10 +76,11 @@ fuzz: ## The readers of foreign bytes, fed with damaged ones; coverage-guided wh
 	EDGELAT_FUZZ_ITERS=$(FUZZ_ITERS) $(CARGO) test --locked --release --package edgelat-spool --test damage
 	if cargo +nightly --version >/dev/null 2>&1; then CARGO_TARGET_DIR= tests/fuzz/run all $(FUZZ_SECONDS); fi
 
-lint: ## Formatting and lints, as CI wants them
+lint: ## Formatting, lints and the documentation of the code, as CI wants them
 	@cross/setup build
 	cargo fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --exclude edgelat-tests --no-deps
 
 clean: ## Remove what was built; ~/.cache/edgelat stays
 	cargo clean

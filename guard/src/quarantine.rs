@@ -15,7 +15,7 @@
 //!
 //! # The file
 //!
-//! `quarantine` in the state directory has [`SLOTS`] slots of [`SLOT_BYTES`] each and never grows. The guard opens it before
+//! `quarantine` in the state directory has 64 slots of 256 bytes each and never grows. The guard opens it before
 //! there is a collector, which may open no file for writing; from then on it is read and written through that descriptor
 //! with pread, pwrite and fdatasync. A slot that is all zeros is free. All numbers are little-endian:
 //!

@@ -21,7 +21,7 @@
 //! What is no record in the newest segment may be what was being written when power went (a *tail*: it ends the spool, and
 //! the next run cuts it off), or was sound once (*damage*: it is counted, and what is behind it still counts). They are told
 //! apart in [`Frames`]: bytes before a record that was written when they were on the disk are damage; others are a tail only
-//! where they look like one ([`torn`]).
+//! where they look like one (`torn`).
 
 use crc::{CRC_32_ISCSI, Crc, NoTable};
 

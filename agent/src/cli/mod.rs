@@ -5,12 +5,12 @@
 //! | [`options`] | commands and options as data |
 //! | [`parse`], [`usage`] | arguments to the typed options of a command, and what is wrong with them |
 //! | [`help`] | `--help` from the same data |
-//! | [`generate`] | man page and shell completions from the same data |
+//! | `generate` | man page and shell completions from the same data |
 //! | [`exit`], [`failure`] | exit statuses, and errors that know theirs |
 //! | [`guarded`] | a command in a process without rights |
 //! | [`output`] | standard output, colours, progress |
 //! | `textfile` | a file that is replaced in a folder of strangers |
-//! | [`functions`], [`check`], [`metrics`], [`pack`], [`quarantine`], [`run`], [`spool`], [`upload`], [`watch`] | a command each |
+//! | [`functions`], [`check`], [`metrics`], [`pack`], [`quarantine`], [`mod@run`], [`spool`], [`upload`], [`watch`] | a command each |
 
 pub mod check;
 #[cfg(test)]

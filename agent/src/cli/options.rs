@@ -1,7 +1,7 @@
 //! The command line as data.
 //!
 //! [`COMMANDS`] is the one definition of what can be typed. The parser ([`super::parse`]), `--help`
-//! ([`super::help`]), the man page and the shell completions ([`super::generate`]) all read it, so none of them
+//! ([`super::help`]), the man page and the shell completions (`generate`) all read it, so none of them
 //! can know an option that another does not.
 
 #[cfg(feature = "metrics")]

@@ -10,7 +10,7 @@
 //! | [`dates`] | when intervals were, as far as anybody knows |
 //! | [`points`] | from intervals to the points of a request |
 //! | [`cursor`] | how far a receiver has got |
-//! | [`pass`] | from the cursor to the end of the spool, request by request |
+//! | [`mod@pass`] | from the cursor to the end of the spool, request by request |
 //! | [`retry`] | what an answer means, and when to try again |
 //! | [`client`] | HTTP |
 //!

@@ -3,7 +3,7 @@
 //! A decoder turns a range of bytes into [`Step`]s: one for each instruction in address order, with no gap. Of each it
 //! keeps where control goes on ([`Flow`]), what becomes of the registers that may hold stack pointers or jump-table
 //! addresses ([`Effect`]), and how the kernel treats a probe there ([`Probing`]). Everything else about an
-//! instruction is forgotten, so that the search in [`crate::sites`] is the same for both architectures.
+//! instruction is forgotten, so that the search ([`crate::find`]) is the same for both architectures.
 //!
 //! The decoders never guess. An instruction whose effect on a register is not known in full *clobbers* that
 //! register, and bytes that are not an instruction refuse the function.
