@@ -277,7 +277,8 @@ fn generation(
         if let AtWork::Tool(running) = &mut seat.at_work {
             // A return probe's entry may stand elsewhere than that of exit sites, and peers stand on the first instruction.
             let Function { start, entry, return_entry, .. } = table.function;
-            let sites = [start, entry, return_entry];
+            let mut sites = [start, entry, return_entry];
+            sites.sort_unstable();
             if let Err(reason) = wait_until_armed(running, &seat.target, &sites)? {
                 seat.at_work = AtWork::Failed(reason);
             }
