@@ -13,13 +13,16 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 CARGO := cross/cargo
 AARCH64 := aarch64-unknown-linux-musl
 
+# What probes or loads programs into the kernel is tested by tests/end-to-end.
+WITHOUT_KERNEL := --exclude edgelat-tests --exclude edgelat-guard --exclude edgelat-bpf
+
 # How often `make fuzz` damages each file, how much longer it goes on with random instructions than `make test`, and
 # how many seconds it gives to each coverage-guided target.
 FUZZ_ITERS ?= 5000
 FUZZ_FACTOR ?= 20
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build cross demo firmware test matrix bench soak fuzz lint clean
+.PHONY: help build cross demo firmware test matrix bench soak fuzz lint check clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,7 +47,7 @@ firmware: cross ## An image that boots and measures a network function, in build
 
 test: cross ## All tests: unit, end to end on real programs, aarch64 under emulation, kernels of CI's part
 	@cross/setup test firmware
-	$(CARGO) test --locked --workspace --exclude edgelat-tests --exclude edgelat-guard --exclude edgelat-bpf --no-fail-fast
+	$(CARGO) test --locked --workspace $(WITHOUT_KERNEL) --no-fail-fast
 	tests/end-to-end dist/x86_64/edgelat
 	CARGO_PROFILE_DEV_OPT_LEVEL=1 $(CARGO) test --locked --target $(AARCH64) --package edgelat-sites --package edgelat-image --package edgelat-histogram --lib
 	cross/check-emulated dist/aarch64/edgelat
@@ -81,6 +84,9 @@ lint: ## Formatting, lints and the documentation of the code, as CI wants them
 	cargo fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --exclude edgelat-tests --no-deps
+
+check: lint ## Before each commit: the lints, and all tests that attach no probe
+	$(CARGO) test --locked --workspace $(WITHOUT_KERNEL) --no-fail-fast
 
 clean: ## Remove what was built; ~/.cache/edgelat stays
 	cargo clean
