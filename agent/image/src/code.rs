@@ -3,15 +3,16 @@
 use std::cell::OnceCell;
 use std::ops::Range;
 
+use edgelat_sites::boundary::{self, Instructed, LEAD, TAIL, instructed};
+use edgelat_sites::decode::{Code, Step};
+use edgelat_sites::{Around, Ends, Marks, Part, Site, Sites, Surroundings};
+
 use crate::elf::unwind::Unwind;
 use crate::functions::assembly::Text;
 use crate::limits::{COLD_PARTS, FUNCTION_BYTES};
 use crate::pack::{PackedFunction, PackedImage};
 use crate::source::read_exact;
 use crate::{Arch, Function, FunctionTable, Image, Language, ReadAt, Refusal};
-use edgelat_sites::boundary::{self, Instructed, LEAD, TAIL, instructed};
-use edgelat_sites::decode::{Code, Step};
-use edgelat_sites::{Around, Ends, Marks, Part, Site, Sites, Surroundings};
 
 /// A site and where it stands in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

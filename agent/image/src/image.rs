@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use edgelat_sites::Marks;
+
 use crate::debug_link::{self, DebugLink};
 use crate::dwarf::Inlined;
 use crate::elf::dynamic::Dynamic;
@@ -16,7 +18,6 @@ use crate::{
     Arch, BuildId, DebugFiles, FunctionTable, Glob, ImageError, Origin, Progress, ReadAt, Refusal, Skipped,
     debugdata,
 };
-use edgelat_sites::Marks;
 
 /// What kind of image a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -15,12 +15,12 @@
 use std::ops::Range;
 
 use crc::{CRC_32_ISCSI, Crc};
+use edgelat_sites::{Site, Sites};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::limits::{BUILD_ID_BYTES, COLD_PARTS, FUNCTION_BYTES, NAME_BYTES, PACK_BYTES, PACK_FUNCTIONS};
 use crate::{Arch, BuildId, Function, FunctionSites, SiteKind, Stepping};
-use edgelat_sites::{Site, Sites};
 
 /// How a pack begins, whatever its version.
 const MAGIC: &[u8] = b"edgelat pack ";

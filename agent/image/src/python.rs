@@ -21,6 +21,7 @@ mod state;
 
 use std::fmt;
 
+use edgelat_sites::decode::Step;
 use thiserror::Error;
 
 pub use self::state::State;
@@ -31,7 +32,6 @@ use crate::glob::Glob;
 use crate::limits::PATTERN_BYTES;
 use crate::source::read_exact;
 use crate::{Ends, Function, FunctionSites, FunctionTable, Image, ImageError, PatternError, ReadAt, Refusal};
-use edgelat_sites::decode::Step;
 
 /// The evaluation loop.
 const LOOP: &str = "_PyEval_EvalFrameDefault";

@@ -15,6 +15,9 @@
 //! An exception (in Rust, a panic) is seen leaving where the function has something to clean up: compilers end that with a
 //! call of `_Unwind_Resume`, which never returns. A frame without a clean-up is taken off without a word of its own code.
 
+use edgelat_sites::Site;
+use edgelat_sites::decode::{Effect, Flow, Memory, Pointer};
+
 use crate::code::ProbeSite;
 use crate::elf::dynamic::Dynamic;
 use crate::elf::relocations;
@@ -25,8 +28,6 @@ use crate::{
     Arch, Ends, Function, FunctionSites, FunctionTable, Image, ImageError, Language, ReadAt, Refusal,
     SiteKind,
 };
-use edgelat_sites::Site;
-use edgelat_sites::decode::{Effect, Flow, Memory, Pointer};
 
 /// System V ABI x86-64, table 4.9: `R_X86_64_GLOB_DAT`, `R_X86_64_JUMP_SLOT`.
 const X86_64_SLOTS: [u64; 2] = [6, 7];

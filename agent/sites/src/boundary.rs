@@ -8,9 +8,8 @@
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
-use crate::Arch;
-use crate::Part;
 use crate::decode::{Code, Probing};
+use crate::{Arch, Part};
 
 /// Bytes before a place that are looked at, as far as the segment has them.
 pub const LEAD: u64 = 192;

@@ -4,11 +4,9 @@
 //! same bytes: a site stands on an instruction, the instruction is one that ends a call where it is said to be an exit,
 //! nothing that a probe must not pass stands between the start and the entry, and no loop hits an exit at every turn.
 
-use super::loops;
 use crate::decode::{Code, Flow, Probing, Step};
 use crate::entry::{self, PASSED, Wanted, above_at, breaks};
-use crate::{Arch, Refusal};
-use crate::{Ends, Marks, Part, Site, SiteKind, Sites, Stepping};
+use crate::{Arch, Ends, Marks, Part, Refusal, Site, SiteKind, Sites, Stepping, loops};
 
 /// `sites` with the cost of their probes told by this code, whose main part comes first. Where the ends of calls are told by
 /// [`Ends::AtReturnAddress`], the entry stands where the stack pointer is as the caller gave it.

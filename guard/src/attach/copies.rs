@@ -24,12 +24,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// one. Whoever closes in ascending order is done with what is between when it closes the second, whoever closes in descending
 /// order when it closes the first.
 #[derive(Debug)]
-struct Ends {
+struct Bracket {
     low: OwnedFd,
     high: Option<OwnedFd>,
 }
 
-impl Ends {
+impl Bracket {
     /// From now on they stand around this one as well, which is above the low one.
     fn stretch(&mut self, opened: i32) -> Result<(), Errno> {
         if self.high.as_ref().is_none_or(|high| high.as_raw_fd() < opened) {
@@ -46,16 +46,16 @@ pub(super) struct Copies {
     /// The answer, once it was asked for.
     gone: Option<bool>,
     /// The pipe's, until it is asked for the answer.
-    writer: Option<Ends>,
+    writer: Option<Bracket>,
     /// The lock that tells other agents of the copies.
-    lock: Ends,
+    lock: Bracket,
 }
 
 impl Copies {
     pub(super) fn new(lock: impl AsFd) -> Result<Self, Errno> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
-        let lock = Ends { low: above(lock, 0)?, high: None };
-        Ok(Self { reader, gone: None, writer: Some(Ends { low: writer, high: None }), lock })
+        let lock = Bracket { low: above(lock, 0)?, high: None };
+        Ok(Self { reader, gone: None, writer: Some(Bracket { low: writer, high: None }), lock })
     }
 
     /// Takes a descriptor that was opened between the ends, and gives it back with a number above the first ones. A process that

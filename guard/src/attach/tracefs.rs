@@ -49,7 +49,7 @@ pub(crate) struct Tracefs {
     /// `uprobe_events`, for writing.
     events_file: Arc<File>,
     owner: Owner,
-    /// The lock of the owner.
+    /// `uprobe_events`, for reading, and with the lock of the owner.
     held: File,
     /// Probes that an event can hold, once that was tried.
     per_event: OnceCell<usize>,
@@ -83,7 +83,7 @@ impl Tracefs {
         };
         // What a sweep leaves keeps a file system busy until the next one. In another PID namespace everybody looks gone.
         if in_first_pid_namespace() {
-            _ = tracefs.sweep();
+            tracefs.sweep();
         }
         Ok(tracefs)
     }
@@ -107,11 +107,10 @@ impl Tracefs {
     }
 
     /// Removes events of agents that are gone.
-    fn sweep(&self) -> Result<(), Errno> {
-        let listing = open_file(&self.root, "uprobe_events", OFlag::O_RDONLY)?;
-        let stale = left_of(&listing, |group| Owner::of(group).is_some_and(|owner| owner.is_gone(&listing)));
+    fn sweep(&self) {
+        let stale =
+            left_of(&self.held, |group| Owner::of(group).is_some_and(|owner| owner.is_gone(&self.held)));
         stale.iter().for_each(|event| _ = remove(&self.events_file, event));
-        Ok(())
     }
 
     /// From now on definitions are removed even if this process is killed.
@@ -418,11 +417,11 @@ mod tests {
         (&*tracefs.events_file)
             .write_all(format!("p:{group}/e0 {}:0x1000\n", exe.display()).as_bytes())
             .unwrap();
-        tracefs.sweep().unwrap();
+        tracefs.sweep();
         assert_eq!(left(), 1, "a child of its maker may have it open");
         drop(held);
         crate::testing::eventually("nobody has it open, and it stays", || {
-            tracefs.sweep().unwrap();
+            tracefs.sweep();
             left() == 0
         });
     }

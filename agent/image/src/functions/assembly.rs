@@ -13,11 +13,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use edgelat_sites::decode::{Flow, Step};
+
 use super::collect::{Collector, Raw, is_cold};
 use crate::ImageError;
 use crate::elf::symbols::Binding;
 use crate::elf::unwind::Unwind;
-use edgelat_sites::decode::{Flow, Step};
 
 /// Symbols that are looked up in the unwind tables, with some 20 reads each. Real images have a few dozen, all from assembly.
 const UNWIND_LOOKUPS: usize = 4_096;
