@@ -403,13 +403,21 @@ __noinline __u64 probes_before(__u64 owner, __u32 price)
 	return ns;
 }
 
+/* Defined in python.bpf.h. */
+static __always_inline __u32 python_work(void);
+
 static __always_inline __u32 price_of(__u64 site, enum end end)
 {
+	__u32 price;
+
 	if (end == RETURN)
 		return 0;
+	price = prices.ns[(site & SITE_STEPPED ? PRICE_STEPPED : PRICE_PLAIN) + (end == EXIT)];
 	if (site & SITE_TWIN)
-		return prices.ns[PRICE_TWIN];
-	return prices.ns[(site & SITE_STEPPED ? PRICE_STEPPED : PRICE_PLAIN) + (end == EXIT)];
+		price = prices.ns[PRICE_TWIN];
+	if (constants.python_rows && end == ENTRY && site & SITE_PYTHON)
+		price += python_work();
+	return price;
 }
 
 /* The sum that is the same at both ends of a call, but for what is hit between. */

@@ -228,6 +228,8 @@ layout! {
         PRICE_PLAIN: u32 = 0;
         /// The same where the kernel single-steps the instruction.
         PRICE_STEPPED: u32 = 2;
+        /// Of so many calls of Python functions one is timed; `Row::python_work` is as many times the mean.
+        WORK_EVERY: u32 = 16;
         /// Where another program has paid the trap.
         PRICE_TWIN: u32 = 4;
         /// Of a plain return that the program does itself.
@@ -380,8 +382,11 @@ layout! {
             suspended_ns: u64,
             /// In the row of the resumes: awaits that began while there was no row for them as a whole.
             awaits_unresolved: u64,
+            /// In the first row of Python: nanoseconds that it takes to find the function of a call, WORK_EVERY times the mean of
+            /// late. Not a counter.
+            python_work: u64,
             /// Keeps a row a multiple of a cache line, so that what a hit costs is told by the first one.
-            reserved: [u64; 4],
+            reserved: [u64; 3],
             /// Durations by exponential bucket.
             buckets: [u64; 256],
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use edgelat_histogram::Histogram;
 
-use crate::layout::{BUCKET_BIAS, ROW_BUCKETS, Row, SCALE, THRESHOLDS};
+use crate::layout::{BUCKET_BIAS, ROW_BUCKETS, Row, SCALE, THRESHOLDS, WORK_EVERY};
 use crate::mapping::{MapError, Mapping};
 
 // The histogram crate owns the scheme; a row is its bucket array.
@@ -160,6 +160,8 @@ pub struct Hits {
     pub stepped_exits: u64,
     /// Of both, those that shared their trap with another hit.
     pub twins: u64,
+    /// Of Python's evaluation loop: what it takes to find the function of a call, in nanoseconds; else 0.
+    pub work_ns: u64,
 }
 
 /// The mapped array of rows: index = function x lanes + CPU.
@@ -243,7 +245,15 @@ impl Rows {
             stepped_entries,
             stepped_exits,
             twins,
+            work_ns: self.work_ns(function),
         })
+    }
+
+    /// Of the CPUs that have a mean the dearest.
+    fn work_ns(&self, function: usize) -> u64 {
+        let lanes =
+            (0..self.lanes).map(|lane| self.mapping.load(self.row(function, lane) + at!(python_work)));
+        lanes.max().unwrap_or(0) / u64::from(WORK_EVERY)
     }
 
     /// Exits without a frame so far.

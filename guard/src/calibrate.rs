@@ -365,11 +365,15 @@ impl Samples {
         self.taken += 1;
     }
 
-    /// What hits cost by the medians: whoever ran in between does not count. What is not called again stays as in `known`.
+    /// What hits cost by the medians: whoever ran in between does not count. What is not called again stays as in `known`, and
+    /// all does before there is a median.
     pub(crate) fn prices(&self, known: &Prices, returns: Returns) -> Prices {
+        if self.taken < SAMPLES {
+            return *known;
+        }
         // What this machine has no function for was never called.
         let cost_of = |row: u32| {
-            let recent = &self.recent[row as usize][..self.taken.min(SAMPLES)];
+            let recent = &self.recent[row as usize];
             median(recent.iter().copied().filter(|ns| *ns > 0).collect())
         };
         Prices { twin: known.twin, walk: known.walk, ..prices(cost_of, cost_of(LONE), returns) }

@@ -3,6 +3,7 @@
 //! | hit | price |
 //! | --- | --- |
 //! | at an entry or an exit | of its instruction, which the kernel emulates or single-steps |
+//! | at the entry of Python's evaluation loop | the same and what the program takes to find the function, which it times itself |
 //! | at a plain return, by programs that write registers | of the return that the program did itself |
 //! | at an instruction that another function of the plan shares | of the second program alone: one trap runs both |
 //! | of a return probe | none: it is part of the entry's |
@@ -159,7 +160,7 @@ pub(crate) fn priced(kinds: Kinds, hits: &Hits, prices: &Prices, ways: Ways) -> 
     };
     let counted = hits.entries.saturating_sub(hits.idle_entries);
     let parts = [
-        (counted, prices.entry.emulated),
+        (counted, prices.entry.emulated.saturating_add(hits.work_ns)),
         (hits.idle_entries, prices.idle_entry),
         (hits.stepped_entries, dearer(prices.entry)),
         (exits, exit.emulated),
@@ -230,6 +231,8 @@ mod tests {
         let of = kinds(&[(SITE_PYTHON, false, false), (SITE_PYTHON, true, false)]).of(0).unwrap();
         let hits = Hits { entries: 10, exits: 19, idle_exits: 9, ..Hits::default() };
         assert_eq!(priced(of, &hits, &PRICES, RET), (3000 + 9 * 400, 19));
+        let slow = Hits { work_ns: 700, ..hits };
+        assert_eq!(priced(of, &slow, &PRICES, RET), (10 * 1000 + 9 * 400, 19));
     }
 
     #[test]

@@ -6,6 +6,10 @@ use serde::Serialize;
 /// Name and version of the schema of a line.
 pub const SCHEMA: &str = "edgelat.watch/1";
 
+/// What probes took inside of a call is known to one part in so many: the time of a trap goes up and down by as much within a
+/// second, with what else the machine does.
+const PRICES_WITHIN: u64 = 8;
+
 /// One line: everything cumulative since arming.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
@@ -232,7 +236,7 @@ pub struct FunctionReport {
     pub suspended_ns: Option<u64>,
     /// Mean of the durations in nanoseconds; `None` while nothing was measured.
     pub mean_ns: Option<u64>,
-    /// The same without what probes took inside; `None` where that is not known, or as long as the whole.
+    /// The same without what probes took inside; `None` where that is not known, or so much that the rest cannot be told.
     pub mean_without_probes_ns: Option<u64>,
     /// Calls a second since the line before; in the last line since arming.
     pub rate_per_s: f64,
@@ -315,15 +319,26 @@ impl FunctionReport {
         self.probes_inside_ns = probes.map(|(ns, _)| ns);
         self.probes_inside_unknown = probes.map_or(0, |(_, unknown)| unknown);
         self.mean_ns = self.sum_ns.checked_div(self.count);
-        // The calls of which it is not known are taken for ones like the others.
-        let known = self.count.saturating_sub(self.probes_inside_unknown);
-        let each = self.probes_inside_ns.and_then(|ns| ns.checked_div(known));
-        // Less than nothing is left where prices are a little too high: then it is not known, and not 0.
-        self.mean_without_probes_ns =
-            self.mean_ns.zip(each).and_then(|(mean, probes)| mean.checked_sub(probes).filter(|ns| *ns > 0));
+        let each = self.probes_of_each();
+        // Where less is left than prices may be wrong by, it is not known; and not 0.
+        self.mean_without_probes_ns = self.mean_ns.zip(each).and_then(|(mean, probes)| {
+            mean.checked_sub(probes).filter(|left| *left > 0 && *left >= probes / PRICES_WITHIN)
+        });
         // A bucket is an eighth of an octave wide.
         let within = |bias: u64| bias + bias / 11;
         self.below_bias = self.p50_ns.zip(self.bias_ns).is_some_and(|(p50, bias)| p50 <= within(bias));
+    }
+
+    /// Mean of what probes took inside of a call. Calls of which it is not known are taken for ones like the others.
+    fn probes_of_each(&self) -> Option<u64> {
+        self.probes_inside_ns?.checked_div(self.count.saturating_sub(self.probes_inside_unknown))
+    }
+
+    /// Where probes inside took so much that the rest of the mean cannot be told: how much that may be, in nanoseconds.
+    pub fn unresolved_ns(&self) -> Option<u64> {
+        let (mean, probes) = (self.mean_ns?, self.probes_of_each().filter(|ns| *ns > 0)?);
+        let most = mean.saturating_sub(probes).saturating_add(probes / PRICES_WITHIN);
+        self.mean_without_probes_ns.is_none().then_some(most.min(mean))
     }
 
     /// Does the account add up?

@@ -217,7 +217,7 @@ fn attach(page: &mut String, results: &Results) -> Written {
     writeln!(
         page,
         "Seen from outside, in ms. *Attach*: from starting the program to the last breakpoint in the target's text (and the \
-         program's own word that it is ready, where it has one); reading the image, compiling and loading are in it. \
+         program's own word that it is ready); reading the image, compiling and loading are in it. \
          *Detach*: from Ctrl-C to the last breakpoint gone / to the end of the program. For the empty programs: loading and \
          creating the links / closing them.\n"
     )?;

@@ -102,12 +102,12 @@ impl Tool {
         })
     }
 
-    /// What it prints when it is ready, where the text of the target cannot show it (return probes).
-    fn ready_word(self) -> Option<&'static str> {
+    /// What it prints when it is ready. The text of the target shows neither return probes nor whether calls count already.
+    fn ready_word(self) -> &'static str {
         match self {
-            Self::Edgelat { .. } => None,
-            Self::Bpftrace => Some("Attached "),
-            Self::Bcc | Self::LibbpfTools => Some("Tracing "),
+            Self::Edgelat { .. } => "edgelat: armed",
+            Self::Bpftrace => "Attached ",
+            Self::Bcc | Self::LibbpfTools => "Tracing ",
         }
     }
 
@@ -230,9 +230,9 @@ impl Running {
         self.output.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Did it say that it is ready, if it is one that says so?
+    /// Did it say that it is ready?
     pub(crate) fn says_ready(&self) -> bool {
-        self.tool.ready_word().is_none_or(|word| self.output().contains(word))
+        self.output().contains(self.tool.ready_word())
     }
 
     /// Has it ended?

@@ -9,6 +9,7 @@ use edgelat_tests::machine::Turn;
 use edgelat_tests::service::measure;
 use edgelat_tests::{Place, Report, Session, need_root, patience, soaking, target};
 
+use crate::python::{script, under};
 use crate::service::{exe, start};
 
 /// What is shown may differ from what is paid by so much: where much else runs caches are cold.
@@ -29,6 +30,10 @@ impl Caller {
     fn start(shape: &str, threads: u32, children: u32) -> Self {
         let mut command = Command::new(target("costs"));
         command.args([shape, &threads.to_string(), &children.to_string()]);
+        Self::of(command)
+    }
+
+    fn of(mut command: Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let mut caller = Self { child, stdin, lines: Lines::of(stdout) };
@@ -95,7 +100,12 @@ const PLAIN: Case = Case { shape: "returns", threads: 1, children: 0, options: &
 impl Case {
     /// What is shown, of what is paid; with the last report.
     fn ratio(&self) -> (f64, Report) {
-        let mut caller = Caller::start(self.shape, self.threads, self.children);
+        let (ratio, _, report) = self.of(Caller::start(self.shape, self.threads, self.children));
+        (ratio, report)
+    }
+
+    /// The same of a caller, with what the probes add to a turn in nanoseconds.
+    fn of(&self, mut caller: Caller) -> (f64, f64, Report) {
         let without = caller.turn();
         let pid = caller.child.id().to_string();
         // With a bound, what a hit costs is known before the first one.
@@ -112,8 +122,9 @@ impl Case {
         let with = caller.turn();
         let to = session.wait_for(|report| report.seq >= from + 3).seq;
         let reports = session.reports();
-        let ratio = shown(&reports[from as usize..=to as usize], self.functions[0]) / (with - without);
-        (ratio, session.interrupt())
+        let once = self.functions[0].rsplit(':').next().unwrap_or_default();
+        let ratio = shown(&reports[from as usize..=to as usize], once) / (with - without);
+        (ratio, with - without, session.interrupt())
     }
 
     #[track_caller]
@@ -176,6 +187,28 @@ fn covered_children_add_to_the_cost_and_to_the_bias_that_are_shown() {
         seen.push((more, all));
     }
     panic!("of that without children, and of what is measured: {seen:.2?}");
+}
+
+/// To find the function of a call takes a third of what its probes take.
+#[test]
+fn functions_of_python_cost_what_is_shown_and_what_calls_have_of_it_inside() {
+    let functions = &["py:nests.py:handle", "py:nests.py:small"];
+    let case = Case { shape: "nests.py", functions, ..PLAIN };
+    need_root();
+    let _turn = Turn::alone();
+    let mut seen = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let mut command = under("3.14", &script("nests.py"));
+        command.env("PYTHONPERFSUPPORT", "1");
+        let (cost, added, report) = case.of(Caller::of(command));
+        let handle = report.function("handle");
+        let inside = handle.probes_inside_ns.unwrap() as f64 / handle.count as f64 / added;
+        if RIGHT.contains(&cost) && RIGHT.contains(&inside) {
+            return;
+        }
+        seen.push((cost, inside));
+    }
+    panic!("what is shown as cost, and as inside of a call, is {seen:.2?} of what is paid");
 }
 
 #[test]

@@ -50,8 +50,8 @@ fn explained(options: &[&str]) -> f64 {
     let mean = together.function("top").sum_ns as f64 / together.function("top").count as f64;
     match together.function("top").mean_without_probes_ns {
         Some(without) => assert!((without as f64 + top - mean).abs() < 2.0, "{together:#?}"),
-        // Prices that are a little too high leave nothing.
-        None => assert!(top > mean - 2.0, "{together:#?}"),
+        // Prices that are a little too high leave too little to tell.
+        None => assert!(top > (mean - 2.0) * 8.0 / 9.0, "{together:#?}"),
     }
     top / (median(&together, "top") - alone)
 }

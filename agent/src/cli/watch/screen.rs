@@ -215,11 +215,9 @@ fn probes(function: &FunctionReport) -> impl Iterator<Item = String> {
         let (ours, mean, without) = (duration(mean - without), duration(mean), duration(without));
         format!("  probes inside take {ours} of its mean of {mean}; without them {without}")
     });
-    let all = function.mean_ns.filter(|mean| {
-        *mean > 0 && function.mean_without_probes_ns.is_none() && function.probes_inside_ns > Some(0)
-    });
-    let all = all.map(|mean| {
-        format!("  probes inside take all of its mean of {}: what is left cannot be resolved", duration(mean))
+    let all = function.mean_ns.zip(function.unresolved_ns()).map(|(mean, left)| {
+        let (mean, left) = (duration(mean), duration(left));
+        format!("  probes inside take nearly all of its mean of {mean}: what is left, {left} at most, cannot be resolved")
     });
     let below = function.below_bias.then(|| {
         "  shorter than can be resolved: half of its calls take no longer than what the probes add".to_owned()
@@ -391,12 +389,14 @@ mod tests {
         function.take_probes(Some((90 * 26_100, 10)));
         let lines: Vec<String> = probes(&function).collect();
         assert_eq!(lines, ["  probes inside take 26.1 us of its mean of 32.0 us; without them 5.90 us"]);
-        function.take_probes(Some((100 * 32_001, 0)));
-        let lines: Vec<String> = probes(&function).collect();
-        assert_eq!(
-            lines,
-            ["  probes inside take all of its mean of 32.0 us: what is left cannot be resolved"]
-        );
+        // What is left must be more than prices may be wrong by.
+        for (ours, left) in [(28_445, "7.11 us"), (32_000, "4.00 us"), (40_000, "5.00 us")] {
+            function.take_probes(Some((100 * ours, 0)));
+            let expected = format!(
+                "  probes inside take nearly all of its mean of 32.0 us: what is left, {left} at most, cannot be resolved"
+            );
+            assert_eq!(probes(&function).collect::<Vec<String>>(), [expected]);
+        }
         function.bias_ns = Some(29_000);
         function.take_probes(Some((0, 0)));
         assert!(function.below_bias && probes(&function).all(|line| line.starts_with("  shorter than")));
