@@ -110,6 +110,11 @@ impl Meter {
         self.counted.iter().fold(walked, |sum, row| sum.saturating_add(row.cost_ns))
     }
 
+    /// Hits that were taken in, each trap once.
+    pub(crate) fn traps(&self) -> u64 {
+        self.traps
+    }
+
     /// What a hit costs, by what was measured at the start.
     pub(crate) fn prices(&self) -> &Prices {
         &self.prices

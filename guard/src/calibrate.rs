@@ -365,10 +365,15 @@ impl Samples {
         self.taken += 1;
     }
 
+    /// Are there enough for a median?
+    pub(crate) fn suffice(&self) -> bool {
+        self.taken >= SAMPLES
+    }
+
     /// What hits cost by the medians: whoever ran in between does not count. What is not called again stays as in `known`, and
     /// all does before there is a median.
     pub(crate) fn prices(&self, known: &Prices, returns: Returns) -> Prices {
-        if self.taken < SAMPLES {
+        if !self.suffice() {
             return *known;
         }
         // What this machine has no function for was never called.

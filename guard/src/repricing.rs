@@ -3,13 +3,15 @@
 //! What probes take inside of the calls of other functions is priced hit by hit, and may be many times what a function takes by
 //! itself. So a price that was right at the start is not enough: a trap takes now a third more and now a third less, depending
 //! on what else the machine does. Once a second the guard calls a few empty functions of its own, with the same probes on them,
-//! which is about a thousandth of a CPU; and only where plans may have probes inside of calls.
+//! which is about a thousandth of a CPU; in the beginning more often, as one sample tells little; and only where plans may have
+//! probes inside of calls, and have any hit.
 
 use std::time::{Duration, Instant};
 
 use edgelat_bpf::object::Programs;
 
 use crate::calibrate::{self, Samples};
+use crate::budget::Total;
 use crate::costs::own_target;
 use crate::error::GuardError;
 use crate::guard::Guard;
@@ -19,6 +21,8 @@ use crate::protocol::Returns;
 
 /// Time between two samples.
 const AGAIN: Duration = Duration::from_secs(1);
+/// The same while there are too few to tell.
+const SOON: Duration = Duration::from_millis(100);
 
 /// What is known of the prices of one set of programs.
 #[derive(Debug)]
@@ -27,6 +31,8 @@ pub(crate) struct Repriced {
     returns: Returns,
     samples: Samples,
     prices: Prices,
+    /// [`Guard::hit`] at the last sample.
+    hit: u64,
     /// The functions could not be probed any more; the prices stay.
     given_up: bool,
 }
@@ -45,12 +51,18 @@ impl Plan {
 impl Guard {
     /// How long until the next sample is due.
     pub(crate) fn time_to_reprice(&self) -> Option<Duration> {
-        self.plans.iter().any(|plan| plan.repriced().is_some()).then_some(AGAIN)
+        self.plans.iter().any(|plan| plan.repriced().is_some()).then(|| self.time_between_samples())
+    }
+
+    fn time_between_samples(&self) -> Duration {
+        let few = |repriced: &Repriced| !repriced.given_up && !repriced.samples.suffice();
+        if self.repriced.iter().any(few) { SOON } else { AGAIN }
     }
 
     /// Measures what hits cost, where it is time, and has the programs go by that.
     pub(crate) fn reprice(&mut self, now: Instant) {
-        if self.repriced_at.is_some_and(|last| now.saturating_duration_since(last) < AGAIN) {
+        let between = self.time_between_samples();
+        if self.repriced_at.is_some_and(|last| now.saturating_duration_since(last) < between) {
             return;
         }
         self.repriced_at = Some(now);
@@ -66,6 +78,14 @@ impl Guard {
         }
     }
 
+    /// Hits so far in the plans with these programs; `None` where nobody looks at them all the time.
+    fn hit(&self, key: (Programs, Returns)) -> Option<u64> {
+        let all = self.total.as_ref().is_some_and(Total::holds);
+        let plans = self.plans.iter().filter(|plan| plan.repriced() == Some(key));
+        let budgets = plans.filter_map(|plan| plan.budget.as_ref());
+        budgets.map(|budget| (all || budget.bound.holds()).then(|| budget.meter.traps())).sum()
+    }
+
     fn sample(&mut self, index: usize, key: (Programs, Returns)) {
         let known = self.costs.iter().find(|(programs, returns, _)| (*programs, *returns) == key);
         let Some(known) = known.map(|(_, _, costs)| costs.prices) else { return };
@@ -75,12 +95,21 @@ impl Guard {
         let place = place.unwrap_or_else(|| {
             let (programs, returns) = key;
             let samples = Samples::default();
-            self.repriced.push(Repriced { programs, returns, samples, prices: known, given_up: false });
+            self.repriced.push(Repriced {
+                programs,
+                returns,
+                samples,
+                prices: known,
+                hit: 0,
+                given_up: false,
+            });
             self.repriced.len() - 1
         });
-        if self.repriced[place].given_up {
+        let hit = self.hit(key);
+        if self.repriced[place].given_up || hit == Some(self.repriced[place].hit) {
             return;
         }
+        self.repriced[place].hit = hit.unwrap_or(0);
         // The plan that had the probes on these functions is gone.
         if !held && self.probe_again(index).is_err() {
             self.repriced[place].given_up = true;
