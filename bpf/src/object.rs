@@ -5,35 +5,20 @@
 
 use std::mem::offset_of;
 
-use xz4rust::XzDecoder;
-
 use crate::layout::{self, Constants};
 
-/// The compiled object of this architecture, packed by xz to a sixth: it is a large part of a small binary otherwise.
-pub const PACKED_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/latency.bpf.o.xz"));
+/// The compiled object of this architecture, packed to a quarter: it is a large part of a small binary otherwise.
+pub const PACKED_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/latency.bpf.o.deflate"));
 /// Bytes of the object. Decimal digits of the build.
 const OBJECT_BYTES: usize = match usize::from_str_radix(env!("OBJECT_BYTES"), 10) {
     Ok(bytes) => bytes,
     Err(_) => panic!("the build tells a number"),
 };
 
-/// The dictionary that the build packs with.
-const DICTIONARY_BYTES: usize = 256 << 10;
-
-/// The compiled object of this architecture.
+/// The compiled object of this architecture. A part of it, which libbpf refuses, where the binary is damaged.
 pub fn object() -> Vec<u8> {
-    let mut object = vec![0; OBJECT_BYTES];
-    let mut decoder = XzDecoder::in_heap_with_alloc_dict_size(0, DICTIONARY_BYTES);
-    let (mut used, mut made) = (0, 0);
-    // Its checksum is tested at every step; libbpf would refuse what is not whole.
-    while let Ok(step) = decoder.decode(&PACKED_OBJECT[used..], &mut object[made..])
-        && step.made_progress()
-        && made < OBJECT_BYTES
-    {
-        used += step.input_consumed();
-        made += step.output_produced();
-    }
-    object
+    let unpacked = miniz_oxide::inflate::decompress_to_vec_with_limit(PACKED_OBJECT, OBJECT_BYTES);
+    unpacked.unwrap_or_else(|failed| failed.output)
 }
 
 /// SHA-256 of [`object`] in hexadecimal: tells which programs a box runs.

@@ -5,11 +5,9 @@
 //! are streamed through a decoder whose dictionary is bounded, and what comes out is bounded too: 100 bytes of xz can
 //! stand for gigabytes.
 
-use xz4rust::{XzDecoder, XzNextBlockResult};
-
 use crate::elf::{Elf, Purpose};
-use crate::limits::{DEBUGDATA_BYTES, DEBUGDATA_COMPRESSED_BYTES, XZ_DICTIONARY_BYTES};
-use crate::source::{check_range, read_exact};
+use crate::limits::DEBUGDATA_BYTES;
+use crate::source::check_range;
 use crate::{ImageError, ReadAt};
 
 const SECTION: &str = ".gnu_debugdata";
@@ -27,6 +25,7 @@ pub(crate) fn read(
 }
 
 /// Decompresses `size` bytes of xz from `offset` to at most `limit` bytes.
+#[cfg(feature = "debugdata")]
 fn decompress(
     source: &dyn ReadAt,
     offset: u64,
@@ -34,6 +33,11 @@ fn decompress(
     limit: usize,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Vec<u8>, ImageError> {
+    use xz4rust::{XzDecoder, XzNextBlockResult};
+
+    use crate::limits::{DEBUGDATA_COMPRESSED_BYTES, XZ_DICTIONARY_BYTES};
+    use crate::source::read_exact;
+
     const CHUNK: usize = 64 << 10;
     if size > DEBUGDATA_COMPRESSED_BYTES {
         return Err(ImageError::TooLarge { what: SECTION, size, limit: DEBUGDATA_COMPRESSED_BYTES });
@@ -78,7 +82,20 @@ fn decompress(
     Err(damaged("the stream ends too early".to_owned()))
 }
 
+/// A build without a decoder refuses the section.
+#[cfg(not(feature = "debugdata"))]
+fn decompress(
+    _: &dyn ReadAt,
+    _: u64,
+    _: u64,
+    _: usize,
+    _: &mut dyn FnMut(u64, u64),
+) -> Result<Vec<u8>, ImageError> {
+    Err(ImageError::Debugdata { reason: "this build of edgelat has no decoder for it".to_owned() })
+}
+
 #[cfg(test)]
+#[cfg(feature = "debugdata")]
 mod tests {
     use std::io::Write;
     use std::process::{Command, Stdio};
