@@ -53,6 +53,9 @@ pub const SCHEDS: [(&str, Sched); 2] = [("other", Sched::Other), ("ext", Sched::
 /// Words for the CPUs that calls have to begin on to be measured.
 pub const TARGETS_ON: [(&str, TargetsOn); 2] = [("any", TargetsOn::Any), ("isolated", TargetsOn::Isolated)];
 
+/// Words for what comes of a measurement that costs more than it may: is it sampled?
+pub const OVER_BUDGET: [(&str, bool); 2] = [("sample", true), ("end", false)];
+
 /// The words of a table.
 pub const fn words<T, const N: usize>(table: &[(&'static str, T); N]) -> [&'static str; N] {
     let mut words = [""; N];

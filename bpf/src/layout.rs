@@ -338,7 +338,7 @@ layout! {
         /// What one function did on one CPU: the histogram and the account of its entries.
         ///
         /// Counters only grow and are never cleared. The first eight, a cache line, are all that a price depends on as a rule. Over all lanes of a function,
-        /// `entries = zero + sum(buckets) + over_range + abandoned + evicted + table_full + unkeyed + frames in the
+        /// `entries = zero + sum(buckets) + over_range + abandoned + cut + evicted + table_full + unkeyed + frames in the
         /// table`.
         Row as "row" {
             /// Hits of the entry site, on CPUs that count.
@@ -385,8 +385,10 @@ layout! {
             /// In the first row of Python: nanoseconds that it takes to find the function of a call, WORK_EVERY times the mean of
             /// late. Not a counter.
             python_work: u64,
+            /// Frames of calls that were open when the guard took the probes off for a while, because of their cost.
+            cut: u64,
             /// Keeps a row a multiple of a cache line, so that what a hit costs is told by the first one.
-            reserved: [u64; 3],
+            reserved: [u64; 2],
             /// Durations by exponential bucket.
             buckets: [u64; 256],
         }

@@ -26,4 +26,4 @@ pub use codes::Codes;
 pub use control::{Switch, Switches};
 pub use frames::{Frame, Frames};
 pub use mapping::MapError;
-pub use rows::{Hits, RowTotals, Rows};
+pub use rows::{Abandoned, Hits, RowTotals, Rows};

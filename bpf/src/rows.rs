@@ -36,6 +36,8 @@ pub struct RowTotals {
     pub over_range: u64,
     /// Frames left by another way than an exit site, found because their exact key was entered again.
     pub abandoned: u64,
+    /// Frames of calls that were open at the end of a window.
+    pub cut: u64,
     /// Frames that gave way to younger ones.
     pub evicted: u64,
     /// Entries that found no frame.
@@ -69,6 +71,7 @@ impl RowTotals {
         zero: 0,
         over_range: 0,
         abandoned: 0,
+        cut: 0,
         evicted: 0,
         table_full: 0,
         unkeyed: 0,
@@ -95,6 +98,7 @@ impl RowTotals {
             zero: combine(self.zero, other.zero),
             over_range: combine(self.over_range, other.over_range),
             abandoned: combine(self.abandoned, other.abandoned),
+            cut: combine(self.cut, other.cut),
             evicted: combine(self.evicted, other.evicted),
             table_full: combine(self.table_full, other.table_full),
             unkeyed: combine(self.unkeyed, other.unkeyed),
@@ -123,7 +127,7 @@ impl RowTotals {
 
     /// Calls that will not return to be measured.
     pub fn lost(&self) -> u64 {
-        self.over_range + self.abandoned + self.evicted + self.table_full + self.unkeyed
+        self.over_range + self.abandoned + self.cut + self.evicted + self.table_full + self.unkeyed
     }
 
     /// The histogram of all measured durations.
@@ -164,6 +168,15 @@ pub struct Hits {
     pub work_ns: u64,
 }
 
+/// How calls are accounted for whose frames were thrown away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Abandoned {
+    /// As any call that was left by another way than an exit.
+    Abandoned,
+    /// As cut by the end of a window.
+    Cut,
+}
+
 /// The mapped array of rows: index = function x lanes + CPU.
 #[derive(Debug)]
 pub struct Rows {
@@ -193,15 +206,19 @@ impl Rows {
         Ok(Self { mapping: Mapping::write(rows, elements, size_of::<Row>())?, functions, lanes })
     }
 
-    /// Counts `calls` of `function` as abandoned: their frames are gone. Where the programs count the calls inside, `inside`
+    /// Accounts for `calls` of `function` whose frames are gone. Where the programs count the calls inside, `inside`
     /// of those are no longer. No effect past the last function. The rows must come from
     /// [`map_to_give_up`](Self::map_to_give_up).
-    pub fn give_up(&self, function: usize, calls: u64, inside: i64) {
+    pub fn give_up(&self, function: usize, by: Abandoned, calls: u64, inside: i64) {
         if function >= self.functions {
             return;
         }
         let word = |field: usize| self.mapping.words(self.row(function, 0) + field, 1).first();
-        if let Some(abandoned) = word(at!(abandoned)) {
+        let field = match by {
+            Abandoned::Abandoned => at!(abandoned),
+            Abandoned::Cut => at!(cut),
+        };
+        if let Some(abandoned) = word(field) {
             abandoned.fetch_add(calls, Ordering::Relaxed);
         }
         if let Some(counter) = word(at!(inside)).filter(|_| inside != 0) {
@@ -233,7 +250,8 @@ impl Rows {
         }
         let [entries, unmatched, abandoned, idle_entries, idle_exits, stepped_entries, stepped_exits, twins] =
             first;
-        let lost = [at!(evicted), at!(table_full), at!(unkeyed)].map(|field| self.sum(function, field));
+        let lost =
+            [at!(evicted), at!(table_full), at!(unkeyed), at!(cut)].map(|field| self.sum(function, field));
         let lost = lost.into_iter().fold(abandoned, u64::saturating_add);
         Some(Hits {
             mark,
@@ -284,6 +302,7 @@ impl Rows {
             zero: self.sum(function, at!(zero)),
             over_range: self.sum(function, at!(over_range)),
             abandoned: self.sum(function, at!(abandoned)),
+            cut: self.sum(function, at!(cut)),
             evicted: self.sum(function, at!(evicted)),
             table_full: self.sum(function, at!(table_full)),
             unkeyed: self.sum(function, at!(unkeyed)),

@@ -204,10 +204,11 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// Looks; the cost when it is enough.
-    pub(crate) fn look(&mut self, others: u64, charged_ns: u64, now: Instant) -> Option<Ppm> {
+    /// Looks; the cost when it is enough, and for how long it was that.
+    pub(crate) fn look(&mut self, others: u64, charged_ns: u64, now: Instant) -> Option<(Ppm, Duration)> {
+        let time = now.saturating_duration_since(self.meter.since);
         let cost = self.meter.look(others, charged_ns, now)?;
-        self.bound.exceeded(cost).then_some(cost)
+        self.bound.exceeded(cost).then_some((cost, time))
     }
 }
 

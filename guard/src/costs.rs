@@ -119,8 +119,9 @@ impl Guard {
         let plan = &mut self.plans[index];
         let cost_ns = plan.cost_ns(others);
         let more_bias_ns = plan.budget.as_ref().map_or(0, |budget| budget.meter.bias_of(others));
+        let off_ns = plan.sampled_off_ns(Instant::now());
         self.price(index)?;
-        Ok(Reply::Cost { cost_ns, more_bias_ns })
+        Ok(Reply::Cost { cost_ns, more_bias_ns, off_ns })
     }
 
     pub(crate) fn calibrate(&mut self, id: PlanId) -> Result<Reply, GuardError> {

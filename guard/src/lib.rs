@@ -24,6 +24,7 @@
 //! | `examine.rs` | which of its functions do not fit the target's memory, and is there room for the others? |
 //! | `look.rs` | what is looked at without being asked |
 //! | `stop.rs` | what happens when the guard is stopped and continued? |
+//! | `windows.rs` | when are the probes of a plan on that costs too much? |
 //! | `deadline.rs` | who ends a guard that does not come round any more? |
 //! | `command.rs` | a command that is held until its probes are in place |
 //! | `find.rs` | which processes are there? |
@@ -103,6 +104,7 @@ mod target;
 mod testing;
 pub mod user;
 mod watchers;
+mod windows;
 
 /// Removes what agents that were killed have left behind, where the caller may: definitions of trace events, which keep
 /// the file systems of their targets busy, and pinned maps. What belongs to an agent that runs stays.
@@ -121,3 +123,4 @@ pub use notify::Notify;
 pub use scope::{Asked, Limits, Which};
 pub use share::{Beside, Offer, Share};
 pub use split::{split, split_and_place};
+pub use windows::WINDOW;

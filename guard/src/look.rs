@@ -36,7 +36,8 @@ impl Guard {
         let budgets = self.plans.iter().any(busy).then_some(budget::LOOK);
         let tracers = self.plans.iter().filter(|plan| plan.has_probes()).map(Plan::patience_for_tracers);
         let images = (!self.plans.is_empty() || self.service.is_some()).then_some(LOOK_AT_IMAGES);
-        tracers.chain(budgets).chain(images).chain(self.time_to_reprice()).min()
+        let soon = self.time_to_reprice().into_iter().chain(self.time_to_window(Instant::now()));
+        tracers.chain(budgets).chain(images).chain(soon).min()
     }
 
     /// What has to be looked at again and again: what the probes cost, and whether the probed files are what they were.
@@ -46,6 +47,7 @@ impl Guard {
         self.sweep(now);
         self.look_for_tracers(now);
         self.look_at_costs(now);
+        self.sample_windows(now);
         self.reprice(now);
         let due =
             |last: Option<Instant>, time| last.is_none_or(|last| now.saturating_duration_since(last) >= time);
@@ -79,17 +81,26 @@ impl Guard {
             let plan = &mut self.plans[index];
             let charged_ns = plan.charged_ns;
             let budget = plan.budget.as_mut();
-            if let Some(ppm) = budget.and_then(|budget| budget.look(others, charged_ns, now)) {
-                self.take_off(index, Event::OverBudget { ppm, of: BudgetOf::Plan });
+            if let Some((ppm, time)) = budget.and_then(|budget| budget.look(others, charged_ns, now)) {
+                self.over_budget(index, ppm, time, now);
             }
         }
-        let costs: Vec<Ppm> = self
-            .plans
-            .iter()
-            .map(|plan| plan.budget.as_ref().filter(|_| !plan.off).map_or(0, |budget| budget.meter.last()))
-            .collect();
-        if let Some((index, ppm, of)) = self.total.as_mut().and_then(|total| total.dearest(&costs, now)) {
-            self.take_off(index, Event::OverBudget { ppm, of });
+        let costs: Vec<Ppm> = self.plans.iter().map(Plan::present_cost).collect();
+        match self.total.as_mut().and_then(|total| total.dearest(&costs, now)) {
+            Some((index, ppm, BudgetOf::AllPlans)) if self.plans[index].may_be_sampled() => {
+                self.begin_sampling(index, ppm, budget::LOOK, now);
+            }
+            Some((index, ppm, of)) => self.take_off(index, Event::OverBudget { ppm, of }),
+            None => {}
+        }
+    }
+
+    /// A plan has cost more than its bound, at the last look. Windows have an account of their own.
+    fn over_budget(&mut self, index: usize, ppm: Ppm, time: Duration, now: Instant) {
+        match &self.plans[index] {
+            plan if plan.has_windows() => {}
+            plan if plan.may_be_sampled() => self.begin_sampling(index, ppm, time, now),
+            _ => self.take_off(index, Event::OverBudget { ppm, of: BudgetOf::Plan }),
         }
     }
 

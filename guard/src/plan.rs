@@ -36,6 +36,7 @@ use crate::protocol::{
 use crate::python;
 use crate::scope::memory_bound;
 use crate::target::Target;
+use crate::windows::Sampling;
 
 /// Functions of one plan.
 const MAX_FUNCTIONS: u32 = 65_536;
@@ -87,8 +88,12 @@ pub(crate) struct Plan {
     pub(crate) detach_ns: u64,
     /// Its probes were taken off, and none is put anywhere again.
     pub(crate) off: bool,
-    /// Its probes are off because the agent is stopped, and come back.
+    /// Its probes are off because the agent is stopped, or because of their cost, and come back.
     pub(crate) stopped: bool,
+    /// It is measured in windows, or was.
+    pub(crate) sampling: Option<Sampling>,
+    /// The present window has an end.
+    pub(crate) window_open: bool,
     /// A fault has been told.
     pub(crate) fault_told: bool,
 }
@@ -180,6 +185,8 @@ impl Guard {
             detach_ns: 0,
             off: false,
             stopped: false,
+            sampling: None,
+            window_open: false,
             fault_told: false,
         });
         Ok(Reply::Plan { plan: id })

@@ -127,6 +127,8 @@ pub struct PlanOptions {
     pub python: Option<PythonPlan>,
     /// What its probes may cost, in millionths of one CPU's time, once the cost of a call is known; more takes them off.
     pub max_cost_ppm: Option<u64>,
+    /// Where they cost more, they are on in windows only.
+    pub sample: bool,
     /// Show rows and frames to others, below /sys/fs/bpf.
     pub pin: bool,
 }
@@ -598,6 +600,11 @@ pub enum Event {
     },
     /// Somebody wrote to a probed file or put another in its place. The probes are gone.
     ImageChanged,
+    /// The probes cost more than the bound, and are on in windows only from now on.
+    Sampled {
+        /// Millionths of one CPU.
+        ppm: u64,
+    },
     /// The agent was stopped, as by Ctrl-Z, and its probes were off for so long. Calls that were inside are abandoned.
     Stopped {
         /// From the first probe that was taken off to the last one that was attached again, in nanoseconds.
@@ -708,6 +715,8 @@ pub enum Reply {
         cost_ns: Option<u64>,
         /// What the links of further processes add to each reported duration at present, besides the bias, in nanoseconds.
         more_bias_ns: u64,
+        /// Time in which its probes were off because of their cost, in nanoseconds.
+        off_ns: u64,
     },
     /// The sites are attached.
     Attached {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use edgelat_bpf::object::Programs;
 
-use crate::calibrate::{self, Samples};
 use crate::budget::Total;
+use crate::calibrate::{self, Samples};
 use crate::costs::own_target;
 use crate::error::GuardError;
 use crate::guard::Guard;

@@ -79,6 +79,8 @@ pub struct Limits {
     pub targets_on: TargetsOn,
     /// What the probes of a plan may cost, in millionths of one CPU's time.
     pub max_cost_ppm: Option<u64>,
+    /// Plans that cost more are measured in windows.
+    pub sample: bool,
     /// Functions of Python may be measured.
     pub python: bool,
     /// Rows and frames are shown below /sys/fs/bpf.
@@ -145,6 +147,7 @@ impl Limits {
             && self.on_signal.is_none_or(|on_signal| on_signal == options.on_signal)
             && options.targets_on == self.targets_on
             && options.max_cost_ppm == self.max_cost_ppm
+            && options.sample == self.sample
             && (self.python || options.python.is_none())
             && (self.pin || !options.pin)
     }

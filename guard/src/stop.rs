@@ -8,6 +8,7 @@
 
 use std::time::{Duration, Instant};
 
+pub(crate) use edgelat_bpf::Abandoned;
 use edgelat_bpf::object::map;
 use edgelat_bpf::{Frames, Rows};
 use libbpf_rs::MapCore;
@@ -46,14 +47,18 @@ impl Guard {
         self.deadline.iter_mut().for_each(|deadline| deadline.set(None));
     }
 
+    /// The probes of a plan are off, and must not come back where its frames are those of calls that nobody saw end.
+    pub(crate) fn give_up_stopped(&mut self, index: usize, error: &GuardError) {
+        self.plans[index].off = true;
+        self.tell_all(index, error);
+    }
+
     /// Takes the probes off, stops this process and the collector by `signal`, and puts the probes back once it is continued.
     pub(crate) fn stop(&mut self, collector: Pid, signal: Signal) {
         let begun = Instant::now();
         for index in 0..self.plans.len() {
-            if let Err(error) = self.plans[index].stop() {
-                // Old frames would be taken for new calls.
-                self.plans[index].off = true;
-                self.tell_all(index, &error);
+            if let Err(error) = self.plans[index].pause(Abandoned::Abandoned) {
+                self.give_up_stopped(index, &error);
             }
         }
         self.be_back_in_any_time();
@@ -71,7 +76,7 @@ impl Guard {
         self.collect_events();
         let mut again = Vec::new();
         for index in 0..self.plans.len() {
-            if !self.plans[index].stopped {
+            if !self.plans[index].stopped || self.plans[index].is_between_windows() {
                 continue;
             }
             if self.images_unchanged(index).is_err() {
@@ -94,7 +99,8 @@ impl Guard {
         again.into_iter().for_each(|(_, index)| self.tell(index, Event::Stopped { off_ns }));
     }
 
-    fn attach_again(&mut self, index: usize) {
+    /// Puts the probes of a plan on again, wherever they are missing.
+    pub(crate) fn attach_again(&mut self, index: usize) {
         let plan = &mut self.plans[index];
         let Some((way, loaded)) = &plan.loaded else { return };
         let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
@@ -121,7 +127,7 @@ impl Guard {
 
 impl Plan {
     /// Removes the probes for a while, with the frames of the calls that were inside.
-    fn stop(&mut self) -> Result<(), GuardError> {
+    pub(crate) fn pause(&mut self, calls: Abandoned) -> Result<(), GuardError> {
         if self.off || !self.has_probes() {
             return Ok(());
         }
@@ -133,13 +139,13 @@ impl Plan {
         self.close_probes();
         self.stopped = true;
         match &self.loaded {
-            Some((_, loaded)) => self.abandon_calls(loaded),
+            Some((_, loaded)) => self.abandon_calls(loaded, calls),
             None => Ok(()),
         }
     }
 
-    /// Empties the frame table, whichever it is. The calls in it are accounted for as abandoned.
-    fn abandon_calls(&self, loaded: &Loaded) -> Result<(), GuardError> {
+    /// Empties the frame table, whichever it is. The calls in it are accounted for.
+    fn abandon_calls(&self, loaded: &Loaded, calls: Abandoned) -> Result<(), GuardError> {
         let failed = |error: &dyn std::fmt::Display| GuardError::Map { reason: text(error) };
         let rows: Rows = rows_of_whole(self, loaded)?;
         if loaded.programs.maps_frames() {
@@ -148,7 +154,7 @@ impl Plan {
             let counts = python::counts(loaded, &self.options);
             frames.empty(|frame| {
                 if counts(&frame) {
-                    rows.give_up(frame.function as usize, 1, 0);
+                    rows.give_up(frame.function as usize, calls, 1, 0);
                 }
             });
             return Ok(());
@@ -160,7 +166,7 @@ impl Plan {
                 None => totals.entries.saturating_sub(totals.exits() + totals.lost()),
                 Some(_) => u64::try_from(totals.inside).unwrap_or(0),
             };
-            rows.give_up(function, open, totals.inside);
+            rows.give_up(function, calls, open, totals.inside);
         }
         if let Some(hash) = loaded.object.maps().find(|found| found.name() == map::FRAME_HASH)
             && loaded.programs.exit().is_some()

@@ -197,6 +197,7 @@ fn limits(line: &mut Line, asked: i32, _other: i32) {
         PlanOptions { on_signal: OnSignal::Fatal, ..OPTIONS },
         PlanOptions { targets_on: TargetsOn::Isolated, ..OPTIONS },
         PlanOptions { max_cost_ppm: Some(u64::MAX), ..OPTIONS },
+        PlanOptions { sample: true, ..OPTIONS },
         PlanOptions { pin: true, ..OPTIONS },
     ] {
         let error = refused(line, Request::BeginPlan { target, options });

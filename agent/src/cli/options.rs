@@ -131,6 +131,7 @@ pub enum Id {
     OnSignal,
     Once,
     Output,
+    OverBudget,
     Pack,
     Pid,
     Returns,
@@ -171,6 +172,9 @@ const SCHEDS: &[&str] = &words(&values::SCHEDS);
 
 /// Words for `--targets-on`.
 const TARGETS_ON: &[&str] = &words(&values::TARGETS_ON);
+
+/// Words for `--over-budget`.
+const OVER_BUDGET: &[&str] = &words(&values::OVER_BUDGET);
 
 /// Words for `--route`.
 const ROUTES: &[&str] = &words(&values::ROUTES);
@@ -327,10 +331,18 @@ pub const COMMANDS: &[Command] = &[
             PACK,
             Opt {
                 value: Some(Value { name: "PERCENT", complete: Complete::Nothing }),
-                more: "Of one CPU, from 0.1 to 1000. When the hits of all probes cost more in two tenths of a second in a row, or \
-                       four times as much in one, the probes are removed, what was measured is printed, and the exit status is 8. \
-                       Without it the cost is shown, and nothing is stopped unless a service runs beside (see --config).",
-                ..Opt::switch(Id::MaxCost, "max-cost", "End when the probes cost more than that")
+                more: "Of one CPU, from 0.1 to 1000. It is exceeded when the hits of all probes cost more in two tenths of a second \
+                       in a row, or four times as much in one. Without it the cost is shown, and nothing is stopped unless a \
+                       service runs beside (see --config).",
+                ..Opt::switch(Id::MaxCost, "max-cost", "Most that the probes may cost")
+            },
+            Opt {
+                value: Some(Value { name: "WHAT", complete: Complete::Words(OVER_BUDGET) }),
+                default: Some("sample"),
+                more: "sample: measure in windows of 50 ms, with pauses between them that keep the mean cost within --max-cost; rates \
+                       are those of the windows, and no call longer than one is seen. end: remove the probes, print what was \
+                       measured, and exit with status 8.",
+                ..Opt::switch(Id::OverBudget, "over-budget", "What to do when they cost more than that")
             },
             Opt {
                 short: Some('c'),

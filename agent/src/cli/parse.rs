@@ -30,8 +30,8 @@ use super::{
 };
 use crate::selection::Selection;
 use crate::values::{
-    COLLECTOR_CPUS, CPUS, FRAMES, MAP_BYTES, ON_SIGNAL, PIDS, RETURNS, ROUTES, SCHEDS, TARGETS_ON, bytes,
-    collector_cpu, decimal, digits, meaning, seconds, words,
+    COLLECTOR_CPUS, CPUS, FRAMES, MAP_BYTES, ON_SIGNAL, OVER_BUDGET, PIDS, RETURNS, ROUTES, SCHEDS,
+    TARGETS_ON, bytes, collector_cpu, decimal, digits, meaning, seconds, words,
 };
 
 /// What a command line asks for.
@@ -108,6 +108,8 @@ pub struct WatchOptions {
     pub calibrate: bool,
     /// End when the probes cost more than this, in percent of one CPU.
     pub max_cost: Option<f64>,
+    /// Measure in windows instead of ending.
+    pub sample: bool,
     /// The configuration of the service that may run beside; `None`: in the usual place, if there is one.
     pub config: Option<PathBuf>,
     /// Which signals take the probes off; `None`: as the language of the functions wants it.
@@ -554,6 +556,7 @@ impl WatchOptions {
         )?;
         let sched = matches.value(Id::Sched, String::new, |word| meaning(&SCHEDS, word))?;
         let targets_on = matches.value(Id::TargetsOn, String::new, |word| meaning(&TARGETS_ON, word))?;
+        let sample = matches.value(Id::OverBudget, String::new, |word| meaning(&OVER_BUDGET, word))?;
         let frames = matches.value(
             Id::Frames,
             || format!("a whole number from {} to {}", FRAMES.start(), FRAMES.end()),
@@ -591,6 +594,7 @@ impl WatchOptions {
             packs: matches.paths(Id::Pack),
             calibrate: !matches.has(Id::NoBias),
             max_cost,
+            sample: sample.unwrap_or(true),
             config: matches.paths(Id::Config).pop(),
             on_signal: on_signal.flatten(),
             place: Wanted { cpu: cpu.unwrap_or_default(), sched: sched.unwrap_or_default(), prompt },

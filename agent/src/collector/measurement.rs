@@ -19,6 +19,9 @@ use super::session::SessionError;
 use super::target::Target;
 use super::unexpected;
 
+/// A time that was covered for less tells no rate, in nanoseconds: guard and collector read their clocks one after the other.
+const LEAST_COVERED_NS: u64 = 5_000_000;
+
 /// A plan in the kernel.
 #[derive(Debug)]
 pub struct Measurement {
@@ -41,6 +44,8 @@ pub struct Measurement {
     biases: Vec<Option<u64>>,
     /// What the probes had cost when the guard was last asked, in nanoseconds.
     cost_ns: Option<u64>,
+    /// Time without probes because of their cost, in nanoseconds: until the last reading, and in all.
+    off_ns: (u64, u64),
     returns: Returns,
     /// Of each function, calls that ended inside with the image that they were in, where frames cannot be seen.
     over: Vec<u64>,
@@ -163,6 +168,7 @@ impl Measurement {
             steppings,
             biases: Vec::new(),
             cost_ns: None,
+            off_ns: (0, 0),
             returns,
             over: Vec::new(),
             python,
@@ -213,11 +219,12 @@ impl Measurement {
     /// Asks the guard what the probes have cost so far, and what they add to the durations with as many processes as there
     /// are now. A guard that does not answer leaves what was known.
     pub fn learn_cost(&mut self, line: &mut Line) {
-        let Ok((Reply::Cost { cost_ns, more_bias_ns }, _)) = line.call(&Request::Cost { plan: self.plan })
+        let Ok((Reply::Cost { cost_ns, more_bias_ns, off_ns }, _)) =
+            line.call(&Request::Cost { plan: self.plan })
         else {
             return;
         };
-        self.cost_ns = cost_ns;
+        (self.cost_ns, self.off_ns.1) = (cost_ns, off_ns);
         let with = |alone: Option<u64>| alone.map(|ns| ns + more_bias_ns);
         for (report, alone) in self.functions.iter_mut().zip(&self.biases) {
             report.bias_ns = with(*alone);
@@ -229,6 +236,11 @@ impl Measurement {
                 report.bias_ns = python.bias_ns;
             }
         }
+    }
+
+    /// Time without probes because of their cost, until the guard was last asked, in nanoseconds.
+    pub fn off_ns(&self) -> u64 {
+        self.off_ns.1
     }
 
     /// The guard's number for the plan.
@@ -312,6 +324,10 @@ impl Measurement {
     /// `since_ns` is the time since the reading before, for the rates.
     pub fn read(&mut self, family: &Family, since_ns: u64) -> &[FunctionReport] {
         self.attend();
+        let off_ns = self.off_ns.1 - std::mem::replace(&mut self.off_ns.0, self.off_ns.1);
+        // A time without a window tells no rate: the last one stands.
+        let rate_ns =
+            Some(since_ns.saturating_sub(off_ns)).filter(|ns| off_ns == 0 || *ns >= LEAST_COVERED_NS);
         let natives = self.steppings.len();
         if let Some(python) = &mut self.python {
             python.calls = python.functions.calls(&self.rows);
@@ -344,7 +360,7 @@ impl Measurement {
             for (label, (report, (totals, unresolved))) in python_reports.iter_mut().zip(totals).enumerate() {
                 report.lost.unresolved = unresolved;
                 report.partial = part.interpreters.partial(&report.name);
-                fill(report, &totals, inside[natives + label], since_ns, probes_known);
+                fill(report, &totals, inside[natives + label], rate_ns, probes_known);
             }
         }
         for (index, report) in native_reports.iter_mut().enumerate() {
@@ -357,7 +373,7 @@ impl Measurement {
                 || report.entries != self.rows.entries(index)
                 || report.unmatched_exits != self.rows.unmatched(index);
             if !moved {
-                report.rate_per_s = 0.0;
+                report.rate_per_s = rate_ns.map_or(report.rate_per_s, |_| 0.0);
                 continue;
             }
             let totals = self.rows.read(index);
@@ -371,7 +387,7 @@ impl Measurement {
                 };
                 in_flight = inside - ended_inside;
             }
-            fill(report, &totals, (in_flight, ended_inside), since_ns, probes_known);
+            fill(report, &totals, (in_flight, ended_inside), rate_ns, probes_known);
         }
         &self.functions
     }
@@ -443,17 +459,18 @@ fn fill(
     report: &mut FunctionReport,
     totals: &RowTotals,
     (in_flight, ended_inside): (u64, u64),
-    since_ns: u64,
+    rate_ns: Option<u64>,
     probes_known: bool,
 ) {
     let histogram = totals.histogram();
     let new = totals.entries.saturating_sub(report.entries);
-    report.rate_per_s = rate(new, since_ns);
+    report.rate_per_s = rate_ns.map_or(report.rate_per_s, |ns| rate(new, ns));
     report.entries = totals.entries;
     report.exits = totals.exits();
     report.in_flight = in_flight;
     report.exceptions = report.exceptions.map(|_| totals.unwound);
     report.lost.abandoned = totals.abandoned;
+    report.lost.cut = totals.cut;
     report.lost.evicted = totals.evicted;
     report.lost.over_range = totals.over_range;
     report.lost.table_full = totals.table_full;

@@ -37,6 +37,7 @@ pub fn begin(
             .zip(sizes)
             .map(|(python, sizes)| python_plan(python, sizes, options.targets_on)),
         max_cost_ppm: options.max_cost_ppm,
+        sample: options.sample,
         pin: options.pin,
     };
     match line.call(&Request::BeginPlan { target: target.id, options })? {

@@ -163,6 +163,8 @@ pub struct RefusedReport {
 pub struct Lost {
     /// Left by another way than an exit site; found when the same frame was entered again.
     pub abandoned: u64,
+    /// Open at the end of a window of a measurement that is sampled because of its cost.
+    pub cut: u64,
     /// Gave way to younger calls in a full frame table.
     pub evicted: u64,
     /// Inside when their process ended.
@@ -181,6 +183,7 @@ impl Lost {
     /// All of them.
     pub fn total(&self) -> u64 {
         self.abandoned
+            + self.cut
             + self.evicted
             + self.ended_inside
             + self.over_range
@@ -238,7 +241,11 @@ pub struct FunctionReport {
     pub mean_ns: Option<u64>,
     /// The same without what probes took inside; `None` where that is not known, or so much that the rest cannot be told.
     pub mean_without_probes_ns: Option<u64>,
-    /// Calls a second since the line before; in the last line since arming.
+    /// Time in which it was measured, in nanoseconds.
+    pub covered_ns: u64,
+    /// Where it is sampled because of its cost: how long a window is, and so the longest call that can be seen, in nanoseconds.
+    pub window_ns: Option<u64>,
+    /// Calls a second of that time since the line before; in the last line since arming.
     pub rate_per_s: f64,
     /// Lower bound of the lowest occupied bucket.
     pub min_ns: Option<u64>,
@@ -295,6 +302,8 @@ impl FunctionReport {
             suspended_ns: None,
             mean_ns: None,
             mean_without_probes_ns: None,
+            covered_ns: 0,
+            window_ns: None,
             rate_per_s: 0.0,
             min_ns: None,
             p50_ns: None,

@@ -11,7 +11,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use edgelat_guard::protocol::{BudgetOf, Event, PlanId, Returns, Told};
-use edgelat_guard::{GuardError, Limits, Line};
+use edgelat_guard::{GuardError, Limits, Line, WINDOW};
 use edgelat_image::{Pack, Pattern, Progress, PythonPattern};
 
 use super::debug_dirs::DebugDirs;
@@ -293,6 +293,14 @@ impl Session {
                 }
                 return Some(Ended::Budget);
             }
+            Event::Sampled { ppm } => notices.say(format_args!(
+                "the probes in process {} cost {:.1} % of one CPU, more than {} allows: it is measured in windows of {} ms from \
+                 now on",
+                self.target.pid,
+                percent_of(*ppm),
+                notices.bound(),
+                WINDOW.as_millis()
+            )),
             Event::Overrun { lost } => {
                 notices.say(format_args!(
                     "process {} and its children did more than could be followed ({lost} events lost); its probes are removed",
@@ -391,13 +399,19 @@ impl Session {
             Some(_) => percent(cost, Duration::from_nanos(self.measured_ns())),
         });
         let mut functions: Vec<FunctionReport> = Vec::new();
+        let whole = self.measured_ns();
         for measurement in &mut self.measurements {
+            let from = functions.len();
             functions.extend_from_slice(measurement.read(&self.family, since));
-        }
-        if ended.is_some() {
-            // The last interval is of any length; a person wants the rate of it all.
-            let whole = self.measured_ns();
-            functions.iter_mut().for_each(|function| function.rate_per_s = rate(function.entries, whole));
+            let covered_ns = whole.saturating_sub(measurement.off_ns());
+            let window_ns = (measurement.off_ns() > 0).then(|| nanoseconds(WINDOW));
+            for function in &mut functions[from..] {
+                (function.covered_ns, function.window_ns) = (covered_ns, window_ns);
+                if ended.is_some() {
+                    // The last interval is of any length; a person wants the rate of it all.
+                    function.rate_per_s = rate(function.entries, covered_ns);
+                }
+            }
         }
         let (processes, processes_left_out) = self.family.reports();
         let first = self.measurements.first();

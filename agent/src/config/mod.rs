@@ -217,6 +217,7 @@ impl TargetConfig {
             on_signal: self.on_signal,
             targets_on: self.targets_on,
             max_cost_ppm: Some(ppm(self.max_cost)),
+            sample: false,
             python: !self.python.is_empty(),
             pin: self.pin,
             allow_ptrace: self.allow_ptrace,

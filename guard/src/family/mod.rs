@@ -67,13 +67,17 @@ impl Guard {
         // What it executes from here on is told, and must be another image than this one.
         let executable = plan.executable.or_else(|| executable_of(&target));
         let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
-        let attached = attach::cover(way.route, loaded, &target, &images, self.tracefs.as_ref())?;
+        // Between two windows it waits for the next one, as all others do.
+        let attached = match plan.is_between_windows() {
+            true => None,
+            false => Some(attach::cover(way.route, loaded, &target, &images, self.tracefs.as_ref())?),
+        };
         watch(&mut self.epoll, target.pidfd())?;
         plan.executable = executable;
         // It may have been there before, with another image.
         plan.processes.retain(|covered| covered.target.pid != target.pid);
         let bare = Covered::bare(target);
-        plan.processes.push(Covered { attached: Some(attached), elsewhere: false, ..bare });
+        plan.processes.push(Covered { attached, elsewhere: false, ..bare });
         Ok(())
     }
 

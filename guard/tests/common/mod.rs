@@ -21,6 +21,7 @@ pub(crate) const OPTIONS: PlanOptions = PlanOptions {
     targets_on: TargetsOn::Any,
     python: None,
     max_cost_ppm: None,
+    sample: false,
     pin: false,
 };
 
@@ -36,6 +37,7 @@ pub(crate) fn guard(pid: i32, options: &PlanOptions) -> Guard {
         on_signal: Some(options.on_signal),
         targets_on: options.targets_on,
         max_cost_ppm: options.max_cost_ppm,
+        sample: options.sample,
         python: options.python.is_some(),
         pin: options.pin,
         allow_ptrace: false,

@@ -77,7 +77,7 @@ fn what_children_pay_for_breakpoints_that_they_inherited_is_held_under_the_bound
     let _turn = Turn::shared();
     let arguments = ["--calls", "1", "--child-calls", "1000", "--children", "400"];
     let mut target = Target::start("forks", &arguments);
-    let options = ["--no-follow-forks", "--route", "uprobe_multi", "--max-cost", "2"];
+    let options = ["--no-follow-forks", "--route", "uprobe_multi", "--max-cost", "2", "--over-budget", "end"];
     let session = Session::with(&target, &options, &["step"]);
     target.go();
     let outcome = session.ended();

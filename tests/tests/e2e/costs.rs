@@ -20,20 +20,20 @@ const LINES: usize = 8;
 const ATTEMPTS: usize = 4;
 
 /// A program that does nothing but call, and tells what its turns take.
-struct Caller {
+pub(crate) struct Caller {
     child: Child,
     stdin: ChildStdin,
     lines: Lines,
 }
 
 impl Caller {
-    fn start(shape: &str, threads: u32, children: u32) -> Self {
+    pub(crate) fn start(shape: &str, threads: u32, children: u32) -> Self {
         let mut command = Command::new(target("costs"));
         command.args([shape, &threads.to_string(), &children.to_string()]);
         Self::of(command)
     }
 
-    fn of(mut command: Command) -> Self {
+    pub(crate) fn of(mut command: Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let mut caller = Self { child, stdin, lines: Lines::of(stdout) };
@@ -42,12 +42,25 @@ impl Caller {
     }
 
     /// It begins, or its children come.
-    fn next(&mut self) {
+    pub(crate) fn next(&mut self) {
         self.stdin.write_all(b".").unwrap();
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Turns so far, and the nanoseconds of CPU time that they took.
+    pub(crate) fn spent(&self) -> (u64, u64) {
+        let numbers = |line: &str| {
+            let (turns, spent) = line.split_once(' ')?;
+            turns.parse().ok().zip(spent.parse().ok())
+        };
+        self.lines.wait(self.lines.count(), patience(), numbers).unwrap().1
+    }
+
     /// Nanoseconds of a turn, the median of the lines that come from now on.
-    fn turn(&self) -> f64 {
+    pub(crate) fn turn(&self) -> f64 {
         let mut before: Option<(u64, u64)> = None;
         let mut turns = Vec::new();
         let found = self.lines.wait(self.lines.count(), patience(), |line| {
@@ -107,7 +120,7 @@ impl Case {
     /// The same of a caller, with what the probes add to a turn in nanoseconds.
     fn of(&self, mut caller: Caller) -> (f64, f64, Report) {
         let without = caller.turn();
-        let pid = caller.child.id().to_string();
+        let pid = caller.pid().to_string();
         // With a bound, what a hit costs is known before the first one.
         let fixed = ["-p", &pid, "--interval", "0.3", "--max-cost", "1000"];
         let session = Session::watch(&[&fixed[..], self.options, self.functions].concat());

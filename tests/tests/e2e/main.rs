@@ -37,6 +37,7 @@ mod python_seen;
 mod quantiles;
 mod refusals;
 mod rights;
+mod sampling;
 mod servers;
 mod service;
 mod service_budget;

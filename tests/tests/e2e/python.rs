@@ -430,8 +430,8 @@ fn too_high_a_cost_ends_the_measurement_and_loses_nothing() {
     let mut target = start(packaged("3.9"), false, &["--calls", "1000000"]);
     let pid = target.pid().to_string();
     target.go();
-    let outcome =
-        edgelat(&["watch", "--json", "--max-cost", "0.1", "--duration", "60", "-p", &pid, "py:calls.py:add"]);
+    let options = ["--max-cost", "0.1", "--over-budget", "end", "--duration", "60", "-p", &pid];
+    let outcome = edgelat(&[&["watch", "--json"], &options[..], &["py:calls.py:add"]].concat());
     outcome.refused(8, &["% of one CPU", "--max-cost"]);
     let last = Report::parse(outcome.stdout.lines().last().unwrap()).unwrap();
     assert_eq!(last.ended.as_deref(), Some("budget"));

@@ -327,6 +327,8 @@ fn a_bound_for_the_cost_is_a_percentage_that_can_be_measured() {
         let error = parse(line.split(' ').map(OsString::from)).unwrap_err().to_string();
         assert!(error.contains("--max-cost") && error.contains("percent of one CPU"), "{error}");
     }
+    assert!(watch("-p1 --max-cost 2.5 f").sample && watch("-p1 --over-budget sample f").sample);
+    assert!(!watch("-p1 --over-budget end f").sample);
     let both = parse("watch -p1 --max-cost 1 --no-bias f".split(' ').map(OsString::from)).unwrap_err();
     assert!(both.to_string().contains("--no-bias"), "{both}");
 }

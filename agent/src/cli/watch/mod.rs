@@ -170,6 +170,7 @@ fn limits(options: &WatchOptions) -> Limits {
         on_signal: options.on_signal,
         targets_on: options.targets_on,
         max_cost_ppm: options.max_cost.map(ppm),
+        sample: options.sample,
         python: !options.python.is_empty(),
         pin: false,
         allow_ptrace: options.allow_ptrace,

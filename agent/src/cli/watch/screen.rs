@@ -64,6 +64,7 @@ fn picture(report: &Report, style: Style) -> String {
         lines.push(row(function));
         lines.extend(account(function).map(|line| style.yellow(&line)));
         lines.extend(exceptions(function).map(|line| style.dim(&line)));
+        lines.extend(sampled(function).map(|line| style.yellow(&line)));
         lines.extend(probes(function).map(|line| style.yellow(&line)));
         lines.extend(suspended(function).map(|line| style.dim(&line)));
         lines.extend(inlined(function).map(|line| style.dim(&line)));
@@ -186,6 +187,7 @@ fn account(function: &FunctionReport) -> Option<String> {
     };
     let named = [
         ("abandoned", lost.abandoned),
+        ("cut", lost.cut),
         ("evicted", lost.evicted),
         ("ended inside", lost.ended_inside),
         ("over range", lost.over_range),
@@ -223,6 +225,16 @@ fn probes(function: &FunctionReport) -> impl Iterator<Item = String> {
         "  shorter than can be resolved: half of its calls take no longer than what the probes add".to_owned()
     });
     inside.into_iter().chain(all).chain(below)
+}
+
+/// How long it was measured in windows, where it was too dear to be measured all the time.
+fn sampled(function: &FunctionReport) -> Option<String> {
+    let window = function.window_ns?;
+    Some(format!(
+        "  sampled because of its cost: measured for {} in windows of {}, and no call longer than one is seen",
+        duration(function.covered_ns),
+        duration(window)
+    ))
 }
 
 /// How much of its mean a whole await did not run.
@@ -390,7 +402,7 @@ mod tests {
         let lines: Vec<String> = probes(&function).collect();
         assert_eq!(lines, ["  probes inside take 26.1 us of its mean of 32.0 us; without them 5.90 us"]);
         // What is left must be more than prices may be wrong by.
-        for (ours, left) in [(28_445, "7.11 us"), (32_000, "4.00 us"), (40_000, "5.00 us")] {
+        for (ours, left) in [(28_446, "7.11 us"), (32_000, "4.00 us"), (40_000, "5.00 us")] {
             function.take_probes(Some((100 * ours, 0)));
             let expected = format!(
                 "  probes inside take nearly all of its mean of 32.0 us: what is left, {left} at most, cannot be resolved"

@@ -231,7 +231,7 @@ fn stream_of(target: &str, function: &FunctionReport) -> Stream {
 fn counts_of(function: &FunctionReport) -> Counts {
     let lost = &function.lost;
     let lost = [
-        lost.abandoned,
+        lost.abandoned + lost.cut,
         lost.evicted,
         lost.ended_inside,
         lost.over_range,
@@ -266,6 +266,7 @@ mod tests {
             one[name] = 7.into();
             let lost = &mut function.lost;
             *lost = crate::collector::report::Lost {
+                cut: 0,
                 abandoned: one["abandoned"].as_u64().unwrap(),
                 evicted: one["evicted"].as_u64().unwrap(),
                 ended_inside: one["ended_inside"].as_u64().unwrap(),

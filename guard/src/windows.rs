@@ -1,0 +1,294 @@
+//! Sampling: a plan that costs more than its bound is measured in windows.
+//!
+//! Probes are on for a window, and off until the cost of that window is paid back at the rate of the bound. Cost averaged
+//! over [`AVERAGED`] stays within the bound, however hot the functions are. A window that turns out cheap enough is not
+//! closed: the plan is measured all the time again.
+//!
+//! Calls that are open at the end of a window lose their frames and count as cut. Nothing is known of a call that is longer
+//! than a window.
+
+use std::time::{Duration, Instant};
+
+use crate::budget::Ppm;
+use crate::guard::Guard;
+use crate::plan::Plan;
+use crate::protocol::Event;
+use crate::stop::Abandoned;
+
+/// Duration of a window of a measurement that is sampled.
+pub const WINDOW: Duration = Duration::from_millis(50);
+/// The shortest one, of functions that cost more than a whole CPU.
+const SHORTEST: Duration = Duration::from_millis(5);
+/// Time over which cost is averaged: no more debt is paid back, and no more credit saved.
+const AVERAGED: Duration = Duration::from_secs(10);
+
+/// Credit of one plan, and where it stands between two windows.
+#[derive(Debug)]
+pub(crate) struct Sampling {
+    bound: Ppm,
+    /// Nanoseconds of cost that may be spent; negative where too much was.
+    credit_ns: i64,
+    /// Time of that, and cost of the plan until then.
+    counted: (Instant, u64),
+    /// Cost while probes are on, at the last window.
+    cost: Ppm,
+    /// Begin of the present window, or of the time between two.
+    since: Instant,
+    on: bool,
+    /// Time between windows so far, but for the present one.
+    off: Duration,
+}
+
+fn cost_of(ppm: Ppm, time: Duration) -> i64 {
+    i64::try_from(u128::from(ppm) * time.as_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}
+
+impl Sampling {
+    /// Begins with the probes off, after a cost of `cost` was seen for `time`. `spent_ns` is what the plan has cost so far.
+    pub(crate) fn begin(bound: Ppm, cost: Ppm, time: Duration, spent_ns: u64, now: Instant) -> Self {
+        let credit_ns = cost_of(bound, time) - cost_of(cost, time);
+        let (counted, since) = ((now, spent_ns), now);
+        let mut sampling = Self { bound, credit_ns, counted, cost, since, on: false, off: Duration::ZERO };
+        sampling.limit();
+        sampling
+    }
+
+    fn limit(&mut self) {
+        let most = self.most();
+        self.credit_ns = self.credit_ns.clamp(-most, most);
+    }
+
+    fn most(&self) -> i64 {
+        cost_of(self.bound, AVERAGED)
+    }
+
+    /// Duration of the next window.
+    fn window(&self) -> Duration {
+        let affordable = self.most().unsigned_abs().saturating_mul(1_000_000) / self.cost.max(1);
+        Duration::from_nanos(affordable).clamp(SHORTEST, WINDOW)
+    }
+
+    /// Takes in that the plan has cost `spent_ns` so far.
+    fn count(&mut self, spent_ns: u64, now: Instant) {
+        let (at, before) = std::mem::replace(&mut self.counted, (now, spent_ns));
+        let earned = cost_of(self.bound, now.saturating_duration_since(at));
+        let spent = i64::try_from(spent_ns.saturating_sub(before)).unwrap_or(i64::MAX);
+        self.credit_ns = self.credit_ns.saturating_add(earned).saturating_sub(spent);
+        self.limit();
+    }
+
+    /// Time until the probes go on or off.
+    pub(crate) fn due_in(&self, now: Instant) -> Duration {
+        let since = now.saturating_duration_since(self.since);
+        if self.on {
+            return self.window().saturating_sub(since);
+        }
+        let wanted = cost_of(self.cost, self.window()).min(self.most());
+        let earned = cost_of(self.bound, now.saturating_duration_since(self.counted.0));
+        let missing = wanted.saturating_sub(self.credit_ns).saturating_sub(earned).max(0);
+        let wait = u128::from(missing.unsigned_abs()) * 1_000_000 / u128::from(self.bound.max(1));
+        Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX))
+    }
+
+    /// The probes are on from now on.
+    fn open(&mut self, spent_ns: u64, now: Instant) {
+        self.count(spent_ns, now);
+        self.off += now.saturating_duration_since(self.since);
+        (self.on, self.since) = (true, now);
+    }
+
+    /// A window ends, which cost what `spent_ns` has grown by since it was opened. False where it was so cheap that the probes
+    /// stay.
+    fn close(&mut self, spent_ns: u64, now: Instant) -> bool {
+        let spent = u128::from(spent_ns.saturating_sub(self.counted.1));
+        let time = now.saturating_duration_since(self.since).as_nanos().max(1);
+        self.cost = Ppm::try_from(spent * 1_000_000 / time).unwrap_or(Ppm::MAX);
+        self.count(spent_ns, now);
+        self.since = now;
+        // As children are left room: the next busy moment would end it at once.
+        self.on = self.cost <= self.bound - self.bound / 4;
+        !self.on
+    }
+
+    /// Time without probes so far.
+    pub(crate) fn off(&self, now: Instant) -> Duration {
+        let present = if self.on { Duration::ZERO } else { now.saturating_duration_since(self.since) };
+        self.off + present
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.on
+    }
+}
+
+impl Plan {
+    /// Is it measured in windows just now?
+    pub(crate) fn has_windows(&self) -> bool {
+        self.window_open || self.is_between_windows()
+    }
+
+    /// Is it to be measured in windows where it costs too much?
+    pub(crate) fn may_be_sampled(&self) -> bool {
+        self.options.sample && !self.has_windows()
+    }
+
+    /// Its part of what all plans cost, by the last look; in windows, their mean.
+    pub(crate) fn present_cost(&self) -> Ppm {
+        match (&self.sampling, &self.budget) {
+            (Some(sampling), _) if self.has_windows() => sampling.bound,
+            (_, Some(budget)) if !self.off => budget.meter.last(),
+            _ => 0,
+        }
+    }
+
+    /// Nanoseconds in which it had no probes because of its cost.
+    pub(crate) fn sampled_off_ns(&self, now: Instant) -> u64 {
+        let off = self.sampling.as_ref().map_or(Duration::ZERO, |sampling| sampling.off(now));
+        u64::try_from(off.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Has it no probes just now because of its cost?
+    pub(crate) fn is_between_windows(&self) -> bool {
+        !self.off && self.sampling.as_ref().is_some_and(|sampling| !sampling.is_on())
+    }
+
+    fn window_due_in(&self, now: Instant) -> Option<Duration> {
+        let sampling = self.sampling.as_ref().filter(|_| !self.off && self.armed)?;
+        // One that stays open ends when the bound is exceeded.
+        (!sampling.is_on() || self.window_open).then(|| sampling.due_in(now))
+    }
+}
+
+impl Guard {
+    /// How long until a window begins or ends.
+    pub(crate) fn time_to_window(&self, now: Instant) -> Option<Duration> {
+        let due = self.plans.iter().filter_map(|plan| plan.window_due_in(now)).min();
+        // poll(2) counts in whole milliseconds.
+        due.map(|due| due.max(Duration::from_millis(1)))
+    }
+
+    /// Opens and closes windows whose time has come.
+    pub(crate) fn sample_windows(&mut self, now: Instant) {
+        for index in 0..self.plans.len() {
+            if self.plans[index].window_due_in(now) != Some(Duration::ZERO) {
+                continue;
+            }
+            match self.plans[index].is_between_windows() {
+                true => self.open_window(index),
+                false => self.close_window(index),
+            }
+        }
+    }
+
+    /// Has a plan measured in windows from now on, which has cost `cost` for `time`. Plans share the bound.
+    pub(crate) fn begin_sampling(&mut self, index: usize, cost: Ppm, time: Duration, now: Instant) {
+        let others = self.others(index);
+        let plans = self.plans.iter().filter(|plan| !plan.off).count().max(1) as u64;
+        let plan = &mut self.plans[index];
+        let bound = plan.options.max_cost_ppm.unwrap_or(Ppm::MAX) / plans;
+        let spent_ns = plan.cost_ns(others).unwrap_or(0);
+        let before = plan.sampling.take();
+        let first = before.is_none();
+        let off = before.map_or(Duration::ZERO, |before| before.off(now));
+        plan.sampling = Some(Sampling { off, ..Sampling::begin(bound, cost, time, spent_ns, now) });
+        match plan.pause(Abandoned::Cut) {
+            Ok(()) if first => self.tell(index, Event::Sampled { ppm: cost }),
+            Ok(()) => {}
+            Err(error) => self.give_up_stopped(index, &error),
+        }
+    }
+
+    fn open_window(&mut self, index: usize) {
+        if self.images_unchanged(index).is_err() {
+            return self.take_off(index, Event::ImageChanged);
+        }
+        let begun = Instant::now();
+        self.attach_again(index);
+        let others = self.others(index);
+        let plan = &mut self.plans[index];
+        // Functions as hot as that are hit while their probes come, before anything counts.
+        let unseen = plan.sampling.as_ref().map_or(0, |sampling| cost_of(sampling.cost, begun.elapsed()));
+        plan.charge(unseen.unsigned_abs());
+        plan.stopped = false;
+        plan.window_open = true;
+        if let Some((_, loaded)) = &plan.loaded {
+            loaded.switch.arm();
+        }
+        let spent_ns = plan.cost_ns(others).unwrap_or(0);
+        if let Some(sampling) = &mut plan.sampling {
+            sampling.open(spent_ns, Instant::now());
+        }
+    }
+
+    fn close_window(&mut self, index: usize) {
+        let others = self.others(index);
+        let plan = &mut self.plans[index];
+        plan.window_open = false;
+        let spent_ns = plan.cost_ns(others).unwrap_or(0);
+        let closes = plan.sampling.as_mut().is_some_and(|sampling| sampling.close(spent_ns, Instant::now()));
+        if closes && let Err(error) = plan.pause(Abandoned::Cut) {
+            self.give_up_stopped(index, &error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn what_is_spent_in_windows_is_the_bound_on_average() {
+        for (bound, cost) in [(10_000, 1_000_000), (10_000, 4_000_000), (10_000, 20_000), (200, 900_000)] {
+            let begin = Instant::now();
+            let mut sampling = Sampling::begin(bound, cost, SECOND / 10, 0, begin);
+            let (mut now, mut spent, mut windows) = (begin, 0u64, 0);
+            while now < begin + SECOND * 600 {
+                let wait = sampling.due_in(now);
+                now += wait.max(Duration::from_nanos(1));
+                if sampling.is_on() {
+                    spent += cost_of(cost, now.saturating_duration_since(sampling.since)).unsigned_abs();
+                    assert!(sampling.close(spent, now), "{bound} {cost}: cheap all at once");
+                    assert!(sampling.cost.abs_diff(cost) <= cost / 100, "{} {cost}", sampling.cost);
+                } else if sampling.due_in(now).is_zero() {
+                    sampling.open(spent, now);
+                    windows += 1;
+                }
+            }
+            let time = now.saturating_duration_since(begin);
+            let share = u128::from(spent) * 1_000_000 / time.as_nanos();
+            assert!(
+                (u128::from(bound) * 9 / 10..=u128::from(bound)).contains(&share),
+                "{bound} {cost}: {share}"
+            );
+            let on = time.checked_sub(sampling.off(now)).unwrap();
+            assert!(windows > 10 && on.as_nanos() / windows <= WINDOW.as_nanos() + 1, "{windows} {on:?}");
+        }
+    }
+
+    #[test]
+    fn a_window_that_is_cheap_stays_open() {
+        let begin = Instant::now();
+        let mut sampling = Sampling::begin(10_000, 50_000, SECOND / 10, 7, begin);
+        let open = begin + sampling.due_in(begin);
+        assert!(open > begin && !sampling.is_on());
+        sampling.open(7, open);
+        let end = open + WINDOW;
+        assert_eq!(sampling.due_in(end), Duration::ZERO);
+        assert!(!sampling.close(7 + cost_of(7_000, WINDOW).unsigned_abs(), end), "seven parts of ten");
+        assert!(sampling.is_on());
+        assert_eq!(sampling.off(end + SECOND), open - begin);
+    }
+
+    #[test]
+    fn debts_are_forgiven_after_a_while_and_credit_is_not_saved_for_ever() {
+        let begin = Instant::now();
+        let mut sampling = Sampling::begin(1_000, 1_000_000, SECOND * 1000, 0, begin);
+        assert_eq!(sampling.credit_ns, -cost_of(1_000, AVERAGED));
+        assert!(sampling.due_in(begin) <= AVERAGED * 2);
+        sampling.count(0, begin + SECOND * 1000);
+        assert_eq!(sampling.credit_ns, cost_of(1_000, AVERAGED));
+        assert_eq!(sampling.due_in(begin + SECOND * 1000), Duration::ZERO);
+    }
+}
