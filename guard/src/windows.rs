@@ -10,17 +10,25 @@
 use std::time::{Duration, Instant};
 
 use crate::budget::Ppm;
+use crate::error::GuardError;
 use crate::guard::Guard;
 use crate::plan::Plan;
-use crate::protocol::Event;
+use crate::protocol::{Event, Route};
 use crate::stop::Abandoned;
 
 /// Duration of a window of a measurement that is sampled.
 pub const WINDOW: Duration = Duration::from_millis(50);
 /// The shortest one, of functions that cost more than a whole CPU.
-const SHORTEST: Duration = Duration::from_millis(5);
-/// Time over which cost is averaged: no more debt is paid back, and no more credit saved.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// Time over which cost is averaged: no more credit is saved, and no window costs more.
 const AVERAGED: Duration = Duration::from_secs(10);
+/// Time in which a debt is paid back; what is left of it then is forgiven.
+const PAID_BACK: Duration = Duration::from_secs(60);
+
+/// Processes of a plan that is measured in windows, at most: in each window probes come to each of them, one after the other.
+const PROCESSES: usize = 64;
+/// Time that it takes uprobe_multi to remove a breakpoint, before it waits for programs that still run.
+const REMOVING: Duration = Duration::from_micros(15);
 
 /// Credit of one plan, and where it stands between two windows.
 #[derive(Debug)]
@@ -54,8 +62,8 @@ impl Sampling {
     }
 
     fn limit(&mut self) {
-        let most = self.most();
-        self.credit_ns = self.credit_ns.clamp(-most, most);
+        let least = -cost_of(self.bound, PAID_BACK);
+        self.credit_ns = self.credit_ns.clamp(least, self.most());
     }
 
     fn most(&self) -> i64 {
@@ -129,7 +137,25 @@ impl Plan {
 
     /// Is it to be measured in windows where it costs too much?
     pub(crate) fn may_be_sampled(&self) -> bool {
-        self.options.sample && !self.has_windows()
+        self.options.sample && !self.has_windows() && self.processes.len() <= PROCESSES
+    }
+
+    /// Removes the probes until the next window. Where that takes long, they are hit until they are gone, and nothing counts any
+    /// more.
+    fn close_for_a_while(&mut self) -> Result<(), GuardError> {
+        let begun = Instant::now();
+        let sites = u32::try_from(self.sites * self.processes.len()).unwrap_or(u32::MAX);
+        let multi = self.loaded.as_ref().is_some_and(|(way, _)| way.route == Route::UprobeMulti);
+        let paused = self.pause(Abandoned::Cut);
+        let hit = if multi { begun.elapsed().min(REMOVING * sites) } else { begun.elapsed() };
+        self.charge_unseen(hit);
+        paused
+    }
+
+    /// Functions as hot as that are hit while their probes come and go, before and after anything counts.
+    fn charge_unseen(&mut self, time: Duration) {
+        let unseen = self.sampling.as_ref().map_or(0, |sampling| cost_of(sampling.cost, time));
+        self.charge(unseen.unsigned_abs());
     }
 
     /// Its part of what all plans cost, by the last look; in windows, their mean.
@@ -191,7 +217,7 @@ impl Guard {
         let first = before.is_none();
         let off = before.map_or(Duration::ZERO, |before| before.off(now));
         plan.sampling = Some(Sampling { off, ..Sampling::begin(bound, cost, time, spent_ns, now) });
-        match plan.pause(Abandoned::Cut) {
+        match plan.close_for_a_while() {
             Ok(()) if first => self.tell(index, Event::Sampled { ppm: cost }),
             Ok(()) => {}
             Err(error) => self.give_up_stopped(index, &error),
@@ -206,9 +232,7 @@ impl Guard {
         self.attach_again(index);
         let others = self.others(index);
         let plan = &mut self.plans[index];
-        // Functions as hot as that are hit while their probes come, before anything counts.
-        let unseen = plan.sampling.as_ref().map_or(0, |sampling| cost_of(sampling.cost, begun.elapsed()));
-        plan.charge(unseen.unsigned_abs());
+        plan.charge_unseen(begun.elapsed());
         plan.stopped = false;
         plan.window_open = true;
         if let Some((_, loaded)) = &plan.loaded {
@@ -226,7 +250,7 @@ impl Guard {
         plan.window_open = false;
         let spent_ns = plan.cost_ns(others).unwrap_or(0);
         let closes = plan.sampling.as_mut().is_some_and(|sampling| sampling.close(spent_ns, Instant::now()));
-        if closes && let Err(error) = plan.pause(Abandoned::Cut) {
+        if closes && let Err(error) = plan.close_for_a_while() {
             self.give_up_stopped(index, &error);
         }
     }
@@ -259,7 +283,8 @@ mod tests {
             let time = now.saturating_duration_since(begin);
             let share = u128::from(spent) * 1_000_000 / time.as_nanos();
             assert!(
-                (u128::from(bound) * 9 / 10..=u128::from(bound)).contains(&share),
+                // Some of it pays for what was spent before.
+                (u128::from(bound) * 8 / 10..=u128::from(bound)).contains(&share),
                 "{bound} {cost}: {share}"
             );
             let on = time.checked_sub(sampling.off(now)).unwrap();
@@ -285,8 +310,8 @@ mod tests {
     fn debts_are_forgiven_after_a_while_and_credit_is_not_saved_for_ever() {
         let begin = Instant::now();
         let mut sampling = Sampling::begin(1_000, 1_000_000, SECOND * 1000, 0, begin);
-        assert_eq!(sampling.credit_ns, -cost_of(1_000, AVERAGED));
-        assert!(sampling.due_in(begin) <= AVERAGED * 2);
+        assert_eq!(sampling.credit_ns, -cost_of(1_000, PAID_BACK));
+        assert!(sampling.due_in(begin) <= PAID_BACK + AVERAGED);
         sampling.count(0, begin + SECOND * 1000);
         assert_eq!(sampling.credit_ns, cost_of(1_000, AVERAGED));
         assert_eq!(sampling.due_in(begin + SECOND * 1000), Duration::ZERO);
