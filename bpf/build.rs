@@ -1,5 +1,5 @@
-//! Writes `layout.h` from `src/layout.rs`, compiles `src/latency.bpf.c` with clang and tells the crate the SHA-256 of the
-//! object.
+//! Writes `layout.h` from `src/layout.rs`, compiles `src/latency.bpf.c` with clang and passes the
+//! SHA-256 of the object to the crate.
 
 #[allow(dead_code, unreachable_pub, missing_docs)]
 #[path = "src/layout.rs"]
@@ -70,8 +70,9 @@ fn compile(source: &Path, object: &Path, out: &Path, libbpf: &str) -> Result<(),
             "-Werror",
             arch,
         ])
-        // The path of the checkout must not reach the object: one object by hash on every machine. And what it is called
-        // instead must not be there: clang would put the text of each line into the BTF, a quarter of the packed object.
+        // The path of the checkout must not reach the object: its hash is equal on every machine.
+        // The replacement path must not exist: clang would put the text of each line into the BTF,
+        // a quarter of the packed object.
         .arg(format!(
             "-ffile-prefix-map={}=edgelat-bpf",
             env::current_dir().map_err(|e| e.to_string())?.display()
@@ -94,8 +95,9 @@ fn compile(source: &Path, object: &Path, out: &Path, libbpf: &str) -> Result<(),
     slim(object)
 }
 
-/// Takes out of the object what the kernel and libbpf never need, more than half of its bytes: DWARF (the types are in
-/// BTF), the relocations of BTF (already applied; only for tools that merge objects) and labels of basic blocks.
+/// Removes the parts of the object that the kernel and libbpf never need, more than half of its
+/// bytes: DWARF (the types are in BTF), the relocations of BTF (already applied; only for tools
+/// that merge objects) and labels of basic blocks.
 fn slim(object: &Path) -> Result<(), String> {
     objcopy(object, |command| {
         command.args(["--strip-debug", "--remove-section=.rel.BTF", "--remove-section=.rel.BTF.ext"]).args([
@@ -106,7 +108,8 @@ fn slim(object: &Path) -> Result<(), String> {
     })
 }
 
-/// Takes out which line each instruction is of, a third of what is packed. Only readers of the verifier's log would like it.
+/// Removes the source line of each instruction, a third of the packed size. Only readers of the
+/// verifier's log would use it.
 fn forget_lines(object: &Path) -> Result<(), String> {
     let extension = object.with_extension("BTF.ext");
     let section = format!(".BTF.ext={}", extension.display());
@@ -125,8 +128,9 @@ fn objcopy(object: &Path, arguments: impl Fn(&mut Command) -> &mut Command) -> R
     if status.success() { Ok(()) } else { Err(format!("{objcopy} failed on {}", object.display())) }
 }
 
-/// A `struct btf_ext_header` (libbpf, src/libbpf_internal.h) and its parts, without that of the lines. Behind eight bytes it has
-/// offset and length of each part, from its own end on: functions, lines, relocations.
+/// Returns a `struct btf_ext_header` (libbpf, src/libbpf_internal.h) and its parts, without the
+/// lines. After eight bytes it has offset and length of each part, relative to the header's end:
+/// functions, lines, relocations.
 fn without_lines(bytes: &[u8]) -> Option<Vec<u8>> {
     let word = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?) as usize);
     let header = word(4)?;

@@ -1,13 +1,15 @@
-//! What the agent says while it runs: to stderr, where a supervisor reads it, or to syslog.
+//! The log of the running agent: to stderr, read by a supervisor, or to syslog.
 //!
-//! Three things would go wrong with plain printing. A target that restarts ten times a second would fill the log, and with
-//! it the flash: each place in the program has a bucket of lines that fills up again slowly, and what was left out is
-//! counted and told when the flow calms. A supervisor that stops reading its pipe would stop the agent in the middle of a
-//! write: a line that cannot be taken at once is lost, counted and told with the next one. And names that a target chose
-//! could forge lines or speak to a terminal: no control character comes through.
+//! Plain printing has three problems. A target that restarts ten times a second would fill the log
+//! and with it the flash: each call site has a slowly refilled bucket of lines, and suppressed
+//! lines are counted and reported once the flow calms. A supervisor that stops reading its pipe
+//! would block the agent in a write: a line that cannot be written at once is lost, counted and
+//! reported with the next one. Names chosen by a target could forge lines or control a terminal:
+//! control characters are replaced.
 //!
-//! The collector can make no socket and needs none: what is written to is opened before it gives up its rights. So a syslog
-//! that ends cannot be found again; what is to be said goes to stderr from then on, and that is said once.
+//! The collector can create no socket and needs none: the outputs are opened before it gives up its
+//! rights. It cannot reconnect to a syslog that ends; from then on it logs to stderr, and reports
+//! the change once.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
@@ -27,33 +29,34 @@ use crate::cli::exit::Exit;
 use crate::cli::failure::Fails;
 use crate::cli::output::reason;
 
-/// Where syslog listens.
+/// Socket of syslog.
 const SYSLOG: &str = "/dev/log";
-/// Longest line in bytes: far below PIPE_BUF, up to which a pipe takes a line as a whole, and what every syslog takes.
+/// Longest line in bytes: far below PIPE_BUF, up to which pipe writes are atomic, and accepted by
+/// every syslog.
 const LINE_BYTES: usize = 1000;
-/// Stands at the end of a line that was cut.
+/// End of a truncated line.
 const CUT: &str = "...";
-/// Lines that one place may say at once.
+/// Maximum burst of lines from one call site.
 const BURST: u32 = 10;
-/// Time after which it may say one more.
+/// Time after which a call site may log one more line.
 const REFILL: Duration = Duration::from_secs(10);
-/// Places that are told apart; the one that was silent longest makes room.
+/// Maximum number of distinct call sites; the one that was silent longest is replaced.
 const PLACES: usize = 32;
-/// Bytes of a place's last line that are repeated to say what was left out.
+/// Bytes of a call site's last line that are repeated in the report of suppressed lines.
 const EXAMPLE_BYTES: usize = 60;
-/// The facility of services without one of their own (RFC 3164, table 1).
+/// The syslog facility of services without one of their own (RFC 3164, table 1).
 const DAEMON: u8 = 3;
 
-/// How important it is, the most important first.
+/// Importance of a line, the most important first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Something does not work.
     Error,
-    /// Something is not as it should be.
+    /// Something is abnormal.
     Warning,
-    /// What happens.
+    /// Normal events.
     Info,
-    /// What helps to find out why.
+    /// Details for diagnosis.
     Debug,
 }
 
@@ -67,7 +70,7 @@ impl Level {
         }
     }
 
-    /// The severity of syslog, which the journal uses as well (RFC 3164, table 2).
+    /// Returns the syslog severity, which the journal uses as well (RFC 3164, table 2).
     fn severity(self) -> u8 {
         match self {
             Self::Error => 3,
@@ -78,7 +81,7 @@ impl Level {
     }
 }
 
-/// Where it goes.
+/// Destination of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogTo {
     /// Standard error.
@@ -87,18 +90,18 @@ pub enum LogTo {
     Syslog,
 }
 
-/// Why there is no log.
+/// Reasons that the log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// No syslog.
+    /// No connection to syslog.
     #[error("cannot reach syslog at {path}: {}; start it before edgelat, or let edgelat log to stderr", reason(.error))]
     Syslog {
         /// Its socket.
         path: &'static str,
-        /// Why not.
+        /// Cause of the failure.
         error: io::Error,
     },
-    /// No standard error.
+    /// Standard error is unusable.
     #[error("cannot use standard error: {}; start edgelat with it open, if only to /dev/null", reason(.0))]
     Stderr(io::Error),
 }
@@ -113,7 +116,7 @@ impl Fails for LogError {
 pub struct Log {
     level: Level,
     stderr: File,
-    /// Standard error is the journal, which takes a level before each line (sd-daemon(3)).
+    /// True if stderr is the journal, which expects a level before each line (sd-daemon(3)).
     journal: bool,
     /// Time since some fixed moment.
     clock: Box<dyn Fn() -> Duration>,
@@ -124,23 +127,23 @@ pub struct Log {
 struct State {
     syslog: Option<UnixDatagram>,
     places: heapless::Vec<Place, PLACES>,
-    /// Lines that nobody took.
+    /// Lines that could not be written.
     lost: u64,
 }
 
-/// A place in the program that says something.
+/// A call site that logs.
 struct Place {
     location: &'static Location<'static>,
     level: Level,
-    /// Lines that it may still say.
+    /// Lines that it may still log.
     left: u32,
-    /// When the last of them was added.
+    /// Time of the last refill.
     filled: Duration,
-    /// When it last wanted to say something.
+    /// Time of its last attempt to log.
     spoke: Duration,
-    /// Lines that were left out since the last one that was not.
+    /// Lines suppressed since its last logged line.
     left_out: u64,
-    /// How its last line began.
+    /// Beginning of its last line.
     example: heapless::String<EXAMPLE_BYTES>,
 }
 
@@ -159,10 +162,10 @@ impl fmt::Debug for Log {
 }
 
 impl Log {
-    /// Opens it. From then on it makes no file and no socket any more.
+    /// Opens the log, which creates no further file or socket from then on.
     ///
     /// # Errors
-    /// Where there is nothing to write to.
+    /// If there is nothing to write to.
     pub fn open(to: LogTo, level: Level) -> Result<Self, LogError> {
         let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(LogError::Stderr)?.into();
         let syslog = match to {
@@ -187,7 +190,7 @@ impl Log {
         Self { level, stderr, journal, clock, state }
     }
 
-    /// Says something, if it is important enough and its place in the program has not said too much.
+    /// Logs a line if it is important enough and its call site has not logged too much.
     #[track_caller]
     pub fn say(&self, level: Level, text: fmt::Arguments<'_>) {
         if level > self.level {
@@ -209,7 +212,7 @@ impl Log {
         self.write(&mut state, level, text);
     }
 
-    /// Tells what was left out of places that are calm again. To be called now and then.
+    /// Reports suppressed lines of call sites that are calm again. Call it periodically.
     pub fn calm(&self) {
         let mut state = self.state.borrow_mut();
         let now = (self.clock)();
@@ -281,7 +284,7 @@ impl Log {
         }
     }
 
-    /// False where it was not taken.
+    /// Returns false if the line could not be written.
     fn write_line(&self, state: &mut State, level: Level, text: fmt::Arguments<'_>) -> bool {
         if let Some(syslog) = &state.syslog {
             let line = packet(level, std::process::id(), text);
@@ -302,10 +305,10 @@ impl Log {
     }
 
     fn write_stderr(&self, level: Level, text: fmt::Arguments<'_>) -> bool {
-        // Not by O_NONBLOCK: whoever else has this file open would have it, too.
+        // Not O_NONBLOCK: it would apply to every other process with this open file.
         let mut ready = [PollFd::new(self.stderr.as_fd(), PollFlags::POLLOUT)];
         let takes = poll(&mut ready, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
-        // One write for one line, so that those of the two processes do not mix.
+        // One write per line, so that lines of the two processes do not mix.
         takes && (&self.stderr).write_all(line(level, self.journal, text).as_bytes()).is_ok()
     }
 }
@@ -334,29 +337,29 @@ impl<const N: usize> fmt::Write for Bounded<N> {
 
 fn bounded<const N: usize>(text: fmt::Arguments<'_>) -> heapless::String<N> {
     let mut bounded = Bounded { text: heapless::String::new(), reserved: CUT.len() + 1, cut: false };
-    // Fails only where the text itself does; what it wrote before that is there.
+    // Fails only if the text's own formatting fails; the text written before that is kept.
     _ = bounded.write_fmt(text);
     if bounded.cut {
-        // Room was kept for it.
+        // Space was reserved for it.
         _ = bounded.text.push_str(CUT);
     }
     bounded.text
 }
 
-/// A line of standard error.
+/// Formats a line for stderr.
 fn line(level: Level, journal: bool, text: fmt::Arguments<'_>) -> heapless::String<LINE_BYTES> {
     let name = level.name();
     let mut line = match journal {
         true => bounded(format_args!("<{}>edgelat: {name}: {text}", level.severity())),
         false => bounded(format_args!("edgelat: {name}: {text}")),
     };
-    // Room was kept for it.
+    // Space was reserved for it.
     _ = line.push('\n');
     line
 }
 
-/// A packet of syslog as programs of the same machine may send it: without the name of the host, and without a time, which
-/// the daemon adds (RFC 3164, section 4.3.2). Local time would take the rules of the time zone.
+/// Formats a syslog packet as local programs may send it: without host name, and without a time,
+/// which the daemon adds (RFC 3164, section 4.3.2). Local time would need the time zone rules.
 fn packet(level: Level, pid: u32, text: fmt::Arguments<'_>) -> heapless::String<LINE_BYTES> {
     let priority = DAEMON * 8 + level.severity();
     bounded(format_args!("<{priority}>edgelat[{pid}]: {}: {text}", level.name()))
@@ -365,18 +368,20 @@ fn packet(level: Level, pid: u32, text: fmt::Arguments<'_>) -> heapless::String<
 fn connect(path: &Path) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     socket.connect(path)?;
-    // A syslog that does not read must not hold us up.
+    // A syslog that does not read must not block the agent.
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
-/// Is it worth while to try again later?
+/// Returns true if a later attempt may succeed.
 fn is_busy(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
         || error.raw_os_error() == Some(libc::ENOBUFS)
 }
 
-/// Is it the file that `JOURNAL_STREAM` names, by device and inode? It may have been redirected since.
+/// Returns true if the file is the one that `JOURNAL_STREAM` names, by device and inode.
+///
+/// Standard error may have been redirected since.
 fn is_stream(file: &File, stream: &str) -> bool {
     let named =
         stream.split_once(':').and_then(|(device, inode)| Some((device.parse().ok()?, inode.parse().ok()?)));

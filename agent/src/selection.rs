@@ -1,8 +1,8 @@
-//! Which functions somebody wants: native ones and Go's by [`Pattern`], Python's by [`PythonPattern`].
+//! Selected functions: native and Go functions by [`Pattern`], Python's by [`PythonPattern`].
 
 use edgelat_image::{Pattern, PatternError, PythonPattern};
 
-/// What was asked for, in the order in which it was written, divided by the way it is found.
+/// Requested functions in the order of the request, grouped by the method that finds them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Selection {
     /// Functions that have symbols.
@@ -12,10 +12,10 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Adds what one text asks for: `py:...` is of Python, all else has symbols.
+    /// Adds the function pattern in one text: `py:...` means Python, all else has symbols.
     ///
     /// # Errors
-    /// A [`PatternError`] that says what to write instead.
+    /// A [`PatternError`] with the correction.
     pub fn add(&mut self, text: &str) -> Result<(), PatternError> {
         match text.strip_prefix(PythonPattern::PREFIX) {
             Some(rest) => self.python.push(PythonPattern::parse(rest)?),

@@ -1,4 +1,4 @@
-//! Values as people write them, on the command line and in the configuration file: numbers with units, and words.
+//! Values on the command line and in the configuration file: numbers with units, and words.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::{ops::RangeInclusive, time::Duration};
@@ -7,10 +7,10 @@ use edgelat_guard::cpus::MAX_CPUS;
 use edgelat_guard::placement::{CollectorCpu, Sched, TargetsOn};
 use edgelat_guard::protocol::{OnSignal, Returns, Route};
 
-/// Where `edgelat metrics` answers, where nothing else is said: on this box only.
+/// Default address of `edgelat metrics`: on this box only.
 pub const METRICS_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9_105);
 
-/// What an address to listen on should be.
+/// Description of a valid listen address.
 pub const LISTEN_WANTED: &str = "an address with a port, such as \"127.0.0.1:9105\" or \"[::1]:9105\"";
 
 /// Process ids: PID_MAX_LIMIT of include/linux/threads.h is 4 Mi.
@@ -22,10 +22,10 @@ pub const FRAMES: RangeInclusive<u64> = 16..=1 << 20;
 /// Smallest and largest bound for the memory of rows and frames: 4 KiB to 1 GiB.
 pub const MAP_BYTES: RangeInclusive<u64> = 4 << 10..=1 << 30;
 
-/// Words for how returns are seen.
+/// Words for the methods that detect returns.
 pub const RETURNS: [(&str, Returns); 2] = [("ret", Returns::Ret), ("uretprobe", Returns::Uretprobe)];
 
-/// Words for how probes reach the kernel; the first leaves it to the guard.
+/// Words for the routes of probes into the kernel; the first leaves the choice to the guard.
 pub const ROUTES: [(&str, Option<Route>); 4] = [
     ("auto", None),
     ("uprobe_multi", Some(Route::UprobeMulti)),
@@ -33,11 +33,11 @@ pub const ROUTES: [(&str, Option<Route>); 4] = [
     ("single", Some(Route::Single)),
 ];
 
-/// Words for which signals take the probes off; the first leaves it to the language of the functions.
+/// Words for the signals that remove probes; the first leaves it to the functions' language.
 pub const ON_SIGNAL: [(&str, Option<OnSignal>); 3] =
     [("auto", None), ("any", Some(OnSignal::Any)), ("fatal", Some(OnSignal::Fatal))];
 
-/// Words for where the collector runs, beside the number of a CPU.
+/// Words for the CPUs of the collector, beside the number of a CPU.
 pub const COLLECTOR_CPUS: [(&str, CollectorCpu); 3] = [
     ("prefer-isolated", CollectorCpu::PreferIsolated),
     ("isolated", CollectorCpu::Isolated),
@@ -47,10 +47,10 @@ pub const COLLECTOR_CPUS: [(&str, CollectorCpu); 3] = [
 /// Numbers of CPUs.
 pub const CPUS: RangeInclusive<u64> = 0..=MAX_CPUS as u64 - 1;
 
-/// Words for the scheduler that the collector is under.
+/// Words for the scheduler of the collector.
 pub const SCHEDS: [(&str, Sched); 2] = [("other", Sched::Other), ("ext", Sched::Ext)];
 
-/// Words for the CPUs that calls have to begin on to be measured.
+/// Words for the CPUs on which a measured call has to begin.
 pub const TARGETS_ON: [(&str, TargetsOn); 2] = [("any", TargetsOn::Any), ("isolated", TargetsOn::Isolated)];
 
 /// Words for what comes of a measurement that costs more than it may: is it sampled?
@@ -67,33 +67,33 @@ pub const fn words<T, const N: usize>(table: &[(&'static str, T); N]) -> [&'stat
     words
 }
 
-/// What a word of a table stands for.
+/// Returns the meaning of a word in a table.
 pub fn meaning<T: Copy>(table: &[(&'static str, T)], word: &str) -> Option<T> {
     table.iter().find(|(known, _)| *known == word).map(|(_, meaning)| *meaning)
 }
 
-/// A decimal number without a sign; `str::parse` would take a plus.
+/// Parses a decimal number without a sign; `str::parse` would accept a plus.
 pub fn digits(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-/// A word of [`COLLECTOR_CPUS`], or a number of [`CPUS`].
+/// Parses a word of [`COLLECTOR_CPUS`], or a number of [`CPUS`].
 pub fn collector_cpu(text: &str) -> Option<CollectorCpu> {
     let number = || digits(text).filter(|cpu| CPUS.contains(cpu));
     meaning(&COLLECTOR_CPUS, text).or_else(|| number().map(|cpu| CollectorCpu::Cpu(cpu as u32)))
 }
 
-/// Units of [`bytes`]. Longer ones stand before those that they end with.
+/// Units of [`bytes`]. A longer unit precedes those that are suffixes of it.
 const SIZES: [(&str, u64); 6] =
     [("KiB", 1 << 10), ("MiB", 1 << 20), ("K", 1 << 10), ("k", 1 << 10), ("M", 1 << 20), ("m", 1 << 20)];
 
-/// A number of bytes, with K or KiB, M or MiB for 1024 and 1048576 of them.
+/// Parses a number of bytes; K or KiB is 1024, M or MiB is 1048576.
 pub fn bytes(text: &str) -> Option<u64> {
     let (unit, size) = SIZES.iter().find(|(unit, _)| text.ends_with(unit)).unwrap_or(&("", 1));
     digits(text.strip_suffix(unit)?)?.checked_mul(*size)
 }
 
-/// Seconds, or another number of up to nine decimals, exactly.
+/// Parses seconds, or another number of up to nine decimals, exactly.
 pub fn seconds(text: &str) -> Option<Duration> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     if fraction.is_empty() || fraction.len() > 9 {
@@ -103,35 +103,35 @@ pub fn seconds(text: &str) -> Option<Duration> {
     Some(Duration::new(digits(whole)?, nanoseconds as u32))
 }
 
-/// What [`host_name`] takes.
+/// Description of the names that [`host_name`] accepts.
 pub const HOST_WANTED: &str = "the name of a host, such as \"box.lan\"";
 
-/// Whether a text can be the name of a host (RFC 1123, 2.1), without a port.
+/// Returns true for a valid host name (RFC 1123, 2.1), without a port.
 pub fn host_name(text: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     (1..=253).contains(&text.len()) && text.bytes().all(fits)
 }
 
-/// A number without a sign, of up to nine decimals.
+/// Parses a number without a sign, of up to nine decimals.
 pub fn decimal(text: &str) -> Option<f64> {
     Some(seconds(text)?.as_secs_f64())
 }
 
-/// Units of [`duration`], with the milliseconds that each has. Longer ones stand before those that they end with.
+/// Units of [`duration`] in milliseconds. A longer unit precedes those that are suffixes of it.
 const UNITS: [(&str, u32); 4] = [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000)];
 
-/// A time with its unit: `100ms`, `10s`, `1.5min`, `1h`.
+/// Parses a time with its unit: `100ms`, `10s`, `1.5min`, `1h`.
 pub fn duration(text: &str) -> Option<Duration> {
     let (unit, milliseconds) = UNITS.iter().find(|(unit, _)| text.ends_with(unit))?;
     Some(seconds(text.strip_suffix(unit)?)?.checked_mul(*milliseconds)? / 1_000)
 }
 
-/// Nanoseconds of a time; of one beyond 584 years as many as there can be.
+/// Returns a time in nanoseconds; beyond 584 years, the largest number.
 pub fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A time in the largest unit of which it is a whole number.
+/// Formats a time in the largest unit of which it is a whole number.
 pub fn in_words(time: Duration) -> String {
     let milliseconds = time.as_millis();
     let whole = |(_, size): &&(&str, u32)| milliseconds.is_multiple_of(u128::from(*size));
@@ -139,18 +139,20 @@ pub fn in_words(time: Duration) -> String {
     format!("{}{unit}", milliseconds / u128::from(*size))
 }
 
-/// Percent of one CPU as millionths.
+/// Converts percent of one CPU to millionths.
 pub fn ppm(percent: f64) -> u64 {
     (percent * 1e4).round() as u64
 }
 
-/// Plans that a process may have at once: each library that comes later has one of its own, and so has an interpreter of
-/// Python.
+/// Returns the maximum number of concurrent plans of a process.
+///
+/// Each library that comes later has a plan of its own, and so has a Python interpreter.
 pub fn plans(functions: usize, python: usize) -> u32 {
     functions as u32 + u32::from(python > 0)
 }
 
-/// Plans besides, for further images of a name that was asked for: a plug-in that is opened anew while the old one is in use.
+/// Additional plans for further images with a requested name: a plug-in that is opened anew while
+/// the old one is in use.
 pub const LATER_IMAGES: u32 = 8;
 
 #[cfg(test)]

@@ -1,23 +1,28 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Whole awaits of Python: from the first resume of a generator or coroutine to its return. A part of latency.bpf.c.
+ * Whole awaits of Python: from the first resume of a generator or coroutine to its return. A part
+ * of latency.bpf.c.
  *
- * An open await is a frame of the frame table, in sets of its own: its key is the address of the interpreter's frame object,
- * which stays where it is while it lives, and its tag names the row of the whole. So what is known of calls holds for it too:
- * who gives way to whom, what is lost and by which name, and what is inside now.
+ * An open await is a frame of the frame table, in sets of its own. Its key is the address of the
+ * interpreter's frame object, which does not move while it lives, and its tag names the row of the
+ * whole await. So the rules for calls hold here too: replacement, named losses, and the calls
+ * inside.
  *
- * Addresses are used again. So a first resume begins anew whatever stands there, which the interpreter has thrown away without
- * resuming it once more. First is a resume where the frame stands in front of the first instruction that a resume executes;
- * every later one stands behind a yield. This is sound only where each resume is seen, and the collector asks for it there
- * alone: otherwise a frame could be thrown away and made anew unseen.
+ * Addresses are used again. So a first resume replaces any frame under its key, which the
+ * interpreter has discarded without another resume. A resume is the first if the frame's position
+ * is before the first instruction that a resume executes; at every later resume it is behind a
+ * yield. This is sound only if each resume is seen, so the collector requests it only then:
+ * otherwise a frame could be discarded and made anew unseen.
  *
- * Whether a resume ends with a yield or with the return, the interpreter has written down by the time it leaves its loop.
+ * By the time the interpreter leaves its loop, it has recorded whether a resume ends with a yield
+ * or with the return.
  *
- * A function that nobody asked for may have awaits open for as long as its process lives, and its row must be of use to others
- * meanwhile. So a tag says which use of the row it means, and what was open at an earlier use counts no more.
+ * A function that is no longer requested may have open awaits for the lifetime of its process,
+ * while other functions need its row. So a tag has the use of the row, and awaits of an earlier use
+ * do not count.
  */
 
-/* Is the open await of this tag one of the present use of its row? */
+/* True if the open await of this tag belongs to the present use of its row. */
 __noinline __u32 await_counts(__u64 tag)
 {
 	__u32 index = (tag & SITE_FUNCTION_MASK) - constants.python_first_row;
@@ -26,7 +31,7 @@ __noinline __u32 await_counts(__u64 tag)
 	return slot && load(&slot->whole) >> 32 == (tag >> AWAIT_ROW_BITS & AWAIT_USES);
 }
 
-/* Open awaits stand behind the sets of calls. */
+/* Sets of open awaits follow the sets of calls. */
 static __always_inline __u32 await_set(__u64 frame, __u64 tgid)
 {
 	return constants.frame_set_mask + 1 + (hash_of(frame, tgid) & (constants.await_sets - 1));
@@ -54,7 +59,7 @@ __noinline __u32 await_resume(__u64 frame)
 	return words[1] - (words[0] + 16) < (__u64)first * 2 ? RESUME_FIRST : RESUME_LATER;
 }
 
-/* Has the frame returned? Where it cannot be read the await stays open. */
+/* True if the frame has returned. If it cannot be read, the await stays open. */
 __noinline __u32 await_ended(__u64 frame)
 {
 	__u64 at = frame + (__s32)constants.python_frame_state, word = 1;
@@ -65,7 +70,7 @@ __noinline __u32 await_ended(__u64 frame)
 	return !bpf_probe_read_user(&state, sizeof(state), (void *)at) && state >= (__s8)constants.python_ended;
 }
 
-/* The row of a function's awaits as their tags have it; 0 where all rows are in use. */
+/* The row of a function's awaits as in their tags; 0 if all rows are in use. */
 __noinline __u64 await_row(__u64 function)
 {
 	__u32 index = function - constants.python_first_row, zero = 0;
@@ -78,7 +83,7 @@ __noinline __u64 await_row(__u64 function)
 	word = load(&slot->whole);
 	if (word & SITE_FUNCTION_MASK)
 		return (__u32)word;
-	/* One program takes a row; to others there is none meanwhile. */
+	/* One program takes a row; others see none meanwhile. */
 	if (word & AWAIT_MARK ||
 	    __sync_val_compare_and_swap(&slot->whole, word, word | AWAIT_MARK) != word)
 		return 0;
@@ -92,17 +97,17 @@ __noinline __u64 await_row(__u64 function)
 	return row;
 }
 
-/* What becomes of an open await where a resume of it ends. */
+/* Effect of the end of a resume on the open await. */
 enum await_end { AWAIT_AS_IT_SAYS, AWAIT_DROPPED };
 
 static __always_inline void await_record(struct row *row, __u64 whole, __u64 ran_before, __u64 ran)
 {
-	/* What was never suspended lacks no more than the time between two readings of the clock. */
+	/* A call that was never suspended lacks only the time between two readings of the clock. */
 	if (record(row, whole, 0) && ran_before && whole > ran_before + ran)
 		count(row->suspended_ns, whole - ran_before - ran);
 }
 
-/* A resume ends after so long, or (dropped) what is open there is no longer. False: none is open. */
+/* Ends a resume after `ran`, or drops the open await. False: none is open. */
 __noinline __u32 await_leave(__u64 frame, __u64 tgid, __u64 now, __u64 ran, __u32 end)
 {
 	__u32 index = await_set(frame, tgid), way = frame_find(index, frame, tgid << 32, true);
@@ -117,7 +122,7 @@ __noinline __u32 await_leave(__u64 frame, __u64 tgid, __u64 now, __u64 ran, __u3
 	start = load(&set->start[way]);
 	before = load(&set->probes_ns[way]);
 	if (!is_python(tag, tgid << 32)) {
-		/* Between search and take it gave way to one of another process. */
+		/* Between search and take, an await of another process replaced it. */
 		frame_give(set, way, frame);
 		return false;
 	}
@@ -137,7 +142,7 @@ __noinline __u32 await_leave(__u64 frame, __u64 tgid, __u64 now, __u64 ran, __u3
 	return true;
 }
 
-/* A resume of `function` begins, or of one (0) that has no row. */
+/* Begins a resume of `function`, or of a function without a row (0). */
 static __noinline void await_enter(__u64 frame, __u64 tgid, __u64 function)
 {
 	__u32 resume = await_resume(frame);
@@ -150,7 +155,7 @@ static __noinline void await_enter(__u64 frame, __u64 tgid, __u64 function)
 		tag = await_row(function);
 	row = row_of((tag ? tag : function) & SITE_FUNCTION_MASK);
 	if (!tag) {
-		/* What stands there is that of another frame, or may be. */
+		/* A frame under this key belongs, or may belong, to another frame object. */
 		await_leave(frame, tgid, 0, 0, AWAIT_DROPPED);
 		if (row && function && resume == RESUME_FIRST)
 			count(row->awaits_unresolved, 1);
@@ -162,7 +167,7 @@ static __noinline void await_enter(__u64 frame, __u64 tgid, __u64 function)
 	frame_enter(row, await_set(frame, tgid), frame, tgid << 32 | tag, 0, 0);
 }
 
-/* A resume ends. */
+/* Ends a resume. */
 static __noinline void await_exit(__u64 frame, __u64 tag, __u64 now, __u64 ran)
 {
 	struct row *row;

@@ -1,4 +1,4 @@
-//! Functions of Python: what the programs ask about them, and what we answer, in memory that both write.
+//! Python functions: questions of the programs and answers of the collector, in shared memory.
 
 use std::mem::offset_of;
 use std::os::fd::AsFd;
@@ -25,56 +25,56 @@ pub struct Codes {
 /// A function that was called for the first time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Code {
-    /// The row that its calls are counted in; `None` where none was free.
+    /// The row that counts its calls; `None` if no row was free.
     pub row: Option<u32>,
     /// First line of the function.
     pub line: u32,
-    /// It is a generator or a coroutine.
+    /// True for a generator or a coroutine.
     pub resumes: bool,
     /// Name of the file.
     pub file: Text,
     /// Name of the function.
     pub name: Text,
-    /// Where calls are counted that found no row.
+    /// Slot that counts the calls that found no row.
     pub slot: Slot,
 }
 
-/// A function's place among the slots.
+/// Position of a function among the slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
     index: u32,
     content: u64,
-    /// The programs tell makings of generators from calls by this mark.
+    /// Mark by which the programs distinguish creations of generators from calls.
     marks: u64,
 }
 
-/// A string as it stands in the interpreter's memory.
+/// A string as it is in the interpreter's memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text {
-    /// Characters.
+    /// Number of characters.
     pub length: u32,
-    /// The interpreter's word on how they are stored.
+    /// The interpreter's description of their storage.
     pub state: u32,
-    /// What stands where a string of ASCII has its text; cut off.
+    /// Bytes at the text offset of an ASCII string; truncated.
     pub bytes: [u8; TEXT_WORDS * 8],
 }
 
-/// What becomes of the calls of a function.
+/// Treatment of the calls of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// They are counted in this row.
+    /// Counted in this row.
     Row(u32),
-    /// They are counted in its slot, as there is no row.
+    /// Counted in its slot, as there is no row.
     Wait,
-    /// Nobody asked for them.
+    /// Not requested.
     Unwanted,
 }
 
 impl Codes {
-    /// Maps the three arrays with so many slots and texts.
+    /// Maps the three arrays with these numbers of slots and texts.
     ///
     /// # Errors
-    /// [`MapError`] when a descriptor is not that array or memory is short.
+    /// [`MapError`] if a descriptor is not that array or memory is short.
     pub fn map(
         slots: (impl AsFd, usize),
         pool: impl AsFd,
@@ -94,7 +94,7 @@ impl Codes {
         self.pool(offset_of!(PythonPool, tail)).wrapping_sub(self.pool(offset_of!(PythonPool, head)))
     }
 
-    /// Gives programs a row to take, for its so manieth use.
+    /// Gives programs a row to take, for its `nth` use.
     pub fn give_row(&self, row: u32, nth: u32) {
         let tail = self.pool(offset_of!(PythonPool, tail));
         let place = (tail % POOL_ROWS as u64) as usize * size_of::<u64>();
@@ -107,7 +107,7 @@ impl Codes {
         let read = self.pool(offset_of!(PythonPool, texts_tail));
         let at = (read % self.text_count as u64) as usize * size_of::<CodeText>();
         let word = |field: usize| self.texts.words(at + field, 1).first();
-        // Not whole until it says so; a program may have been interrupted while it wrote.
+        // Incomplete until its sequence matches: a program may be interrupted while it writes.
         if word(offset_of!(CodeText, sequence))?.load(Ordering::SeqCst) != read + 1 {
             return None;
         }
@@ -138,7 +138,7 @@ impl Codes {
         Some(code)
     }
 
-    /// Answers what becomes of the calls of a function from now on.
+    /// Sets the treatment of a function's calls from now on.
     pub fn answer(&self, slot: Slot, answer: Answer) {
         let row = match answer {
             Answer::Row(row) => u64::from(row) | slot.marks,
@@ -146,20 +146,21 @@ impl Codes {
             Answer::Unwanted => CODE_UNWANTED,
         };
         let at = slot.index as usize * size_of::<CodeSlot>();
-        // A slot is given to another function only after the answer that nobody asked for this one.
+        // A slot changes its function only after the answer that this one was not requested.
         if self.slots.load(at + offset_of!(CodeSlot, content)) == slot.content {
             self.store(&self.slots, at + offset_of!(CodeSlot, row), row);
         }
     }
 
-    /// The row in which whole awaits are counted of the function with the row that has this number among those of Python;
-    /// `None` where none has begun.
+    /// The row for whole awaits of the function with this row number among those of Python; `None`
+    /// if none has begun.
     pub fn whole(&self, row: u32) -> Option<u32> {
         let whole = self.slots.load(Self::whole_at(row)) & SITE_FUNCTION_MASK;
         (whole != 0).then_some(whole as u32)
     }
 
-    /// The row with this number is nobody's from here on: what is open in it counts no more, and its next use is that one.
+    /// Frees the row with this number: open awaits in it no longer count, and its next use is
+    /// `nth`.
     pub fn free_whole(&self, row: u32, nth: u32) {
         self.store(&self.slots, Self::whole_at(row), u64::from(nth & AWAIT_USES) << 32);
     }
@@ -168,12 +169,12 @@ impl Codes {
         row as usize * size_of::<CodeSlot>() + offset_of!(CodeSlot, whole)
     }
 
-    /// Calls of a function that was asked for, while it had no row.
+    /// Calls of a requested function while it had no row.
     pub fn waited(&self, slot: Slot) -> u64 {
         self.slots.load(slot.index as usize * size_of::<CodeSlot>() + offset_of!(CodeSlot, waiting))
     }
 
-    /// Calls of functions whose description found no place until now, so that their names are not known.
+    /// Calls of functions whose description found no place so far, so that their names are unknown.
     pub fn untold(&self) -> u64 {
         if self.pool(offset_of!(PythonPool, untold)) == 0 {
             return 0;
@@ -187,8 +188,8 @@ impl Codes {
         self.pool.words(field, 1).first().map_or(0, |word| word.load(Ordering::Acquire))
     }
 
-    /// What was written before is seen before, and before anything that is read from here on: a program that finds the
-    /// texts read up to its own tells of it, or its own is found here.
+    /// Earlier writes are visible first, and before any later read: a program that finds the texts
+    /// read up to its own reports its text, or that text is found here.
     fn store(&self, mapping: &Mapping, at: usize, value: u64) {
         let word: Option<&AtomicU64> = mapping.words(at, 1).first();
         if let Some(word) = word {

@@ -11,7 +11,7 @@ const STATE: usize = std::mem::offset_of!(Layout, state);
 const LOST_EVENTS: usize = std::mem::offset_of!(Layout, lost_events);
 const _: () = assert!(size_of::<Layout>() == 2 * PLANS as usize * size_of::<u32>());
 
-/// The switches of all loaded objects. Held by the guard alone.
+/// The switches of all loaded objects. Only the guard holds them.
 #[derive(Debug, Clone)]
 pub struct Switches(Rc<Mapping>);
 
@@ -19,12 +19,12 @@ impl Switches {
     /// Maps the array of switches.
     ///
     /// # Errors
-    /// [`MapError`] when the descriptor is not that array or memory is short.
+    /// [`MapError`] if the descriptor is not that array or memory is short.
     pub fn map(switches: impl AsFd) -> Result<Self, MapError> {
         Ok(Self(Rc::new(Mapping::write(switches, 1, size_of::<Layout>())?)))
     }
 
-    /// The switch of a plan, off and as if it had never been used.
+    /// Returns the switch of a plan, off and reset.
     pub fn begin(&self, plan: u32) -> Switch {
         let switch = Switch { all: Rc::clone(&self.0), place: plan as usize * size_of::<u32>() };
         if let Some(state) = switch.state() {
@@ -37,7 +37,7 @@ impl Switches {
     }
 }
 
-/// The switch of one plan. A fatal signal turns it off in the kernel, for good.
+/// The switch of one plan. In the kernel, a fatal signal turns it off permanently.
 #[derive(Debug)]
 pub struct Switch {
     all: Rc<Mapping>,
@@ -45,29 +45,29 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// From the next hit on, everything counts; false after a fault.
+    /// Makes everything count from the next hit on; false after a fault.
     pub fn arm(&self) -> bool {
         self.turn(CONTROL_OFF, CONTROL_ARMED)
     }
 
-    /// No program that begins after this counts anything. Programs that are past their test finish.
+    /// Stops counting in programs that begin after this. Programs past their test finish.
     pub fn disarm(&self) {
         self.turn(CONTROL_ARMED, CONTROL_OFF);
     }
 
-    /// Has a process of the plan got a fatal signal?
+    /// True if a process of the plan received a fatal signal.
     pub fn faulted(&self) -> bool {
         self.state().is_none_or(|state| state.load(Ordering::SeqCst) == CONTROL_FAULTED)
     }
 
-    /// Events that were not told, because nobody made room in time.
+    /// Events that were not reported, because the ring buffer had no room.
     pub fn lost_events(&self) -> u32 {
         self.all.half(LOST_EVENTS + self.place).map_or(0, |lost| lost.load(Ordering::Relaxed))
     }
 
     fn turn(&self, from: u32, to: u32) -> bool {
         let Some(state) = self.state() else { return false };
-        // What the kernel turned off stays off: the exchange fails.
+        // A switch that the kernel turned off stays off: the exchange fails.
         let was = state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
         was.is_ok() || was == Err(to)
     }

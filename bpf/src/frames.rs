@@ -1,4 +1,4 @@
-//! Which calls are inside a function at this moment.
+//! Calls that are inside a function at this moment.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
@@ -15,13 +15,13 @@ const START: usize = std::mem::offset_of!(FrameSet, start);
 /// A call that was entered and has not returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
-    /// The process it runs in.
+    /// The process that runs it.
     pub tgid: u32,
     /// The function: its row.
     pub function: u32,
-    /// When it was entered, on the monotonic clock in nanoseconds.
+    /// Time of its entry, on the monotonic clock in nanoseconds.
     pub start_ns: u64,
-    /// Where the function is one of Python: it is an open await, of this use of its row.
+    /// If it is an open await of a Python function: the use of its row.
     pub await_use: Option<u32>,
 }
 
@@ -36,18 +36,18 @@ impl Frames {
     /// Maps a frame table of `sets` sets.
     ///
     /// # Errors
-    /// [`MapError`] when the descriptor is not that array or memory is short.
+    /// [`MapError`] if the descriptor is not that array or memory is short.
     pub fn map(frames: impl AsFd, sets: usize) -> Result<Self, MapError> {
         Ok(Self { mapping: Mapping::read(frames, sets, size_of::<FrameSet>())?, sets })
     }
 
-    /// The occupied frames. Calls that begin or end meanwhile may or may not be among them; on a target at
-    /// rest the result is exact.
+    /// The occupied frames. Calls that begin or end meanwhile may or may not be included; on a
+    /// target at rest the result is exact.
     pub fn occupied(&self) -> impl Iterator<Item = Frame> + '_ {
         let frames = (0..self.sets).flat_map(|set| (0..FRAME_WAYS).map(move |way| (set, way)));
         frames.filter_map(|(set, way)| {
             let at = set * size_of::<FrameSet>() + way * size_of::<u64>();
-            // A busy frame is being entered or left right now: not settled, so not counted.
+            // A busy frame is changing now: unsettled, so not counted.
             if self.mapping.load(at + SP) <= FRAME_BUSY {
                 return None;
             }
@@ -66,13 +66,14 @@ impl Frames {
     /// Maps a frame table of `sets` sets to empty it.
     ///
     /// # Errors
-    /// [`MapError`] when the descriptor is not that array or memory is short.
+    /// [`MapError`] if the descriptor is not that array or memory is short.
     pub fn map_to_empty(frames: impl AsFd, sets: usize) -> Result<Self, MapError> {
         Ok(Self { mapping: Mapping::write(frames, sets, size_of::<FrameSet>())?, sets })
     }
 
-    /// Frees every frame and calls `gone` for each. The frames must come from [`map_to_empty`](Self::map_to_empty), and no
-    /// program may run: one that holds a frame would give it back afterwards.
+    /// Frees every frame and calls `gone` for each. The frames must come from
+    /// [`map_to_empty`](Self::map_to_empty), and no program may run: one that holds a frame would
+    /// restore it.
     pub fn empty(&self, mut gone: impl FnMut(Frame)) {
         self.occupied().for_each(&mut gone);
         for set in 0..self.sets {

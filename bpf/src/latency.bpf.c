@@ -2,26 +2,28 @@
 /*
  * Latency of functions by probes on their entry and exit sites.
  *
- * A hit's way: site -> frame -> bucket of a row. An entry stores its time in a frame under the exact key
- * (process, function, stack pointer); an exit takes the frame out again and counts the difference. The
- * stack pointer is the same at both and is unique among the live frames of an address space, so threads,
- * recursion, coroutines and signal stacks need no care. Go alone moves stacks: there the key has the goroutine
- * and the distance from the upper end of its stack instead.
+ * Path of a hit: site -> frame -> bucket of a row. An entry stores its time in a frame under the
+ * exact key (process, function, stack pointer); an exit removes the frame and counts the
+ * difference. The stack pointer is equal at both ends and unique among the live frames of an
+ * address space, so threads, recursion, coroutines and signal stacks need no care. Only Go moves
+ * stacks: its key has the goroutine and the distance from the upper end of its stack instead.
  *
- * These programs use little stack on purpose. From 6.13 on the kernel gives a program of their type whose stack, or that
- * of a sub-program, is 64 bytes or more a stack of its own *per CPU* (BPF_PRIV_STACK_MIN_SIZE, kernel/bpf/verifier.c),
- * because it knows that kprobes do not interrupt each other on a CPU. Uprobes do: a thread that is preempted in a program
- * would find its spilled registers overwritten by the next one's. A test holds every (sub-)program to 48 bytes; where
+ * These programs use little stack on purpose. From 6.13 on, the kernel gives a program of their
+ * type that uses 64 bytes of stack or more, in itself or in a sub-program, a stack of its own *per
+ * CPU* (BPF_PRIV_STACK_MIN_SIZE, kernel/bpf/verifier.c), because kprobes do not interrupt each
+ * other on a CPU. Uprobes do: a thread that is preempted in a program would find its spilled
+ * registers overwritten by the next thread's. A test limits every (sub-)program to 48 bytes; if
  * that is hard, a part becomes a sub-program.
  *
- * There is one program for each way to find the function (cookie of a uprobe_multi link, or the address)
- * and for each kind of frame table (a mapped array with compare-and-exchange, or a hash for kernels before
- * 5.12, or the cookie of a session). The loader picks; what is not picked is never shown to the kernel, so
- * that an old one is not asked to verify what it does not know.
+ * There is one program for each lookup of the function (cookie of a uprobe_multi link, or the
+ * address) and for each kind of frame table (a mapped array with compare-and-exchange, a hash for
+ * kernels before 5.12, or the cookie of a session). The loader picks. The kernel never sees the
+ * other programs, so an old kernel need not verify what it does not know.
  *
- * What has many paths and one number as its result is a global function. The kernel verifies such a function once, for all
- * numbers, and takes its result for any number, where it would follow each path of a static one to the program's end: that
- * made half of all the time that starting takes. Their arguments are numbers, as kernels before 5.13 want it.
+ * Code with many paths and a single number as its result is a global function. The kernel verifies
+ * it once, for all arguments, and assumes any number as its result; it would follow each path of a
+ * static function to the program's end, which took half of the start time. Arguments are numbers,
+ * as kernels before 5.13 require.
  */
 typedef unsigned char __u8;
 typedef signed char __s8;
@@ -55,7 +57,7 @@ enum {
 
 #define EEXIST 17
 
-/* The parts of kernel structures that are read; CO-RE finds where they stand on the running kernel. */
+/* The parts of kernel structures that are read; CO-RE finds their offsets on the running kernel. */
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
@@ -70,10 +72,10 @@ struct pt_regs {
 #define REGS_SP(regs) ((regs)->sp)
 #define REGS_IP(regs) ((regs)->ip)
 #define REGS_FLAGS(regs) ((regs)->flags)
-/* Where compiled Go keeps its goroutine: cmd/compile/abi-internal.md, since 1.17. */
+/* Register in which compiled Go keeps its goroutine: cmd/compile/abi-internal.md, since 1.17. */
 #define REGS_G(regs) ((regs)->r14)
 #define REGS_ARGUMENT(regs, n) ((n) ? (regs)->si : (regs)->di)
-/* A return probe runs after the return address was taken off the stack. */
+/* A return probe runs after the return address was removed from the stack. */
 #define RETURN_SP(regs) ((regs)->sp - 8)
 #elif defined(__TARGET_ARCH_arm64)
 struct user_pt_regs {
@@ -168,13 +170,13 @@ struct k_sigaction {
 
 const volatile struct constants constants = {};
 
-/* A section of its own, so that the guard alone holds the map with the switches. It is one for all loaded objects. */
+/* A section of its own, so that only the guard holds the map with the switches of all objects. */
 volatile struct switches switches SEC(".data.control") = {};
 
-/* What hits cost; the guard alone holds the map. */
+/* Cost of hits; only the guard holds the map. */
 volatile struct prices prices SEC(".data.prices") = {};
 
-/* Does anything count? */
+/* True if hits count. */
 #define ARMED (switches.state[constants.plan & (PLANS - 1)] == CONTROL_ARMED)
 
 struct {
@@ -200,7 +202,7 @@ struct {
 	__type(value, struct frame_value);
 } frame_hash SEC(".maps");
 
-/* One for all plans: a call pays for the probes of each. */
+/* Shared by all plans: a call pays for the probes of each plan. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, THREADS);
@@ -208,7 +210,8 @@ struct {
 	__type(value, struct thread);
 } threads SEC(".maps");
 
-/* Preallocated: kernels up to 6.0 warn of, or with PREEMPT_RT refuse, a tracing program with any other hash. */
+/* Preallocated: kernels up to 6.0 warn about a tracing program with any other hash, or refuse it
+ * with PREEMPT_RT. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
@@ -217,9 +220,9 @@ struct {
 } sites SEC(".maps");
 
 /*
- * The processes that are measured, with their plans. One set of programs looks after those of all plans, so that what a signal
- * or a fork costs everybody on the machine does not grow with the plans. Preallocated: a fork must be able to enter its child
- * in any context.
+ * The measured processes, with their plans. One set of programs serves all plans, so that the cost
+ * of a signal or a fork to the machine does not grow with the plans. Preallocated: a fork must be
+ * able to enter its child in any context.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -241,7 +244,7 @@ struct {
 	__type(value, struct code_slot);
 } code_slots SEC(".maps");
 
-/* The programs' own: which slot an object of a process leads to is only worked out where this does not say. */
+/* Private to the programs. A slot is computed only if its object is missing here. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -265,27 +268,27 @@ struct {
 	__type(value, struct code_text);
 } code_texts SEC(".maps");
 
-/* Uprobe programs can be preempted by each other, so that even a lane of its own needs an atomic add. The
- * result is not used: arm64 has only the plain add before 5.18. */
+/* Uprobe programs can preempt each other, so even a private lane needs an atomic add. The result is
+ * unused: arm64 has only the plain add before 5.18. */
 #define count(counter, n) ((void)__sync_fetch_and_add(&(counter), (n)))
 
-/* What tells a frame from others at the same stack pointer: process and function. */
+/* Distinguishes a frame from others at the same stack pointer: process and function. */
 static __always_inline __u64 current_tag(__u64 site)
 {
 	return (bpf_get_current_pid_tgid() & 0xffffffff00000000ULL) | (site & SITE_FUNCTION_MASK);
 }
 
-/* The same, where the cookie of a link says which process the link belongs to: no call. */
+/* The same tag without a call, if the cookie of a link has the process that the link belongs to. */
 static __always_inline __u64 cookie_tag(__u64 site)
 {
 	return (site >> SITE_PROCESS_SHIFT & SITE_PROCESS_MASK) << 32 | (site & SITE_FUNCTION_MASK);
 }
 
 /*
- * How far below the upper end of its goroutine's stack a stack pointer is, plus one; 0 where that is no goroutine or
- * not its stack. A stack that grows is copied, and this stays. Go promises the offsets of lo and hi to C: runtime2.go,
- * "offset known to runtime/cgo". While the kernel moves that memory (huge pages, compaction) it cannot be read without
- * waiting; the thread itself would wait for it as well.
+ * Distance of a stack pointer below the upper end of its goroutine's stack, plus one; 0 if it is no
+ * goroutine or not its stack. The distance survives the copy of a growing stack. Go promises the
+ * offsets of lo and hi to C: runtime2.go, "offset known to runtime/cgo". While the kernel moves
+ * that memory (huge pages, compaction), neither the thread nor this can read it without a wait.
  */
 static __noinline __u64 goroutine_depth(__u64 g, __u64 sp)
 {
@@ -300,16 +303,16 @@ static __noinline __u64 goroutine_depth(__u64 g, __u64 sp)
 }
 
 /*
- * The key of the frame at a site: by default the stack pointer with the tag that is already there. For a goroutine
- * the pair holds its address (45 bits, as it is aligned to eight), the depth in words (31 bits: 16 GiB, more than a
- * stack may have), process and function, so that it is as exact.
+ * The key of the frame at a site: by default the stack pointer with the tag that is already there.
+ * For a goroutine the pair holds its address (45 bits, as it is aligned to eight), the depth in
+ * words (31 bits: 16 GiB, more than a stack may have), process and function, so it is as exact.
  */
 static __always_inline bool key_of(__u64 g, __u64 site, __u64 *sp, __u64 *tag)
 {
 	__u64 depth;
 
 	if (!(site & SITE_GOROUTINE))
-		/* No call can be made on such a stack; as a key it would pass for a state of the frame. */
+		/* No call is possible on such a stack; as a key it would pass for a frame state. */
 		return *sp > FRAME_BUSY;
 	depth = goroutine_depth(g, *sp);
 	if (!depth)
@@ -319,13 +322,13 @@ static __always_inline bool key_of(__u64 g, __u64 site, __u64 *sp, __u64 *tag)
 	return true;
 }
 
-/* Does an exception leave at this exit? */
+/* True if an exception leaves at this exit. */
 static __always_inline bool unwinds(__u64 site)
 {
 	return (site & (SITE_CONDITIONAL | SITE_UNWOUND)) == SITE_UNWOUND;
 }
 
-/* The stack pointer that the call had at its first instruction. */
+/* The stack pointer at the first instruction of the call. */
 static __always_inline __u64 entry_sp(__u64 sp, __u64 site)
 {
 	return site & SITE_RETURN ? sp : sp + (site >> SITE_ABOVE_SHIFT & 0xfff) * sizeof(sp);
@@ -338,7 +341,7 @@ static __always_inline struct row *row_of(__u32 function)
 	return bpf_map_lookup_elem(&rows, &index);
 }
 
-/* A hit that counts for nothing costs what any other does, and is counted for that. */
+/* A hit that does not count costs as much as any other, and its cost is counted. */
 __noinline __u32 idle_hit(__u32 function, __u32 exit)
 {
 	struct row *row = row_of(function);
@@ -352,7 +355,7 @@ __noinline __u32 idle_hit(__u32 function, __u32 exit)
 	return 1;
 }
 
-/* Most hits have the price of an emulated instruction; the others are counted once more. */
+/* Most hits have the price of an emulated instruction; all others are counted here as well. */
 __noinline __u32 special_hit(__u64 site, __u32 exit)
 {
 	struct row *row = row_of(site & SITE_FUNCTION_MASK);
@@ -368,7 +371,7 @@ __noinline __u32 special_hit(__u64 site, __u32 exit)
 	return 1;
 }
 
-/* Every program's first deed. A return's cookie is that of the entry, where its hit was counted. */
+/* First action of every program. A return has the entry's cookie; the entry counted its hit. */
 enum end { ENTRY, EXIT, RETURN };
 
 static __always_inline void count_price(__u64 site, enum end end)
@@ -383,8 +386,8 @@ static __always_inline __u64 load(const __u64 *word)
 }
 
 /*
- * What our probes had taken in this thread before this hit, which adds its own price. Nobody else writes to the place of a
- * thread, except one that takes it over; then all who were inside of a call learn by a leap of the sum that they do not know.
+ * Probe time of this thread before this hit, which adds its price. No other thread writes here, but
+ * one may take over the place; the sum leaps then, which marks the time of open calls as unknown.
  */
 __noinline __u64 probes_before(__u64 owner, __u32 price)
 {
@@ -420,7 +423,7 @@ static __always_inline __u32 price_of(__u64 site, enum end end)
 	return price;
 }
 
-/* The sum that is the same at both ends of a call, but for what is hit between. */
+/* The sum at either end of a call; it differs by the hits inside the call. */
 static __always_inline __u64 probes_taken(__u64 g, __u64 site, enum end end, __u32 price)
 {
 	__u64 owner = site & SITE_GOROUTINE ? g : (__u32)bpf_get_current_pid_tgid();
@@ -429,7 +432,7 @@ static __always_inline __u64 probes_taken(__u64 g, __u64 site, enum end end, __u
 	return end == ENTRY ? before + price : before;
 }
 
-/* Will the conditional jump at this site be taken? A sub-program: few sites need it. */
+/* True if the conditional jump at this site will be taken. A sub-program: few sites need it. */
 static __noinline int condition_holds(__u64 flags, __u32 code)
 {
 	int holds;
@@ -465,13 +468,13 @@ static __noinline int condition_holds(__u64 flags, __u32 code)
 	return holds ^ (code & 1);
 }
 
-/* Every program's first question: does this hit count at all? */
+/* First test of every program: true if this hit counts. */
 static __always_inline bool counts(__u64 flags, __u64 site)
 {
 	return !(site & SITE_CONDITIONAL) || condition_holds(flags, site >> SITE_CONDITION_SHIFT & 15);
 }
 
-/* Does a call that begins on this CPU count? Where the target was given some CPUs, those that begin on others do not. */
+/* True if a call that begins on this CPU counts. A target may be limited to calls on some CPUs. */
 static __always_inline bool counts_here(__u64 site)
 {
 	__u32 cpu = bpf_get_smp_processor_id();
@@ -493,7 +496,7 @@ static __always_inline __u32 log2_of(__u64 v)
 	return log + (v >> 1);
 }
 
-/* How many thresholds of its octave the mantissa passed: 0 to 8. */
+/* Number of thresholds of its octave that the mantissa passed: 0 to 8. */
 static __always_inline __u32 thresholds_passed(__u64 mantissa)
 {
 	__u32 n = mantissa > constants.thresholds[3] ? 4 : 0;
@@ -505,7 +508,7 @@ static __always_inline __u32 thresholds_passed(__u64 mantissa)
 	return n;
 }
 
-/* Of 0 as well, which is below all buckets. */
+/* Accepts 0 as well, which is below all buckets. */
 __noinline __u32 biased_bucket_of(__u64 ns)
 {
 	__u32 log = log2_of(ns);
@@ -513,7 +516,7 @@ __noinline __u32 biased_bucket_of(__u64 ns)
 	return (log << SCALE) + thresholds_passed(ns << (63 - log));
 }
 
-/* A call took so long, and probes inside of it took so much of that. False: too long to be measured. */
+/* Counts a call of `ns`, with `probes_ns` of probes inside. False: too long to be measured. */
 static __always_inline bool record(struct row *row, __u64 ns, __u64 probes_ns)
 {
 	__u32 bucket = biased_bucket_of(ns);
@@ -521,11 +524,11 @@ static __always_inline bool record(struct row *row, __u64 ns, __u64 probes_ns)
 	if (bucket < BUCKET_BIAS) {
 		count(row->zero, 1);
 	} else if (bucket - BUCKET_BIAS >= ROW_BUCKETS) {
-		/* Not measured, so not in the sum either. */
+		/* Not measured, so not in the sum. */
 		count(row->over_range, 1);
 		return false;
 	} else {
-		/* The mask says to the verifier what the test above says to us. */
+		/* The mask repeats the test above for the verifier. */
 		count(row->buckets[(bucket - BUCKET_BIAS) & (ROW_BUCKETS - 1)], 1);
 	}
 	count(row->sum_ns, ns);
@@ -536,7 +539,7 @@ static __always_inline bool record(struct row *row, __u64 ns, __u64 probes_ns)
 	return true;
 }
 
-/* ---- what the guard is told ---- */
+/* ---- reports to the guard ---- */
 
 static __noinline void tell(__u32 plan, __u32 kind, __u32 tgid, __u32 value, __u32 detail)
 {
@@ -557,9 +560,10 @@ static __noinline void tell(__u32 plan, __u32 kind, __u32 tgid, __u32 value, __u
 /* ---- frames in a mapped array: 5.12 on x86-64, 5.18 on arm64 ---- */
 
 /*
- * All changes of a frame go through its sp word: FREE -> BUSY and SP -> BUSY by compare-and-exchange, so one
- * program wins; BUSY -> FREE and BUSY -> SP by the winner. tag and start change in BUSY only, so whoever
- * sees its own SP *and* tag sees its own frame. A holder is never waited for: others search on.
+ * All changes of a frame go through its sp word: FREE -> BUSY and SP -> BUSY by
+ * compare-and-exchange, so one program wins; BUSY -> FREE and BUSY -> SP by the winner. tag and
+ * start change only in BUSY, so a program that sees its own SP *and* tag sees its own frame. No
+ * program waits for a holder: it continues its search.
  */
 static __always_inline bool frame_take(struct frame_set *set, __u32 way, __u64 state)
 {
@@ -569,7 +573,7 @@ static __always_inline bool frame_take(struct frame_set *set, __u32 way, __u64 s
 static __always_inline void frame_give(struct frame_set *set, __u32 way, __u64 state)
 {
 #if defined(__TARGET_ARCH_x86)
-	/* Stores are seen in order; only the compiler has to be held. */
+	/* Stores are seen in order; only the compiler must not reorder them. */
 	barrier();
 	*(volatile __u64 *)&set->sp[way & (FRAME_WAYS - 1)] = state;
 #else
@@ -593,7 +597,7 @@ static __always_inline struct frame_set *set_at(__u32 index)
 	return bpf_map_lookup_elem(&frames, &index);
 }
 
-/* Is this the tag of a frame of Python's evaluation loop in the process of `tag`? */
+/* True if `old` is the tag of a frame of Python's evaluation loop in the process of `tag`. */
 static __always_inline bool is_python(__u64 old, __u64 tag)
 {
 	return old >> 32 == tag >> 32 &&
@@ -601,8 +605,8 @@ static __always_inline bool is_python(__u64 old, __u64 tag)
 }
 
 /*
- * The frame with exactly this key, or FRAME_WAYS. A call that leaves Python's evaluation loop does not know its function
- * any more: there, the function is no part of the key.
+ * The frame with exactly this key, or FRAME_WAYS. A call that leaves Python's evaluation loop no
+ * longer knows its function: there, the function is no part of the key.
  */
 static __always_inline __u32 find_in(struct frame_set *set, __u64 sp, __u64 tag, bool python)
 {
@@ -633,7 +637,7 @@ static __always_inline __u32 find_free_in(struct frame_set *set)
 	return FRAME_WAYS;
 }
 
-/* A full set: the frame that waits longest gives way. It is the likeliest never to return. */
+/* In a full set the oldest frame is replaced. It is the least likely to return. */
 static __noinline __u32 find_oldest_in(struct frame_set *set)
 {
 	__u64 oldest = ~0ULL;
@@ -651,7 +655,7 @@ static __noinline __u32 find_oldest_in(struct frame_set *set)
 	return found;
 }
 
-/* What the way is in which a frame can be entered: below PLACE_FREE it has that key already. */
+/* Kinds of place for an entry: below PLACE_FREE, a frame with that key already exists. */
 #define PLACE_FREE FRAME_WAYS
 #define PLACE_OLDEST (2 * FRAME_WAYS)
 #define PLACE_NONE (3 * FRAME_WAYS)
@@ -676,7 +680,7 @@ __noinline __u32 frame_place(__u32 index, __u64 sp, __u64 tag, __u32 python)
 /* See await.bpf.h. */
 __u32 await_counts(__u64 tag);
 
-/* The frame of `old` gives way: to a call under its own key, or to another. */
+/* The frame of `old` is replaced by a call under its own key, or by another. */
 static __noinline bool frame_lost(__u64 old, bool same)
 {
 	struct row *row = row_of(old & SITE_FUNCTION_MASK);
@@ -692,7 +696,7 @@ static __noinline bool frame_lost(__u64 old, bool same)
 	return true;
 }
 
-/* False: another program was faster. */
+/* False if another program was faster. */
 __noinline __u32 frame_try(__u32 index, __u64 sp, __u64 tag, __u64 probes_ns, __u64 object)
 {
 	bool python = is_python(tag, tag);
@@ -709,7 +713,7 @@ __noinline __u32 frame_try(__u32 index, __u64 sp, __u64 tag, __u64 probes_ns, __
 	if (state == FRAME_BUSY || !frame_take(set, way, state))
 		return false;
 	if (state != FRAME_FREE) {
-		/* Whose frame it is can be told only now that nobody else can change it. */
+		/* Only now can no other program change the frame, so its owner is known. */
 		__u64 old = load(&set->tag[way]);
 
 		if (!frame_lost(old, state == sp && (python ? is_python(old, tag) : old == tag)))
@@ -745,7 +749,7 @@ static __noinline void record_call(__u32 function, __u64 ns, __u64 probes_ns, bo
 		count(row->unwound, 1);
 }
 
-/* An exit that ends no call that is known. */
+/* An exit without a known call. */
 __noinline __u32 exit_without_frame(__u64 site)
 {
 	struct row *row = row_of(site & SITE_FUNCTION_MASK);
@@ -760,8 +764,8 @@ __noinline __u32 exit_without_frame(__u64 site)
 }
 
 /*
- * A call ends, or (`again`) begins once more where none counts: then whatever stands under its key was left by another way,
- * and its end must not be taken for the end of that.
+ * A call ends, or (`again`) begins again on a CPU that does not count. In the latter case any frame
+ * under its key was left by another way, and the end of this call must not pass for its end.
  */
 static __noinline void table_leave_frame(__u64 sp, __u64 tag, __u64 site, __u64 probes_ns, bool again)
 {
@@ -783,7 +787,7 @@ static __noinline void table_leave_frame(__u64 sp, __u64 tag, __u64 site, __u64 
 				record_call(tag & SITE_FUNCTION_MASK, now, probes_ns, unwinds(site));
 			return;
 		}
-		/* Between search and take it was evicted by a call with the same stack pointer elsewhere. */
+		/* Between search and take, a call with the same stack pointer evicted it. */
 		frame_give(set, way, sp);
 	}
 	if (!again)
@@ -849,7 +853,7 @@ static __noinline void hash_enter(__u64 sp, __u64 g, __u64 site, __u64 probes_ns
 	struct frame_key key = { .sp = entry_sp(sp, site), .tag = current_tag(site) };
 	struct row *row = row_of(function);
 	struct frame_value value = { .probes_ns = probes_ns };
-	/* Not long: before 6.4 the upper half of the result is not that of the sign. */
+	/* Not long: before 6.4 the upper half of the result is not a sign extension. */
 	int err;
 
 	if (!row)
@@ -873,7 +877,7 @@ static __noinline void hash_enter(__u64 sp, __u64 g, __u64 site, __u64 probes_ns
 	if (!err) {
 		count(row->inside, 1);
 	} else if (err == -EEXIST) {
-		/* The same live stack frame cannot be entered twice: the earlier call was left by another way. */
+		/* A live stack frame cannot be entered twice: the earlier call left another way. */
 		count(row->abandoned, 1);
 		bpf_map_update_elem(&frame_hash, &key, &value, BPF_ANY);
 	} else {
@@ -881,7 +885,7 @@ static __noinline void hash_enter(__u64 sp, __u64 g, __u64 site, __u64 probes_ns
 	}
 }
 
-/* A part of hash_exit(), which would need too much stack. */
+/* A part of hash_exit(), which would otherwise need too much stack. */
 static __noinline void hash_done(__u64 site, __u64 ns, __u64 probes_ns)
 {
 	struct row *row = row_of(site & SITE_FUNCTION_MASK);
@@ -915,7 +919,7 @@ static __noinline void hash_exit(__u64 sp, __u64 g, __u64 site, __u64 probes_ns)
 	hash_done(site, now, probes_ns);
 }
 
-/* ---- which function: by cookie, or by address where a probe cannot carry one ---- */
+/* ---- the function: by cookie, or by address if a probe cannot carry a cookie ---- */
 
 /* The cookie of a site at this address, or SITE_UNKNOWN. */
 static __noinline __u64 site_at(__u64 ip, __u32 nth)
@@ -926,7 +930,7 @@ static __noinline __u64 site_at(__u64 ip, __u32 nth)
 	return found ? *found : SITE_UNKNOWN;
 }
 
-/* The same for the first one, which there must be. */
+/* The cookie of the first site, which must exist. */
 static __noinline __u64 site_by_address(__u64 ip, __u32 nth)
 {
 	struct site_key key = { .ip = ip, .tgid = bpf_get_current_pid_tgid() >> 32, .nth = nth };
@@ -935,17 +939,17 @@ static __noinline __u64 site_by_address(__u64 ip, __u32 nth)
 
 	if (site != SITE_UNKNOWN)
 		return site;
-	/* A library that was mapped again elsewhere: the kernel moved the probe, and we learn of it here. */
+	/* A library was mapped again elsewhere: the kernel moved the probe. */
 	row = row_of(constants.unknown_row);
 	if (row)
 		count(row->entries, 1);
-	/* Told once. */
+	/* Reported once. */
 	if (!(int)bpf_map_update_elem(&sites, &key, &unknown, BPF_NOEXIST))
 		tell(constants.plan, EVENT_UNKNOWN_SITE, key.tgid, 0, 0);
 	return SITE_UNKNOWN;
 }
 
-/* Each program says by `probes_ns` what our probes had taken when the call began, or before it ended. */
+/* `probes_ns` is the probe time at the beginning of the call, or before its end. */
 #define HIT(flags, g, end, statement)                                                                        \
 	do {                                                                                                 \
 		__u64 probes_ns = probes_taken(g, site, end, price_of(site, end));                           \
@@ -956,9 +960,7 @@ static __noinline __u64 site_by_address(__u64 ip, __u32 nth)
 			idle_hit(site & SITE_FUNCTION_MASK, (end) != ENTRY);                                 \
 	} while (0)
 
-/*
- * The armed flag is tested first, in every program: whatever else is wrong, clearing that word ends it.
- */
+/* Every program tests the armed flag first: whatever else is wrong, clearing that word ends it. */
 #define BY_COOKIE(section, name, end, statement)                                                             \
 	SEC(section) int name(user_regs *regs)                                                               \
 	{                                                                                                    \
@@ -971,9 +973,9 @@ static __noinline __u64 site_by_address(__u64 ip, __u32 nth)
 	}
 
 /*
- * One probe serves all functions that share an instruction: a trace event takes a place once, and a second event would only
- * run the same program again, which knows nothing but the address. Each site but the last says that one more follows. The
- * first one may be that of Python, which needs the registers.
+ * One probe serves all functions that share an instruction: a trace event takes a place once, and a
+ * second event would only repeat the same program, which knows only the address. Each site but the
+ * last says that another follows. The first may be Python's, which needs the registers.
  */
 #define BY_ADDRESS(name, end, first, statement, twin)                                                        \
 	__noinline __u32 name##_twin(__u64 ip, __u32 nth, __u64 sp, __u64 flags, __u64 g)                    \
@@ -1007,11 +1009,11 @@ BY_COOKIE("uprobe.multi", multi_exit, EXIT, table_exit(regs, REGS_SP(regs), cook
 
 #if defined(__TARGET_ARCH_x86)
 /*
- * The kernel emulates no `ret` on x86-64: it single-steps a copy, which costs many times all of the rest. Since
- * 6.19 a uprobe program may write registers, and where it changes the instruction pointer the probed instruction
- * counts as done. So this does what `ret` does. Whatever is not plain is left to the kernel: a stack page that
- * cannot be read here and now, and threads with a shadow stack, whose second return address only the processor
- * may take.
+ * The kernel emulates no `ret` on x86-64: it single-steps a copy, which costs many times all of the
+ * rest. Since 6.19 a uprobe program may write registers, and if it changes the instruction pointer,
+ * the probed instruction counts as done. So this program does what `ret` does. The kernel handles
+ * all other cases: a stack page that cannot be read now, and threads with a shadow stack, whose
+ * second return address only the processor may remove.
  */
 #define ARCH_SHSTK_SHSTK 1 /* arch/x86/include/uapi/asm/prctl.h */
 
@@ -1022,7 +1024,7 @@ static __always_inline bool has_shadow_stack(void)
 	return bpf_core_field_exists(task->thread.features) && (task->thread.features & ARCH_SHSTK_SHSTK);
 }
 
-/* Where the return at `ip` goes, or 0 where the kernel had better find out. */
+/* Target of the return at `ip`, or 0 to leave it to the kernel. */
 static __noinline __u64 return_target(__u64 sp, __u64 ip)
 {
 	__u64 word;
@@ -1030,8 +1032,8 @@ static __noinline __u64 return_target(__u64 sp, __u64 ip)
 	if (has_shadow_stack())
 		return 0;
 	/*
-	 * A return that was done leaves its address right below the stack pointer. So may an earlier call: where it
-	 * is not clear whether this return was done already, the kernel decides.
+	 * A completed return leaves its address right below the stack pointer. So may an earlier
+	 * call: if it is unclear whether this return was done already, the kernel decides.
 	 */
 	if (bpf_probe_read_user(&word, sizeof(word), (void *)(sp - sizeof(word))) || word == ip)
 		return 0;
@@ -1050,11 +1052,11 @@ SEC("uprobe.multi") int multi_exit_writing(user_regs *regs)
 	site = bpf_get_attach_cookie(regs);
 	sp = REGS_SP(regs);
 	g = REGS_G(regs);
-	/* Read before it is chosen between prices: the verifier takes no context with something added. */
+	/* Read before the choice between prices: the verifier takes no context plus offset. */
 	asm volatile("" : "+r"(g));
 	/*
-	 * A second agent's program on this site may have done the return before us. Then the instruction pointer
-	 * is elsewhere: the call's stack pointer is the one below, and nothing is left to do.
+	 * A second agent's program on this site may have done the return already. Then the
+	 * instruction pointer is elsewhere and the call's stack pointer is one word lower.
 	 */
 	at_site = !(site & SITE_RETURN) || (REGS_IP(regs) & 0xfff) == (site >> SITE_PLACE_SHIFT & 0xfff);
 	probes_ns = probes_taken(g, site, EXIT,
@@ -1091,7 +1093,7 @@ BY_ADDRESS(hash_leave, EXIT, SITE_EXITS, hash_exit(REGS_SP(regs), REGS_G(regs), 
 
 /* ---- sessions: the kernel keeps the frame (6.13) ---- */
 
-/* The kernel functions take no argument up to 6.19 and the context from 7.0 on: one flavour of each is found. */
+/* The kernel functions take no argument up to 6.19, the context from 7.0 on; one flavor exists. */
 extern bool bpf_session_is_return(void) __ksym __weak;
 extern __u64 *bpf_session_cookie(void) __ksym __weak;
 extern bool bpf_session_is_return___context(void *context) __ksym __weak;
@@ -1113,7 +1115,7 @@ int session(user_regs *regs)
 		leaving = bpf_session_is_return();
 		start = bpf_session_cookie();
 	}
-	/* The clock is the dearest call here: once at each end. */
+	/* The clock is the most expensive call here: one call at each end. */
 	now = leaving ? bpf_ktime_get_ns() : 0;
 	site = bpf_get_attach_cookie(regs);
 	row = row_of(site & SITE_FUNCTION_MASK);
@@ -1125,7 +1127,7 @@ int session(user_regs *regs)
 		return 1;
 	}
 	if (leaving) {
-		/* One word is all that the kernel keeps: what was hit inside is not known. */
+		/* The kernel keeps only one word, so the hits inside the call are unknown. */
 		record(row, now - *start, 0);
 		return 0;
 	}
@@ -1136,7 +1138,7 @@ int session(user_regs *regs)
 
 /* ---- the processes of all plans: forks, new images, signals and ends ---- */
 
-/* The plan of a process that stands at a place among them, with its marks. */
+/* The plan of a process at a given place among its plans, with its marks. */
 static __always_inline __u32 *plan_of(__u32 tgid, __u32 nth)
 {
 	struct member key = { .tgid = tgid, .nth = nth };
@@ -1144,12 +1146,12 @@ static __always_inline __u32 *plan_of(__u32 tgid, __u32 nth)
 	return bpf_map_lookup_elem(&family, &key);
 }
 
-/* A child is in the plans of its parent, at the same places. */
+/* A child joins the plans of its parent, at the same places. */
 static __noinline int adopt(__u32 parent, __u32 child, __u32 nth, __u32 plan)
 {
 	struct member key = { .tgid = child, .nth = nth };
 
-	/* At once, or a grandchild born before the guard wakes up would be missed. */
+	/* Immediately: a grandchild born before the guard wakes up would be missed otherwise. */
 	bpf_map_update_elem(&family, &key, &plan, BPF_ANY);
 	tell(plan, EVENT_FORK, parent, child, bpf_ktime_get_ns() / 1000);
 	return 0;
@@ -1162,8 +1164,8 @@ int family_fork(__u64 *args)
 	__u32 tgid = BPF_CORE_READ(parent, tgid), child_tgid = BPF_CORE_READ(child, tgid);
 
 	/*
-	 * A new thread is in the same address space, and so is the child of a vfork until it executes: the
-	 * probes are there already, and a second set would count its parent's calls twice.
+	 * A new thread is in the same address space, and so is the child of a vfork until it
+	 * executes: a second set of probes would count its parent's calls twice.
 	 */
 	if (BPF_CORE_READ(parent, mm) == BPF_CORE_READ(child, mm))
 		return 0;
@@ -1189,7 +1191,7 @@ int family_exec(__u64 *args)
 	if (!plan_of(known, 0))
 		return 0;
 	now = bpf_ktime_get_ns();
-	/* The second argument is the number that the thread had before it took that of its process. */
+	/* The second argument is the thread's number before it took that of its process. */
 	detail = now >> 32 | ((__u32)args[1] != tgid ? EXEC_BY_THREAD : 0);
 	for (__u32 nth = 0; nth < MEMBER_PLANS; nth++) {
 		__u32 *plan = plan_of(known, nth);
@@ -1201,15 +1203,16 @@ int family_exec(__u64 *args)
 	return 0;
 }
 
-/* ---- the end of a process, as early as the kernel knows of it ---- */
+/* ---- the end of a process, as early as the kernel knows it ---- */
 
 #define SIG_DFL 0 /* include/uapi/asm-generic/signal-defs.h */
 #define SIG_IGN 1
 
 /*
- * Has another process sent the signal that this task is about to get? What a process sends itself, as abort(3) does, has its
- * number as its own PID namespace knows it (prepare_kill_siginfo and do_tkill of kernel/signal.c), and nobody may claim to be
- * tkill in another's name (do_rt_tgsigqueueinfo).
+ * True if another process sent the signal that this task is about to receive. A signal that a
+ * process sends itself, as abort(3) does, has the process number of its own PID namespace
+ * (prepare_kill_siginfo and do_tkill of kernel/signal.c), and no process may forge the code of
+ * tkill for another process (do_rt_tgsigqueueinfo).
  */
 static __noinline bool sent_by_another(struct kernel_siginfo *info)
 {
@@ -1224,15 +1227,15 @@ static __noinline bool sent_by_another(struct kernel_siginfo *info)
 }
 
 /*
- * Before the signal does anything, every program of the plan is switched off: what begins after this counts nothing. The
- * guard takes the probes off then. That is not this program's task, but from here on they only cost.
+ * Before the signal acts, every program of the plan is switched off: later hits do not count. The
+ * guard then removes the probes. That is not this program's task, but now they only cost.
  */
 static __noinline int fault(__u32 plan, __u32 tgid, __u32 signal, __u32 code)
 {
 	if (plan & MEMBER_UNHANDLED && signal & FAULT_HANDLED)
 		return 0;
 	if (switches.state[plan & (PLANS - 1)] == CONTROL_FAULTED)
-		return 0; /* The first one is the reason; threads that end with it have nothing to add. */
+		return 0; /* The first one is the reason; threads that end with it add nothing. */
 	switches.state[plan & (PLANS - 1)] = CONTROL_FAULTED;
 	tell(plan, EVENT_FAULT, tgid, signal, code);
 	return 0;
@@ -1266,7 +1269,7 @@ int family_signal(__u64 *args)
 	return 0;
 }
 
-/* Children that come and go faster than the guard can look at them leave nothing for it to do. */
+/* Children that come and go faster than the guard can inspect them leave it no work. */
 static __noinline int leave_plan(__u32 tgid, __u32 nth, __u32 plan, __u32 status, __u32 lived)
 {
 	struct member key = { .tgid = tgid, .nth = nth };
@@ -1276,7 +1279,7 @@ static __noinline int leave_plan(__u32 tgid, __u32 nth, __u32 plan, __u32 status
 	return 0;
 }
 
-/* How long a process has lived, in microseconds; the most that there is room for, a little more than an hour. */
+/* Lifetime of a process in microseconds, at most the 32-bit maximum (over an hour). */
 static __noinline __u32 lived(struct task_struct *task)
 {
 	__u64 us = (bpf_ktime_get_ns() - BPF_CORE_READ(task, group_leader, start_time)) / 1000;
@@ -1285,8 +1288,8 @@ static __noinline __u32 lived(struct task_struct *task)
 }
 
 /*
- * CPU time of a thread. What the scheduler keeps is as of the last tick or sleep, and a child may live less than a tick: one
- * that never slept ran all the time that it did not wait for a CPU.
+ * CPU time of a thread. The scheduler's value is as of the last tick or sleep, and a child may live
+ * less than a tick: a thread that never slept ran all the time that it did not wait for a CPU.
  */
 static __noinline __u64 cpu_time(struct task_struct *task)
 {
@@ -1301,8 +1304,8 @@ static __noinline __u64 cpu_time(struct task_struct *task)
 }
 
 /*
- * A child that is not covered, or not yet, pays for breakpoints that it inherited, and no program counts that. It has a
- * utask once it hit one; up to 6.15 its memory, and that with it, is gone when this runs, and nobody knows.
+ * An uncovered child, or one not covered yet, pays for inherited breakpoints uncounted. It has a
+ * utask after its first hit; up to 6.15 that is gone with its memory when this program runs.
  */
 static __noinline int tell_paid(struct task_struct *task, __u32 tgid)
 {

@@ -1,7 +1,7 @@
 //! The BPF object of edgelat, the names inside it, and typed views over its mapped arrays.
 //!
-//! Nothing here needs privilege: the object is bytes, and a view is a mapping of a descriptor that
-//! somebody else was allowed to make. Loading and attaching are the guard's.
+//! Nothing here needs privilege: the object is bytes, and a view maps a descriptor that a
+//! privileged process made. Loading and attaching are the guard's.
 //!
 //! | file | question |
 //! | --- | --- |

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::{SysconfVar, sysconf};
 
-/// Why an array could not be mapped.
+/// Reason that an array could not be mapped.
 #[derive(Debug, thiserror::Error)]
 pub enum MapError {
     /// The sizes do not fit in memory.
@@ -20,16 +20,16 @@ pub enum MapError {
     TooLarge {
         /// Number of elements.
         elements: usize,
-        /// Size of one in bytes.
+        /// Size of an element in bytes.
         size: usize,
     },
-    /// The system does not say how large its pages are.
+    /// The system does not report its page size.
     #[error("the page size cannot be read: {0}")]
     PageSize(nix::Error),
     /// The kernel refused the mapping.
     #[error("{bytes} bytes of a BPF array cannot be mapped: {errno}")]
     Mmap {
-        /// Size asked for.
+        /// Requested size.
         bytes: usize,
         /// The kernel's reason.
         errno: nix::Error,
@@ -45,7 +45,8 @@ pub(crate) struct Mapping {
     mapped: NonZeroUsize,
 }
 
-// SAFETY: the mapping is plain shared memory that stays where it is until drop, and every access is atomic.
+// SAFETY: the mapping is plain shared memory that does not move until drop, and every access is
+// atomic.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; a shared reference gives atomic loads and stores only.
 unsafe impl Sync for Mapping {}
@@ -64,7 +65,7 @@ impl Mapping {
     fn new(map: BorrowedFd<'_>, elements: usize, size: usize, prot: ProtFlags) -> Result<Self, MapError> {
         debug_assert!(size.is_multiple_of(8), "array elements are padded to eight bytes by the kernel");
         let too_large = MapError::TooLarge { elements, size };
-        // Never 4096: arm64 kernels come with pages of 16 and 64 KiB as well.
+        // Never assumed as 4096: arm64 kernels also have pages of 16 and 64 KiB.
         let page = match sysconf(SysconfVar::PAGE_SIZE) {
             Ok(Some(page)) => page as usize,
             Ok(None) => return Err(MapError::PageSize(nix::Error::ENOSYS)),
@@ -81,8 +82,8 @@ impl Mapping {
         Ok(Self { start: start.cast(), used, mapped })
     }
 
-    /// `count` 64-bit words from `offset` bytes on; none past the end or off the alignment. One test for many
-    /// words: a snapshot reads hundreds of thousands.
+    /// `count` 64-bit words from `offset` bytes on; none past the end or off the alignment. One
+    /// test for many words, as a snapshot reads hundreds of thousands.
     pub(crate) fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
         let size = count.checked_mul(size_of::<AtomicU64>());
         let end = size.and_then(|size| offset.checked_add(size)).filter(|end| *end <= self.used);
@@ -94,7 +95,7 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts(self.start.add(offset).cast::<AtomicU64>().as_ptr(), count) }
     }
 
-    /// The 32-bit word at `offset` bytes; `None` past the end or off its alignment.
+    /// The 32-bit word at `offset` bytes; `None` past the end or if misaligned.
     pub(crate) fn half(&self, offset: usize) -> Option<&AtomicU32> {
         let fits = offset.checked_add(size_of::<AtomicU32>()).is_some_and(|end| end <= self.used);
         if !fits || !offset.is_multiple_of(align_of::<AtomicU32>()) {

@@ -1,7 +1,7 @@
-//! What is in the BPF object: programs, maps and constants by name.
+//! Contents of the BPF object: programs, maps and constants by name.
 //!
-//! The names are here once, as data, so that the loader has no strings of its own and a test can compare
-//! them with the object that clang made.
+//! The names are here once, as data, so that the loader has no strings of its own and a test can
+//! compare them with clang's object.
 
 use std::mem::offset_of;
 
@@ -21,7 +21,7 @@ pub fn object() -> Vec<u8> {
     unpacked.unwrap_or_else(|failed| failed.output)
 }
 
-/// SHA-256 of [`object`] in hexadecimal: tells which programs a box runs.
+/// SHA-256 of [`object`] in hexadecimal: identifies the programs that a machine runs.
 pub const OBJECT_SHA256: &str = env!("OBJECT_SHA256");
 
 /// Names of maps.
@@ -36,53 +36,54 @@ pub mod map {
     pub const SITES: &str = "sites";
     /// Followed processes.
     pub const FAMILY: &str = "family";
-    /// Functions of Python, mapped by the collector, which answers in it.
+    /// Python functions, mapped by the collector, which writes its answers there.
     pub const CODE_SLOTS: &str = "code_slots";
-    /// Code objects of processes, and what was decided about their functions.
+    /// Code objects of processes, and the decisions about their functions.
     pub const CODE_CACHE: &str = "code_cache";
     /// Free rows of Python functions, filled by the collector.
     pub const PYTHON_POOL: &str = "python_pool";
-    /// Descriptions of functions of Python, read by the collector.
+    /// Descriptions of Python functions, read by the collector.
     pub const CODE_TEXTS: &str = "code_texts";
     /// Ring buffer of forks and new images.
     pub const EVENTS: &str = "events";
-    /// What hits have taken in each thread.
+    /// Total probe time of each thread.
     pub const THREADS: &str = "threads";
-    /// How the name of the array with what a hit costs ends.
+    /// Suffix of the name of the array with the costs of hits.
     pub const PRICES_SUFFIX: &str = ".data.prices";
-    /// How the name of the array with the switch ends; libbpf may put the object's name before it.
+    /// Suffix of the name of the array with the switches; libbpf may prefix the object's name.
     pub const CONTROL_SUFFIX: &str = ".data.control";
-    /// How the name of the array of constants ends.
+    /// Suffix of the name of the array of constants.
     pub const CONSTANTS_SUFFIX: &str = ".rodata";
 }
 
-/// Names of the programs that see forks and new images of the processes of all plans.
+/// Names of the programs that see forks and new images in all plans.
 pub const FAMILY_PROGRAMS: [&str; 2] = ["family_fork", "family_exec"];
 
-/// Names of the programs that see their signals and ends.
+/// Names of the programs that see signals and ends in all plans.
 pub const END_PROGRAMS: [&str; 2] = ["family_signal", "family_exit"];
 
-/// A way to measure: which programs sit on the sites and which maps they need.
+/// A way to measure: the programs on the sites and the maps they need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Programs {
     /// uprobe_multi links with cookies, probes on exit sites. Linux 6.6.
     Multi,
-    /// As `Multi`, but the program on exit sites does plain returns itself. x86-64; distribution kernels from 6.18 on.
+    /// As `Multi`, but the exit program executes plain returns itself. x86-64; distribution kernels
+    /// from 6.18 on.
     MultiWriting,
     /// uprobe_multi links with cookies, return probes. Linux 6.6.
     MultiReturn,
     /// One uprobe session for both ends. Linux 6.13.
     Session,
-    /// Functions found by address, frames in the mapped table. Linux 5.12 (arm64: 5.18).
+    /// Functions by address, frames in the mapped table. Linux 5.12 (arm64: 5.18).
     Address,
     /// As `Address`, with return probes that carry a cookie. Linux 5.15.
     AddressReturn,
-    /// Functions found by address, frames in a hash. Linux 5.8.
+    /// Functions by address, frames in a hash. Linux 5.8.
     AddressHash,
 }
 
 impl Programs {
-    /// All of them.
+    /// All variants.
     pub const ALL: &[Self] = &[
         Self::Multi,
         #[cfg(target_arch = "x86_64")]
@@ -104,7 +105,7 @@ impl Programs {
         }
     }
 
-    /// Program on the exit sites or returns; `None` where one program serves both ends.
+    /// Program on the exit sites or returns; `None` if one program serves both ends.
     pub fn exit(self) -> Option<&'static str> {
         match self {
             Self::Multi => Some("multi_exit"),
@@ -117,22 +118,22 @@ impl Programs {
         }
     }
 
-    /// Are the frames in the array that the collector maps?
+    /// True if the frames are in the array that the collector maps.
     pub fn maps_frames(self) -> bool {
         !matches!(self, Self::Session | Self::AddressHash)
     }
 
-    /// Can they measure functions of Python? They need compare-and-exchange, and returns by sites.
+    /// True if it can measure Python functions. They need compare-and-exchange and exit sites.
     pub fn knows_python(self) -> bool {
         matches!(self, Self::Multi | Self::MultiWriting | Self::Address)
     }
 
-    /// Do the programs refer to the maps of Python's code objects?
+    /// True if the programs refer to the maps of Python's code objects.
     pub fn refers_to_python(self) -> bool {
         self.maps_frames()
     }
 
-    /// Do the programs look their function up by address?
+    /// True if the programs look up their function by address.
     pub fn by_address(self) -> bool {
         matches!(self, Self::Address | Self::AddressReturn | Self::AddressHash)
     }
@@ -144,63 +145,66 @@ pub const CPU_WORDS: usize = (layout::CPUS / u64::BITS) as usize;
 /// Size of the array of constants in bytes.
 pub const CONSTANTS_BYTES: usize = size_of::<Constants>();
 
-/// What the programs must know to measure functions of Python. Offsets are in bytes.
+/// Constants for the measurement of Python functions. Offsets are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PythonConstants {
-    /// Rows, from [`PythonConstants::first_row`] on.
+    /// Number of rows, from [`PythonConstants::first_row`] on.
     pub rows: u32,
-    /// The first of them.
+    /// Number of the first row.
     pub first_row: u32,
     /// Slots for functions, a power of two.
     pub slots: u32,
     /// Sets of the cache of code objects, a power of two.
     pub sets: u32,
-    /// Descriptions that wait for the collector, at most; a power of two.
+    /// Maximum number of descriptions that wait for the collector; a power of two.
     pub texts: u32,
-    /// Which argument of the evaluation loop is the frame.
+    /// Index of the evaluation loop's argument that is the frame.
     pub frame_argument: u32,
     /// In a frame: its code object.
     pub frame_code: u32,
     /// Low bits of that pointer that are marks.
     pub code_marks: u32,
-    /// In a frame: who owns it; 0 where making a generator is no call.
+    /// In a frame: its owner; 0 if creating a generator is no call.
     pub frame_owner: u32,
     /// In a code object: name of its file.
     pub code_file: u32,
-    /// In a code object: the name that is told.
+    /// In a code object: the reported name.
     pub code_name: u32,
     /// In a code object: flags.
     pub code_flags: u32,
     /// In a code object: first line.
     pub code_line: u32,
-    /// In a string of ASCII: its text.
+    /// In an ASCII string: its text.
     pub text: u32,
     /// In any other string: its text.
     pub wide_text: u32,
-    /// Frames cannot be told apart.
+    /// True if frames cannot be distinguished.
     pub counts_only: bool,
-    /// Whole awaits, where they are measured.
+    /// Constants for whole awaits, if they are measured.
     pub awaits: Option<AwaitConstants>,
 }
 
-/// What the programs must know to measure whole awaits.
+/// Constants for the measurement of whole awaits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AwaitConstants {
-    /// Sets of the frame table for those that are open, a power of two.
+    /// Sets of the frame table for open awaits, a power of two.
     pub sets: u32,
-    /// In a frame: where it stands.
+    /// In a frame: its position.
     pub frame_position: u32,
-    /// In a code object: number of the first instruction that a resume executes; 0 where a position says it by its sign.
+    /// In a code object: number of the first instruction that a resume executes; 0 if the sign of a
+    /// position says it.
     pub code_first: u32,
-    /// From a frame: whether it has returned.
+    /// Distance from a frame of the mark of its return.
     pub frame_state: i32,
-    /// The lowest value that says so, or [`AWAIT_ENDED_WORD`](layout::AWAIT_ENDED_WORD).
+    /// Lowest value of that mark that means returned, or
+    /// [`AWAIT_ENDED_WORD`](layout::AWAIT_ENDED_WORD).
     pub ended: u32,
 }
 
-/// The array of constants for `lanes` lanes, `frame_sets` (a power of two) sets of the frame table, and the row
-/// that counts hits at unknown addresses. The programs go by the switch of `plan`. Calls that begin on other CPUs than `cpus` (64 a word, from the lowest bit of the first on) do not count.
-/// `may_sleep` says that they are loaded so that they may.
+/// The array of constants for `lanes` lanes, `frame_sets` (a power of two) sets of the frame table,
+/// and the row that counts hits at unknown addresses. `plan` selects the switch of the programs.
+/// Calls that begin on CPUs outside `cpus` (64 per word, from the lowest bit of the first on) do
+/// not count. `may_sleep` says that the programs are loaded as sleepable.
 pub fn constants(
     lanes: u32,
     frame_sets: u32,
@@ -308,7 +312,7 @@ mod tests {
         }
     }
 
-    /// As anybody would check it, by the program of coreutils or BusyBox.
+    /// Checked independently, with the program of coreutils or BusyBox.
     #[test]
     fn the_hash_is_that_of_the_object() {
         let command = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
@@ -321,7 +325,7 @@ mod tests {
     #[test]
     fn the_layout_in_the_object_is_the_layout_in_rust() {
         let object = ObjectBuilder::default().open_memory(&object()).unwrap();
-        // SAFETY: the object is open and lives longer than the BTF that is read from it.
+        // SAFETY: the object is open and outlives the BTF that is read from it.
         let btf = Btf::from_bpf_object(unsafe { object.as_libbpf_object().as_ref() }).unwrap().unwrap();
         // Only structures that a map or a global names are in the BTF; the header asserts the others.
         for expected in STRUCTS.iter().filter(|s| s.name != "event") {

@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Functions of Python, seen where a call enters the evaluation loop. A part of latency.bpf.c.
+ * Python functions, observed where a call enters the evaluation loop. A part of latency.bpf.c.
  *
- * The frame that is passed to the loop names a code object, and that names the function. Each function (a name, a file and a
- * line) has a slot in a hash table, whichever processes it runs in and however often its code object is made: there stands
- * what the collector decided about it, a row or that nobody asked for it. A function that is called for the first time gets a
- * row at once, from a pool that the collector keeps filled, so that no call is missed while the collector reads name and file
- * from the array of texts and matches them with what was asked for.
+ * The frame that is passed to the loop names a code object, and the code object names the function.
+ * Each function (a name, a file and a line) has a slot in a hash table, in however many processes
+ * it runs and however often its code object is made. The slot has the collector's decision: a row,
+ * or not requested. A function gets a row at its first call, from a pool that the collector fills,
+ * so that no call is missed while the collector matches name and file with the request.
  *
- * To read the names at each call would be slow, so what was decided is kept in a cache under process and code object. An entry
- * gives way to another at any time: it can be worked out again. So processes that have ended need no care, and a child that
- * calls what its parent or a sibling called finds the decision there already. Objects die and their addresses are used again,
- * so the key has a fingerprint of the object.
+ * Reading the names at each call would be slow, so a cache keeps the decision under process and
+ * code object. An entry may be replaced at any time: it can be computed again. So ended processes
+ * need no care, and a child finds the decisions about functions of its parent or a sibling. Objects
+ * die and their addresses are used again, so the key has a fingerprint of the object.
  *
- * The object lives as long as the call, so what is read here is whole; a page that is not there now makes the call one
- * that cannot be told to any function, which is counted.
+ * The object lives as long as the call, so a read is consistent. If a page is absent, the call
+ * cannot be attributed to a function, and is counted as such.
  */
 
 static __always_inline __u64 mix(__u64 hash, __u64 word)
@@ -24,15 +24,15 @@ static __always_inline __u64 mix(__u64 hash, __u64 word)
 	return hash ^ hash >> 33;
 }
 
-/* Length and cached hash stand one behind the other in every string. */
+/* Length and cached hash are adjacent in every string. */
 #define STRING_LENGTH 16
 #define STRING_STATE 32
 /* A bit of the state: one byte a character, and the shorter header. */
 #define STRING_ASCII 0x40
 
 /*
- * What tells a code object from another one at the same address: its line, its strings, their lengths, and the hashes
- * that the interpreter caches in them. The function's own name is always interned, so its hash is there. 0: unreadable.
+ * Distinguishes code objects at one address: line, strings, their lengths, and their cached hashes.
+ * The function's own name is always interned, so its hash is there. 0: unreadable.
  */
 static __noinline __u64 python_fingerprint(__u64 code)
 {
@@ -56,7 +56,7 @@ static __noinline __u64 python_fingerprint(__u64 code)
 	return mix(mix(hash, words[0]), words[1]) | 1;
 }
 
-/* Copies a string as it stands; the collector knows how to read it. Returns length and state. */
+/* Copies a string as it is; the collector can read it. Returns length and state. */
 static __noinline __u64 python_string(__u64 object, __u64 *into)
 {
 	__u64 length = 0, state = 0;
@@ -67,7 +67,7 @@ static __noinline __u64 python_string(__u64 object, __u64 *into)
 		return 0;
 	if (length > 0xffffffff)
 		length = 0xffffffff;
-	/* Characters have up to four bytes, and behind a longer header; or, at the end of memory, one. */
+	/* Characters have up to four bytes, after a longer header; or one, at the end of memory. */
 	bytes = length > 64 ? TEXT_WORDS * 8 : length * 4 + 32;
 	if (bytes > TEXT_WORDS * 8)
 		bytes = TEXT_WORDS * 8;
@@ -79,7 +79,7 @@ static __noinline __u64 python_string(__u64 object, __u64 *into)
 	return state << 32 | length;
 }
 
-/* Goes on with a hash by the characters of a string, as far as they are kept. 0: unreadable. */
+/* Extends a hash by the kept characters of a string. 0: unreadable. */
 __noinline __u64 python_text_hash(__u64 object, __u64 hash)
 {
 	__u64 words[2] = {}, at;
@@ -101,7 +101,7 @@ __noinline __u64 python_text_hash(__u64 object, __u64 hash)
 		hash = mix(mix(hash, words[0]), words[1]);
 		at += sizeof(words);
 	}
-	/* By a mask: where clang compares a copy, Linux 6.1 sees no bound. */
+	/* By a mask: Linux 6.1 sees no bound if clang compares a copy. */
 	bytes &= sizeof(words) - 1;
 	words[0] = words[1] = 0;
 	if (bpf_probe_read_user(words, bytes, (void *)at))
@@ -109,7 +109,7 @@ __noinline __u64 python_text_hash(__u64 object, __u64 hash)
 	return mix(mix(hash, words[0]), words[1]);
 }
 
-/* What tells a function from all others, in any process. 0: unreadable. */
+/* Distinguishes a function from all others, in any process. 0: unreadable. */
 static __noinline __u64 python_content(__u64 code)
 {
 	__u64 word = 0, hash;
@@ -129,7 +129,7 @@ static __noinline __u64 python_content(__u64 code)
 	return hash ? hash | 2 : 0;
 }
 
-/* A row from the pool, with its use in the upper half, or CODE_WAITING. */
+/* Takes a row from the pool, with its use in the upper half, or returns CODE_WAITING. */
 static __always_inline __u64 python_take_row(struct python_pool *pool)
 {
 #pragma unroll
@@ -149,7 +149,7 @@ static __always_inline __u64 python_take_row(struct python_pool *pool)
 
 #define NO_TEXT ~0ULL
 
-/* The place of the next text, or NO_TEXT where the collector is too far behind. */
+/* Takes the place of the next text; NO_TEXT if the collector is too far behind. */
 static __always_inline __u64 python_take_text(struct python_pool *pool)
 {
 #pragma unroll
@@ -183,7 +183,7 @@ static __noinline void python_describe(struct code_text *text, __u64 code)
 	text->line |= word & 0xffffffff;
 }
 
-/* Fills the text of a function, which nobody else tells of, and gives it a row. */
+/* Fills the text of a function, as the only program that reports it, and gives it a row. */
 static __noinline void python_publish(struct python_pool *pool, __u64 place, __u32 slot_index, struct code_slot *slot,
 				      __u64 code)
 {
@@ -198,15 +198,15 @@ static __noinline void python_publish(struct python_pool *pool, __u64 place, __u
 	text->content = slot->content;
 	text->slot = slot_index;
 	text->row = word;
-	/* Exchanged, not stored: what was written before must be seen before. */
+	/* Exchanged, not stored: earlier writes must be visible first. */
 	__sync_lock_test_and_set(&slot->row, word);
 	__sync_lock_test_and_set(&text->sequence, place + 1);
-	/* Where others wait before it, theirs will be told, and this one is read with them. */
+	/* If others wait before it, their events follow, and this text is read with them. */
 	if (place == load(&pool->texts_tail))
 		tell(constants.plan, EVENT_NEW_CODE, bpf_get_current_pid_tgid() >> 32, 0, 0);
 }
 
-/* Tells the collector of a function, as soon as there is a place for its text. */
+/* Reports a function to the collector as soon as there is a place for its text. */
 static __noinline void python_tell(__u32 index, __u64 code)
 {
 	struct code_slot *slot = bpf_map_lookup_elem(&code_slots, &index);
@@ -217,7 +217,7 @@ static __noinline void python_tell(__u32 index, __u64 code)
 	if (!slot || !pool)
 		return;
 	word = load(&slot->row);
-	/* One program tells; to others it is a function without a row meanwhile. */
+	/* One program reports; for others the function has no row meanwhile. */
 	if (!(word & CODE_UNTOLD) ||
 	    __sync_val_compare_and_swap(&slot->row, word, word & ~CODE_UNTOLD) != word)
 		return;
@@ -230,7 +230,7 @@ static __noinline void python_tell(__u32 index, __u64 code)
 
 #define NO_SLOT ~0U
 
-/* The slot of a function, or the one that it may take, or NO_SLOT. */
+/* Returns the slot of a function, or a slot that it may take, or NO_SLOT. */
 __noinline __u32 python_find(__u64 content)
 {
 	__u32 first = content >> 32, place = NO_SLOT;
@@ -245,14 +245,14 @@ __noinline __u32 python_find(__u64 content)
 		found = load(&slot->content);
 		if (found == content || found == CODE_FREE)
 			return index;
-		/* One that nobody asked for can be asked about again. */
+		/* A function that was not requested may be decided about again. */
 		if (found != CODE_BUSY && load(&slot->row) == CODE_UNWANTED)
 			place = index;
 	}
 	return place;
 }
 
-/* Makes a slot that function's; false where another program was faster. */
+/* Assigns a slot to that function; false if another program was faster. */
 static __always_inline bool python_take_slot(struct code_slot *slot, __u64 content, __u64 code)
 {
 	__u64 found = load(&slot->content), row = CODE_WAITING | CODE_OPEN | CODE_UNTOLD, flags = 0;
@@ -269,7 +269,7 @@ static __always_inline bool python_take_slot(struct code_slot *slot, __u64 conte
 	return true;
 }
 
-/* The slot of a function, which is made where there is none, or NO_SLOT. Two programs may make one each, which is harmless. */
+/* Finds or makes the slot of a function, or NO_SLOT. Two programs may make one each: harmless. */
 static __noinline __u32 python_slot(__u64 content, __u64 code)
 {
 	for (__u32 attempt = 0; attempt < 4; attempt++) {
@@ -284,7 +284,7 @@ static __noinline __u32 python_slot(__u64 content, __u64 code)
 	return NO_SLOT;
 }
 
-/* The word of a function (lower half) and its slot (upper half), by its names. */
+/* Finds the word of a function (lower half) and its slot (upper half), by its names. */
 static __noinline __u64 python_function(__u64 code)
 {
 	__u64 content = python_content(code), word;
@@ -299,10 +299,10 @@ static __noinline __u64 python_function(__u64 code)
 		return CODE_LOST;
 	if (load(&slot->row) & CODE_UNTOLD)
 		python_tell(index, code);
-	/* Read so that what follows is read later. */
+	/* An atomic read, so that the next read comes later. */
 	word = __sync_fetch_and_add(&slot->row, 0);
 	if (load(&slot->content) != content)
-		word = CODE_UNWANTED; /* Only such a one gives way. */
+		word = CODE_UNWANTED; /* Only an unwanted function is replaced. */
 	return (__u64)index << 32 | word;
 }
 
@@ -313,7 +313,8 @@ static __always_inline struct code_set *cache_set(__u64 key)
 	return bpf_map_lookup_elem(&code_cache, &index);
 }
 
-/* What was decided about an object of a process, or CODE_LOST. The sets are fewer than the bits below the compared ones tell. */
+/* The decision about an object of a process, or CODE_LOST. There are fewer sets than the bits below
+ * the compared ones distinguish. */
 __noinline __u64 python_cached(__u64 key)
 {
 	struct code_set *set = cache_set(key);
@@ -330,7 +331,7 @@ __noinline __u64 python_cached(__u64 key)
 	return CODE_LOST;
 }
 
-/* Keeps what was decided, in the place of any other entry where none is free. */
+/* Keeps the decision, in place of any other entry if none is free. */
 __noinline __u32 python_keep(__u64 key, __u64 word)
 {
 	struct code_set *set = cache_set(key);
@@ -346,7 +347,7 @@ __noinline __u32 python_keep(__u64 key, __u64 word)
 	return true;
 }
 
-/* The same as python_function(), where it is not decided; else the function's word alone. */
+/* As python_function() if nothing is decided; otherwise the function's word alone. */
 static __noinline __u64 python_row(__u64 code, __u64 tgid)
 {
 	__u64 print = python_fingerprint(code), key, word;
@@ -366,8 +367,8 @@ static __noinline __u64 python_row(__u64 code, __u64 tgid)
 #define FRAME_OWNED_BY_THREAD 0 /* Include/internal/pycore_frame.h; from 3.14 on pycore_interpframe_structs.h */
 
 /*
- * Is this entry no more than the making of a generator or coroutine? An instruction of the function itself
- * (RETURN_GENERATOR, from 3.11 on) moves its frame into the object that it makes; until then the thread owns it.
+ * True if this entry only creates a generator or coroutine. An instruction of the function
+ * (RETURN_GENERATOR, from 3.11 on) moves its frame into the new object; the thread owns it before.
  */
 static __always_inline bool python_makes(__u64 frame)
 {
@@ -378,7 +379,7 @@ static __always_inline bool python_makes(__u64 frame)
 	       owner == FRAME_OWNED_BY_THREAD;
 }
 
-/* A call of a function without a row: counted in its slot, or in the first row where it has none. */
+/* Counts a call of a function without a row: in its slot, or in the first row if it has none. */
 static __noinline void python_missed(__u64 word)
 {
 	struct row *row = row_of(constants.python_first_row);
@@ -393,7 +394,7 @@ static __noinline void python_missed(__u64 word)
 		count(row->table_full, 1);
 }
 
-/* Frames of the loop are found by stack pointer and process alone. */
+/* Frames of the loop are found by stack pointer and process only. */
 static __always_inline __u64 python_key(__u64 tgid)
 {
 	return tgid << 32 | SITE_FUNCTION_MASK;
@@ -411,7 +412,7 @@ static __noinline void python_leave(__u64 sp, __u64 tag, __u64 probes_ns, bool a
 	if (!set || sp <= FRAME_BUSY)
 		return;
 	way = frame_find(index, sp, tag, true);
-	/* Most calls are of functions that nobody asked for. */
+	/* Most calls are of functions that were not requested. */
 	if (way >= FRAME_WAYS || !frame_take(set, way, sp))
 		return;
 	old = load(&set->tag[way & (FRAME_WAYS - 1)]);
@@ -419,7 +420,7 @@ static __noinline void python_leave(__u64 sp, __u64 tag, __u64 probes_ns, bool a
 	probes_ns -= load(&set->probes_ns[way & (FRAME_WAYS - 1)]);
 	object = load(&set->object[way & (FRAME_WAYS - 1)]);
 	if (!is_python(old, tag)) {
-		/* Between search and take it was evicted by a call with the same stack pointer elsewhere. */
+		/* Between search and take, a call with the same stack pointer evicted it. */
 		frame_give(set, way, sp);
 		return;
 	}
@@ -433,7 +434,7 @@ static __noinline void python_leave(__u64 sp, __u64 tag, __u64 probes_ns, bool a
 		await_exit(object, old, now, now - start);
 }
 
-/* The row of what a frame executes, as python_row(). */
+/* The row of the function that a frame executes, as python_row(). */
 static __always_inline __u64 python_row_of_frame(__u64 frame, __u64 tgid)
 {
 	__u64 code = 0;
@@ -443,13 +444,13 @@ static __always_inline __u64 python_row_of_frame(__u64 frame, __u64 tgid)
 	return python_row(code & ~(__u64)constants.python_code_marks, tgid);
 }
 
-/* So many times as long as the others takes a call with an interrupt in it. */
+/* A call that takes this many times the mean had an interrupt in it. */
 #define WORK_MUCH 8
 #define WORK_AT_MOST_NS 100000
 
 /*
- * What a hit costs is measured with native functions. Nanoseconds that finding a function of Python takes on top of that, which
- * depends on the program: on its objects and on what else is in the caches.
+ * Nanoseconds that finding a Python function takes in addition to the cost of a hit, which is
+ * measured with native functions. It depends on the program: on its objects and on the caches.
  */
 static __always_inline __u32 python_work(void)
 {
@@ -458,7 +459,7 @@ static __always_inline __u32 python_work(void)
 	return row ? load(&row->python_work) / WORK_EVERY : 0;
 }
 
-/* Takes a time into the mean. The clock is part of it, so it was read twice in the beginning. */
+/* Adds a time to the mean, less that of a clock call, for which the clock was read twice before. */
 static __noinline void python_worked(struct row *row, __u64 before, __u64 begin)
 {
 	__u64 ns = bpf_ktime_get_ns() - begin, clock = begin - before, old;
@@ -480,7 +481,7 @@ static __noinline void python_enter(user_regs *regs, __u64 tgid, __u64 site, __u
 	struct row *row = row_of(constants.python_first_row);
 	__u64 before = 0, begin = 0;
 
-	/* Every call, wanted or not: what measuring costs goes by these. */
+	/* Every call, wanted or not: the cost of measuring is computed from these. */
 	if (row) {
 		count(row->entries, 1);
 		if (!(load(&row->entries) % WORK_EVERY)) {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * For tests only: the way from a duration to a bucket, as the exit programs have it, behind a program that can
- * be run without a probe.
+ * For tests only: the computation of a bucket from a duration, as in the exit programs, behind a
+ * program that can run without a probe.
  */
 #include "latency.bpf.c"
 
-/* Does the CPU that this runs on count? */
+/* True if the CPU that runs this counts. */
 SEC("raw_tp")
 int count_here(__u64 *args)
 {

@@ -1,4 +1,4 @@
-//! What each function did: the rows of the histogram array, read without a system call.
+//! Counters of each function: the rows of the histogram array, read without a system call.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
@@ -21,7 +21,7 @@ macro_rules! at {
     };
 }
 
-/// One function's row, summed over all lanes. All counters are cumulative since arming.
+/// Row of one function, summed over all lanes. All counters are cumulative since arming.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowTotals {
     /// Hits of the entry site.
@@ -34,7 +34,7 @@ pub struct RowTotals {
     pub zero: u64,
     /// Durations above the last bucket.
     pub over_range: u64,
-    /// Frames left by another way than an exit site, found because their exact key was entered again.
+    /// Frames left other than by an exit site, found because their exact key was entered again.
     pub abandoned: u64,
     /// Frames of calls that were open at the end of a window.
     pub cut: u64,
@@ -42,28 +42,28 @@ pub struct RowTotals {
     pub evicted: u64,
     /// Entries that found no frame.
     pub table_full: u64,
-    /// Entries of Go functions where no goroutine could be told.
+    /// Entries of Go functions whose goroutine could not be identified.
     pub unkeyed: u64,
-    /// Of `sum_ns`, what probes took that were hit inside of the calls; nothing before the price of a hit is known.
+    /// Part of `sum_ns` that probes took inside the calls; 0 until the price of a hit is known.
     pub probes_inside_ns: u64,
-    /// Calls in the histogram of which that is not known.
+    /// Calls in the histogram for which that part is unknown.
     pub probes_unknown: u64,
-    /// Calls that were left by an exception and whose end was seen.
+    /// Calls left by an exception whose end was seen.
     pub unwound: u64,
-    /// Of whole awaits: of `sum_ns`, when they were suspended.
+    /// In a row of whole awaits: part of `sum_ns` in which they were suspended.
     pub suspended_ns: u64,
-    /// Awaits that began while there was no row for them as a whole, in the row of the resumes.
+    /// In the row of the resumes: awaits that began without a row for the whole await.
     pub awaits_unresolved: u64,
-    /// Calls inside now, where frames stand in a hash and the programs count them themselves; else 0.
+    /// Calls inside now, if frames are in a hash and the programs count them themselves; else 0.
     pub inside: i64,
     /// Durations by bucket.
     pub buckets: [u64; ROW_BUCKETS],
-    /// The function was entered while its row was read, so the account may be off by the calls in between.
+    /// True if the function was entered during the read: the account may be off by those calls.
     pub unsettled: bool,
 }
 
 impl RowTotals {
-    /// Nothing happened.
+    /// No calls.
     pub const NONE: Self = Self {
         entries: 0,
         unmatched: 0,
@@ -85,7 +85,7 @@ impl RowTotals {
         unsettled: false,
     };
 
-    /// What happened since `before`, or before and since, where `combine` adds.
+    /// Combines each counter with `other`'s: the difference since `other`, or the sum of both.
     fn with(&self, other: &Self, combine: impl Fn(u64, u64) -> u64) -> Self {
         let mut buckets = [0; ROW_BUCKETS];
         for (into, (one, two)) in buckets.iter_mut().zip(self.buckets.iter().zip(&other.buckets)) {
@@ -113,19 +113,19 @@ impl RowTotals {
         }
     }
 
-    /// What happened since `before`, which was read of the same row.
+    /// Changes since `before`, an earlier read of the same row.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         self.with(before, u64::saturating_sub)
     }
 
-    /// Both together.
+    /// Sum of both.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
         self.with(other, u64::saturating_add)
     }
 
-    /// Calls that will not return to be measured.
+    /// Calls that can no longer be measured.
     pub fn lost(&self) -> u64 {
         self.over_range + self.abandoned + self.cut + self.evicted + self.table_full + self.unkeyed
     }
@@ -141,30 +141,30 @@ impl RowTotals {
     }
 }
 
-/// Words at the head of a row by which its hits are priced.
+/// Words at the head of a row that determine the price of its hits.
 const PRICED: usize = 8;
 const _: () = assert!(at!(twins) == (PRICED - 1) * size_of::<u64>() && at!(entries) == 0);
 
 /// Hits of the probes on one function since it was loaded, counted or not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Hits {
-    /// Changes whenever there were hits.
+    /// Changes with every hit.
     pub mark: u64,
-    /// Of entry sites.
+    /// Hits of entry sites.
     pub entries: u64,
-    /// Of exit sites.
+    /// Hits of exit sites.
     pub exits: u64,
-    /// Of the entries, those that counted for nothing.
+    /// Entry hits that did not count.
     pub idle_entries: u64,
-    /// Of the exits, those that counted for nothing; of Python's evaluation loop all.
+    /// Exit hits that did not count; of Python's evaluation loop, all of them.
     pub idle_exits: u64,
-    /// Of the entries, those that the kernel single-stepped.
+    /// Entry hits that the kernel single-stepped.
     pub stepped_entries: u64,
-    /// Of the exits, those that the kernel single-stepped.
+    /// Exit hits that the kernel single-stepped.
     pub stepped_exits: u64,
-    /// Of both, those that shared their trap with another hit.
+    /// Hits of either kind that shared their trap with another hit.
     pub twins: u64,
-    /// Of Python's evaluation loop: what it takes to find the function of a call, in nanoseconds; else 0.
+    /// For Python's evaluation loop: time to find the function of a call, in nanoseconds; else 0.
     pub work_ns: u64,
 }
 
@@ -189,14 +189,14 @@ impl Rows {
     /// Maps the rows of `functions` functions in `lanes` lanes.
     ///
     /// # Errors
-    /// [`MapError`] when the descriptor is not that array or memory is short.
+    /// [`MapError`] if the descriptor is not that array or memory is short.
     pub fn map(rows: impl AsFd, functions: usize, lanes: usize) -> Result<Self, MapError> {
         let elements =
             functions.checked_mul(lanes).ok_or(MapError::TooLarge { elements: functions, size: lanes })?;
         Ok(Self { mapping: Mapping::read(rows, elements, size_of::<Row>())?, functions, lanes })
     }
 
-    /// The same for whoever also [gives up](Self::give_up) calls.
+    /// As [`map`](Self::map), for a caller that also [gives up](Self::give_up) calls.
     ///
     /// # Errors
     /// As [`map`](Self::map).
@@ -231,12 +231,13 @@ impl Rows {
         self.functions
     }
 
-    /// Hits of the entry site of `function` so far: a cheap question whether anything moved.
+    /// Hits of the entry site of `function` so far: a cheap test for any change.
     pub fn entries(&self, function: usize) -> u64 {
         self.sum(function, at!(entries))
     }
 
-    /// What the probes on `function` were hit so far, by what it costs. `before` is what [`Hits::mark`] said the last time: `None` where nothing has moved since.
+    /// Hits of the probes on `function` so far, by their cost. `before` is the last [`Hits::mark`]:
+    /// `None` if nothing has changed since.
     pub fn hits(&self, function: usize, before: u64) -> Option<Hits> {
         let mut first = [0u64; PRICED];
         for lane in 0..self.lanes {
@@ -256,7 +257,7 @@ impl Rows {
         Some(Hits {
             mark,
             entries: entries + idle_entries,
-            // Calls that are inside now are few.
+            // Few calls are inside now.
             exits: entries.saturating_sub(lost) + unmatched + idle_exits,
             idle_entries,
             idle_exits,
@@ -267,7 +268,7 @@ impl Rows {
         })
     }
 
-    /// Of the CPUs that have a mean the dearest.
+    /// The highest of the CPUs' means.
     fn work_ns(&self, function: usize) -> u64 {
         let lanes =
             (0..self.lanes).map(|lane| self.mapping.load(self.row(function, lane) + at!(python_work)));
@@ -279,8 +280,9 @@ impl Rows {
         self.sum(function, at!(unmatched))
     }
 
-    /// Reads one function. What is counted last is read first: a call that ends in between is then missing
-    /// from the exits but never from the entries, and the account cannot show more exits than entries.
+    /// Reads one function. Counters written last are read first: a call that ends in between is
+    /// then missing from the exits but never from the entries, so the account cannot show more
+    /// exits than entries.
     pub fn read(&self, function: usize) -> RowTotals {
         let before = self.entries(function);
         let mut buckets = [0; ROW_BUCKETS];
@@ -324,8 +326,8 @@ impl Rows {
         (function * self.lanes + lane) * size_of::<Row>()
     }
 
-    /// Sum of one counter over the lanes; wrapping, because a lane of `inside` is negative where calls that
-    /// began elsewhere end.
+    /// Sum of one counter over the lanes. It wraps, because a lane of `inside` is negative if calls
+    /// end there that began elsewhere.
     fn sum(&self, function: usize, field: usize) -> u64 {
         (0..self.lanes)
             .fold(0, |sum: u64, lane| sum.wrapping_add(self.mapping.load(self.row(function, lane) + field)))

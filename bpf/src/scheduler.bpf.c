@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * For tests only: the smallest scheduler of sched_ext that there can be. It decides nothing, so that the kernel's defaults
- * hold: one queue for all CPUs, first come, first served.
+ * For tests only: the smallest possible sched_ext scheduler. It decides nothing, so that the
+ * kernel's defaults hold: one queue for all CPUs, first come, first served.
  */
 typedef unsigned long long __u64;
 
 #define SEC(name) __attribute__((section(name), used))
 
-/* The parts of the kernel's structure that are set (kernel/sched/ext_internal.h); libbpf goes by their names. */
+/* The fields that are set (kernel/sched/ext_internal.h); libbpf matches them by name. */
 struct sched_ext_ops {
 	__u64 flags;
 	char name[128];

@@ -1,7 +1,7 @@
-//! The bucket of a duration, computed by the BPF code in the kernel, against the histogram crate's.
+//! The bucket of a duration: BPF code in the kernel against the histogram crate.
 //!
-//! The histogram crate is checked against big-integer arithmetic; here the same neighbours of every boundary go
-//! through the loaded program. Needs root.
+//! The histogram crate is checked against big-integer arithmetic; here the same neighbors of every
+//! boundary pass through the loaded program. Needs root.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use edgelat_bpf::layout::Row;
@@ -40,7 +40,7 @@ impl Recorder {
         Self { object, rows }
     }
 
-    /// What the kernel makes of one duration.
+    /// Row before and after the kernel records one duration.
     fn record(&self, ns: u64) -> (RowTotals, RowTotals) {
         let before = self.rows.read(0);
         let mut args = [0; 8];

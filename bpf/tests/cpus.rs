@@ -1,4 +1,4 @@
-//! On which CPUs a call has to begin to count, as the programs in the kernel decide it. Needs root.
+//! CPUs on which a call must begin to count, as the kernel's programs decide. Needs root.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::os::fd::AsFd;
@@ -12,7 +12,7 @@ const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/record.bpf.o"));
 /// BPF_F_TEST_RUN_ON_CPU, include/uapi/linux/bpf.h.
 const ON_CPU: u32 = 1;
 
-/// Of a call that begins at each of these sites on each of these CPUs: does it count?
+/// For a call that begins at each of these sites on each of these CPUs: true if it counts.
 fn counted(cpus: Option<&[u64; CPU_WORDS]>, calls: &[(u64, u32)]) -> Vec<bool> {
     let mut open = ObjectBuilder::default().open_memory(OBJECT).unwrap();
     for mut program in open.progs_mut() {

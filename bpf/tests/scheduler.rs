@@ -1,4 +1,5 @@
-//! A scheduler of sched_ext of our own, for tests of what runs under one. It takes no task but those that ask for it.
+//! A sched_ext scheduler for tests of targets that run under one. It takes only tasks that request
+//! it.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::io::Write;
@@ -12,7 +13,7 @@ fn state() -> Option<String> {
     Some(state.trim().to_owned())
 }
 
-/// In force as long as both live.
+/// The scheduler is active as long as both values live.
 fn enable() -> (Object, Link) {
     let mut object = ObjectBuilder::default().open_memory(OBJECT).unwrap().load().unwrap();
     let link = object.maps_mut().find(|map| map.name() == "scheduler").unwrap().attach_struct_ops().unwrap();
@@ -21,20 +22,21 @@ fn enable() -> (Object, Link) {
 
 #[test]
 fn a_scheduler_is_in_force_until_its_link_is_closed() {
-    // A kernel without them, or one that has another scheduler, shows nothing.
+    // A kernel without sched_ext, or with another scheduler, shows nothing.
     if state().as_deref() != Some("disabled") {
         return;
     }
     let (object, link) = enable();
     assert_eq!(state().unwrap(), "enabled");
     drop((link, object));
-    // The kernel takes it out on its own time.
+    // The kernel removes it with a delay.
     while state().unwrap() != "disabled" {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }
 
-/// Not a test: what scripts start. The kernel ends the scheduler with this process, however that ends.
+/// Not a test: scripts start it. The kernel ends the scheduler with this process, however that
+/// ends.
 #[test]
 #[ignore = "runs until it is killed"]
 fn until_it_is_killed() {

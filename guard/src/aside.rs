@@ -1,12 +1,14 @@
-//! What may never come back is done by a process of its own.
+//! Work that may never return runs in a separate process.
 //!
-//! A file of a target may stand on a file system that its owner serves, or a server far away, and every call that touches it
-//! then waits as long as that one likes. So images are opened and read by a child of the guard, which is waited for a
-//! while, and killed; meanwhile budgets are looked at. What the guard itself holds of such a file is a descriptor that only
-//! names it (O_PATH): it can be probed, and closing it asks nobody.
+//! A file of a target may be on a file system that the target's owner serves, or a distant server,
+//! and every call on the file then waits as long as that server takes. So a child of the guard
+//! opens and reads images; the guard waits for it for a while, and kills it. Budgets are checked
+//! meanwhile. The guard itself holds a descriptor that only names the file (O_PATH): the file can
+//! be probed, and closing the descriptor needs no server.
 //!
-//! The child holds nothing of the guard but what its job needs. One that the kernel cannot end either, because the file system has
-//! taken its request and does not answer (fs/fuse/dev.c, `request_wait_answer`), is left behind; it ends with the answer.
+//! The child holds nothing of the guard but the needs of its job. If the kernel cannot end it
+//! either, because the file system has taken its request and does not answer (fs/fuse/dev.c,
+//! `request_wait_answer`), it is left behind and ends with the answer.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -27,37 +29,38 @@ use crate::guard::Guard;
 use crate::line::{decode, encode, receive, send};
 use crate::protocol::MESSAGE_BYTES;
 
-/// How long a child may make no progress. A disk answers in milliseconds, also a busy one.
+/// Longest time without progress of a child. Even a busy disk answers in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long, where somebody asks the agent to end or to stop.
+/// Longest time after a request to end or stop the agent.
 const IMPATIENCE: Duration = Duration::from_millis(500);
-/// Time between two looks at the budgets.
+/// Time between two checks of the budgets.
 const LOOK: Duration = Duration::from_millis(100);
-/// The message that shows progress. No result begins so.
+/// Message that shows progress. No result begins with this byte.
 const PROGRESS: u8 = 0xff;
-/// Children that the kernel could not end yet, at most.
+/// Most children that the kernel could not end yet.
 const LEFT_BEHIND: usize = 16;
-/// How long a file system that did not answer is not asked again.
+/// Time before a file system that did not answer is used again.
 pub(crate) const REST: Duration = Duration::from_secs(60);
 
-/// What comes of a job: its result, and descriptors.
+/// Outcome of a job: its result, and descriptors.
 pub(crate) type Outcome<T> = (Result<T, GuardError>, Vec<OwnedFd>);
 
-/// The child's way to say that it goes on.
+/// The child's channel for reporting progress.
 pub(crate) struct Progress<'a>(BorrowedFd<'a>);
 
 impl Progress<'_> {
-    /// Shows that something was done. Where nobody listens any more the child is about to be killed.
+    /// Reports progress. Without a listener the child is about to be killed.
     pub(crate) fn show(&self) {
         _ = send(self.0, &[PROGRESS], &[]);
     }
 }
 
 impl Guard {
-    /// Does `job` in a child that has the descriptors `keep` and no others. `None` when it did not answer in time.
+    /// Does `job` in a child that has only the descriptors `keep`. `None` if it did not answer in
+    /// time.
     ///
     /// # Errors
-    /// When there can be no child, or the job's own.
+    /// If no child can be made, or the job's own.
     pub(crate) fn aside<T: Serialize + for<'a> Deserialize<'a>>(
         &mut self,
         keep: &[BorrowedFd<'_>],
@@ -74,11 +77,11 @@ impl Guard {
         let kind = SockType::SeqPacket;
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).map_err(failed)?;
-        // SAFETY: the guard has one thread, so that no lock is held by a thread that the child lacks. In tests it has more, and
-        // the C library holds its own locks across a fork.
+        // SAFETY: the guard has one thread, so that no lock is held by a thread that the child
+        // lacks. In tests it has more, and the C library holds its own locks across a fork.
         match unsafe { fork() }.map_err(failed)? {
             ForkResult::Child => {
-                // It is of no use to anybody else, and holds up nobody who waits for the guard's descriptors.
+                // The child is useless without the guard, and must not hold its descriptors open.
                 _ = prctl::set_pdeathsig(Signal::SIGKILL);
                 close_all_but(keep.iter().map(AsRawFd::as_raw_fd).chain([theirs.as_raw_fd()]).collect());
                 let (result, descriptors) = job(&Progress(theirs.as_fd()));
@@ -86,13 +89,13 @@ impl Guard {
                 if let Ok(bytes) = encode(&result, &mut buffer) {
                     _ = send(theirs.as_fd(), bytes, &descriptors);
                 }
-                // SAFETY: ends this process at once; what is registered to run at its end is the parent's.
+                // SAFETY: ends this process at once; functions to run at its end are the parent's.
                 unsafe { libc::_exit(0) }
             }
             ForkResult::Parent { child } => {
                 drop(theirs);
                 let outcome = self.wait_for(ours.as_fd());
-                // It has nothing to do any more, whether it has ended or not.
+                // The child has nothing more to do, whether it has ended or not.
                 _ = kill(child, Signal::SIGKILL);
                 if matches!(outcome, Ok(None)) {
                     self.left_behind.push(child);
@@ -115,7 +118,7 @@ impl Guard {
             let mut fds = [PollFd::new(socket, PollFlags::POLLIN)];
             let time = PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::MAX);
             if poll(&mut fds, time).is_ok_and(|ready| ready > 0) {
-                // One that ended without an answer has none.
+                // A child that ended without an answer has none.
                 let Some((bytes, descriptors)) = receive(socket, &mut buffer)? else { return Ok(None) };
                 if buffer[..bytes] == [PROGRESS] {
                     heard = Instant::now();
@@ -132,7 +135,7 @@ impl Guard {
         }
     }
 
-    /// Has a signal come that the loop has not seen yet?
+    /// Returns true if a signal has come that the loop has not seen yet.
     fn is_asked_to_end(&self) -> bool {
         let Some(signals) = &self.signals else { return false };
         let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];

@@ -1,11 +1,12 @@
-//! What probes may cost: hits a second times what a hit costs on this machine, held under a bound.
+//! Cost of probes: hits a second times the cost of a hit on this machine, held under a bound.
 //!
-//! Every hit counts here, also one that counts for nothing: a conditional exit that is not taken, an exit without a frame, a
-//! call on a CPU that is left out, an address that is not known. What one costs was measured by the calibration, for each
-//! kind of site; on top of that come the links of all processes that are measured on the same instructions, which the kernel
-//! walks at each hit in any of them. The guard looks ten times a second while anything is armed, because it is not held up by what holds up
-//! the collector. Far over the bound once, or a little over it twice in a row, and the probes go. One busy tenth of a second
-//! is not yet a load.
+//! Every hit counts here, even if it measures nothing: a conditional exit that is not taken, an
+//! exit without a frame, a call on a CPU that is left out, an unknown address. The calibration
+//! measured the cost of a hit for each kind of site. The links of all processes measured on the
+//! same instructions add to it, since the kernel walks them at each hit in any of these processes.
+//! While any plan is armed the guard checks ten times a second, because the causes that delay the
+//! collector do not delay the guard. One cost far over the bound, or two in a row a little over it,
+//! and the probes are removed. One busy tenth of a second is not yet a load.
 
 use std::time::{Duration, Instant};
 
@@ -15,15 +16,15 @@ use crate::prices::{KindsOfRows, Prices, Ways, priced};
 use crate::protocol::BudgetOf;
 use crate::share::{Beside, Offer, Share};
 
-/// Time between two looks.
+/// Time between two checks.
 pub(crate) const LOOK: Duration = Duration::from_millis(100);
-/// So many times the bound is enough at once.
+/// A single cost above this many times the bound is enough.
 const FAR: u64 = 4;
 
 /// Parts of one CPU's time, in millionths.
 pub type Ppm = u64;
 
-/// What the hits of one row came to.
+/// Hits of one row and their cost.
 #[derive(Debug, Clone, Copy, Default)]
 struct Counted {
     mark: u64,
@@ -31,7 +32,7 @@ struct Counted {
     traps: u64,
 }
 
-/// What one plan costs.
+/// Cost of one plan.
 #[derive(Debug)]
 pub(crate) struct Meter {
     rows: Rows,
@@ -39,21 +40,21 @@ pub(crate) struct Meter {
     prices: Prices,
     ways: Ways,
     counted: Vec<Counted>,
-    /// What the links of further processes took, in thousandths of a nanosecond.
+    /// Cost of walking the links of further processes, in thousandths of a nanosecond.
     walked_ps: u128,
     traps: u64,
     since: Instant,
     before: (u64, u64),
     last: Ppm,
-    /// What one more process would add to that.
+    /// Cost that one more process would add to `last`.
     of_one_more: Ppm,
-    /// Further processes at that look.
+    /// Further processes at the last check.
     others: u64,
 }
 
 impl Meter {
     pub(crate) fn new(rows: Rows, kinds: KindsOfRows, prices: Prices, ways: Ways) -> Self {
-        // The last one stands for unknown addresses.
+        // The last element stands for unknown addresses.
         let counted = vec![Counted::default(); kinds.rows() + 1];
         Self {
             rows,
@@ -71,13 +72,13 @@ impl Meter {
         }
     }
 
-    /// From now on is looked; what was hit before is in no share.
+    /// Starts the checks; earlier hits are in no share.
     pub(crate) fn begin(&mut self, others: u64, charged_ns: u64, now: Instant) {
         self.count(others);
         (self.since, self.before) = (now, (self.total_ns().saturating_add(charged_ns), self.traps));
     }
 
-    /// Takes in the hits since the last time, at each of which the links of `others` more processes were walked.
+    /// Adds the hits since the last time, each with a walk of the links of `others` more processes.
     pub(crate) fn count(&mut self, others: u64) {
         let unknown = self.kinds.rows();
         let mut traps = 0u64;
@@ -92,7 +93,7 @@ impl Meter {
                 None => continue,
             };
             traps = traps.saturating_add(now.saturating_sub(counted.traps));
-            // What is read while calls go on may be off by some, and what was shown is not taken back.
+            // Values read during calls may be slightly off; values once shown do not decrease.
             *counted = Counted {
                 mark: hits.mark,
                 cost_ns: cost_ns.max(counted.cost_ns),
@@ -104,33 +105,34 @@ impl Meter {
         self.walked_ps = self.walked_ps.saturating_add(u128::from(traps) * ps);
     }
 
-    /// Nanoseconds of all hits that were taken in.
+    /// Nanoseconds of all hits counted.
     pub(crate) fn total_ns(&self) -> u64 {
         let walked = u64::try_from(self.walked_ps / 1000).unwrap_or(u64::MAX);
         self.counted.iter().fold(walked, |sum, row| sum.saturating_add(row.cost_ns))
     }
 
-    /// Hits that were taken in, each trap once.
+    /// Hits counted, each trap once.
     pub(crate) fn traps(&self) -> u64 {
         self.traps
     }
 
-    /// What a hit costs, by what was measured at the start.
+    /// Costs of a hit as measured at the start.
     pub(crate) fn prices(&self) -> &Prices {
         &self.prices
     }
 
-    /// What `others` more processes add to a reported duration, in nanoseconds.
+    /// Nanoseconds that `others` more processes add to a reported duration.
     pub(crate) fn bias_of(&self, others: u64) -> u64 {
         self.prices.walk.map_or(0, |walk| walk.bias_ps.saturating_mul(others) / 1000)
     }
 
-    /// Is it time for a look? The guard is woken far more often than that.
+    /// Returns true if a check is due. The guard is woken far more often.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.since) >= LOOK / 2
     }
 
-    /// Takes in what was counted since the last look, and what was `charged_ns` in all. Too early it tells nothing.
+    /// Counts the hits since the last check, and `charged_ns`, a total. Returns `None` if called
+    /// too early.
     fn look(&mut self, others: u64, charged_ns: u64, now: Instant) -> Option<Ppm> {
         if !self.is_due(now) {
             return None;
@@ -145,13 +147,13 @@ impl Meter {
         Some(self.last)
     }
 
-    /// What the links of `others` further processes on the same instructions add to that, less those that were there at the
-    /// last look: a crowd of children comes between two looks.
+    /// Cost that the links of `others` further processes on the same instructions add to that, less
+    /// those present at the last check: many children may come between two checks.
     pub(crate) fn of_more(&self, others: u64) -> Ppm {
         of_more(self.of_one_more, self.others, others)
     }
 
-    /// What it cost at the last look.
+    /// Cost at the last check.
     pub(crate) fn last(&self) -> Ppm {
         self.last
     }
@@ -166,7 +168,7 @@ fn share(cost_ns: u64, time: Duration) -> Ppm {
     u64::try_from(ppm).unwrap_or(u64::MAX)
 }
 
-/// A bound, and whether the last look was over it.
+/// A bound, and the result of the last check against it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bound {
     at_most: Ppm,
@@ -178,18 +180,18 @@ impl Bound {
         Self { at_most, over: false }
     }
 
-    /// Can it be exceeded?
+    /// Returns true if it can be exceeded.
     pub(crate) fn holds(&self) -> bool {
         self.at_most < Ppm::MAX
     }
 
-    /// Would so much leave room in it? Children that filled it to the brim would have the next busy moment end the
-    /// measurement of all of them.
+    /// Returns true if this cost leaves room in it. If children filled it completely, the next busy
+    /// moment would end the measurement of all of them.
     pub(crate) fn leaves_room(&self, cost: Ppm) -> bool {
         cost <= self.at_most - self.at_most / 4
     }
 
-    /// Is it enough?
+    /// Returns true if the cost is enough to end the measurement.
     fn exceeded(&mut self, cost: Ppm) -> bool {
         let was_over = std::mem::replace(&mut self.over, cost > self.at_most);
         self.over && (was_over || cost / FAR > self.at_most)
@@ -212,7 +214,7 @@ impl Budget {
     }
 }
 
-/// What all plans together may cost.
+/// Bound on the cost of all plans together.
 #[derive(Debug)]
 pub(crate) struct Total {
     bound: Bound,
@@ -220,43 +222,44 @@ pub(crate) struct Total {
     sharing: Sharing,
 }
 
-/// Who else is there.
+/// Other agents on this machine.
 #[derive(Debug)]
 enum Sharing {
-    /// Nobody knows of it.
+    /// This agent's cost is not published.
     No,
-    /// A service tells what it costs.
+    /// A service publishes its cost.
     Told(Offer),
-    /// A service may run beside, whose bound holds for both together.
+    /// A service may run beside; its bound holds for both together.
     Beside { beside: Beside, share: Option<Share>, both: Bound },
 }
 
 impl Total {
-    /// Of a service.
+    /// Bound of a service.
     pub(crate) fn of_service(at_most: Ppm, offer: Option<Offer>) -> Self {
         let sharing = offer.map_or(Sharing::No, Sharing::Told);
         Self { bound: Bound::new(at_most), looked: None, sharing }
     }
 
-    /// Of a measurement beside a service.
+    /// Bound of a measurement beside a service.
     pub(crate) fn beside(at_most: Ppm, beside: Beside) -> Self {
         let both = Bound::new(Ppm::MAX);
         let sharing = Sharing::Beside { beside, share: None, both };
         Self { bound: Bound::new(at_most), looked: None, sharing }
     }
 
-    /// Would so much leave room in the bound?
+    /// Returns true if this cost leaves room in the bound.
     pub(crate) fn leaves_room(&self, cost: Ppm) -> bool {
         self.bound.leaves_room(cost)
     }
 
-    /// Is there a bound, at the last look?
+    /// Returns true if there is a bound, as of the last check.
     pub(crate) fn holds(&self) -> bool {
         self.bound.holds() || matches!(self.sharing, Sharing::Beside { share: Some(_), .. })
     }
 
-    /// Of several plans, the number of the one to take off, with the cost of all and why, when all together are enough.
-    /// Between two looks every meter has looked again, or one busy moment would count as two in a row.
+    /// If the plans together cost too much, returns the index of the plan to remove, the cost of
+    /// all and the reason. Every meter must be checked between two calls, or one busy moment would
+    /// count as two in a row.
     pub(crate) fn dearest(&mut self, costs: &[Ppm], now: Instant) -> Option<(usize, Ppm, BudgetOf)> {
         if self.looked.is_some_and(|last| now.saturating_duration_since(last) < LOOK) {
             return None;
@@ -273,7 +276,7 @@ impl Total {
                 *share = beside.share();
                 share.and_then(|Share { bound, cost: service }| {
                     both.at_most = bound;
-                    // A service that is over its bound by itself is not helped by our end.
+                    // Our end does not help a service that alone exceeds its bound.
                     let exceeded = both.exceeded(total.saturating_add(service)) && total > 0;
                     exceeded.then_some(BudgetOf::Both { service, bound })
                 })
@@ -347,12 +350,12 @@ mod tests {
         assert_eq!(own.dearest(&[15_000, 6_000], now + 2 * LOOK), None, "over for the first time");
         let both = BudgetOf::Both { service: 30_000, bound: 50_000 };
         assert_eq!(own.dearest(&[15_000, 6_000], now + 3 * LOOK), Some((0, 21_000, both)));
-        // The service comes to cost more than it may: nothing is left.
+        // The service costs more than its bound: nothing is left.
         assert_eq!(service.dearest(&[300_000], now + LOOK), Some((0, 300_000, BudgetOf::AllPlans)));
         let both = BudgetOf::Both { service: 300_000, bound: 50_000 };
         assert_eq!(own.dearest(&[1], now + 4 * LOOK), Some((0, 1, both)));
         assert_eq!(own.dearest(&[0], now + 5 * LOOK), None, "it costs nothing");
-        // What was asked for holds as well.
+        // The requested bound holds as well.
         let mut bounded = Total::beside(5_000, beside());
         assert_eq!(bounded.dearest(&[30_000], now), Some((0, 30_000, BudgetOf::AllPlans)));
         drop((service, lock));

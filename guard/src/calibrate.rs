@@ -1,10 +1,11 @@
-//! What a probe itself adds to the durations that it reports.
+//! Time that a probe itself adds to the durations that it reports.
 //!
-//! The clock is read in the entry program and again in the exit program. Between the two readings lies not
-//! only the function but also the end of the entry's trap and the beginning of the exit's; and an instruction
-//! that the kernel cannot emulate is single-stepped there. How long that takes depends on the machine, so it
-//! is measured on the machine: on empty functions of our own, one for each pair of kinds of site, attached by
-//! the same route with the same programs. The result is reported beside the numbers, never subtracted.
+//! The entry program reads the clock, and so does the exit program. Between the two readings lies
+//! not only the function but also the end of the entry's trap and the beginning of the exit's; and
+//! the kernel single-steps an instruction there that it cannot emulate. This time depends on the
+//! machine, so it is measured on the machine: on empty functions of our own, one for each pair of
+//! kinds of site, attached by the same route with the same programs. The result is reported beside
+//! the numbers, never subtracted.
 
 use std::fs::File;
 use std::rc::Rc;
@@ -20,23 +21,23 @@ use crate::prices::{Halves, Prices, Walk};
 use crate::protocol::{Bias, Returns};
 use crate::target::Target;
 
-/// Rows that the calibration takes behind those of the plan.
+/// Rows that the calibration takes after those of the plan.
 pub(crate) const FUNCTIONS: u32 = 9;
 /// Sites that the calibration takes.
 pub(crate) const SITES: u32 = 2 * FUNCTIONS;
-/// Links of another process on the same sites, from which the price of one follows.
+/// Links of another process on the same sites, from which the price of one link follows.
 pub(crate) const OTHERS: u32 = 4;
-/// Calls of one batch, and batches; the median of the batches' means is the result, so that an interrupt in
-/// one batch does not show.
+/// Calls in one batch, and batches; the result is the median of the batches' means, so that an
+/// interrupt in one batch does not show.
 const BATCH: u32 = 25;
 const BATCHES: usize = 15;
-/// Calls of one sample later, after as many that warm up: the first ones take a tenth longer.
+/// Calls of one later sample, after as many for warming up: the first calls take a tenth longer.
 const CALLS_AGAIN: u32 = 16;
-/// Samples of which the median counts.
+/// Samples in one median.
 const SAMPLES: usize = 3;
 
-// Each function leaves one byte of distance between entry and exit site, so that both can carry a probe.
-// x86-64: `push` and `jmp` are emulated by the kernel, `mov` and `ret` are single-stepped
+// Each function leaves one byte of distance between entry and exit site, so that both can carry a
+// probe. x86-64: the kernel emulates `push` and `jmp`, and single-steps `mov` and `ret`
 // (arch/x86/kernel/uprobes.c, push_setup_xol_ops and branch_setup_xol_ops).
 #[cfg(target_arch = "x86_64")]
 std::arch::global_asm!(
@@ -80,8 +81,8 @@ std::arch::global_asm!(
     "edgelat_bias_out: ret",
 );
 
-// aarch64: branches and `ret` are simulated, `mov` is single-stepped (arch/arm64/kernel/probes/decode-insn.c).
-// There is no exit that is single-stepped: RET is the only one.
+// aarch64: the kernel simulates branches and `ret`, and single-steps `mov`
+// (arch/arm64/kernel/probes/decode-insn.c). No exit is single-stepped: RET is the only exit.
 #[cfg(target_arch = "aarch64")]
 std::arch::global_asm!(
     ".text",
@@ -132,14 +133,14 @@ unsafe extern "C" {
     fn edgelat_bias_er_exit();
 }
 
-/// What a call costs, for each kind of site.
+/// Cost of a call, for each kind of site.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Costs {
-    /// In the reported durations.
+    /// Part in the reported durations.
     pub(crate) bias: Bias,
-    /// In all.
+    /// Whole cost.
     pub(crate) cost: Bias,
-    /// Of each hit.
+    /// Prices of each hit.
     pub(crate) prices: Prices,
 }
 
@@ -166,7 +167,7 @@ const EE: u32 = 0;
 const SE: u32 = 1;
 const ES: u32 = 2;
 const SS: u32 = 3;
-/// With an exit that is single-stepped by whatever program.
+/// With an exit that is single-stepped with any program.
 const ER: u32 = 4;
 /// As `EE`, with a second program at both ends.
 const TWIN: u32 = 5;
@@ -174,7 +175,7 @@ const TWIN: u32 = 5;
 const SECOND: u32 = 6;
 /// With one site only.
 const LONE: u32 = 7;
-/// As `EE`, with the links of other processes on its sites once it was measured without.
+/// As `EE`, with the links of other processes on its sites after a first measurement without.
 const BESIDE: u32 = 8;
 
 fn empties() -> impl Iterator<Item = Empty> {
@@ -199,7 +200,8 @@ fn empties() -> impl Iterator<Item = Empty> {
     all.into_iter().flatten()
 }
 
-/// The sites of the empty functions, as if they were a plan for the agent itself: of those whose rows are `wanted`.
+/// Returns the sites of the empty functions whose rows are `wanted`, as a plan for the agent
+/// itself.
 pub(crate) fn images(
     own: &Target,
     first_row: u32,
@@ -224,7 +226,7 @@ pub(crate) fn images(
     for Empty { row, returns: plain, entry, exit } in empties().filter(|empty| wanted(empty.row)) {
         match (row, returns) {
             (LONE, Returns::Ret) => exits.push(site(exit, row, SITE_MAYBE)),
-            // A function that the plan has not got: a session then asks for no return.
+            // The plan has no such function: a session then requests no return.
             (LONE, Returns::Uretprobe) => {
                 entries.push(Site { cookie: SITE_FUNCTION_MASK | SITE_ANY_CPU, ..site(entry, row, 0) });
             }
@@ -244,18 +246,18 @@ pub(crate) fn images(
     Ok(vec![ImageSites { bytes: Rc::clone(&file), file, key: mapping.file, entries, exits, mark: 0 }])
 }
 
-/// Of one function, in nanoseconds.
+/// Measurement of one function, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default)]
 struct Measured {
-    /// What a call adds to the durations; `None` where none was measured.
+    /// Time that a call adds to the durations; `None` if none was measured.
     bias: Option<u64>,
-    /// What a call costs in CPU time.
+    /// CPU time of a call.
     cost: Option<u64>,
     /// Its probes were hit.
     hit: bool,
 }
 
-/// Calls an empty function with probes on it. Reads what the rows say, and how long the calls took in all: a trap
+/// Calls an empty function with probes on it. Reads its row, and the time of all calls: a trap
 /// begins before the first reading of the clock and ends after the last one.
 fn measure(rows: &Rows, first_row: u32, empty: &Empty) -> Measured {
     let row = (first_row + empty.row) as usize;
@@ -282,7 +284,7 @@ pub(crate) fn run(rows: &Rows, first_row: u32, returns: Returns) -> Costs {
     for empty in empties() {
         all[empty.row as usize] = measure(rows, first_row, &empty);
     }
-    // Where nothing was counted, there was no probe to pay for.
+    // Without hits no probe was paid for.
     let of = |row: u32| Some(all[row as usize]).filter(|measured| measured.hit);
     let cost_of = |row: u32| of(row)?.cost;
     let lone = all[LONE as usize].cost;
@@ -291,7 +293,7 @@ pub(crate) fn run(rows: &Rows, first_row: u32, returns: Returns) -> Costs {
     Costs { bias: by_kind(|row| of(row)?.bias), cost: by_kind(cost_of), prices }
 }
 
-/// What hits cost where calls of the empty functions cost that much.
+/// Returns the prices of hits for these costs of calls of the empty functions.
 fn prices(cost_of: impl Fn(u32) -> Option<u64>, lone: Option<u64>, returns: Returns) -> Prices {
     let call = cost_of(EE).unwrap_or(0);
     match returns {
@@ -310,7 +312,7 @@ fn prices(cost_of: impl Fn(u32) -> Option<u64>, lone: Option<u64>, returns: Retu
                 ..Prices::default()
             }
         }
-        // No row counts what is not entered; the return is part of each other entry's price.
+        // No row counts a call that is not entered; the return is part of each other entry's price.
         Returns::Uretprobe => Prices {
             entry: Halves { emulated: call, stepped: cost_of(SE).unwrap_or(call) },
             idle_entry: lone.unwrap_or(0).min(call),
@@ -319,7 +321,7 @@ fn prices(cost_of: impl Fn(u32) -> Option<u64>, lone: Option<u64>, returns: Retu
     }
 }
 
-/// What one more process on the same sites adds, where [`OTHERS`] have been attached since `costs` were measured.
+/// Returns the addition of one more process on the same sites, after [`OTHERS`] were attached.
 pub(crate) fn run_beside_others(rows: &Rows, first_row: u32, costs: &Costs) -> Option<Walk> {
     let again = measure(rows, first_row, &empties().find(|empty| empty.row == BESIDE)?);
     // Thousandths of a nanosecond: a link takes tens of them.
@@ -331,31 +333,31 @@ pub(crate) fn run_beside_others(rows: &Rows, first_row: u32, costs: &Costs) -> O
     })
 }
 
-/// Is this the row of the function that [`run_beside_others`] calls?
+/// Returns true for the row of the function that [`run_beside_others`] calls.
 pub(crate) fn is_beside_others(row: u32) -> bool {
     row == BESIDE
 }
 
-/// Is this the row of one of the functions by which is told what hits cost later?
+/// Returns true for the rows of the functions that measure the cost of hits later.
 pub(crate) fn is_called_again(row: u32) -> bool {
     [EE, SE, ES, ER, LONE].contains(&row)
 }
 
-/// What calls cost now: a few of each kind, again and again. How long a trap takes goes up and down by a third with what else
-/// the machine does, even more so a virtual one.
+/// Current costs of calls: a few of each kind, repeatedly. The time of a trap varies by a third
+/// with the other load of the machine, even more on a virtual machine.
 #[derive(Debug, Default)]
 pub(crate) struct Samples {
-    /// Of each function the last ones, in nanoseconds.
+    /// Last samples of each function, in nanoseconds.
     recent: [[u64; SAMPLES]; FUNCTIONS as usize],
-    /// How many were taken.
+    /// Number of samples taken.
     taken: usize,
 }
 
 impl Samples {
-    /// Calls each of the functions, whose probes must be there and count, some times; nothing but the clock is read.
+    /// Calls each function several times, with its probes armed and counting; reads only the clock.
     pub(crate) fn take(&mut self) {
         for empty in empties().filter(|empty| is_called_again(empty.row)) {
-            // What others have pushed out of the caches is not of each call.
+            // The first calls refill the caches that other programs have emptied.
             (0..CALLS_AGAIN).for_each(|_| empty.call());
             let begin = Instant::now();
             (0..CALLS_AGAIN).for_each(|_| empty.call());
@@ -365,18 +367,18 @@ impl Samples {
         self.taken += 1;
     }
 
-    /// Are there enough for a median?
+    /// Returns true if the samples suffice for a median.
     pub(crate) fn suffice(&self) -> bool {
         self.taken >= SAMPLES
     }
 
-    /// What hits cost by the medians: whoever ran in between does not count. What is not called again stays as in `known`, and
-    /// all does before there is a median.
+    /// Returns the prices of hits by the medians, which ignore interruptions. Prices without
+    /// repeated calls stay as in `known`, and so do all before there is a median.
     pub(crate) fn prices(&self, known: &Prices, returns: Returns) -> Prices {
         if !self.suffice() {
             return *known;
         }
-        // What this machine has no function for was never called.
+        // A function that this machine lacks was never called.
         let cost_of = |row: u32| {
             let recent = &self.recent[row as usize];
             median(recent.iter().copied().filter(|ns| *ns > 0).collect())
@@ -385,7 +387,8 @@ impl Samples {
     }
 }
 
-/// CPU time of this thread: on a busy machine others run in between, and a budget would hold that against the probes.
+/// CPU time of this thread: on a busy machine others run in between, which is no cost of the
+/// probes.
 fn own_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
 }

@@ -1,8 +1,8 @@
-//! What this machine has for measuring, and what it lacks: each finding with what to do about it.
+//! Abilities of this machine for measuring, and what it lacks: each finding with its remedy.
 //!
-//! Two kinds of findings: [`surroundings`] reads files and asks the kernel what changes nothing; the trials load
-//! programs of two instructions and try the routes as far as they can be tried without a target. The trials decide. A
-//! vendor's kernel may have what its version number denies; the surroundings say why a trial failed.
+//! Two kinds of findings: [`surroundings`] reads files and makes calls that change nothing; trials
+//! load programs of two instructions and try the routes without a target. The trials decide: a
+//! vendor's kernel may have what its version number denies. The surroundings explain failed trials.
 
 mod routes;
 
@@ -20,7 +20,7 @@ use crate::placement;
 use crate::rights::{held, in_first_user_namespace};
 use crate::target::in_first_pid_namespace;
 
-/// How a finding bears on measuring.
+/// Effect of a finding on measuring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// As it should be.
@@ -33,26 +33,26 @@ pub enum State {
     Missing,
 }
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// A stable short word.
     pub name: &'static str,
-    /// How it bears on measuring.
+    /// Effect on measuring.
     pub state: State,
-    /// What was found.
+    /// Text of the result.
     pub detail: String,
-    /// What to do about it, where there is something to do.
+    /// Remedy, if there is one.
     pub next: Option<String>,
 }
 
 impl Finding {
-    /// All is well.
+    /// A finding without trouble.
     pub fn ok(name: &'static str, detail: impl Into<String>) -> Self {
         Self { name, state: State::Ok, detail: detail.into(), next: None }
     }
 
-    /// All is not well; `next` is what to do.
+    /// A finding with trouble; `next` is the remedy.
     pub fn not_ok(
         name: &'static str,
         state: State,
@@ -63,11 +63,11 @@ impl Finding {
     }
 }
 
-/// The oldest kernel that edgelat is made for: from 5.11 on memory of BPF maps counts to the control group and needs
-/// no RLIMIT_MEMLOCK.
+/// The oldest kernel that edgelat supports: from 5.11 on, memory of BPF maps counts to the control
+/// group and needs no RLIMIT_MEMLOCK.
 const OLDEST_KERNEL: (u32, u32) = (5, 11);
 
-/// Everything: the surroundings, which programs edgelat brings, then the trials.
+/// Returns all findings: the surroundings, the programs in edgelat, then the trials.
 pub fn check() -> Vec<Finding> {
     let mut findings = surroundings();
     findings.push(Finding::ok("object", format!("latency.bpf.o, sha256 {OBJECT_SHA256}")));
@@ -105,9 +105,9 @@ fn programs(loaded: Result<(), Errno>) -> Finding {
     }
 }
 
-/// Findings from files and harmless calls, in the order in which a person would repair them.
+/// Findings from files and harmless calls, in the order of repair.
 pub fn surroundings() -> Vec<Finding> {
-    // The kernel's own word needs securityfs to be mounted.
+    // The kernel's list of modes needs securityfs to be mounted.
     let modes = line("/sys/kernel/security/lockdown");
     let lockdown = lockdown(modes.as_deref(), confidentiality());
     let mut findings = vec![
@@ -125,13 +125,13 @@ pub fn surroundings() -> Vec<Finding> {
     findings.push(system_calls(Path::new("/proc/sys/kernel/seccomp/actions_avail").exists()));
     findings.push(landlock(features::landlock()));
     let file = "/proc/sys/net/core/bpf_jit_enable";
-    // Only root may read it; everybody sees that it is there.
+    // Only root may read it; every process sees that it exists.
     findings.extend(jit(Path::new(file).exists(), line(file).as_deref()));
     findings.push(clock(line("/sys/devices/system/clocksource/clocksource0/current_clocksource").as_deref()));
     findings
 }
 
-/// The first line of a small file, where it can be read.
+/// The first line of a small file, if it can be read.
 fn line(path: &str) -> Option<String> {
     Some(fs::read_to_string(path).ok()?.lines().next()?.trim().to_string())
 }
@@ -207,7 +207,7 @@ fn perf_events(paranoid: Option<&str>, perfmon: bool) -> Finding {
             "there is no /proc/sys/kernel/perf_event_paranoid: the kernel has no perf events",
             "use a kernel built with CONFIG_PERF_EVENTS=y",
         ),
-        // 3 is an addition of Debian and Android; it holds for everybody without CAP_PERFMON or CAP_SYS_ADMIN.
+        // 3 is an addition of Debian and Android; binds all without CAP_PERFMON or CAP_SYS_ADMIN.
         Some(level) if level.parse().is_ok_and(|level: i32| level >= 3) && !perfmon => Finding::not_ok(
             NAME,
             State::Warn,
@@ -242,7 +242,7 @@ fn tracefs(mounts: &str, lockdown: State) -> Finding {
 
 fn capabilities(held: impl Fn(Capability) -> bool) -> Finding {
     const NAME: &str = "capabilities";
-    // What each is for, in the order of need. CAP_SYS_ADMIN stands for the first two everywhere in the kernel.
+    // Uses, in the order of need. CAP_SYS_ADMIN stands for the first two everywhere in the kernel.
     let wanted = [
         (Capability::CAP_BPF, "load programs"),
         (Capability::CAP_PERFMON, "attach them"),
@@ -288,7 +288,7 @@ fn user_namespace(uid_map: &str) -> Option<Finding> {
     ))
 }
 
-/// Programs in the kernel see the numbers of the first process namespace; elsewhere the guard refuses targets.
+/// Programs in the kernel see ids of the first PID namespace; elsewhere the guard refuses targets.
 fn process_namespace(first: bool) -> Option<Finding> {
     if first {
         return None;
@@ -302,7 +302,7 @@ fn process_namespace(first: bool) -> Option<Finding> {
 }
 
 fn unprivileged_bpf(setting: Option<&str>) -> Finding {
-    // Measuring needs capabilities in any case; the value explains what a process without them gets.
+    // Measuring always needs capabilities; the value shows the rights of a process without them.
     let detail = match setting {
         Some("0") => "0: processes without capabilities may use a part of bpf()",
         Some("1") => "1: bpf() needs CAP_BPF until the next boot",
@@ -331,7 +331,7 @@ fn lockdown(modes: Option<&str>, confidentiality: Option<bool>) -> Finding {
     }
 }
 
-/// Filters of system calls. What reads the bytes of targets does not begin without.
+/// Filters of system calls. Processes that read the bytes of targets do not start without them.
 fn system_calls(filters: bool) -> Finding {
     const NAME: &str = "seccomp";
     if filters {
@@ -362,7 +362,7 @@ fn landlock(version: Result<u32, Errno>) -> Finding {
     }
 }
 
-/// `None` where it is there and may not be read.
+/// `None` if the setting exists and may not be read.
 fn jit(exists: bool, setting: Option<&str>) -> Option<Finding> {
     const NAME: &str = "jit";
     let lacking = |detail: &str, next: &str| Finding::not_ok(NAME, State::Warn, detail, next);
@@ -524,7 +524,7 @@ mod tests {
         text.match_indices("CONFIG_").map(|(start, _)| start).collect::<Vec<_>>().iter().map(word).collect()
     }
 
-    /// All that this file can say, by the worst answers of any kernel.
+    /// All options that this file can name, from the worst answers of any kernel.
     fn whatever_can_be_missing() -> String {
         let mut said = Vec::new();
         for errno in [Errno::ENOSYS, Errno::EINVAL, Errno::EOPNOTSUPP] {
@@ -546,10 +546,10 @@ mod tests {
         let said = whatever_can_be_missing();
         for option in options(&said) {
             let set = format!("\n{option}=y\n");
-            // A list of names, of which the fragment can only say that it must have one more.
+            // CONFIG_LSM is a list of names; the fragment can only say that it needs one more.
             assert!(asked.contains(&set) || option == "CONFIG_LSM" && asked.contains(option), "{option}");
         }
-        // What an option that is named depends on goes with it.
+        // Options that a named option depends on.
         let implied = [
             "CONFIG_FTRACE",
             "CONFIG_DEBUG_KERNEL",

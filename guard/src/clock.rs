@@ -1,16 +1,16 @@
-//! The clocks of the box, and whether anybody has told it the time.
+//! The clocks of the machine, and their synchronisation.
 
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 
-/// What the clocks show.
+/// Readings of the clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
-    /// Nanoseconds since boot, suspended time among them.
+    /// Nanoseconds since boot, including suspended time.
     pub boot_ns: u64,
     /// Nanoseconds since 1970, right or wrong; 0 before.
     pub real_ns: u64,
-    /// The kernel holds the clock for synchronised: a daemon that knows the time has told it so.
+    /// The kernel considers the clock synchronised: a time daemon has set it.
     pub synchronised: bool,
 }
 
@@ -25,7 +25,7 @@ pub(crate) fn monotonic_ns() -> u64 {
     shows(ClockId::CLOCK_MONOTONIC)
 }
 
-/// What they show now.
+/// Reads the clocks.
 #[must_use]
 pub fn now() -> Now {
     Now {

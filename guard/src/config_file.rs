@@ -1,8 +1,9 @@
 //! The configuration file, from a path to its bytes.
 //!
-//! Every command reads it through this module, and so does a service that reads it again: the guard [opens](open) the file
-//! with all checks, and whoever holds the descriptor takes [all of it or nothing](bytes). The checks are about the opened
-//! file, not about the path, so that nothing can be put in its place in between.
+//! Every command reads it through this module, and so does a service that reads it again: the guard
+//! [opens](open) the file with all checks, and the holder of the descriptor takes [all of it or
+//! nothing](bytes). The checks apply to the opened file, not to the path, so that no other file can
+//! replace it in between.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -17,14 +18,14 @@ use crate::error::Os;
 /// Largest file in bytes.
 pub const FILE_BYTES: u64 = 1 << 20;
 
-/// Permissions that let the group and everybody write.
+/// Write permissions of the group and of all users.
 const GROUP_WRITES: u32 = 0o020;
 const ALL_WRITE: u32 = 0o002;
 
-/// Why the file is not taken.
+/// Reason for refusing the file.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigFileError {
-    /// The file is not there, or may not be read.
+    /// The file does not exist, or may not be read.
     #[error("cannot be read: {}; name a file with -c FILE", in_words(error))]
     Read {
         /// The error of the system.
@@ -33,10 +34,10 @@ pub enum ConfigFileError {
     /// A directory, a pipe, a device.
     #[error("is not a regular file; name a file with -c FILE")]
     NotAFile,
-    /// Larger than is read.
+    /// Larger than the bound.
     #[error("has more than the {FILE_BYTES} bytes that are read; leave out what is no configuration")]
     TooLarge,
-    /// Another user could change what root does.
+    /// Another user could change root's actions.
     #[error(
         "may be written by others than root (mode {mode:03o}), who could then have any process measured; run chmod go-w on it"
     )]
@@ -53,7 +54,7 @@ pub enum ConfigFileError {
 }
 
 impl ConfigFileError {
-    /// Whether the file is there and the caller may not read it.
+    /// Returns true if the file exists and the caller may not read it.
     #[must_use]
     pub fn not_permitted(&self) -> bool {
         matches!(self, Self::Read { error } if error.kind() == io::ErrorKind::PermissionDenied)
@@ -67,11 +68,11 @@ fn in_words(error: &io::Error) -> String {
 /// Opens the file for reading.
 ///
 /// # Errors
-/// When it cannot be opened, is no regular file, has more than [`FILE_BYTES`], or, for root, when others could use it to
-/// have root do what they want.
+/// If it cannot be opened, is no regular file, has more than [`FILE_BYTES`], or, for root, if
+/// others could use it to direct root.
 pub fn open(path: &Path) -> Result<File, ConfigFileError> {
     let failed = |error| ConfigFileError::Read { error };
-    // A pipe without a writer must not hold us.
+    // A pipe without a writer must not block the call.
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(OFlag::O_NONBLOCK.bits() | OFlag::O_NOCTTY.bits())
@@ -83,7 +84,7 @@ pub fn open(path: &Path) -> Result<File, ConfigFileError> {
     }
     let (mode, owner, group) = (found.mode(), found.uid(), found.gid());
     if geteuid().is_root() {
-        // Whoever is in the group of root is as good as root on most boxes, and some install files so.
+        // On most machines a member of root's group is as good as root, and some install files so.
         if mode & ALL_WRITE != 0 || mode & GROUP_WRITES != 0 && group != 0 {
             return Err(ConfigFileError::Writable { mode: mode & 0o777 });
         }
@@ -97,10 +98,10 @@ pub fn open(path: &Path) -> Result<File, ConfigFileError> {
     }
 }
 
-/// All bytes of a file that [`open`] gave.
+/// Returns all bytes of a file from [`open`].
 ///
 /// # Errors
-/// When they cannot be read, or have become more than [`FILE_BYTES`].
+/// If they cannot be read, or have become more than [`FILE_BYTES`].
 pub fn bytes(file: File) -> Result<Vec<u8>, ConfigFileError> {
     let mut bytes = Vec::new();
     file.take(FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| ConfigFileError::Read { error })?;

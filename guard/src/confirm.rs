@@ -1,13 +1,14 @@
-//! Sites are confirmed by a process of its own, made for them: it has no rights and no file, sees code and where in it sites
-//! are said to be, and answers what stands there. So no reader of symbols or tables can have a byte of an instruction probed.
+//! A separate process confirms sites: it has no rights and no files, gets code and the claimed
+//! place of a site in it, and answers with the kind of instruction there. So no reader of symbols
+//! or tables can have the middle of an instruction probed.
 //!
-//! The guard forks it, hands over a window of the image for each site, and takes one byte back. What that process does is
-//! given by the agent: this crate decodes nothing.
+//! The guard forks it, sends a window of the image for each site, and gets one byte back. The agent
+//! supplies the function that this process runs: this crate decodes nothing.
 //!
-//! Of a site's marks it confirms the price alone. What they say of a condition, a frame that need not be there or a goroutine
-//! decides what a program counts, and where that is wrong the figures of whoever said so are wrong: the kernel executes the
-//! instruction either way, and every hit is charged. One mark has a program act, that of a plain return, and `image.rs` compares
-//! its bytes.
+//! Of a site's marks it confirms the price alone. The marks of a condition, an optional frame or a
+//! goroutine decide what a program counts, and a wrong mark makes the figures of its author wrong:
+//! the kernel executes the instruction either way, and every hit is charged. Only the mark of a
+//! plain return makes a program act, and `image.rs` compares the bytes of that return.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -27,20 +28,20 @@ use crate::error::{GuardError, text};
 use crate::protocol::PlanSite;
 use crate::sandbox;
 
-/// Says what stands in code at a place: 0 no instruction, 1 one that the kernel emulates, 2 one that it single-steps.
+/// Kind of the code at a place: 0 no instruction, 1 emulated by the kernel, 2 single-stepped.
 pub type Confirm = fn(&[u8], usize) -> u8;
 
-/// Bytes before and behind a site that are looked at.
+/// Bytes before and behind a site that the process gets.
 const LEAD: u64 = 192;
 const TAIL: u64 = 16;
-/// Longest window, with the place of the site before it.
+/// Longest window, preceded by the site's place in it.
 const WINDOW: usize = 1 + (LEAD + TAIL) as usize;
 /// Milliseconds for one window, on a machine that is busy with other things.
 const PATIENCE: u16 = 10_000;
-/// Seconds of CPU time for all.
+/// Seconds of CPU time for all windows.
 const CPU_SECONDS: u64 = 10;
 
-/// What stands at each of these sites is what is said?
+/// Confirms that each of these sites holds the claimed kind of instruction.
 pub(crate) fn confirm(
     by: Confirm,
     file: &File,
@@ -50,14 +51,15 @@ pub(crate) fn confirm(
     let failed = |errno: Errno| GuardError::Split { step: text("have sites confirmed"), os: errno.into() };
     let (ours, theirs) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).map_err(failed)?;
-    // SAFETY: the arguments are flags and null pointers. The guard has one thread, so that the child has all that it has. By
-    // its number, because fork(2) is refused to a guard that has settled, and threads are not.
+    // SAFETY: the arguments are flags and null pointers. The guard has one thread, so that the
+    // child has all that it has. The call is made by its number, because a settled guard is refused
+    // fork(2) but not threads.
     let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
     let pid = Errno::result(pid).map_err(failed)? as i32;
     if pid == 0 {
         drop(ours);
         let status = i32::from(serve(by, theirs).is_err());
-        // SAFETY: ends the process at once; nothing of the guard's is run by it.
+        // SAFETY: ends the process at once; it runs nothing of the guard's.
         unsafe { libc::_exit(status) };
     }
     drop(theirs);
@@ -90,14 +92,14 @@ fn ask(socket: &OwnedFd, file: &File, executable: &Executable, site: &PlanSite) 
     match answer[0] {
         _ if !answered => bad("nobody who says what stands"),
         1 => Ok(()),
-        // What costs more than is said would be charged too little.
+        // An instruction that costs more than claimed would be charged too little.
         2 if site.stepped => Ok(()),
         2 => bad("an instruction that the kernel single-steps"),
         _ => bad("no instruction that can be probed"),
     }
 }
 
-/// The other process.
+/// Main function of the confirming process.
 fn serve(by: Confirm, socket: OwnedFd) -> Result<(), GuardError> {
     let failed = |errno: Errno| GuardError::Split { step: text("confirm sites"), os: errno.into() };
     dup2_stdin(&socket).map_err(failed)?;

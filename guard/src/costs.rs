@@ -1,7 +1,8 @@
-//! What plans cost: measured before they count, taken in while they do, told when asked.
+//! Costs of plans: measured before they count, updated while they do, reported on request.
 //!
-//! Probes of several processes on the same instructions pay for each other, in whichever plans they are: at each hit the
-//! kernel walks the links of all. So what was hit is taken in whenever their number changes, and at each look.
+//! Probes of several processes on the same instructions pay for each other, in any plan: at each
+//! hit the kernel walks the links of all. So hits are counted at every change in the number of
+//! links, and at each check.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -20,8 +21,8 @@ use crate::prices::{Walk, Ways};
 use crate::protocol::{PlanId, Reply, TargetId};
 use crate::target::Target;
 
-/// Marks the sites whose hits have other prices than their instructions. Functions may share instructions where the range of
-/// one is part of another's.
+/// Marks the sites whose hits have other prices than their instructions. Functions share
+/// instructions if the range of one is part of another's.
 pub(crate) fn mark_prices(sites: &mut ImageSites, programs: Programs) {
     let mut exits = HashSet::new();
     let shared: HashSet<u64> =
@@ -39,14 +40,14 @@ pub(crate) fn mark_prices(sites: &mut ImageSites, programs: Programs) {
         }
     }
     for site in sites.exits.iter_mut().filter(|site| shared.contains(&site.offset)) {
-        // It is the end of a call of one of them only.
+        // The exit ends a call of only one of these functions.
         site.cookie |= SITE_MAYBE;
     }
 }
 
 impl Plan {
-    /// Nanoseconds that it has cost so far, where the links of `others` more processes stand on the same instructions; `None`
-    /// before that was measured.
+    /// Nanoseconds that the plan has cost so far, with links of `others` more processes on the same
+    /// instructions; `None` before the calibration.
     pub(crate) fn cost_ns(&mut self, others: u64) -> Option<u64> {
         let meter = &mut self.budget.as_mut()?.meter;
         meter.count(others);
@@ -57,14 +58,14 @@ impl Plan {
         self.processes.iter().filter(|covered| covered.attached.is_some()).count() as u64
     }
 
-    /// Where it has probes, in whichever process.
+    /// Places of its probes, in any process.
     fn instructions(&self) -> impl Iterator<Item = (FileKey, u64)> {
         self.images.iter().flat_map(move |(_, sites)| sites.sites().map(move |site| (sites.key, site.offset)))
     }
 }
 
 impl Guard {
-    /// Finds the plans with probes on the same instructions as one that was just loaded.
+    /// Finds the plans with probes on the same instructions as a newly loaded plan.
     pub(crate) fn relate(&mut self, index: usize) {
         let here: HashSet<_> = self.plans[index].instructions().collect();
         let related = self.plans.iter().enumerate().filter(|(at, plan)| {
@@ -79,20 +80,21 @@ impl Guard {
         }
     }
 
-    /// Processes, besides the one that hits a probe of a plan, whose links the kernel walks at that hit.
+    /// Number of other processes whose links the kernel walks at a hit in one process of a plan.
     pub(crate) fn others(&self, index: usize) -> u64 {
         let related = self.related(index).map(|at| self.plans[at].attached());
         self.plans[index].attached().saturating_sub(1) + related.sum::<u64>()
     }
 
-    /// The places of the plans with probes on the same instructions. A service has hundreds, each related to all others.
+    /// Indices of the plans with probes on the same instructions. A service has hundreds, each
+    /// related to all others.
     fn related(&self, index: usize) -> impl Iterator<Item = usize> {
-        // Their numbers ascend, as they were issued.
+        // Plan ids ascend, in the order of their issue.
         let place = |id: &PlanId| self.plans.binary_search_by_key(&id.0, |plan| plan.id.0).ok();
         self.plans[index].related.iter().filter_map(place)
     }
 
-    /// Takes in what a plan and those related to it have cost, before the number of processes changes.
+    /// Counts the cost of a plan and its related plans, before the number of processes changes.
     pub(crate) fn take_in(&mut self, index: usize) {
         let concerned: Vec<usize> = std::iter::once(index).chain(self.related(index)).collect();
         for at in concerned {
@@ -101,7 +103,8 @@ impl Guard {
         }
     }
 
-    /// Is there room under the bounds for the links of one more process of a plan? They cost the others at each hit.
+    /// Returns true if the bounds have room for the links of one more process of a plan. These
+    /// links cost the others at each hit.
     pub(crate) fn takes_one_more(&self, index: usize) -> bool {
         let Some(budget) = &self.plans[index].budget else { return true };
         let more = budget.meter.of_more(self.others(index) + 1);
@@ -112,7 +115,7 @@ impl Guard {
             && self.total.as_ref().is_none_or(|total| total.leaves_room(all))
     }
 
-    /// What a plan costs and adds now.
+    /// Returns the present cost and additional bias of a plan.
     pub(crate) fn cost(&mut self, id: PlanId) -> Result<Reply, GuardError> {
         let index = self.plan_index(id)?;
         let others = self.others(index);
@@ -144,7 +147,7 @@ impl Guard {
         let mut held = vec![probes];
         costs.prices.walk = self.beside_others(index, way, &own, &costs, &mut held);
         let plan = &mut self.plans[index];
-        // The switch is the plan's as well; where that counts already, it goes on.
+        // The switch is the plan's as well; if the plan already counts, it continues.
         if let (false, Some((_, loaded))) = (plan.armed, &plan.loaded) {
             loaded.switch.disarm();
         }
@@ -153,7 +156,7 @@ impl Guard {
         self.know_costs(index, costs)
     }
 
-    /// Puts the probes of a plan on empty functions of our own: on those whose rows are `wanted`.
+    /// Puts the probes of a plan on those of our empty functions whose rows are `wanted`.
     pub(crate) fn probe_own(
         &self,
         index: usize,
@@ -166,8 +169,8 @@ impl Guard {
         attach::attach(way.route, loaded, own, &images, self.tracefs.as_ref())
     }
 
-    /// What the links of one more process add. Another process is taken that does not execute our image, so that no probe
-    /// comes to stand in it.
+    /// Measures the addition of the links of one more process. That process does not execute our
+    /// image, so that no probe stands in its memory.
     fn beside_others(
         &mut self,
         index: usize,
@@ -190,7 +193,7 @@ impl Guard {
         calibrate::run_beside_others(&rows, first_row, costs)
     }
 
-    /// From here on a plan's costs can be told, and held under its bound.
+    /// Enables reports of a plan's costs, and its bound.
     fn know_costs(&mut self, index: usize, costs: Costs) -> Result<Reply, GuardError> {
         let others = self.others(index);
         let plan = &self.plans[index];
@@ -238,7 +241,7 @@ mod tests {
         let expected =
             [site(8, SITE_STEPPED | SITE_RETURN), site(24, SITE_MAYBE), site(24, 1 | SITE_MAYBE | SITE_TWIN)];
         assert_eq!(marked.exits, expected);
-        // Each but the last says that another follows; Python's is the first.
+        // Each but the last says that another follows; Python's comes first.
         marked.entries.push(site(0, SITE_PYTHON | 2));
         mark_prices(&mut marked, Programs::Address);
         let numbered = marked.numbered();

@@ -1,14 +1,14 @@
-//! Sets of CPUs, in the kernel's way to write them.
+//! Sets of CPUs, in the kernel's notation.
 
 use std::fmt;
 
-/// CPUs that a set can hold: what `cpu_set_t` holds in every libc.
+/// Most CPUs of a set: as many as `cpu_set_t` holds in every libc.
 pub const MAX_CPUS: u32 = 1024;
 
 /// Bits of a word of the set.
 const BITS: u32 = u64::BITS;
 
-/// Numbers of CPUs, each below [`MAX_CPUS`].
+/// A set of CPU numbers, each below [`MAX_CPUS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CpuSet([u64; (MAX_CPUS / BITS) as usize]);
 
@@ -16,9 +16,9 @@ impl CpuSet {
     /// Every CPU that a set can hold.
     pub const ALL: Self = Self([u64::MAX; (MAX_CPUS / BITS) as usize]);
 
-    /// Reads a list as files below /proc and /sys have it, such as `0-3,8` (Linux, lib/bitmap-str.c,
-    /// `bitmap_parselist`); no CPU at all is an empty line. `None` where it is no such list, or has a CPU that a set cannot
-    /// hold.
+    /// Reads a list in the format of /proc and /sys, such as `0-3,8` (Linux, lib/bitmap-str.c,
+    /// `bitmap_parselist`); an empty line is the empty set. `None` if it is no such list, or has a
+    /// CPU that a set cannot hold.
     pub fn parse(list: &str) -> Option<Self> {
         let mut set = Self::default();
         for range in list.trim().split(',').filter(|range| !range.is_empty()) {
@@ -32,52 +32,52 @@ impl CpuSet {
         Some(set)
     }
 
-    /// The CPU is in the set from now on; a number that a set cannot hold changes nothing.
+    /// Adds a CPU to the set; a number that a set cannot hold changes nothing.
     pub fn insert(&mut self, cpu: u32) {
         if let Some(word) = self.0.get_mut((cpu / BITS) as usize) {
             *word |= 1 << (cpu % BITS);
         }
     }
 
-    /// Is this CPU in it?
+    /// Returns true if this CPU is in the set.
     pub fn contains(&self, cpu: u32) -> bool {
         self.0.get((cpu / BITS) as usize).is_some_and(|word| word >> (cpu % BITS) & 1 == 1)
     }
 
-    /// No CPU is in it.
+    /// Returns true if the set is empty.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Every CPU of this is also in `other`.
+    /// Returns true if every CPU of this set is also in `other`.
     pub fn is_within(&self, other: &Self) -> bool {
         self.without(other).is_empty()
     }
 
-    /// What is in any of the two.
+    /// Returns the CPUs in either set.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
         self.by_word(other, |a, b| a | b)
     }
 
-    /// What is in both.
+    /// Returns the CPUs in both sets.
     #[must_use]
     pub fn shared_with(&self, other: &Self) -> Self {
         self.by_word(other, |a, b| a & b)
     }
 
-    /// What is in this and not in `other`.
+    /// Returns the CPUs in this set and not in `other`.
     #[must_use]
     pub fn without(&self, other: &Self) -> Self {
         self.by_word(other, |a, b| a & !b)
     }
 
-    /// The numbers, ascending.
+    /// Returns the CPU numbers, ascending.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = u32> {
         (0..MAX_CPUS).filter(|cpu| self.contains(*cpu))
     }
 
-    /// 64 CPUs a word, from the lowest bit of the first on.
+    /// Returns 64 CPUs a word, from the lowest bit of the first word on.
     pub fn words(&self) -> &[u64; (MAX_CPUS / BITS) as usize] {
         &self.0
     }
@@ -95,7 +95,7 @@ impl FromIterator<u32> for CpuSet {
     }
 }
 
-/// As the kernel writes it; `none` for the empty set.
+/// In the kernel's notation; `none` for the empty set.
 impl fmt::Display for CpuSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() {

@@ -1,9 +1,11 @@
 //! The kernel ends a guard that is stopped or stuck while probes are on.
 //!
-//! Whoever stops the guard stops the budget as well, and probes would go on at any cost. So the guard sets a timer at each
-//! turn of its loop, and the signal of that timer is SIGKILL, which also ends a process that is stopped (kernel/signal.c,
-//! `complete_signal`). With the guard its descriptors end, and with those all probes. That takes no right of anybody: the
-//! collector has none that it could end the guard with.
+//! A process that stops the guard also stops the budget, and probes would continue at any cost. So
+//! the guard sets a timer at each turn of its loop, and the signal of that timer is SIGKILL, which
+//! also ends a stopped process (kernel/signal.c, `complete_signal`). The guard's descriptors end
+//! with it, and all probes with those. This needs no right: the collector has none to end the guard
+//! with.
+//! with which it could end the guard.
 
 use std::time::Duration;
 
@@ -14,10 +16,10 @@ use nix::time::ClockId;
 
 use crate::error::{GuardError, text};
 
-/// Longest time from one turn of the loop to the next. A turn sleeps for a second at most; the rest is for a machine that is
-/// busy with something else.
+/// Longest time from one turn of the loop to the next. A turn sleeps for a second at most; the rest
+/// allows for a busy machine.
 pub(crate) const TURN: Duration = Duration::from_secs(10);
-/// Longest time for what is done between two turns: loading, attaching and removing may each take the kernel many seconds.
+/// Longest time between two turns: loading, attaching and removing may each take many seconds.
 pub(crate) const WORK: Duration = Duration::from_secs(120);
 
 /// A timer that ends this process. Not inherited by a child.
@@ -35,14 +37,14 @@ impl Deadline {
         Ok(Self { timer, set: false })
     }
 
-    /// The process ends in `time` unless this is called again before; never where that is `None`.
+    /// Ends the process in `time` unless called again before; never if `time` is `None`.
     pub(crate) fn set(&mut self, time: Option<Duration>) {
         if time.is_none() && !self.set {
             return;
         }
         self.set = time.is_some();
         let expiration = Expiration::OneShot(TimeSpec::from(time.unwrap_or(Duration::ZERO)));
-        // Only a timer that does not exist and a time that is none are refused (timer_settime(2)).
+        // The kernel refuses only a nonexistent timer and an invalid time (timer_settime(2)).
         _ = self.timer.set(expiration, TimerSetTimeFlags::empty());
     }
 }

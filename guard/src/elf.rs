@@ -1,12 +1,13 @@
-//! All that the guard itself reads of an image: where its executable segments are.
+//! The only part of an image that the guard itself reads: the ranges of its executable segments.
 //!
-//! The bytes come from a file that the target may have written. So: one header, at most 64 program headers,
-//! fixed buffers, no allocation. Whatever is odd is refused; understanding it is the collector's work.
+//! The bytes come from a file that the target may have written. So: one header, at most 64 program
+//! headers, fixed buffers, no allocation. Anything unusual is refused; interpreting it is the
+//! collector's work.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-/// Program headers that are looked at.
+/// Most program headers that are read.
 const MAX_SEGMENTS: usize = 64;
 /// Size of an ELF64 header (gABI, "ELF Header").
 const HEADER: usize = 64;
@@ -23,7 +24,7 @@ pub(crate) struct Executable {
 }
 
 impl Executable {
-    /// Reads header and program headers; the message says what is wrong.
+    /// Reads header and program headers; the error message says what is wrong.
     pub(crate) fn read(file: &File) -> Result<Self, &'static str> {
         let mut header = [0; HEADER];
         file.read_exact_at(&mut header, 0).map_err(|_| "it is shorter than an ELF header")?;
@@ -41,12 +42,12 @@ impl Executable {
         if found.count == 0 { Err("it has no executable segment") } else { Ok(found) }
     }
 
-    /// Does an instruction at this file offset belong to an executable segment?
+    /// Returns true if an instruction at this file offset belongs to an executable segment.
     pub(crate) fn contains(&self, offset: u64) -> bool {
         self.range_of(offset).is_some()
     }
 
-    /// Begin and end of the executable segment that an offset lies in.
+    /// Returns start and end of the executable segment around an offset.
     pub(crate) fn range_of(&self, offset: u64) -> Option<(u64, u64)> {
         self.ranges[..self.count].iter().copied().find(|(start, end)| (*start..*end).contains(&offset))
     }
@@ -125,7 +126,7 @@ mod tests {
         let mut short = good.clone();
         short[4] = 1;
         assert!(Executable::read(&file(&short)).unwrap_err().contains("a 32-bit ELF file"));
-        // No change of one byte makes it panic or loop; what it answers depends on the byte.
+        // No change of one byte makes it panic or loop; the result depends on the byte.
         for at in 0..HEADER {
             for value in [0, 1, 0x7f, 0x80, 0xff] {
                 let mut bytes = good.clone();

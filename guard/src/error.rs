@@ -1,4 +1,4 @@
-//! Why the guard refused or failed: one variant for each step, each with what to do next.
+//! Errors of the guard: one variant for each step, each with the next step.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ pub use os::Os;
 /// Text of bounded length inside an error.
 pub type Text = heapless::String<400>;
 
-/// Cuts `text` to what a [`Text`] holds.
+/// Cuts `text` to the length of a [`Text`].
 pub fn text(text: impl std::fmt::Display) -> Text {
     let mut cut = Text::new();
     for c in text.to_string().chars() {
@@ -24,7 +24,7 @@ pub fn text(text: impl std::fmt::Display) -> Text {
     cut
 }
 
-/// Why the guard did not do what it was asked.
+/// Reason for which the guard did not do the requested work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum GuardError {
     /// No such process.
@@ -33,15 +33,15 @@ pub enum GuardError {
         /// Process id.
         pid: i32,
     },
-    /// We are inside a PID namespace.
+    /// The guard runs inside a PID namespace.
     #[error(
         "edgelat runs in a PID namespace of its own, where the kernel's numbers of processes are not ours; run it outside, or the container with the host's PID namespace (--pid=host, hostPID: true)"
     )]
     PidNamespace,
-    /// The number is a thread of another process.
+    /// The id is a thread of another process.
     #[error("{pid} is a thread of process {process}; name the process: -p {process}")]
     Thread {
-        /// The id given.
+        /// The given id.
         pid: i32,
         /// Its process.
         process: i32,
@@ -54,7 +54,7 @@ pub enum GuardError {
         /// Process id.
         pid: i32,
     },
-    /// Its main thread has ended while others run: the kernel shows neither image nor mappings of it any more.
+    /// Its main thread has ended while others run: the kernel hides its image and mappings.
     #[error(
         "the main thread of process {pid} has ended, and the kernel shows no image of a process without one; begin to measure before that, after a restart of the process"
     )]
@@ -71,36 +71,36 @@ pub enum GuardError {
         /// The signal.
         signal: Text,
     },
-    /// The collector cannot become that user.
+    /// The collector cannot become the named user.
     #[error("collector_user {user}: {reason}")]
     User {
         /// Its name.
         user: Text,
-        /// Why not.
+        /// The reason.
         reason: Text,
     },
-    /// The configuration file is not taken: [`crate::config_file::ConfigFileError`] in words.
+    /// The configuration file is refused: [`crate::config_file::ConfigFileError`] in words.
     #[error("{file}: {reason}")]
     ConfigFile {
         /// Its path.
         file: Text,
-        /// Why not, and the next step.
+        /// The reason, and the next step.
         reason: Text,
     },
-    /// The collector does nothing any more.
+    /// The collector hangs.
     #[error(
         "the collector has done nothing and asked for nothing for {seconds} s, so it hangs; all probes are removed, and whoever supervises edgelat should start it again"
     )]
     Silent {
-        /// How long it may be silent.
+        /// Longest silence that is allowed.
         seconds: u32,
     },
-    /// Two processes could not be made of one, or could not talk.
+    /// The two processes could not be made, or could not talk.
     #[error("cannot {step}: {os}")]
     Split {
-        /// What failed.
+        /// The failed step.
         step: Text,
-        /// Why.
+        /// The reason.
         os: Os,
     },
     /// The collector could not give up its rights.
@@ -108,36 +108,36 @@ pub enum GuardError {
         "cannot give up {what}: {reason}; nothing was measured, because that would need more rights than it should"
     )]
     Rights {
-        /// What.
+        /// The rights.
         what: Text,
-        /// Why not.
+        /// The reason.
         reason: Text,
     },
-    /// The collector is to be on an isolated CPU, and there is none for it.
+    /// The collector is to be on an isolated CPU, and none is free for it.
     #[error(
         "there is no isolated CPU for the collector: {reason}; isolate one (isolcpus= on the kernel's command line, or an isolated cpuset partition that edgelat is started in), or say prefer-isolated"
     )]
     NoIsolatedCpu {
-        /// Why not.
+        /// The reason.
         reason: Text,
     },
-    /// The collector cannot be on the CPU that was named.
+    /// The collector cannot be on the named CPU.
     #[error("the collector cannot run on CPU {cpu}: {reason}; name another one, or say prefer-isolated")]
     CollectorCpu {
-        /// Which.
+        /// The CPU.
         cpu: u32,
-        /// Why not.
+        /// The reason.
         reason: Text,
     },
-    /// The collector could not be made one that waits for others.
+    /// The collector could not be made to yield to other processes.
     #[error("cannot {step}: {os}; a seccomp filter or a security module around edgelat forbids it")]
     Placement {
-        /// What failed.
+        /// The failed step.
         step: Text,
-        /// Why.
+        /// The reason.
         os: Os,
     },
-    /// A target may run where it is not to be measured.
+    /// A target may run on CPUs where it is not to be measured.
     #[error(
         "thread {thread} of process {pid} may run on CPUs that are not isolated ({cpus}; isolated are {isolated}); keep it on these with `taskset -acp {isolated} {pid}`, or measure it wherever it runs"
     )]
@@ -146,19 +146,19 @@ pub enum GuardError {
         pid: i32,
         /// Thread id.
         thread: i32,
-        /// Where it may run and ought not to.
+        /// CPUs where it may run, but should not.
         cpus: Text,
-        /// Where it ought to.
+        /// The isolated CPUs.
         isolated: Text,
     },
-    /// A process with more threads than anybody looks at.
+    /// A process with more threads than are examined.
     #[error(
         "process {pid} has more than {bound} threads; where they may run is not looked at: measure it wherever it runs"
     )]
     TooManyThreads {
         /// Process id.
         pid: i32,
-        /// Threads.
+        /// Most threads that are examined.
         bound: u32,
     },
     /// A command did not start.
@@ -204,19 +204,19 @@ pub enum GuardError {
     /// A file of /proc could not be read.
     #[error("cannot read {file}: {os}")]
     Proc {
-        /// Which file.
+        /// The file.
         file: Text,
-        /// Why not.
+        /// The reason.
         os: Os,
     },
     /// A right is missing.
     #[error("not permitted to {action} ({os}); run as root, or give edgelat {need}")]
     NotPermitted {
-        /// What was tried.
+        /// The attempted action.
         action: Text,
         /// The kernel's answer.
         os: Os,
-        /// What would allow it.
+        /// The right that would allow it.
         need: Text,
     },
     /// No such mapping.
@@ -224,7 +224,7 @@ pub enum GuardError {
     NoMapping {
         /// Process id.
         pid: i32,
-        /// The number asked for.
+        /// The requested number.
         index: u32,
     },
     /// A mapped file could not be opened.
@@ -234,7 +234,7 @@ pub enum GuardError {
         pid: i32,
         /// The path.
         path: Text,
-        /// Why not.
+        /// The reason.
         os: Os,
     },
     /// The file at the path is not the one that is mapped.
@@ -247,17 +247,17 @@ pub enum GuardError {
         /// The path.
         path: Text,
     },
-    /// A file whose code no probe can stand in.
+    /// A file whose code cannot be probed.
     #[error("{path}, which process {pid} has mapped, cannot be probed: {reason}")]
     NoElf {
         /// Process id.
         pid: i32,
         /// The path.
         path: Text,
-        /// Why not.
+        /// The reason.
         reason: Text,
     },
-    /// A file system that somebody else serves.
+    /// A file system served by another machine or program.
     #[error(
         "the file system of {path}, which process {pid} has mapped, does not answer; try again once whoever serves it does"
     )]
@@ -267,10 +267,10 @@ pub enum GuardError {
         /// Process id.
         pid: i32,
     },
-    /// A plan that the guard does not believe.
+    /// A plan that the guard refuses.
     #[error("the plan is not sound: {reason}")]
     BadPlan {
-        /// What is wrong.
+        /// The fault.
         reason: Text,
     },
     /// The image changed between reading and attaching.
@@ -278,7 +278,7 @@ pub enum GuardError {
         "the image changed while it was read ({what}); nothing was attached: try again when the update is finished"
     )]
     ImageChanged {
-        /// What differs.
+        /// The difference.
         what: Text,
     },
     /// The plan needs too much memory.
@@ -292,9 +292,9 @@ pub enum GuardError {
         lanes: u32,
         /// Frames.
         frames: u32,
-        /// Needed.
+        /// Bytes needed.
         bytes: u64,
-        /// Allowed.
+        /// Bytes allowed.
         bound: u64,
     },
     /// Attaching would take memory that the target may need.
@@ -309,7 +309,7 @@ pub enum GuardError {
         bytes: u64,
         /// Bytes of room.
         room: u64,
-        /// Of which control group, or of the machine.
+        /// Control group of the room, or the machine.
         of: Text,
     },
     /// The memory limit was reached while attaching.
@@ -331,12 +331,12 @@ pub enum GuardError {
         pid: i32,
         /// The function's number in the plan.
         function: u32,
-        /// Its name, once the collector has put it there.
+        /// The function's name, once the collector has filled it in.
         name: Text,
-        /// Why not.
+        /// The reason.
         why: Unfit,
     },
-    /// The kernel placed fewer probes than it said.
+    /// The kernel placed fewer probes than it reported.
     #[error(
         "{missing} of {sites} probes are not in the memory of process {pid} although route {} attached them, those of \
          {name} first; nothing is measured, because its calls would be missing: try another --route", .route.name()
@@ -346,13 +346,13 @@ pub enum GuardError {
         pid: i32,
         /// The function's number in the plan.
         function: u32,
-        /// Its name, once the collector has put it there.
+        /// The function's name, once the collector has filled it in.
         name: Text,
-        /// Probes that are not there.
+        /// Probes that are missing.
         missing: u32,
-        /// All.
+        /// All probes.
         sites: u32,
-        /// By which route.
+        /// The route.
         route: Route,
     },
     /// No type information in the kernel.
@@ -363,23 +363,23 @@ pub enum GuardError {
     /// The kernel lacks something.
     #[error("this kernel cannot {what}: {reason}")]
     Unsupported {
-        /// What was wanted.
+        /// The wanted action.
         what: Text,
-        /// Why not.
+        /// The reason.
         reason: Text,
     },
-    /// The object was not accepted.
+    /// The kernel refused the BPF object.
     #[error("the kernel did not accept the BPF programs ({os}): {log}")]
     Load {
         /// The kernel's answer.
         os: Os,
-        /// The end of what libbpf and the verifier said.
+        /// The end of the messages of libbpf and the verifier.
         log: Text,
     },
     /// Mapping the switch failed.
     #[error("cannot map the BPF arrays: {reason}")]
     Map {
-        /// Why.
+        /// The reason.
         reason: Text,
     },
     /// Attaching failed.
@@ -387,13 +387,13 @@ pub enum GuardError {
     Attach {
         /// Process id.
         pid: i32,
-        /// How many.
+        /// Number of probes.
         sites: u32,
-        /// By which route.
+        /// The route.
         route: Route,
         /// The kernel's answer.
         os: Os,
-        /// What to look at.
+        /// The next place to look.
         hint: Text,
     },
     /// A route that does not fit.
@@ -401,7 +401,7 @@ pub enum GuardError {
     Route {
         /// The route.
         route: Route,
-        /// Why not.
+        /// The reason.
         reason: Text,
     },
     /// Every route failed.
@@ -409,13 +409,13 @@ pub enum GuardError {
     NoRoute {
         /// Each with its reason.
         reasons: Text,
-        /// Is one of the reasons a lack of permission?
+        /// True if one of the reasons is a lack of permission.
         denied: bool,
     },
-    /// A number that the guard did not issue, or a request out of order.
+    /// An id that the guard did not issue, or a request out of order.
     #[error("request out of order: {what}")]
     Order {
-        /// What is wrong.
+        /// The fault.
         what: Text,
     },
     /// Another agent runs.
@@ -423,29 +423,29 @@ pub enum GuardError {
         "edgelat runs already{}: it holds {file}; two would pay for their probes twice and sweep away what the other made: end it first, or use what it measures", .pid.map_or(String::new(), |pid| format!(" as process {pid}"))
     )]
     AlreadyRuns {
-        /// The agent, where it has said so.
+        /// The agent, if its process id is known.
         pid: Option<i32>,
-        /// The file that it has locked.
+        /// The file that the agent has locked.
         file: Text,
     },
-    /// There can be no lock.
+    /// The lock cannot be taken.
     #[error(
         "cannot lock {file}, which keeps a second agent away: {os}; name a directory for running programs that edgelat can write to"
     )]
     RunLock {
         /// The file.
         file: Text,
-        /// Why not.
+        /// The reason.
         os: Os,
     },
-    /// What the service costs cannot be told.
+    /// The service's cost cannot be published.
     #[error(
         "cannot write {file}: {os}; `edgelat watch` beside this service will not know what it costs, and not share its max_cost"
     )]
     Share {
         /// The file.
         file: Text,
-        /// Why not.
+        /// The reason.
         os: Os,
     },
     /// The quarantine cannot be kept.
@@ -453,17 +453,17 @@ pub enum GuardError {
         "cannot {step} (the quarantine): {os}; what must not be probed again is remembered as long as edgelat runs and no longer: give it a state directory that it can write to"
     )]
     Quarantine {
-        /// What failed.
+        /// The failed step.
         step: Text,
-        /// Why.
+        /// The reason.
         os: Os,
     },
-    /// Nowhere to pin maps.
+    /// There is no place to pin maps.
     #[error(
         "there is no bpf file system at {path}, where maps are pinned: `mount -t bpf bpf {path}` mounts it (systemd does so at boot), or leave out pin = true"
     )]
     NoBpfFileSystem {
-        /// Where it should be.
+        /// Expected mount point.
         path: Text,
     },
     /// A map could not be pinned.
@@ -471,11 +471,11 @@ pub enum GuardError {
         "cannot {step} {path}, where maps are pinned: {os}; look what is there and whose it is, or leave out pin = true"
     )]
     Pin {
-        /// What failed.
+        /// The failed step.
         step: Text,
         /// The file or directory.
         path: Text,
-        /// Why.
+        /// The reason.
         os: Os,
     },
     /// A message that cannot be carried.

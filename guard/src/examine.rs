@@ -1,4 +1,4 @@
-//! What does the target's memory say of a plan, before anything of it is loaded?
+//! Examination of the target's memory for a plan, before any of the plan is loaded.
 
 use crate::attach::ImageSites;
 use crate::attach::text::Mappings;
@@ -8,8 +8,8 @@ use crate::memory::{Groups, Room};
 use crate::protocol::{PlanId, Reply, UNSOUND, Unsound};
 
 impl Guard {
-    /// What the target's memory says of a plan. It is looked at for the first page of the answer, which begins with function 0;
-    /// the others go on with those from number `from` on.
+    /// Examines the target's memory for a plan. The first page of the answer, which begins with
+    /// function 0, does the work; later pages continue with the functions from number `from` on.
     pub(crate) fn examine(&mut self, id: PlanId, from: u32) -> Result<Reply, GuardError> {
         let index = self.plan_index(id)?;
         let before = self.plans[index].examined.take().filter(|_| from > 0);

@@ -1,7 +1,7 @@
-//! What this kernel can do, found out by trying.
+//! Features of this kernel, found by trying.
 //!
-//! Version numbers lie: vendors take features back and forth. Every question is a small program or a call
-//! that only a kernel with the feature accepts.
+//! Version numbers mislead: vendors port features back and forth. Each test is a small program or a
+//! call that only a kernel with the feature accepts.
 
 use std::ffi::{CString, c_char};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -27,33 +27,35 @@ fn nothing() -> [bpf_insn; 2] {
     [insn(op::MOV64_IMM, 0, 0, 0, 0), insn(op::EXIT, 0, 0, 0, 0)]
 }
 
-/// Does the kernel describe its own types?
+/// Returns true if the kernel describes its own types.
 pub(crate) fn btf() -> bool {
     Path::new("/sys/kernel/btf/vmlinux").exists()
 }
 
-/// May the caller load a program at all? The smallest there is.
+/// Checks that the caller may load a program at all, with the smallest one.
 pub(crate) fn programs() -> Result<(), Errno> {
     load(0, &nothing()).map(drop)
 }
 
-/// Uprobe programs that may sleep, and so wait for a page of the target: 6.0 on single events and tracefs, 6.6 on uprobe_multi.
+/// Checks for sleepable uprobe programs, which may wait for a page of the target: 6.0 on single
+/// events and tracefs, 6.6 on uprobe_multi.
 pub(crate) fn may_sleep() -> Result<(), Errno> {
     load_with(0, libbpf_sys::BPF_F_SLEEPABLE, &nothing()).map(drop)
 }
 
-/// The version of landlock, from 1 (5.13) on. EOPNOTSUPP: the kernel has it and was booted without.
+/// Returns the version of landlock, from 1 (5.13) on. EOPNOTSUPP: present, but off at boot.
 pub(crate) fn landlock() -> Result<u32, Errno> {
     /// LANDLOCK_CREATE_RULESET_VERSION (include/uapi/linux/landlock.h).
     const VERSION: u32 = 1;
     let none = std::ptr::null::<u8>();
-    // SAFETY: with this flag the call takes no memory (it refuses a pointer or a size) and makes nothing; it returns a number.
+    // SAFETY: with this flag the call takes no memory (it refuses a pointer or a size) and makes
+    // nothing; it returns a number.
     let version =
         unsafe { nix::libc::syscall(nix::libc::SYS_landlock_create_ruleset, none, 0usize, VERSION) };
     Errno::result(version).map(|version| version as u32)
 }
 
-/// Compare-and-exchange in BPF programs: 5.12, arm64 5.18.
+/// Checks for compare-and-exchange in BPF programs: 5.12, arm64 5.18.
 pub(crate) fn compare_exchange() -> Result<(), Errno> {
     load(
         0,
@@ -69,23 +71,24 @@ pub(crate) fn compare_exchange() -> Result<(), Errno> {
     .map(drop)
 }
 
-/// Cookies on perf events: 5.15.
+/// Checks for cookies on perf events: 5.15.
 pub(crate) fn attach_cookie() -> Result<(), Errno> {
     let helper = libbpf_sys::BPF_FUNC_get_attach_cookie as i32;
     load(0, &[insn(op::CALL, 0, 0, 0, helper), insn(op::MOV64_IMM, 0, 0, 0, 0), insn(op::EXIT, 0, 0, 0, 0)])
         .map(drop)
 }
 
-/// uprobe_multi links that filter by process and not by thread (6.6, repaired in 6.6.32 and 6.9).
+/// Checks for uprobe_multi links that filter by process, not thread (6.6, fixed in 6.6.32 and 6.9).
 ///
-/// Two calls that must fail, each in its own way: "/" is no file to probe, which a kernel with the link
-/// type says by EBADF; a process of -1 is refused by EINVAL only where the filter was repaired.
+/// Two calls must fail, each in its own way: "/" is no file to probe, and a kernel with the link
+/// type returns EBADF; a process of -1 gets EINVAL only on a kernel with the fixed filter.
 pub(crate) fn uprobe_multi() -> Result<(), Errno> {
     multi_link(libbpf_sys::BPF_TRACE_UPROBE_MULTI)
 }
 
-/// Uprobe programs that may write the registers of the thread: some 6.18 kernels, all from 6.19 on. Only asked on x86-64, whose `ret` the kernel
-/// would otherwise single-step; aarch64's is simulated.
+/// Checks for uprobe programs that may write the registers of the thread: some 6.18 kernels, all
+/// from 6.19 on. Tried only on x86-64, whose `ret` the kernel would otherwise single-step;
+/// aarch64's is simulated.
 pub(crate) fn write_registers() -> Result<(), Errno> {
     /// Offset of `sp` in `struct pt_regs` (arch/x86/include/uapi/asm/ptrace-abi.h, RSP).
     const SP: i16 = 152;
@@ -102,7 +105,7 @@ pub(crate) fn write_registers() -> Result<(), Errno> {
     load(libbpf_sys::BPF_TRACE_UPROBE_MULTI, &program).map(drop)
 }
 
-/// Uprobe sessions: 6.13.
+/// Checks for uprobe sessions: 6.13.
 pub(crate) fn session() -> Result<(), Errno> {
     multi_link(libbpf_sys::BPF_TRACE_UPROBE_SESSION)
 }
@@ -119,13 +122,13 @@ fn multi_link(attach_type: libbpf_sys::bpf_attach_type) -> Result<(), Errno> {
         options.__bindgen_anon_1.uprobe_multi.offsets = &raw const offset;
         options.__bindgen_anon_1.uprobe_multi.cnt = 1;
         options.__bindgen_anon_1.uprobe_multi.pid = pid;
-        // SAFETY: the program descriptor is open, `options` is initialised and says its own size, and path
-        // and offset outlive the call, which keeps no pointer.
+        // SAFETY: the program descriptor is open, `options` is initialised and says its own size,
+        // and path and offset outlive the call, which keeps no pointer.
         let fd = unsafe { libbpf_sys::bpf_link_create(program.as_raw_fd(), 0, attach_type, &options) };
         if fd < 0 {
             return Errno::from_raw(-fd);
         }
-        // SAFETY: a new descriptor that nobody else owns; dropping it removes the link.
+        // SAFETY: a new descriptor without another owner; dropping it removes the link.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
         Errno::UnknownErrno
     };
@@ -159,8 +162,8 @@ fn load_with(
         prog_flags: flags,
         ..Default::default()
     };
-    // SAFETY: name, licence, instructions and options are initialised, outlive the call and are not kept;
-    // the count is that of the slice.
+    // SAFETY: name, licence, instructions and options are initialised, outlive the call and are not
+    // kept; the count is that of the slice.
     let fd = unsafe {
         libbpf_sys::bpf_prog_load(
             libbpf_sys::BPF_PROG_TYPE_KPROBE,
@@ -174,6 +177,6 @@ fn load_with(
     if fd < 0 {
         return Err(Errno::from_raw(-fd));
     }
-    // SAFETY: a new descriptor that nobody else owns.
+    // SAFETY: a new descriptor without another owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

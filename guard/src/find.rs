@@ -1,9 +1,9 @@
-//! Which processes are there? The guard compares one word of each with what is wanted, and shows those that fit and that
-//! edgelat was started for.
+//! Search for processes. The guard compares one word of each with the wanted word, and shows those
+//! that fit and that edgelat was started for.
 //!
-//! A word is what /proc says in one short text: the path of the executable, the name of the command, or the control
-//! group. Everything is read into buffers of fixed size, and what does not fit is cut. Whether a word matches a glob is
-//! for the collector to say; here only its beginning counts.
+//! A word is one short text of /proc: the path of the executable, the name of the command, or the
+//! control group. Everything is read into buffers of fixed size, and longer text is cut. The
+//! collector matches globs; here only the beginning of a word counts.
 
 use std::fs::File;
 use std::io::Read;
@@ -18,10 +18,10 @@ use crate::protocol::{FOUND, Found, Path, Word};
 use crate::scope::Scope;
 use crate::target::start_of;
 
-/// Processes that are looked at for one answer. There may be tens of thousands, and what happens to the targets must not
-/// wait for all of them.
+/// Most processes examined for one answer. There may be tens of thousands, and the work on targets
+/// must not wait for all of them.
 const AT_ONCE: usize = 256;
-/// Bytes of /proc/PID/cgroup and comm that are read.
+/// Most bytes read of /proc/PID/cgroup and comm.
 const TEXT_BYTES: u64 = 4096;
 
 /// A walk over all processes, in pieces.
@@ -42,7 +42,7 @@ impl std::fmt::Debug for Search {
 }
 
 impl Search {
-    /// Begins a walk for processes whose word is `begins`, or begins with it where not the whole word is given.
+    /// Begins a search for processes whose word is `begins`, or starts with it unless `whole`.
     pub(crate) fn begin(word: Word, begins: Path, whole: bool) -> Result<Self, GuardError> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let folder = Dir::open("/proc", flags, Mode::empty())
@@ -50,7 +50,7 @@ impl Search {
         Ok(Self { folder: folder.into_iter(), word, begins, whole })
     }
 
-    /// The next ones that fit and were asked for, and whether there may be more.
+    /// Returns the next processes that fit and are in scope, and whether there may be more.
     pub(crate) fn next(&mut self, scope: &Scope) -> (heapless::Vec<Found, FOUND>, bool) {
         let mut found = heapless::Vec::new();
         for _ in 0..AT_ONCE {
@@ -58,7 +58,7 @@ impl Search {
                 break;
             }
             let Some(entry) = self.folder.next() else { return (found, false) };
-            // A process that ends meanwhile is none that was looked for.
+            // A process that ends meanwhile is skipped.
             let pid = entry.ok().and_then(|entry| entry.file_name().to_str().ok()?.parse().ok());
             if let Some(process) = pid.and_then(|pid| self.look(pid, scope)) {
                 // Not full: this cannot fail.
@@ -85,7 +85,7 @@ pub(crate) fn word_of(process: impl AsFd, word: Word) -> Option<String> {
     match word {
         Word::Executable => {
             let path = readlinkat(process, "exe").ok()?.to_string_lossy().into_owned();
-            // Replaced since it was started: the same program, of an older build.
+            // The file was replaced since the start: the same program, of an older build.
             Some(path.strip_suffix(" (deleted)").map(str::to_owned).unwrap_or(path))
         }
         Word::Command => {
@@ -100,7 +100,7 @@ pub(crate) fn word_of(process: impl AsFd, word: Word) -> Option<String> {
     }
 }
 
-/// A kernel thread and a process that has ended and not been waited for have names and groups as well, and no program.
+/// Kernel threads and zombies have names and groups as well, but no program.
 fn has_program(process: impl AsFd) -> Option<()> {
     readlinkat(process, "exe").ok().map(|_| ())
 }
@@ -163,7 +163,7 @@ mod tests {
     fn a_process_is_found_by_its_control_group() {
         let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap();
         let Some(own) = groups.lines().find_map(|line| line.strip_prefix("0::")) else {
-            // Without a unified hierarchy nothing has such a group.
+            // Without a unified hierarchy no process has such a group.
             assert!(all(Word::ControlGroup, "/", false).is_empty());
             return;
         };

@@ -1,10 +1,11 @@
-//! Images on file systems that somebody else serves: over a network, or by a program.
+//! Images on file systems served by others: over a network, or by a program.
 //!
-//! The collector gets a copy of such an image, made while it was opened, so that it never waits for a page of it. The guard keeps
-//! it as long as the target is open, checks sites against it, and before anything is attached a child ([`aside`](crate::aside)) compares them with the file,
-//! which also brings the pages in that the kernel will read. Once probes are on, a child looks at the file now and then. A file
-//! system that does not answer keeps its probes: nothing new can be mapped from it either, taking them off asks nobody, and the
-//! look is made up for once it answers.
+//! The collector gets a copy of such an image, made at its opening, so that it never waits for a
+//! page of it. The guard keeps the copy as long as the target is open, and checks sites against it.
+//! Before any attach a child ([`aside`](crate::aside)) compares the sites with the file, which also
+//! brings in the pages that the kernel will read. Once probes are on, a child checks the file
+//! periodically. Probes stay on a file system that does not answer: nothing new can be mapped from
+//! it either, removing them needs no answer, and the check is made up for once it answers.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -25,15 +26,16 @@ use crate::maps::Mapping;
 use crate::protocol::{ImageId, TargetId};
 use crate::target::path_of;
 
-/// Time between two looks at the probed files of foreign file systems, each of which takes a child.
+/// Time between two checks of the probed files on foreign file systems; each check takes a child.
 pub(crate) const LOOK: Duration = Duration::from_secs(5);
 /// Largest image that is copied.
 const COPY_BYTES: u64 = 128 << 20;
 /// Bytes that are copied at once.
 const PIECE: usize = 1 << 20;
 
-/// Magic numbers of file systems that are served by this kernel from a medium or memory of this machine (linux/magic.h, and the
-/// sources of those that are not there). Overlay is among them: what is below it is not known.
+/// Magic numbers of file systems that this kernel serves from a medium or memory of this machine
+/// (linux/magic.h, and the sources of those missing there). Overlay is included: its lower layers
+/// are not known.
 const OWN: [u32; 21] = [
     0x0000_ef53, // ext2, ext3, ext4
     0x5846_5342, // xfs
@@ -59,7 +61,7 @@ const OWN: [u32; 21] = [
 ];
 
 impl Guard {
-    /// Opens a mapped file and, where that is a foreign one, copies it.
+    /// Opens a mapped file and, if it is a foreign file, copies it.
     pub(crate) fn open_aside(
         &mut self,
         target: TargetId,
@@ -85,7 +87,8 @@ impl Guard {
         Ok((files.next().ok_or_else(stalled)?, files.next()))
     }
 
-    /// Are the bytes that were checked still in a foreign file? Where it cannot be asked, it is as `otherwise` says.
+    /// Checks that a foreign file still has the checked bytes; without an answer, returns
+    /// `otherwise`.
     pub(crate) fn foreign_unchanged(
         &mut self,
         image: ImageId,
@@ -126,7 +129,7 @@ impl Guard {
     }
 }
 
-/// The file, or a descriptor that only names it and a copy.
+/// Opens the file, or a descriptor that only names it and a copy.
 fn open(
     holder: &crate::target::Target,
     mapping: &Mapping,
@@ -143,7 +146,7 @@ fn open(
         return Ok(vec![holder.open_mapped(mapping, OFlag::O_RDONLY)?.into()]);
     }
     let mut file = File::open(path_of(&named)).map_err(failed)?;
-    // Asks for the attributes, so that what is known of them without asking is of now.
+    // Requests the attributes, so that those known without a request are current.
     let bytes = file.metadata().map_err(failed)?.len();
     if bytes > COPY_BYTES {
         return Err(GuardError::Unsupported {
@@ -162,7 +165,7 @@ fn open(
     loop {
         let read = file.read(&mut piece[..left.min(PIECE)]).map_err(failed)?;
         if read == 0 {
-            // The collector gets it too, and what was checked is to stay as it is.
+            // The collector also gets the copy, and the checked bytes must not change.
             let seals = SealFlag::F_SEAL_WRITE
                 | SealFlag::F_SEAL_SHRINK
                 | SealFlag::F_SEAL_GROW

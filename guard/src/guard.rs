@@ -44,82 +44,82 @@ use crate::watchers::Watchers;
 /// Images of one target that are open at the same time.
 const IMAGES_OPEN: usize = 512;
 
-/// The privileged half.
+/// The privileged process.
 #[derive(Default)]
 pub struct Guard {
-    /// What confirms sites.
+    /// Confirmation of sites.
     pub(crate) confirm: Option<Confirm>,
     pub(crate) scope: Scope,
     pub(crate) targets: Vec<Target>,
     pub(crate) images: Vec<OpenImage>,
     pub(crate) plans: Vec<Plan>,
-    /// As long as any plan is loaded.
+    /// Alive while any plan is loaded.
     pub(crate) watchers: Weak<Watchers>,
     pub(crate) tracefs: Option<Tracefs>,
     pub(crate) epoll: Option<Epoll>,
     pub(crate) events: std::collections::VecDeque<Told>,
-    /// What `watch` was told to start.
+    /// The command that `watch` starts.
     pub(crate) command: Option<Command>,
-    /// The process without rights.
+    /// The unprivileged process.
     pub(crate) collector: Option<i32>,
-    /// What a call costs, by the programs that were calibrated.
+    /// Cost of a call, by the programs that were calibrated.
     pub(crate) costs: Vec<(Programs, Returns, Costs)>,
-    /// What a hit costs now, by programs.
+    /// Present cost of a hit, by programs.
     pub(crate) repriced: Vec<Repriced>,
     pub(crate) repriced_at: Option<Instant>,
-    /// What all plans together may cost.
+    /// Budget of all plans together.
     pub(crate) total: Option<Total>,
     pub(crate) search: Option<Search>,
-    /// The images of the target that was last asked for.
+    /// The images of the target that was listed last.
     pub(crate) listing: Option<Listing>,
-    /// What a service has besides.
+    /// Additional state of a service.
     pub(crate) service: Option<Service>,
     pub(crate) heard: Option<Instant>,
     /// Readable when a signal waits.
     pub(crate) signals: Option<OwnedFd>,
     /// Children that the kernel could not end yet.
     pub(crate) left_behind: Vec<Pid>,
-    /// File systems that did not answer, and when.
+    /// File systems that did not answer, with the time.
     pub(crate) stalled: Vec<((u32, u32), Instant)>,
-    /// Ends this process where it does not come round any more.
+    /// Ends this process if it hangs.
     pub(crate) deadline: Option<Deadline>,
-    /// Rights that were needed for something new are given up.
+    /// The rights for anything new are given up.
     pub(crate) closed: bool,
-    /// When the probed files were last looked at.
+    /// Time of the last check of the probed files.
     pub(crate) looked_at_images: Option<Instant>,
-    /// When those of foreign file systems were.
+    /// Time of the last check of those on foreign file systems.
     pub(crate) looked_at_foreign: Option<Instant>,
     pub(crate) issued: u32,
 }
 
-/// What a service has that a single measurement has not.
+/// State that a service has and a single measurement does not.
 #[derive(Debug)]
 pub struct Service {
-    /// The configuration file, which the collector may want to have read again.
+    /// The configuration file, which the collector may request again.
     pub config: PathBuf,
-    /// Understands it.
+    /// Parser of the configuration.
     pub understand: Understand,
-    /// What is to be measured by what it says now.
+    /// Present measurements by its text.
     pub asked: Vec<Asked>,
-    /// What comes after the start is attached too.
+    /// Later processes are attached too.
     pub reattach: bool,
-    /// What all plans together may cost, in millionths of one CPU's time.
+    /// Budget of all plans together, in millionths of one CPU's time.
     pub total_ppm: Ppm,
-    /// How long the collector may ask for nothing before it is given up.
+    /// Longest silence of the collector before it is given up.
     pub watchdog: Duration,
-    /// Whom the collector becomes.
+    /// User of the collector.
     pub user: Option<User>,
-    /// Where the collector may make, write and remove files.
+    /// Folder in which the collector may create, write and remove files.
     pub folder: Option<BorrowedFd<'static>>,
     /// The right to be the agent of this box.
     pub lock: Option<RunLock>,
-    /// Where others learn what it costs.
+    /// Place where others read its cost.
     pub offer: Option<Offer>,
-    /// Who supervises it.
+    /// Its supervisor.
     pub notify: Option<Notify>,
 }
 
-/// What is to be measured by the bytes of a configuration file; none where there are mistakes in it.
+/// Measurements in the bytes of a configuration file; none if it has mistakes.
 pub type Understand = fn(&Path, &[u8]) -> Option<Vec<Asked>>;
 
 impl std::fmt::Debug for Guard {
@@ -132,7 +132,7 @@ impl std::fmt::Debug for Guard {
 }
 
 impl Guard {
-    /// A guard for what was `asked` for, and nothing else.
+    /// A guard for the measurements in `asked`, and nothing else.
     #[must_use]
     pub fn new(asked: Vec<Asked>) -> Self {
         Self { scope: Scope::new(asked), ..Self::default() }
@@ -151,14 +151,14 @@ impl Guard {
         Self { command: Some(command), ..Self::new(asked) }
     }
 
-    /// For a measurement beside a service, while there is one: all its plans together may cost `max_cost_ppm` where that is
-    /// said, and together with the service what that one may.
+    /// For a measurement beside a service, while there is one: all its plans together may cost
+    /// `max_cost_ppm` if given, and together with the service the budget of the service.
     #[must_use]
     pub fn held_to(self, max_cost_ppm: Option<Ppm>, beside: Beside) -> Self {
         Self { total: Some(Total::beside(max_cost_ppm.unwrap_or(Ppm::MAX), beside)), ..self }
     }
 
-    /// A guard for a service. Maps that one which was killed left pinned are removed.
+    /// A guard for a service. Removes maps that a killed service left pinned.
     #[must_use]
     pub fn of_service(mut service: Service) -> Self {
         pins::sweep();
@@ -172,12 +172,12 @@ impl Guard {
         self.collector = Some(pid);
     }
 
-    /// Is there anything to tell?
+    /// True if there are events.
     pub(crate) fn has_events(&self) -> bool {
         !self.events.is_empty()
     }
 
-    /// Answers one request. Descriptors of the answer come beside it.
+    /// Answers one request. Descriptors come beside the answer.
     pub fn handle(&mut self, request: Request) -> (Reply, Vec<OwnedFd>) {
         let mut descriptors = Vec::new();
         let reply = match request {
@@ -214,12 +214,12 @@ impl Guard {
             Request::Status { ready, text } => Ok(self.tell_supervisor(ready, &text)),
             Request::FinishCommand { terminate } => self.finish_command(terminate),
         };
-        // From here on it is the collector's turn: the time that we took ourselves is none that it was silent.
+        // From here on it is the collector's turn: the guard's own time is not its silence.
         self.heard = Some(Instant::now());
         (reply.unwrap_or_else(Reply::Refused), descriptors)
     }
 
-    /// The next processes of a search.
+    /// Returns the next processes of a search.
     fn found(&mut self, mut search: Search) -> Reply {
         let (processes, more) = search.next(&self.scope);
         self.search = more.then_some(search);
@@ -228,7 +228,7 @@ impl Guard {
 
     fn forget_target(&mut self, id: TargetId) -> Result<Reply, GuardError> {
         self.target(id)?;
-        // A plan that came to nothing would hold images and programs for ever.
+        // A failed plan would hold images and programs for ever.
         self.plans.extract_if(.., |plan| plan.target == id).for_each(|mut plan| _ = plan.take_off());
         self.targets.retain(|target| target.id != id);
         self.images.retain(|image| image.target != id);
@@ -237,7 +237,8 @@ impl Guard {
         Ok(Reply::Done)
     }
 
-    /// Reads the configuration again. The collector gets the same file, and what it may ask for is what this one read.
+    /// Reads the configuration again. The collector gets the same file; its requests are checked
+    /// against the text read here.
     fn open_config(&mut self, descriptors: &mut Vec<OwnedFd>) -> Result<Reply, GuardError> {
         let service = self.service.as_ref().ok_or_else(|| order("there is no configuration file"))?;
         let path = &service.config;
@@ -249,7 +250,7 @@ impl Guard {
         let same = file.try_clone().map_err(|error| refused(ConfigFileError::Read { error }))?;
         let bytes = config_file::bytes(same).map_err(refused)?;
         file.rewind().map_err(|error| refused(ConfigFileError::Read { error }))?;
-        // What is wrong with what it says, the collector says.
+        // The collector reports the mistakes in it.
         if let Some(asked) = (service.understand)(path, &bytes) {
             self.scope.replace(asked);
         }
@@ -257,7 +258,7 @@ impl Guard {
         Ok(Reply::File)
     }
 
-    /// Readable when [`Request::Events`] has something to tell. `None` before anything is attached.
+    /// Readable if [`Request::Events`] has something to report. `None` before anything is attached.
     pub fn events(&self) -> Option<BorrowedFd<'_>> {
         self.epoll.as_ref().map(|epoll| epoll.0.as_fd())
     }
@@ -267,12 +268,12 @@ impl Guard {
         self.issued
     }
 
-    /// From here on only children are attached, and new targets where a service attaches to
-    /// what comes later.
+    /// From here on only children are attached, and new targets if a service attaches to later
+    /// processes.
     fn settle(&mut self) -> Result<Reply, GuardError> {
         let later = self.service.as_ref().is_some_and(|service| service.reattach);
         self.closed = !later;
-        // Where children are not followed, what they inherited is still taken out of them.
+        // If children are not followed, the probes they inherited are still removed from them.
         let routes = self.plans.iter().filter_map(|plan| plan.loaded.as_ref()).map(|(way, _)| way.route);
         let foreign = self.service.as_ref().is_some_and(|service| service.user.is_some());
         let none = Tasks {
@@ -298,7 +299,7 @@ impl Guard {
         Ok(Reply::Done)
     }
 
-    /// The programs that look after the processes of all plans; loaded with the first one.
+    /// The programs that watch the processes of all plans; loaded with the first plan.
     pub(crate) fn watchers(&mut self) -> Result<Rc<Watchers>, GuardError> {
         if let Some(watchers) = self.watchers.upgrade() {
             return Ok(watchers);
@@ -309,7 +310,7 @@ impl Guard {
         Ok(watchers)
     }
 
-    /// The tracing file system is opened once, while there are the rights.
+    /// Opens the tracing file system once, while there are the rights.
     pub(crate) fn open_tracefs(&mut self) -> Result<&Tracefs, Errno> {
         match &mut self.tracefs {
             Some(opened) => Ok(opened),
@@ -321,7 +322,7 @@ impl Guard {
         if self.collector == Some(pid) {
             return Err(GuardError::OwnProcess { pid });
         }
-        // A command of our own is under our own ptrace until its probes are in place.
+        // The guard's own command is under its own ptrace until its probes are in place.
         let own = self.command.as_ref().is_some_and(|command| command.traces(pid));
         let allow_ptrace = allow_ptrace || own;
         let id = TargetId(self.issue());
@@ -392,13 +393,13 @@ impl Guard {
     }
 }
 
-/// A request at the wrong time.
+/// Error for a request at the wrong time.
 pub(crate) fn order(what: &str) -> GuardError {
     GuardError::Order { what: text(what) }
 }
 
-/// Images that may be open at once, half of the descriptors that `split.rs` asks for: what is attached and watched needs
-/// others.
+/// Images that may be open at once: half of the descriptors that `split.rs` requests. Attached and
+/// watched objects need others.
 fn descriptors_for_images() -> usize {
     let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
     usize::try_from(most / 2).unwrap_or(usize::MAX)

@@ -1,4 +1,4 @@
-//! An image that was opened for the collector, and what the guard itself makes sure of before it is probed.
+//! An image that was opened for the collector, and the guard's own checks before it is probed.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -24,9 +24,9 @@ use crate::protocol::{ImageId, PlanOptions, PlanSite, Returns, TargetId};
 pub(crate) struct OpenImage {
     pub(crate) id: ImageId,
     pub(crate) target: TargetId,
-    /// What the kernel is shown. Of a foreign file it names it, and cannot be read.
+    /// Descriptor for the kernel. For a foreign file it is only a name, and cannot be read.
     pub(crate) file: Rc<File>,
-    /// Of a file on a file system that may not answer what was in it when it was opened.
+    /// Contents at the opening, for a file on a file system that may not answer.
     pub(crate) copy: Option<Rc<File>>,
     pub(crate) executable: Executable,
     pub(crate) key: FileKey,
@@ -34,13 +34,13 @@ pub(crate) struct OpenImage {
 }
 
 impl OpenImage {
-    /// Where its bytes can be read without asking anybody.
+    /// File whose bytes can be read without waiting for a server.
     pub(crate) fn bytes(&self) -> &Rc<File> {
         self.copy.as_ref().unwrap_or(&self.file)
     }
 }
 
-/// What changes when a file is written to or replaced.
+/// Attributes that change if a file is written to or replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
     device: (u32, u32),
@@ -51,7 +51,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// As the kernel knows it, without asking whoever serves the file.
+    /// As the kernel knows it, without a request to the file's server.
     pub(crate) fn of(file: &File) -> Result<Self, GuardError> {
         let found = stat_quietly(file.as_raw_fd(), c"");
         let found = found.map_err(|errno| GuardError::Proc { file: text("the image"), os: errno.into() })?;
@@ -65,28 +65,28 @@ impl Identity {
         })
     }
 
-    /// The same but for what a new name, a lost name or other rights change as well. Who writes can set the time of
-    /// writing back, so the bytes that count have to be looked at again.
+    /// Equal except for attributes that a new name, a lost name or other rights change as well. A
+    /// writer can set the time of writing back, so the relevant bytes must be checked again.
     pub(crate) fn may_be(&self, other: &Self) -> bool {
         *self == Self { ctime: self.ctime, ..*other }
     }
 }
 
-/// What the kernel knows of a file: of `folder` itself or of what stands there, links followed. Nobody else is asked, such as the
-/// server of a network file system (statx(2), AT_STATX_DONT_SYNC).
+/// Attributes of a file as the kernel knows them: of `folder` itself or of `name` in it, links
+/// followed. Asks no server, as of a network file system (statx(2), AT_STATX_DONT_SYNC).
 pub(crate) fn stat_quietly(folder: RawFd, name: &CStr) -> Result<libc::statx, Errno> {
     let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
     let flags = libc::AT_STATX_DONT_SYNC | libc::AT_EMPTY_PATH;
     let what = libc::STATX_BASIC_STATS;
-    // By its number: musl has a function for it from 1.2.5 on only. SAFETY: the name ends with a zero, and the kernel writes one
-    // such structure, where there is room for it.
+    // By its number: musl has a function for it only from 1.2.5 on. SAFETY: the name ends with a
+    // zero, and the kernel writes one such structure, for which there is room.
     let result =
         unsafe { libc::syscall(libc::SYS_statx, folder, name.as_ptr(), flags, what, found.as_mut_ptr()) };
     // SAFETY: it is made of integers, and every byte of it was set before the call.
     Errno::result(result).map(|_| unsafe { found.assume_init() })
 }
 
-/// Bytes that are read at a site: as many as [`becomes_call`] looks at, one more than a plan brings.
+/// Bytes that are read at a site: as many as [`becomes_call`] checks, one more than a plan brings.
 const CODE: usize = 5;
 
 /// The bytes at a site, fewer at the end of the file.
@@ -102,7 +102,7 @@ fn bytes_at(file: &File, offset: u64) -> ([u8; CODE], usize) {
     (bytes, read)
 }
 
-/// What stands at a site, to be added up over all sites of an image in any order.
+/// Fingerprint of the bytes at a site, to be added up over all sites of an image in any order.
 pub(crate) fn mark_of(file: &File, offset: u64) -> u64 {
     let ([a, b, c, d, e], read) = bytes_at(file, offset);
     let mixed = offset.wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -111,8 +111,8 @@ pub(crate) fn mark_of(file: &File, offset: u64) -> u64 {
     (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
 }
 
-/// What the guard must know to be true of a site, whoever names it.
-/// Is it a call, which the kernel emulates?
+/// Checks all that must be true of a site, whatever its source. Returns true for a call, which the
+/// kernel emulates.
 pub(crate) fn check_site(
     open: &OpenImage,
     site: &PlanSite,
@@ -124,14 +124,14 @@ pub(crate) fn check_site(
     if !open.executable.contains(site.offset) {
         return bad("no executable segment");
     }
-    // Segments are mapped by pages, so that a place in the file is aligned as its address is.
+    // Segments are mapped by pages, so a file offset is aligned as its address is.
     if cfg!(target_arch = "aarch64") && !site.offset.is_multiple_of(4) {
         return bad("no instruction");
     }
     if site.cookie & SITE_FUNCTION_MASK >= u64::from(options.functions) {
         return bad("a function that the plan does not have");
     }
-    // A return has no room for where the stack pointer was, and needs none.
+    // A return has no room for the stack pointer's place, and needs none.
     let places = if site.cookie & SITE_RETURN == 0 { SITE_PROCESS_SHIFT } else { SITE_PLACE_SHIFT };
     if site.cookie & SITE_ANY_CPU != 0 || site.cookie >> places != 0 {
         return bad("a mark that is the guard's own");
@@ -144,7 +144,7 @@ pub(crate) fn check_site(
     if options.returns == Returns::Uretprobe && !site.exit && site.cookie >> SITE_ABOVE_SHIFT != 0 {
         return bad("a return probe where the stack pointer has moved");
     }
-    // The program will do what a return does: it must be one.
+    // The program will act as a return does: the site must be one.
     if site.cookie & SITE_RETURN != 0 && !is_return(&site.code, site.exit) {
         return bad("no plain return");
     }
@@ -172,26 +172,27 @@ fn behind_prefixes(code: &[u8; CODE]) -> &[u8] {
     &code[code.iter().take_while(|byte| is_prefix(byte)).count()..]
 }
 
-/// Whether some kernel may overwrite the instruction with a call, which writes its return address below the stack
-/// pointer, where the program may keep data: x86-64 instructions of five bytes that do nothing (`can_optimize` of
-/// arch/x86/kernel/uprobes.c, Linux 6.18 to 7.1; `insn_is_nop` of arch/x86/lib/insn-eval.c), and the beginning of the
-/// nop of ten bytes that later ones overwrite. The collector puts no site there; nothing else depends on its word.
+/// True if some kernel may overwrite the instruction with a call, which writes its return address
+/// below the stack pointer, where the program may keep data: x86-64 instructions of five bytes that
+/// do nothing (`can_optimize` of arch/x86/kernel/uprobes.c, Linux 6.18 to 7.1; `insn_is_nop` of
+/// arch/x86/lib/insn-eval.c), and the beginning of the nop of ten bytes that later kernels
+/// overwrite. The collector puts no site there; nothing else depends on its word.
 fn becomes_call(code: &[u8; CODE], exit: bool) -> bool {
     let behind = behind_prefixes(code);
     match behind {
-        // nopl, jmp to what follows, mov of a register to itself.
+        // nopl, jmp to the next instruction, mov of a register to itself.
         [0x0f, 0x1f, ..] | [0xeb, 0] | [0x89, 0xc0..=0xff] => true,
         // A tail call leaves nothing below the stack pointer.
         [0xe9, 0, 0, 0, 0] => !exit,
         [0x90, ..] => behind.len() < CODE,
-        // lea of a register and a displacement of 0 in one byte, without and with a byte for an index.
+        // lea of a register and a displacement of 0 in one byte, without and with an index byte.
         [0x8d, modrm, 0] => modrm >> 6 == 1 && modrm & 7 != 4,
         [0x8d, modrm, _, 0] => modrm >> 6 == 1 && modrm & 7 == 4,
         _ => false,
     }
 }
 
-/// A place is probed once for a function, and for few functions: each is paid for at every hit.
+/// A place is probed once for a function, and for few functions: every hit pays for each.
 pub(crate) fn check_places(images: &[(ImageId, ImageSites)]) -> Result<(), GuardError> {
     const SHARED: usize = SITE_SHARED as usize;
     let places = images.iter().flat_map(|(_, sites)| {
@@ -217,7 +218,7 @@ pub(crate) fn check_places(images: &[(ImageId, ImageSites)]) -> Result<(), Guard
     Ok(())
 }
 
-/// Is it said of a site that an exception leaves there?
+/// True if an exception leaves at the site, by its marks.
 fn unwinds(cookie: u64) -> bool {
     cookie & (SITE_CONDITIONAL | SITE_UNWOUND) == SITE_UNWOUND
 }

@@ -1,9 +1,10 @@
-//! Words of a list in the memory of a target: what its interpreters of Python do with calls.
+//! Words of a list in the memory of a target: they show the way its Python interpreters treat
+//! calls.
 //!
-//! The guard follows the list and looks at none of its words. It begins in the data of an image that the collector has open, its
-//! steps are small, and so is its length: whoever has taken over the collector reads one word of each element of such a list, and
-//! not memory as he likes. What is read the interpreter has written itself, so that it is there: nobody is waited for who would
-//! bring a page in.
+//! The guard follows the list and looks at none of its words. It begins in the data of an image
+//! that the collector has open, its steps and its length are small: an attacker in the collector
+//! reads one word of each element of such a list, and not arbitrary memory. The interpreter has
+//! written the words itself, so they are present: the guard waits for no page-in.
 
 use crate::attach::pages::Memory;
 use crate::error::GuardError;
@@ -83,7 +84,7 @@ mod tests {
     use super::*;
     use crate::protocol::ImageId;
 
-    /// Where a list begins: in the data of this program, and written to.
+    /// Beginning of a list: in the data of this program, and written to.
     static BEGIN: [AtomicU64; HEAD] = [const { AtomicU64::new(7) }; HEAD];
 
     fn element(next: u64, word: u64) -> u64 {
@@ -107,7 +108,7 @@ mod tests {
         };
         assert_eq!(follow(0), (vec![], true));
         assert_eq!(follow(element(element(0, 12), 11)), (vec![11, 12], true));
-        // Nothing there, not even an address; a ring.
+        // No element, not even an address; a ring.
         assert_eq!(follow(element(8, 11)), (vec![11], false));
         assert_eq!(follow(u64::MAX - 3), (vec![], false));
         let ring = Box::leak(Box::new([5, 0, 0]));

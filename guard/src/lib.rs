@@ -1,19 +1,19 @@
 //! The guard: every privileged operation of edgelat, behind typed messages.
 //!
-//! The guard finds targets, opens their images, loads the BPF programs, attaches a checked plan, watches and
-//! detaches. It understands neither images nor histograms: sites come to it as file offsets in a plan, and
-//! what the programs count is read by others through mappings that it hands out. That keeps the part that has
-//! privilege small, and keeps bytes that a target controls away from it.
+//! The guard finds targets, opens their images, loads the BPF programs, attaches a checked plan,
+//! watches and detaches. It understands neither images nor histograms: sites come to it as file
+//! offsets in a plan, and others read the programs' counts through mappings that it hands out. That
+//! keeps the privileged part small, and keeps bytes that a target controls away from it.
 //!
-//! What the guard checks itself before it attaches: the target and the bounds are those that edgelat was started for, the
-//! image is the one it opened, each offset lies in an
-//! executable segment of it, the bytes at each site and the build-id are still those that were decoded, and
-//! the numbers are under their bounds.
+//! The guard checks before it attaches: the target and the bounds are those that edgelat was
+//! started for, the image is the one it opened, each offset lies in an executable segment of it,
+//! the bytes at each site and the build-id are still those that were decoded, and the numbers are
+//! under their bounds.
 //!
 //! | file | question |
 //! | --- | --- |
 //! | `split.rs`, `sandbox/` | two processes, one of them without rights |
-//! | `protocol.rs`, `line.rs` | what can be asked, what is answered, and how does it get there? |
+//! | `protocol.rs`, `line.rs` | what can be requested and answered, and how does it get there? |
 //! | `guard.rs` | what happens at each request? |
 //! | `scope.rs` | what was edgelat started for? |
 //! | `confirm.rs` | does an instruction begin at a site? |
@@ -21,8 +21,8 @@
 //! | `python.rs` | is what a plan says of an interpreter possible? |
 //! | `aside.rs` | what is done by a process of its own, because it may never come back? |
 //! | `interpreters.rs` | what do interpreters of Python in a target do with calls? |
-//! | `examine.rs` | which of its functions do not fit the target's memory, and is there room for the others? |
-//! | `look.rs` | what is looked at without being asked |
+//! | `examine.rs` | which functions do not fit the target's memory, and do the others have room? |
+//! | `look.rs` | what does the guard check periodically? |
 //! | `stop.rs` | what happens when the guard is stopped and continued? |
 //! | `windows.rs` | when are the probes of a plan on that costs too much? |
 //! | `deadline.rs` | who ends a guard that does not come round any more? |
@@ -37,20 +37,20 @@
 //! | `foreign.rs` | what if another machine or program serves that file? |
 //! | `elf.rs` | which parts of an image are executable? |
 //! | `load.rs` | programs and maps of a plan in the kernel |
-//! | `watchers.rs` | the programs that see what happens to the processes of all plans, and the switches |
+//! | `watchers.rs` | the programs that see events of the processes of all plans, and the switches |
 //! | `attach/` | probes, by three routes |
-//! | `memory.rs` | has the target room for what attaching takes? |
+//! | `memory.rs` | does the target have room for attaching? |
 //! | `placement/`, `cpus.rs` | which CPU is the collector on, and where may targets run? |
 //! | `calibrate.rs`, `repricing.rs` | what does a probe itself add, and what does a hit cost by now? |
 //! | `features.rs`, `check.rs` | what can this kernel do? |
 //! | `pins.rs` | which maps can other tools read? |
-//! | `user.rs` | whom does the collector become? |
+//! | `user.rs` | which user does the collector become? |
 //! | `outside.rs` | how does it read files of the box then? |
 //! | `config_file.rs` | may root take this configuration file? |
-//! | `lock.rs` | who is the agent of this box? |
+//! | `lock.rs` | which process is the agent of this box? |
 //! | `share.rs` | what may be spent beside a service? |
 //! | `quarantine.rs` | what must not be probed again? |
-//! | `clock.rs` | what time is it, and does anybody know? |
+//! | `clock.rs` | what time is it, and is it certain? |
 //! | `notify.rs` | what does the supervisor have to know? |
 //! | `error.rs`, `rights.rs` | why not? |
 
@@ -106,8 +106,8 @@ pub mod user;
 mod watchers;
 mod windows;
 
-/// Removes what agents that were killed have left behind, where the caller may: definitions of trace events, which keep
-/// the file systems of their targets busy, and pinned maps. What belongs to an agent that runs stays.
+/// Removes the remains of killed agents, as far as permitted: definitions of trace events, which
+/// keep file systems of their targets busy, and pinned maps. Those of a running agent stay.
 pub fn sweep() {
     attach::tracefs::sweep();
     pins::sweep();

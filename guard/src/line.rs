@@ -1,7 +1,8 @@
 //! The line between collector and guard.
 //!
-//! Two ends of a SEQPACKET socket: one message is one packet, descriptors travel beside it (SCM_RIGHTS), and when one side
-//! ends the other sees it. Events are not sent: an eventfd says that there are some, and the collector asks.
+//! Two ends of a SEQPACKET socket: one message is one packet, descriptors travel beside it
+//! (SCM_RIGHTS), and each side sees the other end. Events are not sent: an eventfd announces them,
+//! and the collector requests them.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -30,7 +31,7 @@ pub struct Line {
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 enum To {
-    /// A guard in this process, for tests of the guard. Messages are encoded and decoded all the same.
+    /// A guard in this process, for tests of the guard. Messages are still encoded and decoded.
     Here(Guard),
     /// A guard in another process.
     There { socket: OwnedFd, wake: EventFd },
@@ -58,7 +59,7 @@ pub(crate) fn pair() -> Result<(Line, Served), GuardError> {
         .as_fd()
         .try_clone_to_owned()
         .map_err(|error| GuardError::Split { step: text("share a descriptor"), os: error.into() })?;
-    // SAFETY: the descriptor is a duplicate of an eventfd and belongs to nobody else.
+    // SAFETY: the descriptor is a duplicate of an eventfd and has no other owner.
     let same = unsafe { EventFd::from_owned_fd(same) };
     let line = Line { to: To::There { socket: ours, wake }, buffer: buffer() };
     Ok((line, Served { socket: theirs, wake: same, buffer: buffer() }))
@@ -73,8 +74,8 @@ impl Line {
     /// Sends a request and waits for the answer and its descriptors.
     ///
     /// # Errors
-    /// What the guard refused; [`GuardError::Gone`] when there is no guard any more; [`GuardError::Message`] when a
-    /// message does not fit.
+    /// The guard's refusal; [`GuardError::Gone`] if there is no guard any more;
+    /// [`GuardError::Message`] if a message does not fit.
     pub fn call(&mut self, request: &Request) -> Result<(Reply, Vec<OwnedFd>), GuardError> {
         let (reply, descriptors) = match &mut self.to {
             To::Here(guard) => {
@@ -84,7 +85,7 @@ impl Line {
             }
             To::There { socket, wake } => {
                 if *request == Request::Events {
-                    // What happens from here on wakes us again. Nothing to read is as good.
+                    // Later events wake the collector again. An empty counter is as good.
                     _ = wake.read();
                 }
                 send(socket.as_fd(), encode(request, &mut self.buffer[..])?, &[])?;
@@ -100,7 +101,7 @@ impl Line {
         }
     }
 
-    /// Readable when [`Request::Events`] has something to tell; `None` before anything is attached.
+    /// Readable if [`Request::Events`] has events; `None` before anything is attached.
     pub fn events(&self) -> Option<BorrowedFd<'_>> {
         match &self.to {
             To::Here(guard) => guard.events(),
@@ -108,7 +109,7 @@ impl Line {
         }
     }
 
-    /// Hung up when there is no guard any more.
+    /// Hung up if there is no guard any more.
     pub fn guard(&self) -> Option<BorrowedFd<'_>> {
         match &self.to {
             To::Here(_) => None,
@@ -118,27 +119,27 @@ impl Line {
 }
 
 impl Served {
-    /// Readable when there is a request, or when the collector has ended.
+    /// Readable if there is a request, or if the collector has ended.
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    /// Tells the collector that there are events.
+    /// Signals the collector that there are events.
     pub(crate) fn wake(&self) {
-        // Only a counter at its end refuses, and that is awake.
+        // Only a full counter refuses, and that is awake.
         _ = self.wake.write(1);
     }
 
-    /// The next request; `None` when the collector has ended.
+    /// The next request; `None` if the collector has ended.
     pub(crate) fn request(&mut self) -> Result<Option<Request>, GuardError> {
-        // Nothing is taken from the collector: descriptors that it sends are closed here.
+        // The guard accepts no descriptors from the collector: they are closed here.
         match receive(self.socket.as_fd(), &mut self.buffer[..])? {
             Some((bytes, _)) => decode(&self.buffer[..bytes]).map(Some),
             None => Ok(None),
         }
     }
 
-    /// Answers.
+    /// Sends the reply with its descriptors.
     pub(crate) fn reply(&mut self, reply: &Reply, descriptors: &[OwnedFd]) -> Result<(), GuardError> {
         let bytes = encode(reply, &mut self.buffer[..])?;
         send(self.socket.as_fd(), bytes, descriptors)
@@ -191,14 +192,15 @@ pub(crate) fn receive(
     let mut descriptors = Vec::new();
     for control in message.cmsgs().map_err(broken)? {
         if let ControlMessageOwned::ScmRights(raw) = control {
-            // SAFETY: the kernel has just made these descriptors for this process, and nobody else knows of them.
+            // SAFETY: the kernel has just made these descriptors for this process; they have no
+            // other owner.
             descriptors.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
     if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
         return Err(GuardError::Message);
     }
-    // No message of ours is empty.
+    // No message of edgelat's is empty.
     Ok((message.bytes > 0).then_some((message.bytes, descriptors)))
 }
 
@@ -269,7 +271,7 @@ mod tests {
             assert_eq!(served.request().unwrap(), Some(Request::Events));
             let file = std::fs::File::open("/proc/self/status").unwrap();
             served.reply(&Reply::Done, &[file.into()]).unwrap();
-            // What is no message is an error and not the end.
+            // An invalid message is an error and not the end.
             assert_eq!(served.request(), Err(GuardError::Message));
             assert_eq!(served.request().unwrap(), None);
         });

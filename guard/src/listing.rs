@@ -1,8 +1,9 @@
-//! Which images does a target map?
+//! Images that a target maps.
 //!
-//! A process may have tens of thousands of mappings, all of files that it made itself. They are read once for each listing and in
-//! steps, so that events, budgets and signals have their turn in between, and kept until the next listing, so that a number means
-//! the same image when that is opened. What is kept has a bound.
+//! A process may have tens of thousands of mappings, all of files that it made itself. Each listing
+//! reads them once, in steps, so that events, budgets and signals have their turn in between. They
+//! are kept, within a bound, until the next listing, so a number means the same image at its
+//! opening.
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
@@ -25,11 +26,11 @@ const MOST_BYTES: usize = 8 << 20;
 #[derive(Debug)]
 pub(crate) struct Listing {
     pub(crate) target: TargetId,
-    /// What is still to be read.
+    /// The unread rest.
     rest: Option<Maps>,
     images: Vec<Mapping>,
     path_bytes: usize,
-    /// Of each of them, file and path. Who would have two images taken for one does not know the key of the hash.
+    /// File and path of each. An attacker who wants one image taken for another lacks the hash key.
     seen: HashSet<u64>,
     hasher: RandomState,
     left_out: bool,
@@ -48,7 +49,7 @@ impl Listing {
         })
     }
 
-    /// Reads on until `wanted` images are known, for one step at most.
+    /// Continues until `wanted` images are known, for one step at most.
     fn read(&mut self, target: &Target, wanted: usize) -> Result<(), GuardError> {
         for _ in 0..AT_ONCE {
             let Some(rest) = self.rest.as_mut().filter(|_| self.images.len() < wanted) else { break };
@@ -59,7 +60,7 @@ impl Listing {
             };
             let Some(mapping) = line.filter(Mapping::is_code) else { continue };
             if !self.seen.insert(self.hasher.hash_one((mapping.file, &mapping.path))) {
-                // What a program makes writable of its code stands between the rest of it.
+                // A part of the code that a program made writable lies between the rest of it.
                 let last = self.images.last_mut().filter(|last| last.file == mapping.file);
                 last.into_iter().for_each(|last| last.writable |= !mapping.takes_probes());
                 continue;
@@ -76,7 +77,7 @@ impl Listing {
 }
 
 impl Guard {
-    /// The images from number `from` on; without one they are read anew, from the first on.
+    /// The images from number `from` on; without a number, reads them anew from the first on.
     pub(crate) fn list_images(&mut self, id: TargetId, from: Option<u32>) -> Result<Reply, GuardError> {
         let target = self.targets.iter().find(|target| target.id == id);
         let target = target.ok_or_else(|| order("no such target"))?;

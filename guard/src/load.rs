@@ -25,7 +25,7 @@ use crate::watchers::{FamilyEvent, Watchers};
 /// Processes that a family may have at the same time.
 pub(crate) const FAMILY: usize = 1024;
 
-/// Processes of a family that the map of sites by address has room for, while the plan is small.
+/// Processes of a family that fit in the map of sites by address, while the plan is small.
 const SITE_PROCESSES: u32 = 64;
 /// Entries of that map beyond which it has room for fewer processes.
 const SITE_ENTRIES: u32 = 1 << 14;
@@ -34,10 +34,10 @@ const BUCKET_BYTES: u64 = 16;
 /// Bytes of an element of that map: `struct htab_elem` with key and value, kernel/bpf/hashtab.c.
 const SITE_BYTES: u64 = 48 + size_of::<SiteKey>() as u64 + size_of::<u64>() as u64;
 
-/// A site of a process by its address, and which of those there it is: see `SiteKey`.
+/// A site of a process by its address, and its index there: see `SiteKey`.
 pub(crate) type SiteAt = (u64, u32);
 
-/// What the maps of an object must hold.
+/// Required capacity of an object's maps.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
     pub(crate) programs: Programs,
@@ -66,13 +66,14 @@ impl Shape {
         wanted.max(self.sites.saturating_mul(2))
     }
 
-    /// May the programs wait for memory of the target that the kernel is moving? Those by address always do where they can:
-    /// kernels that look at what a function could call, whether or not it is reached, take them in no other way (6.18 does).
+    /// True if the programs may wait for target memory that the kernel is moving. Those by address
+    /// do if they can: kernels that check all callable functions, reached or not, need that (6.18
+    /// does).
     fn may_sleep(&self) -> bool {
         (self.goroutines || self.programs.by_address()) && features::may_sleep().is_ok()
     }
 
-    /// Sets of the frame table behind those of calls.
+    /// Sets of the frame table after those of calls.
     fn await_sets(&self) -> u32 {
         self.python.and_then(|python| python.awaits).map_or(0, |awaits| awaits.sets)
     }
@@ -135,7 +136,7 @@ impl Loaded {
         Ok(Self { object, programs: shape.programs, lanes, frame_sets, switch, watchers, plan, marks })
     }
 
-    /// The object with what `shape` asks for, not yet shown to the kernel.
+    /// The object of `shape`, not yet shown to the kernel.
     fn open(
         shape: &Shape,
         watchers: &Watchers,
@@ -155,7 +156,7 @@ impl Loaded {
         }
         for mut map in open.maps_mut() {
             let name = map.name().to_string_lossy().into_owned();
-            // What no chosen program uses is not made at all.
+            // A map that no chosen program uses is not made at all.
             let size = match name.as_str() {
                 map::ROWS => Some(shape.functions * lanes),
                 map::FRAMES => shape.programs.maps_frames().then_some(frame_sets + shape.await_sets()),
@@ -172,7 +173,7 @@ impl Loaded {
                 map::CODE_CACHE => Some(shape.python.map_or(1, |python| python.sets)),
                 map::PYTHON_POOL => Some(1),
                 map::CODE_TEXTS => Some(shape.python.map_or(1, |python| python.texts)),
-                // The programs that look after all plans have it.
+                // The watchers' object has it.
                 map::FAMILY => None,
                 name if [map::EVENTS, map::THREADS].contains(&name)
                     || name.ends_with(map::CONTROL_SUFFIX) =>
@@ -226,12 +227,12 @@ impl Loaded {
     /// Forgets a site of a process that has ended.
     pub(crate) fn remove_site(&self, pid: i32, at: SiteAt) {
         if let Some(sites) = self.object.maps().find(|m| m.name() == map::SITES) {
-            // Absent only where entering it failed.
+            // Absent only if entering it failed.
             _ = sites.delete(&site_key(pid, at));
         }
     }
 
-    /// Watches a process: its forks, faults and end are told from now on.
+    /// Watches a process: its forks, faults and end are reported from now on.
     pub(crate) fn add_family(&self, pid: i32) -> Result<(), GuardError> {
         self.watchers.add(pid, self.plan, self.marks)
     }
@@ -249,7 +250,7 @@ impl Loaded {
             .map_err(|error| GuardError::Map { reason: text(format_args!("{name}: {error}")) })
     }
 
-    /// What a hit costs from now on, in nanoseconds by the PRICE_ constants.
+    /// Sets the price of a hit from now on, in nanoseconds by the PRICE_ constants.
     pub(crate) fn set_prices(&self, ns: &[u32; PRICES]) -> Result<(), GuardError> {
         let name = |map: &Map<'_>| map.name().to_string_lossy().into_owned();
         let found = self.object.maps().map(|map| name(&map)).find(|name| name.ends_with(map::PRICES_SUFFIX));
@@ -257,12 +258,12 @@ impl Loaded {
         self.update(&found.unwrap_or_default(), &0u32.to_ne_bytes(), &bytes)
     }
 
-    /// What happened in the family since the last question.
+    /// Events of the family since the last call.
     pub(crate) fn family_events(&self) -> Vec<FamilyEvent> {
         self.watchers.events_of(self.plan)
     }
 
-    /// Readable when there are events of any plan.
+    /// Readable if there are events of any plan.
     pub(crate) fn family_fd(&self) -> BorrowedFd<'_> {
         self.watchers.fd()
     }
@@ -300,16 +301,16 @@ pub(crate) fn os_error(error: &libbpf_rs::Error) -> Os {
     }
 }
 
-/// The error where the kernel takes no program from this caller.
+/// The error if the kernel accepts no program from this caller.
 pub(crate) fn load_refused(os: Os) -> GuardError {
     rights::refused("load BPF programs", os, &[Capability::CAP_BPF, Capability::CAP_PERFMON])
 }
 
-/// What libbpf prints while it is at work, kept for the error message instead of going to stderr.
+/// Messages of libbpf, kept for the error message instead of going to stderr.
 pub(crate) struct Messages;
 
 static MESSAGES: Mutex<String> = Mutex::new(String::new());
-/// Bytes of messages that are kept: the end of a verifier log says why.
+/// Bytes of messages that are kept: the end of a verifier log states the reason.
 const MESSAGES_BYTES: usize = 8192;
 
 impl Messages {
@@ -328,9 +329,9 @@ impl Messages {
 
     pub(crate) fn explain(&self, error: &libbpf_rs::Error) -> GuardError {
         let os = os_error(error);
-        // Of a long log the end is kept, which has these words as well.
+        // The end of a long log is kept, and has these words as well.
         if os.denied() && with_messages(|all| !all.contains("verif") && !all.contains("PROG LOAD LOG")) {
-            // Before 5.11 the memory of maps counts to the limit of locked memory, which libbpf then raises.
+            // Before 5.11 maps count to the limit of locked memory, which libbpf then raises.
             if with_messages(|all| all.contains("failed to create")) {
                 return rights::refused(
                     "make BPF maps",
@@ -340,7 +341,7 @@ impl Messages {
             }
             return load_refused(os);
         }
-        // The verifier's reason stands in its last lines.
+        // The verifier's reason is in its last lines.
         let log = with_messages(|all| {
             let lines: Vec<&str> = all.lines().filter(|line| !line.trim().is_empty()).collect();
             lines[lines.len().saturating_sub(6)..].join("; ")

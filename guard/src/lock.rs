@@ -1,12 +1,13 @@
 //! Locks on files: one agent at a time, and one writer of a file at a time.
 //!
-//! Two agents on one box would each hold its own budget, so that targets pay twice. So an agent takes a lock before it does
-//! anything else, and the second one says who holds it. Nothing has to be tidied up after an agent that was killed: the
-//! kernel lets go of the lock with the last descriptor.
+//! Two agents on one box would each hold its own budget, so that targets pay twice. So an agent
+//! takes a lock before it does anything else, and a second agent reports the holder. Nothing needs
+//! cleaning up after an agent that was killed: the kernel releases the lock with the last
+//! descriptor.
 //!
-//! They are locks of an open file, not of a process (`F_OFD_SETLK`, Linux 3.15): a lock of a process would be lost as soon
-//! as any part of that process closes the file. After a fork both processes hold the lock, and whoever closes its copy
-//! leaves it with the other.
+//! They are locks of an open file, not of a process (`F_OFD_SETLK`, Linux 3.15): a process would
+//! lose its lock as soon as any part of it closes the file. After a fork both processes hold the
+//! lock, and either can close its copy without releasing the lock of the other.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -20,35 +21,35 @@ use nix::libc;
 
 use crate::error::{GuardError, Os, text};
 
-/// The file that is locked, in the directory of what runs.
+/// The file that is locked, in the run directory.
 const FILE: &str = "lock";
-/// Longest number of a process that is read from it.
+/// Longest process number that is read from it.
 const PID_BYTES: u64 = 16;
 
-/// A file however long it gets (fcntl(2)).
+/// A file of any length (fcntl(2)).
 const WHOLE: (i64, i64) = (0, 0);
 
-/// What is asked of a lock.
+/// Request to a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 pub(crate) enum Want {
-    /// Others may read, nobody may write.
+    /// Others may read, no process may write.
     Read = libc::F_RDLCK,
-    /// Nobody else.
+    /// Exclusive.
     Write = libc::F_WRLCK,
     /// No lock any more.
     Nothing = libc::F_UNLCK,
 }
 
-/// Locks a whole file, or lets go of it, without waiting.
+/// Locks a whole file, or releases it, without waiting.
 ///
 /// # Errors
-/// EAGAIN when somebody else holds it.
+/// EAGAIN if another process holds the lock.
 pub(crate) fn set(file: impl AsFd, want: Want) -> Result<(), Errno> {
     set_part(file, want, WHOLE)
 }
 
-/// The same of a part of it: its first byte, and its length.
+/// Locks or releases a part of a file: its first byte, and its length.
 pub(crate) fn set_part(file: impl AsFd, want: Want, part: (i64, i64)) -> Result<(), Errno> {
     match fcntl(file, FcntlArg::F_OFD_SETLK(&lock_of(want, part))) {
         Ok(_) => Ok(()),
@@ -64,7 +65,7 @@ fn lock_of(want: Want, (l_start, l_len): (i64, i64)) -> libc::flock {
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start,
         l_len,
-        // A lock of an open file has none; the kernel refuses another value.
+        // A lock of an open file has no process; the kernel refuses another value.
         l_pid: 0,
     }
 }
@@ -72,17 +73,17 @@ fn lock_of(want: Want, (l_start, l_len): (i64, i64)) -> libc::flock {
 /// The right to be the agent of this box, as long as it is held.
 #[derive(Debug)]
 pub struct RunLock {
-    /// Closing it lets go of the lock, unless a child holds a copy.
+    /// Closing it releases the lock, unless a child holds a copy.
     _file: File,
-    /// That of the folder of the records.
+    /// Lock of the records folder.
     _records: Option<File>,
 }
 
 impl RunLock {
-    /// Takes the lock in `run_dir`, which is made (0755) where it is missing, and writes there whose it is.
+    /// Takes the lock in `run_dir`, created (0755) if missing, and writes the holder there.
     ///
     /// # Errors
-    /// [`GuardError::AlreadyRuns`] when another agent holds it; [`GuardError::RunLock`] when there can be none.
+    /// [`GuardError::AlreadyRuns`] if an agent holds it; [`GuardError::RunLock`] if that fails.
     pub fn take(run_dir: &Path) -> Result<Self, GuardError> {
         let path = run_dir.join(FILE);
         let made = DirBuilder::new().recursive(true).mode(0o755).create(run_dir);
@@ -90,8 +91,8 @@ impl RunLock {
         Ok(Self { _file: locked(&path)?, _records: None })
     }
 
-    /// Takes the lock in the folder of the records too: an agent with another `run_dir` may write there as well, and
-    /// each would remove what the other has written.
+    /// Takes the lock in the records folder too: an agent with another `run_dir` may write there as
+    /// well, and each would remove the other's records.
     ///
     /// # Errors
     /// As for [`take`](Self::take). A folder that cannot be written to has no lock, and needs none.
@@ -101,7 +102,7 @@ impl RunLock {
     }
 }
 
-/// The same on a descriptor that nothing is written through, so that a file system of which it is may be made read-only.
+/// Locks on a read-only descriptor, so that its file system may be made read-only.
 fn locked_for_reading(path: &Path) -> Result<File, GuardError> {
     let failed = |os: Os| GuardError::RunLock { file: text(path.display()), os };
     let written = open(path).map_err(|error| failed(error.into()))?;
@@ -113,7 +114,7 @@ fn locked_for_reading(path: &Path) -> Result<File, GuardError> {
     Ok(file)
 }
 
-/// Why a lock was not given. Both kinds say EAGAIN where another agent holds it.
+/// The reason of a refused lock. Both kinds return EAGAIN if another agent holds it.
 fn refused(path: &Path, file: &File, errno: Errno) -> GuardError {
     let path = text(path.display());
     match errno {
@@ -122,8 +123,8 @@ fn refused(path: &Path, file: &File, errno: Errno) -> GuardError {
     }
 }
 
-/// Opens a lock's file, made where it is missing. Nobody else may: whoever can read a file can lock it for reading, and
-/// would keep every agent away.
+/// Opens a lock's file, created if missing. Only this user may: any process that can read a file
+/// can lock it for reading, and would keep every agent away.
 fn open(path: &Path) -> std::io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let mut options = OpenOptions::new();
@@ -131,13 +132,13 @@ fn open(path: &Path) -> std::io::Result<File> {
     options.open(path)
 }
 
-/// Only a help for whoever comes second; the lock holds without it.
+/// Only a help for a second agent; the lock holds without it.
 fn write_owner(file: &File) {
     _ = file.set_len(0);
     _ = file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0);
 }
 
-/// Opens a file, made where it is missing, locks it, and writes there whose it is.
+/// Opens a file, created if missing, locks it, and writes the holder there.
 fn locked(path: &Path) -> Result<File, GuardError> {
     let failed = |os: Os| GuardError::RunLock { file: text(path.display()), os };
     let file = open(path).map_err(|error| failed(error.into()))?;
@@ -146,7 +147,7 @@ fn locked(path: &Path) -> Result<File, GuardError> {
     Ok(file)
 }
 
-/// Does an agent hold the lock in `run_dir`? Where nobody may look, there is one that had to say so.
+/// True if an agent holds the lock in `run_dir`, or if access to it is denied.
 pub(crate) fn is_held(run_dir: &Path) -> bool {
     let file = match open_to_look(&run_dir.join(FILE)) {
         Ok(file) => file,
@@ -155,23 +156,23 @@ pub(crate) fn is_held(run_dir: &Path) -> bool {
     is_locked(file)
 }
 
-/// Would somebody else's lock be in the way of one for writing? Takes none.
+/// True if another process' lock conflicts with a write lock. Takes none.
 pub(crate) fn is_locked(file: impl AsFd) -> bool {
     is_part_locked(file, WHOLE).unwrap_or(false)
 }
 
-/// The same of a part of it.
+/// True if another process' lock conflicts with a write lock on a part of the file.
 ///
 /// # Errors
-/// Where it cannot be known.
+/// If it cannot be known.
 pub(crate) fn is_part_locked(file: impl AsFd, part: (i64, i64)) -> Result<bool, Errno> {
     let mut lock = lock_of(Want::Write, part);
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
     Ok(i32::from(lock.l_type) != libc::F_UNLCK)
 }
 
-/// Opens what should be a file of an agent, wherever something else may stand: a link leads elsewhere, and a pipe would
-/// wait for its other end.
+/// Opens what should be a file of an agent, from a place that may hold something else: a link leads
+/// elsewhere, and a pipe would wait for its other end.
 pub(crate) fn open_to_look(path: &Path) -> std::io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -181,7 +182,7 @@ pub(crate) fn open_to_look(path: &Path) -> std::io::Result<File> {
     }
 }
 
-/// Who wrote its number there; `None` between the lock and the writing.
+/// The process that wrote its number there; `None` between the lock and the writing.
 fn holder(file: &File) -> Option<i32> {
     let mut digits = String::new();
     file.take(PID_BYTES).read_to_string(&mut digits).ok()?;
@@ -260,7 +261,7 @@ mod tests {
         std::fs::write(folder.join("file"), "").unwrap();
         let error = RunLock::take(&folder.join("file")).unwrap_err();
         assert!(error.to_string().contains("file/lock"), "{error}");
-        // A link could lead to a file that is not ours to write to.
+        // A link could lead to a file that must not be written.
         std::os::unix::fs::symlink(folder.join("file"), folder.join("lock")).unwrap();
         let error = RunLock::take(&folder).unwrap_err();
         assert!(matches!(error, GuardError::RunLock { os, .. } if os == Errno::ELOOP.into()), "{error}");
@@ -275,7 +276,7 @@ mod tests {
         assert!(matches!(error, GuardError::AlreadyRuns { pid: None, .. }), "{error}");
     }
 
-    /// Not a test: what the next one starts.
+    /// Not a test: the next test starts it.
     #[test]
     #[ignore = "started by another"]
     fn the_process_that_holds() {

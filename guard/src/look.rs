@@ -1,5 +1,5 @@
-//! What the guard looks at without being asked: what probes cost, whether the probed files are what they were, whether the
-//! collector is alive. And whom it tells.
+//! The guard's periodic checks: cost of the probes, identity of the probed files, a live collector.
+//! And the reports of them.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,11 @@ use crate::target::is_at_work;
 
 /// Time between two looks at the probed files.
 const LOOK_AT_IMAGES: Duration = Duration::from_secs(1);
-/// So many times as long as others may a collector be silent that is at work: all that it does has a bound.
+/// A collector at work may be silent this many times longer: all its work has a bound.
 const AT_WORK: u32 = 20;
 
 impl Guard {
-    /// How long the guard may sleep at most.
+    /// Longest time that the guard may sleep.
     pub fn patience(&self) -> Option<Duration> {
         let now = Instant::now();
         let sweeps = self.plans.iter().filter_map(|plan| plan.sweep.due_in(now));
@@ -40,7 +40,7 @@ impl Guard {
         tracers.chain(budgets).chain(images).chain(soon).min()
     }
 
-    /// What has to be looked at again and again: what the probes cost, and whether the probed files are what they were.
+    /// Runs the periodic checks: the cost of the probes, and the identity of the probed files.
     pub fn look(&mut self, now: Instant) {
         self.follow_command();
         self.cover_waiting();
@@ -65,7 +65,7 @@ impl Guard {
         }
     }
 
-    /// What the probes cost, and whether more happened than could be told.
+    /// Checks the cost of the probes, and lost events.
     pub(crate) fn look_at_costs(&mut self, now: Instant) {
         for index in 0..self.plans.len() {
             let plan = &mut self.plans[index];
@@ -104,7 +104,7 @@ impl Guard {
         }
     }
 
-    /// Removes a plan's probes for a reason that is told once.
+    /// Removes a plan's probes for a reason that is reported once.
     pub(crate) fn take_off(&mut self, index: usize, reason: Event) {
         self.take_in(index);
         let plan = &mut self.plans[index];
@@ -116,7 +116,7 @@ impl Guard {
         self.events.push_back(Told { plan, event: reason });
     }
 
-    /// The files of a plan are still those whose sites were checked: to be asked before anything is attached.
+    /// Checks that the files of a plan are still those with the checked sites, before any attach.
     pub(crate) fn images_unchanged(&mut self, index: usize) -> Result<(), GuardError> {
         let pid = self.target(self.plans[index].target)?.pid;
         (0..self.plans[index].images.len()).try_for_each(|at| {
@@ -131,7 +131,7 @@ impl Guard {
         })
     }
 
-    /// The same as far as it is known, and of `foreign` files where they can be asked.
+    /// Checks the files as far as known, and `foreign` files if they can be accessed.
     fn images_as_known(&mut self, index: usize, foreign: bool) -> Result<(), GuardError> {
         (0..self.plans[index].images.len()).try_for_each(|at| {
             let image = self.plans[index].images[at].0;
@@ -147,7 +147,8 @@ impl Guard {
         self.images.iter().find(|open| open.id == image).ok_or_else(|| order("no such image"))
     }
 
-    /// The file is still the one whose sites were checked. An upgrade takes it its name, while processes go on with it.
+    /// Checks that the file is still the one with the checked sites. An upgrade takes its name,
+    /// while processes continue with it.
     fn unchanged(&mut self, image: ImageId) -> Result<(), GuardError> {
         let open = self.image(image)?;
         let now = Identity::of(&open.file)?;
@@ -164,11 +165,12 @@ impl Guard {
         Ok(())
     }
 
-    /// Is the collector still there, and does it do its work? A large image is read without asking for anything, and at nice
-    /// 19 on a busy machine that takes its time; who hangs waits for something that does not come.
+    /// Checks that the collector is still there and works. Reading a large image needs no request,
+    /// and takes time at nice 19 on a busy machine; a hung collector waits for something that does
+    /// not come.
     ///
     /// # Errors
-    /// When it has been silent for too long.
+    /// If it has been silent for too long.
     pub(crate) fn check_collector(&mut self, now: Instant) -> Result<(), GuardError> {
         let heard = *self.heard.get_or_insert(now);
         match self.service.as_ref().map(|service| service.watchdog) {
@@ -193,14 +195,14 @@ impl Guard {
         Reply::Done
     }
 
-    /// Tells whoever supervises a service that guard and collector are alive.
+    /// Reports to the service's supervisor that guard and collector are alive.
     pub(crate) fn tell_alive(&mut self, now: Instant) {
         if let Some(notify) = self.service.as_mut().and_then(|service| service.notify.as_mut()) {
             notify.alive(now);
         }
     }
 
-    /// Tells whoever supervises a service that the end has begun.
+    /// Reports to the service's supervisor that the end has begun.
     pub(crate) fn tell_stopping(&self) {
         if let Some(notify) = self.service.as_ref().and_then(|service| service.notify.as_ref()) {
             notify.stopping();

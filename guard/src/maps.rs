@@ -1,17 +1,17 @@
-//! /proc/PID/maps: read line by line, and parsed here alone.
+//! /proc/PID/maps: read line by line, and parsed only here.
 //!
 //! Its paths are the target's own: every line has a bound, and so has their number.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Result};
 
-/// Longest line that is read: a path of PATH_MAX and what stands before it.
+/// Longest line that is read: a path of PATH_MAX and the fields before it.
 const LINE_BYTES: u64 = 4096 + 128;
 /// Lines that are read: sixteen times the kernel's own default bound (vm.max_map_count).
 const LINES: usize = 1 << 20;
 
-/// Device and inode as maps words them: comparable among lines of maps, but not with stat, which on overlay and
-/// btrfs tells another device.
+/// Device and inode as maps shows them: comparable among lines of maps, but not with stat, which on
+/// overlay and btrfs reports another device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct FileKey {
     pub(crate) device: (u32, u32),
@@ -28,35 +28,35 @@ pub(crate) struct Mapping {
     pub(crate) executable: bool,
     pub(crate) writable: bool,
     pub(crate) shared: bool,
-    /// Of the file, or the kernel's name for what has none.
+    /// Path of the file, or the kernel's name for a mapping without one.
     pub(crate) path: String,
 }
 
 impl Mapping {
-    /// Executable, and backed by a file?
+    /// True if executable, and backed by a file.
     pub(crate) fn is_code(&self) -> bool {
         self.executable && self.file.inode != 0
     }
 
-    /// Is the file gone from its path?
+    /// True if the file is gone from its path.
     pub(crate) fn is_deleted(&self) -> bool {
         self.path.ends_with(" (deleted)")
     }
 
-    /// Address of a file offset, where it is mapped here.
+    /// Address of a file offset, if it is mapped here.
     pub(crate) fn address(&self, file: FileKey, offset: u64) -> Option<u64> {
         let at = offset.checked_sub(self.offset).filter(|at| *at < self.end - self.start)?;
         (self.file == file).then_some(self.start + at)
     }
 
-    /// Places the kernel probes here? It leaves out, silently, what may be written to or is shared (`valid_vma`,
-    /// kernel/events/uprobes.c). It does not ask whether the mapping is executable now.
+    /// True if the kernel places probes here. It leaves out, silently, writable or shared mappings
+    /// (`valid_vma`, kernel/events/uprobes.c). It does not check if the mapping is executable now.
     pub(crate) fn takes_probes(&self) -> bool {
         !self.writable && !self.shared
     }
 }
 
-/// What is left to be read.
+/// The unread rest.
 #[derive(Debug)]
 pub(crate) struct Maps {
     reader: BufReader<File>,
@@ -78,7 +78,8 @@ impl Maps {
         if self.line.last() == Some(&b'\n') {
             return Ok(Some(parse(&self.line)));
         }
-        // No path that can be opened is as long; what follows in the line is not to pass for a line of its own.
+        // No path that can be opened is as long; the line's rest must not pass for a line of its
+        // own.
         while self.line.last() != Some(&b'\n') && self.read()? {}
         Ok(Some(None))
     }
@@ -88,7 +89,7 @@ impl Maps {
         self.reader.by_ref().take(LINE_BYTES).read_until(b'\n', &mut self.line).map(|read| read > 0)
     }
 
-    /// Were there more than are read?
+    /// True if there were more lines than are read.
     pub(crate) fn cut(&self) -> bool {
         self.lines > LINES
     }

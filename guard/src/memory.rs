@@ -1,20 +1,21 @@
-//! Room for what attaching takes of a target's memory.
+//! Room for the target memory that attaching takes.
 //!
-//! The kernel makes each page of text private that gets a probe, and charges the copy to the control group of the
-//! *target* (`uprobe_write`, kernel/events/uprobes.c). Where its limit is reached, the OOM killer ends the target and not
-//! the agent. So pages are counted first, and compared with the room that the narrowest of these leaves:
+//! The kernel makes each page of text with a probe private, and charges the copy to the control
+//! group of the *target* (`uprobe_write`, kernel/events/uprobes.c). At its limit, the OOM killer
+//! ends the target and not the agent. So pages are counted first, and compared with the narrowest
+//! room of these:
 //!
 //! | bound | of |
 //! | --- | --- |
 //! | `memory.max`, `memory.high` less `memory.current` | the target's group and each above it, cgroup v2 |
-//! | `memory.limit_in_bytes`, `memory.memsw.limit_in_bytes` less what is used | the same, cgroup v1 |
+//! | `memory.limit_in_bytes`, `memory.memsw.limit_in_bytes` less usage | the same, cgroup v1 |
 //! | `MemAvailable` | the machine |
 //!
-//! `memory.high` only slows a group down, but it slows the target. Page cache that was not used lately
-//! (`inactive_file`) can be reclaimed, though not all of it at once: half of it counts as room. Swap does not count.
+//! `memory.high` only slows a group down, but it slows the target. Page cache without recent use
+//! (`inactive_file`) is reclaimable, but not all at once: half counts as room. Swap does not count.
 //!
-//! Probes may take half of the room, and never the last [`RESERVE`]: the target goes on to allocate, and so do the
-//! copies of pages that a child makes while its probes are removed.
+//! Probes may take half of the room, never the last [`RESERVE`]: the target continues to allocate,
+//! and a child makes copies of pages while its probes are removed.
 
 use std::fs::File;
 use std::io::Read;
@@ -25,19 +26,19 @@ use crate::target::Target;
 
 /// Bytes of room that are never taken.
 const RESERVE: u64 = 256 << 10;
-/// Pages besides those of the text: the one in which the kernel single-steps (`[uprobes]`) and one of trampolines.
+/// Pages besides those of the text: that of single-stepping (`[uprobes]`) and one of trampolines.
 pub(crate) const EXTRA_PAGES: u64 = 2;
 /// Bytes of a file of /proc or of a control group that are read.
 const FILE_BYTES: u64 = 1 << 20;
-/// Groups that are looked at, from the target's own upwards.
+/// Groups that are examined, from the target's own upwards.
 const LEVELS: usize = 64;
 
 /// Files of one hierarchy of control groups.
 #[derive(Debug, PartialEq, Eq)]
 struct Version {
-    /// Limits and what counts towards them.
+    /// Limits and their usage.
     bounds: &'static [(&'static str, &'static str)],
-    /// Line of `memory.stat` with page cache that was not used lately, of the group and those below it.
+    /// Line of `memory.stat`: page cache not used lately, of the group and those below it.
     reclaimable: &'static str,
     /// Type of the file system.
     system: &'static str,
@@ -60,7 +61,7 @@ const V1: Version = Version {
     system: "cgroup",
 };
 
-/// Room in bytes, and what bounds it.
+/// Room in bytes, and its bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Room {
     pub(crate) bytes: u64,
@@ -80,7 +81,7 @@ impl Room {
 pub(crate) struct Groups(Vec<(PathBuf, &'static Version)>);
 
 impl Groups {
-    /// Those of a process, as far as they can be seen from here.
+    /// Groups of a process, as far as they are visible from here.
     pub(crate) fn of(target: &Target) -> Self {
         let groups = target.open_file("cgroup").ok().and_then(read).unwrap_or_default();
         let mounts = File::open("/proc/self/mountinfo").ok().and_then(read).unwrap_or_default();
@@ -107,11 +108,11 @@ impl Groups {
         Self(found)
     }
 
-    /// The narrowest room of all groups and the machine; `None` where nothing is bounded or can be read.
+    /// The narrowest room of all groups and the machine; `None` if no bound is set or readable.
     pub(crate) fn room(&self) -> Option<Room> {
         let of_groups = self.0.iter().filter_map(|(folder, version)| {
             let bound = |(limit, used): &(&str, &str)| {
-                // "max" of v2 is no number; v1 has one that is larger than any memory.
+                // "max" of v2 is no number; the unlimited value of v1 is larger than any memory.
                 let limit: u64 = number(&folder.join(limit))?;
                 Some(limit.saturating_sub(number(&folder.join(used))?))
             };
@@ -125,7 +126,7 @@ impl Groups {
         of_groups.chain(machine).min_by_key(|room| room.bytes)
     }
 
-    /// May probes take so many bytes?
+    /// Permits probes of this size.
     ///
     /// # Errors
     /// [`GuardError::NoHeadroom`].
@@ -139,14 +140,14 @@ impl Groups {
     }
 }
 
-/// How many processes the OOM killer has ended since boot, for the limit of a group or of the machine
-/// (`oom_kill` in /proc/vmstat, Linux 4.13). 0 where the kernel does not say.
+/// Number of processes that the OOM killer has ended since boot, for the limit of a group or of the
+/// machine (`oom_kill` in /proc/vmstat, Linux 4.13). 0 if the kernel does not report it.
 pub(crate) fn kills() -> u64 {
     open(Path::new("/proc/vmstat")).and_then(|counters| field(&counters, "oom_kill")).unwrap_or(0)
 }
 
-/// Where a line of mountinfo (proc_pid_mountinfo(5)) has the hierarchy mounted, and the path of a group below that place.
-/// A group outside of what is mounted there, as of another container, cannot be seen.
+/// Mount point of the hierarchy by a line of mountinfo (proc_pid_mountinfo(5)), and the path of a
+/// group below it. A group outside of that mount, as of another container, is invisible.
 fn place<'a>(mount: &'a str, group: &'a str, version: &Version) -> Option<(&'a Path, &'a Path)> {
     let (mount, system) = mount.split_once(" - ")?;
     let mut system = system.split(' ');
@@ -175,7 +176,7 @@ fn number(path: &Path) -> Option<u64> {
     open(path)?.trim().parse().ok()
 }
 
-/// The number behind a word at the beginning of a line.
+/// The number after a word at the beginning of a line.
 fn field(text: &str, word: &str) -> Option<u64> {
     let mut lines = text.lines().map(str::split_ascii_whitespace);
     lines.find_map(|mut words| (words.next() == Some(word)).then(|| words.next()?.parse().ok()))?

@@ -1,11 +1,12 @@
-//! Telling systemd, where it started us: ready, alive, about to end.
+//! Notification of systemd, if it started this process: ready, alive, about to end.
 //!
-//! A supervisor that only sees a process cannot tell an agent that measures from one that hangs. With `Type=notify` and
-//! `WatchdogSec=` in its unit systemd waits for the first and replaces the second. Where no systemd asked for it, or another
-//! supervisor did not, there is nothing to tell and nobody to tell it to.
+//! A supervisor that only sees a process cannot distinguish a measuring agent from a hung agent.
+//! With `Type=notify` and `WatchdogSec=` in the unit, systemd waits for readiness and replaces a
+//! hung agent. Without systemd, or with a supervisor that does not want notifications, nothing is
+//! sent.
 //!
-//! systemd listens to the process that it started, which is the guard (`NotifyAccess=main`). The socket is opened before the
-//! guard gives up making sockets.
+//! systemd listens to the process that it started, which is the guard (`NotifyAccess=main`). The
+//! socket is opened before the guard gives up creating sockets.
 
 use std::ffi::OsStr;
 use std::os::linux::net::SocketAddrExt;
@@ -20,20 +21,20 @@ const STATUS_BYTES: usize = 200;
 #[derive(Debug)]
 pub struct Notify {
     socket: UnixDatagram,
-    /// Half of what systemd waits at most.
+    /// Half of systemd's watchdog timeout.
     interval: Option<Duration>,
-    /// When it was last told that we are alive.
+    /// Time of the last sign of life.
     told: Option<Instant>,
 }
 
 impl Notify {
-    /// Where the environment says that somebody listens: `NOTIFY_SOCKET`, `WATCHDOG_USEC`, `WATCHDOG_PID` (sd_notify(3),
-    /// sd_watchdog_enabled(3)).
+    /// Opens the line if the environment names a listener: `NOTIFY_SOCKET`, `WATCHDOG_USEC`,
+    /// `WATCHDOG_PID` (sd_notify(3), sd_watchdog_enabled(3)).
     #[must_use]
     pub fn from_env() -> Option<Self> {
         let socket = std::env::var_os("NOTIFY_SOCKET")?;
         let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
-        // Without a number it is for whoever reads it.
+        // Without a number it is for any process that reads it.
         let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
         Self::open(&socket, number("WATCHDOG_USEC").filter(|usec| ours && *usec > 0))
     }
@@ -47,7 +48,7 @@ impl Notify {
         };
         let socket = UnixDatagram::unbound().ok()?;
         socket.connect_addr(&address.ok()?).ok()?;
-        // A supervisor that does not read must not hold up the guard.
+        // A supervisor that does not read must not block the guard.
         socket.set_nonblocking(true).ok()?;
         Some(Self { socket, interval: watchdog_usec.map(|usec| Duration::from_micros(usec / 2)), told: None })
     }
@@ -57,7 +58,7 @@ impl Notify {
         self.send(b"READY=1");
     }
 
-    /// What `systemctl status` shows; one line, cut to 200 bytes.
+    /// Text for `systemctl status`; one line, cut to 200 bytes.
     pub fn status(&self, status: &str) {
         let line = status.split(char::is_control).next().unwrap_or_default();
         let end = (0..=line.len().min(STATUS_BYTES)).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
@@ -69,14 +70,14 @@ impl Notify {
         self.send(b"STOPPING=1");
     }
 
-    /// How often [`alive`](Self::alive) has to be called: half of the time after which systemd takes us for hung. `None`
-    /// where it does not watch.
+    /// Interval between calls of [`alive`](Self::alive): half of systemd's timeout for a hung
+    /// process. `None` if it does not watch.
     #[must_use]
     pub fn interval(&self) -> Option<Duration> {
         self.interval
     }
 
-    /// Tells that we are alive, when it is time. Only for whoever knows that the collector is, too.
+    /// Sends a sign of life if it is due. Only for a caller that knows the collector is alive, too.
     pub fn alive(&mut self, now: Instant) {
         let Some(interval) = self.interval else { return };
         if self.told.is_none_or(|told| now.saturating_duration_since(told) >= interval) {
@@ -86,7 +87,7 @@ impl Notify {
     }
 
     fn send(&self, state: &[u8]) {
-        // A supervisor that is gone or busy: the next message tells it more than this one would.
+        // The supervisor is gone or busy: the next message says more than this one.
         _ = self.socket.send(state);
     }
 }
@@ -179,7 +180,7 @@ mod tests {
         notify.ready();
     }
 
-    /// Not a test: what the next one starts.
+    /// Not a test: the next test starts it.
     #[test]
     #[ignore = "started by another"]
     fn the_process_that_notifies() {
@@ -209,7 +210,7 @@ mod tests {
         assert_eq!(told(&[socket]).as_deref(), Some("STATUS=None"));
         let watched = ("WATCHDOG_USEC", "3000000");
         assert_eq!(told(&[socket, watched]).as_deref(), Some("STATUS=Some(1.5s)"));
-        // Meant for another process, from which we have the environment.
+        // Meant for another process, from which the environment comes.
         assert_eq!(told(&[socket, watched, ("WATCHDOG_PID", "1")]).as_deref(), Some("STATUS=None"));
         assert_eq!(told(&[socket, ("WATCHDOG_USEC", "soon")]).as_deref(), Some("STATUS=None"));
     }

@@ -1,6 +1,6 @@
-//! Files of the box by their paths, also for a collector whose root is its folder: it reads them through a descriptor of the
-//! root that it came from. Its filter of system calls lets it write through another descriptor only, from which no path
-//! leads here.
+//! Files of the box by their paths, also for a collector whose root is its folder: it reads them
+//! through a descriptor of its earlier root. Its filter of system calls lets it write only through
+//! another descriptor, from which no path leads here.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -16,7 +16,7 @@ use nix::unistd::{chroot, fchdir};
 
 static ROOT: OnceLock<OwnedFd> = OnceLock::new();
 
-/// Makes a folder the root of this process, which keeps the root that it had for reading.
+/// Makes a folder the root of this process, which keeps its earlier root for reading.
 pub(crate) fn leave_for(folder: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = nix::fcntl::open("/", flags, Mode::empty())?;
@@ -30,7 +30,7 @@ pub(crate) fn leave_for(folder: BorrowedFd<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Where a path begins, and the path from there.
+/// The descriptor that a path begins at, and the path from there.
 fn from_root(path: &Path) -> (BorrowedFd<'_>, &Path) {
     match ROOT.get() {
         Some(root) => (root.as_fd(), path.strip_prefix("/").unwrap_or(path)),
@@ -38,10 +38,10 @@ fn from_root(path: &Path) -> (BorrowedFd<'_>, &Path) {
     }
 }
 
-/// Opens a file for reading, without waiting for who might write to a pipe.
+/// Opens a file for reading, without waiting for the writer of a pipe.
 ///
 /// # Errors
-/// What the system refuses.
+/// The system's refusal.
 pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
     let (root, path) = from_root(path.as_ref());
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
@@ -51,22 +51,22 @@ pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
 /// The text of a file.
 ///
 /// # Errors
-/// What the system refuses, and what is not UTF-8.
+/// The system's refusal, and text that is not UTF-8.
 pub fn read_to_string(path: impl AsRef<Path>) -> io::Result<String> {
     let mut text = String::new();
     open(path)?.read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// Names of what is in a folder.
+/// Names of a folder's entries.
 ///
 /// # Errors
-/// What the system refuses.
+/// The system's refusal.
 pub(crate) fn names(path: impl AsRef<Path>) -> io::Result<Vec<String>> {
     let (root, path) = from_root(path.as_ref());
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let folder = Dir::openat(root, path, flags, Mode::empty())?;
-    // What cannot be read at all fails for ever.
+    // An unreadable folder fails for ever.
     let names = folder.into_iter().map_while(Result::ok).filter_map(|entry| {
         let name = entry.file_name().to_str().ok()?;
         (name != "." && name != "..").then(|| name.to_owned())

@@ -1,19 +1,20 @@
 //! Maps under `/sys/fs/bpf/vnf_{pid}/`, so that other tools can read them with their types:
 //! `bpftool map dump pinned /sys/fs/bpf/vnf_4711/rows`.
 //!
-//! A pin keeps a map alive beyond the process that made it. So what is pinned goes when its target is no longer measured,
-//! and what a killed agent left is swept by the next one; otherwise each crash would cost some megabytes of kernel memory
-//! until the next boot.
+//! A pin keeps a map alive beyond the process that made it. So pins go when their target is no
+//! longer measured, and the next agent sweeps those of a killed agent; otherwise each crash would
+//! cost some megabytes of kernel memory until the next boot.
 //!
-//! - Maps that are read are pinned, nothing else. A pinned link would keep probes in a target after the guard's end, and
-//!   whoever opens the switch could turn it on after a fault.
-//! - A directory counts as ours when its name is `vnf_` and a number, only we may look into it, and it holds nothing but our
-//!   maps under their names. Anything else is left alone.
-//! - The guard holds a lock of each of its directories, which the kernel takes from it at its end: a directory without one is
-//!   what somebody left.
-//! - When a target goes over to a new image, the maps of the new object take the place of the old ones by rename: whoever
-//!   opens a name gets the old map or the new one, never none. The names follow one after the other, so that two of them
-//!   that are opened at that moment may belong to different objects.
+//! - Only maps for reading are pinned. A pinned link would keep probes in a target after the
+//!   guard's end, and a pinned switch could be turned on by any opener after a fault.
+//! - A directory counts as edgelat's if its name is `vnf_` and a number, only its owner may look
+//!   into it, and it holds only edgelat's maps under their names. Anything else is left alone.
+//! - The guard holds a lock of each of its directories, which the kernel releases at its end: a
+//!   directory without a lock is left over.
+//! - When a target changes to a new image, the maps of the new object replace the old ones by
+//!   rename: opening a name yields the old map or the new one, never none. The names follow one
+//!   after the other, so two of them that are opened at that moment may belong to different
+//!   objects.
 
 use std::fs::{self, DirBuilder, DirEntry, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -27,27 +28,27 @@ use crate::error::{GuardError, Os, text};
 use crate::load::os_error;
 use crate::lock::{self, Want};
 
-/// Where the file system is mounted, by systemd or by hand.
+/// Mount point of the file system, mounted by systemd or by hand.
 const ROOT: &str = "/sys/fs/bpf";
-/// How the name of a directory begins; the number of the process follows.
+/// Prefix of a directory name; the number of the process follows.
 const PREFIX: &str = "vnf_";
 /// Mode of a directory.
 const MODE: u32 = 0o700;
-/// What is pinned, where the object has it.
+/// Pinned maps, by their names in the object.
 const MAPS: [&str; 2] = [map::ROWS, map::FRAMES];
-/// How a name ends while it waits to take the place of another. The file system refuses names with a dot.
+/// Suffix of a name while it waits to replace another. The file system refuses names with a dot.
 const WAITING: &str = "_new";
 
-/// What is pinned of one target; dropping it removes the pins.
+/// Pins of one target; dropping it removes the pins.
 #[derive(Debug)]
 pub(crate) struct Pins {
     directory: PathBuf,
-    /// Who sweeps leaves it alone as long as this is open.
+    /// A sweep leaves the directory alone as long as this is open.
     _held: File,
 }
 
 impl Pins {
-    /// Is it this process' directory?
+    /// True for this process' directory.
     pub(crate) fn is_of(&self, pid: i32) -> bool {
         self.directory.ends_with(format!("{PREFIX}{pid}"))
     }
@@ -55,8 +56,8 @@ impl Pins {
     /// Pins the maps of a target's object.
     ///
     /// # Errors
-    /// [`GuardError::NoBpfFileSystem`], or [`GuardError::Pin`] when there is such a directory already or the kernel refuses.
-    /// Then nothing is left.
+    /// [`GuardError::NoBpfFileSystem`], or [`GuardError::Pin`] if there is such a directory already
+    /// or the kernel refuses. Then nothing is left.
     pub(crate) fn pin(pid: i32, object: &Object) -> Result<Self, GuardError> {
         if !mounted() {
             return Err(GuardError::NoBpfFileSystem { path: text(ROOT) });
@@ -72,7 +73,7 @@ impl Pins {
         Ok(pins)
     }
 
-    /// Puts the maps of another object in the place of those that are pinned: the same process executes another image now.
+    /// Replaces the pinned maps by those of another object: the process executes another image now.
     ///
     /// # Errors
     /// [`GuardError::Pin`]. Then each name still leads to the old map or already to the new one.
@@ -85,7 +86,8 @@ impl Pins {
         for name in MAPS {
             let found = object.maps().find(|map| map.name() == name && map.autocreate());
             let Some(found) = found else { continue };
-            // Not through the map itself: libbpf remembers where a map was pinned, and does nothing a second time.
+            // Not through the map itself: libbpf remembers its pin path, and does nothing a second
+            // time.
             let mut handle = MapHandle::try_from(&found)
                 .map_err(|error| failed("pin", &self.path(name), os_error(&error)))?;
             let waiting = self.waiting(name);
@@ -97,7 +99,7 @@ impl Pins {
             if there.contains(&name) {
                 fs::rename(self.waiting(name), &path).map_err(|error| failed("pin", &path, error.into()))?;
             } else {
-                // The object before had one, or not.
+                // The previous object may have had one.
                 _ = fs::remove_file(path);
             }
         }
@@ -115,7 +117,7 @@ impl Pins {
 
 impl Drop for Pins {
     fn drop(&mut self) {
-        // What cannot be removed now the next agent sweeps.
+        // The next agent sweeps pins that cannot be removed now.
         for name in MAPS {
             _ = fs::remove_file(self.path(name));
             _ = fs::remove_file(self.waiting(name));
@@ -124,15 +126,16 @@ impl Drop for Pins {
     }
 }
 
-/// Locks a directory for as long as it is open: for reading, as there is no writing to a directory.
+/// Locks a directory while it is open: for reading, because a directory cannot be opened for
+/// writing.
 fn hold(directory: &Path) -> Result<File, Os> {
     let open = File::open(directory)?;
     lock::set(&open, Want::Read)?;
     Ok(open)
 }
 
-/// Removes what agents that were killed have left; how many directories. What belongs to one that lives is left alone: with
-/// another run directory there may be a second.
+/// Removes the remains of killed agents; returns the number of directories. Those of a live agent
+/// are left alone: with another run directory there may be a second agent.
 pub fn sweep() -> usize {
     if !mounted() {
         return 0;
@@ -141,11 +144,11 @@ pub fn sweep() -> usize {
     entries.flatten().filter(|entry| remove_ours(entry).is_some()).count()
 }
 
-/// Removes a directory and what is in it, if all of it is ours.
+/// Removes a directory and its contents, if all of it is edgelat's.
 fn remove_ours(entry: &DirEntry) -> Option<()> {
     let name = entry.file_name();
     let pid: i32 = name.to_str()?.strip_prefix(PREFIX)?.parse().ok()?;
-    // As we write it: no sign, no zeros before it.
+    // As edgelat writes it: no sign, no leading zeros.
     let as_made = pid > 0 && name.to_str()? == format!("{PREFIX}{pid}");
     let metadata = entry.metadata().ok()?;
     let own = metadata.is_dir()
@@ -169,13 +172,13 @@ fn remove_ours(entry: &DirEntry) -> Option<()> {
     fs::remove_dir(entry.path()).ok()
 }
 
-/// Is it a map of ours under its name?
+/// True for an edgelat map under its name.
 fn is_ours(pin: &DirEntry) -> bool {
     let file_name = pin.file_name();
     let name = file_name.to_str().unwrap_or_default();
     let name = name.strip_suffix(WAITING).unwrap_or(name);
     let file = pin.file_type().is_ok_and(|kind| kind.is_file());
-    // Programs and links are refused by this: they are no maps.
+    // This refuses programs and links: they are no maps.
     file && MAPS.contains(&name)
         && MapHandle::from_pinned_path(pin.path()).is_ok_and(|map| map.name() == name)
 }
@@ -203,7 +206,7 @@ mod tests {
     use crate::sandbox::guard::Tasks;
     use crate::sandbox::settle_guard;
 
-    /// With a bpf file system where it belongs.
+    /// Runs a test with a bpf file system at its place.
     fn with_file_system(test: impl FnOnce() + Send) {
         with_mounts(|| {
             mount(Some("bpf"), ROOT, Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
@@ -211,7 +214,7 @@ mod tests {
         });
     }
 
-    /// On a thread with mounts of its own, and no bpf file system. Needs root, as the tests of this crate do.
+    /// Runs a test on a thread with mounts of its own, and no bpf file system. Needs root.
     fn with_mounts(test: impl FnOnce() + Send) {
         std::thread::scope(|scope| {
             let within = scope.spawn(|| {
@@ -232,12 +235,12 @@ mod tests {
         crate::features::compare_exchange().is_ok()
     }
 
-    /// What is pinned of an object with a frame table, where there can be one.
+    /// Pinned maps of an object with a frame table, if the kernel supports that.
     fn with_frames() -> &'static [&'static str] {
         if has_frames() { &["frames", "rows"] } else { &["rows"] }
     }
 
-    /// An object with a frame table, where there can be one, or one without.
+    /// An object with a frame table, if the kernel supports it, or an object without.
     fn loaded(maps_frames: bool) -> Loaded {
         let shape = Shape {
             programs: if maps_frames && has_frames() { Programs::Address } else { Programs::AddressHash },
@@ -253,7 +256,7 @@ mod tests {
         Loaded::new(&shape, &std::rc::Rc::new(crate::watchers::Watchers::new(8).unwrap())).unwrap()
     }
 
-    /// What becomes of pins when their agent is killed.
+    /// Leaves pins as if their agent was killed.
     fn leave(pins: Pins) {
         let pins = std::mem::ManuallyDrop::new(pins);
         lock::set(&pins._held, Want::Nothing).unwrap();
@@ -263,7 +266,7 @@ mod tests {
         let entries = fs::read_dir(Path::new(ROOT).join(directory)).unwrap();
         let mut names: Vec<String> =
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        // The kernel's own, where it has them.
+        // The kernel's own, if it has them.
         names.retain(|name| !name.ends_with(".debug"));
         names.sort();
         names
@@ -286,7 +289,7 @@ mod tests {
             assert_eq!((rows.name().to_str(), rows.max_entries()), (Some("rows"), 3 * loaded.lanes));
             assert_eq!(info.value_size as usize, size_of::<edgelat_bpf::layout::Row>());
             assert!(info.btf_id > 0 && info.btf_value_type_id > 0, "types");
-            // Where the machine has it.
+            // Place on the machine.
             let path = format!("{ROOT}/vnf_4711/rows");
             if let Ok(dump) = Command::new("bpftool").args(["map", "dump", "pinned", &path]).output() {
                 let dump = String::from_utf8(dump.stdout).unwrap();
@@ -322,7 +325,7 @@ mod tests {
             let (old, new) = (loaded(true), loaded(false));
             let mut pins = Pins::pin(7, &old.object).unwrap();
             let before = map_id("vnf_7/rows");
-            // This thread only; a call that it may not make ends the whole process.
+            // This thread only; a forbidden call ends the whole process.
             settle_guard(Tasks { pins: true, ..Tasks::NONE.and(Route::Tracefs) }).unwrap();
             pins.rotate(&new.object).unwrap();
             assert_ne!(map_id("vnf_7/rows"), before);
@@ -372,7 +375,7 @@ mod tests {
             fs::rename(at("vnf_22/rows"), at("vnf_22/rows_new")).unwrap();
             let make = |path: &str, mode: u32| DirBuilder::new().mode(mode).create(at(path)).unwrap();
             make("vnf_333", 0o700);
-            // What others made.
+            // Directories of others.
             for other in ["vnf_", "vnf_x", "vnf_01", "vnf_-5", "vnf_1_2", "vpn_1"] {
                 make(other, 0o700);
             }
@@ -383,14 +386,14 @@ mod tests {
                 let found = loaded.object.maps().find(|map| map.name() == name).unwrap();
                 MapHandle::try_from(&found).unwrap().pin(at(path)).unwrap();
             };
-            // One map of ours, and one that we do not pin.
+            // One map of edgelat's, and one that it does not pin.
             make("vnf_6", 0o700);
             pin("rows", "vnf_6/rows");
             pin("events", "vnf_6/family");
-            // Another map under our name.
+            // Another map under edgelat's name.
             make("vnf_7", 0o700);
             pin("events", "vnf_7/rows");
-            // A program under our name.
+            // A program under edgelat's name.
             make("vnf_8", 0o700);
             loaded.program(loaded.programs.entry()).unwrap().pin(at("vnf_8/rows")).unwrap();
             let others = ["vnf_", "vnf_-5", "vnf_01", "vnf_1_2", "vnf_4", "vnf_5", "vnf_6", "vnf_7", "vnf_8"];

@@ -1,8 +1,8 @@
 //! Plans: from the sites that a collector names to probes and back.
 //!
-//! A plan comes in pieces and is believed in none of them: numbers are bounded, each site is compared with the file, and
-//! what does not fit is refused with the reason. Loading, calibrating, attaching and arming are steps of their own, in this
-//! order.
+//! A plan comes in pieces, and each is checked: numbers are bounded, each site is compared with the
+//! file, and an invalid piece is refused with the reason. Loading, calibrating, attaching and
+//! arming are steps of their own, in this order.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -42,7 +42,8 @@ use crate::windows::Sampling;
 const MAX_FUNCTIONS: u32 = 65_536;
 /// Sites of one plan: a large function has dozens of exits.
 const MAX_SITES: usize = 1 << 19;
-/// Rows behind those of a plan's functions: the calibration's, and one for hits at unknown addresses.
+/// Rows after those of a plan's functions: the calibration's, and one for hits at unknown
+/// addresses.
 const EXTRA_ROWS: u32 = calibrate::FUNCTIONS + 1;
 /// Frames of one plan.
 const MAX_FRAMES: u32 = 1 << 20;
@@ -57,36 +58,37 @@ pub(crate) struct Plan {
     pub(crate) sites: usize,
     pub(crate) kinds: KindsOfRows,
     pub(crate) budget: Option<Budget>,
-    /// What was paid outside of the programs so far, in nanoseconds.
+    /// Payments outside of the programs so far, in nanoseconds.
     pub(crate) charged_ns: u64,
     pub(crate) pins: Option<Pins>,
     pub(crate) loaded: Option<(Way, Loaded)>,
-    /// What its arrays take of the kernel's memory.
+    /// Kernel memory of its arrays in bytes.
     pub(crate) bytes: u64,
     pub(crate) processes: Vec<Covered>,
-    /// What was found in its target's memory and is not all told yet, and what its probes take of that.
+    /// Findings in its target's memory to be reported, and the memory that its probes take.
     pub(crate) examined: Option<(Vec<Unsound>, u64)>,
     /// Its children that are not covered.
     pub(crate) sweep: Sweep,
-    /// Children that were there before its probes, and are not covered yet.
+    /// Children that existed before its probes, and are not covered yet.
     pub(crate) existing: Vec<i32>,
-    /// Those that had ended when they were looked at, until their end is told.
+    /// Children that had ended when they were examined, until their end is reported.
     pub(crate) not_seen: Vec<i32>,
-    /// When a debugger was last looked for.
+    /// Time of the last search for a debugger.
     pub(crate) looked_for_tracers: Option<Instant>,
-    /// How far its processes were looked at for tracers.
+    /// Position of the search for tracers in its processes.
     pub(crate) looked_at_tracers: usize,
-    /// Device and inode of what its first process executed when that was attached.
+    /// Device and inode of its first process' executable at the attach.
     pub(crate) executable: Option<(u64, u64)>,
-    /// The calibration's probes. They stay until the plan is detached: nobody calls those functions any more, and
-    /// closing them alone would wait for the kernel while events of the target wait for us.
+    /// The calibration's probes. They stay until the plan is detached: those functions are never
+    /// called again, and closing them alone would wait for the kernel while target events are
+    /// pending.
     pub(crate) calibration: Vec<Attached>,
     /// Plans with probes on the same instructions.
     pub(crate) related: Vec<PlanId>,
     pub(crate) armed: bool,
-    /// What taking the probes off took.
+    /// Duration of the removal of its probes.
     pub(crate) detach_ns: u64,
-    /// Its probes were taken off, and none is put anywhere again.
+    /// Its probes were removed, and no new ones are attached.
     pub(crate) off: bool,
     /// Its probes are off because the agent is stopped, or because of their cost, and come back.
     pub(crate) stopped: bool,
@@ -99,19 +101,20 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Adds what was paid for this plan where no program counts, in nanoseconds: such as by a child that is not covered, at
-    /// breakpoints that it inherited. It is part of the cost that is shown and held under the bound from the next look on.
+    /// Adds costs of this plan that no program counts, in nanoseconds: such as of a child that is
+    /// not covered, at inherited breakpoints. From the next look on they are part of the shown,
+    /// bounded cost.
     pub(crate) fn charge(&mut self, ns: u64) {
         self.charged_ns = self.charged_ns.saturating_add(ns);
     }
 
-    /// Removes every probe for good; gives the time that it took in nanoseconds, the first time.
+    /// Removes every probe for good; returns the duration in nanoseconds, the first time.
     pub(crate) fn take_off(&mut self) -> u64 {
         self.off = true;
         self.close_probes()
     }
 
-    /// Removes every probe; gives the time that all removals have taken so far in nanoseconds.
+    /// Removes every probe; returns the duration of all removals so far in nanoseconds.
     pub(crate) fn close_probes(&mut self) -> u64 {
         let begin = Instant::now();
         if let Some((_, loaded)) = &self.loaded {
@@ -126,12 +129,12 @@ impl Plan {
         self.detach_ns
     }
 
-    /// Has any of its processes a probe?
+    /// True if any of its processes has a probe.
     pub(crate) fn has_probes(&self) -> bool {
         self.processes.iter().any(|covered| covered.attached.is_some())
     }
 
-    /// Has one of its processes got a signal after which it is left alone?
+    /// True if one of its processes got a signal after which it is left alone.
     pub(crate) fn faulted(&self) -> bool {
         self.loaded.as_ref().is_some_and(|(_, loaded)| loaded.switch.faulted())
     }
@@ -282,7 +285,7 @@ impl Guard {
             return Err(GuardError::BadPlan { reason: text("it has entry sites but no exit sites") });
         }
         check_places(&plan.images)?;
-        // Events of a killed agent are swept whichever route is taken.
+        // Events of a killed agent are swept on every route.
         let sites = plan.sites;
         let tracefs = self.open_tracefs();
         let way = attach::choose(options.route, options.returns, sites, &tracefs)?;
@@ -355,7 +358,7 @@ impl Guard {
         Ok(reply)
     }
 
-    /// Do the arrays of one more plan fit beside those of the others?
+    /// Checks that the arrays of one more plan fit beside those of the others.
     fn memory_suffices(&self, bytes: u64) -> Result<(), GuardError> {
         let all = self.plans.iter().map(|plan| plan.bytes).sum::<u64>() + bytes;
         let bound = memory_bound(&self.scope);
@@ -368,7 +371,7 @@ impl Guard {
         Err(GuardError::Unsupported { what: text("measure one more process"), reason })
     }
 
-    /// On which CPUs calls count; all where that is `None`. Refuses a target that may run on others.
+    /// CPUs on which calls count; all if `None`. Refuses a target that may run on others.
     fn cpus_of(&self, plan: &Plan) -> Result<Option<CpuSet>, GuardError> {
         match plan.options.targets_on {
             TargetsOn::Any => Ok(None),
@@ -395,7 +398,7 @@ impl Guard {
         let begin = Instant::now();
         self.cover(index, again)?;
         if let Err(error) = self.images_unchanged(index) {
-            // Written to while the kernel attached: what was probed may not be what was checked.
+            // Written to during the attach: the probed file may differ from the checked one.
             self.plans[index].take_off();
             return Err(error);
         }
@@ -411,7 +414,7 @@ impl Guard {
         let bounded =
             self.plans[index].options.max_cost_ppm.is_some() || self.total.as_ref().is_some_and(Total::holds);
         if arm && bounded && self.plans[index].budget.is_none() && !self.plans[index].off {
-            // A bound holds from the first call on, whether or not the collector has asked what a call costs.
+            // A bound holds from the first call on, even without a calibration by the collector.
             self.calibrate(id)?;
         }
         if arm {
@@ -420,7 +423,7 @@ impl Guard {
         let plan = &mut self.plans[index];
         let (_, loaded) = plan.loaded.as_ref().ok_or_else(|| order("arm comes after attach"))?;
         if arm {
-            // After a fault it stays off; an event tells of that.
+            // After a fault it stays off; an event reports that.
             loaded.switch.arm();
         } else {
             loaded.switch.disarm();
@@ -445,7 +448,7 @@ pub(crate) fn rows_of(plan: &Plan, loaded: &Loaded) -> Result<Rows, GuardError> 
         .map_err(|error| GuardError::Map { reason: text(error) })
 }
 
-/// The same, for [`Rows::give_up`].
+/// The rows of a loaded plan, for [`Rows::give_up`].
 pub(crate) fn rows_of_whole(plan: &Plan, loaded: &Loaded) -> Result<Rows, GuardError> {
     let functions = plan.options.functions + EXTRA_ROWS;
     Rows::map_to_give_up(loaded.descriptor(map::ROWS)?, functions as usize, loaded.lanes as usize)

@@ -1,9 +1,9 @@
-//! What one hit of a probe costs, by the kind of its site.
+//! Cost of one hit of a probe, by the kind of its site.
 //!
 //! | hit | price |
 //! | --- | --- |
 //! | at an entry or an exit | of its instruction, which the kernel emulates or single-steps |
-//! | at the entry of Python's evaluation loop | the same and what the program takes to find the function, which it times itself |
+//! | at the entry of Python's evaluation loop | the same and its timed search for the function |
 //! | at a plain return, by programs that write registers | of the return that the program did itself |
 //! | at an instruction that another function of the plan shares | of the second program alone: one trap runs both |
 //! | of a return probe | none: it is part of the entry's |
@@ -18,7 +18,7 @@ use edgelat_bpf::layout::{
 
 use crate::protocol::{PlanSite, Returns};
 
-/// Prices that the programs go by: [`Prices::of_hits`].
+/// Prices that the programs use: [`Prices::of_hits`].
 pub(crate) const PRICES: usize = 8;
 const _: () = assert!(size_of::<edgelat_bpf::layout::Prices>() == PRICES * size_of::<u32>());
 
@@ -29,16 +29,16 @@ pub(crate) struct Halves {
     pub(crate) stepped: u64,
 }
 
-/// What the links of one more process on the same instructions add, in thousandths of a nanosecond.
+/// Addition of the links of one more process on the same instructions, in picoseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Walk {
-    /// To what a call costs, both of its hits together.
+    /// Added to the cost of a call, both of its hits together.
     pub(crate) call_ps: u64,
-    /// To a reported duration.
+    /// Added to a reported duration.
     pub(crate) bias_ps: u64,
 }
 
-/// What one hit costs on this machine, in nanoseconds of CPU time. Of return probes an entry has the price of both ends.
+/// Cost of one hit on this machine, ns of CPU time. With return probes an entry pays for both ends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Prices {
     pub(crate) entry: Halves,
@@ -47,15 +47,15 @@ pub(crate) struct Prices {
     pub(crate) exit: Halves,
     /// Of a plain return, which some programs do themselves.
     pub(crate) written: u64,
-    /// Of a hit whose trap another one pays.
+    /// Of a hit whose trap another hit pays.
     pub(crate) twin: u64,
-    /// `None` where it could not be measured.
+    /// `None` if it could not be measured.
     pub(crate) walk: Option<Walk>,
 }
 
 impl Prices {
-    /// What the programs take for the price of a hit, in nanoseconds by the PRICE_ constants of the layout, where the links of
-    /// `others` more processes stand on the same instructions.
+    /// Prices of a hit for the programs, in nanoseconds by the PRICE_ constants of the layout, with
+    /// links of `others` more processes on the same instructions.
     pub(crate) fn of_hits(&self, returns: Returns, others: u64) -> [u32; PRICES] {
         let walked = self.walk.map_or(0, |_| self.walk_ps(returns).saturating_mul(others) / 1000);
         let mut all = [0; PRICES];
@@ -72,7 +72,7 @@ impl Prices {
         all
     }
 
-    /// What one more process on the same instructions adds to a hit, in thousandths of a nanosecond.
+    /// Addition of one more process on the same instructions to a hit, in picoseconds.
     pub(crate) fn walk_ps(&self, returns: Returns) -> u64 {
         match (self.walk, returns) {
             (Some(walk), Returns::Ret) => walk.call_ps / 2,
@@ -83,13 +83,13 @@ impl Prices {
     }
 }
 
-/// What is to be known of a row for the price of its hits.
+/// Properties of a row that set the price of its hits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Kinds {
     entry: bool,
     /// Its exits are plain returns.
     plain: bool,
-    /// It stands for the evaluation loop of Python.
+    /// It is the row of Python's evaluation loop.
     python: bool,
 }
 
@@ -113,9 +113,9 @@ impl KindsOfRows {
         self.any_stepped |= site.stepped;
     }
 
-    /// May a call of one of the functions have calls of others inside?
+    /// True if a call of one of the functions may have calls of others inside.
     pub(crate) fn may_nest(&self) -> bool {
-        // It is asked again and again, of plans with thousands of rows.
+        // This runs often, for plans with thousands of rows.
         let mut entered = self.rows.iter().filter(|kinds| kinds.entry);
         entered.next().is_some_and(|first| first.python || entered.next().is_some())
     }
@@ -125,19 +125,19 @@ impl KindsOfRows {
         self.rows.len()
     }
 
-    /// The kinds of a row whose function is entered somewhere.
+    /// The kinds of a row whose function has an entry site.
     pub(crate) fn of(&self, row: usize) -> Option<Kinds> {
         self.rows.get(row).copied().filter(|kinds| kinds.entry)
     }
 
-    /// The price of the dearest hit that there is: of one at an unknown address the kind is not known either.
+    /// The price of the dearest possible hit: at an unknown address the kind is unknown too.
     pub(crate) fn dearest(&self, prices: &Prices) -> u64 {
         let of = |halves: Halves| if self.any_stepped { halves.stepped } else { halves.emulated };
         of(prices.entry).max(of(prices.exit))
     }
 }
 
-/// How the ends of calls are seen.
+/// Method of observing the ends of calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ways {
     pub(crate) returns: Returns,
@@ -145,7 +145,7 @@ pub(crate) struct Ways {
     pub(crate) writes: bool,
 }
 
-/// What the hits of a row cost, and how often the kernel walked the links for them.
+/// Cost of the hits of a row, and the number of walks over the links that the kernel made for them.
 pub(crate) fn priced(kinds: Kinds, hits: &Hits, prices: &Prices, ways: Ways) -> (u64, u64) {
     let dearer = |halves: Halves| halves.stepped.saturating_sub(halves.emulated);
     let exit = Halves {
@@ -227,7 +227,7 @@ mod tests {
         let hits = Hits { entries: 10, exits: 10, ..Hits::default() };
         let writing = Ways { returns: Returns::Ret, writes: true };
         assert_eq!(priced(of, &hits, &PRICES, writing), (10 * (300 + 450), 20));
-        // Its exits are counted apart: those that have a frame stand in the rows of the functions.
+        // Its exits are counted apart: those that have a frame are in the rows of the functions.
         let of = kinds(&[(SITE_PYTHON, false, false), (SITE_PYTHON, true, false)]).of(0).unwrap();
         let hits = Hits { entries: 10, exits: 19, idle_exits: 9, ..Hits::default() };
         assert_eq!(priced(of, &hits, &PRICES, RET), (3000 + 9 * 400, 19));

@@ -1,12 +1,12 @@
 //! The messages between collector and guard.
 //!
-//! The two meet in this file; `line.rs` carries it. Every message has a fixed capacity ([`heapless`]), is written
-//! as [`postcard`], and fits [`MESSAGE_BYTES`], so neither side can make the other allocate. Descriptors
-//! travel beside a message, never in it.
+//! This file defines them; `line.rs` carries them. Every message has a fixed capacity
+//! ([`heapless`]), is encoded as [`postcard`], and fits [`MESSAGE_BYTES`], so neither side can make
+//! the other allocate. Descriptors travel beside a message, never in it.
 //!
-//! A session is a short state machine: open a target, open images of it, hand over a plan in pieces, attach,
-//! arm, listen to events, disarm, detach. The guard answers each [`Request`] with one [`Reply`]; a plan may
-//! name only a target and images that the guard has issued.
+//! A session is a short state machine: open a target, open its images, hand over a plan in pieces,
+//! attach, arm, listen to events, disarm, detach. The guard answers each [`Request`] with one
+//! [`Reply`]; a plan may name only a target and images that the guard has issued.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ use crate::placement::TargetsOn;
 
 /// Largest encoded message in bytes.
 pub const MESSAGE_BYTES: usize = 16 * 1024;
-/// Longest path in a message in bytes; longer ones are cut and marked.
+/// Longest path in a message in bytes; longer paths are cut and marked.
 pub const PATH_BYTES: usize = 512;
 /// Sites in one message.
 pub const SITES: usize = 256;
@@ -25,9 +25,9 @@ pub const IMAGES: usize = 16;
 pub const EVENTS: usize = 16;
 /// Found processes in one message.
 pub const FOUND: usize = 16;
-/// Functions that must not be probed in one message.
+/// Functions in one message that must not be probed.
 pub const UNSOUND: usize = 256;
-/// Longest build-id in bytes; GNU's are 20, some tools write 32.
+/// Longest build-id in bytes; GNU build-ids have 20 bytes, some tools write 32.
 pub const BUILD_ID_BYTES: usize = 64;
 
 /// A path as text of bounded length.
@@ -45,7 +45,7 @@ pub struct ImageId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PlanId(pub u32);
 
-/// How returns are seen.
+/// Method of observing returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Returns {
     /// A probe on every exit site. Safe everywhere.
@@ -54,7 +54,7 @@ pub enum Returns {
     Uretprobe,
 }
 
-/// How probes reach the kernel.
+/// Kernel interface that places the probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Route {
     /// One link for all sites of an image and process. Linux 6.6.
@@ -66,7 +66,7 @@ pub enum Route {
 }
 
 impl Route {
-    /// The word for it in options and output.
+    /// Name in options and output.
     pub fn name(self) -> &'static str {
         match self {
             Self::UprobeMulti => "uprobe_multi",
@@ -76,22 +76,22 @@ impl Route {
     }
 }
 
-/// Which of the signals that say of a fault (SEGV, BUS, ILL, TRAP, ABRT, FPE, SYS) take the probes off.
+/// Fault signals (SEGV, BUS, ILL, TRAP, ABRT, FPE, SYS) that remove the probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OnSignal {
-    /// Each that reaches a process, even if it handles it.
+    /// Every fault signal that reaches a process, even if the process handles it.
     Any,
-    /// Those that end the process: for programs whose runtime makes sense of faults, as Go's does.
+    /// Only those that end the process: for programs whose runtime interprets faults, as Go's does.
     Fatal,
 }
 
-/// A signal that took the probes off.
+/// A signal that removed the probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
-    /// Its number.
+    /// Signal number.
     pub signal: i32,
-    /// Where it came from: `si_code` of sigaction(2). Above 0 the kernel itself; of the others, SI_TKILL is the process' own
-    /// abort as a rule.
+    /// Origin: `si_code` of sigaction(2). Above 0 the kernel itself; among the others, SI_TKILL is
+    /// as a rule the process' own abort.
     pub code: i32,
     /// The process has a handler for it.
     pub handled: bool,
@@ -100,11 +100,11 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// One that the kernel found no room to tell of.
+    /// A signal that the kernel had no room to report.
     pub const UNTOLD: Self = Self { signal: 0, code: 0, handled: false, sent: false };
 }
 
-/// What a plan asks for, apart from its sites.
+/// Options of a plan, apart from its sites.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanOptions {
     /// Functions: rows of the histogram array.
@@ -113,19 +113,20 @@ pub struct PlanOptions {
     pub frames: u32,
     /// Upper bound for the arrays of the plan in bytes.
     pub max_map_bytes: u64,
-    /// How returns are seen.
+    /// Method of observing returns.
     pub returns: Returns,
-    /// The route to take; `None` lets the guard choose the one that needs least.
+    /// The route to take; `None` lets the guard choose the least demanding route.
     pub route: Option<Route>,
     /// Attach the children of the target as well.
     pub follow_forks: bool,
-    /// Which signals take the probes off.
+    /// Signals that remove the probes.
     pub on_signal: OnSignal,
-    /// On which CPUs calls have to begin to be measured.
+    /// CPUs on which a call must begin to be measured.
     pub targets_on: TargetsOn,
     /// Measure functions of Python, whose rows are the last of [`functions`](Self::functions).
     pub python: Option<PythonPlan>,
-    /// What its probes may cost, in millionths of one CPU's time, once the cost of a call is known; more takes them off.
+    /// Budget of its probes in millionths of one CPU's time, once the cost of a call is known; a
+    /// higher cost removes them.
     pub max_cost_ppm: Option<u64>,
     /// Where they cost more, they are on in windows only.
     pub sample: bool,
@@ -133,7 +134,7 @@ pub struct PlanOptions {
     pub pin: bool,
 }
 
-/// What the programs must know of a Python interpreter. Offsets are in bytes.
+/// Layout of a Python interpreter, as the programs need it. Offsets are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PythonPlan {
     /// Rows for its functions.
@@ -142,46 +143,46 @@ pub struct PythonPlan {
     pub slots: u32,
     /// Sets of the cache of code objects; a power of two.
     pub sets: u32,
-    /// Descriptions that wait for the collector, at most; a power of two.
+    /// Upper bound for descriptions that wait for the collector; a power of two.
     pub texts: u32,
-    /// Which argument of the evaluation loop is the frame: 0 or 1.
+    /// Index of the frame among the arguments of the evaluation loop: 0 or 1.
     pub frame_argument: u8,
-    /// In a frame: its code object.
+    /// In a frame: offset of its code object.
     pub frame_code: u16,
     /// Low bits of that pointer that are marks.
     pub code_marks: u8,
-    /// In a frame: who owns it; 0 where making a generator is no call.
+    /// In a frame: offset of its owner; 0 if creating a generator is no call.
     pub frame_owner: u16,
-    /// In a code object: name of its file.
+    /// In a code object: offset of its file name.
     pub code_file: u16,
-    /// In a code object: the name that is told.
+    /// In a code object: offset of the reported name.
     pub code_name: u16,
-    /// In a code object: flags.
+    /// In a code object: offset of the flags.
     pub code_flags: u16,
-    /// In a code object: first line.
+    /// In a code object: offset of the first line.
     pub code_line: u16,
-    /// In a string of ASCII: its text.
+    /// In an ASCII string: offset of its text.
     pub text: u16,
-    /// In any other string: its text.
+    /// In any other string: offset of its text.
     pub wide_text: u16,
-    /// Its frames cannot be told apart.
+    /// Its frames cannot be distinguished.
     pub counts_only: bool,
     /// Measure whole awaits.
     pub awaits: Option<AwaitPlan>,
 }
 
-/// What the programs must know to measure whole awaits. Offsets are in bytes.
+/// Layout that the programs need to measure whole awaits. Offsets are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AwaitPlan {
-    /// Sets of the frame table for those that are open; a power of two.
+    /// Sets of the frame table for open awaits; a power of two.
     pub sets: u32,
-    /// In a frame: where it stands.
+    /// In a frame: offset of its current position.
     pub frame_position: u16,
-    /// In a code object: number of the first instruction that a resume executes; 0 where the sign of the position says it.
+    /// In a code object: number of a resume's first instruction; 0 if the position's sign says it.
     pub code_first: u16,
-    /// From a frame: whether it has returned.
+    /// From a frame: offset of the state that shows if it has returned.
     pub frame_state: i16,
-    /// The lowest value that says so.
+    /// Lowest state value of a frame that has returned.
     pub ended: u16,
 }
 
@@ -190,37 +191,37 @@ pub struct AwaitPlan {
 pub struct PlanSite {
     /// File offset of the instruction.
     pub offset: u64,
-    /// What the program gets to know: function, condition, marks (the `SITE_` bits of the BPF layout).
+    /// Data for the program: function, condition, marks (the `SITE_` bits of the BPF layout).
     pub cookie: u64,
     /// An exit site; else an entry site.
     pub exit: bool,
-    /// The kernel single-steps the instruction, which costs more than emulating it.
+    /// The kernel single-steps the instruction, which costs more than emulation.
     pub stepped: bool,
-    /// The bytes that stand there in the image that was decoded.
+    /// Bytes of the decoded image at the site.
     pub code: [u8; 4],
-    /// How many of them count: fewer than four at the end of an image.
+    /// Number of valid bytes in `code`: fewer than four at the end of an image.
     pub code_len: u8,
-    /// Bytes of the function before an entry site: what the entry slid over, as far as a number of this size tells.
+    /// Bytes of the function before an entry site that the entry slid over, as far as they fit.
     pub before: u8,
 }
 
-/// Why a function of a plan must not be probed in its process.
+/// Reason why a function of a plan must not be probed in its process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Unfit {
     /// Its code differs in memory from the file: it was patched.
     Patched,
-    /// A breakpoint stands there that the program may have set itself, for it handles SIGTRAP.
+    /// A breakpoint is at the site. The program may have set it itself, because it handles SIGTRAP.
     Breakpoint,
-    /// Its code is mapped writable or shared, where the kernel places no probe.
+    /// Its code is mapped writable or shared, and the kernel places no probe there.
     Writable,
     /// No mapping of the file holds its code any more.
     Unmapped,
-    /// The process has a shadow stack, of which the probe of a call, or of a return, leaves the program's second copy wrong.
+    /// The process has a shadow stack: a probed call or return leaves the copy there wrong.
     ShadowStack,
 }
 
 impl Unfit {
-    /// Why not, and the next step.
+    /// Text of the reason, and the next step.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {
@@ -265,15 +266,15 @@ impl Unfit {
 pub struct Unsound {
     /// Its number in the plan.
     pub function: u32,
-    /// Why not.
+    /// The reason.
     pub why: Unfit,
 }
 
-/// What the collector asks of the guard.
+/// A request of the collector to the guard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::large_enum_variant, reason = "one buffer of a fixed size each way is the point")]
 pub enum Request {
-    /// Open a running process as target. It must be one that edgelat was started for.
+    /// Open a running process as target. It must be a process that edgelat was started for.
     OpenTarget {
         /// Process id.
         pid: i32,
@@ -284,7 +285,7 @@ pub enum Request {
     ListImages {
         /// The target.
         target: TargetId,
-        /// Go on with the listing that was begun last, from this number on; without, a new one is begun.
+        /// Continue the last listing from this number; without it, begin a new listing.
         from: Option<u32>,
     },
     /// Open a mapped image of the last listing. The descriptor comes with the reply.
@@ -298,10 +299,10 @@ pub enum Request {
     BeginPlan {
         /// The target.
         target: TargetId,
-        /// What it asks for.
+        /// Its options.
         options: PlanOptions,
     },
-    /// Say which build-id an image must have, and where in the file it stands.
+    /// State the build-id that an image must have, and its file offset.
     PlanBuildId {
         /// The plan.
         plan: PlanId,
@@ -321,8 +322,8 @@ pub enum Request {
         /// The sites.
         sites: heapless::Vec<PlanSite, SITES>,
     },
-    /// Look at the target's memory: which functions of the plan must not be probed there, from the first that is numbered
-    /// `from` or higher, and for how many private pages there is room.
+    /// Look at the target's memory for functions of the plan that must not be probed there,
+    /// beginning at number `from`, and for the number of private pages that there is room for.
     Examine {
         /// The plan.
         plan: PlanId,
@@ -334,12 +335,12 @@ pub enum Request {
         /// The plan.
         plan: PlanId,
     },
-    /// Measure what a probe itself adds, on functions of the agent's own; at any time after loading.
+    /// Measure the overhead of a probe on functions of the agent's own; any time after loading.
     Calibrate {
         /// The plan.
         plan: PlanId,
     },
-    /// What have a plan's probes cost, and what do they add now?
+    /// Report the cost of a plan's probes so far, and their present overhead.
     Cost {
         /// The plan.
         plan: PlanId,
@@ -364,67 +365,67 @@ pub enum Request {
         /// The plan.
         plan: PlanId,
     },
-    /// What happened since the last question?
+    /// Report the events since the last request.
     Events,
-    /// Read a list in the memory of a process: of each element one word. Where functions of Python are to be measured, this tells
-    /// what its interpreters do with calls.
+    /// Read a list in the memory of a process: one word of each element. If functions of Python are
+    /// to be measured, this shows the way its interpreters treat calls.
     ReadList {
         /// The target.
         target: TargetId,
-        /// The process: the target's, or one that its plans cover.
+        /// The process: the target's, or another that its plans cover.
         pid: i32,
-        /// Where the list is.
+        /// Location of the list.
         list: List,
     },
-    /// Lead the command that the guard has started to the next image that may be the one that is meant. That of its start has
-    /// to be looked at before.
+    /// Advance the command that the guard has started to its next candidate image. The image of its
+    /// start has to be examined before.
     StepCommand,
-    /// Let one of its processes run, traced no more. Others that execute the same are covered as they come.
+    /// Let one of its processes run untraced. Others with the same image are covered later.
     ReleaseCommand {
         /// The process.
         pid: i32,
     },
-    /// Look for processes: the first ones.
+    /// Begin a search for processes; the reply holds the first results.
     FindProcesses {
-        /// By what.
+        /// Attribute to compare.
         word: Word,
-        /// How it begins.
+        /// Prefix of the attribute.
         begins: Path,
-        /// That is the whole word.
+        /// The prefix is the whole word.
         whole: bool,
     },
-    /// The next ones of the same search.
+    /// Continue the same search.
     FindMore,
-    /// Forget a target, its images, and whatever is left of its plans.
+    /// Forget a target, its images, and the rest of its plans.
     ForgetTarget {
         /// The target.
         target: TargetId,
     },
     /// Read the configuration file again. The descriptor comes with the reply.
     OpenConfig,
-    /// The guard gives up what it does not need any more. No further plan will come, unless it is that of a service which
-    /// attaches to what comes later.
+    /// The guard gives up the rights that it no longer needs. No further plan follows, except from
+    /// a service that attaches to later processes.
     Settle,
-    /// Tell whoever supervises the service how it is.
+    /// Report the state of the service to its supervisor.
     Status {
         /// It is ready.
         ready: bool,
         /// One line.
         text: Text,
     },
-    /// Wait a moment for the end of the command, which has [stepped](Reply::Stepped) if it runs on.
+    /// Wait a moment for the command's end; it has [stepped](Reply::Stepped) if still running.
     FinishCommand {
-        /// Ask it to end, and what came of it.
+        /// Ask it to end, and report the result.
         terminate: bool,
     },
 }
 
-/// What of a process is compared.
+/// Attribute of a process to compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Word {
-    /// The path of what it executes.
+    /// Path of its executable.
     Executable,
-    /// The name of its command, at most 15 bytes.
+    /// Its command name, at most 15 bytes.
     Command,
     /// Its control group in the unified hierarchy, from the slash on.
     ControlGroup,
@@ -441,20 +442,20 @@ pub struct Found {
     pub word: Path,
 }
 
-/// Elements of a list that are read at most.
+/// Upper bound for the elements of a list that are read.
 pub const ELEMENTS: usize = 64;
 
-/// Words that are read where a list begins.
+/// Words that are read at the beginning of a list.
 pub const HEAD: usize = 8;
 
 /// A list in the memory of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct List {
-    /// The image in whose data it begins.
+    /// The image whose data holds the beginning of the list.
     pub image: ImageId,
-    /// Offset in the file of the words there.
+    /// File offset of the words there.
     pub begin: u64,
-    /// Which of them is the address of the first element.
+    /// Index of the word that holds the address of the first element.
     pub first: u8,
     /// In an element: the address of the next one.
     pub next: u16,
@@ -473,16 +474,16 @@ pub struct MappedImage {
     pub cut: bool,
     /// The file was removed or replaced since it was mapped.
     pub deleted: bool,
-    /// It is what the process executes.
+    /// The process executes this image.
     pub executable: bool,
-    /// Of its code something is mapped writable or shared.
+    /// Part of its code is mapped writable or shared.
     pub writable: bool,
-    /// Device (major, minor) and inode as the list of mappings words them: what has another one is another file, whatever
-    /// its path.
+    /// Device (major, minor) and inode as the list of mappings shows them: a different value means
+    /// a different file, whatever its path.
     pub file: (u32, u32, u64),
 }
 
-/// What the probes of each kind cost: in the reported durations, or in all.
+/// Cost of each kind of probe: in the reported durations, or in total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bias {
     /// Entry site that the kernel emulates, exit site that it emulates, ns.
@@ -496,7 +497,8 @@ pub struct Bias {
 }
 
 impl Bias {
-    /// Of a call whose sites are of these kinds. A return probe was measured in the place of an exit that the kernel emulates.
+    /// Value for a call whose sites are of these kinds. A return probe was measured in the place of
+    /// an exit that the kernel emulates.
     #[must_use]
     pub fn of(&self, entry_stepped: bool, exit_stepped: bool, returns: Returns) -> Option<u64> {
         match (entry_stepped, exit_stepped && returns == Returns::Ret) {
@@ -519,64 +521,66 @@ pub enum Event {
     Covered {
         /// The process.
         pid: i32,
-        /// How long it had lived, of a child that was covered at its birth; else 0. In nanoseconds.
+        /// Age of a child that was covered at its birth, in nanoseconds; else 0.
         late_ns: u64,
     },
     /// A child could not be attached.
     NotCovered {
         /// The process.
         pid: i32,
-        /// Why.
+        /// The reason.
         error: GuardError,
     },
-    /// Children that executed what is measured ended before they could be covered.
+    /// Children that executed the measured image ended before they could be covered.
     Missed {
-        /// How many, since this was told last.
+        /// Number of these children since the last report.
         children: u32,
-        /// How long they lived together, in nanoseconds.
+        /// Sum of their lifetimes in nanoseconds.
         ns: u64,
     },
-    /// The process got a signal that says of a fault. Nothing counts from that moment on, in none of the plan's processes, and
-    /// all its probes are gone.
+    /// The process got a fault signal. From that moment on, counting is off in all of the plan's
+    /// processes, and all its probes are gone.
     Faulted {
         /// The process.
         pid: i32,
-        /// Which signal.
+        /// The signal.
         fault: Fault,
-        /// Probes that were taken off.
+        /// Probes that were removed.
         sites: u32,
-        /// Time that it took from when the guard heard of it, in nanoseconds.
+        /// Time from the guard's notice of the signal to the end of the removal, in nanoseconds.
         took_ns: u64,
     },
     /// The process ended.
     Ended {
         /// The process.
         pid: i32,
-        /// Its status as wait(2) tells it, where the kernel said it.
+        /// Its status as wait(2) returns it, if the kernel reported it.
         status: Option<u32>,
         /// The OOM killer has ended a process since probes were attached to this one.
         out_of_memory: bool,
     },
-    /// A debugger traces the process, which it did not when the process was covered. The probes are gone.
+    /// A debugger traces the process, unlike when it was covered. The probes are gone.
     Traced {
         /// The process.
         pid: i32,
-        /// Who traces it.
+        /// The tracer.
         tracer: i32,
     },
-    /// Its main thread ended while others run on, and with it this route's probes: the kernel finds the address space
-    /// of these events through that thread (Linux 6.18, kernel/trace/trace_uprobe.c, `__uprobe_perf_filter`).
+    /// Its main thread ended, others run. With it went this route's probes: the kernel finds the
+    /// address space of these events through it (Linux 6.18, kernel/trace/trace_uprobe.c,
+    /// `__uprobe_perf_filter`).
     MainThreadEnded {
         /// The process.
         pid: i32,
     },
-    /// The process executes the same image anew, and calls that it was in are over.
+    /// The process executes the same image anew, and its open calls are over.
     Executed {
         /// The process.
         pid: i32,
-        /// When it did, on the monotonic clock in nanoseconds.
+        /// Time of the execution, on the monotonic clock in nanoseconds.
         time_ns: u64,
-        /// Nothing was counted from then until now: the kernel stops probes when the thread executes that is not the main one.
+        /// Nothing was counted from then until now: an execution by another than the main thread
+        /// stops the probes in the kernel.
         gap: bool,
     },
     /// The process executes another image now.
@@ -584,21 +588,21 @@ pub enum Event {
         /// The process.
         pid: i32,
     },
-    /// Functions of Python were called for the first time; their descriptions wait in the mapped arrays.
+    /// Python functions were called for the first time; the mapped arrays hold their descriptions.
     NewCode,
-    /// The probes cost more than they may; they are gone. What was counted can be read.
+    /// The probes exceeded their budget and are gone. The counts so far can be read.
     OverBudget {
-        /// What they cost, in millionths of one CPU's time: the plan's, or those of all plans.
+        /// Their cost in millionths of one CPU's time: the plan's, or that of all plans.
         ppm: u64,
-        /// Under which bound.
+        /// The bound that was exceeded.
         of: BudgetOf,
     },
-    /// More happened in the plan's processes than could be told: children may be missing. The probes are gone.
+    /// Events of the plan were lost: children may be missing. The probes are gone.
     Overrun {
         /// Events that were lost.
         lost: u32,
     },
-    /// Somebody wrote to a probed file or put another in its place. The probes are gone.
+    /// A probed file was written to or replaced. The probes are gone.
     ImageChanged,
     /// The probes cost more than the bound, and are on in windows only from now on.
     Sampled {
@@ -607,33 +611,33 @@ pub enum Event {
     },
     /// The agent was stopped, as by Ctrl-Z, and its probes were off for so long. Calls that were inside are abandoned.
     Stopped {
-        /// From the first probe that was taken off to the last one that was attached again, in nanoseconds.
+        /// From the first removed probe to the last that was attached again, in nanoseconds.
         off_ns: u64,
     },
 }
 
-/// What a bound for costs holds for.
+/// Scope of a cost bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BudgetOf {
     /// The plan alone.
     Plan,
     /// All plans together.
     AllPlans,
-    /// All plans, together with those of the service that runs beside.
+    /// All plans, together with those of the service that runs beside them.
     Both {
-        /// What the service cost, in millionths of one CPU's time.
+        /// Cost of the service in millionths of one CPU's time.
         service: u64,
-        /// What it may cost.
+        /// Its budget.
         bound: u64,
     },
 }
 
-/// An event and whose it is.
+/// An event and its plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
     /// The plan.
     pub plan: PlanId,
-    /// What happened.
+    /// The event.
     pub event: Event,
 }
 
@@ -652,14 +656,14 @@ pub enum Reply {
     },
     /// Mapped images.
     Images {
-        /// The next ones.
+        /// The next images.
         images: heapless::Vec<MappedImage, IMAGES>,
-        /// There may be more; none among those that were looked at is no end.
+        /// There may be more; an empty part is not the end.
         more: bool,
-        /// There are more than are looked at.
+        /// There are more images than the guard looks at.
         left_out: bool,
     },
-    /// An image was opened; its descriptor comes with this.
+    /// An image was opened; its descriptor comes with this reply.
     Image {
         /// Its number.
         image: ImageId,
@@ -669,27 +673,27 @@ pub enum Reply {
         /// Its number.
         plan: PlanId,
     },
-    /// What the target's memory says of a plan.
+    /// State of the target's memory for a plan.
     Examined {
         /// Functions that must not be probed there, in the order of their numbers.
         unsound: heapless::Vec<Unsound, UNSOUND>,
         /// There are more.
         more: bool,
-        /// Bytes of the target's memory that the plan's probes take.
+        /// Bytes of the target's memory that the plan's probes need.
         bytes: u64,
         /// Bytes that they may take.
         allowed: u64,
-        /// Bytes of room that there are.
+        /// Bytes of free room.
         room: u64,
-        /// Of which control group, or of the machine.
+        /// The control group that has this room, or the machine.
         of: Text,
     },
-    /// The programs are loaded; the descriptors of rows and, if `maps_frames`, frames come with this.
+    /// The programs are loaded; with this come descriptors of rows and, if `maps_frames`, frames.
     Loaded {
         /// Lanes of a function.
         lanes: u32,
-        /// Rows of a lane. The first are those of the plan's functions; the `entries` of the last are hits of
-        /// probes at addresses that the guard did not know of at that time.
+        /// Rows of a lane. The first are those of the plan's functions; the `entries` of the last
+        /// count hits of probes at addresses that were unknown to the guard at that time.
         rows: u32,
         /// Sets of the frame table.
         frame_sets: u32,
@@ -697,23 +701,23 @@ pub enum Reply {
         maps_frames: bool,
         /// The route that was chosen.
         route: Route,
-        /// How returns are seen in the end.
+        /// One session sees entry and return: the programs need no probe on exits.
         session: bool,
-        /// Slots for functions of Python. Where there are any, the descriptors of slots, pool and texts come last.
+        /// Slots for functions of Python. If any, descriptors of slots, pool and texts come last.
         code_slots: u32,
     },
-    /// What a call costs.
+    /// Cost of a call.
     Calibrated {
-        /// In each reported duration.
+        /// Part that is in each reported duration.
         bias: Bias,
-        /// In all.
+        /// Total cost.
         cost: Bias,
     },
-    /// What a plan has cost.
+    /// Cost of a plan.
     Cost {
-        /// In all so far, in nanoseconds; `None` before the calibration.
+        /// Total so far, in nanoseconds; `None` before the calibration.
         cost_ns: Option<u64>,
-        /// What the links of further processes add to each reported duration at present, besides the bias, in nanoseconds.
+        /// Present addition of further processes' links to each duration, besides the bias, in ns.
         more_bias_ns: u64,
         /// Time in which its probes were off because of their cost, in nanoseconds.
         off_ns: u64,
@@ -722,51 +726,51 @@ pub enum Reply {
     Attached {
         /// Probes in the kernel.
         sites: u32,
-        /// Time that it took in nanoseconds.
+        /// Duration in nanoseconds.
         took_ns: u64,
     },
     /// The probes are gone.
     Detached {
-        /// Time that it took in nanoseconds.
+        /// Duration in nanoseconds.
         took_ns: u64,
-        /// What the plan has cost in all, in nanoseconds; `None` where that was not measured.
+        /// Total cost of the plan in nanoseconds; `None` if it was not measured.
         cost_ns: Option<u64>,
     },
     /// Events, the oldest first.
     Events {
-        /// The next ones.
+        /// The next events.
         events: heapless::Vec<Told, EVENTS>,
         /// There are more.
         more: bool,
     },
-    /// A list, as far as it can be read.
+    /// A list, as far as it is readable.
     List {
-        /// The words where it begins, and behind them one of each element.
+        /// The words at the beginning of the list, followed by one word of each element.
         words: heapless::Vec<u64, { HEAD + ELEMENTS }>,
-        /// That are all.
+        /// The list is complete.
         whole: bool,
     },
-    /// A file was opened; its descriptor comes with this.
+    /// A file was opened; its descriptor comes with this reply.
     File,
-    /// Processes that fit.
+    /// Processes that match.
     Processes {
-        /// The next ones.
+        /// The next processes.
         processes: heapless::Vec<Found, FOUND>,
-        /// There may be more; none among those that were looked at is no end.
+        /// There may be more; an empty part is not the end.
         more: bool,
     },
-    /// The command was led on.
+    /// The command advanced.
     Stepped {
-        /// The process of it that may be looked at, and waits; 0 where nothing came in twentieths of a second.
+        /// Its process that waits and may be examined; 0 if none arrived in twentieths of a second.
         pid: i32,
-        /// It executes another image, of which nothing has run; otherwise it may have mapped one.
+        /// It executes another image, of which nothing has run; else it may have mapped one.
         executed: bool,
-        /// Something of the command runs on.
+        /// A part of the command continues to run.
         more: bool,
     },
     /// The command has ended.
     Finished {
-        /// How, where that was not well.
+        /// Description of a bad end; `None` if it ended well.
         badly: Option<Text>,
         /// The signal that ended it.
         signal: Option<i32>,

@@ -1,4 +1,4 @@
-//! What a plan says of a Python interpreter: checked, and handed to the programs.
+//! A plan's data of a Python interpreter: checked, and handed to the programs.
 
 use edgelat_bpf::Frame;
 use edgelat_bpf::layout::{CODE_KEPT, CodeSlot};
@@ -12,12 +12,12 @@ use crate::protocol::{PlanOptions, PythonPlan};
 
 /// Offsets in Python's objects are small.
 const MAX_OFFSET: u16 = 1 << 12;
-/// Slots for functions of Python, sets of the cache of code objects, and descriptions that wait. What an entry of the cache
-/// compares are the bits above those that find its set.
+/// Bound for slots for functions of Python, sets of the cache of code objects, and waiting
+/// descriptions. An entry of the cache compares the bits above those that find its set.
 const MAX_CODE_SLOTS: u32 = 1 << CODE_KEPT;
 
-/// What a plan says of a Python interpreter must be possible. The programs read the target's memory there and nowhere
-/// else, so that the worst that wrong offsets can do is to name nothing.
+/// Checks that a plan's data of a Python interpreter is possible. The programs read the target's
+/// memory only there, so wrong offsets can at worst name nothing.
 pub(crate) fn check(python: &PythonPlan, options: &PlanOptions) -> Result<(), GuardError> {
     let offsets = [
         python.frame_code,
@@ -32,7 +32,7 @@ pub(crate) fn check(python: &PythonPlan, options: &PlanOptions) -> Result<(), Gu
     let sizes = [python.slots, python.sets, python.texts, python.awaits.map_or(1, |awaits| awaits.sets)];
     let awaits = python.awaits.is_none_or(|awaits| {
         let offsets = [awaits.frame_position, awaits.code_first, awaits.frame_state.unsigned_abs()];
-        // A resume on a CPU that does not count is not seen, and each has to be.
+        // A resume on a CPU that does not count is not seen, but all must be.
         offsets.iter().all(|offset| *offset < MAX_OFFSET) && options.targets_on == TargetsOn::Any
     });
     let possible = offsets.iter().all(|offset| *offset < MAX_OFFSET)
@@ -48,7 +48,7 @@ pub(crate) fn check(python: &PythonPlan, options: &PlanOptions) -> Result<(), Gu
     }
 }
 
-/// What the programs get to know of that.
+/// Constants for the programs.
 pub(crate) fn constants(python: &PythonPlan, functions: u32) -> PythonConstants {
     PythonConstants {
         rows: python.rows,
@@ -77,7 +77,7 @@ pub(crate) fn constants(python: &PythonPlan, functions: u32) -> PythonConstants 
     }
 }
 
-/// Tells of frames whether they are in an account. An open await is not where its row has come to be of another use.
+/// Returns a test for frames in an account. An open await is not, once its row is reused.
 pub(crate) fn counts(loaded: &Loaded, options: &PlanOptions) -> impl Fn(&Frame) -> bool {
     let first_row = options.python.as_ref().map(|python| options.functions - python.rows);
     let slots = loaded.object.maps().find(|found| found.name() == map::CODE_SLOTS);

@@ -1,23 +1,25 @@
-//! Which functions of which image must not be probed again.
+//! Images and functions that must not be probed again.
 //!
-//! A target that died by a fault while it was probed may have died of the probes. Its supervisor starts it again, and
-//! without a memory that outlives both the target and the agent, every restart would be probed to death as the first was.
-//! So the build-id of the image and the set of functions are kept until somebody says that they may be tried again, or for
-//! [a time](EXPIRY).
+//! A target that died by a fault while it was probed may have died of the probes. Its supervisor
+//! starts it again; without a memory that outlives target and agent, every restart would be probed
+//! to death. So the build-id and the set of functions are kept until a command releases them, or
+//! for [a time](EXPIRY).
 //!
-//! Who starts a program can have it crash at will. So what a user's processes do holds for those of that user only, and one
-//! fault keeps a build alone for [a moment](MOMENT): the second one before the first was forgotten is what lasts.
+//! The starter of a program can have it crash at will. So faults of a user's processes count for
+//! that user only, and one fault keeps a build alone for [a moment](MOMENT): only a second fault
+//! before the first was forgotten lasts.
 //!
-//! SIGKILL soon after probes came is kept here too: it may be the memory of the probes that had the
-//! OOM killer run, and an agent that was started again must not do that to the next process. Such
-//! an entry (signal 9) stands beside one of a fault and holds for [minutes](pause), each time twice
-//! as long; a process that lives with probes ends it.
+//! SIGKILL soon after probes came is kept here too: their memory may have made the OOM killer run,
+//! and a restarted agent must not do that to the next process. Such an entry (signal 9) is kept
+//! beside that of a fault and holds for [minutes](pause), each time twice as long; a process that
+//! lives with probes ends it.
 //!
 //! # The file
 //!
-//! `quarantine` in the state directory has 64 slots of 256 bytes each and never grows. The guard opens it before
-//! there is a collector, which may open no file for writing; from then on it is read and written through that descriptor
-//! with pread, pwrite and fdatasync. A slot that is all zeros is free. All numbers are little-endian:
+//! `quarantine` in the state directory has 64 slots of 256 bytes each and never grows. The guard
+//! opens it before there is a collector, which may open no file for writing; later it is read and
+//! written by that descriptor with pread, pwrite and fdatasync. A slot of zeros is free. All
+//! numbers are little-endian:
 //!
 //! | offset | bytes | |
 //! | --- | --- | --- |
@@ -28,8 +30,8 @@
 //! | 16 | 8 | [hash of the function names](functions_hash) |
 //! | 24 | 8 | time, seconds since 1970 |
 //! | 32 | 12 | signal, its code, process |
-//! | 44 | 4 | how often |
-//! | 48 | 16 | boot id, zeros where it was not known |
+//! | 44 | 4 | number of times |
+//! | 48 | 16 | boot id, zeros if it was not known |
 //! | 64 | 32 | build-id |
 //! | 96 | 112 | path of the image; of version 1, 120 |
 //! | 208 | 4 | real user id, 4294967295 for all |
@@ -39,13 +41,14 @@
 //!
 //! # Power cuts
 //!
-//! A record is never written over one that counts: there is a free slot always, the new record goes there and to the disk,
-//! and only then the slot of its predecessor, or of the oldest when no other is free, becomes zeros. Whatever a cut leaves
-//! of a write is not a record, and a slot like that is free again for the next one. A slot lies inside one disk sector.
+//! A record never overwrites a valid record: one slot is always free, the new record goes there and
+//! to the disk, and only then its predecessor's slot, or the oldest if no other is free, becomes
+//! zeros. A write torn by a power cut is not a record, and its slot is free again. A slot lies
+//! inside one disk sector.
 //!
-//! # Where it cannot be written
+//! # Without write access
 //!
-//! What cannot be written is remembered by the [`Store`] as long as it lives, and written with the next record.
+//! The [`Store`] remembers unwritten records as long as it lives, and writes them with the next.
 
 mod age;
 mod record;
@@ -76,12 +79,12 @@ const FILE: &str = "quarantine";
 const SLOT_BYTES: usize = 256;
 /// Slots of the file.
 const SLOTS: usize = 64;
-/// Records that can be kept: one slot is free always, for the next write.
+/// Records that can be kept: one slot is always free for the next write.
 pub const RECORDS: usize = SLOTS - 1;
 /// Bytes of the file.
 const FILE_BYTES: usize = SLOTS * SLOT_BYTES;
 
-/// Longest build-id that is compared; the rest of a longer one does not count. Linkers make 8 to 20 bytes.
+/// Longest build-id that is compared, without the rest of longer ones. Linkers make 8 to 20 bytes.
 pub const BUILD_ID_BYTES: usize = 32;
 /// Longest path that is kept.
 pub const PATH_BYTES: usize = 112;
@@ -90,22 +93,22 @@ pub const TARGET_BYTES: usize = 36;
 /// Bytes of a boot id.
 pub const BOOT_ID_BYTES: usize = 16;
 
-/// How often and how long apart it is tried to lock the file: another command holds it for the time of two writes. Nobody
-/// waits longer, for the other may have been stopped.
+/// Number of attempts to lock the file, and their interval: another command holds it for the time
+/// of two writes. A longer wait has no use, because the other command may have been stopped.
 const LOCK_TRIES: u32 = 50;
 const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
-/// Shortest part of a build-id, in hexadecimal digits, that stands for it.
+/// Shortest prefix of a build-id, in hexadecimal digits, that identifies it.
 const PREFIX_DIGITS: usize = 8;
 
-/// What must not be probed again.
+/// An image and functions that must not be probed again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
-    /// The image. One without a build-id goes by a hash of device, inode, size and time of its last change.
+    /// The image. Without a build-id, a hash of device, inode, size and time of its last change.
     pub build_id: heapless::Vec<u8, BUILD_ID_BYTES>,
     /// The set of functions: [`functions_hash`].
     pub functions: u64,
-    /// The real user of its processes; [`ANY_USER`]: all of them.
+    /// The real user of its processes, or [`ANY_USER`].
     pub user: u32,
 }
 
@@ -113,28 +116,28 @@ pub struct Key {
 pub const ANY_USER: u32 = u32::MAX;
 
 impl Key {
-    /// Of an image and a set of functions, whoever executes it.
+    /// Key of an image and a set of functions, for all users.
     #[must_use]
     pub fn new(build_id: &[u8], functions: u64) -> Self {
         let build_id = build_id.iter().copied().take(BUILD_ID_BYTES).collect();
         Self { build_id, functions, user: ANY_USER }
     }
 
-    /// The same for processes of one user.
+    /// The same key for processes of one user.
     #[must_use]
     pub fn of_user(self, user: u32) -> Self {
         Self { user, ..self }
     }
 
-    /// Does what is known of this key hold for the other one?
+    /// True if an entry of this key holds for the other key.
     fn covers(&self, other: &Self) -> bool {
         (self.user == ANY_USER || self.user == other.user)
             && (&self.build_id, self.functions) == (&other.build_id, other.functions)
     }
 }
 
-/// Stands for a set of functions, whatever their order and however often each is named: FNV-1a with 64 bits over the names
-/// in the order of their bytes, a zero byte after each. It is in files, so it never changes.
+/// Identifies a set of functions, regardless of order and repetition: FNV-1a with 64 bits over the
+/// names in the order of their bytes, a zero byte after each. It is in files, so it never changes.
 pub fn functions_hash<'a>(names: impl IntoIterator<Item = &'a str>) -> u64 {
     // http://www.isthe.com/chongo/tech/comp/fnv/
     const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
@@ -146,21 +149,19 @@ pub fn functions_hash<'a>(names: impl IntoIterator<Item = &'a str>) -> u64 {
     bytes.fold(BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
 }
 
-/// Is it a fault that the probes could have to do with: one that the kernel raised, or the process' own abort? A signal
-/// that another process sent takes the probes off, and says nothing of them. One of which nothing is known counts as the
-/// worse.
-///
-/// Whether the process died of it is another question: some programs handle faults and go on.
+/// True for a fault that the probes may have caused: raised by the kernel, or the process' own
+/// abort. A signal of another process removes the probes without blame. An unknown signal is the
+/// worse case. Its death is another question: some programs handle faults and continue.
 #[must_use]
 pub fn deserves(fault: &Fault) -> bool {
-    // include/uapi/asm-generic/siginfo.h: what users send is 0 or less, what the kernel raises is more (SI_KERNEL is 0x80).
-    // abort(3) sends itself SIGABRT by tgkill.
+    // include/uapi/asm-generic/siginfo.h: 0 or less if sent by users, more if raised by the kernel
+    // (SI_KERNEL is 0x80). abort(3) sends itself SIGABRT by tgkill.
     *fault == Fault::UNTOLD
         || fault.code > 0
         || (fault.signal == libc::SIGABRT && fault.code == libc::SI_TKILL && !fault.sent)
 }
 
-/// Cuts a text to what a record holds. A program chooses its own path, so nothing stays in it that a terminal would obey.
+/// Cuts a text to a record's capacity. Replaces control characters: programs choose their paths.
 #[must_use]
 pub fn cut<const N: usize>(text: &str) -> heapless::String<N> {
     let mut cut = heapless::String::new();
@@ -172,7 +173,7 @@ pub fn cut<const N: usize>(text: &str) -> heapless::String<N> {
     cut
 }
 
-/// A slot and what it becomes.
+/// A slot and its new content.
 type Write = (usize, [u8; SLOT_BYTES]);
 const ZEROS: [u8; SLOT_BYTES] = [0; SLOT_BYTES];
 
@@ -180,8 +181,8 @@ fn slots(bytes: &[u8]) -> Vec<Slot> {
     bytes.chunks_exact(SLOT_BYTES).map(Slot::read).collect()
 }
 
-/// What is written, in this order, so that a record is there besides the others. Each must have reached the disk before the
-/// next one is begun.
+/// Writes, in this order, that add a record to the others. Each must have reached the disk before
+/// the next begins.
 fn writes(slots: &[Slot], record: &Record, expiry: Duration) -> Vec<Write> {
     let numbered = || slots.iter().enumerate();
     let oldest = |but: Option<usize>| {
@@ -192,7 +193,7 @@ fn writes(slots: &[Slot], record: &Record, expiry: Duration) -> Vec<Write> {
     let same = numbered().filter_map(|(index, slot)| slot.like(record).map(|found| (found, index)));
     let mut same: Vec<((u64, &Record), usize)> = same.collect();
     same.sort_unstable_by_key(|((sequence, _), _)| *sequence);
-    // What was forgotten is not counted.
+    // A forgotten entry is not counted.
     let known = same.last().filter(|((_, known), _)| !age::is_over(known, record.time, expiry));
     let before = known.map_or(0, |((_, known), _)| known.times);
     let merged = record.after(before);
@@ -200,7 +201,7 @@ fn writes(slots: &[Slot], record: &Record, expiry: Duration) -> Vec<Write> {
 
     let unused = |slot: &Slot| slot.sequence().is_none();
     let free = numbered().find(|(_, slot)| unused(slot)).map(|(index, _)| index);
-    // Full only where a cut came before the last write.
+    // Full only if a cut came before the last write.
     let Some(place) = free.or_else(|| oldest(same.last().map(|(_, index)| *index))) else {
         return Vec::new();
     };
@@ -215,7 +216,7 @@ fn writes(slots: &[Slot], record: &Record, expiry: Duration) -> Vec<Write> {
     writes
 }
 
-/// The newest of each key, the oldest first, and the number of damaged slots.
+/// The newest record of each key, the oldest first, and the number of damaged slots.
 fn newest(slots: Vec<Slot>) -> (Vec<Record>, usize) {
     let damaged = slots.iter().filter(|slot| **slot == Slot::Damaged).count();
     let mut taken: Vec<(u64, Record)> = slots
@@ -238,17 +239,17 @@ fn newest(slots: Vec<Slot>) -> (Vec<Record>, usize) {
 #[derive(Debug)]
 pub struct Store {
     file: Option<File>,
-    /// What could not be written, the oldest first, at most [`RECORDS`].
+    /// Records that could not be written, the oldest first, at most [`RECORDS`].
     held: RefCell<Vec<Record>>,
     expiry: Duration,
 }
 
 impl Store {
-    /// Opens the file in the state directory; both are made where they are missing (0755, 0600). A file that can only be read
-    /// is a quarantine all the same: what is in it holds.
+    /// Opens the file in the state directory; both are created if missing (0755, 0600). A read-only
+    /// file is a quarantine as well: its entries hold.
     ///
     /// # Errors
-    /// [`GuardError::Quarantine`] where there can be no such file; [`Store::in_memory`] is left then.
+    /// [`GuardError::Quarantine`] if no such file is possible; [`Store::in_memory`] is left then.
     pub fn open(state_dir: &Path) -> Result<Self, GuardError> {
         let path = state_dir.join(FILE);
         let failed = |os: Os| failed(&format!("open {}", path.display()), os);
@@ -265,8 +266,8 @@ impl Store {
             return Err(failed(Errno::EEXIST.into()));
         }
         if metadata.len() < FILE_BYTES as u64 {
-            // Room while there is room, so that it is there when it is needed; where the file system cannot, writing
-            // does. That the file is in its directory must reach the disk once.
+            // Reserves room early, so that it is there when needed; if the file system cannot,
+            // writing does. The file's entry in its directory must reach the disk once.
             _ = fallocate(&file, FallocateFlags::empty(), 0, FILE_BYTES as libc::off_t);
             _ = file.sync_all();
             _ = File::open(state_dir).and_then(|directory| directory.sync_all());
@@ -274,36 +275,36 @@ impl Store {
         Ok(Self::of(file))
     }
 
-    /// On a file that is open.
+    /// A quarantine on an open file.
     #[must_use]
     pub fn of(file: File) -> Self {
         Self { file: Some(file), held: RefCell::default(), expiry: EXPIRY }
     }
 
-    /// One that ends with this process.
+    /// A quarantine that ends with this process.
     #[must_use]
     pub fn in_memory() -> Self {
         Self { file: None, held: RefCell::default(), expiry: EXPIRY }
     }
 
-    /// The same, that forgets after this time instead of [`EXPIRY`].
+    /// The same quarantine, with this expiry instead of [`EXPIRY`].
     #[must_use]
     pub fn expiring(self, expiry: Duration) -> Self {
         Self { expiry, ..self }
     }
 
-    /// Does it outlive this process, as far as opening it tells?
+    /// True if it outlives this process, as far as opening it shows.
     #[must_use]
     pub fn keeps(&self) -> bool {
         let flags = |file| nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_GETFL).unwrap_or(libc::O_RDONLY);
         self.file.as_ref().is_some_and(|file| flags(file) & libc::O_ACCMODE == libc::O_RDWR)
     }
 
-    /// Must these functions of this image be left alone? The file is read again each time: another command may have changed
-    /// it.
+    /// Returns the entry if these functions of this image must be left alone. The file is read
+    /// again each time: another command may have changed it.
     ///
     /// # Errors
-    /// When the file cannot be read, and they are not in what is remembered here.
+    /// If the file cannot be read, and they are not in what is remembered here.
     pub fn contains(&self, key: &Key) -> Result<Option<Record>, GuardError> {
         let now = age::now();
         let holds = |record: &&Record| record.key.covers(key) && age::holds(record, now, self.expiry);
@@ -312,17 +313,18 @@ impl Store {
             found = newest(self.read()?).0.iter().find(holds).cloned();
         }
         if let Some(record) = found.as_ref().filter(|record| age::is_undated(record, now)) {
-            // Its time begins now. What cannot be written is dated by the next one who asks.
+            // Its time begins now. If it cannot be written, the next caller dates it.
             _ = self.add(Record { time: now, times: 0, ..record.clone() });
         }
         Ok(found)
     }
 
-    /// Puts something into quarantine, or counts it once more. When the quarantine is full its oldest entry goes.
+    /// Puts a record into quarantine, or counts it once more. A full quarantine drops its oldest
+    /// entry.
     ///
     /// # Errors
-    /// When it could not be written. It is in quarantine all the same, as long as this process runs, and written with the
-    /// next one.
+    /// If it could not be written. It still holds while this process runs, and is written with the
+    /// next.
     pub fn add(&self, record: Record) -> Result<(), GuardError> {
         let mut held = self.held.borrow_mut();
         let before = held.iter().position(|held| held.is_like(&record)).map(|index| held.remove(index));
@@ -341,8 +343,8 @@ impl Store {
         Ok(())
     }
 
-    /// All of it that was not forgotten yet, the oldest first, and the number of slots whose content is damaged: all of them where the file cannot be
-    /// read.
+    /// All entries that are not forgotten yet, the oldest first, and the number of damaged slots:
+    /// all of them if the file cannot be read.
     pub fn list(&self) -> (Vec<Record>, usize) {
         let (mut records, damaged) = self.read().map_or((Vec::new(), SLOTS), newest);
         for held in self.held.borrow().iter() {
@@ -357,21 +359,19 @@ impl Store {
         (records, damaged)
     }
 
-    /// Ends the quarantine of an image, by its build-id in hexadecimal or at least eight digits of its beginning, or of all of
-    /// them. How many entries are gone for good; what could not be written is still in [`list`](Self::list).
+    /// Ends the quarantine of an image, by at least eight hexadecimal digits of its build-id, or of
+    /// all. Returns the number gone for good; unwritten removals are still in [`list`](Self::list).
     pub fn clear(&self, build_id: Option<&str>) -> usize {
         let chosen = |record: &Record| build_id.is_none_or(|digits| begins(&record.key.build_id, digits));
         self.remove(&chosen, build_id.is_none())
     }
 
-    /// One of its processes has lived with probes: what others were killed for does not count any
-    /// more.
+    /// A process with this key has lived with probes: kills of others do not count any more.
     pub fn lived(&self, key: &Key) {
         self.remove(&|record| record.is_kill() && record.key == *key, false);
     }
 
-    /// Removes those that are `chosen`, and with them what is `damaged`. How many are gone for
-    /// good.
+    /// Removes the `chosen` records, and `damaged` slots. Returns the number gone for good.
     fn remove(&self, chosen: &dyn Fn(&Record) -> bool, damaged: bool) -> usize {
         let mut gone: Vec<(Key, bool)> = Vec::new();
         let mut note = |record: &Record| {
@@ -380,14 +380,14 @@ impl Store {
                 gone.push(one);
             }
         };
-        // Without a lock somebody may be writing to a slot that is free as far as we know; zeros would be lost, or cut it.
+        // Without a lock, a seemingly free slot may be in writing: zeros would be lost, or cut it.
         if let Some(file) = &self.file
             && let Ok(_locked) = Locked::new(file, Want::Write)
             && let Ok(bytes) = read(file)
         {
             let zero = |index| write(file, &[(index, ZEROS)]).is_ok();
             let mut slots: Vec<(usize, Slot)> = slots(&bytes).into_iter().enumerate().collect();
-            // Older ones of a key first: a cut must not bring back what was counted before.
+            // Older ones of a key first: a cut must not bring back an old count.
             slots.sort_unstable_by_key(|(_, slot)| slot.sequence());
             for (index, slot) in slots {
                 match slot {
@@ -409,8 +409,8 @@ impl Store {
 
     fn read(&self) -> Result<Vec<Slot>, GuardError> {
         let Some(file) = &self.file else { return Ok(Vec::new()) };
-        // Between two writes of another process a record that is counted once more has moved, and could be missed. One
-        // that holds the lock for long has been stopped and writes nothing either.
+        // Between two writes of another process a recounted record has moved, and could be missed.
+        // A process that holds the lock for long has been stopped and writes nothing either.
         let _locked = Locked::new(file, Want::Read);
         Ok(slots(&read(file).map_err(|error| failed("read", error.into()))?))
     }
@@ -420,7 +420,7 @@ fn failed(step: &str, os: Os) -> GuardError {
     GuardError::Quarantine { step: text(step), os }
 }
 
-/// What there is of the file, up to its bound; zeros for the rest.
+/// Contents of the file, up to its bound; zeros for the rest.
 fn read(file: &File) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; FILE_BYTES];
     let mut read = 0;
@@ -461,12 +461,12 @@ impl<'f> Locked<'f> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        // Closing the file would do as well; there is nothing that could go wrong.
+        // Closing the file would unlock it as well; this cannot fail.
         _ = lock::set(self.0, Want::Nothing);
     }
 }
 
-/// Are these digits the bytes, or their beginning?
+/// True if these digits are the bytes, or their beginning.
 fn begins(bytes: &[u8], digits: &str) -> bool {
     let enough = digits.len() >= PREFIX_DIGITS || digits.len() == 2 * bytes.len();
     let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(u32::from);

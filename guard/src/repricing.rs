@@ -1,10 +1,11 @@
-//! What hits cost now, while plans count.
+//! Present cost of hits, while plans count.
 //!
-//! What probes take inside of the calls of other functions is priced hit by hit, and may be many times what a function takes by
-//! itself. So a price that was right at the start is not enough: a trap takes now a third more and now a third less, depending
-//! on what else the machine does. Once a second the guard calls a few empty functions of its own, with the same probes on them,
-//! which is about a thousandth of a CPU; in the beginning more often, as one sample tells little; and only where plans may have
-//! probes inside of calls, and have any hit.
+//! Probe time inside of the calls of other functions is priced hit by hit, and may be many times
+//! the function's own time. So a price that was right at the start is not enough: a trap takes now
+//! a third more and now a third less, depending on the machine's load. Once a second the guard
+//! calls a few empty functions of its own, with the same probes, which is about a thousandth of a
+//! CPU; at first more often, as one sample says little; and only if plans may have probes inside of
+//! calls, and have any hit.
 
 use std::time::{Duration, Instant};
 
@@ -21,10 +22,10 @@ use crate::protocol::Returns;
 
 /// Time between two samples.
 const AGAIN: Duration = Duration::from_secs(1);
-/// The same while there are too few to tell.
+/// Interval while there are too few samples.
 const SOON: Duration = Duration::from_millis(100);
 
-/// What is known of the prices of one set of programs.
+/// Known prices of one set of programs.
 #[derive(Debug)]
 pub(crate) struct Repriced {
     programs: Programs,
@@ -38,18 +39,18 @@ pub(crate) struct Repriced {
 }
 
 impl Plan {
-    /// Its programs and how it sees returns, where probes may be hit inside of what it measures and that is priced.
+    /// Its programs and their returns, if probes may be hit inside of measured calls, at a price.
     fn repriced(&self) -> Option<(Programs, Returns)> {
         let (way, _) = self.loaded.as_ref()?;
         let counts = self.armed && !self.off && !self.stopped && self.budget.is_some();
-        // Sessions do not know what is inside.
+        // Sessions do not know the calls inside.
         (counts && way.programs != Programs::Session && self.kinds.may_nest())
             .then_some((way.programs, self.options.returns))
     }
 }
 
 impl Guard {
-    /// How long until the next sample is due.
+    /// Time until the next sample is due.
     pub(crate) fn time_to_reprice(&self) -> Option<Duration> {
         self.plans.iter().any(|plan| plan.repriced().is_some()).then(|| self.time_between_samples())
     }
@@ -59,7 +60,7 @@ impl Guard {
         if self.repriced.iter().any(few) { SOON } else { AGAIN }
     }
 
-    /// Measures what hits cost, where it is time, and has the programs go by that.
+    /// Measures the cost of hits, if due, and passes it to the programs.
     pub(crate) fn reprice(&mut self, now: Instant) {
         let between = self.time_between_samples();
         if self.repriced_at.is_some_and(|last| now.saturating_duration_since(last) < between) {
@@ -73,12 +74,12 @@ impl Guard {
                 done.push(key);
                 self.sample(index, key);
             }
-            // The next one does it where this fails.
+            // The next sample repeats it if this fails.
             _ = self.price(index);
         }
     }
 
-    /// Hits so far in the plans with these programs; `None` where nobody looks at them all the time.
+    /// Hits so far in the plans with these programs; `None` if they are not watched continuously.
     fn hit(&self, key: (Programs, Returns)) -> Option<u64> {
         let all = self.total.as_ref().is_some_and(Total::holds);
         let plans = self.plans.iter().filter(|plan| plan.repriced() == Some(key));
@@ -127,7 +128,7 @@ impl Guard {
         Ok(())
     }
 
-    /// Has the programs of a plan go by what a hit costs now.
+    /// Passes the present cost of a hit to the programs of a plan.
     pub(crate) fn price(&self, index: usize) -> Result<(), GuardError> {
         let plan = &self.plans[index];
         let (Some(budget), Some((way, loaded))) = (&plan.budget, &plan.loaded) else { return Ok(()) };

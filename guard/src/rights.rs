@@ -1,22 +1,22 @@
-//! What it means when the kernel does not permit something: a capability that the caller lacks, or a rule that holds
-//! for everybody.
+//! Reason of a kernel's refusal: a capability that the caller lacks, or a rule that holds for all
+//! processes.
 
 use caps::{CapSet, Capability};
 
 use crate::error::{GuardError, Os, text};
 
-/// Does the caller hold a capability itself?
+/// True if the caller holds a capability itself.
 pub(crate) fn held(capability: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
 }
 
-/// Is this the first user namespace? In others capabilities mean nothing to bpf() and perf events.
+/// True in the first user namespace. In others capabilities mean nothing to bpf() and perf events.
 pub(crate) fn in_first_user_namespace(uid_map: &str) -> bool {
     let fields: Vec<&str> = uid_map.split_ascii_whitespace().collect();
     fields.is_empty() || fields == ["0", "0", "4294967295"]
 }
 
-/// The error for an action that the kernel did not permit and for which it looks at the capabilities `wanted`.
+/// The error for an action that the kernel refused, and that needs the capabilities `wanted`.
 pub(crate) fn refused(action: impl std::fmt::Display, os: Os, wanted: &[Capability]) -> GuardError {
     let uid_map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     explain(action, os, wanted, in_first_user_namespace(&uid_map), held)
@@ -29,7 +29,7 @@ fn explain(
     first_namespace: bool,
     held: impl Fn(Capability) -> bool,
 ) -> GuardError {
-    // Everywhere in the kernel CAP_SYS_ADMIN stands for what was split off from it.
+    // Everywhere in the kernel CAP_SYS_ADMIN includes the capabilities that were split off from it.
     let split_off = [Capability::CAP_BPF, Capability::CAP_PERFMON, Capability::CAP_CHECKPOINT_RESTORE];
     let stands_for = |capability| split_off.contains(&capability) && held(Capability::CAP_SYS_ADMIN);
     let lacks = |capability: &Capability| !(held(*capability) || stands_for(*capability));

@@ -1,8 +1,9 @@
-//! What edgelat was started for, settled before there is a collector.
+//! The permitted targets and limits of this run, settled before there is a collector.
 //!
-//! The collector reads bytes that targets control, so one may come to send whatever it likes. It can name no process that
-//! was not asked for, read no file of one, and raise no bound: the guard compares each request with this list, which comes
-//! from the command line or the configuration file and from nowhere else.
+//! The collector reads bytes that targets control, so a compromised collector may send anything. It
+//! can name no process outside this list, read no file of one, and raise no bound: the guard
+//! compares each request with this list, which comes only from the command line or the
+//! configuration file.
 //!
 //! | question | answer |
 //! | --- | --- |
@@ -17,48 +18,48 @@ use crate::placement::TargetsOn;
 use crate::protocol::{OnSignal, PlanOptions, Returns, Route, TargetId, Word};
 use crate::target::Target;
 
-/// Targets that are open at once: as many processes as a service measures, and some that are only looked at.
+/// Targets open at once: as many processes as a service measures, and some that are only examined.
 pub(crate) const OPEN_TARGETS: usize = 4096;
-/// How often one process is open at once: measured, looked for again, looked at.
+/// Times that one process is open at once: measured, searched again, examined.
 const OPEN_ONCE: usize = 4;
-/// Processes that may be measured or looked at.
+/// Processes that may be measured or examined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// Which.
+    /// The processes.
     pub which: Which,
     /// Bounds of their plans; without them nothing is attached to these processes.
     pub limits: Option<Limits>,
 }
 
-/// Which processes.
+/// Selector of processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Which {
-    /// The one of this number that started at this time, in clock ticks since boot; none where that is not known.
+    /// The process with this number and start time, in clock ticks since boot; none if unknown.
     Process {
         /// Process id.
         pid: i32,
         /// Start time.
         start: Option<u64>,
     },
-    /// Whichever has this number.
+    /// Any process with this number.
     Pid(i32),
-    /// Those whose word is this, or begins so where it is not the `whole` word. What a glob says beyond its beginning is for
-    /// the collector to compare.
+    /// Processes whose word is `begins`, or begins with it unless it is the `whole` word. The
+    /// collector compares the rest of a glob.
     Word {
-        /// Which word of /proc.
+        /// The word of /proc.
         word: Word,
-        /// How it begins.
+        /// Its beginning.
         begins: String,
-        /// That is all of it.
+        /// `begins` is the whole word.
         whole: bool,
     },
-    /// Those in a control group of this name, wherever that is, or below it.
+    /// Processes in or below a control group of this name, at any depth.
     Unit(String),
-    /// Those in this control group or below it; without a slash at either end.
+    /// Processes in or below this control group; without a slash at either end.
     Cgroup(String),
 }
 
-/// What plans for a process may be like.
+/// Bounds of the plans for a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Most plans at once: libraries that come later have plans of their own.
@@ -67,17 +68,17 @@ pub struct Limits {
     pub frames: u32,
     /// Most bytes for the arrays of a plan.
     pub max_map_bytes: u64,
-    /// How returns are seen.
+    /// Method of observing returns.
     pub returns: Returns,
     /// The route, if it was named.
     pub route: Option<Route>,
     /// Children may be attached as well.
     pub follow_forks: bool,
-    /// Which signals take the probes off; `None`: as the language of the functions wants it.
+    /// Signals that remove the probes; `None`: the default for the functions' language.
     pub on_signal: Option<OnSignal>,
-    /// On which CPUs calls have to begin to be measured.
+    /// CPUs on which a call must begin to be measured.
     pub targets_on: TargetsOn,
-    /// What the probes of a plan may cost, in millionths of one CPU's time.
+    /// Budget of a plan's probes, in millionths of one CPU's time.
     pub max_cost_ppm: Option<u64>,
     /// Plans that cost more are measured in windows.
     pub sample: bool,
@@ -90,7 +91,7 @@ pub struct Limits {
 }
 
 impl Asked {
-    /// The process that has a number now, with the bounds of its plans or to be looked at.
+    /// The process that has a number now, with the bounds of its plans or only to be examined.
     #[must_use]
     pub fn process(pid: i32, limits: Option<Limits>) -> Self {
         let start = Target::unchecked(TargetId(0), pid).ok().map(|target| target.start);
@@ -99,7 +100,7 @@ impl Asked {
 }
 
 impl Which {
-    /// The word of /proc that is compared; none where a number is.
+    /// The word of /proc that is compared; none if a number is.
     #[must_use]
     pub fn word(&self) -> Option<Word> {
         match self {
@@ -109,7 +110,7 @@ impl Which {
         }
     }
 
-    /// Does the word of a process fit?
+    /// True if the word of a process matches.
     #[must_use]
     pub fn fits(&self, found: &str) -> bool {
         match self {
@@ -153,7 +154,7 @@ impl Limits {
     }
 }
 
-/// What was asked for, and what is open of it.
+/// The requested processes, and the open ones of them.
 #[derive(Debug, Default)]
 pub(crate) struct Scope {
     asked: Vec<Asked>,
@@ -164,7 +165,7 @@ pub(crate) struct Scope {
 struct Opened {
     target: TargetId,
     process: (i32, u64),
-    /// Of all that was asked for this process.
+    /// All requests for this process.
     asked: Vec<Asked>,
     /// It was opened although a debugger may trace it.
     traced: bool,
@@ -175,7 +176,7 @@ impl Scope {
         Self { asked, opened: Vec::new() }
     }
 
-    /// The configuration was read again. What it does not name any more gets no new plan.
+    /// Takes over a configuration that was read again. Entries missing from it get no new plan.
     pub(crate) fn replace(&mut self, asked: Vec<Asked>) {
         for opened in &mut self.opened {
             opened.asked.retain(|before| asked.contains(before));
@@ -183,23 +184,23 @@ impl Scope {
         self.asked = asked;
     }
 
-    /// Bounds of all plans that can come.
+    /// Bounds of all plans that may come.
     pub(crate) fn limits(&self) -> impl Iterator<Item = &Limits> {
         self.asked.iter().filter_map(|asked| asked.limits.as_ref())
     }
 
-    /// May this process be shown to the collector, by a word that was looked for?
+    /// True if the collector may see this process, by a searched word.
     pub(crate) fn finds(&self, word: Word, found: &str) -> bool {
         self.asked.iter().any(|asked| asked.which.word() == Some(word) && asked.which.fits(found))
     }
 
-    /// Takes in a target, if it was asked for, as all are that came of the command that was started.
+    /// Admits a target if it was requested; all processes of the started command are.
     pub(crate) fn open(&mut self, target: &Target, traced: bool, of_command: bool) -> Result<(), GuardError> {
         let process = (target.pid, target.start);
         let named = self.asked.iter().filter(|asked| of_command || asked.which.is(target));
         let asked: Vec<Asked> = named.cloned().collect();
         if asked.is_empty() {
-            // As for one that has ended: it may have executed another program since it was found.
+            // As for an ended process: it may have executed another program since it was found.
             return Err(GuardError::NoProcess { pid: target.pid });
         }
         let same = self.opened.iter().filter(|opened| opened.process == process).count();
@@ -218,7 +219,7 @@ impl Scope {
         self.opened.iter().find(|opened| opened.target == target).ok_or_else(|| order("no such target"))
     }
 
-    /// May a target have a plan, where it has those of the targets in `plans` already?
+    /// Admits a plan for a target that has those in `plans` already.
     pub(crate) fn plan(
         &self,
         target: TargetId,
@@ -240,8 +241,8 @@ impl Scope {
         Ok(())
     }
 
-    /// May something of a target's memory be read? What its interpreter of Python does with calls is told there; nothing else
-    /// needs it.
+    /// Permits reads of a target's memory, if Python is to be measured: they show the way its
+    /// interpreter treats calls. Nothing else needs them.
     pub(crate) fn memory(&self, target: TargetId) -> Result<(), GuardError> {
         let needed = |asked: &Asked| asked.limits.is_none_or(|limits| limits.python);
         match self.opened(target)?.asked.iter().any(needed) {
@@ -251,7 +252,8 @@ impl Scope {
     }
 }
 
-/// Most bytes of kernel memory for the arrays of all plans: a quarter of the machine's, and as many as one plan may have.
+/// Most bytes of kernel memory for the arrays of all plans: a quarter of the machine's, and at
+/// least the bound of one plan.
 pub(crate) fn memory_bound(scope: &Scope) -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let all = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next());

@@ -1,9 +1,10 @@
-//! One budget for two: what a service costs, told to whoever measures beside it.
+//! Budget shared between a service and a measurement beside it.
 //!
-//! There is one service on a box, and `watch` may be run beside it. What both cost the box is then held under what the
-//! service may cost: at each look the service's guard writes into a small file in its run directory what it costs, and the
-//! guard of `watch` reads it and yields when the sum is too much. The file is not believed: it has one size, its figures
-//! have bounds, and it says something only while somebody holds the lock beside it.
+//! There is one service on a box, and `watch` may run beside it. Their total cost is held under the
+//! budget of the service: at each look the service's guard writes its cost into a small file in its
+//! run directory, and the guard of `watch` reads it and yields if the sum is too high. The file is
+//! not trusted: it has one size, its figures have bounds, and it counts only while the lock beside
+//! it is held.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -15,21 +16,21 @@ use crate::budget::Ppm;
 use crate::error::{GuardError, Os, text};
 use crate::lock;
 
-/// The file, in the directory of what runs.
+/// The file, in the run directory.
 const FILE: &str = "cost";
-/// How it begins; another order of the figures would begin in another way.
+/// Beginning of the file; another order of the figures would change it.
 const MARK: [u8; 8] = *b"edgelat1";
 /// Mark, bound and cost; both are little-endian words of 64 bits.
 const BYTES: usize = 24;
 /// The largest bound that can be set: ten CPUs.
 const LARGEST: Ppm = 10_000_000;
 
-/// What a service may cost and does.
+/// Budget and cost of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
-    /// What all its probes may cost.
+    /// Budget of all its probes.
     pub bound: Ppm,
-    /// What they cost at its last look.
+    /// Their cost at its last look.
     pub cost: Ppm,
 }
 
@@ -56,15 +57,16 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// Tells that a service may cost `bound`, and costs nothing yet. `run_dir` is that of the lock that it holds.
+    /// Publishes that a service may cost `bound`, and costs nothing yet. `run_dir` is that of the
+    /// lock that it holds.
     ///
     /// # Errors
-    /// [`GuardError::Share`] when the file cannot be written.
+    /// [`GuardError::Share`] if the file cannot be written.
     pub fn make(run_dir: &Path, bound: Ppm) -> Result<Self, GuardError> {
         let path = run_dir.join(FILE);
         let failed =
             |error: std::io::Error| GuardError::Share { file: text(path.display()), os: Os::from(error) };
-        // Whoever measures beside the service need not be the same user.
+        // The process that measures beside the service may belong to another user.
         let options = OpenOptions::new()
             .write(true)
             .create(true)
@@ -78,30 +80,30 @@ impl Offer {
         Ok(Self { file, told })
     }
 
-    /// Tells what it costs now.
+    /// Publishes the present cost.
     pub(crate) fn tell(&mut self, cost: Ppm) {
         let now = Share { cost, ..self.told };
-        // What could not be written is tried again at the next look.
+        // A failed write is tried again at the next look.
         if now != self.told && self.file.write_all_at(&now.to_bytes(), 0).is_ok() {
             self.told = now;
         }
     }
 }
 
-/// The side of who measures beside a service.
+/// The side of the measurement beside a service.
 #[derive(Debug)]
 pub struct Beside {
     run_dir: PathBuf,
 }
 
 impl Beside {
-    /// Beside the service whose run directory this is, while there is one.
+    /// Reads beside the service with this run directory, while there is one.
     #[must_use]
     pub fn new(run_dir: PathBuf) -> Self {
         Self { run_dir }
     }
 
-    /// What the service may cost and does; `None` where none runs, or it says nothing that can be understood.
+    /// Budget and cost of the service; `None` if none runs, or its file is unreadable.
     #[must_use]
     pub fn share(&self) -> Option<Share> {
         if !lock::is_held(&self.run_dir) {
@@ -139,7 +141,7 @@ mod tests {
         drop((offer, lock));
         assert!(run_dir.join(FILE).exists());
         eventually("it has ended, and its last figures stand there", || beside.share().is_none());
-        // The next one does not begin with what that one cost.
+        // The next service does not begin with the cost of the last one.
         let _lock = RunLock::take(&run_dir).unwrap();
         let _offer = Offer::make(&run_dir, 7).unwrap();
         assert_eq!(beside.share(), Some(Share { bound: 7, cost: 0 }));
@@ -164,7 +166,7 @@ mod tests {
         assert_eq!(beside.share(), None, "of another version");
         write(&Share { bound: LARGEST + 1, cost: 0 }.to_bytes());
         assert_eq!(beside.share(), None, "no bound of a service");
-        // A pipe would hold up whoever opens it, and a link leads anywhere.
+        // Opening a pipe would block, and a link leads anywhere.
         std::fs::remove_file(folder.join(FILE)).unwrap();
         nix::unistd::mkfifo(&folder.join(FILE), nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert_eq!(beside.share(), None);

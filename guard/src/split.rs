@@ -1,8 +1,8 @@
 //! Two processes: the guard, which has privilege, and the collector, which has none.
 //!
-//! The process that was started becomes the guard, so that whoever stops or kills it stops what has privilege. Its child
-//! gives up every right before it looks at a byte that a target could have written. Each ends when the other does: the
-//! collector sees the line hung up, and the guard removes all probes.
+//! The process that was started becomes the guard, so stopping or killing it stops the privileged
+//! one. Its child gives up every right before it looks at a byte that a target could have written.
+//! Each ends with the other: the collector sees the line hung up, the guard removes all probes.
 
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -24,22 +24,22 @@ use crate::placement::{Placement, Wanted, place};
 use crate::sandbox;
 use crate::stop::STOPS;
 
-/// Signals that ask for something, the end above all. They are the collector's to answer, which has something to say then.
+/// Signals that make a request, above all to end. The collector answers them and has output then.
 const PASSED_ON: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1];
 
-/// Runs `collector` in a process without rights and serves it here. Returns its exit status. Where the rights could not
-/// be given up, the collector gets the reason and no line.
+/// Runs `collector` in a process without rights and serves it here. Returns its exit status. If the
+/// rights could not be given up, the collector gets the reason and no line.
 ///
 /// # Errors
-/// When there could be no second process, or when it did not end by itself.
+/// If there could be no second process, or if it did not end by itself.
 pub fn split(guard: Guard, collector: impl FnOnce(Result<Line, GuardError>) -> u8) -> Result<u8, GuardError> {
     split_after(guard, &mut || Ok(None), Box::new(|ready| collector(ready.map(|(line, _)| line))))
 }
 
-/// The same with a collector that runs where it was `wanted`, away from where `targets` may run.
+/// As [`split`], with a collector on its `wanted` CPU, away from the CPUs of `targets`.
 ///
 /// # Errors
-/// As [`split`]; where the collector could not be placed, it gets the reason and no line.
+/// As [`split`]; if the collector could not be placed, it gets the reason and no line.
 pub fn split_and_place(
     guard: Guard,
     wanted: &Wanted,
@@ -54,10 +54,10 @@ pub fn split_and_place(
     split_after(guard, &mut || place(wanted, targets).map(Some), collector)
 }
 
-/// What a collector begins with.
+/// Initial state of a collector.
 type Ready = Result<(Line, Option<Placement>), GuardError>;
 
-/// `prepare` is what the collector does while it has its rights. Behind pointers, so that there is one copy of this.
+/// `prepare` runs in the collector while it has its rights. Behind pointers, for a single copy.
 fn split_after(
     mut guard: Guard,
     prepare: &mut dyn FnMut() -> Result<Option<Placement>, GuardError>,
@@ -74,18 +74,19 @@ fn split_after(
     let mut before = SigSet::empty();
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&asked), Some(&mut before))
         .map_err(failed("hold signals back"))?;
-    // SAFETY: there is one thread, so that the child has all that the parent has and no lock is held by nobody.
+    // SAFETY: there is one thread, so the child has all that the parent has, and no lock is
+    // orphaned.
     match unsafe { fork() }.map_err(failed("start a second process"))? {
         ForkResult::Child => {
             drop(served);
-            // Only who measures the cost tells of it.
+            // Only the process that measures the cost publishes it.
             drop(guard.total.take());
             let (user, folder) = guard.service.as_mut().map_or((None, None), |service| {
-                // This process is not to hold what the other one lets go of by its end.
+                // This process must not hold objects that the other one releases by its end.
                 drop((service.lock.take(), service.notify.take()));
                 (service.user.take(), service.folder)
             });
-            // What the guard holds is the other process' to end; here it is only forgotten.
+            // The other process ends the guard's objects; here they are only forgotten.
             std::mem::forget(guard);
             let prepared = prepare();
             let ready = sandbox::enter_collector(folder, user).and_then(|missing| {
@@ -101,12 +102,13 @@ fn split_after(
             raise_descriptors();
             let served = attend(guard, served, &asked, child);
             match (waitpid(child, None), served) {
-                // Why it was ended here says more than how.
+                // The reason for ending it here says more than its status.
                 (_, Err(error)) => Err(error),
                 (Ok(WaitStatus::Exited(_, code)), Ok(())) => Ok(code as u8),
                 (Ok(WaitStatus::Signaled(_, signal, _)), Ok(())) => {
                     if PASSED_ON.contains(&signal) {
-                        // It came before the collector had something to say at the end: that is our end as well.
+                        // It came before the collector had final output, and ends this process as
+                        // well.
                         _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
                         _ = raise(signal);
                     }
@@ -119,7 +121,7 @@ fn split_after(
     }
 }
 
-/// Those of a terminal that whoever started us did not have us ignore.
+/// Signals of a terminal that were not ignored at the start.
 fn heeded_stops() -> impl Iterator<Item = Signal> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -127,14 +129,14 @@ fn heeded_stops() -> impl Iterator<Item = Signal> {
     STOPS.into_iter().filter(move |signal| ignored & 1 << (*signal as i32 - 1) == 0)
 }
 
-/// Each target takes descriptors, and so do its images and the links of its plans: as many as this process may have, within
-/// reason. How many images may be open follows from it.
+/// Raises the limit of descriptors: each target needs some, and so do its images and links. Takes
+/// as many as permitted, within reason. The limit of open images follows from it.
 fn raise_descriptors() {
     const MOST: u64 = 1 << 16;
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard.min(MOST)
     {
-        // Where it stays as it was, fewer targets can be open at once.
+        // If the limit stays, fewer targets can be open at once.
         _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(MOST), hard);
     }
 }
@@ -153,7 +155,7 @@ fn attend(mut guard: Guard, mut served: Served, asked: &SigSet, child: Pid) -> R
     guard.signals = signals.as_fd().try_clone_to_owned().ok();
     guard.deadline = Some(Deadline::new()?);
     let ended = serve(&mut guard, &mut served, &signals, child).map_err(|error| match error {
-        // It ended while it was answered.
+        // The collector ended during the answer.
         GuardError::Gone => None,
         error => Some(error),
     });
@@ -161,7 +163,7 @@ fn attend(mut guard: Guard, mut served: Served, asked: &SigSet, child: Pid) -> R
     match ended {
         Ok(()) | Err(None) => Ok(()),
         Err(Some(error)) => {
-            // A collector that cannot be understood is not to go on.
+            // A collector that sends invalid requests must not continue.
             _ = kill(child, Signal::SIGKILL);
             Err(error)
         }
@@ -183,7 +185,7 @@ fn serve(guard: &mut Guard, served: &mut Served, signals: &SignalFd, child: Pid)
         let [asked, signalled, happened] = {
             let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
             let (asked, signalled) = (readable(served.socket()), readable(signals.as_fd()));
-            // Before anything is attached there is nothing that could happen.
+            // Before anything is attached, no event can happen.
             let mut fds = [asked, signalled, readable(guard.events().unwrap_or(signals.as_fd()))];
             let patience = guard.patience().and_then(|time| PollTimeout::try_from(time).ok());
             match poll(&mut fds, patience.unwrap_or(PollTimeout::NONE)) {
@@ -203,7 +205,7 @@ fn serve(guard: &mut Guard, served: &mut Served, signals: &SignalFd, child: Pid)
                 if matches!(signal, Signal::SIGINT | Signal::SIGTERM) {
                     guard.tell_stopping();
                 }
-                // Where it has ended already the socket tells.
+                // If it has ended already, the socket reports that.
                 _ = kill(child, signal);
             }
         }

@@ -1,10 +1,11 @@
-//! Being stopped: Ctrl-Z, and whatever else sends the signals of a terminal.
+//! Stops of the guard: Ctrl-Z, and other sources of a terminal's signals.
 //!
-//! A stopped guard looks at nothing, so it takes its probes off before it stops. Plans, rows and the list of covered
-//! processes stay; when it is continued it attaches again and says how long the probes were off. Frames do not stay: a call
-//! that returned meanwhile was not seen, and its frame would be taken for that of a later call at the same place.
+//! A stopped guard looks at nothing, so it removes its probes first. Plans, rows and the list of
+//! covered processes stay; on continuing it attaches again and reports for how long the probes were
+//! off. Frames do not stay: a call that returned meanwhile was not seen, and its frame would be
+//! taken for that of a later call at the same place.
 //!
-//! SIGSTOP cannot be answered. That is what [`deadline`](crate::deadline) is for.
+//! SIGSTOP cannot be answered; [`deadline`](crate::deadline) handles it.
 
 use std::time::{Duration, Instant};
 
@@ -29,8 +30,8 @@ use crate::python;
 pub(crate) const STOPS: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
 
 impl Guard {
-    /// The kernel ends this process in `time` where any probe may be on by then. Where single events may have to be removed,
-    /// which takes the kernel up to a second each, it is longer by that.
+    /// The kernel ends this process in `time` if any probe may be on by then. If single events may
+    /// have to be removed, which takes the kernel up to a second each, the time is longer by that.
     pub(crate) fn be_back_in(&mut self, time: Duration) {
         let single = |plan: &&Plan| plan.loaded.as_ref().is_some_and(|(way, _)| way.route == Route::Single);
         let events =
@@ -42,7 +43,7 @@ impl Guard {
         }
     }
 
-    /// As long as it takes.
+    /// Lifts the deadline: the guard may take as long as it needs.
     pub(crate) fn be_back_in_any_time(&mut self) {
         self.deadline.iter_mut().for_each(|deadline| deadline.set(None));
     }
@@ -62,7 +63,7 @@ impl Guard {
             }
         }
         self.be_back_in_any_time();
-        // It may be stopped already, and it may be gone, which the socket tells.
+        // It may be stopped already, and it may be gone, which the socket reports.
         _ = kill(collector, Signal::SIGSTOP);
         stop_oneself(signal);
         _ = kill(collector, Signal::SIGCONT);
@@ -72,7 +73,7 @@ impl Guard {
 
     fn go_on(&mut self, begun: Instant) {
         self.heard = Some(Instant::now());
-        // Who ended or executes something else by now gets no probes, and children get their first.
+        // A process that ended or executes another image gets no probes, children get their first.
         self.collect_events();
         let mut again = Vec::new();
         for index in 0..self.plans.len() {
@@ -89,7 +90,7 @@ impl Guard {
             if let Some((_, loaded)) = plan.loaded.as_ref().filter(|_| plan.armed) {
                 loaded.switch.arm();
             }
-            // One word for all plans of a target.
+            // One report for all plans of a target.
             let target = plan.target;
             if !again.iter().any(|(known, _)| *known == target) {
                 again.push((target, index));
@@ -109,7 +110,7 @@ impl Guard {
         for covered in plan.processes.iter_mut().filter(here) {
             match attach::cover(way.route, loaded, &covered.target, &images, self.tracefs.as_ref()) {
                 Ok(attached) => covered.attached = Some(attached),
-                // Its end is told by its descriptor.
+                // Its descriptor reports its end.
                 Err(GuardError::NoProcess { .. }) => {}
                 Err(error) => failed.push((covered.target.pid, error)),
             }
@@ -178,7 +179,7 @@ impl Plan {
     }
 }
 
-/// Stops as by default: not where nobody could continue us, as in an orphaned process group (setpgid(2)).
+/// Stops as by default: not without a process to continue it, as in an orphaned group (setpgid(2)).
 fn stop_oneself(signal: Signal) {
     let only = SigSet::from(signal);
     _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&only), None);

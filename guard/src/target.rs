@@ -1,7 +1,7 @@
 //! A target: one running process, held by descriptors that cannot come to mean another process.
 //!
-//! Of a target the guard reads only short, capped text of /proc. The folder of /proc is opened once: when the
-//! process ends, every read through it fails, even if its number is used again.
+//! The guard reads only short, capped text of a target's /proc folder. That folder is opened once:
+//! when the process ends, every read through it fails, even if its number is used again.
 
 use std::fs::File;
 use std::io::Read;
@@ -23,27 +23,27 @@ use crate::rights;
 
 /// Bytes of /proc/PID/stat and status that are read.
 const STATUS_BYTES: u64 = 4096;
-/// The same where a line counts that stands behind that of the groups (NGROUPS_MAX, eleven bytes each).
+/// Bytes that are read for a line after that of the groups (NGROUPS_MAX, eleven bytes each).
 const GROUPS_BYTES: u64 = 1 << 20;
 
-/// A running process that somebody may want to measure.
+/// A running process that may be measured.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) id: TargetId,
     pub(crate) pid: i32,
     /// Clock ticks since boot: together with the number it names one process for good.
     pub(crate) start: u64,
-    /// Its real user, who started it; [`ANY_USER`] where that is not known.
+    /// Its real user, who started it; [`ANY_USER`] if unknown.
     pub(crate) user: u32,
-    /// Who traced it when it was opened, which was allowed then.
+    /// Its tracer when it was opened, which was allowed then.
     pub(crate) tracer: Option<i32>,
     proc: OwnedFd,
-    /// Readable when the process has ended.
+    /// Readable if the process has ended.
     pidfd: OwnedFd,
 }
 
 impl Target {
-    /// Opens a process; refuses what must not be probed.
+    /// Opens a process; refuses a process that must not be probed.
     pub(crate) fn open(id: TargetId, pid: i32, allow_ptrace: bool) -> Result<Self, GuardError> {
         if pid <= 0 {
             return Err(GuardError::NoProcess { pid });
@@ -59,7 +59,7 @@ impl Target {
         let field = |name: &str| -> Option<i32> {
             status.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
         };
-        // Real, effective, saved, of the file system: who executes a program with a set-user-id bit is the first.
+        // Real, effective, saved, file system: the first is the caller of a set-user-id program.
         let user = |line: &str| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok();
         target.user = status.lines().find_map(user).unwrap_or(target.user);
         match field("Tgid:") {
@@ -80,7 +80,7 @@ impl Target {
         }
     }
 
-    /// Opens a process of which the caller knows what it is.
+    /// Opens a process that the caller has identified.
     pub(crate) fn unchecked(id: TargetId, pid: i32) -> Result<Self, GuardError> {
         let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
         let proc = nix::fcntl::open(format!("/proc/{pid}").as_str(), flags, Mode::empty());
@@ -89,7 +89,7 @@ impl Target {
             errno => GuardError::Proc { file: text(format_args!("/proc/{pid}")), os: errno.into() },
         })?;
         let pidfd = pidfd_open(pid).map_err(|errno| match errno {
-            // A thread that leads no process (EINVAL) is told apart by its Tgid below.
+            // A thread that leads no process (EINVAL) is distinguished by its Tgid below.
             Errno::ESRCH => GuardError::NoProcess { pid },
             errno => {
                 GuardError::Proc { file: text(format_args!("pidfd of process {pid}")), os: errno.into() }
@@ -116,12 +116,12 @@ impl Target {
         Ok(target)
     }
 
-    /// Readable when the process has ended, with all its threads.
+    /// Readable if the process has ended, with all its threads.
     pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 
-    /// Has the main thread ended, while others run on?
+    /// True if the main thread has ended, while others continue to run.
     pub(crate) fn main_thread_ended(&self) -> bool {
         let stat = self.read_capped("stat").unwrap_or_default();
         parse_state(&stat).is_some_and(|state| matches!(state, "Z" | "X")) && !self.ended()
@@ -132,7 +132,7 @@ impl Target {
         behind_name(&self.read_capped("stat").ok()?)?.nth(12)?.parse().ok()
     }
 
-    /// Has the process ended, with all its threads?
+    /// True if the process has ended, with all its threads.
     pub(crate) fn ended(&self) -> bool {
         let mut fds = [PollFd::new(self.pidfd(), PollFlags::POLLIN)];
         poll(&mut fds, PollTimeout::ZERO).is_ok_and(|n| n > 0)
@@ -143,7 +143,7 @@ impl Target {
         self.open_file("maps").map(Maps::of)
     }
 
-    /// Those of the executable mappings that files back which are `wanted`, in address order.
+    /// The `wanted` ones of the executable, file-backed mappings, in address order.
     pub(crate) fn mappings(&self, wanted: impl Fn(&Mapping) -> bool) -> Result<Vec<Mapping>, GuardError> {
         let mut maps = self.maps()?;
         let mut mappings = Vec::new();
@@ -158,7 +158,7 @@ impl Target {
         maps.next().map_err(|error| self.unreadable("maps", error.into()))
     }
 
-    /// What the process executes, as /proc words it.
+    /// Path of the process' executable, as /proc shows it.
     pub(crate) fn executable(&self) -> Option<String> {
         readlinkat(&self.proc, "exe").ok().map(|path| path.to_string_lossy().into_owned())
     }
@@ -174,7 +174,7 @@ impl Target {
         self.proc.as_fd()
     }
 
-    /// Opens the file behind a mapping, whatever stands at its path now and in whichever mount namespace.
+    /// Opens the file behind a mapping, whatever its path holds now and in any mount namespace.
     pub(crate) fn open_mapped(&self, mapping: &Mapping, flags: OFlag) -> Result<File, GuardError> {
         let open = |name: &str| self.open_with(name, flags);
         // The kernel's own link to the mapped file; needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN.
@@ -204,7 +204,7 @@ impl Target {
 
     fn image_error(&self, mapping: &Mapping, errno: Errno) -> GuardError {
         if Os::from(errno).denied() {
-            // A file that is gone from its path can only be had by the kernel's link to it.
+            // A file that is gone from its path can only be opened by the kernel's link to it.
             let wanted = match mapping.is_deleted() {
                 true => Capability::CAP_CHECKPOINT_RESTORE,
                 false => Capability::CAP_DAC_READ_SEARCH,
@@ -215,7 +215,7 @@ impl Target {
         GuardError::OpenImage { pid: self.pid, path: text(&mapping.path), os: errno.into() }
     }
 
-    /// Has it memory? One that has ended, or is about to, has none.
+    /// True if it has memory. A process that has ended, or is about to, has none.
     pub(crate) fn has_memory(&self) -> bool {
         let mut byte = [0];
         self.open_read("maps").is_ok_and(|mut maps| maps.read(&mut byte).is_ok_and(|read| read > 0))
@@ -246,7 +246,7 @@ impl Target {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Has it a handler for SIGTRAP? One whose state is not told may have one.
+    /// True if it has a handler for SIGTRAP. A process with unknown state may have one.
     pub(crate) fn handles_traps(&self) -> bool {
         const TRAP: u64 = 1 << (Signal::SIGTRAP as u32 - 1);
         let status = self.read_capped("status").unwrap_or_default();
@@ -254,9 +254,9 @@ impl Target {
         caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_none_or(|mask| mask & TRAP != 0)
     }
 
-    /// Runs its main thread with a shadow stack (x86-64, Linux 6.6)?
+    /// True if its main thread runs with a shadow stack (x86-64, Linux 6.6).
     pub(crate) fn has_shadow_stack(&self) -> bool {
-        // The line is the last one, behind those of up to 65,536 groups.
+        // The line is the last one, after those of up to 65,536 groups.
         let status = self.read_bounded("status", GROUPS_BYTES).unwrap_or_default();
         has_shadow_stack(&status)
     }
@@ -291,13 +291,13 @@ pub(crate) fn start_of(process: &OwnedFd) -> Option<u64> {
     parse_start(&stat)
 }
 
-/// The process that a process was forked by, or that took it over.
+/// The process that forked a process, or that adopted it.
 pub(crate) fn parent_of(pid: i32) -> Option<i32> {
     let process = Target::unchecked(TargetId(0), pid).ok()?;
     behind_name(&process.read_capped("stat").ok()?)?.nth(1)?.parse().ok()
 }
 
-/// Is a process of one thread computing or waiting for a CPU or a disk, so that it goes on by itself?
+/// True if a one-thread process is computing or waiting for a CPU or disk: it continues by itself.
 pub(crate) fn is_at_work(pid: i32) -> bool {
     let stat = Target::unchecked(TargetId(0), pid).and_then(|process| process.read_capped("stat"));
     stat.is_ok_and(|stat| matches!(parse_state(&stat), Some("R" | "D")))
@@ -318,29 +318,30 @@ fn parse_state(stat: &str) -> Option<&str> {
     behind_name(stat)?.next()
 }
 
-/// The fields from the third on, counted behind the last parenthesis: a command name may hold spaces and parentheses
-/// itself.
+/// The fields from the third on, counted after the last parenthesis: a command name may hold spaces
+/// and parentheses itself.
 fn behind_name(stat: &str) -> Option<std::str::SplitAsciiWhitespace<'_>> {
     Some(stat.rsplit_once(')')?.1.split_ascii_whitespace())
 }
 
-/// Are our numbers of processes those that BPF programs see? They see the first namespace's.
+/// True if process numbers here are those that BPF programs see. They see the first namespace's.
 pub(crate) fn in_first_pid_namespace() -> bool {
     /// PROC_PID_INIT_INO, include/linux/proc_ns.h (an enum of fixed values, part of the ABI).
     const FIRST: u64 = 0xEFFF_FFFC;
-    // Where /proc does not tell, opening the target will say why.
+    // If /proc does not show it, opening the target will report the reason.
     nix::sys::stat::stat("/proc/self/ns/pid").map_or(true, |stat| stat.st_ino == FIRST)
 }
 
 fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
-    // SAFETY: pidfd_open takes two integers and touches no memory of ours.
+    // SAFETY: pidfd_open takes two integers and touches no memory of this process.
     let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
     let fd = Errno::result(fd)? as i32;
-    // SAFETY: the call succeeded, so this is a new descriptor (close-on-exec by definition) that nobody else owns.
+    // SAFETY: the call succeeded: a new descriptor (close-on-exec by definition) without another
+    // owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Path by which the kernel finds exactly the file behind a descriptor of ours.
+/// Path by which the kernel finds exactly the file of a descriptor of this process.
 pub(crate) fn path_of(file: &impl AsRawFd) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }

@@ -1,12 +1,12 @@
-//! What tests of several files need.
+//! Helpers for the tests of several files.
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Waits until something holds that another test can keep from holding for a moment: what it starts has a copy of every file
-/// of this process, with the locks on it, from its fork until it executes.
+/// Waits until a condition holds that another test can prevent for a moment: its children have a
+/// copy of every file of this process, with the locks on it, from the fork until they execute.
 pub(crate) fn eventually(what: &str, holds: impl Fn() -> bool) {
     let begun = Instant::now();
     while !holds() {
@@ -15,7 +15,7 @@ pub(crate) fn eventually(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-/// A folder of one test's own, which goes with it.
+/// A folder of one test, which goes with it.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {

@@ -1,4 +1,4 @@
-//! The user that the collector becomes, so that nobody who takes it over is root.
+//! The user that the collector becomes, so that an attacker in it is not root.
 
 use std::os::fd::AsFd;
 
@@ -24,10 +24,11 @@ pub struct User {
 }
 
 impl User {
-    /// By name or number, from /etc/passwd. A number that is not there has a group of the same number.
+    /// Finds a user by name or number in /etc/passwd. A number missing there has a group of that
+    /// number.
     ///
     /// # Errors
-    /// When there is no such user, or it is root.
+    /// If there is no such user, or it is root.
     pub fn find(name: &str) -> Result<Self, GuardError> {
         use std::io::Read as _;
         let mut passwd = String::new();
@@ -54,11 +55,11 @@ impl User {
         }
     }
 
-    /// The one that a collector becomes where none is named: a number that nobody has. Distributions give away numbers below
-    /// 65536, and containers have theirs from 524288 on (systemd, UIDS-GIDS.md).
+    /// The default user of a collector: a number that no user has. Distributions assign numbers
+    /// below 65536, and containers have theirs from 524288 on (systemd, UIDS-GIDS.md).
     ///
     /// # Errors
-    /// Why this process cannot become another user.
+    /// The reason why this process cannot become another user.
     pub fn usual() -> Result<Self, GuardError> {
         const NUMBER: u32 = 465_441;
         let refused =
@@ -75,10 +76,11 @@ impl User {
         Ok(Self { uid: Uid::from_raw(NUMBER), gid: Gid::from_raw(NUMBER) })
     }
 
-    /// Gives that user a folder, so that it can make files in it, and those of the files there that are `its`.
+    /// Gives that user a folder, so that it can make files in it, and the files there that are
+    /// `its`.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// The system's refusal.
     pub fn give(self, folder: impl AsFd, its: impl Fn(&str) -> bool) -> Result<(), GuardError> {
         let failed = |errno: Errno| GuardError::User {
             user: text(self.uid),
@@ -88,7 +90,7 @@ impl User {
         let listed = Dir::openat(&folder, ".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
         for entry in listed.map_err(failed)?.into_iter().map_while(Result::ok) {
             let stat = fstatat(&folder, entry.file_name(), AtFlags::AT_SYMLINK_NOFOLLOW);
-            // Whoever could make files here may have linked others to it.
+            // A user who could make files here may have linked others to it.
             let own = |stat: FileStat| stat.st_mode & S_IFMT == S_IFREG && stat.st_nlink == 1;
             if entry.file_name().to_str().is_ok_and(&its) && stat.is_ok_and(own) {
                 fchownat(&folder, entry.file_name(), uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)

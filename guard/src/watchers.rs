@@ -1,9 +1,10 @@
-//! The programs that see what happens to the processes of all plans: forks, new images, signals that say of a fault, ends.
+//! The programs that see events of the processes of all plans: forks, new images, fault signals,
+//! ends.
 //!
-//! They stand in four tracepoints of the whole machine, so whoever sends a signal or forks pays for them. That is why there is
-//! one set, loaded with the first plan and gone with the last one, and not one for each plan. A hash says which plans measure
-//! a process; each plan has a number, by which its switch is found. The switches are one array for all objects, so that a fatal
-//! signal turns off all programs of the plans concerned in the tracepoint itself.
+//! They are on four tracepoints of the whole machine, so every process that sends a signal or forks
+//! pays for them. So one set serves all plans, loaded with the first and gone with the last. A hash
+//! maps a process to its plans; each plan has a number, which indexes its switch. One array holds
+//! the switches of all objects, so a fatal signal turns off its plans in the tracepoint.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -23,16 +24,16 @@ use crate::error::{GuardError, text};
 use crate::load::{Messages, map_fd, program};
 use crate::protocol::Fault;
 
-/// What the kernel told of a plan's processes.
+/// Kernel event of a plan's processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FamilyEvent {
-    /// With the time in microseconds on the monotonic clock, the lower half of it.
+    /// With the lower half of the time in microseconds on the monotonic clock.
     Fork {
         child: i32,
         at_us: u32,
     },
     Exec(Exec),
-    /// A child ended after so much CPU time in nanoseconds, in which it may have hit breakpoints.
+    /// A child ended after this CPU time in nanoseconds, in which it may have hit breakpoints.
     Paid {
         pid: i32,
         ns: u64,
@@ -45,7 +46,7 @@ pub(crate) enum FamilyEvent {
         pid: i32,
         fault: Fault,
     },
-    /// With the status as wait(2) tells it, and for how long it lived.
+    /// With the status as wait(2) returns it, and the lifetime.
     Exit {
         pid: i32,
         status: u32,
@@ -57,29 +58,29 @@ pub(crate) enum FamilyEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Exec {
     pub(crate) pid: i32,
-    /// When, on the monotonic clock in nanoseconds.
+    /// Time on the monotonic clock in nanoseconds.
     pub(crate) time_ns: u64,
-    /// Another thread than the main one did it. Then the kernel has replaced the thread that probes are bound to.
+    /// Another thread than the main one executed: the kernel replaced the thread bound to probes.
     pub(crate) by_thread: bool,
 }
 
 type Queues = HashMap<u32, VecDeque<FamilyEvent>>;
 
-/// The loaded programs with what they share with those of the plans. Dropping it removes them.
+/// The loaded programs with the maps they share with those of the plans. Dropping it removes them.
 pub(crate) struct Watchers {
     object: Object,
     family: MapHandle,
     switches: Switches,
     ring: RingBuffer<'static>,
-    /// What was told and not asked for yet, by plan.
+    /// Events not fetched yet, by plan.
     queues: Rc<RefCell<Queues>>,
-    /// Numbers of plans that are in use.
+    /// Plan numbers in use.
     taken: RefCell<Vec<u32>>,
     _links: Vec<Link>,
 }
 
 impl Watchers {
-    /// Loads the programs, for `processes` at the same time in all plans, and puts them in place.
+    /// Loads the programs, for `processes` at the same time in all plans, and attaches them.
     pub(crate) fn new(processes: u32) -> Result<Self, GuardError> {
         let messages = Messages::record();
         let object = Self::open(processes).and_then(OpenObject::load);
@@ -133,7 +134,7 @@ impl Watchers {
         Ok(open)
     }
 
-    /// A number for a plan, with its switch.
+    /// Reserves a number for a plan, with its switch.
     pub(crate) fn take(&self) -> Result<(u32, Switch), GuardError> {
         let mut taken = self.taken.borrow_mut();
         let free = (0..PLANS).find(|number| !taken.contains(number));
@@ -145,12 +146,12 @@ impl Watchers {
         Ok((free, self.switches.begin(free)))
     }
 
-    /// A plan is gone, with all that was known of it.
+    /// Releases a plan, with all that was known of it.
     pub(crate) fn release(&self, plan: u32) {
         let here: Vec<(i32, u32)> = self.family.keys().filter_map(|key| member_of(&key)).collect();
         let pids: std::collections::BTreeSet<i32> = here.into_iter().map(|(pid, _)| pid).collect();
         pids.into_iter().for_each(|pid| self.remove(pid, plan));
-        // What was told until now is of this plan and not of the next one with its number.
+        // Events until now belong to this plan and not to the next plan with its number.
         _ = self.events_of(plan);
         self.taken.borrow_mut().retain(|taken| *taken != plan);
     }
@@ -190,7 +191,7 @@ impl Watchers {
         self.put(pid, place, plan | marks)
     }
 
-    /// A plan does not measure a process any more.
+    /// Stops watching a process for a plan.
     pub(crate) fn remove(&self, pid: i32, plan: u32) {
         let plans = self.plans_of(pid);
         let Some(at) = plans.iter().position(|known| is(*known, plan)) else { return };
@@ -203,14 +204,14 @@ impl Watchers {
         _ = self.family.delete(&member(pid, last as u32));
     }
 
-    /// What happened to a plan's processes since the last question.
+    /// Events of a plan's processes since the last call.
     pub(crate) fn events_of(&self, plan: u32) -> Vec<FamilyEvent> {
         // An interrupted poll loses nothing: the ring keeps what was not consumed.
         _ = self.ring.poll(Duration::ZERO);
         self.queues.borrow_mut().remove(&plan).unwrap_or_default().into()
     }
 
-    /// Readable when there are events.
+    /// Readable if there are events.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the ring buffer owns its epoll descriptor and lives as long as the borrow of `self`.
         unsafe { BorrowedFd::borrow_raw(self.ring.epoll_fd()) }
@@ -224,7 +225,7 @@ fn refused(what: &str, error: &Error) -> GuardError {
     }
 }
 
-/// Is this, with its marks, that plan?
+/// True if `known`, with its marks, is that plan.
 fn is(known: u32, plan: u32) -> bool {
     known & (PLANS - 1) == plan
 }
@@ -241,7 +242,7 @@ fn member_of(key: &[u8]) -> Option<(i32, u32)> {
     Some((word(std::mem::offset_of!(Member, tgid))? as i32, word(std::mem::offset_of!(Member, nth))?))
 }
 
-/// The plan that an event is of, and what happened.
+/// The plan of an event, and the event.
 fn parse_event(bytes: &[u8]) -> Option<(u32, FamilyEvent)> {
     let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     let kind = word(std::mem::offset_of!(layout::Event, kind))?;
@@ -282,7 +283,7 @@ mod tests {
 
     use super::*;
 
-    /// How long a process lived that is told to have ended so.
+    /// Lifetime of a process that ended with this status.
     fn ended(events: &[FamilyEvent], process: i32, with: u32) -> Option<u32> {
         events.iter().find_map(|event| match event {
             FamilyEvent::Exit { pid, status, lived_us } if (*pid, *status) == (process, with) => {
@@ -292,7 +293,8 @@ mod tests {
         })
     }
 
-    /// A shell that waits for a line, and then does something. It has spoken, so that its own start is told to nobody.
+    /// A shell that waits for a line and then runs `then`. It has started: its start raises no
+    /// event.
     fn waiting(then: &str) -> Child {
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("echo; read _; {then}")]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -301,7 +303,7 @@ mod tests {
         shell
     }
 
-    /// What is told of a plan next.
+    /// Next events of a plan.
     fn next(watchers: &Watchers, plan: u32) -> Vec<FamilyEvent> {
         let begun = Instant::now();
         loop {
@@ -387,7 +389,7 @@ mod tests {
         assert!(watchers.events_of(again).is_empty() && switch.arm(), "it begins switched off, not faulted");
     }
 
-    /// As many as fit, for everybody on the machine at the price of one.
+    /// As many plans as fit, for every process on the machine at the price of one.
     #[test]
     fn a_signal_costs_the_same_with_one_plan_and_with_many() {
         let watchers = Watchers::new(16).unwrap();

@@ -1,5 +1,5 @@
-//! A collector that was taken over: it has no rights, speaks the protocol, and asks for what edgelat was not started for.
-//! Needs root.
+//! A collector under an attacker: it has no rights, speaks the protocol, and makes requests that
+//! edgelat was not started for. Needs root.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -27,7 +27,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use probed::{Target, edgelat_test_probed, edgelat_test_probed_return, site};
 
-// An instruction of several bytes, in which others are found by who begins to read at the second: nop; ret.
+// An instruction of several bytes, which hides others from its second byte on: nop; ret.
 #[cfg(target_arch = "x86_64")]
 std::arch::global_asm!(
     ".globl edgelat_test_long",
@@ -101,7 +101,7 @@ fn options(attack: &str) -> PlanOptions {
     }
 }
 
-/// What a process executes, as it stands in its memory.
+/// Text of a process, as it is in its memory.
 fn text_of(pid: i32) -> Vec<u8> {
     let own = std::env::current_exe().unwrap();
     let begun = Instant::now();
@@ -123,7 +123,8 @@ fn text_of(pid: i32) -> Vec<u8> {
     text
 }
 
-/// Starts an attack against two processes, of which edgelat is started for one; neither may be another one afterwards.
+/// Starts an attack against two processes, one of them edgelat's target; neither may be changed by
+/// it.
 fn attacked(name: &str) {
     let (asked, other) = (Target::start(), Target::start());
     let before = [&asked, &other].map(|target| text_of(target.0.id() as i32));
@@ -238,7 +239,7 @@ fn floods(line: &mut Line, asked: i32, _other: i32) {
     let plan = begin(line, target, OPTIONS);
     let begin = Request::BeginPlan { target, options: OPTIONS };
     refused(line, begin.clone());
-    // Under another number neither.
+    // Nor under another number.
     let again = open_target(line, asked);
     refused(line, Request::BeginPlan { target: again, options: OPTIONS });
     let mut opened = 2;
@@ -253,7 +254,7 @@ fn floods(line: &mut Line, asked: i32, _other: i32) {
     };
     let image = open();
     assert!((0..1000).all(|_| open() == image), "an image is opened as often as one likes");
-    // What is given back can be had again.
+    // A number given back can be issued again.
     call(line, Request::Detach { plan });
     call(line, begin);
     call(line, Request::ForgetTarget { target: again });
@@ -297,17 +298,17 @@ fn inside(line: &mut Line, asked: i32, _other: i32) {
     let mut add = |sites: &[PlanSite]| {
         line.call(&Request::PlanSites { plan, image, sites: heapless::Vec::from_slice(sites).unwrap() })
     };
-    // All that is said of them is so, but that an instruction begins there.
+    // All that is stated of them is true, but no instruction begins there.
     for place in [begins + 1, begins + 2] {
         for exit in [false, true] {
             let error = add(&[site(&file, place, exit)]).expect_err("a byte inside an instruction");
             assert!(matches!(error, GuardError::BadPlan { .. }), "{error}");
         }
     }
-    // A probe that is dearer than what is said of it.
+    // A probe that is dearer than stated.
     let single_stepped = PlanSite { stepped: false, ..site(&file, begins, false) };
     assert!(matches!(add(&[single_stepped]), Err(GuardError::BadPlan { .. })));
-    // It goes on after a refusal.
+    // It continues after a refusal.
     add(&[PlanSite { stepped: true, ..site(&file, begins, false) }]).unwrap();
 }
 
@@ -337,7 +338,7 @@ fn marks(line: &mut Line, asked: i32, _other: i32) {
         std::thread::sleep(Duration::from_millis(100));
         call(line, Request::Detach { plan });
     }
-    // A return is done only where one stands: neither at the entry, nor under a mark of the guard's.
+    // The guard does a return only at a return: neither at the entry, nor under a mark of its own.
     let plan = begin(line, target, OPTIONS);
     let (image, file) = open_executable(line, target, |_| true);
     for marks in [SITE_RETURN, SITE_TWIN, SITE_STEPPED, SITE_ANY_CPU, 1 << SITE_PROCESS_SHIFT, SITE_UNWOUND] {

@@ -1,4 +1,4 @@
-//! Where the collector runs. Placement is for good, so each test starts a process of its own, which is this program again.
+//! Placement of the collector. It is for good, so each test starts this program again as a process.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead, BufReader, Write};
@@ -47,7 +47,8 @@ fn two_cpus() -> (u32, u32) {
     (first, last)
 }
 
-/// Not a test: what the tests start. It is placed, enters the sandbox, says how it went, and looks again at each line.
+/// Not a test: the tests start it. It is placed, enters the sandbox, reports, looks again at each
+/// line.
 #[test]
 #[ignore = "started by the others"]
 fn the_process_that_is_placed() {
@@ -128,7 +129,7 @@ impl Placed {
         panic!("it said no more");
     }
 
-    /// What it finds when it looks again.
+    /// Result of another look.
     fn look(&mut self) -> String {
         self.ask.as_mut().unwrap().write_all(b"look\n").unwrap();
         self.hear()

@@ -1,6 +1,6 @@
-//! A whole session with the guard by each route, with the empty functions of the calibration as what is measured.
+//! A whole session with the guard by each route, which measures the calibration's empty functions.
 //!
-//! The target sleeps; its probes sit on its start-up code, which never runs again. Needs root.
+//! The target sleeps; its probes are on its start-up code, which never runs again. Needs root.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -53,7 +53,7 @@ fn open_sleep(line: &mut Line, target: TargetId) -> (ImageId, File) {
     open_executable(line, target, |image| !image.path.contains("routes"))
 }
 
-/// Where the program starts: e_entry, which equals its file offset in Debian's coreutils.
+/// Start of the program: e_entry, which equals its file offset in Debian's coreutils.
 fn sites(file: &File) -> [PlanSite; 2] {
     let mut entry = [0; 8];
     file.read_exact_at(&mut entry, 24).unwrap();
@@ -75,7 +75,7 @@ fn sites(file: &File) -> [PlanSite; 2] {
     [entry, site(offset + length, true)]
 }
 
-/// The executable of a target is open.
+/// Opens the executable of a target.
 fn opened(sleeper: &Sleeper, options: &PlanOptions) -> (Line, TargetId, ImageId, File) {
     let mut line = Line::new(guard(sleeper.pid(), options));
     let target = open_target(&mut line, sleeper.pid());
@@ -83,7 +83,7 @@ fn opened(sleeper: &Sleeper, options: &PlanOptions) -> (Line, TargetId, ImageId,
     (line, target, image, file)
 }
 
-/// The guard has a plan with its sites.
+/// Gives the guard a plan with its sites.
 fn planned(sleeper: &Sleeper, options: PlanOptions) -> (Line, PlanId) {
     let (mut line, target, image, file) = opened(sleeper, &options);
     let plan = begin(&mut line, target, options);
@@ -95,7 +95,7 @@ fn planned(sleeper: &Sleeper, options: PlanOptions) -> (Line, PlanId) {
     (line, plan)
 }
 
-/// Everything that a session does; `None` where this kernel does not have the route.
+/// Runs a complete session; `None` if this kernel does not have the route.
 fn session(route: Route, returns: Returns) -> Option<Bias> {
     let sleeper = Sleeper::start();
     let (mut line, plan) = planned(&sleeper, PlanOptions { route: Some(route), returns, ..OPTIONS });
@@ -122,7 +122,7 @@ fn measured(bias: Option<Bias>) -> Option<u64> {
 
 #[test]
 fn a_session_by_uprobe_multi_measures() {
-    // The route is there or not according to the kernel; where it is not, the next ones must be.
+    // The kernel may lack this route; then the next ones must be there.
     measured(session(Route::UprobeMulti, Returns::Ret));
     measured(session(Route::UprobeMulti, Returns::Uretprobe));
 }
@@ -145,7 +145,7 @@ fn without_a_wish_the_guard_finds_a_route() {
     assert!(matches!(call(&mut line, Request::Load { plan }), Reply::Loaded { .. }));
 }
 
-/// A nop of five bytes, which some kernels overwrite with a call: the first that fills space behind a site.
+/// A nop of five bytes, which some kernels overwrite with a call: the first filler after a site.
 fn nop(file: &File, behind: PlanSite) -> PlanSite {
     let mut text = [0; 4096];
     let length = file.read_at(&mut text, behind.offset).unwrap();
@@ -173,7 +173,7 @@ fn a_plan_is_not_believed() {
         refused(PlanSite { cookie: not_a_return, exit: true, ..good }),
         GuardError::BadPlan { .. }
     ));
-    // What stands at a return's own place in the cookie, or above it, the guard writes.
+    // The guard writes the bits at a return's place in the cookie and above it.
     for mark in
         [SITE_RETURN | 1 << SITE_PLACE_SHIFT, SITE_RETURN | 1 << SITE_ABOVE_SHIFT, 1 << SITE_PROCESS_SHIFT]
     {
@@ -251,7 +251,7 @@ fn a_plan_that_needs_more_memory_than_allowed_names_the_figure() {
     );
 }
 
-/// A target that executes a file of its own, a plan for it that is loaded, and what it takes to attach it.
+/// Attaches a loaded plan to a target that executes a file of its own, after `change_then`.
 fn of_own_file(change_then: impl FnOnce(&std::path::Path)) -> Result<Reply, GuardError> {
     let folder = std::env::temp_dir().join(format!(
         "edgelat-own-file-{}-{:?}",
@@ -260,8 +260,8 @@ fn of_own_file(change_then: impl FnOnce(&std::path::Path)) -> Result<Reply, Guar
     ));
     std::fs::create_dir_all(&folder).unwrap();
     let path = folder.join("sleep");
-    // By a process of its own: a file that this one had open for writing is in the hands of every process that a
-    // test beside this one starts at that moment, and what is open for writing is not executed (ETXTBSY).
+    // By a process of its own: a file open for writing here is inherited by every process that
+    // another test starts at that moment, and a file open for writing is not executed (ETXTBSY).
     assert!(Command::new("cp").arg("/bin/sleep").arg(&path).status().unwrap().success());
     let sleeper = Sleeper(Command::new(&path).arg("60").spawn().unwrap());
     let (mut line, plan) = planned(&sleeper, OPTIONS);
@@ -275,7 +275,7 @@ fn of_own_file(change_then: impl FnOnce(&std::path::Path)) -> Result<Reply, Guar
 #[test]
 fn a_file_that_was_written_to_after_its_sites_were_checked_is_not_probed() {
     let written = |path: &std::path::Path| {
-        // Whoever may write need not do it where it is executed: the time of writing is what tells.
+        // A writer may write elsewhere: only the time of writing shows the change.
         let earlier = std::time::SystemTime::now() - std::time::Duration::from_secs(1000);
         File::open(path).unwrap().set_modified(earlier).unwrap();
     };

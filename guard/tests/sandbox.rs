@@ -1,5 +1,5 @@
-//! Every system call of both policies, and every number that is in none of the collector's lists: each is tried by a process
-//! of its own, which is this program again.
+//! Every system call of both policies, and every number that is in none of the collector's lists:
+//! each is tried by a process of its own, which is this program again.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::os::fd::{AsFd, AsRawFd};
@@ -16,10 +16,10 @@ use edgelat_guard::sandbox::{enter_collector, settle_guard};
 use nix::errno::Errno;
 use nix::libc;
 
-/// What became of a call.
+/// Fate of a call.
 #[derive(Debug, PartialEq, Eq)]
 enum Fate {
-    /// It came to the kernel.
+    /// It reached the kernel.
     Let,
     /// It was answered with EPERM.
     Refused,
@@ -27,7 +27,7 @@ enum Fate {
     Deadly,
 }
 
-/// The environment of a process that is to try a call: number and arguments; and as whom.
+/// The environment of a process that is to try a call: number, arguments and policy.
 const TRY: &str = "EDGELAT_TRY_CALL";
 const AS: &str = "EDGELAT_TRY_AS";
 const REFUSED: i32 = 77;
@@ -55,7 +55,7 @@ fn try_as(who: &str, number: i64, arguments: [u64; 6]) -> Fate {
     }
 }
 
-/// Not a test: what the tests start.
+/// Not a test: the tests start it.
 #[test]
 #[ignore = "started by the others"]
 fn the_process_that_tries() {
@@ -63,7 +63,7 @@ fn the_process_that_tries() {
     let mut words: Vec<i64> = words.split(' ').map(|word| word.parse::<u64>().unwrap() as i64).collect();
     match std::env::var(AS).as_deref() {
         Ok("collector with folder") => {
-            // The lowest number that is free, whatever the test runner has open.
+            // The lowest free number, whatever the test runner has open.
             let folder = std::fs::File::open("/proc/self").unwrap();
             let number = folder.as_raw_fd();
             enter_collector(Some(folder.as_fd()), None).unwrap();
@@ -79,7 +79,8 @@ fn the_process_that_tries() {
         Ok("guard with targets") => settle_guard(Tasks { targets: true, ..Tasks::NONE }).unwrap(),
         _ => _ = enter_collector(None, None).unwrap(),
     }
-    // SAFETY: a call that is let through has bad arguments throughout, or ends this process, which is for that.
+    // SAFETY: a call that is let through has bad arguments throughout, or ends this process, as
+    // intended.
     let result =
         unsafe { libc::syscall(words[0], words[1], words[2], words[3], words[4], words[5], words[6]) };
     let refused = result == -1 && Errno::last() == Errno::EPERM;
@@ -87,7 +88,8 @@ fn the_process_that_tries() {
     unsafe { libc::_exit(if refused { REFUSED } else { 0 }) };
 }
 
-/// Not a test: what one of the tests starts. A call that is refused leaves the process as it is, so that one is enough.
+/// Not a test: one of the tests starts it. A refused call leaves the process as it is: one
+/// suffices.
 #[test]
 #[ignore = "started by the others"]
 fn the_process_that_tries_many() {
@@ -95,7 +97,7 @@ fn the_process_that_tries_many() {
     let numbers: Vec<i64> = words.split(' ').map(|word| word.parse().unwrap()).collect();
     enter_collector(None, None).unwrap();
     for number in numbers {
-        // SAFETY: the filter refuses the call; where it does not, its arguments are bad throughout.
+        // SAFETY: the filter refuses the call; if it does not, its arguments are bad throughout.
         let result = unsafe { libc::syscall(number, -1, -1, -1, -1, -1, -1) };
         assert_eq!((result, Errno::last()), (-1, Errno::EPERM), "system call {number}");
     }
@@ -105,7 +107,7 @@ fn the_process_that_tries_many() {
 /// Stands for the descriptor of the folder in the arguments of a call that is tried.
 const FOLDER: u64 = 0x0f01_de55;
 
-/// A descriptor, address or flag that nothing is.
+/// An invalid descriptor, address or flag.
 const BAD: [u64; 6] = [u64::MAX; 6];
 
 fn with(argument: u8, value: u64) -> [u64; 6] {
@@ -118,8 +120,8 @@ fn with(argument: u8, value: u64) -> [u64; 6] {
 fn what_the_collector_needs_is_allowed_with_the_arguments_that_it_needs() {
     for call in ALLOWED.iter().chain(ALLOWED_HERE) {
         match call.only {
-            // At the end of a signal handler only; elsewhere the kernel ends the process and complains. And the end of a
-            // thread, which the process would wait for.
+            // At the end of a signal handler only; elsewhere the kernel ends the process and
+            // complains. And the end of a thread, which the process would wait for.
             Only::Any if [libc::SYS_rt_sigreturn, libc::SYS_exit].contains(&call.number) => {}
             Only::Any => assert_eq!(try_call(call.number, BAD), Fate::Let, "{}", call.name),
             Only::OneOf(argument, values) => {
@@ -177,7 +179,7 @@ fn a_collector_with_a_folder_is_allowed_what_that_takes_through_its_descriptor_o
     }
 }
 
-/// Not a test: what the next one starts.
+/// Not a test: the next test starts it.
 #[test]
 #[ignore = "started by the others"]
 fn the_process_that_keeps_files_in_a_folder() {
@@ -208,7 +210,7 @@ fn the_process_that_keeps_files_in_a_folder() {
         nix::dir::Dir::openat(&inside, ".", OFlag::O_RDONLY, Mode::empty()).unwrap().iter().count(),
         4
     );
-    // Not by its path, and nothing that is made otherwise.
+    // Not by its path, nor by another kind of creation.
     assert!(std::fs::File::create(format!("{path}/inside/path")).is_err());
     assert!(nix::sys::stat::mkdirat(&inside, "folder", Mode::S_IRWXU).is_err());
     assert!(nix::unistd::symlinkat("/etc/passwd", &inside, "other").is_err());
@@ -219,7 +221,7 @@ fn the_process_that_keeps_files_in_a_folder() {
         assert!(openat(&inside, out, OFlag::O_WRONLY, Mode::empty()).is_err(), "{out}");
     }
     assert!(unlinkat(&inside, "../outside/old", UnlinkatFlags::NoRemoveDir).is_err());
-    // It reads what stands outside, through a descriptor that can be nobody else's.
+    // It reads files outside, through a descriptor that can only be its own.
     assert!(edgelat_guard::outside::read_to_string("/proc/sys/kernel/hostname").is_ok());
     // SAFETY: the call is refused, so that the descriptor stays its owner's.
     let closed = unsafe { libc::close(inside.as_raw_fd()) };
@@ -227,7 +229,7 @@ fn the_process_that_keeps_files_in_a_folder() {
     assert!(renameat(&inside, "two", AT_FDCWD, "two").is_err());
 }
 
-/// From here on this process lives on a kernel without landlock.
+/// Makes this process behave as on a kernel without landlock.
 fn forget_landlock() {
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
     let rules = [(libc::SYS_landlock_create_ruleset, Vec::new())].into();
@@ -237,7 +239,7 @@ fn forget_landlock() {
     seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
 }
 
-/// Does the kernel have landlock?
+/// Landlock support of this kernel.
 fn landlock() -> &'static str {
     // SAFETY: with this flag (LANDLOCK_CREATE_RULESET_VERSION) the call takes no pointer and makes nothing.
     let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, 1) };
@@ -263,7 +265,7 @@ fn a_collector_with_a_folder_writes_in_there_and_nowhere_else() {
     }
 }
 
-/// Not a test: what the next one starts.
+/// Not a test: the next test starts it.
 #[test]
 #[ignore = "started by the others"]
 fn the_process_that_writes() {
@@ -311,7 +313,7 @@ fn the_collector_writes_to_what_was_open_and_to_nothing_else() {
     assert_eq!(written, "still");
 }
 
-/// Not a test: what the next one starts.
+/// Not a test: the next test starts it.
 #[test]
 #[ignore = "started by the others"]
 fn the_process_that_quarantines() {
@@ -361,7 +363,7 @@ fn what_a_guard_never_does_ends_it() {
     for call in Tasks::NONE.deadly() {
         assert_eq!(try_as("guard", call.number, BAD), Fate::Deadly, "{}", call.name);
     }
-    // What it goes on doing it may.
+    // Calls that it continues to make are permitted.
     for number in
         [libc::SYS_bpf, libc::SYS_perf_event_open, libc::SYS_kill, libc::SYS_openat, libc::SYS_close]
     {
@@ -397,8 +399,8 @@ fn everything_else_is_refused() {
         ALLOWED.iter().chain(ALLOWED_HERE).any(|call| call.number == number)
             || DEADLY.iter().any(|call| call.number == number)
     };
-    // How return probes and optimised probes come back: no filter sees them (Linux 6.14, kernel/seccomp.c,
-    // `seccomp_uprobe_exception`), and whoever calls them otherwise is ended by SIGILL.
+    // Return calls of return probes and optimised probes: no filter sees them (Linux 6.14,
+    // kernel/seccomp.c, `seccomp_uprobe_exception`), and SIGILL ends other callers.
     let of_probes = |number| cfg!(target_arch = "x86_64") && matches!(number, 335 | 336);
     let numbers: Vec<String> = (0..512)
         .filter(|number| !known(*number) && !of_probes(*number))

@@ -1,5 +1,6 @@
-//! Once everything is armed, reading needs no right: a thread that has given up all capabilities, and for which every
-//! bpf() call fails, goes on reading mapped rows and frames and hears of forks. Needs root to begin with.
+//! Once everything is armed, reading needs no right: a thread that has given up all capabilities,
+//! and for which every bpf() call fails, continues to read mapped rows and frames and gets reports
+//! of forks. Needs root to begin with.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -26,7 +27,7 @@ fn the_target() {
     probed::target();
 }
 
-/// What a bpf() call of this thread ends with: an empty one, which every kernel refuses in one way or another.
+/// Result of an empty bpf() call of this thread, which every kernel refuses in one way or another.
 fn bpf_call() -> Errno {
     // SAFETY: no attributes are passed, so the kernel reads none.
     let result = unsafe { libc::syscall(libc::SYS_bpf, 0, std::ptr::null::<u8>(), 0) };
@@ -60,7 +61,7 @@ fn give_up_rights() {
     assert_eq!(bpf_call(), FORBIDDEN);
 }
 
-/// Until `done` says so.
+/// Waits until `done` returns true.
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
@@ -97,7 +98,7 @@ fn read_without_rights(route: Route) {
         let before = rows.read(0).exits();
         wait_until("the rows grow", || rows.read(0).exits() > before + 20);
     }
-    // A call of the function that lasts is not at hand; what is read must be of this target.
+    // There is no lasting call of the function; the frames must be of this target.
     if let Some(frames) = frames {
         assert!(frames.occupied().all(|frame| frame.tgid == pid as u32 && frame.function == 0));
     }
@@ -108,11 +109,11 @@ fn read_without_rights(route: Route) {
         poll(&mut fds, PollTimeout::from(100u16)).unwrap();
         let Reply::Events { events, .. } = call(&mut line, Request::Events) else { panic!() };
         told.extend(events);
-        // To attach to the child is what rights are needed for.
+        // Attaching to the child needs rights.
         told.iter().any(|told| matches!(told.event, Event::NotCovered { pid: child, .. } if child != pid))
     });
     call(&mut line, Request::Disarm { plan });
-    // A program that had passed the switch may come to its end on a busy machine only now.
+    // A program that had passed the switch may end only now on a busy machine.
     wait_until("a switch in mapped memory turns counting off", || {
         let still = rows.read(0).entries;
         thread::sleep(Duration::from_millis(50));
@@ -123,7 +124,7 @@ fn read_without_rights(route: Route) {
     assert!(target.0.wait().unwrap().success(), "the target ends well, without probes");
 }
 
-/// Each in a thread of its own, which is the one that gives up its rights.
+/// Each in a thread of its own, which gives up its rights.
 #[test]
 fn what_is_armed_is_read_without_capabilities_and_without_bpf() {
     for route in [Route::UprobeMulti, Route::Tracefs, Route::Single] {

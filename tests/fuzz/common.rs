@@ -1,4 +1,4 @@
-//! The files made by hand that the tests of the crate use too.
+//! The handmade files that the crate's tests use too.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each target uses its part")]
 
 #[path = "../../agent/image/tests/common/dwarf.rs"]

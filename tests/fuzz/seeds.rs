@@ -1,4 +1,5 @@
-//! Writes what the fuzz targets for debug data, for Go's and Python's tables, for the spool and for the live snapshot start from: `seeds TARGET FOLDER`.
+//! Writes the seeds of the fuzz targets for debug data, for Go's and Python's tables, for the spool
+//! and for the live snapshot: `seeds TARGET FOLDER`.
 
 mod common;
 

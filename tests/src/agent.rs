@@ -1,4 +1,4 @@
-//! A running edgelat of whatever command: what it says, the signals that it gets, and its end.
+//! A running edgelat with any command: its output, its signals and its end.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -11,25 +11,25 @@ use crate::lines::Lines;
 use crate::patience;
 use crate::target::wait;
 
-/// How long an agent of a test that failed has to sweep behind itself.
+/// Time that the agent of a failed test has to clean up.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// What a command came to.
+/// Outcome of a command.
 #[derive(Debug)]
 pub struct Outcome {
-    /// How it ended.
+    /// Its exit status.
     pub status: ExitStatus,
     /// All it printed to stdout.
     pub stdout: String,
     /// All it printed to stderr.
     pub stderr: String,
-    /// How long it took, or was waited for.
+    /// Time from its start to its end.
     pub took: Duration,
 }
 
 impl Outcome {
-    /// Fails unless it ended with this exit status and said each of `words` on stderr, whatever the case
-    /// of the letters.
+    /// Fails unless it ended with this exit status and printed each of `words` on stderr, in upper
+    /// or lower case.
     #[track_caller]
     pub fn refused(&self, status: i32, words: &[&str]) {
         assert_eq!(self.status.code(), Some(status), "exit status of {self:#?}");
@@ -40,7 +40,7 @@ impl Outcome {
         assert!(!stderr.contains("panicked"), "a panic instead of a message in {self:#?}");
     }
 
-    /// Fails unless it ended well; gives stdout as JSON objects, one a line.
+    /// Fails unless it succeeded; returns stdout as JSON objects, one a line.
     #[track_caller]
     pub fn objects(&self) -> Vec<serde_json::Value> {
         assert!(self.status.success(), "{self:#?}");
@@ -58,7 +58,7 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Starts a command, with nothing to read.
+    /// Starts a command with an empty stdin.
     #[track_caller]
     pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command
@@ -72,7 +72,7 @@ impl Agent {
         Self { child, stdout, stderr, ended: false }
     }
 
-    /// Of the process that was started.
+    /// Pid of the process that was started.
     pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).unwrap()
     }
@@ -82,7 +82,7 @@ impl Agent {
         kill(Pid::from_raw(self.pid()), signal).unwrap_or_else(|e| panic!("{signal} to the agent: {e}"));
     }
 
-    /// Waits for the end, whatever it is, which must come in time.
+    /// Waits for the end with any status; fails if it does not end in time.
     #[track_caller]
     pub(crate) fn ended(&mut self) -> Outcome {
         let started = Instant::now();
@@ -96,7 +96,7 @@ impl Agent {
         Outcome { status, stdout: self.stdout.text(), stderr: self.stderr.text(), took }
     }
 
-    /// Kills it as it stands and reaps it; gives its pid.
+    /// Kills and reaps it; returns its pid.
     pub(crate) fn kill(&mut self) -> i32 {
         self.signal(Signal::SIGKILL);
         let status = wait(&mut self.child, patience()).expect("a killed agent ends");
@@ -109,7 +109,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         if !self.ended {
-            // A test that failed: end it as gently as possible, so that it sweeps behind itself.
+            // The test failed: end it as gently as possible, so that it cleans up.
             let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
             if wait(&mut self.child, GRACE).is_none() {
                 let _ = self.child.kill();

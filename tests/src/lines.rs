@@ -10,12 +10,12 @@ struct State {
     closed: bool,
 }
 
-/// All lines a stream has given so far. Clones look at the same stream.
+/// All lines that a stream has produced so far. Clones share the stream.
 #[derive(Clone, Default)]
 pub struct Lines(Arc<(Mutex<State>, Condvar)>);
 
 impl Lines {
-    /// Starts to collect the lines of `stream`.
+    /// Starts collecting the lines of `stream`.
     pub fn of(stream: impl Read + Send + 'static) -> Self {
         let lines = Self::default();
         let ours = lines.clone();
@@ -33,8 +33,8 @@ impl Lines {
         lines
     }
 
-    /// Waits for the first line from number `from` on for which `wanted` gives something; gives that and
-    /// the number of the line. `None`: the stream ended, or the time was up.
+    /// Waits for the first line from number `from` on for which `wanted` returns a value; returns
+    /// the value and the line's number. `None`: the stream ended, or the time was up.
     pub fn wait<T>(
         &self,
         from: usize,
@@ -60,19 +60,19 @@ impl Lines {
         }
     }
 
-    /// Waits until the stream has ended and gives all its lines. `false` when the time was up first.
+    /// Waits for the end of the stream and returns all its lines; `false` if the time was up first.
     pub fn to_the_end(&self, patience: Duration) -> (Vec<String>, bool) {
         self.wait::<()>(0, patience, |_| None);
         let state = self.0.0.lock().unwrap();
         (state.lines.clone(), state.closed)
     }
 
-    /// How many there are now.
+    /// Number of lines so far.
     pub fn count(&self) -> usize {
         self.0.0.lock().unwrap().lines.len()
     }
 
-    /// What there is now, as one text.
+    /// All lines so far, as one text.
     pub fn text(&self) -> String {
         self.0.0.lock().unwrap().lines.join("\n")
     }

@@ -1,4 +1,4 @@
-//! What the kernel says about a target, and about what an agent left behind.
+//! The kernel's view of a target, and of an agent's remains.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
-/// Fails with the next step unless the test runs as root: what is tested needs it, and a test that skips
-/// itself shows nothing.
+/// Fails with the next step unless the test runs as root: the tested code needs it, and a test that
+/// skips itself shows nothing.
 #[track_caller]
 pub fn need_root() {
     assert!(
@@ -20,7 +20,7 @@ pub fn need_root() {
     );
 }
 
-/// Waits until `condition` holds; gives whether it did before the time was up.
+/// Waits until `condition` holds; false if the time was up first.
 pub fn eventually(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + patience;
     while !condition() {
@@ -32,32 +32,33 @@ pub fn eventually(patience: Duration, mut condition: impl FnMut() -> bool) -> bo
     true
 }
 
-/// A lock between all tests of all processes: tests that need the processors for themselves hold it
-/// alone, the others share it.
+/// A lock across all tests of all processes: tests that need the processors for themselves hold it
+/// exclusively, the others share it.
 pub struct Turn(#[expect(dead_code, reason = "held, not read")] Flock<File>);
 
 impl Turn {
     fn take(how: FlockArg) -> Self {
-        // What this process starts has no huge pages: where the kernel makes one, what it moves cannot be read for a moment, and
-        // a call of Go in that moment is in the account and in no histogram. Tests count exactly.
+        // Children of this process get no huge pages: while the kernel makes one, the moved memory
+        // is briefly unreadable, and a call of Go in that moment is in the account but in no
+        // histogram. Tests count exactly.
         nix::sys::prctl::set_thp_disable(true).expect("PR_SET_THP_DISABLE");
         let path = crate::target::folder().join(".turn");
         let file = File::create(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         Self(Flock::lock(file, how).map_err(|(_, e)| e).expect("flock"))
     }
 
-    /// Together with others.
+    /// Takes a turn together with others.
     pub fn shared() -> Self {
         Self::take(FlockArg::LockShared)
     }
 
-    /// With no other test at the same time.
+    /// Takes a turn with no other test at the same time.
     pub fn alone() -> Self {
         Self::take(FlockArg::LockExclusive)
     }
 }
 
-/// A directory of one test that vanishes with it. World-readable: some tests act as another user.
+/// A directory of one test, removed on drop. World-readable: some tests act as another user.
 pub struct TempDir(PathBuf);
 
 impl TempDir {
@@ -70,7 +71,7 @@ impl TempDir {
         Self(path)
     }
 
-    /// Where it is.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -127,18 +128,18 @@ fn is_mapped(pid: i32, text: &Text) -> bool {
     texts(pid).iter().any(|found| (found.start, found.end) == (text.start, text.end))
 }
 
-/// Every byte of the executable mappings of `pid` that is not as in the mapped file: (path, offset in
-/// the file). Probes are such bytes; after detaching there must be none.
+/// Every byte of the executable mappings of `pid` that differs from the mapped file: (path, offset
+/// in the file). Probes are such bytes; none may remain after detaching.
 pub fn changed_text(pid: i32) -> Vec<(String, u64)> {
     let mut memory =
         File::open(format!("/proc/{pid}/mem")).unwrap_or_else(|e| panic!("memory of {pid}: {e}"));
     let mut changed = Vec::new();
     for text in texts(pid) {
-        // Through map_files: the path may mean another file here than it does there.
+        // Through map_files: the path may name another file here than there.
         let name = format!("/proc/{pid}/map_files/{:x}-{:x}", text.start, text.end);
         let file = match File::open(&name) {
             Ok(file) => file,
-            // A program that has just begun maps its libraries: look again.
+            // A program that has only begun maps its libraries: read again.
             Err(error) if error.kind() == ErrorKind::NotFound && !is_mapped(pid, &text) => {
                 return changed_text(pid);
             }
@@ -148,7 +149,7 @@ pub fn changed_text(pid: i32) -> Vec<(String, u64)> {
         let (mut mapped, mut stored) = (vec![0; length], vec![0; length]);
         memory.seek(SeekFrom::Start(text.start)).unwrap();
         memory.read_exact(&mut mapped).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let mut got = 0; // the last page may reach over the end of the file
+        let mut got = 0; // the last page may extend past the end of the file
         while got < length {
             match file.read_at(&mut stored[got..], text.offset + got as u64).expect("reading an image") {
                 0 => break,
@@ -161,11 +162,12 @@ pub fn changed_text(pid: i32) -> Vec<(String, u64)> {
     changed
 }
 
-/// Fails unless all text of `pid` is as in its files.
+/// Fails unless all text of `pid` equals its files.
 #[track_caller]
 pub fn assert_text_restored(pid: i32) {
     let mut changed = Vec::new();
-    // The kernel restores the text of a killed agent's probes when it gets to closing its descriptors.
+    // The kernel restores the text of a killed agent's probes when it closes the agent's
+    // descriptors.
     let restored = eventually(Duration::from_secs(10), || {
         changed = changed_text(pid);
         changed.is_empty()
@@ -173,14 +175,14 @@ pub fn assert_text_restored(pid: i32) {
     assert!(restored, "text of {pid} still differs from its files: {changed:x?}");
 }
 
-/// Fails unless some text of `pid` differs from its files: that probes are really in place.
+/// Fails unless some text of `pid` differs from its files: probes are really in place.
 #[track_caller]
 pub fn assert_text_probed(pid: i32) {
     assert!(!changed_text(pid).is_empty(), "no byte of the text of {pid} is a probe");
 }
 
-/// Runs a script in the root of tracefs; gives its output. Where that is not mounted it is mounted for a moment in a mount
-/// namespace of its own.
+/// Runs a script in the root of tracefs and returns its output. If tracefs is not mounted, it is
+/// mounted temporarily in a separate mount namespace.
 fn in_tracefs(script: &str) -> String {
     let script = format!("mount -t tracefs none /mnt && cd /mnt && {script}");
     let output = Command::new("unshare").args(["-m", "sh", "-c", &script]).output().expect("unshare");
@@ -196,7 +198,7 @@ pub fn trace_events() -> Vec<String> {
     text.lines().filter(|line| line.contains("edgelat_")).map(str::to_owned).collect()
 }
 
-/// Defines an event as the agent with that pid would.
+/// Defines an event as the agent with that pid would do.
 pub fn define_trace_event(agent: i32) {
     in_tracefs(&format!("echo 'p:edgelat_{agent}_1/e0 /bin/true:0x1000' >>uprobe_events"));
 }
@@ -207,7 +209,7 @@ pub fn trace_events_of(agent: i32) -> Vec<String> {
     trace_events().into_iter().filter(|line| line.contains(&mark)).collect()
 }
 
-/// The state letter and the tracer of a process: `None` when there is no such process.
+/// The state letter of a process; `None` if the process does not exist.
 pub fn state_of(pid: i32) -> Option<char> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("State:\t")?.chars().next())

@@ -1,4 +1,5 @@
-//! Reads what an upload sends (opentelemetry-proto, metrics/v1/metrics.proto), and keeps the books about it.
+//! Reads the content of uploads (opentelemetry-proto, metrics/v1/metrics.proto), and accounts for
+//! it.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +16,11 @@ pub enum Figure {
     Number(f64),
     /// A histogram: its count, its sum in seconds, its zero count, and its occupied buckets.
     Histogram {
-        /// Values.
+        /// Number of values.
         count: u64,
-        /// Of all of them.
+        /// Sum of all values.
         sum: f64,
-        /// Those that count as zero.
+        /// Number of values that count as zero.
         zero: u64,
         /// Index and count.
         buckets: Vec<(i32, u64)>,
@@ -29,21 +30,21 @@ pub enum Figure {
 /// A point.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Point {
-    /// What it is from.
+    /// Attributes of its resource.
     pub resource: Labels,
     /// Name of its metric.
     pub metric: String,
     /// Unit of its metric.
     pub unit: String,
-    /// It is one of a sum that only grows.
+    /// True if it belongs to a sum that only grows.
     pub monotonic: bool,
     /// Its attributes.
     pub attributes: Labels,
-    /// Since when it counts, in nanoseconds since 1970; 0 where that is not said.
+    /// Start of its count, in nanoseconds since 1970; 0 if absent.
     pub start_ns: u64,
-    /// When it was.
+    /// Its time, in nanoseconds since 1970.
     pub time_ns: u64,
-    /// What it says.
+    /// Its value.
     pub figure: Figure,
 }
 
@@ -78,7 +79,7 @@ fn labels(message: &[u8], number: u64) -> Labels {
     pairs.collect()
 }
 
-/// The points of an `ExportMetricsServiceRequest`. What is sent must be right in itself: temporality, counts that add up.
+/// The points of an `ExportMetricsServiceRequest`. Temporality and sums of counts must be correct.
 pub fn points(request: &[u8]) -> Vec<Point> {
     let mut points = Vec::new();
     for of_resource in messages(request, 1) {
@@ -159,8 +160,8 @@ fn consistent(count: u64, sum: f64, zero: u64, buckets: Vec<(i32, u64)>) -> Figu
     Figure::Histogram { count, sum, zero, buckets }
 }
 
-/// The points of a request in JSON (<https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding>), which must be right in
-/// themselves as well.
+/// The points of a request in JSON
+/// (<https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding>), with the same checks.
 pub fn points_of_json(line: &str) -> Vec<Point> {
     fn each(list: &Json) -> &[Json] {
         list.as_array().expect("a list")
@@ -209,7 +210,7 @@ fn labels_of_json(pairs: &Json) -> Labels {
     pairs.as_array().into_iter().flatten().map(label).collect()
 }
 
-/// A number of 64 bits, which is a text there; 0 where there is none.
+/// A number of 64 bits, which JSON has as a text; 0 if it is absent.
 fn whole_of_json(value: &Json) -> u64 {
     value.as_str().map_or(0, |digits| digits.parse().expect("digits"))
 }
@@ -231,19 +232,20 @@ fn figure_of_json(point: &Json) -> Figure {
     consistent(count, point["sum"].as_f64().expect("a sum"), zero, buckets.collect())
 }
 
-/// What a receiver has: each series, with what it said when.
+/// Content of a receiver: the values of each series over time.
 #[derive(Debug, Clone, Default)]
 pub struct Books {
     /// By run, metric and attributes.
     pub series: BTreeMap<(String, String, Labels), BTreeMap<u64, Figure>>,
-    /// Points that came again, and said the same.
+    /// Points that came again with the same value.
     pub again: usize,
-    /// Since when each counts.
+    /// Start of the count of each series.
     starts: BTreeMap<(String, String, Labels), u64>,
 }
 
 impl Books {
-    /// Takes points in. One that was there already has to say the same, and no series may go back or begin anew.
+    /// Adds points. A repeated point must have the same value, and no series may decrease or
+    /// restart.
     #[track_caller]
     pub fn take(&mut self, points: &[Point]) {
         for point in points {
@@ -268,7 +270,7 @@ impl Books {
         }
     }
 
-    /// What a series said last, up to a moment.
+    /// The last value of a series up to a given time.
     pub fn at(&self, run: &str, metric: &str, function: &str, reason: &str, time_ns: u64) -> Option<&Figure> {
         let is = |(of_run, name, labels): &&(String, String, Labels)| {
             of_run == run

@@ -1,4 +1,5 @@
-//! A receiver of OTLP over HTTP that does what a test says: takes a request, refuses it, asks for time, or hangs up.
+//! An OTLP/HTTP receiver scripted by a test: takes a request, refuses it, asks for time, or hangs
+//! up.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -14,24 +15,24 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::otlp::{Books, points};
 use crate::{patience, remote_write};
 
-/// What it does with a request.
+/// Reaction to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// Takes it.
+    /// Takes the request.
     Take,
-    /// Takes it, and hangs up before it has answered.
+    /// Takes the request and hangs up before the answer.
     TakeAndHangUp,
-    /// Takes it, and hangs up in the middle of its answer.
+    /// Takes the request and hangs up in the middle of the answer.
     TakeAndStammer,
-    /// Hangs up when it has read half of it.
+    /// Hangs up after half of the request.
     HangUp,
-    /// Answers with this status, and what it asks for in Retry-After.
+    /// Answers with this status and this value of Retry-After.
     Status(u16, Option<&'static str>),
-    /// Answers as something does that is no receiver: this status, this type, this body.
+    /// Answers like a server that is no receiver: this status, this type, this body.
     Page(u16, &'static str, &'static str),
-    /// Has a Prometheus on this port take it, and says what that says.
+    /// Passes the request to a Prometheus on this port, and returns its answer.
     PassOn(u16),
-    /// Takes it, and says that so many points of it were refused, and why.
+    /// Takes the request and reports this number of refused points, with the reason.
     Partly(u64, &'static str),
 }
 
@@ -40,12 +41,12 @@ struct State {
     replies: VecDeque<Reply>,
     usual: Option<Reply>,
     books: Books,
-    /// When each request came, and what was done with it.
+    /// Arrival time of each request, and the reaction.
     log: Vec<(Instant, Reply)>,
     headers: Vec<String>,
 }
 
-/// A running one. It ends with the test.
+/// A running receiver. It ends with the test.
 #[derive(Debug)]
 pub struct Receiver {
     address: SocketAddr,
@@ -53,18 +54,18 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Starts it; it does these with the first requests, and takes all others.
+    /// Starts a receiver that reacts in these ways to the first requests, and takes all others.
     pub fn start(replies: &[Reply]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         Self::on(listener, replies)
     }
 
-    /// The same on a socket that is there already.
+    /// Starts it on an existing socket.
     pub fn on(listener: TcpListener, replies: &[Reply]) -> Self {
         Self::behind(listener, replies, serve)
     }
 
-    /// One behind TLS, with a certificate and its key.
+    /// Starts a receiver behind TLS, with a certificate and its key.
     pub fn with_tls(certificate: &Path, key: &Path) -> Self {
         let certificate = CertificateDer::from_pem_file(certificate).expect("a certificate");
         let key = PrivateKeyDer::from_pem_file(key).expect("a key");
@@ -103,22 +104,22 @@ impl Receiver {
         Self { address, state }
     }
 
-    /// Where it is.
+    /// Its URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// What it does with all requests from now on.
+    /// Sets the reaction to all later requests.
     pub fn always(&self, reply: Reply) {
         self.state.lock().expect("state").usual = Some(reply);
     }
 
-    /// What it has.
+    /// Points received so far.
     pub fn books(&self) -> Books {
         self.state.lock().expect("state").books.clone()
     }
 
-    /// What it did, and when.
+    /// Reactions and their times.
     pub fn log(&self) -> Vec<(Instant, Reply)> {
         self.state.lock().expect("state").log.clone()
     }
@@ -201,7 +202,8 @@ fn response(status: u16, retry_after: Option<&str>, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// Reads the head of a request; what was read behind it stays in the buffer. Gives it and the length of the body.
+/// Reads the head of a request; bytes read behind it stay in the buffer. Returns the head and the
+/// length of the body.
 fn head(stream: &mut impl Read, buffer: &mut Vec<u8>) -> Option<(String, usize)> {
     loop {
         if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -221,12 +223,12 @@ fn head(stream: &mut impl Read, buffer: &mut Vec<u8>) -> Option<(String, usize)>
     }
 }
 
-/// Time between two of its answers, from the one of this number on.
+/// Time between two of its answers, of which the first has this number.
 pub fn between(log: &[(Instant, Reply)], number: usize) -> Duration {
     log[number + 1].0 - log[number].0
 }
 
-/// A proxy that leads to wherever it is asked (CONNECT, RFC 9110, 9.3.6).
+/// A proxy that connects to any requested address (CONNECT, RFC 9110, 9.3.6).
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -234,7 +236,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts it.
+    /// Starts the proxy.
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -249,12 +251,12 @@ impl Proxy {
         Self { address, asked }
     }
 
-    /// Where it is.
+    /// Its URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// How often it was asked.
+    /// Number of requests.
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }

@@ -1,4 +1,4 @@
-//! A spool without a service: what it would have recorded, with whatever clock a test wants.
+//! A spool without a service: the records it would have written, with any clock.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,25 +8,25 @@ use edgelat_spool::{Clock, Counts, Directory, Identity, Options, Spool, Stream};
 /// A second in nanoseconds.
 pub const SECOND: u64 = 1_000_000_000;
 
-/// A run of a service that was never there.
+/// A run of a service that never existed.
 pub struct Records {
     spool: Spool,
     random: u64,
-    /// The clock. It goes on with each interval.
+    /// The clock. It advances with each interval.
     pub now: Clock,
-    /// The target that functions are of.
+    /// Target of the functions.
     pub target: String,
-    /// Time of an interval.
+    /// Duration of an interval.
     pub interval_ns: u64,
-    /// The run, as it is named everywhere.
+    /// Identifier of the run.
     pub run: String,
-    /// What each function has counted so far.
+    /// Counts of each function so far.
     pub totals: BTreeMap<String, Counts>,
-    /// The same at the end of each interval, with its end since boot.
+    /// Counts at the end of each interval, with its end since boot.
     pub history: Vec<(u64, BTreeMap<String, Counts>)>,
 }
 
-/// Room for all that a test records.
+/// Options with room for all records of a test.
 pub const ROOMY: Options = Options {
     max_bytes: 64 << 20,
     segment_bytes: 256 << 10,
@@ -36,13 +36,13 @@ pub const ROOMY: Options = Options {
 };
 
 impl Records {
-    /// Begins a run in a folder, which it makes.
+    /// Begins a run in a folder, which it creates.
     #[track_caller]
     pub fn begin(dir: &Path, number: u8, boot: [u8; 16], now: Clock) -> Self {
         Self::with(dir, number, boot, now, ROOMY)
     }
 
-    /// The same with bounds of its own.
+    /// Begins a run with its own options.
     #[track_caller]
     pub fn with(dir: &Path, number: u8, boot: [u8; 16], now: Clock, options: Options) -> Self {
         std::fs::create_dir_all(dir).expect("a folder");
@@ -67,7 +67,8 @@ impl Records {
         (self.random >> 33) % limit
     }
 
-    /// An interval in which each of these functions was called so often, with durations over two octaves, and lost some.
+    /// Adds an interval with `calls` calls of each function, over two octaves of durations, and
+    /// some losses.
     pub fn interval(&mut self, functions: u64, calls: u64) {
         for number in 0..functions {
             let name = format!("function_{number}");
@@ -93,7 +94,7 @@ impl Records {
 
     fn calls(&mut self, middle: i32, calls: u64) -> Counts {
         let mut counts = Counts { entries: calls + 1, ..Counts::default() };
-        // Now and then one is lost.
+        // Occasionally a call is lost.
         let lost = self.below(counts.lost.len() as u64) as usize;
         counts.lost[lost] = 1;
         let mut buckets: BTreeMap<i32, u64> = BTreeMap::new();
@@ -108,12 +109,12 @@ impl Records {
         counts
     }
 
-    /// Time in which a target was not measured.
+    /// Adds time in which a target was not measured.
     pub fn uncovered(&mut self, target: &str, reason: &str, time_ns: u64) {
         self.spool.uncovered(target, reason, time_ns, 0);
     }
 
-    /// Has everything on the disk.
+    /// Writes everything to the disk.
     pub fn sync(&mut self) {
         assert_eq!(self.spool.flush(self.now.boot_ns, true), None);
     }

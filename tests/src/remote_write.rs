@@ -1,10 +1,13 @@
-//! What Prometheus makes of OTLP, for a Prometheus that was built without its receiver of OTLP, as Debian's are.
+//! Prometheus's translation of OTLP, for a Prometheus built without its OTLP receiver, as Debian's
+//! are.
 //!
-//! Its own receiver makes the same series: `tests/tests/e2e/prometheus_otlp.rs` compares them where a Prometheus with it is named.
+//! Its own receiver makes the same series: `tests/tests/e2e/prometheus_otlp.rs` compares them if a
+//! Prometheus with the receiver is available.
 //!
-//! Points are written to it by remote write 1.0, with the names and labels of the specification (OpenTelemetry, *Prometheus and
-//! OpenMetrics Compatibility*: unit and `_total` behind the name, `job` and `instance` of the resource, exponential histograms as
-//! native ones, whose buckets have the index of their upper bound). Whether it takes them, and what it computes of them, is its own.
+//! Points are sent by remote write 1.0, with the names and labels of the specification
+//! (OpenTelemetry, *Prometheus and OpenMetrics Compatibility*: unit and `_total` after the name,
+//! `job` and `instance` of the resource, exponential histograms as native ones, whose buckets have
+//! the index of their upper bound). Acceptance and computations remain Prometheus's own.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -15,10 +18,10 @@ use edgelat_wire::protobuf::{bytes, double, number, signed, text};
 use crate::otlp::{Figure, Labels, Point};
 use crate::patience;
 
-/// Index of a bucket of Prometheus is that of OpenTelemetry and this.
+/// Difference of a Prometheus bucket index from the OpenTelemetry index.
 const INDEX_STEP: i32 = 1;
 
-/// Writes points to a Prometheus on a port of this machine; gives status and answer.
+/// Writes points to a Prometheus on a port of this machine; returns status and answer.
 pub fn write(port: u16, points: &[Point]) -> (u16, Vec<u8>) {
     let mut series: BTreeMap<Labels, Vec<(u64, Vec<u8>)>> = BTreeMap::new();
     for point in points {
@@ -73,7 +76,7 @@ fn histogram(count: u64, sum: f64, zero: u64, buckets: &[(i32, u64)], time_ns: u
     signed(&mut out, 4, 3);
     double(&mut out, 5, (-24f64).exp2());
     number(&mut out, 6, zero);
-    // A span for each bucket: its distance from the one before, and its length.
+    // A span for each bucket: its distance from the previous bucket, and its length.
     let (mut next, mut before, mut deltas) = (0, 0, Vec::new());
     for (index, count) in buckets {
         let mut span = Vec::new();
@@ -91,12 +94,13 @@ fn histogram(count: u64, sum: f64, zero: u64, buckets: &[(i32, u64)], time_ns: u
     out
 }
 
-/// Snappy's block format, with nothing but literals: the length of all, and pieces of up to 64 KiB after their lengths.
+/// Snappy's block format with literals only: the total length, and pieces of up to 64 KiB after
+/// their lengths.
 fn snappy(plain: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     edgelat_wire::postcard::put(&mut out, plain.len() as u64);
     for piece in plain.chunks(1 << 16) {
-        // Tag 61: two bytes of length less one.
+        // Tag 61: two bytes of length minus one.
         out.push(61 << 2);
         out.extend(((piece.len() - 1) as u16).to_le_bytes());
         out.extend_from_slice(piece);

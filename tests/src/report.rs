@@ -1,44 +1,44 @@
-//! The report of edgelat and the oracle of a target as types, and how the two are compared.
+//! The report of edgelat and the oracle of a target as types, and their comparison.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// What a target told about itself: one line of the protocol in `tests/targets/oracle.h`.
+/// A target's report about itself: one line of the protocol in `tests/targets/oracle.h`.
 #[derive(Clone, Debug)]
 pub struct Oracle {
-    /// `ready`, `rest`, `told`, `end`, or a target's own.
+    /// `ready`, `rest`, `told`, `end`, or an event of the target's own.
     pub event: String,
-    /// Of the process that told it.
+    /// Pid of the process that wrote it.
     pub pid: i32,
-    /// Whether all results of its work were right.
+    /// True if all results of its work were right.
     pub ok: bool,
-    /// How many were wrong.
+    /// Number of wrong results.
     pub wrong: u64,
-    /// The first wrong one.
+    /// The first wrong result.
     pub message: String,
-    /// In the order of the source.
+    /// Its functions, in the order of the source.
     pub functions: Vec<OracleFunction>,
 }
 
-/// What a target knows about one of its functions.
+/// A target's knowledge about one of its functions.
 #[derive(Clone, Debug)]
 pub struct OracleFunction {
-    /// Demangled.
+    /// Demangled name.
     pub name: String,
-    /// Entered.
+    /// Calls that began.
     pub calls: u64,
-    /// Left through its own return.
+    /// Calls that ended by the function's own return.
     pub completed: u64,
-    /// Left by an exception, a panic, a longjmp or the end of the thread.
+    /// Calls left by an exception, a panic, a longjmp or the end of the thread.
     pub unwound: u64,
-    /// Entered and not left.
+    /// Calls that began and did not end.
     pub in_flight: u64,
-    /// Sum of the durations the target measured, nanoseconds; 0 where it measured none.
+    /// Sum of the durations the target measured, nanoseconds; 0 if it measured none.
     pub sum_ns: u64,
     /// Nearest-rank quantiles of these durations, nanoseconds: 50 %, 90 %, 99 %.
     pub quantiles_ns: Option<[u64; 3]>,
-    /// The shortest and the longest of them, nanoseconds.
+    /// The shortest and the longest of these durations, nanoseconds.
     pub extremes_ns: Option<[u64; 2]>,
 }
 
@@ -62,7 +62,7 @@ pub struct Quantiles {
 /// One function in a report of edgelat.
 #[derive(Clone, Debug)]
 pub struct Function {
-    /// Demangled.
+    /// Demangled name.
     pub name: String,
     /// Path of the image.
     pub image: String,
@@ -70,19 +70,19 @@ pub struct Function {
     pub entries: u64,
     /// Calls measured from beginning to end.
     pub exits: u64,
-    /// Of those, the ones that an exception left; `None` where no place is known at which one leaves.
+    /// Measured calls that an exception left; `None` if no such exit is known.
     pub exceptions: Option<u64>,
     /// Calls that have begun and not ended: occupied frames.
     pub in_flight: u64,
-    /// Calls that began and will never be measured, by the reason.
+    /// Calls that began and will never be measured, by reason.
     pub lost: BTreeMap<String, u64>,
     /// Returns of calls that began before coverage.
     pub unmatched_exits: u64,
     /// Durations in the histogram.
     pub count: u64,
-    /// Their sum, nanoseconds.
+    /// Sum of these durations, nanoseconds.
     pub sum_ns: u64,
-    /// What the histogram says; `None` while it is empty.
+    /// Quantiles of the histogram; `None` while it is empty.
     pub quantiles: Option<Quantiles>,
     /// Buckets per factor of two, as a power of two.
     pub scale: i64,
@@ -90,17 +90,17 @@ pub struct Function {
     pub zero_count: u64,
     /// (OTLP index, count), ascending.
     pub buckets: Vec<(i64, u64)>,
-    /// Of the sum, what probes took that were hit inside, nanoseconds.
+    /// Part of the sum that probes inside took, nanoseconds.
     pub probes_inside_ns: Option<u64>,
-    /// The mean without that, nanoseconds.
+    /// The mean without that part, nanoseconds.
     pub mean_without_probes_ns: Option<u64>,
-    /// What the probes themselves add to a duration, nanoseconds.
+    /// Time that the probes themselves add to a duration, nanoseconds.
     pub bias_ns: Option<u64>,
-    /// Whether some exits are tail jumps: the duration ends where another function takes over.
+    /// True if some exits are tail jumps: the duration ends where another function takes over.
     pub until_tail_call: bool,
-    /// Copies within other functions, as far as it is known.
+    /// Known copies inlined into other functions.
     pub inlined_copies: Option<u64>,
-    /// Whether the row moved while it was read.
+    /// True if the row changed while it was read.
     pub unsettled: bool,
 }
 
@@ -109,23 +109,23 @@ pub struct Function {
 pub struct Report {
     /// 0 at arming.
     pub seq: u64,
-    /// Since arming, nanoseconds.
+    /// Time since arming, nanoseconds.
     pub elapsed_ns: u64,
-    /// Whether it is the last.
+    /// True for the last report.
     pub is_final: bool,
-    /// Why it ended: `duration`, `signal`, `target`...
+    /// Reason of the end: `duration`, `signal`, `target`...
     pub ended: Option<String>,
-    /// How the probes are attached.
+    /// Way in which the probes are attached.
     pub route: String,
     /// `ret` or `uretprobe`.
     pub returns: String,
-    /// Pids that are covered.
+    /// Covered pids.
     pub processes: Vec<i32>,
-    /// In the order they were asked for.
+    /// Functions, in the requested order.
     pub functions: Vec<Function>,
-    /// Hits of probes that could not be told to any function.
+    /// Hits of probes that could not be attributed to a function.
     pub unattributed_hits: u64,
-    /// The object itself, for what has no field here.
+    /// The object itself, for values without a field here.
     pub value: Value,
 }
 
@@ -150,7 +150,7 @@ fn list<'a>(object: &'a Value, name: &str) -> &'a Vec<Value> {
 }
 
 impl Oracle {
-    /// Reads one line of a target; `None` when it is something else.
+    /// Parses one line of a target; `None` if it is another kind of line.
     pub fn parse(line: &str) -> Option<Self> {
         let value: Value = serde_json::from_str(line).ok()?;
         let event = value.get("event")?.as_str()?.to_owned();
@@ -176,8 +176,9 @@ impl Oracle {
         })
     }
 
-    /// What the target knows about the function that a report calls `name`. C++ names may carry their
-    /// parameter list in one and not in the other; in Go's `main.(*T).method` a parenthesis begins none.
+    /// The target's figures of the function that a report calls `name`. C++ names may have their
+    /// parameter list in only one of the two; in Go's `main.(*T).method` no parenthesis begins a
+    /// list.
     pub fn function(&self, name: &str) -> &OracleFunction {
         let without_parameters = |name: &str| name.split_once('(').map_or(name, |(head, _)| head).to_owned();
         let wanted = without_parameters(name);
@@ -242,13 +243,13 @@ impl Function {
         self.lost.values().sum()
     }
 
-    /// One named loss; fails when the report does not name it.
+    /// One named loss; fails if the report does not name it.
     #[track_caller]
     pub fn lost(&self, name: &str) -> u64 {
         *self.lost.get(name).unwrap_or_else(|| panic!("no loss is called `{name}`: {:?}", self.lost))
     }
 
-    /// Fails unless every entry is accounted for and the histogram is consistent with itself.
+    /// Fails unless every entry is accounted for and the histogram is consistent.
     #[track_caller]
     pub fn assert_identity(&self) {
         assert_eq!(
@@ -277,20 +278,21 @@ impl Function {
     }
 }
 
-/// The OTLP index at scale 3 of a duration: bucket i holds (2^(i/8), 2^((i+1)/8)] seconds. In floating
-/// point: good enough to compare within a bucket, not to decide its bound.
+/// The OTLP index at scale 3 of a duration: bucket i holds (2^(i/8), 2^((i+1)/8)] seconds. In
+/// floating point: precise enough for a comparison within a bucket, not for a decision at its
+/// bound.
 pub fn bucket_of_ns(ns: f64) -> i64 {
     ((ns / 1e9).log2() * 8.0).ceil() as i64 - 1
 }
 
 impl Report {
-    /// Reads one line of edgelat; `None` when it is something else, such as a line of the command that
+    /// Parses one line of edgelat; `None` if it is another line, such as output of the command that
     /// it runs.
     pub fn parse(line: &str) -> Option<Self> {
         Self::of(serde_json::from_str(line).ok()?)
     }
 
-    /// The same of an object that was read.
+    /// Converts a parsed object.
     pub fn of(value: Value) -> Option<Self> {
         if value.get("schema")?.as_str()? != "edgelat.watch/1" {
             return None;
@@ -312,7 +314,7 @@ impl Report {
         })
     }
 
-    /// The function of that name; C++ names may be given without their parameter list.
+    /// The function of that name; C++ names may omit their parameter list.
     #[track_caller]
     pub fn function(&self, name: &str) -> &Function {
         let head = format!("{name}(");
@@ -329,9 +331,9 @@ impl Report {
         }
     }
 
-    /// Fails unless the identity holds, the target's results were right, and every function of the report
-    /// was entered and left exactly as often as the target says. What the target left otherwise
-    /// (`unwound`) or not at all must be accounted for as lost or in flight.
+    /// Fails unless the identity holds, the target's results were right, and the target's counts of
+    /// entries and exits equal the report's for every function. Calls that the target left
+    /// otherwise (`unwound`) or not at all must be accounted for as lost or in flight.
     #[track_caller]
     pub fn agrees_with(&self, oracle: &Oracle) {
         oracle.assert_right();

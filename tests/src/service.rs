@@ -1,4 +1,4 @@
-//! Runs `edgelat run`: a place with a configuration, and agents that come and go there.
+//! Runs `edgelat run`: a place with a configuration, and the agents that run there.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -15,32 +15,32 @@ use crate::session::{binary, run};
 use crate::target::target;
 use crate::{Function, patience};
 
-/// A user that is nobody else here.
+/// A user id without any other use here.
 pub const STRANGER: u32 = 65_534;
 
-/// Where agents run one after the other: a folder with their configuration, their state, and what they keep while they
-/// run. Nothing of it is shared with another test.
+/// A place for consecutive agents: a folder with their configuration, state and runtime files.
+/// Nothing in it is shared with another test.
 pub struct Place {
     folder: TempDir,
 }
 
 impl Place {
-    /// Makes the folder; there is no configuration yet.
+    /// Creates the folder, without a configuration.
     pub fn new() -> Self {
         crate::need_root();
         Self { folder: TempDir::new() }
     }
 
-    /// Its folder.
+    /// Path of the folder.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    /// A copy of a target that nobody else executes, so that its path means the processes of one test.
+    /// Copies a target for a single test, so that its path selects only that test's processes.
     pub fn program(&self, name: &str, copy: &str) -> PathBuf {
         let to = self.path().join(copy);
-        // By another process: what this one starts meanwhile would have the file open for writing, and nobody could
-        // execute it.
+        // By another process: a concurrent child of this one would have the file open for writing,
+        // and the file could not be executed.
         let copied = Command::new("cp").arg(target(name)).arg(&to).status().expect("cp");
         assert!(copied.success(), "{} to {}", name, to.display());
         to
@@ -51,8 +51,9 @@ impl Place {
         self.folder.path().join("edgelat.toml")
     }
 
-    /// Writes the configuration: what stands in `[agent]` besides the folders, and the targets. It looks for processes and
-    /// reports as often as it can, and cost is no object, unless `agent` says so.
+    /// Writes the configuration: the keys of `[agent]` other than the folders, and the targets. It
+    /// searches for processes and reports as often as possible, without a cost limit, unless
+    /// `agent` sets them.
     pub fn configure(&self, agent: &str, targets: &[String]) {
         let folder = self.folder.path().display();
         let mut text = format!("[agent]\nstate_dir = \"{folder}/state\"\nrun_dir = \"{folder}/run\"\n");
@@ -63,7 +64,7 @@ impl Place {
         }
         text.push_str(agent);
         targets.iter().for_each(|target| text.push_str(target));
-        // Written beside it and renamed: who reads it finds the old one or the new one.
+        // Written beside it and renamed: readers find either the old or the new file.
         let (new, file) = (self.folder.path().join("new.toml"), self.config());
         std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &file)).expect("a configuration file");
     }
@@ -75,18 +76,18 @@ impl Place {
         command
     }
 
-    /// Adds what makes a service of `edgelat` to a command that ends with its path.
+    /// Adds the arguments of the service to a command that ends with the path of edgelat.
     pub fn arguments(&self, command: &mut Command) {
         command.args(["run", "--json", "-c"]).arg(self.config());
     }
 
-    /// Starts a service; comes back when it has said that it is ready.
+    /// Starts a service; returns when it reports that it is ready.
     #[track_caller]
     pub fn start(&self) -> Service {
         Service::start(self.command())
     }
 
-    /// Another command of edgelat that reads this configuration, to its end.
+    /// Runs another command of edgelat with this configuration to its end.
     #[track_caller]
     pub fn edgelat<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Outcome {
         let mut command = Command::new(binary());
@@ -98,14 +99,15 @@ impl Place {
     pub fn copy(&self) -> PathBuf {
         let copy = self.path().join("edgelat");
         if !copy.exists() {
-            // By another process: what this one starts meanwhile would have the file open for writing.
+            // By another process: a concurrent child of this one would have the file open for
+            // writing.
             let copied = Command::new("cp").arg(binary()).arg(&copy).status().expect("cp");
             assert!(copied.success(), "{}", copy.display());
         }
         copy
     }
 
-    /// The process that is the agent here, as its lock says: the guard.
+    /// The process that holds the lock of this place: the guard.
     pub fn holder(&self) -> Option<i32> {
         std::fs::read_to_string(self.path().join("run/lock")).ok()?.trim().parse().ok()
     }
@@ -117,7 +119,7 @@ impl Default for Place {
     }
 }
 
-/// A target of a configuration, whose probes may cost what they like. `rest` are more keys, one a line.
+/// A target of a configuration without a cost limit. `rest` are more keys, one a line.
 pub fn measure(name: &str, select: &str, functions: &[&str], rest: &str) -> String {
     let functions: Vec<String> = functions.iter().map(|function| format!("{function:?}")).collect();
     let functions = functions.join(", ");
@@ -128,22 +130,22 @@ pub fn measure(name: &str, select: &str, functions: &[&str], rest: &str) -> Stri
 /// One line of the service.
 #[derive(Clone, Debug)]
 pub struct Told {
-    /// Of the target in the configuration.
+    /// Name of the target in the configuration.
     pub name: String,
-    /// Of the process.
+    /// Its process.
     pub pid: i32,
     /// `measured`, `paused`, `left` or `ended`.
     pub state: String,
-    /// Why it is not measured.
+    /// Reason that it is not measured.
     pub reason: Option<String>,
-    /// What was counted.
+    /// Its counts.
     pub report: Option<Report>,
-    /// Where that is recorded.
+    /// Position of its record.
     pub spool: Value,
 }
 
 impl Told {
-    /// Reads one line; `None` when it is something else.
+    /// Parses one line; `None` if it is another kind of line.
     pub fn parse(line: &str) -> Option<Self> {
         let mut value: Value = serde_json::from_str(line).ok()?;
         if value.get("schema")?.as_str()? != "edgelat.run/1" {
@@ -161,17 +163,17 @@ impl Told {
         })
     }
 
-    /// Is it this state of this process?
+    /// True if it reports this state of this process.
     pub fn is(&self, pid: i32, state: &str) -> bool {
         self.pid == pid && self.state == state
     }
 
-    /// Calls that were seen to begin, of all its functions.
+    /// Calls of all its functions that were seen to begin.
     pub fn entries(&self) -> u64 {
         self.report.iter().flat_map(|report| &report.functions).map(|function| function.entries).sum()
     }
 
-    /// What was counted; fails where nothing was.
+    /// Its counts; fails if nothing was counted.
     #[track_caller]
     pub fn report(&self) -> &Report {
         self.report.as_ref().unwrap_or_else(|| panic!("a report is missing in {self:#?}"))
@@ -182,7 +184,7 @@ impl Told {
 pub struct Service(Agent);
 
 impl Service {
-    /// Runs a command that ends up as `edgelat run --json`; comes back when it is ready.
+    /// Runs a command that executes `edgelat run --json` in the end; returns when it is ready.
     #[track_caller]
     pub fn start(command: Command) -> Self {
         let service = Self::begin(command);
@@ -190,48 +192,48 @@ impl Service {
         service
     }
 
-    /// The same without waiting for anything.
+    /// Runs such a command without waiting.
     #[track_caller]
     pub fn begin(command: Command) -> Self {
         crate::need_root();
         Self(Agent::start(command))
     }
 
-    /// Of the process that was started: the guard, unless another command stands before it.
+    /// Pid of the process that was started: the guard, unless another command precedes it.
     pub fn pid(&self) -> i32 {
         self.0.pid()
     }
 
-    /// It has not ended.
+    /// True if it has not ended.
     pub fn is_alive(&self) -> bool {
         crate::machine::state_of(self.pid()).is_some_and(|state| state != 'Z')
     }
 
-    /// The child of the guard; `None` before it was made and after its end.
+    /// The child of the guard; `None` before its creation and after its end.
     pub fn collector(&self) -> Option<i32> {
         let pid = self.pid();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
         children.split_whitespace().next()?.parse().ok()
     }
 
-    /// All that it logged so far.
+    /// The log so far.
     pub fn log(&self) -> String {
         self.0.stderr.text()
     }
 
-    /// Lines of the log that contain some words.
+    /// Number of log lines that contain these words.
     pub fn times(&self, words: &str) -> usize {
         self.log().lines().filter(|line| line.contains(words)).count()
     }
 
-    /// Waits until the log contains some words.
+    /// Waits until the log contains these words.
     #[track_caller]
     pub fn says(&self, words: &str) {
         let said = self.0.stderr.wait(0, patience(), |line| line.contains(words).then_some(()));
         assert!(said.is_some(), "`{words}` was not logged, only:\n{}", self.log());
     }
 
-    /// How many lines there are.
+    /// Number of lines.
     pub fn count(&self) -> usize {
         self.0.stdout.text().lines().count()
     }
@@ -241,14 +243,14 @@ impl Service {
         self.0.stdout.text().lines().filter_map(Told::parse).collect()
     }
 
-    /// Waits for a line for which `wanted` holds. What stands in each one looked at must fulfil the identity, unless it
-    /// says that it is unsettled.
+    /// Waits for a line for which `wanted` holds. Each line until then must fulfil the identity,
+    /// unless it is marked as unsettled.
     #[track_caller]
     pub fn wait_for(&self, wanted: impl Fn(&Told) -> bool) -> Told {
         self.wait_after(0, wanted)
     }
 
-    /// The same among the lines from number `from` on.
+    /// Waits for such a line from number `from` on.
     #[track_caller]
     pub fn wait_after(&self, from: usize, wanted: impl Fn(&Told) -> bool) -> Told {
         let found = self.0.stdout.wait(from, patience(), |line| {
@@ -261,7 +263,7 @@ impl Service {
         found.unwrap_or_else(|| panic!("no such line came; the last: {:#?}\n{}", last(), self.log())).1
     }
 
-    /// Waits until calls of a process are counted; gives that line.
+    /// Waits until calls of a process are counted; returns that line.
     #[track_caller]
     pub fn counts(&self, pid: i32) -> Told {
         self.wait_for(|told| told.is(pid, "measured") && told.entries() > 0)
@@ -278,20 +280,20 @@ impl Service {
         self.0.signal(signal);
     }
 
-    /// Waits for the end, whatever it is.
+    /// Waits for the end with any status.
     #[track_caller]
     pub fn ended(mut self) -> Outcome {
         self.0.ended()
     }
 
-    /// Tells it to end, and waits for that: exit status 0, last figures for whatever it measured, and nothing of it is
-    /// left. Gives all its lines.
+    /// Ends it with a signal and waits: exit status 0, last figures for each measured process, and
+    /// no remains. Returns all its lines.
     #[track_caller]
     pub fn end(self) -> Vec<Told> {
         self.end_by(Signal::SIGTERM)
     }
 
-    /// The same by another signal.
+    /// Ends it in this way with another signal.
     #[track_caller]
     pub fn end_by(self, signal: Signal) -> Vec<Told> {
         self.signal(signal);
@@ -315,12 +317,12 @@ impl Service {
         lines
     }
 
-    /// Kills guard and collector as they stand, and waits until both are gone.
+    /// Kills guard and collector, and waits until both are gone.
     pub fn kill(mut self) -> i32 {
         let collector = self.collector();
         self.signal(Signal::SIGKILL);
         if let Some(collector) = collector {
-            // It may have ended by itself: nobody answers it any more.
+            // It may have ended by itself, as its peer no longer answers.
             _ = kill(Pid::from_raw(collector), Signal::SIGKILL);
             let gone = || crate::machine::state_of(collector).is_none_or(|state| state == 'Z');
             assert!(eventually(patience(), gone), "collector {collector} does not end");

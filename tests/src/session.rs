@@ -1,4 +1,4 @@
-//! Runs edgelat: short commands to their end, and `watch` as a session that can be spoken to.
+//! Runs edgelat: short commands to their end, and `watch` as an interactive session.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -13,10 +13,11 @@ use crate::patience;
 use crate::report::{Function, Oracle, Report};
 use crate::target::Target;
 
-/// The line on stderr that says that probes count from now on.
+/// The line on stderr at which probes begin to count.
 const ARMED: &str = "edgelat: armed";
 
-/// The binary under test: `EDGELAT_BIN`, or the one beside this test in cargo's target directory.
+/// The binary under test: `EDGELAT_BIN`, or the binary beside this test in cargo's target
+/// directory.
 pub fn binary() -> PathBuf {
     hear_signals();
     if let Some(path) = std::env::var_os("EDGELAT_BIN") {
@@ -35,10 +36,11 @@ pub fn binary() -> PathBuf {
     })
 }
 
-/// A shell makes what it runs in the background ignore Ctrl-C. If it runs the tests so, the agent would inherit that.
+/// A shell makes its background jobs ignore Ctrl-C. The agent would inherit that from the tests.
 fn hear_signals() {
     for signal in [Signal::SIGINT, Signal::SIGHUP] {
-        // SAFETY: the default action is no handler, so there is nothing that could be unsafe to run.
+        // SAFETY: the default action is no handler, so there is no code to run that could be
+        // unsafe.
         unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }
             .expect("a signal that may be handled");
     }
@@ -52,7 +54,7 @@ pub fn edgelat<S: AsRef<OsStr>>(arguments: &[S]) -> Outcome {
     run(command)
 }
 
-/// Runs any command to its end, which must come in time.
+/// Runs any command to its end; fails if it does not end in time.
 #[track_caller]
 pub fn run(command: Command) -> Outcome {
     Agent::start(command).ended()
@@ -62,7 +64,7 @@ pub fn run(command: Command) -> Outcome {
 pub struct Session(Agent);
 
 impl Session {
-    /// Watches functions of a target; comes back when the probes count.
+    /// Watches functions of a target; returns when the probes count.
     #[track_caller]
     pub fn on(target: &Target, functions: &[&str]) -> Self {
         Self::with(target, &[], functions)
@@ -78,7 +80,7 @@ impl Session {
         Self::watch(&arguments)
     }
 
-    /// Runs `edgelat watch --json` with any arguments; comes back when the probes count.
+    /// Runs `edgelat watch --json` with any arguments; returns when the probes count.
     #[track_caller]
     pub fn watch(arguments: &[&str]) -> Self {
         let mut command = Command::new(binary());
@@ -86,7 +88,8 @@ impl Session {
         Self::start(command)
     }
 
-    /// Runs a command that ends up as `edgelat watch --json`; comes back when the probes count.
+    /// Runs a command that executes `edgelat watch --json` in the end; returns when the probes
+    /// count.
     #[track_caller]
     pub fn start(command: Command) -> Self {
         crate::need_root();
@@ -96,7 +99,7 @@ impl Session {
         session
     }
 
-    /// Of the agent.
+    /// Pid of the agent.
     pub fn pid(&self) -> i32 {
         self.0.pid()
     }
@@ -116,14 +119,14 @@ impl Session {
         self.0.stdout.clone()
     }
 
-    /// Waits for the end, whatever it is.
+    /// Waits for the end with any status.
     #[track_caller]
     pub fn ended(mut self) -> Outcome {
         self.0.ended()
     }
 
-    /// Waits for a report for which `wanted` holds. Each one looked at must fulfil the identity, unless
-    /// it says that it is unsettled.
+    /// Waits for a report for which `wanted` holds. Each report until then must fulfil the
+    /// identity, unless it is marked as unsettled.
     #[track_caller]
     pub fn wait_for(&self, wanted: impl Fn(&Report) -> bool) -> Report {
         let found = self.0.stdout.wait(0, patience(), |line| {
@@ -137,11 +140,11 @@ impl Session {
         }
     }
 
-    /// Waits until two reports in a row say the same: what was going on has come to rest.
+    /// Waits until two consecutive reports are equal: all activity has come to rest.
     #[track_caller]
     pub fn at_rest(&self) -> Report {
         let mut before: Option<Vec<(u64, u64)>> = None;
-        // There may be thousands of reports; only those that come from now on are looked at.
+        // There may be thousands of reports; only later ones are examined.
         let from = self.0.stdout.count();
         let found = self.0.stdout.wait(from, patience(), |line| {
             let report = Report::parse(line)?;
@@ -161,14 +164,14 @@ impl Session {
         self.0.stdout.text().lines().filter_map(Report::parse).collect()
     }
 
-    /// What the command told that `watch` runs, when that is a target. Its output goes to stderr: stdout
-    /// is for reports.
+    /// Oracle lines of the command that `watch` runs, if it is a target. Its output goes to stderr:
+    /// stdout is for reports.
     pub fn oracles(&self) -> Vec<Oracle> {
         self.0.stderr.text().lines().filter_map(Oracle::parse).collect()
     }
 
-    /// Waits for the end as [`end`](Self::end) does; gives the report and the last figures of the command
-    /// that `watch` ran.
+    /// Waits for the end as [`end`](Self::end) does; returns the report and the last figures of the
+    /// command that `watch` ran.
     #[track_caller]
     pub fn end_of_command(self) -> (Report, Oracle) {
         let (report, stderr) = self.end_with_stderr();
@@ -176,7 +179,7 @@ impl Session {
         (report, oracle.unwrap_or_else(|| panic!("the command told no figures: {stderr}")))
     }
 
-    /// Waits for the end as [`end`](Self::end) does; gives the report and all of stderr.
+    /// Waits for the end as [`end`](Self::end) does; returns the report and all of stderr.
     #[track_caller]
     pub fn end_with_stderr(self) -> (Report, String) {
         let stderr = self.0.stderr.clone();
@@ -189,20 +192,20 @@ impl Session {
         self.0.signal(signal);
     }
 
-    /// Ctrl-C, and then the [`end`](Self::end).
+    /// Sends Ctrl-C, then waits for the [`end`](Self::end).
     #[track_caller]
     pub fn interrupt(self) -> Report {
         self.signal(Signal::SIGINT);
         self.end()
     }
 
-    /// Waits for the end: exit status 0, a final report that fulfils the identity, and nothing left behind.
+    /// Waits for the end: exit status 0, a final report that fulfils the identity, and no remains.
     #[track_caller]
     pub fn end(self) -> Report {
         self.end_with(0)
     }
 
-    /// The same of a target that died of a fault, with all of stderr.
+    /// Waits for the end after the target died of a fault; returns all of stderr as well.
     #[track_caller]
     pub fn end_in_fault(self) -> (Report, String) {
         let stderr = self.0.stderr.clone();
@@ -229,7 +232,7 @@ impl Session {
         );
         for pair in reports.windows(2) {
             for (place, before) in pair[0].functions.iter().enumerate() {
-                // One that was found meanwhile may stand before it.
+                // A function that was found meanwhile may precede it.
                 let same = |after: &&Function| after.name == before.name && after.image == before.image;
                 let here = pair[1].functions.get(place).filter(same);
                 let after = here.or_else(|| pair[1].functions.iter().find(same));
@@ -243,7 +246,7 @@ impl Session {
         last
     }
 
-    /// Kills the agent as it stands and reaps it; gives its pid.
+    /// Kills and reaps the agent; returns its pid.
     pub fn kill(mut self) -> i32 {
         self.0.kill()
     }

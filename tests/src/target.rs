@@ -13,8 +13,9 @@ use crate::lines::Lines;
 use crate::patience;
 use crate::report::Oracle;
 
-/// Where the built targets are; makes them first (once per process, one process at a time). Where
-/// `EDGELAT_TARGETS` names a folder they are taken as they stand there: for a machine without compilers.
+/// Folder of the built targets; builds them first (once per process, one process at a time). If
+/// `EDGELAT_TARGETS` names a folder, its targets are used as they are: for a machine without
+/// compilers.
 pub fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
@@ -54,9 +55,10 @@ fn make(folder: &Path, part: &str, out: &Path, goal: &str) {
     );
 }
 
-/// The path of a built target. Those that are written in Go (`go/calls-1.24-plain`, see the Makefile there) are made one by
-/// one as they are asked for: each tool chain compiles its library first. `soundness` and `soundness-whole` are made of what
-/// edgelat takes for a site; the words of `checks-gcc-O2-v3` say how that is built.
+/// Path of a built target. Go targets (`go/calls-1.24-plain`, see the Makefile there) are built one
+/// by one on demand: each tool chain compiles its library first. `soundness` and `soundness-whole`
+/// consist of the instructions that edgelat accepts as a site; the words of `checks-gcc-O2-v3`
+/// describe its build.
 pub fn target(name: &str) -> PathBuf {
     let path = folder().join(name);
     if name.starts_with("go/") && ready_made().is_none() {
@@ -77,7 +79,7 @@ pub fn target(name: &str) -> PathBuf {
     path
 }
 
-/// Writes the rows of a program of the soundness oracle, where they have changed, and makes it.
+/// Writes the rows of a program of the soundness oracle if they have changed, and builds it.
 fn make_soundness(name: &str, path: &Path) {
     let rows = crate::soundness::assembly_of(name);
     let file = folder().join(format!("{name}-rows.s"));
@@ -93,21 +95,22 @@ fn make_soundness(name: &str, path: &Path) {
 pub struct Target {
     child: Child,
     stdin: Option<ChildStdin>,
-    /// What it printed.
+    /// Its output.
     pub lines: Lines,
     seen: usize,
     pid: i32,
 }
 
 impl Target {
-    /// Starts the target and waits until it is ready: it has called nothing yet.
+    /// Starts the target and waits until it is ready: it has not called anything yet.
     pub fn start(name: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(target(name));
         command.args(arguments);
         Self::start_command(command)
     }
 
-    /// As [`start`](Self::start), by any command that ends up as a target, such as `unshare`.
+    /// As [`start`](Self::start), with any command that executes a target in the end, such as
+    /// `unshare`.
     pub fn start_command(mut command: Command) -> Self {
         crate::need_root();
         let mut child = command
@@ -121,8 +124,8 @@ impl Target {
         this
     }
 
-    /// As [`start_command`](Self::start_command), for a command that starts the target as its child in a
-    /// PID namespace: the target does not know its own number.
+    /// As [`start_command`](Self::start_command), for a command that starts the target as its child
+    /// in a PID namespace, in which the target does not know its outer number.
     pub fn start_in_pid_namespace(command: Command) -> Self {
         let mut this = Self::start_command(command);
         let parent = this.child.id();
@@ -133,19 +136,19 @@ impl Target {
         this
     }
 
-    /// Of the process that said it was ready.
+    /// Pid of the process that reported ready.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// Says one line of the protocol.
+    /// Sends one line of the protocol.
     pub fn say(&mut self, command: &str) {
         let stdin = self.stdin.as_mut().expect("a target that is still spoken to");
         writeln!(stdin, "{command}")
             .unwrap_or_else(|e| panic!("the target does not listen to `{command}`: {e}"));
     }
 
-    /// Lets the work begin, or go on after a rest.
+    /// Begins the work, or continues it after a rest.
     pub fn go(&mut self) {
         self.say("go");
     }
@@ -162,27 +165,28 @@ impl Target {
         oracle
     }
 
-    /// Brings all its threads to rest and gives what stands then.
+    /// Brings all its threads to rest and returns the figures at rest.
     #[track_caller]
     pub fn rest(&mut self) -> Oracle {
         self.say("rest");
         self.wait_for("rest")
     }
 
-    /// Asks for the figures of the moment.
+    /// Requests the current figures.
     #[track_caller]
     pub fn tell(&mut self) -> Oracle {
         self.say("tell");
         self.wait_for("told")
     }
 
-    /// Waits until its workers have finished; it has ended by itself then, unless started with `--stay`.
+    /// Waits until its workers have finished; it has then ended by itself, unless started with
+    /// `--stay`.
     #[track_caller]
     pub fn finished(&mut self) -> Oracle {
         self.wait_for("end")
     }
 
-    /// Waits for its end; gives its last figures after checking that it ended well.
+    /// Waits for its end; returns its last figures after checking that it ended well.
     #[track_caller]
     pub fn end(mut self) -> Oracle {
         let oracle = self.finished();
@@ -200,7 +204,7 @@ impl Target {
         self.end()
     }
 
-    /// Whether it has not ended yet.
+    /// True if it has not ended.
     pub fn is_alive(&mut self) -> bool {
         self.child.try_wait().expect("waiting for a child").is_none()
     }
@@ -210,7 +214,7 @@ impl Target {
         kill(Pid::from_raw(self.pid), signal).unwrap_or_else(|e| panic!("{signal} to {}: {e}", self.pid));
     }
 
-    /// Kills it as it stands and reaps it.
+    /// Kills and reaps it.
     pub fn kill(mut self) {
         self.signal(Signal::SIGKILL);
         self.status();
@@ -233,7 +237,7 @@ impl Drop for Target {
     }
 }
 
-/// Waits for the end of a child; `None` when the time was up.
+/// Waits for the end of a child; `None` if the time was up.
 pub fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
     let deadline = Instant::now() + patience;
     loop {

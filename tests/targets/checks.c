@@ -1,9 +1,9 @@
-/* A self-checking program: functions of the shapes that compilers make, each of which computes a result
- * that is known. Built in many ways (tests/tests/e2e/checks.rs), because what differs is what compilers
- * put at the beginning and the end of functions, and below the stack pointer.
+/* A self-checking program: functions of the shapes that compilers make, each of which computes a
+ * known result. Built in many ways (tests/tests/e2e/checks.rs), because compilers differ in the
+ * code at the beginning and the end of functions, and below the stack pointer.
  *
- * The results were computed once, when the program began, by the same functions: before any probe. Then
- * they are computed again and again. Speaks the protocol of oracle.h. */
+ * The same functions compute the results once at the start of the program, before any probe, and
+ * then again and again. Speaks the protocol of oracle.h. */
 #include "oracle.h"
 
 #include <math.h>

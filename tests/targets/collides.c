@@ -1,5 +1,5 @@
-/* Two threads that come to share a place where there is one for 4,096, because of their numbers: while one waits inside of a
- * function, the other calls one. */
+/* Two threads whose numbers share one of 4,096 places: while one waits inside a function, the other
+ * calls one. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdatomic.h>
@@ -15,7 +15,7 @@ enum { IDLE, ASKED, OVER };
 static atomic_int state;
 static uint64_t wanted;
 
-/* As the programs of edgelat find it. */
+/* The same computation as in edgelat's programs. */
 static uint64_t place(void)
 {
     return (uint64_t)gettid() * 0x9e3779b97f4a7c15 >> 32 & 4095;
@@ -29,7 +29,7 @@ PROBED uint64_t leaf(uint64_t n)
     return value;
 }
 
-/* True where it was the right one, in the end. */
+/* Non-null if its place was the wanted one. */
 static void *other(void *unused)
 {
     (void)unused;
@@ -64,7 +64,7 @@ static void loop(int thread)
         if (pthread_create(&partner, NULL, other, NULL))
             oracle_wrong("threads", 1, 0);
         usleep(1);
-        /* One that stays says so. */
+        /* A thread that stays sets the state. */
         for (int i = 0; i < 1000 && atomic_load(&state) == OVER && pthread_tryjoin_np(partner, NULL); i++)
             usleep(1);
     } while (atomic_load(&state) == OVER);

@@ -1,5 +1,5 @@
-/* Coroutines that move between threads: each yields from inside of its functions, and whichever thread
- * is free resumes it, so that one call begins on one thread and ends on another. Frames of different
+/* Coroutines that move between threads: each yields inside its functions, and any free thread
+ * resumes it, so that one call begins on one thread and ends on another. Frames of different
  * coroutines are open at the same time and end in any order. */
 #define _GNU_SOURCE
 #include "oracle.h"
@@ -26,7 +26,7 @@ static unsigned queued, unfinished = COROUTINES;
 static int prepared;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 
-/* Leaves the coroutine; what follows runs on whichever thread picks it up. Reads nothing thread-local
+/* Leaves the coroutine; it continues on the thread that resumes it. Reads nothing thread-local
  * afterwards: the compiler may have kept its address. */
 static void yield(struct coroutine *c)
 {

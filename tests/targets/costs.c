@@ -1,10 +1,11 @@
-/* Functions whose calls cost nothing to speak of, so that what probes cost shows in the CPU time of the caller.
+/* Functions with nearly free calls, so that the cost of probes shows in the caller's CPU time.
  *
  *   costs SHAPE [THREADS [CHILDREN]]
  *
- * Each thread calls the functions of SHAPE in batches with pauses between, and ten times a second the program prints how many
- * turns there were so far and what they took in CPU time of the threads: "turns nanoseconds". The first byte of its standard
- * input has it begin, a second one has it fork CHILDREN, which do nothing but live. It ends with that input. */
+ * Each thread calls the functions of SHAPE in batches with pauses between, and ten times a second
+ * the program prints the number of turns so far and their CPU time of the threads: "turns
+ * nanoseconds". The first byte of its standard input starts it, a second byte makes it fork
+ * CHILDREN, which only live. It ends with that input. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <setjmp.h>
@@ -22,8 +23,9 @@
     ".globl " name "\n.type " name ", %function\n.p2align 4\n" name ":\n" body                    \
     ".size " name ", . - " name "\n"
 
-/* An instruction that the kernel emulates and that ends no call, one that it single-steps, a branch, one that is never taken
- * where the argument is 0, and what that leads to: nobody can tell how calls end there, so the branch has a probe. */
+/* An instruction that the kernel emulates and that ends no call, one that it single-steps, a
+ * branch, a branch that is never taken if the argument is 0, and its destination: the end of calls
+ * there is unknown, so the branch has a probe. */
 #if defined(__x86_64__)
 #define EMULATED "push %rax\npop %rax\n"
 #define STEPPED "mov $1, %eax\n"
@@ -44,9 +46,9 @@ __asm__(
     FUNCTION("returns", EMULATED "ret\n")
     FUNCTION("steps", STEPPED "ret\n")
     FUNCTION("jumps_on", EMULATED ON)
-    /* Twelve ways out that are never taken: cheap hits, but many. */
+    /* Twelve exits that are never taken: cheap hits, but many. */
     FUNCTION("looks_out", EMULATED NEVER NEVER NEVER NEVER NEVER NEVER NEVER NEVER NEVER NEVER NEVER NEVER ON)
-    /* The end of one is another function. */
+    /* It ends in another function. */
     FUNCTION("outer", EMULATED STEPPED FUNCTION("inner", EMULATED ON))
     FUNCTION("nowhere", NOWHERE)
     FUNCTION("landing", "ret\n"));

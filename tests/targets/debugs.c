@@ -1,9 +1,9 @@
-/* A debugger: `debugs PID ADDRESS` traces a process, and does what it reads, a word a line:
+/* A debugger: `debugs PID ADDRESS` traces a process, and obeys its input, a word a line:
  *
- *   break     puts a breakpoint at the address, keeping what stands there, and says `hit` when it is hit
- *   leave     puts back what stood there and traces the process no more
+ *   break     sets a breakpoint at the address, keeps the original bytes, and says `hit` at a hit
+ *   leave     restores the original bytes and detaches from the process
  *
- * It says `traced` when it has begun and `left` at the end. */
+ * It says `traced` at its beginning and `left` at its end. */
 #include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -39,7 +39,7 @@ static void must(int holds, const char *what)
     exit(1);
 }
 
-/* Passes its signals on until it stops for the event or signal that is waited for. */
+/* Passes its signals on until it stops for the awaited event or signal. */
 static void until(int event, int signal)
 {
     int status;

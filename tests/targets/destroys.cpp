@@ -1,4 +1,5 @@
-// Objects that are made and deleted: the compiler makes a destructor that also frees the object and calls the other one.
+// Objects that are made and deleted: the compiler makes a destructor that calls the other one and
+// also frees the object.
 #include "oracle.h"
 
 ORACLE_NAMED(destroys_session, "destroys::Session::~Session()");

@@ -1,5 +1,6 @@
-// A program with an interpreter of Python in it, whose evaluation loop is in a library: argument for argument what
-// `python3.13` is. The library is opened rather than linked, so that this builds without its headers.
+// A program with a Python interpreter in it, whose evaluation loop is in a library: its arguments
+// are those of `python3.13`. The library is opened rather than linked, to build without its
+// headers.
 #include <dlfcn.h>
 #include <stdio.h>
 

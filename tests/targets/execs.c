@@ -1,6 +1,6 @@
-/* A program that replaces itself: after `--calls` calls it tells {"event":"exec"} and executes
- * `--image` (default: itself) with `--generation` one less, from inside of a probed function. With
- * `--main 1` it is the main thread that executes, while the worker waits inside of that function. */
+/* A program that replaces itself: after `--calls` calls it reports {"event":"exec"} and executes
+ * `--image` (default: itself) with `--generation` one less, from inside a probed function. With
+ * `--main 1` the main thread executes, while the worker waits inside that function. */
 #define _GNU_SOURCE
 #include "oracle.h"
 
@@ -34,7 +34,7 @@ PROBED uint64_t before_exec(uint64_t x)
     return y;
 }
 
-/* Returns only when it fails. */
+/* Returns only on failure. */
 PROBED int replaces(void)
 {
     ENTER(replaces);

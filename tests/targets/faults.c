@@ -1,6 +1,7 @@
-/* Gets into trouble while all its threads call 64 functions: at turn `--fault` the first thread touches an address where
- * nothing is, and at turn `--abort` it gives up. With `--handled` it tells what had been called until the fault, and goes on;
- * without, that is the end of it, with `--megabytes` of memory for the kernel to write into a core file. */
+/* Faults while all its threads call 64 functions: at turn `--fault` the first thread touches an
+ * unmapped address, and at turn `--abort` it aborts. With `--handled` it reports the calls until
+ * the fault and continues; otherwise it dies, with `--megabytes` of memory for the kernel's core
+ * file. */
 #define _GNU_SOURCE
 #include "oracle.h"
 

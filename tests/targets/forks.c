@@ -1,12 +1,13 @@
-/* A parent that forks children which go on calling. Two functions fork: `loop` outside of any probed
- * function, and `forking` inside of itself, so that the child returns from a call it never made.
+/* A parent that forks children which continue to call. Two functions fork: `loop` outside of any
+ * probed function, and `forking` inside itself, so that the child returns from a call it never
+ * made.
  *
- * With `--wait 1` a child tells {"event":"child"} and waits until the test says `go` again (the parent
- * hands that on); otherwise it goes on calling at once. Each child tells {"event":"child-end"}. With `--chain 1` each
- * child has a child of its own, which does the same.
+ * With `--wait 1` a child reports {"event":"child"} and waits until the test says `go` again (the
+ * parent passes that on); otherwise it continues at once. Each child reports {"event":"child-end"}.
+ * With `--chain 1` each child has a child of its own, which does the same.
  *
- * `lives` is how long children were there, from before the fork until each was waited for; `shortest` how long the one
- * lived that lived least, by its own clock from its first instruction to its last. */
+ * `lives` is the time with children, from before the fork until each was waited for; `shortest` the
+ * shortest life of a child, by its own clock from its first instruction to its last. */
 #include "oracle.h"
 
 #include <errno.h>
@@ -114,7 +115,7 @@ static void loop(int thread)
     }
     steps(oracle_option("calls", 1000));
     if (oracle_option("wait", 0)) {
-        /* The test parks us when it is ready, and its `go` opens the gate for the children. */
+        /* The test parks this when it is ready, and its `go` opens the gate for the children. */
         while (!oracle_resting() && !oracle_stopping()) usleep(1000);
         oracle_rest_point();
         for (uint64_t i = 0; i < children * (1 + chain); i++)

@@ -1,4 +1,4 @@
-/* A program that takes more and more memory while it works until somebody ends it. */
+/* A program that takes more and more memory while it works, until it is ended. */
 #include "oracle.h"
 
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* A process whose main thread ends at SIGUSR1 while the others work on. */
+/* A process whose main thread ends at SIGUSR1 while the others continue to work. */
 #define _GNU_SOURCE
 #include "oracle.h"
 

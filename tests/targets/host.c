@@ -1,8 +1,9 @@
-/* A program whose functions stand in libraries: `shared_work` in one it is linked to, `plugin_*` in one
- * it opens, at its start or with `--late 1` after the test said go. `--reopen N` closes and opens it again
- * every N turns, each time at another address; `--twin 1` has it twice in the address space. With `--second N` it opens
- * another library of the same name in the Nth turn, from the folder `second`, tells {"event":"second"} and waits until the
- * test parks it; `second_work` is its function of the same name. */
+/* A program whose functions are in libraries: `shared_work` in a linked one, `plugin_*` in one that
+ * it opens, at its start or with `--late 1` after the test said go. `--reopen N` closes and reopens
+ * it every N turns, each time at another address; `--twin 1` has it twice in the address space.
+ * With `--second N` it opens another library of the same name in the Nth turn, from the folder
+ * `second`, reports {"event":"second"} and waits until the test parks it; `second_work` is its
+ * function of the same name. */
 #define _GNU_SOURCE
 #include "oracle.h"
 
@@ -61,7 +62,7 @@ static void loop(int thread)
         if (reopen && turn && turn % reopen == 0) {
             void *before = (void *)call_work;
             dlclose(library);
-            /* Whatever takes the old place, the library comes to another. */
+            /* As the old place is taken, the library gets another address. */
             void *place = (void *)((uintptr_t)before & -4096ul);
             if (mmap(place, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != place) exit(106);
             open_plugin();

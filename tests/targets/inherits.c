@@ -1,10 +1,10 @@
-/* A parent that forks one child after the other. Each inherits the breakpoints that stand in `step` and goes on
- * calling it until its text is again what it was before anybody put probes there; how long that took is what the
- * parent records as a duration of `inherited`, in nanoseconds from right before the fork. A child that waited
- * for PATIENCE_NS gives up, and is told as wrong.
+/* A parent that forks one child after the other. Each inherits the breakpoints in `step` and calls
+ * it until its text is as it was before any probe. The parent records that time as a duration of
+ * `inherited`, in nanoseconds from right before the fork. A child that waited for PATIENCE_NS gives
+ * up, and is reported as wrong.
  *
- *   --children N    how many
- *   --pause-us N    between two of them */
+ *   --children N    number of children
+ *   --pause-us N    pause between two of them */
 #include "oracle.h"
 
 #include <errno.h>
@@ -38,7 +38,7 @@ static int changed(void)
     return memcmp(before, __start_text_of_step, length) != 0;
 }
 
-/* A child's whole life: tells what it measured, 0 where it found nothing. */
+/* The whole life of a child: reports its measurement, 0 if it found no breakpoint. */
 static void child(int out, uint64_t begun)
 {
     uint64_t x = begun, waited = 0;

@@ -1,4 +1,5 @@
-/* A function that the compiler put into two of its callers and that a third one calls, and one without code of its own. */
+/* A function that the compiler inlined into two of its callers and that a third one calls, and a
+ * function without code of its own. */
 #include "oracle.h"
 
 ORACLE(partly);
@@ -6,7 +7,7 @@ ORACLE(holds_first);
 ORACLE(holds_second);
 ORACLE(calls);
 
-/* What all calls of it do, of whichever copy. */
+/* Calls of all its copies. */
 uint64_t partly_calls;
 
 __attribute__((always_inline)) static inline uint64_t wholly(uint64_t x)
@@ -14,7 +15,7 @@ __attribute__((always_inline)) static inline uint64_t wholly(uint64_t x)
     return oracle_mix(x) ^ oracle_mix(x + 1);
 }
 
-/* Copies of it are made where it is called, except through a pointer. */
+/* Inlined at each call, except through a pointer. */
 __attribute__((always_inline)) inline uint64_t partly(uint64_t x)
 {
     oracle_add(&partly_calls, 1);

@@ -1,6 +1,7 @@
-/* Functions of known durations, log-uniform between 100 us and 10 ms, that exceptions leave: through a destructor,
- * which takes its part of the time, and by throwing again what was caught. Every fourth call returns. The oracle's
- * clock stands where the clean-up ends. `middle` has nothing to clean up. */
+/* Functions of known durations, log-uniform between 100 us and 10 ms, that exceptions leave:
+ * through a destructor, which takes its part of the time, and by rethrowing. Every fourth call
+ * returns. The oracle's clock stops at the end of the clean-up. `middle` has nothing to clean
+ * up. */
 #include "oracle.h"
 
 #include <cmath>
@@ -11,7 +12,7 @@ ORACLE_NAMED(leaves_middle, "leaves::middle");
 
 namespace leaves {
 
-/* Computes a while longer, and says how long all took. */
+/* Computes for a while longer, and reports the total time. */
 struct Timer {
     struct oracle_function *function;
     uint64_t more;

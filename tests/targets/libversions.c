@@ -1,4 +1,5 @@
-/* One name in two versions, with a function for each, as libraries keep what old programs were linked with. */
+/* One name in two versions, with a function for each, as libraries keep symbols for old
+ * programs. */
 #include "oracle.h"
 
 uint64_t versions_first, versions_second;

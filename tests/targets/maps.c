@@ -1,4 +1,5 @@
-/* Maps --files files of its own, executable, as any program may, and goes on calling `add`. The files are in memory. */
+/* Maps --files files of its own as executable and continues to call `add`. The files are in
+ * memory. */
 #define _GNU_SOURCE
 #include "oracle.h"
 

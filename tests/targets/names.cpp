@@ -1,8 +1,8 @@
-// Functions whose names in the source are more than letters and scopes: letters beyond ASCII, a literal operator, lambdas
-// of a const member function.
+// Functions whose source names have more than letters and scopes: letters beyond ASCII, a literal
+// operator, lambdas of a const member function.
 #include "oracle.h"
 
-// Names stand in JSON as they are here.
+// JSON has names as they are here.
 ORACLE_NAMED(names_literal, "operator\\\"\\\"_parsecs(unsigned long long)");
 ORACLE_NAMED(names_letters, "größen::Maß::fläche(unsigned long) const");
 ORACLE_NAMED(names_first, "größen::Maß::beide(unsigned long) const::{lambda(unsigned long)#1}::operator()(unsigned long) const");

@@ -1,4 +1,5 @@
-/* Functions that call each other so often each time: what is inside of a call is known exactly. */
+/* Functions that call each other a fixed number of times: the calls inside a call are known
+ * exactly. */
 #include "oracle.h"
 
 ORACLE(top);

@@ -120,7 +120,7 @@ void oracle_child(void)
     pthread_mutex_init(&mutex, NULL);
 }
 
-/* A line that grows; told in one write so that lines of several processes do not mix. */
+/* A line that grows; reported in one write so that lines of several processes do not mix. */
 struct line {
     char *text;
     size_t length, room;
@@ -150,7 +150,7 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* The nearest-rank quantile: the smallest duration that at least q of all are not above. */
+/* The nearest-rank quantile: the smallest duration that a share of at least q does not exceed. */
 static unsigned long long quantile(const uint64_t *sorted, uint64_t n, unsigned permille)
 {
     if (n == 0) return 0;
@@ -271,7 +271,7 @@ int oracle_main(int argc, char **argv, void (*work)(int thread))
     }
     int stay = flag("stay"), started = 0, over = 0;
     char command[32];
-    if (flag("at-once")) { /* nobody says go */
+    if (flag("at-once")) { /* started without `go` */
         started = 1;
         start_workers();
     } else {
@@ -294,7 +294,7 @@ int oracle_main(int argc, char **argv, void (*work)(int thread))
         if (!waits[0].revents) continue;
         if (!read_command(command, sizeof command) || !strcmp(command, "end")) {
             if (over || !started) break;
-            /* End of file in mid-work: the test is gone or has no more to say. */
+            /* End of file during work: the test is gone or has no more commands. */
             pthread_mutex_lock(&mutex);
             __atomic_store_n(&stopping, 1, __ATOMIC_RELEASE);
             pthread_mutex_unlock(&mutex);

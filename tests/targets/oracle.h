@@ -1,15 +1,15 @@
-/* What a target knows about itself.
+/* The judge inside each target.
  *
- * A target is a program whose functions are probed, and at the same time the judge of what the probes
- * reported: it counts every call of its functions, knows how each call ended, times the calls itself and
- * checks the results of its own work. `oracle_main` talks to the test over stdin and stdout, one command
- * or one JSON object a line:
+ * A target is a program whose functions are probed, and also the judge of the probes' reports: it
+ * counts every call of its functions, knows how each call ended, times the calls itself and checks
+ * the results of its own work. `oracle_main` talks to the test over stdin and stdout, one command or
+ * one JSON object a line:
  *
  *   target -> {"event":"ready","pid":N}         nothing has been called yet
- *   test   -> go                                the workload starts (or goes on after a rest)
+ *   test   -> go                                the workload starts (or continues after a rest)
  *   test   -> rest                              every thread parks, inside or outside of its functions
- *   target -> {"event":"rest",...}              ... and this is what stands now
- *   test   -> tell                              the figures as they are, without stopping anybody
+ *   target -> {"event":"rest",...}              ... with the figures at rest
+ *   test   -> tell                              requests the current figures without a rest
  *   target -> {"event":"told",...}
  *   test   -> stop                              workers leave their loops at the next turn
  *   target -> {"event":"end",...}               all workers have finished; then the program ends,
@@ -67,7 +67,7 @@ static inline void oracle_add(uint64_t *counter, uint64_t n)
     __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
 }
 
-/* Adds a function to those that are told about. */
+/* Adds a function to the reported ones. */
 void oracle_register(struct oracle_function *function);
 /* For a language without constructors: makes, registers and returns a function. Never freed. */
 struct oracle_function *oracle_make(const char *name);
@@ -77,7 +77,7 @@ void oracle_record(struct oracle_function *function, uint64_t ns);
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t oracle_now(void);
 
-/* Computes for so many nanoseconds; gives how many it were. Part of its caller, whose ways out stay as they are written. */
+/* Computes for `ns` nanoseconds; returns the actual time. Inlined: the caller keeps its exits. */
 __attribute__((always_inline)) static inline uint64_t oracle_spin(uint64_t ns)
 {
     uint64_t start = oracle_now(), now;
@@ -89,20 +89,20 @@ __attribute__((always_inline)) static inline uint64_t oracle_spin(uint64_t ns)
 /* The value of option `--name VALUE`, or `otherwise`. */
 uint64_t oracle_option(const char *name, uint64_t otherwise);
 
-/* Whether a worker that has done `turns` turns shall do another. Parks it here, outside of all
- * functions, when the test asked for rest. */
+/* True if a worker that has done `turns` turns shall do another. Parks it here, outside of all
+ * functions, if the test requested rest. */
 int oracle_next(uint64_t turns);
-/* Parks the caller where it stands, that is inside its function, when the test asked for rest. */
+/* Parks the caller in place, inside its function, if the test requested rest. */
 void oracle_rest_point(void);
-/* Says that the calling thread will come to a rest point inside of its functions in every turn:
+/* Announces that the calling thread comes to a rest point inside its functions in every turn:
  * `oracle_next` does not park it then. */
 void oracle_rests_inside(void);
 /* True while the test wants rest. */
 int oracle_resting(void);
-/* True when workers shall leave their loops. */
+/* True if workers shall leave their loops. */
 int oracle_stopping(void);
 
-/* Notes that the target's own work went wrong. The first message is told at the end. */
+/* Notes that the target's own work went wrong. The first message is reported at the end. */
 void oracle_wrong(const char *what, uint64_t expected, uint64_t found);
 #define EXPECT(what, expected, found)                                                              \
     do {                                                                                           \
@@ -110,13 +110,13 @@ void oracle_wrong(const char *what, uint64_t expected, uint64_t found);
         if (__builtin_expect(expect_e != expect_f, 0)) oracle_wrong(what, expect_e, expect_f);     \
     } while (0)
 
-/* In a forked child: all counters start again from zero and nobody else is a worker. */
+/* In a forked child: all counters restart from zero and no other thread is a worker. */
 void oracle_child(void);
 /* Prints `{"event":EVENT,...}` with all figures in one write. */
 void oracle_tell(const char *event);
 
-/* Runs `work(thread)` on `--threads` threads (default 1) under the protocol above. Returns the
- * status for exit: 0 when nothing went wrong. */
+/* Runs `work(thread)` on `--threads` threads (default 1) under the protocol above. Returns the exit
+ * status: 0 if nothing went wrong. */
 int oracle_main(int argc, char **argv, void (*work)(int thread));
 
 /* A cheap mixing step that a test of results can repeat: one round of splitmix64. */

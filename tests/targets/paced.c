@@ -1,4 +1,5 @@
-/* A program of one thread, at fixed addresses, that calls its function again and again while it listens. */
+/* A single-threaded program at fixed addresses that calls its function repeatedly while it
+ * listens. */
 #include "oracle.h"
 
 #include <poll.h>

@@ -1,5 +1,6 @@
-/* Changes its own code before anything is measured, as live patches, hooking agents and programs that move their code to
- * huge pages do. Each function has pages of its own, and each knows how often its own code ran. */
+/* Changes its own code before any measurement, like live patches, hooking agents and programs that
+ * move their code to huge pages. Each function has its own pages and counts the runs of its own
+ * code. */
 #define _GNU_SOURCE
 #include "oracle.h"
 
@@ -10,7 +11,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
-/* The largest page of the kernels that are tried. */
+/* The largest page of the tested kernels. */
 #define PAGE 16384
 
 #define DEFINE(id)                                                                                 \
@@ -32,7 +33,7 @@ DEFINE(writable)   /* may be written to */
 DEFINE(moved)      /* a copy in anonymous memory */
 DEFINE(after)      /* as in the file again */
 
-/* In the place of those that do not run any more. */
+/* Replaces the functions that no longer run. */
 __attribute__((aligned(2 * PAGE))) PROBED uint64_t instead(uint64_t x)
 {
     return oracle_mix(x);
@@ -62,7 +63,7 @@ static void on_trap(int number, siginfo_t *info, void *context)
 #endif
 }
 
-/* To another address and back, as anonymous memory. */
+/* Moves code to another address and back, as anonymous memory. */
 static void move(char *code)
 {
     char *page = (char *)((uintptr_t)code & ~(uintptr_t)(PAGE - 1));

@@ -1,6 +1,6 @@
 /* Plain C: a small function, one that calls others, recursion and mutual recursion, and `work` ->
- * `hold`, where every second thread parks when the test asks for rest. Every result is checked
- * against a second way to compute it. */
+ * `hold`, in which every second thread parks if the test requests rest. Every result is checked
+ * against a second computation. */
 #include "oracle.h"
 
 ORACLE(add);

@@ -1,4 +1,4 @@
-/* A library that a program opens by itself, or is linked to: its functions are counted by the program. */
+/* A library that a program opens or is linked to: the program counts calls of its functions. */
 #include <stdint.h>
 
 __attribute__((noinline)) uint64_t plugin_work(uint64_t x)

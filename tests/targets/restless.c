@@ -1,8 +1,8 @@
-/* A program that gives whoever measures it no rest: `restless FOLDER SEED [WRONG]`. It calls `work` a thousand times a second,
- * checks each result, and in between, at random, forks children that do the same, executes itself from a thread that is not
- * the main one, starts another program by vfork, or maps some thousand files of FOLDER to be executed. It says
- * {"event":"ready"} once, in its first image. SIGTERM ends it: status 0 where each result was right, in its children too,
- * and 3 where one was not. */
+/* A program that is hard to measure: `restless FOLDER SEED [WRONG]`. It calls `work` a thousand
+ * times a second, checks each result, and in between, at random, forks children that do the same,
+ * executes itself from a thread other than the main one, starts another program by vfork, or maps
+ * some thousand files of FOLDER as executable. It says {"event":"ready"} once, in its first image.
+ * SIGTERM ends it: status 0 if each result was right, in its children too, otherwise 3. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
@@ -67,7 +67,7 @@ static void *execute(void *unused)
 
 static void execute_from_a_thread(void)
 {
-    /* A request to end waits for the new image, and one that has come is not forgotten. */
+    /* A request to end waits for the new image, and an earlier one is not forgotten. */
     sigset_t all, before;
     sigfillset(&all);
     sigprocmask(SIG_BLOCK, &all, &before);

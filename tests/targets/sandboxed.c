@@ -1,5 +1,5 @@
-/* A thread that forbids itself nearly all system calls before it works (seccomp): a probe that makes it
- * issue another one would kill the process. */
+/* A thread that forbids itself nearly all system calls before it works (seccomp): a probe that
+ * issues another system call would kill the process. */
 #define _GNU_SOURCE
 #include "oracle.h"
 
@@ -21,7 +21,7 @@ PROBED uint64_t confined(uint64_t x)
     return y;
 }
 
-/* Starts with the nop that newer kernels turn into a call of their own. */
+/* Starts with the nop that newer kernels turn into their own call. */
 uint64_t starts_with_nop5(uint64_t x);
 __asm__(".text\n"
         ".globl starts_with_nop5\n"

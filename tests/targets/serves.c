@@ -1,5 +1,6 @@
-/* A file system that serves one file: `serves FILE FOLDER` mounts FOLDER with a copy of FILE in it, called `image`, and answers
- * until it is killed. While it is stopped, whoever touches the file waits. Requests are those of linux/fuse.h, version 7.31. */
+/* A file system that serves one file: `serves FILE FOLDER` mounts FOLDER with a copy of FILE,
+ * called `image`, and answers until it is killed. While it is stopped, users of the file wait.
+ * Requests are those of linux/fuse.h, version 7.31. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -47,7 +48,7 @@ static void serve(const struct fuse_in_header *in, const void *argument)
         break;
     }
     case FUSE_LOOKUP: {
-        /* Attributes are known for a moment only, so that they are asked for again and again. */
+        /* Attributes are valid for a moment only, so that they are requested repeatedly. */
         struct fuse_entry_out out = { .nodeid = IMAGE, .entry_valid = 1, .attr = attributes(IMAGE) };
         if (strcmp(argument, "image"))
             answer(in, -ENOENT, NULL, 0);

@@ -1,5 +1,5 @@
-/* Calls every function of code.S and some compiled ones whose shape is of interest, and knows what each
- * must give. The oracle counts at the call, so that the functions consist of nothing but their shape. */
+/* Calls every function of code.S and some compiled ones of interesting shape, and knows their
+ * results. The oracle counts at the call, so that the functions consist only of their shape. */
 #include "oracle.h"
 
 #include <stdio.h>
@@ -57,7 +57,7 @@ PROBED __attribute__((cold)) static void happens_rarely(uint64_t x)
     rare = x;
 }
 
-/* Keeps the cases apart. */
+/* Keeps the cases separate. */
 #define OPAQUE __asm__ volatile("")
 /* Compiles to a jump table. */
 PROBED uint64_t compiled_switch(uint64_t x, uint64_t y)
@@ -138,7 +138,8 @@ static void loop(int thread)
     EXPECT(#name, result, name(x, y));                                                             \
     oracle_add(&of_##name->returned, 1);
         CODE(RUN)
-        /* How often the others handed over to tail_callee: direct, twice indirect, from a loop, only, and by case. */
+        /* Number of calls handed over to tail_callee: direct, twice indirect, from a loop, only,
+         * and by case. */
         uint64_t handed = 5 + (x % 2 == 0) + (x > 50);
         oracle_add(&of_tail_callee->calls, handed);
         oracle_add(&of_tail_callee->returned, handed);

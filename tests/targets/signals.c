@@ -1,5 +1,5 @@
-/* Signal handlers on alternate stacks that lie below and above the stack they interrupt. Inside of the
- * handler the same functions are entered again; every fifth handler leaves by siglongjmp. */
+/* Signal handlers on alternate stacks below and above the interrupted stack. Inside the handler the
+ * same functions are entered again; every fifth handler leaves by siglongjmp. */
 #define _GNU_SOURCE
 #include "oracle.h"
 
@@ -32,7 +32,7 @@ PROBED uint64_t in_handler(uint64_t x)
     return y;
 }
 
-/* At depth 0 it raises the signal in its own middle; the handler enters it again at depth 1. */
+/* At depth 0 it raises the signal in its middle; the handler enters it again at depth 1. */
 PROBED uint64_t interrupted(uint64_t x, int depth)
 {
     ENTER(interrupted);
@@ -75,7 +75,7 @@ static void *on_own_stack(void *unused)
     sigaction(SIGUSR1, &action, NULL);
     sigaction(SIGUSR2, &action, NULL);
 
-    /* A second signal that comes at any instruction, also while a probe is being handled. */
+    /* A second signal that comes at any instruction, also during the handling of a probe. */
     struct sigevent event;
     memset(&event, 0, sizeof event);
     event.sigev_notify = SIGEV_THREAD_ID;

@@ -1,17 +1,17 @@
-/* The soundness oracle: small functions with one instruction each on which edgelat puts a probe
- * (tests/src/soundness makes them), run without probes and again with them.
+/* The soundness oracle: small functions with one probed instruction each (made by
+ * tests/src/soundness), run without probes and again with them.
  *
- * Each is called with registers, flags, vector registers, stack and memory that are known. What it
- * leaves, or the signal that it gets, is kept; nothing of that may change because of a probe. What
- * differs from run to run without any probe, such as a time stamp, is not compared. Every function runs
- * several times with its probe, because Linux 6.18 rewrites some instructions after the first hit.
+ * Each is called with known registers, flags, vector registers, stack and memory. The result or the
+ * signal is kept; a probe must change none of it. Values that vary between runs without any probe,
+ * such as a time stamp, are not compared. Every function runs several times with its probe, because
+ * Linux 6.18 rewrites some instructions after the first hit.
  *
- * Below the stack pointer lies the red zone. A function that has done something may keep data there, and
- * all of it is compared; at its very first instruction there are none yet, so that only what the
- * instruction writes there counts.
+ * Below the stack pointer is the red zone. A function that has executed instructions may keep data
+ * there, and all of it is compared; at its very first instruction there is no data yet, so that
+ * only the instruction's own writes count.
  *
- * Speaks the protocol of oracle.h. Besides, it prints `{"differs":...}` for the first differences of each
- * row, and at the end `{"group":...}` for each kind of instruction. */
+ * Speaks the protocol of oracle.h. It also prints `{"differs":...}` for the first differences of
+ * each row, and at the end `{"group":...}` for each kind of instruction. */
 #define _GNU_SOURCE
 #include "oracle.h"
 #include "soundness.h"
@@ -32,9 +32,9 @@
 #define STACK_BYTES 16384
 #define ROOM (1 << 20)
 #define WINDOW 512 /* bytes on either side of the stack pointer that are kept */
-#define TOLD 3 /* differences of one row that are told */
+#define TOLD 3 /* differences of one row that are reported */
 
-/* As the assembly has them. */
+/* Layout of the assembly. */
 struct row {
     void (*function)(void);
     const char *name, *group;
@@ -55,14 +55,14 @@ struct state sound_in, sound_out;
 int sound_xsave;
 uint8_t sound_data[16384] __attribute__((aligned(4096)));
 
-/* What is left of a run. A field is a word with a name; memory elsewhere is a checksum. */
+/* Result of a run. A field is a word with a name; memory elsewhere is a checksum. */
 enum { FLAGS = GENERAL, SIGNAL, CODE, ADDRESS, AT, MEMORY, WORDS };
 struct result {
     uint64_t words[WORDS];
     uint8_t vectors[VECTORS];
     uint8_t stack[2 * WINDOW];
 };
-/* What a row left without a probe, and which of it is not always the same. */
+/* Result of a row without a probe, and its varying parts. */
 struct reference {
     struct result result;
     uint8_t word_varies[WORDS], vectors_vary, stack_varies;
@@ -128,9 +128,9 @@ static int has_xsave(void)
     return (c & (1u << 27 | 1u << 28)) == (1u << 27 | 1u << 28); /* OSXSAVE, AVX */
 }
 
-/* Where an x87 instruction ran is kept by the processor, and a copy that is single-stepped runs
- * elsewhere; nothing but a debugger of x87 faults looks at that. The header of xsave says which parts
- * are in their first state. */
+/* The processor keeps the address of an x87 instruction, and a single-stepped copy runs elsewhere;
+ * only a debugger of x87 faults reads that. The header of xsave marks the parts in their initial
+ * state. */
 static void forget_places(uint8_t *vectors)
 {
     memset(vectors + 8, 0, 8);
@@ -195,13 +195,13 @@ static void on_fault(int signal, siginfo_t *info, void *context)
     inside = 0;
     now.words[SIGNAL] = (uint64_t)signal;
     now.words[CODE] = (uint64_t)(uint32_t)info->si_code;
-    /* Linux on arm64 names the copy that was stepped as the address of an instruction that is none. */
+    /* Linux on arm64 reports the address of the stepped copy for an undefined instruction. */
     now.words[ADDRESS] = signal == SIGILL ? 0 : (uintptr_t)info->si_addr;
     keep_fault(context);
     siglongjmp(out_of_fault, 1);
 }
 
-/* A function that never comes back is as good as one that faults, as long as it does so every time. */
+/* A function that never returns is as good as a faulting one, if it does so every time. */
 static void on_tick(int signal, siginfo_t *info, void *context)
 {
     static uint64_t seen;
@@ -239,7 +239,7 @@ static void run(const struct row *row, unsigned input)
     now.words[MEMORY] = checksum(checksum(1, SCRATCH, SCRATCH_BYTES), sound_data, sizeof sound_data);
 }
 
-/* Runs a row without a probe until it is known what is always the same. */
+/* Runs a row without a probe until its constant parts are known. */
 static void refer(const struct row *row, unsigned input, struct reference *reference)
 {
     run(row, input);
@@ -252,8 +252,8 @@ static void refer(const struct row *row, unsigned input, struct reference *refer
     }
     /* A time stamp is one number in two registers, of which the upper seldom moves. */
     reference->word_varies[2] |= reference->word_varies[0];
-    /* The place of the last x87 instruction is stored with what else these store, and a switch to another
-     * thread changes it. */
+    /* The address of the last x87 instruction is stored with the other data of these, and a thread
+     * switch changes it. */
     reference->word_varies[MEMORY] |= strstr(row->name, "_Fnstenv_") || strstr(row->name, "_Fnsave_");
 }
 
@@ -266,7 +266,7 @@ static void differs(const struct row *row, unsigned input, const char *what, int
                row->name, input, what, at, (unsigned long long)expected, (unsigned long long)found);
 }
 
-/* Runs it with a probe; how many fields are not as they were without. */
+/* Runs it with a probe; returns the number of fields that differ from the run without. */
 static unsigned compare(const struct row *row, unsigned input, const struct reference *reference)
 {
     static const char *names[] = {"flags", "signal", "signal's code", "signal's address", "signal's instruction", "memory"};
@@ -281,7 +281,7 @@ static unsigned compare(const struct row *row, unsigned input, const struct refe
         if (now.vectors[i] != was->vectors[i]) differs(row, input, "vectors", i, was->vectors[i], now.vectors[i]);
     const uint8_t *first = image + SCRATCH_BYTES + STACK_BYTES / 2 - WINDOW;
     for (int i = 0; i < 2 * WINDOW && !reference->stack_varies; i++) {
-        /* Nothing has run before that could have kept anything below the stack pointer. */
+        /* No earlier instruction could have kept data below the stack pointer. */
         int counts = row->live || i >= WINDOW || was->stack[i] != first[i];
         if (counts && now.stack[i] != was->stack[i])
             differs(row, input, "stack", i - WINDOW, was->stack[i], now.stack[i]);
@@ -308,8 +308,9 @@ static void tell_groups(unsigned count, const unsigned *differences, struct orac
     }
 }
 
-/* Bit tests reach 32 MiB behind the data, by the address of the scratch memory taken for a number of bits. What the heap
- * would grow to stands there, or does not, as the kernel places it; so it stays small, and malloc() maps memory. */
+/* Bit tests reach 32 MiB past the data, with the address of the scratch memory as a bit number. The
+ * heap would grow into that area or not, depending on the kernel; so it stays small, and malloc()
+ * maps memory. */
 static void keep_heap_small(void)
 {
     uintptr_t end = ((uintptr_t)sbrk(0) + 0xffff) & ~(uintptr_t)0xffff;
@@ -325,7 +326,7 @@ static void prepare(void)
     CPU_SET((unsigned)sched_getcpu(), &here);
     if (sched_setaffinity(0, sizeof here, &here)) abort();
     void *scratch = mmap(SCRATCH, SCRATCH_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-    /* What reaches further than that faults. */
+    /* Accesses beyond it fault. */
     stack = mmap(NULL, ROOM, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (scratch != SCRATCH || stack == MAP_FAILED) abort();
     stack += ROOM / 2;

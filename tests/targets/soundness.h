@@ -1,4 +1,4 @@
-/* What the soundness oracle's C and assembly share: offsets in `sound_in` and `sound_out`. */
+/* Offsets in `sound_in` and `sound_out`, shared by the soundness oracle's C and assembly. */
 #ifndef SOUNDNESS_H
 #define SOUNDNESS_H
 

@@ -1,4 +1,4 @@
-/* A hundred functions, each on a page of its own: probes on all of them make a hundred pages private. */
+/* A hundred functions, each on its own page: probes on all of them make a hundred pages private. */
 #include "oracle.h"
 
 #include <stdio.h>

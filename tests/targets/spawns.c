@@ -1,6 +1,7 @@
-/* Children that share the address space of their parent for a while, as every posix_spawn makes them:
- * the parent's text, probes included, is theirs too. `by_vfork` calls `step` in the child; `spawning`
- * starts another program. Counters are in shared memory, so both processes count into the same. */
+/* Children that share their parent's address space for a while, as every posix_spawn makes them:
+ * the parent's text, probes included, is theirs too. `by_vfork` calls `step` in the child;
+ * `spawning` starts another program. Counters are in shared memory, so both processes use the same
+ * ones. */
 #define _GNU_SOURCE
 #include "oracle.h"
 
@@ -48,7 +49,7 @@ PROBED void by_vfork(uint64_t x)
     pid_t child = vfork();
     if (child < 0) abort();
     if (child == 0) {
-        usleep(50000); /* time to be covered, if somebody covers it */
+        usleep(50000); /* time for the agent to cover it */
         answer = in_child(x);
         _exit(0);
     }
@@ -69,7 +70,7 @@ PROBED void spawning(void)
 
 static void loop(int thread)
 {
-    /* The second thread only computes, for as long as the first one's children share the memory. */
+    /* The second thread only computes while the first one's children share the memory. */
     for (uint64_t turn = 0; thread ? !done : oracle_next(turn); turn++) {
         uint64_t x = turn + (uint64_t)thread;
         EXPECT("step", oracle_mix(x), step(x));

@@ -1,6 +1,6 @@
-/* Children as fast as they can be made, `--width N` of them at the same time (default 16). Each calls `step`
- * `--child-calls N` times (default 20) and ends. Their calls are added to their parent's, through memory that
- * they share. With `--spawn 1` each executes /bin/true instead. */
+/* Children in rapid succession, `--width N` of them at the same time (default 16). Each calls
+ * `step` `--child-calls N` times (default 20) and ends. Their calls are added to their parent's,
+ * through shared memory. With `--spawn 1` each executes /bin/true instead. */
 #define _GNU_SOURCE
 #include "oracle.h"
 
@@ -44,7 +44,8 @@ static pid_t born(void)
     return child;
 }
 
-/* Outside of what is measured, the fork itself: a child would return from a call that it never made. */
+/* The fork itself is outside of the measured functions: a child would return from a call it never
+ * made. */
 PROBED uint64_t spawn(uint64_t x)
 {
     ENTER(spawn);

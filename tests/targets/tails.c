@@ -1,5 +1,6 @@
-/* Functions that leave by a jump: into the C library, into functions of their own program, in a row, into one another,
- * and through pointers. The oracle's clock stands around the call, since nothing runs in a function after its jump. */
+/* Functions that leave by a jump: into the C library, into functions of their own program, in a
+ * row, into one another, and through pointers. The oracle's clock is around the call, since no code
+ * of a function runs after its jump. */
 #define _GNU_SOURCE
 #include "oracle.h"
 
@@ -17,7 +18,7 @@ ORACLE(ping);
 ORACLE(pong);
 ORACLE(lasts);
 
-/* What most of them go on in. It has callers of its own, too. */
+/* Most of them continue in it. It has its own callers, too. */
 PROBED uint64_t lasts(uint64_t ns)
 {
     uint64_t start = oracle_now();
@@ -56,7 +57,7 @@ PROBED uint64_t chains(uint64_t ns)
     return first_link(ns);
 }
 
-/* A jump on one way, a return on the other. */
+/* A jump on one path, a return on the other. */
 PROBED uint64_t either(uint64_t ns)
 {
     ENTER(either);

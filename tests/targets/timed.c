@@ -1,5 +1,5 @@
-/* Functions with known durations, log-uniform between 100 us and 10 ms: one that computes, one that
- * sleeps. The oracle's clock stands inside of the function, next to where the probes stand. */
+/* Functions with known durations, log-uniform between 100 us and 10 ms: one computes, the other
+ * sleeps. The oracle's clock is inside the function, next to the probes. */
 #define _GNU_SOURCE
 #include "oracle.h"
 

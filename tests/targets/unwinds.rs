@@ -26,7 +26,7 @@ unsafe extern "C" {
     fn oracle_main(argc: c_int, argv: *mut *mut c_char, work: extern "C" fn(c_int)) -> c_int;
 }
 
-/// One function of ours, shared by all threads.
+/// One function of this target, shared by all threads.
 #[derive(Clone, Copy)]
 struct Counters(*mut OracleFunction);
 
@@ -38,11 +38,11 @@ unsafe impl Sync for Counters {}
 impl Counters {
     fn new(name: &str) -> Self {
         let name = CString::new(name).expect("a name without zero bytes");
-        // SAFETY: the name lives for ever.
+        // SAFETY: the name lives forever.
         Self(unsafe { oracle_make(name.into_raw()) })
     }
     fn enter(self) {
-        // SAFETY: a word of a registered function, which lives for ever and is only added to.
+        // SAFETY: a word of a registered function, which lives forever and is only added to.
         unsafe { AtomicU64::from_ptr(&raw mut (*self.0).calls) }.fetch_add(1, Ordering::Relaxed);
     }
     fn leave(self) {
@@ -61,12 +61,12 @@ fn now() -> u64 {
     unsafe { oracle_now() }
 }
 
-/// Computes until so much has passed since a moment.
+/// Computes until `ns` nanoseconds have passed since `start`.
 fn spin_until(start: u64, ns: u64) {
     while now() - start < ns {}
 }
 
-/// Computes a while longer when it goes, and says how long all took.
+/// Computes for a while longer on drop, and reports the total time.
 struct Timer {
     start: u64,
     ns: u64,
@@ -75,7 +75,7 @@ struct Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         spin_until(self.start, self.ns);
-        // SAFETY: a registered function, which lives for ever.
+        // SAFETY: a registered function, which lives forever.
         unsafe { oracle_record(all().takes.0, now() - self.start) }
     }
 }
@@ -136,7 +136,7 @@ fn passes(x: u64, dropped: &mut u64) -> u64 {
     y
 }
 
-/// Takes so long, whether it panics or not.
+/// Takes a given time, with or without a panic.
 #[inline(never)]
 fn takes(ns: u64, x: u64) -> u64 {
     let timer = Timer { start: now(), ns };
@@ -151,7 +151,7 @@ fn takes(ns: u64, x: u64) -> u64 {
     y
 }
 
-/// Returns always.
+/// Always returns.
 #[inline(never)]
 fn catches(x: u64, dropped: &mut u64) -> u64 {
     all().catches.enter();
@@ -182,7 +182,7 @@ impl Measure for Scaled<u64> {
 
 fn expect(what: &'static std::ffi::CStr, expected: u64, found: u64) {
     if expected != found {
-        // SAFETY: a C string that lives for ever.
+        // SAFETY: a C string that lives forever.
         unsafe { oracle_wrong(what.as_ptr(), expected, found) }
     }
 }
@@ -191,7 +191,7 @@ extern "C" fn work(thread: c_int) {
     let measure: &dyn Measure = std::hint::black_box(&Scaled(3u64));
     let mut dropped = 0;
     let mut turn = 0;
-    // SAFETY: a C string that lives for ever.
+    // SAFETY: a C string that lives forever.
     let longest = unsafe { oracle_option(c"takes".as_ptr(), 0) };
     // SAFETY: no condition.
     while unsafe { oracle_next(turn) } != 0 {

@@ -1,5 +1,5 @@
-/* C whose frames are unwound: every third turn leaves `outer` -> `passes` -> `cleans` as the end of a thread by
- * pthread_cancel does, through what each has to clean up. `passes` has nothing. */
+/* C whose frames are unwound: every third turn leaves `outer` -> `passes` -> `cleans` like the end
+ * of a thread by pthread_cancel, through the clean-up of each. `passes` has none. */
 #include "oracle.h"
 
 #include <setjmp.h>
@@ -19,7 +19,7 @@ static inline void clean(uint64_t *x)
     cleaned += *x;
 }
 
-/* Called at each frame; ours are over where the one that has the jmp_buf comes. */
+/* Called at each frame; unwinding ends at the frame that has the jmp_buf. */
 static _Unwind_Reason_Code stop(int version, _Unwind_Action actions, _Unwind_Exception_Class class,
                                 struct _Unwind_Exception *of, struct _Unwind_Context *context, void *end)
 {

@@ -1,4 +1,4 @@
-/* Threads that end inside a probed function. `--crowd N` of them stand inside at the same time. */
+/* Threads that end inside a probed function. `--crowd N` of them are inside at the same time. */
 #define _GNU_SOURCE
 #include "oracle.h"
 
@@ -18,8 +18,8 @@ PROBED uint64_t lives_on(uint64_t x)
     return y;
 }
 
-/* Returns in the crowd's first member only, and only when the test says so: a function that never returns
- * has no place for an exit probe. */
+/* Returns only in the crowd's first member, and only if the test says so: a function that never
+ * returns has no place for an exit probe. */
 PROBED uint64_t dies_inside(uint64_t x)
 {
     ENTER(dies_inside);

@@ -1,5 +1,5 @@
-/* Functions that have instructions in common, because the range of one is part of another's. Each call is counted for all
- * functions whose beginning it passes; each returns by its own way. x86-64. */
+/* Functions that share instructions, because the range of one is part of another's. Each call is
+ * counted for all functions whose beginning it passes; each returns in its own way. x86-64. */
 #include "oracle.h"
 
 #define BEGIN(name) ".globl " name "\n.type " name ", @function\n" name ":\n"
@@ -8,7 +8,8 @@
 
 __asm__(
     ".text\n"
-    /* One return for two functions. The outer one runs into the inner one, but for odd numbers passes its beginning by. */
+    /* One return for two functions. The outer one runs into the inner one, but skips its beginning
+     * for odd numbers. */
     ALIGN BEGIN("outer")
     "push %rbx\n"
     "lea 1(%rdi), %rax\n"
@@ -22,7 +23,7 @@ __asm__(
     ".Louter_end: ret\n"
     END("inner") END("outer")
 
-    /* One return and a jump out on a condition for three. */
+    /* One return and one conditional jump out for three functions. */
     ALIGN BEGIN("first")
     "push %rbx\n"
     "lea 3(%rdi), %rsi\n"
@@ -41,7 +42,7 @@ __asm__(
     "ret\n"
     END("third") END("second") END("first")
 
-    /* Two beginnings at one instruction, of functions that end apart. */
+    /* Two functions that begin at one instruction and end apart. */
     ALIGN BEGIN("whole") BEGIN("part")
     "push %rbx\n"
     "lea 6(%rdi), %rax\n"
@@ -54,7 +55,8 @@ __asm__(
     "ret\n"
     END("whole")
 
-    /* What the entry of one would pass over leads to where calls of another begin. */
+    /* The instruction that one function's entry would skip leads to the beginning of another's
+     * calls. */
     ALIGN BEGIN("slides")
     "mov $7, %esi\n"
     BEGIN("slid_to")
@@ -64,7 +66,8 @@ __asm__(
     "ret\n"
     END("slid_to") END("slides")
 
-    /* The jump out of one is the beginning of the other, which goes on behind the end of the first. */
+    /* The jump out of one function is the beginning of the other, which continues behind the
+     * first's end. */
     ALIGN BEGIN("before")
     "push %rbx\n"
     "lea 8(%rdi), %rax\n"
@@ -84,7 +87,7 @@ __asm__(
 typedef uint64_t function(uint64_t x, uint64_t y);
 function outer, inner, first, second, third, whole, part, slides, slid_to, before;
 
-/* Takes its number where others leave their result. */
+/* Takes its number in the register for results of the others. */
 static uint64_t across(uint64_t x)
 {
     uint64_t result = x;

@@ -1,4 +1,5 @@
-//! Which crate of this project may know which others: the compiler holds the walls, this test the list of their doors.
+//! Permitted dependencies between the crates of this project: the compiler enforces separation,
+//! this test the list of permitted uses.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,7 +7,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// What each part may be built from. One that is not here is a program that puts parts together.
+/// Crates that each part may depend on. A crate that is not listed is a program that combines
+/// parts.
 const MAY_KNOW: &[(&str, &[&str])] = &[
     ("edgelat-histogram", &[]),
     ("edgelat-sites", &[]),
@@ -16,11 +18,11 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("edgelat-export", &["edgelat-histogram", "edgelat-spool", "edgelat-wire"]),
     ("edgelat-upload", &["edgelat-histogram", "edgelat-spool", "edgelat-wire"]),
     ("edgelat-bpf", &["edgelat-histogram"]),
-    // It has privilege, and parses nothing that a target controls.
+    // It has privilege, and parses no data that a target controls.
     ("edgelat-guard", &["edgelat-bpf"]),
 ];
 
-/// The crates of this project, each with those of them that it is built from; what only tests need does not count.
+/// The crates of this project with their dependencies among each other, without those of tests.
 fn known() -> BTreeMap<String, BTreeSet<String>> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     let cargo = cargo.args(["metadata", "--no-deps", "--offline", "--locked", "--format-version", "1"]);

@@ -1,4 +1,4 @@
-//! SECURITY.md names a test for each thing that it says an attacker cannot do. The tests are there.
+//! SECURITY.md names a test for each thing that it says an attacker cannot do. The tests exist.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ fn last_cells(page: &str) -> Vec<&str> {
     cells.filter(|cell| *cell != "test").collect()
 }
 
-/// Links of a cell: what is called and the file that it stands in.
+/// Links of a cell: the name of the test and its file.
 fn links(cell: &str) -> Vec<(&str, &str)> {
     let parts = cell.split('[').skip(1);
     parts.filter_map(|link| link.split_once(')')?.0.split_once("](")).collect()

@@ -1,28 +1,28 @@
 //! The `le` bounds of classic histograms.
 //!
-//! Each is the upper bound of a bucket of ours, so that its count is exact: the buckets below are whole.
+//! Each is the upper bound of an edgelat bucket, so its count is exact: it covers whole buckets.
 
 use edgelat_histogram::{INDEX_MAX, INDEX_MIN, SCALE};
 use edgelat_spool::Counts;
 
-/// Which bounds there are: all that are a whole number of steps of `2^(1 / buckets per octave)`, from 2^-24 s to 2^8 s.
+/// The bounds: whole steps of `2^(1 / buckets per octave)`, from 2^-24 s to 2^8 s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Buckets of ours from one bound to the next.
+    /// Buckets of edgelat from one bound to the next.
     step: i32,
 }
 
-/// How many to an octave there can be.
+/// Possible numbers of bounds per octave.
 pub const PER_OCTAVE: [u8; 4] = [1, 2, 4, 8];
 
 impl Bounds {
-    /// So many to an octave, one of [`PER_OCTAVE`].
+    /// This many bounds per octave, one of [`PER_OCTAVE`].
     pub fn per_octave(buckets: u8) -> Option<Self> {
         PER_OCTAVE.contains(&buckets).then(|| Self { step: (1 << SCALE) / i32::from(buckets) })
     }
 
-    /// Each bound in seconds, with the number of durations up to it. What is above the last is in the count only; there is
-    /// nothing above it.
+    /// The bounds in seconds, each with the number of durations up to it. The count would include
+    /// durations above the last bound, but none occur.
     pub fn cumulative(self, counts: &Counts) -> impl Iterator<Item = (f64, u64)> {
         let mut buckets = counts.buckets.iter().peekable();
         let mut passed = counts.zero;
@@ -37,7 +37,7 @@ impl Bounds {
 }
 
 impl Default for Bounds {
-    /// One to an octave: 33 bounds.
+    /// One bound per octave: 33 bounds.
     fn default() -> Self {
         Self { step: 1 << SCALE }
     }
@@ -48,8 +48,9 @@ fn seconds(bound: i32) -> f64 {
     (f64::from(bound) / f64::from(1 << SCALE)).exp2()
 }
 
-/// A number as Go writes it (`strconv.FormatFloat(x, 'g', -1, 64)`), which Prometheus' own clients do: the fewest digits
-/// that mean it, with an exponent where it is small. In OpenMetrics a whole number has a `.0`.
+/// Formats a number as Go (`strconv.FormatFloat(x, 'g', -1, 64)`) and Prometheus' own clients do:
+/// with the fewest digits that identify it, and an exponent if it is small. In OpenMetrics a whole
+/// number has a `.0`.
 pub fn in_go(number: f64, open_metrics: bool) -> String {
     let text = format!("{number:e}");
     let Some((digits, exponent)) = text.split_once('e') else { return text };

@@ -1,45 +1,45 @@
-//! Metrics before they have a format.
+//! Metrics independent of a format.
 
 use std::fmt;
 
 use edgelat_spool::Counts;
 
-/// What kind of metric a family is of.
+/// Kind of a metric family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Only grows while an agent runs. Its samples end in `_total`.
+    /// A value that only grows while an agent runs. Its samples end in `_total`.
     Counter,
-    /// Goes up and down.
+    /// A value that goes up and down.
     Gauge,
-    /// Says something by its labels; its value is 1. Its samples end in `_info`.
+    /// Information in labels; the value is 1. Its samples end in `_info`.
     Info,
     /// Durations.
     Histogram,
 }
 
-/// All metrics of a name.
+/// All metrics with one name.
 #[derive(Debug, Clone)]
 pub struct Family {
-    /// Name without `_total` or `_info`. It ends with its unit, where it has one.
+    /// Name without `_total` or `_info`. It ends with its unit, if it has one.
     pub name: &'static str,
-    /// What it is, in a sentence without a full stop.
+    /// Its description, a sentence without a full stop.
     pub help: &'static str,
     /// Its kind.
     pub kind: Kind,
     /// `seconds`, `bytes`, `ratio`, or nothing for plain numbers.
     pub unit: &'static str,
-    /// One for each set of labels.
+    /// A metric for each set of labels.
     pub metrics: Vec<Metric>,
 }
 
-/// One set of labels with its value.
+/// A set of labels with its value.
 #[derive(Debug, Clone)]
 pub struct Metric {
-    /// Names and values.
+    /// Label names and values.
     pub labels: Vec<(&'static str, String)>,
     /// The value.
     pub value: Value,
-    /// When it began to count, in nanoseconds since 1970, where that is known.
+    /// Start of counting, in nanoseconds since 1970, if known.
     pub created_ns: Option<u64>,
 }
 
@@ -52,7 +52,7 @@ pub enum Value {
     Histogram(Counts),
 }
 
-/// A decimal number that is exact: `digits / 10^decimals`.
+/// An exact decimal number: `digits / 10^decimals`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Number {
     digits: u64,
@@ -75,7 +75,7 @@ impl Number {
         Self { digits: ppm, decimals: 6 }
     }
 
-    /// The nearest number that a computer has.
+    /// The nearest floating-point number.
     pub fn as_f64(self) -> f64 {
         self.digits as f64 / 10f64.powi(self.decimals as i32)
     }
@@ -94,7 +94,7 @@ impl fmt::Display for Number {
 }
 
 impl Family {
-    /// One without metrics.
+    /// A family without metrics.
     pub fn new(name: &'static str, kind: Kind, unit: &'static str, help: &'static str) -> Self {
         Self { name, help, kind, unit, metrics: Vec::new() }
     }
@@ -104,7 +104,7 @@ impl Family {
         self.metrics.push(Metric { labels, value: Value::Number(number), created_ns });
     }
 
-    /// What follows the name in the name of its only sample; a histogram has others.
+    /// Suffix of the only sample's name; a histogram has others.
     pub fn suffix(&self) -> &'static str {
         match self.kind {
             Kind::Counter => "_total",
@@ -114,8 +114,8 @@ impl Family {
     }
 }
 
-/// A label's value. What runs on a box chooses the names of its functions, and Prometheus' own reader of text takes a NUL for
-/// the end of everything.
+/// Makes a label's value safe. Programs choose the names of their functions, and Prometheus' text
+/// parser takes a NUL for the end of the input.
 pub fn label(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }

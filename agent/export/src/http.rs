@@ -1,11 +1,12 @@
-//! As much of HTTP/1.1 as a scraper needs: GET and HEAD of two pages, over connections that stay open.
+//! HTTP/1.1 as far as a scraper needs it: GET and HEAD of two pages, over persistent connections.
 //!
-//! Whoever can reach the port can send anything, so that everything has a bound: bytes and time of a request, time of an
-//! answer, connections at once. What asks for more is told so and closed. Where all places are taken, the one that has been
-//! silent for longest makes room (`places`), so that connections that ask for nothing keep nobody out.
+//! Anyone who can reach the port can send anything, so everything is bounded: bytes and time of a
+//! request, time of an answer, connections at once. A request over a bound gets an error and the
+//! connection is closed. If all places are taken, the connection that has been silent for longest
+//! makes room (`places`), so idle connections keep no client out.
 //!
-//! A page in a browser can have a name of its own lead to this address (DNS rebinding) and read what is answered. So a
-//! request must name an address, `localhost`, or a name that was allowed ([`Hosts`]).
+//! A web page can point a name of its own at this address (DNS rebinding) and read the answers. So
+//! a request must name an address, `localhost`, or an allowed name ([`Hosts`]).
 
 mod hosts;
 mod places;
@@ -18,31 +19,31 @@ use std::time::{Duration, Instant};
 pub use hosts::Hosts;
 use places::{Place, Places};
 
-/// Longest request in bytes. Prometheus' own has less than 500.
+/// Maximum size of a request in bytes. Prometheus' own has less than 500.
 pub const REQUEST_BYTES: usize = 8 << 10;
 
 /// Connections at once; a scraper needs one.
 pub const CONNECTIONS: usize = 8;
 
-/// Time for a request from its first byte to its last, for the first one from the begin of the connection, and for an answer.
+/// Time for a request from first to last byte (the first one: from connecting), and for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Time that a connection may be silent between requests: longer than people let pass between scrapes.
+/// Time that a connection may be silent between requests: longer than usual scrape intervals.
 const IDLE: Duration = Duration::from_secs(120);
 
-/// Room of a thread for its stack; an answer is on the heap.
+/// Stack size of a thread; an answer is on the heap.
 const STACK_BYTES: usize = 128 << 10;
 
-/// What was asked for.
+/// A parsed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// The path, without a query.
     pub path: String,
-    /// Only the header of the answer.
+    /// Only the header of the answer is requested.
     pub head: bool,
     /// Values of all `Accept` headers, joined.
     pub accept: Option<String>,
-    /// Whom it was sent to, as it says, with the port.
+    /// Host that the request names, with the port.
     pub host: Option<String>,
     /// Another request may follow on this connection.
     pub keep_alive: bool,
@@ -66,20 +67,20 @@ impl Response {
     }
 }
 
-/// What stands at the beginning of what was received.
+/// Parse result of the received bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Parsed {
-    /// Not all of it is there.
+    /// The request is incomplete.
     Incomplete,
     /// A request, and its length.
     Request(Request, usize),
-    /// None that is answered, with the status that says why.
+    /// A request that is not answered, with the status for the reason.
     Bad(u16),
 }
 
-/// Understands a request (RFC 9112).
+/// Parses a request (RFC 9112).
 pub fn parse(bytes: &[u8]) -> Parsed {
-    // Empty lines before a request are let pass (2.2).
+    // Empty lines before a request are allowed (2.2).
     let begin = bytes.iter().take_while(|byte| b"\r\n".contains(byte)).count();
     let Some(length) = bytes[begin..].windows(4).position(|window| window == b"\r\n\r\n") else {
         return if bytes.len() >= REQUEST_BYTES { Parsed::Bad(431) } else { Parsed::Incomplete };
@@ -121,14 +122,14 @@ fn understand(bytes: &[u8]) -> Result<Request, u16> {
                 }
                 None => request.accept = Some(value.to_owned()),
             },
-            // RFC 9112, 3.2: whoever says it twice may mean either.
+            // RFC 9112, 3.2: a second Host field makes the host ambiguous.
             "host" if request.host.is_some() => return Err(400),
             "host" => request.host = Some(value.to_owned()),
             "connection" => {
                 let said = |word: &str| value.split(',').any(|one| one.trim().eq_ignore_ascii_case(word));
                 request.keep_alive = !said("close") && (request.keep_alive || said("keep-alive"));
             }
-            // There is nothing to be sent here, and what is not read would be taken for the next request.
+            // No request has a body here, and an unread one would be taken for the next request.
             "content-length" if value != "0" => return Err(413),
             "transfer-encoding" => return Err(413),
             name if name.is_empty() || name.contains([' ', '\t']) => return Err(400),
@@ -154,10 +155,10 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-/// Answers on a socket for good those requests that name one of `hosts`.
+/// Answers requests on a socket that name one of `hosts`, forever.
 ///
 /// # Errors
-/// When the socket takes no connection any more.
+/// If the socket takes no more connections.
 pub fn serve(
     listener: &TcpListener,
     hosts: Hosts,
@@ -173,7 +174,7 @@ pub fn serve(
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => Arc::new(stream),
-            // It was gone again, or there are too many files open; the next one may do.
+            // The connection is gone again, or too many files are open; the next one may work.
             Err(error) if is_passing(&error) => {
                 std::thread::sleep(Duration::from_millis(10));
                 continue;
@@ -187,7 +188,7 @@ pub fn serve(
             continue;
         };
         let answer = Arc::clone(&answer);
-        // Where no thread can be started the place is free again too.
+        // The place is freed even if no thread can be started.
         _ = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
             _ = converse(&stream, &place, &*answer);
             _ = stream.shutdown(Shutdown::Both);
@@ -196,7 +197,7 @@ pub fn serve(
 }
 
 fn is_passing(error: &io::Error) -> bool {
-    // accept(2): errors of the connection, which are not those of the socket; EMFILE and ENFILE have no kind of their own.
+    // accept(2): errors of the connection, not of the socket; EMFILE and ENFILE have no ErrorKind.
     matches!(error.raw_os_error(), Some(23 | 24))
         || matches!(
             error.kind(),
@@ -226,7 +227,7 @@ fn converse(stream: &TcpStream, place: &Place, answer: &dyn Fn(&Request) -> Resp
     }
 }
 
-/// The next request, which begins after `silence` at the latest; incomplete at the end of the connection.
+/// Receives the next request, begun within `silence`; incomplete at the end of the connection.
 fn receive(mut stream: &TcpStream, bytes: &mut Vec<u8>, silence: Duration) -> io::Result<Parsed> {
     let mut deadline = Instant::now() + if bytes.is_empty() { silence } else { PATIENCE };
     loop {
@@ -271,7 +272,7 @@ fn send(mut stream: &TcpStream, response: &Response, head: bool, keep_alive: boo
     let deadline = Instant::now() + PATIENCE;
     let mut rest = bytes.as_slice();
     while !rest.is_empty() {
-        // A reader that takes a byte a second would hold the place for good.
+        // A reader of one byte a second would hold the place forever.
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());

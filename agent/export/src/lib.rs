@@ -1,14 +1,14 @@
-//! Ways out for Prometheus: a live snapshot as metrics, in the three formats that it reads.
+//! Prometheus exporter: a live snapshot as metrics, in the three formats that Prometheus reads.
 //!
 //! | module | job |
 //! | --- | --- |
-//! | [`family`] | metrics before they have a format: numbers that are exact, labels that can be written |
-//! | [`metrics`] | which metrics there are, from a snapshot |
+//! | [`family`] | metrics independent of a format: exact numbers, writable labels |
+//! | [`metrics`] | the metrics of a snapshot |
 //! | [`bounds`] | the `le` bounds of classic histograms |
 //! | [`text`] | text format 0.0.4, and OpenMetrics 1.0 |
-//! | [`protobuf`] | delimited protobuf, the only one that carries native histograms |
-//! | [`negotiate`] | which of them a scraper asks for |
-//! | [`http`] | as much of HTTP/1.1 as a scraper needs |
+//! | [`protobuf`] | delimited protobuf, the only format with native histograms |
+//! | [`negotiate`] | the format that a scraper requests |
+//! | [`http`] | HTTP/1.1 as far as a scraper needs it |
 //!
 //! docs/METRICS.md lists every metric with its labels and unit.
 #![forbid(unsafe_code)]

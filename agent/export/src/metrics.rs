@@ -1,4 +1,4 @@
-//! Which metrics there are, from a snapshot (docs/METRICS.md).
+//! The metrics of a snapshot (docs/METRICS.md).
 
 use std::collections::BTreeMap;
 
@@ -8,18 +8,18 @@ use edgelat_spool::{Counts, LOSSES, Stream};
 
 use crate::family::{Family, Kind, Metric, Number, Value, label};
 
-/// A function that was not read for so long is not shown any more: its process is gone, or executes another build. Longer than
-/// the longest pause of a target that is over its budget.
+/// A function that was not read for this long is hidden: its process is gone, or executes another
+/// build. Longer than the longest pause of a target over its budget.
 pub const FORGOTTEN_NS: u64 = 3_600 * 1_000_000_000;
 
-/// Place in [`LOSSES`] of calls that were inside when their process ended. It is a gauge: where a slot of such a call is
-/// needed, the call turns into one that was evicted.
+/// Place in [`LOSSES`] of calls inside when their process ended. It is a gauge: if the slot of such
+/// a call is needed, the call counts as evicted instead.
 const ENDED_INSIDE: usize = 2;
 
-/// States of processes that are always shown, so that an alert has something to look at.
+/// Process states that are always shown, so that an alert has a series to watch.
 const STATES: [&str; 4] = ["measured", "budget", "quarantine", "failed"];
 
-/// When it is now.
+/// The current time.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Now {
     /// Boot id of the kernel.
@@ -30,10 +30,10 @@ pub struct Now {
 
 type Labels = Vec<(&'static str, String)>;
 
-/// The metrics of a snapshot, or of none.
+/// Returns the metrics of a snapshot, if there is one.
 ///
-/// Where there is none, or it is not of a service that runs now, nothing is shown but that, because what a service counted
-/// that has ended is no news: `edgelat_up` is 0.
+/// Without a snapshot, or if its service no longer runs, the only metric is `edgelat_up` with 0:
+/// the counts of a service that has ended are no news.
 pub fn of(snapshot: Option<&Snapshot>, now: Now) -> Vec<Family> {
     let current = snapshot.filter(|snapshot| snapshot.is_current(&now.boot, now.boot_ns));
     let mut up =
@@ -58,7 +58,7 @@ pub fn of(snapshot: Option<&Snapshot>, now: Now) -> Vec<Family> {
     families
 }
 
-/// Functions by what tells them apart here: those of Python that differ in their line only are one.
+/// A function by its labels here: Python functions that differ only in the line are one.
 struct Function {
     since_ns: u64,
     bias_ns: Option<u64>,
@@ -170,7 +170,7 @@ fn functions(snapshot: &Snapshot, families: &mut Vec<Family>) {
             }
         }
         unmatched.number(labels.clone(), Number::whole(ends), created);
-        // Where none was seen none may be possible, or at no place that is known.
+        // If none was seen, exceptions may be impossible, or only at unknown places.
         if function.counts.exceptions > 0 {
             exceptions.number(labels.clone(), Number::whole(function.counts.exceptions), created);
         }

@@ -1,4 +1,4 @@
-//! Which format a scraper asks for.
+//! Content negotiation: the format that a scraper requests.
 
 use crate::bounds::Bounds;
 use crate::family::Family;
@@ -19,7 +19,7 @@ pub enum Format {
 const PROTOBUF: &str = "application/vnd.google.protobuf";
 
 impl Format {
-    /// The one that the value of an `Accept` header likes best; text where it says nothing, or nothing that there is.
+    /// The format that an `Accept` header prefers; text if it names none, or none that exists.
     pub fn wanted(accept: Option<&str>) -> Self {
         let mut best = (0, Self::Classic);
         for choice in accept.unwrap_or_default().split(',') {
@@ -51,7 +51,7 @@ impl Format {
                 "*/*" | "text/*" => Self::Classic,
                 _ => continue,
             };
-            // Of two that are liked alike, the first.
+            // The first of two formats with equal quality.
             if quality > best.0 {
                 best = (quality, format);
             }
@@ -70,7 +70,7 @@ impl Format {
         }
     }
 
-    /// Families in this format.
+    /// Encodes families in this format.
     pub fn write(self, families: &[Family], bounds: Bounds) -> Vec<u8> {
         match self {
             Self::Classic => text::write(families, Text::Classic, bounds).into_bytes(),
@@ -80,7 +80,7 @@ impl Format {
     }
 }
 
-/// `0.75` as 750. What is no number between 0 and 1 is no reason to like anything.
+/// Parses `0.75` as 750. A text that is no number counts as 0.
 fn thousandths(text: &str) -> u32 {
     let number: f32 = text.parse().unwrap_or(0.0);
     (number.clamp(0.0, 1.0) * 1_000.0) as u32

@@ -1,8 +1,8 @@
-//! The protobuf format: messages `io.prometheus.client.MetricFamily` (prometheus/client_model, metrics.proto), each after
-//! its length.
+//! The protobuf format: `io.prometheus.client.MetricFamily` messages (prometheus/client_model,
+//! metrics.proto), each after its length.
 //!
-//! It is the only one that carries native histograms. A handful of messages is written by hand here: field numbers stand
-//! where they are used. A histogram has both its native buckets and its classic ones; what a server takes is its to say.
+//! It is the only format with native histograms. The few messages are written by hand: field
+//! numbers stand where they are used. A histogram has native and classic buckets; servers choose.
 
 use edgelat_histogram::{INDEX_MIN, SCALE};
 use edgelat_spool::Counts;
@@ -12,10 +12,10 @@ use edgelat_wire::protobuf::{bytes, double, number, signed};
 use crate::bounds::Bounds;
 use crate::family::{Family, Kind, Metric, Number, Value};
 
-/// Index of a bucket of schema 3 is ours and this: Prometheus names it by its upper bound, OpenTelemetry by its lower.
+/// Added to a bucket index for schema 3: Prometheus counts by upper bound, OpenTelemetry by lower.
 const INDEX_STEP: i32 = 1;
 
-/// Families as bytes.
+/// Encodes families as bytes.
 pub fn write(families: &[Family], bounds: Bounds) -> Vec<u8> {
     let mut out = Vec::new();
     for family in families.iter().filter(|family| !family.metrics.is_empty()) {
@@ -88,7 +88,7 @@ fn of_histogram(counts: &Counts, created_ns: Option<u64>, bounds: Bounds) -> Vec
     let (mut next, mut before) = (0, 0);
     let mut buckets = counts.buckets.as_slice();
     while let Some((first, _)) = buckets.first() {
-        // A span: neighbours, and how many empty buckets stand before it.
+        // A span: adjacent buckets, and the number of empty ones before them.
         let length = (buckets.iter().zip(*first..)).take_while(|((index, _), at)| index == at).count();
         let (run, rest) = buckets.split_at(length);
         let mut span = Vec::new();

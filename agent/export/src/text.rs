@@ -1,14 +1,15 @@
-//! The text formats: 0.0.4, which everybody reads, and OpenMetrics 1.0.
+//! The text formats: 0.0.4, which all scrapers read, and OpenMetrics 1.0.
 //!
-//! They differ in little: OpenMetrics names a family without the `_total` of its samples, has units and the time of
-//! creation, writes whole bounds as `1.0`, and ends with `# EOF`, so that a torn answer is seen as one.
+//! The differences are small: OpenMetrics names a family without the `_total` of its samples, has
+//! units and the time of creation, writes whole bounds as `1.0`, and ends with `# EOF`, so that a
+//! truncated answer is detected.
 
 use std::fmt::Write as _;
 
 use crate::bounds::{Bounds, in_go};
 use crate::family::{Family, Kind, Metric, Number, Value};
 
-/// Which of the two.
+/// One of the two text formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Text {
     /// Text format 0.0.4.
@@ -17,7 +18,7 @@ pub enum Text {
     OpenMetrics,
 }
 
-/// Families as text.
+/// Encodes families as text.
 pub fn write(families: &[Family], text: Text, bounds: Bounds) -> String {
     let mut out = String::new();
     for family in families.iter().filter(|family| !family.metrics.is_empty()) {
@@ -51,7 +52,7 @@ pub fn write(families: &[Family], text: Text, bounds: Bounds) -> String {
 fn head(out: &mut String, family: &Family, text: Text) {
     let (name, kind) = match (text, family.kind) {
         (Text::OpenMetrics, kind) => (family.name.to_owned(), kind),
-        // Without a type of its own, what says something by its labels is a gauge.
+        // Without a type of its own, an info metric is a gauge.
         (Text::Classic, Kind::Info) => (format!("{}_info", family.name), Kind::Gauge),
         (Text::Classic, kind) => (format!("{}{}", family.name, family.suffix()), kind),
     };
@@ -72,7 +73,7 @@ fn head(out: &mut String, family: &Family, text: Text) {
 fn created(out: &mut String, family: &Family, metric: &Metric, text: Text) {
     let counts = matches!(family.kind, Kind::Counter | Kind::Histogram);
     if let Some(ns) = metric.created_ns.filter(|_| counts && text == Text::OpenMetrics) {
-        // Milliseconds, which is what protobuf shows Prometheus as well.
+        // Milliseconds, as Prometheus gets from protobuf as well.
         let since = Number::seconds(ns / 1_000_000 * 1_000_000);
         sample(out, family, "_created", &metric.labels, None, &since);
     }

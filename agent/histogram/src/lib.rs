@@ -1,14 +1,13 @@
-//! Base-2 exponential histograms of durations: where a bucket begins, where it ends, and what many
-//! of them say together.
+//! Base-2 exponential histograms of durations: the bounds of a bucket, and the statistics of many.
 //!
 //! # The scheme
 //!
-//! A histogram of scale `s` cuts the time axis, in **seconds**, at the powers of
-//! `base = 2^(2^-s)`. Bucket `i` holds the durations in `(base^i, base^(i+1)]`: the upper bound belongs
-//! to the bucket. With [`SCALE`] = 3 there are eight buckets to an octave, so a bucket is 9.05 % wide
-//! and its middle is at most 4.4 % away from anything inside it, for a microsecond as for a minute.
+//! A histogram of scale `s` cuts the time axis, in **seconds**, at the powers of `base = 2^(2^-s)`.
+//! Bucket `i` holds the durations in `(base^i, base^(i+1)]`: the upper bound belongs to the bucket.
+//! With [`SCALE`] = 3 there are eight buckets to an octave, so a bucket is 9.05 % wide and its
+//! middle is at most 4.4 % away from anything inside it, for a microsecond as for a minute.
 //!
-//! This is bucket for bucket what others count:
+//! The buckets are identical to those of other systems:
 //!
 //! | elsewhere | index |
 //! | --- | --- |
@@ -16,32 +15,33 @@
 //! | Prometheus native histogram of schema 3 | `i + 1` |
 //! | classic `le` buckets | the upper bound `2^((i + 1) / 8)` seconds |
 //!
-//! and every lower scale is an exact merge of neighbours, because a coarser bucket is made of whole
+//! Every lower scale is an exact merge of neighbours, because a coarser bucket consists of whole
 //! finer ones: one scale down is `i >> 1` (see [`Histogram::at_scale`]).
 //!
 //! # From nanoseconds to a bucket without floating point
 //!
-//! The kernel counts integer nanoseconds and its programs have no floating point, and the bounds are
-//! irrational: `10^9 * 2^(j/8)` nanoseconds. But within one octave of *nanoseconds* there are exactly
-//! eight bounds, and every octave has the same eight, shifted. So: let `k = floor(log2 ns)`, shift the
-//! value up until its top bit is bit 63, and count how many of the eight bounds, shifted alike, it
-//! exceeds. [`THRESHOLDS`] are these bounds rounded down to 64 bits, which is exact for the purpose:
-//! an integer exceeds an irrational number just when it exceeds its floor. The one bound that is a
-//! whole number, a power of two seconds, is exact in 64 bits, and `>` leaves it in the bucket below.
+//! The kernel counts integer nanoseconds and its programs have no floating point, and the bounds
+//! are irrational: `10^9 * 2^(j/8)` nanoseconds. But one octave of *nanoseconds* has exactly eight
+//! bounds, and every octave has the same eight, shifted. So: let `k = floor(log2 ns)`, shift the
+//! value up until its top bit is bit 63, and count the bounds, shifted alike, that it exceeds.
+//! [`THRESHOLDS`] are these bounds rounded down to 64 bits, which is exact for the purpose: an
+//! integer exceeds an irrational number if and only if it exceeds its floor. The only bound that is
+//! a whole number, a power of two seconds, is exact in 64 bits, and `>` leaves it in the bucket
+//! below.
 //!
 //! ```text
 //! c = how many of THRESHOLDS are below ns << (63 - k)
 //! i = 8 * k + FIRST + c - 1
 //! ```
 //!
-//! This crate owns the table. The BPF program gets it as read-only data, so that there is one source.
+//! This crate owns the table. The BPF program gets it as read-only data, so there is one source.
 //!
 //! # The row
 //!
-//! A histogram keeps [`BUCKETS`] = 256 buckets, `i` from [`INDEX_MIN`] to [`INDEX_MAX`], which is 2^-24 s
-//! (59.6 ns) to 2^8 s (256 s). What is shorter is the zero count, with 2^-24 s as its threshold. What is
-//! longer is not in the histogram at all; whoever records counts it as a loss by name (`over_range`), so
-//! that no total is silently short.
+//! A histogram keeps [`BUCKETS`] = 256 buckets, `i` from [`INDEX_MIN`] to [`INDEX_MAX`], which is
+//! 2^-24 s (59.6 ns) to 2^8 s (256 s). Shorter durations are the zero count, with 2^-24 s as its
+//! threshold. Longer ones are not in the histogram; the recorder counts them as a named loss
+//! (`over_range`), so that no total is silently short.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -55,8 +55,8 @@ mod quantile;
 /// Scale of every histogram: `2^SCALE` buckets to an octave.
 pub const SCALE: i32 = 3;
 
-/// Index of the bucket whose upper bound is `THRESHOLDS[0]` for `k = 0`, plus one: the constant of the
-/// formula in the module documentation. 1 ns is 2^-29.897 s and lies in bucket `FIRST - 1` = -240.
+/// Index of the bucket whose upper bound is `THRESHOLDS[0]` for `k = 0`, plus one: the constant of
+/// the formula in the module documentation. 1 ns is 2^-29.897 s, in bucket `FIRST - 1` = -240.
 pub const FIRST: i32 = -239;
 
 /// The eight bucket bounds within one octave of nanoseconds, `10^9 * 2^(j/8)` shifted until the top
@@ -88,16 +88,15 @@ pub const ZERO_MAX_NS: u64 = upper_bound_ns(INDEX_MIN - 1);
 /// Durations above this many nanoseconds (256 s) are beyond the row.
 pub const RANGE_MAX_NS: u64 = upper_bound_ns(INDEX_MAX);
 
-/// Index of the bucket of scale [`SCALE`] that holds a duration, or `None` for 0 ns, which no bucket
-/// holds.
+/// Index of the bucket of scale [`SCALE`] that holds a duration. `None` for 0 ns, which has none.
 ///
-/// The result covers all of `u64`, from -240 (1 ns) to 272 (584 years), and may lie outside a row: see
-/// [`place`].
+/// The result covers all of `u64`, from -240 (1 ns) to 272 (584 years). It may lie outside a row:
+/// see [`place`].
 pub const fn bucket_index(ns: u64) -> Option<i32> {
     index_by(ns, SCALE, FIRST, &THRESHOLDS)
 }
 
-/// The formula, for any scale whose bounds are given.
+/// The formula for any scale with given bounds.
 const fn index_by(ns: u64, scale: i32, first: i32, thresholds: &[u64]) -> Option<i32> {
     if ns == 0 {
         return None;
@@ -128,7 +127,7 @@ pub const fn upper_bound_ns(index: i32) -> u64 {
     }
 }
 
-/// Where a duration belongs in a row.
+/// Place of a duration in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// At most [`ZERO_MAX_NS`]: the zero count.
@@ -139,7 +138,7 @@ pub enum Place {
     OverRange,
 }
 
-/// Where a duration of `ns` nanoseconds belongs in a row.
+/// Place of a duration of `ns` nanoseconds in a row.
 pub const fn place(ns: u64) -> Place {
     match bucket_index(ns) {
         None => Place::Zero,
@@ -151,8 +150,8 @@ pub const fn place(ns: u64) -> Place {
 
 /// The durations of one function, all lanes together.
 ///
-/// Counters are cumulative 64-bit numbers. Adding saturates rather than wraps: a total that stands
-/// still at 2^64 - 1 is visibly wrong, one that begins again at 0 is not.
+/// Counters are cumulative 64-bit numbers. Addition saturates instead of wrapping: a total that
+/// stands still at 2^64 - 1 is visibly wrong, a total that restarts at 0 is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Histogram {
     zero: u64,
@@ -178,8 +177,8 @@ impl Histogram {
         Self { zero, buckets: *buckets, sum_ns }
     }
 
-    /// Counts one duration. Says `false`, and changes nothing, when it is beyond the range; the caller
-    /// counts that as a loss.
+    /// Counts one duration. Returns `false`, and changes nothing, if it is beyond the range; the
+    /// caller counts that as a loss.
     #[must_use = "a duration beyond the range is not recorded and has to be counted as a loss"]
     pub fn record(&mut self, ns: u64) -> bool {
         let counter = match place(ns) {
@@ -192,7 +191,7 @@ impl Histogram {
         true
     }
 
-    /// Adds another histogram, exactly: the result is what recording both series here would give.
+    /// Adds another histogram, exactly: the result equals recording both series here.
     pub fn merge(&mut self, other: &Self) {
         self.zero = self.zero.saturating_add(other.zero);
         self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
@@ -201,7 +200,7 @@ impl Histogram {
         }
     }
 
-    /// Number of recorded durations, the zero count among them.
+    /// Number of recorded durations, including the zero count.
     pub fn count(&self) -> u64 {
         self.buckets.iter().fold(self.zero, |total, bucket| total.saturating_add(*bucket))
     }
@@ -216,13 +215,13 @@ impl Histogram {
         self.zero
     }
 
-    /// The buckets, from [`INDEX_MIN`] to [`INDEX_MAX`], empty ones too.
+    /// The buckets from [`INDEX_MIN`] to [`INDEX_MAX`], including empty ones.
     pub const fn buckets(&self) -> &[u64; BUCKETS] {
         &self.buckets
     }
 
-    /// No recorded duration was shorter than this many nanoseconds: the smallest whole nanosecond of
-    /// the lowest occupied bucket (0 for the zero count). `None` when nothing was recorded.
+    /// Lower bound of the recorded durations: the smallest whole nanosecond of the lowest occupied
+    /// bucket (0 for the zero count). `None` if nothing was recorded.
     pub fn min_ns(&self) -> Option<u64> {
         if self.zero > 0 {
             return Some(0);
@@ -231,8 +230,8 @@ impl Histogram {
         Some(upper_bound_ns(index - 1) + 1)
     }
 
-    /// No recorded duration was longer than this many nanoseconds: the largest whole nanosecond of the
-    /// highest occupied bucket. `None` when nothing was recorded.
+    /// Upper bound of the recorded durations: the largest whole nanosecond of the highest occupied
+    /// bucket. `None` if nothing was recorded.
     pub fn max_ns(&self) -> Option<u64> {
         match self.occupied().last() {
             Some((index, _)) => Some(upper_bound_ns(index)),
@@ -245,9 +244,9 @@ impl Histogram {
         self.at_scale(SCALE)
     }
 
-    /// The occupied buckets of the same histogram at `scale` <= [`SCALE`], as (index, count) in ascending
-    /// order. Each is the exact sum of the finer buckets that it is made of. A scale above [`SCALE`]
-    /// cannot be had and counts as [`SCALE`].
+    /// The occupied buckets of the same histogram at `scale` <= [`SCALE`], as (index, count) in
+    /// ascending order. Each is the exact sum of its finer buckets. A scale above [`SCALE`] is
+    /// impossible and counts as [`SCALE`].
     pub fn at_scale(&self, scale: i32) -> impl Iterator<Item = (i32, u64)> + '_ {
         let shift = (SCALE - scale).clamp(0, 31);
         let mut fine =

@@ -1,8 +1,8 @@
-//! The formula against arithmetic that cannot be wrong: whole numbers of any size.
+//! Checks the formula with exact arithmetic: integers of any size.
 //!
-//! Bucket `i` of scale `s` holds `v` nanoseconds just when `2^(i/n) < v / 10^9 <= 2^((i+1)/n)` with
-//! `n = 2^s`. Raised to the power `n` and cleared of fractions, both comparisons are between integers:
-//! `2^i * 10^(9n) < v^n <= 2^(i+1) * 10^(9n)`.
+//! Bucket `i` of scale `s` holds `v` nanoseconds if and only if `2^(i/n) < v / 10^9 <= 2^((i+1)/n)`
+//! with `n = 2^s`. Raised to the power `n` and cleared of fractions, both comparisons are between
+//! integers: `2^i * 10^(9n) < v^n <= 2^(i+1) * 10^(9n)`.
 
 use crate::{BUCKETS, FIRST, INDEX_MIN, SCALE, THRESHOLDS, bucket_index, index_by, upper_bound_ns};
 use std::{cmp::Ordering, vec, vec::Vec};
@@ -83,8 +83,8 @@ fn assert_in_bucket(ns: u64, index: i32, scale: i32) {
     );
 }
 
-/// The bounds and the first index for `scale`, derived from their definition: the largest 64-bit number
-/// that does not exceed `10^9 * 2^(j/n)`, normalised, by bisection.
+/// The bounds and first index for `scale`, derived from their definition by bisection: the largest
+/// 64-bit number that does not exceed `10^9 * 2^(j/n)`, normalised.
 fn table(scale: i32) -> (i32, Vec<u64>) {
     let n = 1u32 << scale;
     let mut bounds: Vec<(i32, u64)> = Vec::new();

@@ -1,19 +1,19 @@
 //! Quantiles, as Prometheus' `histogram_quantile` estimates them for native histograms.
 //!
-//! All that a histogram knows of a duration is its bucket. The estimate assumes that the durations of
-//! a bucket are spread evenly over the *logarithm* of time: the rank `q * count` falls a fraction `f` of
-//! the way through the durations of one bucket, and the answer is `lower * (upper / lower)^f`. In the zero
-//! bucket, which has no logarithm, the way is linear from 0 to its threshold. Using the same rule as
-//! Prometheus means that a figure shown here and the panel over the exported data agree.
+//! A histogram knows only the bucket of a duration. The estimate assumes that the durations of a
+//! bucket are spread evenly over the *logarithm* of time: the rank `q * count` falls a fraction `f`
+//! of the way through the durations of one bucket, and the answer is `lower * (upper / lower)^f`.
+//! In the zero bucket, which has no logarithm, the way is linear from 0 to its threshold. With
+//! Prometheus' rule a figure shown here agrees with a panel over the exported data.
 
 use crate::{Histogram, INDEX_MIN, SCALE, ZERO_MAX_NS, upper_bound_ns};
 
 impl Histogram {
-    /// Estimates the `q`-quantile in nanoseconds: the duration that a share `q` of all did not exceed.
-    /// `q` is held within 0 to 1. `None` when nothing was recorded or `q` is not a number.
+    /// Estimates the `q`-quantile in nanoseconds: the duration that a share `q` of all did not
+    /// exceed. `q` is clamped to 0 to 1. `None` if nothing was recorded or `q` is not a number.
     ///
-    /// The answer always lies in the bucket that holds the true quantile, so it is at most one bucket
-    /// width (9.05 %) off. It is rounded to a whole nanosecond of that bucket.
+    /// The answer always lies in the bucket that holds the true quantile, so it is at most one
+    /// bucket width (9.05 %) off. It is rounded to a whole nanosecond of that bucket.
     pub fn quantile(&self, q: f64) -> Option<u64> {
         let count = self.count();
         if count == 0 || q.is_nan() {
@@ -39,7 +39,7 @@ impl Histogram {
                 return Some(rounded(seconds * 1e9, upper_bound_ns(index - 1) + 1, upper_bound_ns(index)));
             }
         }
-        // Only counts above 2^53, where f64 rounds the rank up, come here.
+        // Reached only with counts above 2^53, for which f64 rounds the rank up.
         last.map(upper_bound_ns)
     }
 }
@@ -55,9 +55,9 @@ fn power_of_two(octave: i32) -> f64 {
     if octave < 0 { 1.0 / magnitude } else { magnitude }
 }
 
-/// 2^x for x in 0..=1, to the last place or two.
+/// Computes 2^x for x in 0..=1, to the last place or two.
 ///
-/// `f64::exp2` is not in `core`, and libm's brings a table with it; this loop is a hundred bytes.
+/// `f64::exp2` is not in `core`, and libm's needs a table; this loop takes a hundred bytes.
 fn exp2_of_unit(x: f64) -> f64 {
     let power = x * core::f64::consts::LN_2;
     let mut term = 1.0;

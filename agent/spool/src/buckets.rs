@@ -1,8 +1,8 @@
-//! Buckets as few bits as possible.
+//! Buckets in as few bits as possible.
 //!
-//! The buckets of a function lie side by side, and what is in one is about as much as what is in the next: it rises to where
-//! most durations are, and falls again. So what is written of a count is how its length in bits differs from that of the one
-//! before, mostly by 0 or 1, and then its bits below the top one.
+//! The buckets of a function are adjacent, with similar counts in neighbours: counts rise to the
+//! most frequent durations and fall again. So a count is written as the difference of its length in
+//! bits from that of the one before, mostly 0 or 1, followed by its bits below the top one.
 //!
 //! ```text
 //! byte    index of the first occupied bucket - INDEX_MIN
@@ -13,21 +13,22 @@
 //!         and zeros up to a whole byte
 //! ```
 //!
-//! `gamma(n)` is Elias' code for numbers from 1 on: as many zeros as `n` has bits below its top one, then `n`. There is a one
-//! in every code, so that nothing but zeros at the end is no further bucket. The first length counts from 0.
+//! `gamma(n)` is Elias' code for numbers from 1 on: as many zeros as `n` has bits below its top
+//! one, then `n`. Every code contains a one, so trailing zeros are no bucket. The first length
+//! counts from 0.
 
 use edgelat_histogram::{BUCKETS, INDEX_MIN};
 
-/// Bits on their way into bytes.
+/// Writes bits into bytes.
 #[derive(Default)]
 struct Writer {
     bytes: Vec<u8>,
-    /// Bits that are left in the last byte.
+    /// Unused bits of the last byte.
     left: u32,
 }
 
 impl Writer {
-    /// The lowest `count` bits of a number.
+    /// Appends the lowest `count` bits of a number.
     fn bits(&mut self, number: u64, count: u32) {
         for place in (0..count).rev() {
             if self.left == 0 {
@@ -48,7 +49,7 @@ impl Writer {
     }
 }
 
-/// Bits on their way out of bytes.
+/// Reads bits from bytes.
 struct Reader<'b> {
     bytes: &'b [u8],
     at: usize,
@@ -61,12 +62,12 @@ impl Reader<'_> {
         Some(u64::from(byte >> (7 - (self.at - 1) % 8) & 1))
     }
 
-    /// A number whose top bit is 1, with `below` bits below.
+    /// Reads a number whose top bit is 1, with `below` bits below.
     fn number(&mut self, below: u32) -> Option<u64> {
         (0..below).try_fold(1, |number, _| Some(number << 1 | self.bit()?))
     }
 
-    /// `None` at the end.
+    /// Reads a number; `None` at the end.
     fn gamma(&mut self) -> Option<u64> {
         let mut below = 0;
         while self.bit()? == 0 {
@@ -76,7 +77,7 @@ impl Reader<'_> {
     }
 }
 
-/// Occupied buckets, ascending, as bytes; none as no byte.
+/// Packs occupied buckets, ascending, into bytes; no buckets take no byte.
 pub fn pack(buckets: &[(i32, u64)]) -> Vec<u8> {
     let Some((first, _)) = buckets.first() else { return Vec::new() };
     let mut out = Writer::default();
@@ -101,7 +102,7 @@ fn length(out: &mut Writer, before: &mut u32, bits: u32) {
     *before = bits;
 }
 
-/// The opposite; `None` where that are no buckets.
+/// Unpacks buckets; `None` if the bytes are invalid.
 pub fn unpack(bytes: &[u8]) -> Option<Vec<(i32, u64)>> {
     let mut buckets = Vec::new();
     let Some((first, bytes)) = bytes.split_first() else { return Some(buckets) };
@@ -155,7 +156,7 @@ mod tests {
 
     #[test]
     fn bits_that_are_no_buckets_are_none() {
-        // Behind the last bucket; a length of less than 0; of more than 64; a count that is cut off.
+        // Behind the last bucket; a length below 0; above 64; a truncated count.
         assert_eq!(unpack(&[255, 0b0111_0000, 0b1110_0000]), None);
         assert_eq!(unpack(&[0, 0b0100_0000]), None);
         assert_eq!(unpack(&[0, 0, 0b0000_0001, 0xff, 0xff]), None);

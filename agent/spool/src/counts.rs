@@ -1,42 +1,42 @@
-//! What a function did in some time: numbers that add up, so that two intervals become one without anything lost.
+//! Counts of a function in some period: numbers that add up, so that intervals merge without loss.
 
 use edgelat_histogram::{BUCKETS, Histogram, INDEX_MIN};
 
 use crate::buckets;
 use edgelat_wire::postcard::{self, Bytes};
 
-/// Names of the losses, in the order of [`Counts::lost`]; what each means stands in docs/WATCH-JSON.md.
+/// Names of the losses, in the order of [`Counts::lost`]; docs/WATCH-JSON.md explains them.
 pub const LOSSES: [&str; 7] =
     ["abandoned", "evicted", "ended_inside", "over_range", "table_full", "unresolved", "unkeyed"];
 
-/// Figures that stand before the losses: sum, probes inside, inside, off, zero, unmatched.
+/// Figures before the losses: sum, probes inside, inside, off, zero, unmatched.
 const FIGURES: usize = 6;
-/// Where the second of these is; in records of the first version those behind it follow the first.
+/// Place of the second figure; in records of the first version the later ones follow the first.
 const PROBES: usize = 1;
-/// The figures behind the losses, since the third version.
+/// The figures behind the losses, since version 3.
 const EXCEPTIONS: usize = FIGURES + LOSSES.len();
 const SUSPENDED: usize = EXCEPTIONS + 1;
 /// All figures.
 const ALL: usize = SUSPENDED + 1;
 
-/// What a function did in some time, or, where it is cumulative, from the beginning of its stream until then.
+/// Counts of a function in some period, or cumulative since the beginning of its stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Calls that began.
     pub entries: u64,
-    /// By how much the number of calls inside has changed; added up, the number of calls inside.
+    /// Change of the number of calls inside; the sum is the number of calls inside.
     pub in_flight: i64,
-    /// Calls that are in no histogram, by [`LOSSES`]. Negative where a loss turned out to be another one.
+    /// Calls in no histogram, by [`LOSSES`]. Negative if a loss turned out to be another one.
     pub lost: [i64; LOSSES.len()],
     /// Ends of calls that began before coverage; not part of the account.
     pub unmatched: u64,
-    /// Calls whose end was seen and was an exception or panic: in the histogram, or over range.
+    /// Calls that were seen to end by an exception or panic: in the histogram, or over range.
     pub exceptions: u64,
     /// Sum of the durations in the histogram, in nanoseconds.
     pub sum_ns: u64,
-    /// Of that sum, what probes took that were hit inside of the calls; `None` where it is not known.
+    /// Part of that sum that probes hit inside the calls took; `None` if unknown.
     pub probes_inside_ns: Option<u64>,
-    /// Of that sum, when whole awaits were suspended; `None` of anything else.
+    /// Part of that sum in which whole awaits were suspended; `None` for anything else.
     pub suspended_ns: Option<u64>,
     /// Durations of at most [`edgelat_histogram::ZERO_MAX_NS`].
     pub zero: u64,
@@ -45,13 +45,13 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Durations in the histogram, which is as many as calls that were measured to their end.
+    /// Durations in the histogram: the number of calls that were measured to their end.
     pub fn exits(&self) -> u64 {
         self.buckets.iter().fold(self.zero, |sum, (_, count)| sum.saturating_add(*count))
     }
 
-    /// By how much the account is off: `entries - exits - in_flight - lost`. Calls that went on while the row was read; 0
-    /// when added up to the end of a target.
+    /// Error of the account: `entries - exits - in_flight - lost`. Calls that ran during the read
+    /// of the row; 0 if added up to the end of a target.
     pub fn off(&self) -> i64 {
         let others = (self.exits() as i64).wrapping_add(self.in_flight).wrapping_add(self.all_lost());
         (self.entries as i64).wrapping_sub(others)
@@ -62,12 +62,12 @@ impl Counts {
         self.lost.iter().fold(0, |sum: i64, lost| sum.wrapping_add(*lost))
     }
 
-    /// Nothing happened.
+    /// True if nothing happened.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Adds what came later, exactly.
+    /// Adds later counts, exactly.
     pub fn add(&mut self, later: &Self) {
         self.entries = self.entries.saturating_add(later.entries);
         self.in_flight = self.in_flight.wrapping_add(later.in_flight);
@@ -88,7 +88,7 @@ impl Counts {
         }
     }
 
-    /// What happened since `before`, where both are cumulative.
+    /// Difference from `before`, if both are cumulative.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let mut difference = self.clone();
@@ -110,7 +110,7 @@ impl Counts {
             }
             *count > 0
         });
-        // Of nothing there is nothing to know.
+        // An empty difference has no such times.
         if !difference.is_empty() {
             let less =
                 |ns: Option<u64>, before: Option<u64>| ns.map(|ns| ns.saturating_sub(before.unwrap_or(0)));
@@ -120,7 +120,7 @@ impl Counts {
         difference
     }
 
-    /// The durations.
+    /// The durations as a histogram.
     pub fn histogram(&self) -> Histogram {
         let mut buckets = [0; BUCKETS];
         for (index, count) in &self.buckets {
@@ -132,7 +132,7 @@ impl Counts {
         Histogram::from_counts(self.zero, &buckets, self.sum_ns)
     }
 
-    /// Appends it: a list of figures without the zeros at its end, and the buckets.
+    /// Appends the counts: a list of figures without trailing zeros, and the buckets.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let mut figures = [0; ALL];
         let known = |ns: Option<u64>| ns.map_or(0, |ns| ns.wrapping_add(1) as i64);
@@ -154,7 +154,7 @@ impl Counts {
         postcard::put_bytes(out, &buckets::pack(&self.buckets));
     }
 
-    /// The opposite, as a record of `version` has it; `None` where that are no counts.
+    /// Decodes the counts of a record of `version`; `None` if the bytes are invalid.
     pub(crate) fn decode(bytes: &mut Bytes<'_>, version: u8) -> Option<Self> {
         let mut figures = [0; ALL];
         let used = bytes.length()?;
@@ -187,7 +187,7 @@ impl Counts {
     }
 }
 
-/// The sum of two figures, of which either may not be known.
+/// The sum of two figures that may each be unknown.
 fn both(mine: Option<u64>, theirs: Option<u64>) -> Option<u64> {
     match (mine, theirs) {
         (Some(mine), Some(theirs)) => Some(mine.saturating_add(theirs)),

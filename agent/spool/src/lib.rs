@@ -1,26 +1,27 @@
-//! The spool: what was measured, on flash, bounded, and there after a power cut.
+//! The spool: measurements on flash, bounded in size and safe against power cuts.
 //!
-//! A spool is a directory of **segments**, files that are only appended to. A segment begins with a **checkpoint**, which
-//! says what there was before, and goes on with **intervals**, which say what happened from one moment to another. When
-//! there is no room any more the oldest intervals are merged, two by two: histograms add exactly, so that resolution in time
-//! is lost before any sample is. docs/SPOOL.md is the format, complete enough to write another reader.
+//! A spool is a directory of **segments**, files that are only appended to. A segment begins with a
+//! **checkpoint**, the state before it, and continues with **intervals**, the events from one
+//! moment to another. If there is no room left the oldest intervals are merged in pairs: histograms
+//! add exactly, so time resolution is lost before any sample is. docs/SPOOL.md defines the format,
+//! complete enough to write another reader.
 //!
 //! | module | job |
 //! | --- | --- |
-//! | [`counts`] | what a function did: numbers that add up |
+//! | [`counts`] | counts of a function: numbers that add up |
 //! | [`buckets`] | a histogram in few bits |
-//! | [`record`] | what is written: checkpoints and intervals |
-//! | [`segment`] | records in their frames, and what is left of damaged ones |
-//! | `torn` | what a power cut leaves of a write, told from damage |
+//! | [`record`] | record contents: checkpoints and intervals |
+//! | [`segment`] | records in their frames, and recovery behind damaged ones |
+//! | `torn` | distinguishes the remains of a power cut from damage |
 //! | [`store`] | a directory, as far as a spool needs one |
 //! | [`writer`] | a run that writes: recovery, rotation, disks that fail |
 //! | [`merge`] | two segments as one |
-//! | [`budget`] | bytes a day |
-//! | [`reader`] | all records of a spool, with the state that each leaves |
-//! | [`times`] | when something was, on a box that did not know |
-//! | [`live`] | all that was counted so far, in a file that is not on flash |
+//! | [`budget`] | limit on bytes a day |
+//! | [`reader`] | all records of a spool, with the state after each |
+//! | [`times`] | dates on a box that did not know the time |
+//! | [`live`] | everything counted so far, in a file that is not on flash |
 //!
-//! It knows no network, no process and no BPF, and reads no clock: whoever writes says what time it is.
+//! It knows no network, no process and no BPF, and reads no clock: the caller passes the time.
 #![forbid(unsafe_code)]
 
 pub mod buckets;

@@ -1,10 +1,10 @@
-//! The live snapshot: all that the service has counted so far, for readers that need no right.
+//! The live snapshot: everything counted so far, for readers without privileges.
 //!
-//! One file, `live` in the directory of what runs, which the guard opens before there is a collector. The collector may make
-//! and rename no file there, so a snapshot is not written beside the one before and renamed; the file has two halves, and
-//! each snapshot is written over the older one of the two, through the descriptor. The newest is never touched. A reader that
-//! finds the older half half-written sees that by its checksum, takes the other one, and needs no lock that would let it
-//! hold up the writer.
+//! One file, `live` in the run directory, which the guard opens before there is a collector. The
+//! collector may neither create nor rename files there, so it cannot write a snapshot beside the
+//! old one and rename it. The file has two halves; each snapshot overwrites the older half through
+//! the descriptor and leaves the newest intact. A reader detects a half-written half by its
+//! checksum and takes the other one. It needs no lock, with which it could hold up the writer.
 //!
 //! A half begins at 0 or at [`HALF_BYTES`]. All numbers of its header are little-endian:
 //!
@@ -18,7 +18,7 @@
 //! | 24 | 4 | CRC-32C of the 24 bytes before and the payload |
 //! | 28 | | payload |
 //!
-//! The payload is docs/LIVE.md's to tell. The file is sparse: it takes up twice what a snapshot has, in the memory of /run.
+//! docs/LIVE.md describes the payload. The sparse file takes the memory of two snapshots in /run.
 
 use std::fs::File;
 use std::io;
@@ -30,50 +30,50 @@ use crate::record::{self, Clock, NAME_BYTES, STREAMS, Stream};
 use crate::segment::checksum;
 use edgelat_wire::postcard::{self, Bytes};
 
-/// The file in the directory of what runs.
+/// The file in the run directory.
 pub const FILE: &str = "live";
 
-/// Where the second half begins, and most that a snapshot has. Streams for which there is no room are counted in
-/// [`Snapshot::left_out`].
+/// Offset of the second half, and maximum size of a snapshot. [`Snapshot::left_out`] counts the
+/// streams that do not fit.
 pub const HALF_BYTES: usize = 4 << 20;
 
 /// Bytes before a payload.
 pub const HEADER_BYTES: usize = 28;
 
-/// More than a row has: four names, and a count of each bucket.
+/// Upper bound for the bytes of a row: four names and a count per bucket.
 const ROW_BYTES: usize = 16 << 10;
 
-/// Most targets, and most states of the processes of one.
+/// Most targets in a snapshot, and most process states of one target.
 const LIST: usize = 256;
 
 const MAGIC: &[u8; 8] = b"EDGELIVE";
 const VERSION: u16 = 4;
-/// Where the checksum stands.
+/// Offset of the checksum.
 const CRC: usize = 24;
 
-/// A reader is overtaken only where two snapshots are written while it reads one; it tries again this often.
+/// Tries of a reader. It is overtaken only if two snapshots are written while it reads one.
 const TRIES: usize = 16;
 
-/// All that was counted until a moment.
+/// Everything counted up to a moment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Snapshot {
-    /// Which run of the agent, in which boot, on what.
+    /// The agent's run, with its boot and kernel.
     pub agent: Agent,
-    /// When this was, by all clocks.
+    /// Time of the snapshot, by all clocks.
     pub now: Clock,
-    /// What CLOCK_REALTIME showed at boot, as in [`crate::Interval::epoch_ns`].
+    /// CLOCK_REALTIME at boot, as in [`crate::Interval::epoch_ns`].
     pub epoch_ns: Option<u64>,
     /// Time to the next snapshot in nanoseconds.
     pub interval_ns: u64,
-    /// It is the last one: the service has ended.
+    /// True for the last snapshot: the service has ended.
     pub ended: bool,
-    /// What the agent itself takes.
+    /// Resources that the agent itself uses.
     pub own: Own,
-    /// How it is with the targets of the configuration, in its order.
+    /// State of the configured targets, in the order of the configuration.
     pub targets: Vec<Target>,
-    /// Streams with what each has counted since its beginning, [`Stream::since_ns`].
+    /// Streams with their counts since [`Stream::since_ns`].
     pub rows: Vec<Row>,
-    /// Streams for which there was no room.
+    /// Streams that did not fit.
     pub left_out: u64,
 }
 
@@ -88,14 +88,14 @@ pub struct Agent {
     pub boot: [u8; 16],
     /// Process id of the collector.
     pub pid: u32,
-    /// When the run began, in nanoseconds since boot.
+    /// Start of the run, in nanoseconds since boot.
     pub began_ns: u64,
 }
 
-/// What the agent itself takes.
+/// Resources that the agent itself uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Own {
-    /// Time on CPUs of the collector, in nanoseconds.
+    /// CPU time of the collector in nanoseconds.
     pub cpu_ns: u64,
     /// Resident memory of the collector in bytes.
     pub collector_bytes: Option<u64>,
@@ -103,26 +103,26 @@ pub struct Own {
     pub guard_bytes: Option<u64>,
     /// Builds in quarantine.
     pub quarantine: u64,
-    /// Most that all probes together may cost, in millionths of one CPU's time.
+    /// Maximum cost of all probes together, in millionths of one CPU's time.
     pub limit_ppm: u64,
-    /// The spool, where there is one.
+    /// The spool, if there is one.
     pub spool: Option<SpoolFigures>,
 }
 
-/// How the spool is.
+/// Figures of the spool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SpoolFigures {
     /// Bytes of its segments.
     pub bytes: u64,
-    /// Most bytes that it may have.
+    /// Maximum size of the spool in bytes.
     pub max_bytes: u64,
-    /// How many segments there are.
+    /// Number of segments.
     pub segments: u64,
     /// Intervals that are in memory only.
     pub waiting: u64,
     /// Bytes written in this run.
     pub written: u64,
-    /// Number of the error for which nothing can be written now.
+    /// Number of the error that prevents writing now.
     pub errno: Option<u64>,
 }
 
@@ -131,55 +131,55 @@ pub struct SpoolFigures {
 pub struct Target {
     /// Its name.
     pub name: String,
-    /// Processes that are measured, and those that are not by reason: an empty reason is for measured ones.
+    /// Processes by reason for not being measured; the empty reason stands for measured ones.
     pub processes: Vec<(String, u64)>,
-    /// What its probes have cost so far, in nanoseconds.
+    /// Cost of its probes so far, in nanoseconds.
     pub cost_ns: u64,
-    /// What they cost between the last two snapshots, in millionths of one CPU's time; `None` where that is not known.
+    /// Their cost between the last two snapshots, in millionths of one CPU; `None` if not known.
     pub cost_ppm: Option<u64>,
-    /// Most that they may cost, in millionths.
+    /// Maximum cost of its probes, in millionths.
     pub limit_ppm: u64,
-    /// Functions that were asked for and are refused.
+    /// Requested functions that are refused.
     pub refused: u64,
-    /// Hits of probes that could not be told to any function.
+    /// Probe hits that could not be attributed to a function.
     pub unattributed: u64,
     /// Children that ended before they could be covered.
     pub missed: u64,
-    /// How long those lived, and others before they were covered, in nanoseconds.
+    /// Lifetime of those, and of others until they were covered, in nanoseconds.
     pub children_ns: u64,
-    /// Names of functions of Python that were asked for, and no function has which was called.
+    /// Requested names of Python functions that no called function has.
     pub not_called: u64,
 }
 
-/// A stream and what it has counted.
+/// A stream and its counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Row {
     /// The stream.
     pub stream: Stream,
-    /// When it was read last, in nanoseconds since boot. Later nothing was measured there.
+    /// Time of the last read, in nanoseconds since boot. Nothing was measured there after it.
     pub read_ns: u64,
-    /// What it has counted.
+    /// Its counts.
     pub counts: Counts,
 }
 
-/// Why there is no snapshot.
+/// Reason for a missing snapshot.
 #[derive(Debug, thiserror::Error)]
 pub enum LiveError {
-    /// There is no file.
+    /// The file does not exist.
     #[error("{file} is not there: `edgelat run` does not run, or with another run_dir")]
     NotThere {
         /// The file.
         file: String,
     },
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("{file} cannot be read: {reason}")]
     Read {
         /// The file.
         file: String,
-        /// Why.
+        /// The system's error.
         reason: io::Error,
     },
-    /// There is none in it.
+    /// The file holds no snapshot.
     #[error("there is no snapshot in {file} yet, or it is damaged; `edgelat run` writes one every interval")]
     None {
         /// The file.
@@ -192,7 +192,7 @@ pub enum LiveError {
     Version {
         /// The file.
         file: String,
-        /// What it has.
+        /// Version of the file.
         version: u16,
     },
 }
@@ -201,33 +201,33 @@ pub enum LiveError {
 #[derive(Debug)]
 pub struct Writer {
     file: File,
-    /// Has the room of the longest from the beginning: what is not used takes no memory.
+    /// Has room for the longest snapshot from the start: unused capacity takes no memory.
     bytes: Vec<u8>,
     sequence: u64,
 }
 
 impl Writer {
-    /// Into an open file, which must be empty.
+    /// Writes into an open file, which must be empty.
     pub fn new(file: File) -> Self {
         Self { file, bytes: Vec::with_capacity(HALF_BYTES + ROW_BYTES), sequence: 0 }
     }
 
-    /// Writes one over the older of the two that are there.
+    /// Writes a snapshot over the older of the two in the file.
     ///
     /// # Errors
-    /// What the system refuses. The newest that was there stays.
+    /// The system's error. The newest snapshot in the file stays.
     pub fn write(&mut self, head: &Snapshot, rows: &[Row]) -> io::Result<()> {
         let sequence = self.sequence + 1;
         encode(head, rows, sequence, &mut self.bytes);
         let half = (sequence % 2) * HALF_BYTES as u64;
         self.file.write_all_at(&self.bytes, half)?;
-        // One that failed half-way is written over by the next.
+        // The next snapshot overwrites one that failed half-way.
         self.sequence = sequence;
         Ok(())
     }
 }
 
-/// A snapshot as it stands in a half of the file: `head`, whose own rows do not matter, with `rows`.
+/// Encodes a half: a snapshot of `head`, except its own rows, with `rows`.
 pub fn encode(head: &Snapshot, rows: &[Row], sequence: u64, bytes: &mut Vec<u8>) {
     bytes.clear();
     bytes.resize(HEADER_BYTES, 0);
@@ -237,7 +237,7 @@ pub fn encode(head: &Snapshot, rows: &[Row], sequence: u64, bytes: &mut Vec<u8>)
         let before = bytes.len();
         bytes.push(1);
         row.encode(bytes);
-        // Room for what comes behind the rows.
+        // Room for the fields behind the rows.
         if bytes.len() + 16 > HALF_BYTES {
             bytes.truncate(before);
             left_out += 1;
@@ -254,19 +254,19 @@ pub fn encode(head: &Snapshot, rows: &[Row], sequence: u64, bytes: &mut Vec<u8>)
     bytes[CRC..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// What one half of the file holds.
+/// Content of one half of the file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Half {
     /// A snapshot, with its sequence.
     Snapshot(u64, Box<Snapshot>),
-    /// One of another version, with its sequence.
+    /// A snapshot of another version, with its sequence.
     Version(u64, u16),
-    /// None, or one that is being written.
+    /// No snapshot, or one that is being written.
     None,
 }
 
 impl Half {
-    /// 0 where there is none.
+    /// 0 if there is no snapshot.
     fn sequence(&self) -> u64 {
         match self {
             Self::Snapshot(sequence, _) | Self::Version(sequence, _) => *sequence,
@@ -275,7 +275,7 @@ impl Half {
     }
 }
 
-/// Understands the bytes of a half, and whatever stands behind them.
+/// Decodes the bytes of a half, and ignores any bytes behind the snapshot.
 pub fn decode(bytes: &[u8]) -> Half {
     whole(bytes).unwrap_or(Half::None)
 }
@@ -299,15 +299,15 @@ fn whole(bytes: &[u8]) -> Option<Half> {
     }
 }
 
-/// The newest snapshot in a directory of what runs.
+/// Reads the newest snapshot in a run directory.
 ///
 /// # Errors
-/// Why there is none.
+/// The reason why there is no snapshot.
 pub fn read(run_dir: &Path) -> Result<Snapshot, LiveError> {
     let path = run_dir.join(FILE);
     let name = || path.display().to_string();
     for _ in 0..TRIES {
-        // Opened anew: an agent that was started again writes another file.
+        // Opened anew: a restarted agent writes another file.
         let file = File::open(&path).map_err(|reason| match reason.kind() {
             io::ErrorKind::NotFound => LiveError::NotThere { file: name() },
             _ => LiveError::Read { file: name(), reason },
@@ -323,7 +323,7 @@ pub fn read(run_dir: &Path) -> Result<Snapshot, LiveError> {
             }
         }
         let Some((at, half, header)) = newest else { continue };
-        // Where it was written over meanwhile, the other half may have been newer than this when it was found torn.
+        // If this half was overwritten, the other may have been newer when it was found torn.
         let mut now = [0; HEADER_BYTES];
         if read_up_to(&file, &mut now, at).map_err(read)? < HEADER_BYTES || now[..] != header[..] {
             continue;
@@ -337,7 +337,7 @@ pub fn read(run_dir: &Path) -> Result<Snapshot, LiveError> {
     Err(LiveError::None { file: name() })
 }
 
-/// No more of a half than its header says, and than there is.
+/// Reads no more of a half than its header says and the file has.
 fn read_half(file: &File, at: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; HEADER_BYTES];
     let had = read_up_to(file, &mut bytes, at)?;
@@ -368,20 +368,20 @@ fn read_up_to(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
 }
 
 impl Snapshot {
-    /// Is it of a service that still runs? `boot` is the boot id of the kernel and `boot_ns` the time since boot.
+    /// True if its service still runs, by the kernel's boot id and the time since boot.
     pub fn is_current(&self, boot: &[u8; 16], boot_ns: u64) -> bool {
-        // Three intervals, and a little: a busy box comes late.
+        // Three intervals and some slack: a busy box is late.
         let patience = self.interval_ns.saturating_mul(3).saturating_add(5_000_000_000);
         !self.ended && self.agent.boot == *boot && self.age_ns(boot_ns) <= patience
     }
 
-    /// How old it is.
+    /// Age of the snapshot in nanoseconds.
     pub fn age_ns(&self, boot_ns: u64) -> u64 {
         boot_ns.saturating_sub(self.now.boot_ns)
     }
 
-    /// When something was that happened so many nanoseconds after boot, in nanoseconds since 1970, once the clock could be
-    /// believed. It does not change any more then, whatever the clock does.
+    /// Converts nanoseconds since boot into nanoseconds since 1970. `None` until the clock can be
+    /// believed; after that the result never changes, whatever the clock does.
     pub fn real_ns(&self, boot_ns: u64) -> Option<u64> {
         self.epoch_ns?.checked_add(boot_ns)
     }

@@ -1,12 +1,13 @@
-//! Room for what is new: the oldest segments are merged two by two.
+//! Makes room for new data: the oldest segments are merged in pairs.
 //!
-//! Two neighbours become one segment, in which two records each became one that says what happened in the time of both.
-//! Histograms add exactly, so time resolution is lost and no sample. A segment stands for as many as it was made of, and
-//! neighbours that stand for equally many are merged, the oldest such first: as with the digits of a number that is counted
-//! up, what is old stands in few segments of ever longer intervals, and most of the room is left to what is new.
+//! Two neighbours become one segment, and pairs of their records become one record that covers the
+//! time of both. Histograms add exactly, so time resolution is lost and no sample. A segment stands
+//! for as many as it was made of. Neighbours that stand for equally many are merged, the oldest
+//! such pair first: as with the digits of a counter, old data stands in few segments of ever longer
+//! intervals, and most of the room is left to new data.
 //!
-//! Runs are not merged with each other. Where there are so many short ones that no two segments fit into one, segments are made
-//! shorter one by one.
+//! Different runs are not merged. If there are so many short runs that no two segments fit into
+//! one, segments are made shorter one by one.
 
 use std::ops::ControlFlow;
 
@@ -15,28 +16,29 @@ use crate::record::{Checkpoint, Interval, short};
 use crate::segment::{Name, Payload, frame};
 use crate::store::Store;
 
-/// Which two neighbours of these, the oldest first, are merged: the indices of the older ones, the best first.
+/// Neighbours to merge of `names`, the oldest first: indices of the older ones, the best first.
 pub fn choices(names: &[Name]) -> Vec<usize> {
     let alike = |index: &usize| names[*index].made_of() < names[*index + 1].made_of().saturating_mul(2);
     let (mut best, others): (Vec<usize>, Vec<usize>) =
         (1..names.len()).map(|index| index - 1).partition(alike);
-    // Where no two are alike there are few, or none that is alike can be made shorter.
+    // Without a matching pair there are few segments, or no matching pair can be made shorter.
     best.extend(others);
     best
 }
 
-/// Makes one segment of neighbours, `names`, with as few records merged as it takes to have at most `most` bytes. The
-/// segment behind them is `next`, and not there if they are the newest. `None` where even one record for each run is too much.
+/// Merges neighbours, `names`, into one segment of at most `most` bytes, with as few merged records
+/// as possible. `next` is the segment behind them, if any. `None` if one record per run is too
+/// much.
 ///
 /// # Errors
-/// When they cannot be read.
+/// If they cannot be read.
 pub fn into_one(
     store: &dyn Store,
     names: &[Name],
     next: Option<Name>,
     most: usize,
 ) -> Result<Option<Vec<u8>>, ReadError> {
-    // Where all fit as they are, nothing is lost by putting them into one file.
+    // If all fit as they are, one file for them loses nothing.
     let mut of = 1;
     loop {
         let (bytes, more) = join(store, names, next, of)?;
@@ -50,7 +52,7 @@ pub fn into_one(
     }
 }
 
-/// With up to `of` records in one. Says whether more could be merged.
+/// Joins with up to `of` records in one. The flag is true if more could be merged.
 fn join(
     store: &dyn Store,
     names: &[Name],
@@ -60,7 +62,7 @@ fn join(
     let mut out = Vec::new();
     let mut open: Option<(u64, Interval, usize)> = None;
     let mut more = false;
-    // What was written last, to tell whether a checkpoint says anything new.
+    // End of the last record, to detect a checkpoint that adds nothing.
     let mut before: Option<(u32, u64)> = None;
     let mut take = |place: reader::Place, seen: Seen<'_>, state: &Checkpoint| {
         match seen {
@@ -101,7 +103,7 @@ fn join(
     };
     match next {
         None => reader::read(store, names, true, &mut take)?,
-        // It is read for what it says of those before it, and no further.
+        // Read only for its statement about the segments before it.
         Some(next) => reader::read(store, &[names, &[next]].concat(), true, &mut |place, seen, state| {
             if place.segment == next { ControlFlow::Break(()) } else { take(place, seen, state) }
         })?,

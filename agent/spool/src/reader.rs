@@ -1,4 +1,4 @@
-//! Reading a spool, from its beginning or from any segment: the one reader that all commands share.
+//! Reading a spool, from its beginning or from any segment; all commands share this reader.
 
 use std::ops::ControlFlow;
 
@@ -8,7 +8,7 @@ use crate::record::{Checkpoint, Interval, Record, short};
 use crate::segment::{Found, Frames, Name, READ_BYTES, sorted};
 use crate::store::Store;
 
-/// Why a spool cannot be read.
+/// Reason why a spool cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// Its directory cannot be listed.
@@ -19,35 +19,35 @@ pub enum ReadError {
     Segment {
         /// Its name.
         file: String,
-        /// What the system said.
+        /// The system's error.
         errno: Errno,
     },
-    /// A segment was merged with another one while this was read.
+    /// A segment was merged with another one during the read.
     #[error("the spool has changed while it was read; read it again")]
     Changed,
 }
 
-/// Where a record stands.
+/// Position of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     /// The segment.
     pub segment: Name,
     /// The offset in it.
     pub offset: usize,
-    /// The id of the record, 0 where it has none.
+    /// The id of the record, 0 if it has none.
     pub id: u64,
 }
 
-/// What was found at a place.
+/// Content of a place.
 #[derive(Debug)]
 pub enum Seen<'r> {
-    /// A checkpoint: what it says stands in the state.
+    /// A checkpoint; the state holds its content.
     Checkpoint,
-    /// An interval, which the state has taken in.
+    /// An interval, which the state includes.
     Interval(&'r Interval),
-    /// An interval that was written again later, because the disk failed.
+    /// An interval that was written again later because the disk failed.
     Replaced,
-    /// An interval of a run of which no checkpoint is left.
+    /// An interval of a run that has no checkpoint left.
     Orphan(&'r Interval),
     /// A record of a type or version that this program does not know.
     Unknown,
@@ -55,10 +55,10 @@ pub enum Seen<'r> {
     Damaged,
 }
 
-/// The segments that are there, the oldest first, with their lengths.
+/// The existing segments, the oldest first, with their lengths.
 ///
 /// # Errors
-/// When the directory cannot be listed.
+/// If the directory cannot be listed.
 pub fn segments(store: &dyn Store) -> Result<Vec<(Name, u64)>, ReadError> {
     let files = store.list().map_err(ReadError::List)?;
     let names: Vec<String> = files.iter().map(|(file, _)| file.clone()).collect();
@@ -69,11 +69,11 @@ pub fn segments(store: &dyn Store) -> Result<Vec<(Name, u64)>, ReadError> {
     Ok(sorted(&names).0.iter().map(|name| (*name, length(name))).collect())
 }
 
-/// Reads `names`, the oldest first, and hands each record to `take`, with the state of its run after it: streams, and what
-/// each has counted. `newest` says that the last of them is the newest segment there is.
+/// Reads `names`, the oldest first, and passes each record to `take`, with the state of its run
+/// after it: streams and their counts. `newest` is true if the last name is the newest segment.
 ///
 /// # Errors
-/// When a segment cannot be read. What is damaged is no error: it is handed over as such.
+/// If a segment cannot be read. Damage is no error: it is passed on as such.
 pub fn read(
     store: &dyn Store,
     names: &[Name],
@@ -85,7 +85,7 @@ pub fn read(
     for (index, segment) in names.iter().enumerate() {
         let Some(bytes) = following.take() else { break };
         following = names.get(index + 1).map(|name| load(store, *name)).transpose()?;
-        // What comes next says from which interval on this one does not count.
+        // The next checkpoint says from which interval on this segment does not count.
         let next = following.as_deref().and_then(|bytes| Frames::new(bytes, true).next());
         let next = match next {
             Some(Found::Record(_, Record::Checkpoint(next))) => Some((short(&next.run), next.next)),
@@ -124,7 +124,7 @@ pub fn read(
     Ok(())
 }
 
-/// The same with all segments there are.
+/// Reads all existing segments as [`read`] does.
 ///
 /// # Errors
 /// As [`read`].

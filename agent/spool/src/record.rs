@@ -1,9 +1,9 @@
-//! What is written: checkpoints and intervals.
+//! Record contents: checkpoints and intervals.
 //!
-//! An **interval** says what happened from one moment to another, of all functions together, as differences. A
-//! **checkpoint** stands at the beginning of each segment and says what there was before: which run of the agent this is,
-//! which streams there are, and what each has counted so far. So a reader can begin at any segment, and a cumulative point
-//! is the checkpoint and all differences behind it.
+//! An **interval** says what happened from one moment to another, for all functions together, as
+//! differences. A **checkpoint** opens each segment and gives the state before it: the run of the
+//! agent, its streams, and the counts of each stream so far. So a reader can begin at any segment,
+//! and a cumulative point is the checkpoint plus all differences behind it.
 
 use crate::counts::Counts;
 use edgelat_wire::postcard::{self, Bytes};
@@ -14,38 +14,38 @@ pub const NAME_BYTES: usize = 1024;
 /// Longest build-id in bytes.
 pub const BUILD_ID_BYTES: usize = 64;
 
-/// Most streams that have a number of their own in one run; what more there is is counted together, in stream 0.
+/// Most streams with a number of their own in one run; all others are counted together in stream 0.
 pub const STREAMS: usize = 4096;
 
 /// Most pairs of a target and a reason in an interval.
 pub const UNCOVERED: usize = 1024;
 
-/// A function whose calls are counted: one of a target, in one build of an image. Its processes are counted together.
+/// A function whose calls are counted: per target and build of an image, over all processes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stream {
-    /// Number, given once in a run. 0 is for what had no number any more, see [`STREAMS`].
+    /// Number, assigned once in a run. 0 stands for streams without one, see [`STREAMS`].
     pub id: u32,
     /// Name of the target in the configuration.
     pub target: String,
     /// Name of the function.
     pub function: String,
-    /// Path of its image, or of its file in Python.
+    /// Path of its image, or of its Python file.
     pub image: String,
-    /// Build-id of the image, empty where it has none.
+    /// Build-id of the image, empty if it has none.
     pub build_id: Vec<u8>,
     /// `native`, `go`, `go-assembly` or `python`.
     pub language: String,
-    /// First line, for a function of Python; 0 elsewhere.
+    /// First line of a Python function; 0 for other languages.
     pub line: u32,
-    /// Some calls end, for us, at a jump into another function.
+    /// For the agent, some calls end at a jump into another function.
     pub until_tail_call: bool,
-    /// It is a generator or coroutine of Python, whose calls are resumes.
+    /// True for a Python generator or coroutine, whose calls are resumes.
     pub resumes: bool,
-    /// It is a function of Python of which only a part of the calls is seen.
+    /// True for a Python function of which only part of the calls is seen.
     pub partial: bool,
-    /// What the probes themselves add to each duration, in nanoseconds, if it was measured.
+    /// Time that the probes themselves add to each duration, in nanoseconds, if it was measured.
     pub bias_ns: Option<u64>,
-    /// Since when it is counted, in nanoseconds since boot.
+    /// Start of counting, in nanoseconds since boot.
     pub since_ns: u64,
 }
 
@@ -54,55 +54,55 @@ pub struct Stream {
 pub struct Uncovered {
     /// Name of the target.
     pub target: String,
-    /// Why: `budget`, `quarantine`, `failed` and so on.
+    /// The reason: `budget`, `quarantine`, `failed` and so on.
     pub reason: String,
-    /// Nanoseconds, of all its processes together.
+    /// Nanoseconds, summed over its processes.
     pub time_ns: u64,
-    /// Of children, how many ended before they were measured; of all else 0.
+    /// Number of children that ended before they were measured; 0 for all other reasons.
     pub processes: u64,
 }
 
-/// The disk did not take records for a while. They were kept in memory, and merged where that was too many.
+/// A time in which the disk took no records. They stayed in memory, merged if there were too many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gap {
     /// Number of the last error of the system.
     pub errno: u32,
-    /// When it began, in nanoseconds since boot.
+    /// Start of the gap, in nanoseconds since boot.
     pub since_ns: u64,
-    /// Intervals that came late for it.
+    /// Intervals that were late because of it.
     pub intervals: u64,
 }
 
 /// The clock of the box at a moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Clock {
-    /// Nanoseconds since boot, suspended time among them: CLOCK_BOOTTIME.
+    /// Nanoseconds since boot, including suspended time: CLOCK_BOOTTIME.
     pub boot_ns: u64,
     /// Nanoseconds since 1970, right or wrong: CLOCK_REALTIME.
     pub real_ns: u64,
-    /// How far it can be believed.
+    /// Trust in that time.
     pub trust: Trust,
 }
 
-/// How far a clock can be believed.
+/// Trust in a clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trust {
-    /// It shows a time before [`PLAUSIBLE_NS`]: nobody has set it.
+    /// The time is before [`PLAUSIBLE_NS`]: the clock was never set.
     #[default]
     Unset = 0,
-    /// It may be right; no source of time has told the kernel so.
+    /// The time may be right; no time source has confirmed it to the kernel.
     Plausible = 1,
-    /// The kernel holds it for synchronised (adjtimex without STA_UNSYNC).
+    /// The kernel considers it synchronised (adjtimex without STA_UNSYNC).
     Synchronised = 2,
 }
 
-/// 2025-01-01, in nanoseconds since 1970. A box that shows an earlier time has no clock.
+/// 2025-01-01, in nanoseconds since 1970. A box with an earlier time has no clock.
 pub const PLAUSIBLE_NS: u64 = 1_735_689_600 * 1_000_000_000;
 
 impl Clock {
-    /// What CLOCK_REALTIME showed at boot, reckoned back, where the clock can be believed in a run that began `began_ns` after
-    /// boot. One that is plausible, of which no source of time says that it is right, counts after `patience_ns`: boxes with
-    /// nothing but a battery-backed clock have no better one.
+    /// CLOCK_REALTIME at boot, calculated back, if the clock can be believed in a run that began
+    /// `began_ns` after boot. A plausible clock that no time source confirms counts after
+    /// `patience_ns`: boxes with only a battery-backed clock have no better one.
     pub fn epoch_ns(&self, began_ns: u64, patience_ns: u64) -> Option<u64> {
         let old = self.boot_ns.saturating_sub(began_ns) >= patience_ns;
         let believed = self.trust == Trust::Synchronised || self.trust == Trust::Plausible && old;
@@ -110,94 +110,94 @@ impl Clock {
     }
 }
 
-/// What happened in some time.
+/// Events of some period.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Interval {
     /// The run, by the first four bytes of its id, little-endian.
     pub run: u32,
     /// Number of the first interval, counted in a run from 0.
     pub first: u64,
-    /// Number of the last one; more than the first where several were merged.
+    /// Number of the last interval; higher than the first if several were merged.
     pub last: u64,
-    /// When the first began, in nanoseconds since boot.
+    /// Start of the first interval, in nanoseconds since boot.
     pub begin_ns: u64,
-    /// The clock at the end of the last.
+    /// The clock at the end of the last interval.
     pub end: Clock,
-    /// What CLOCK_REALTIME showed at boot, reckoned back at the end of this interval, in which the clock could be believed for
-    /// the first time in this run. In the run it never changes any more, whatever the clock does.
+    /// CLOCK_REALTIME at boot, calculated back at the end of the run's first interval in which the
+    /// clock could be believed. It never changes again in the run, whatever the clock does.
     pub epoch_ns: Option<u64>,
-    /// Streams that are new.
+    /// New streams.
     pub streams: Vec<Stream>,
-    /// What was not measured.
+    /// Time that was not measured.
     pub uncovered: Vec<Uncovered>,
-    /// The disk did not take this at once.
+    /// The gap, if the disk did not take this interval at once.
     pub gap: Option<Gap>,
-    /// What happened to streams, by their numbers, ascending; one of which nothing is said did nothing.
+    /// Counts by stream number, ascending; streams without a row did nothing.
     pub rows: Vec<(u32, Counts)>,
 }
 
-/// What there was before.
+/// State before a segment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// Which run of the agent: random bytes.
+    /// Run of the agent: random bytes.
     pub run: [u8; 16],
-    /// Which boot: /proc/sys/kernel/random/boot_id.
+    /// Boot id: /proc/sys/kernel/random/boot_id.
     pub boot: [u8; 16],
     /// Version of the agent.
     pub agent: String,
-    /// When the run began, in nanoseconds since boot.
+    /// Start of the run, in nanoseconds since boot.
     pub began_ns: u64,
-    /// That of [`Interval`], if there was one before.
+    /// As in [`Interval`], if it was known by then.
     pub epoch_ns: Option<u64>,
-    /// Number of the interval that comes next. Those of this run from here on that stand before this checkpoint do not
-    /// count: the disk failed while they were written, and they are written again.
+    /// Number of the next interval. Intervals of this run from it on that stand before this
+    /// checkpoint do not count: the disk failed during their write, and they are written again.
     pub next: u64,
-    /// Intervals that this spool has dropped so far, because there was no room even for merged ones.
+    /// Intervals that this spool has dropped so far because even merged ones did not fit.
     pub dropped: u64,
     /// All streams of the run.
     pub streams: Vec<Stream>,
-    /// What each has counted so far.
+    /// Counts of each stream so far.
     pub rows: Vec<(u32, Counts)>,
 }
 
 /// A record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
-    /// What there was before.
+    /// The state before a segment.
     Checkpoint(Checkpoint),
-    /// What happened.
+    /// The events of some period.
     Interval(Interval),
 }
 
-/// Version of the records that are written. Those before are read as well: the first does not know what probes took inside,
-/// the second neither that a function is seen in part nor what exceptions left.
+/// Version of the records that are written. Earlier ones are read as well: version 1 lacks the time
+/// of probes inside calls; version 2 has neither the mark for partly seen functions nor exceptions.
 pub(crate) const VERSION: u8 = 3;
-/// The first version that says how many processes were not measured.
+/// First version with the number of processes that were not measured.
 const COUNTED: u8 = 3;
 
 /// Types of records.
 pub(crate) const CHECKPOINT: u8 = 1;
 pub(crate) const INTERVAL: u8 = 2;
 
-/// A run's short name.
+/// Short name of a run.
 pub fn short(run: &[u8; 16]) -> u32 {
     u32::from_le_bytes([run[0], run[1], run[2], run[3]])
 }
 
-/// Two digits for each byte: how runs, boots and build-ids are written for people and other programs.
+/// Two digits per byte: the form of runs, boots and build-ids for people and other programs.
 pub fn hexadecimal(bytes: &[u8]) -> String {
     let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or('0');
     bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(digit).collect()
 }
 
-/// A text cut to what a record holds.
+/// Cuts a text to the length that a record holds.
 pub fn cut(text: &str) -> String {
     let fits = |end: &usize| *end <= NAME_BYTES && text.is_char_boundary(*end);
     text[..(0..=text.len().min(NAME_BYTES)).rfind(fits).unwrap_or(0)].to_owned()
 }
 
 impl Record {
-    /// Reads a payload. `None` where it is none of that type and version, or of one that is not known.
+    /// Decodes a payload. `None` if it does not match type and version, or if they are not known.
     pub fn decode(version: u8, kind: u8, payload: &[u8]) -> Option<Self> {
         if !(1..=VERSION).contains(&version) {
             return None;
@@ -239,7 +239,7 @@ impl Stream {
             until_tail_call: bytes.flag()?,
             ..Self::default()
         };
-        // Up to version 2 the second was never set.
+        // Up to version 2 the second bit was never set.
         let marks = *bytes.take(1)?.first().filter(|marks| **marks < 4)?;
         (stream.resumes, stream.partial) = (marks & 1 != 0, marks & 2 != 0);
         stream.bias_ns = bytes.option()?;
@@ -247,7 +247,7 @@ impl Stream {
         Some(stream)
     }
 
-    /// Is it the same function, whatever its number and whenever it began?
+    /// True for the same function, regardless of number and start.
     pub fn is(&self, other: &Self) -> bool {
         self.function == other.function
             && self.target == other.target
@@ -263,7 +263,7 @@ fn encode_streams(streams: &[Stream], out: &mut Vec<u8>) {
 }
 
 fn decode_streams(bytes: &mut Bytes<'_>) -> Option<Vec<Stream>> {
-    // Collected one by one: what is short of bytes ends before it takes memory.
+    // Collected one by one: a truncated list ends before it takes memory.
     let mut streams = Vec::new();
     for _ in 0..bytes.length().filter(|length| *length <= STREAMS + 1)? {
         streams.push(Stream::decode(bytes).filter(|stream| stream.id as usize <= STREAMS)?);
@@ -271,7 +271,7 @@ fn decode_streams(bytes: &mut Bytes<'_>) -> Option<Vec<Stream>> {
     Some(streams)
 }
 
-/// Each row's number is the difference from the one before.
+/// Writes each row's number as the difference from the row before.
 fn encode_rows(rows: &[(u32, Counts)], out: &mut Vec<u8>) {
     postcard::put(out, rows.len() as u64);
     let mut before = 0;
@@ -300,7 +300,7 @@ fn decode_rows(bytes: &mut Bytes<'_>, version: u8) -> Option<Vec<(u32, Counts)>>
 }
 
 impl Clock {
-    /// All but the time since boot.
+    /// Encodes all but the time since boot.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         postcard::put(out, self.real_ns);
         out.push(self.trust as u8);
@@ -369,15 +369,15 @@ impl Interval {
         Some(Self { run, first, last, begin_ns, end, epoch_ns, streams, uncovered, gap, rows })
     }
 
-    /// How many intervals it is made of.
+    /// Number of intervals that it covers.
     pub fn covers(&self) -> u64 {
         (self.last - self.first).saturating_add(1)
     }
 
-    /// Adds what happened next, exactly.
+    /// Adds the interval that follows, exactly.
     pub fn merge(&mut self, later: &Self) {
         self.last = later.last;
-        // Of records that are not ours, the later one can have ended before.
+        // In records from other writers the later one can have ended earlier.
         self.end = Clock { boot_ns: self.end.boot_ns.max(later.end.boot_ns), ..later.end };
         self.epoch_ns = self.epoch_ns.or(later.epoch_ns);
         self.streams.extend_from_slice(&later.streams);
@@ -397,12 +397,12 @@ impl Interval {
         }
     }
 
-    /// Adds what a stream did.
+    /// Adds the counts of a stream.
     pub fn row(&mut self, id: u32, counts: &Counts) {
         add_row(&mut self.rows, id, counts);
     }
 
-    /// Adds time in which processes of a target were not measured, and how many of those never are.
+    /// Adds time in which processes of a target were not measured, and how many never are.
     pub fn uncovered(&mut self, target: &str, reason: &str, time_ns: u64, processes: u64) {
         let known = |known: &&mut Uncovered| known.target == target && known.reason == reason;
         if let Some(known) = self.uncovered.iter_mut().find(known) {
@@ -415,7 +415,7 @@ impl Interval {
     }
 }
 
-/// Adds to a row of a list, or puts it in its place.
+/// Adds to a row of a list, or inserts it in order.
 pub(crate) fn add_row(rows: &mut Vec<(u32, Counts)>, id: u32, counts: &Counts) {
     match rows.binary_search_by_key(&id, |row| row.0) {
         Ok(at) => rows[at].1.add(counts),
@@ -451,7 +451,7 @@ impl Checkpoint {
         })
     }
 
-    /// Takes in an interval that follows it.
+    /// Adds an interval that follows it.
     pub fn add(&mut self, interval: &Interval) {
         self.next = interval.last.saturating_add(1);
         self.epoch_ns = self.epoch_ns.or(interval.epoch_ns);

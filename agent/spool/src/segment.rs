@@ -1,4 +1,4 @@
-//! Segments: files of records, one behind the other, and their names.
+//! Segments: files of consecutive records, and their names.
 //!
 //! All numbers of a frame are little-endian:
 //!
@@ -8,20 +8,22 @@
 //! | 4 | 4 | the same, every bit turned over |
 //! | 8 | 1 | type: 1 checkpoint, 2 interval |
 //! | 9 | 1 | version, 3 |
-//! | 10 | 2 | how many of the records directly before may not have been on the disk when this one was written |
+//! | 10 | 2 | number of records directly before that may not have been on the disk at the time |
 //! | 12 | 8 | id: each record has a higher one than all before it |
 //! | 20 | 4 | CRC-32C of the 20 bytes before and the payload |
 //! | 24 | | payload |
 //!
-//! The length and its complement find damage before the length is used, so that what is behind a damaged record can be
-//! found again; zeros, which some file systems leave at the end of a file after a power cut, are no frame.
+//! The length and its complement reveal damage before the length is used, so that records behind a
+//! damaged one can be found again. Zeros, which some file systems leave at the end of a file after
+//! a power cut, are no frame.
 //!
 //! # A tail, or damage
 //!
-//! What is no record in the newest segment may be what was being written when power went (a *tail*: it ends the spool, and
-//! the next run cuts it off), or was sound once (*damage*: it is counted, and what is behind it still counts). They are told
-//! apart in [`Frames`]: bytes before a record that was written when they were on the disk are damage; others are a tail only
-//! where they look like one (`torn`).
+//! Bytes in the newest segment that are no record are either the remains of a write during a power
+//! cut (a *tail*: it ends the spool, and the next run cuts it off) or a record that was sound once
+//! (*damage*: it is counted, and the records behind it still count). [`Frames`] distinguishes them:
+//! bytes before a record that was written when they were on the disk are damage; others are a tail
+//! only if they look like one (`torn`).
 
 use crc::{CRC_32_ISCSI, Crc, NoTable};
 
@@ -32,28 +34,28 @@ use crate::record::{CHECKPOINT, Checkpoint, INTERVAL, Interval, Record, VERSION}
 /// Bytes before a payload.
 pub const HEADER_BYTES: usize = 24;
 
-/// A segment is not read any further. It is longer than it should be only where one checkpoint or interval is; one with
-/// [`crate::record::STREAMS`] streams of the longest names and all their buckets has less.
+/// Most bytes read of a segment. It is too long only if one checkpoint or interval is; a record of
+/// [`crate::record::STREAMS`] streams with the longest names and all their buckets is shorter.
 pub const READ_BYTES: usize = 32 << 20;
 
-/// The quarantine has the same one: a table would take more room than it saves time.
+/// As in the quarantine, without a table, which would take more room than it saves time.
 const CRC: Crc<u32, NoTable> = Crc::<u32, NoTable>::new(&CRC_32_ISCSI);
 
 /// A record to be written.
 #[derive(Debug, Clone, Copy)]
 pub enum Payload<'p> {
-    /// What there was before.
+    /// The state before the segment.
     Checkpoint(&'p Checkpoint),
-    /// What happened.
+    /// The events of some period.
     Interval(&'p Interval),
 }
 
-/// A record in its frame, behind records that are all on the disk.
+/// Frames a record behind records that are all on the disk.
 pub fn frame(id: u64, payload: Payload<'_>) -> Vec<u8> {
     frame_behind(id, payload, 0)
 }
 
-/// A record in its frame, behind `unsynced` records that may not be on the disk yet.
+/// Frames a record behind `unsynced` records that may not be on the disk yet.
 pub fn frame_behind(id: u64, payload: Payload<'_>, unsynced: usize) -> Vec<u8> {
     let mut bytes = vec![0; HEADER_BYTES];
     let kind = match payload {
@@ -72,7 +74,7 @@ pub fn frame_behind(id: u64, payload: Payload<'_>, unsynced: usize) -> Vec<u8> {
     bytes[4..8].copy_from_slice(&(!length).to_le_bytes());
     bytes[8] = kind;
     bytes[9] = VERSION;
-    // That many or more.
+    // This many or more.
     let unsynced = u16::try_from(unsynced).unwrap_or(u16::MAX);
     bytes[10..12].copy_from_slice(&unsynced.to_le_bytes());
     bytes[12..20].copy_from_slice(&id.to_le_bytes());
@@ -81,7 +83,7 @@ pub fn frame_behind(id: u64, payload: Payload<'_>, unsynced: usize) -> Vec<u8> {
     bytes
 }
 
-/// The checksum of two pieces, one behind the other.
+/// The checksum of two consecutive pieces.
 pub fn checksum(header: &[u8], payload: &[u8]) -> u32 {
     let mut digest = CRC.digest();
     digest.update(header);
@@ -89,28 +91,28 @@ pub fn checksum(header: &[u8], payload: &[u8]) -> u32 {
     digest.finalize()
 }
 
-/// A record in a segment, or what is none.
+/// A record in a segment, or bytes that are no record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
     /// A record with its id.
     Record(u64, Record),
-    /// Sound, and of a type or version that this program does not know, with its id.
+    /// A sound record of a type or version that this program does not know, with its id.
     Unknown(u64),
-    /// No record.
+    /// Bytes that are no record.
     Damaged,
 }
 
 /// A sound frame.
 struct Sound<'b> {
     id: u64,
-    /// Each record of a segment with an id below this one was on the disk when this one was written.
+    /// All records of the segment below this id were on the disk when this record was written.
     on_disk: u64,
     kind: u8,
     version: u8,
     payload: &'b [u8],
 }
 
-/// What stands at the beginning of `bytes`; `None` where that is no sound frame.
+/// Returns the frame at the beginning of `bytes`; `None` if it is not sound.
 fn at(bytes: &[u8]) -> Option<Sound<'_>> {
     let (header, rest) = bytes.split_at_checked(HEADER_BYTES)?;
     let length = torn::length(header)?;
@@ -141,38 +143,38 @@ impl Sound<'_> {
 pub struct Frames<'b> {
     bytes: &'b [u8],
     offset: usize,
-    /// It is the newest: a tail ends it.
+    /// The segment is the newest: a tail ends it.
     newest: bool,
     /// Id of the last record.
     last: Option<u64>,
-    /// Everything below this id was on the disk once, as records behind the first damage say.
+    /// Everything below this id was on the disk once, according to records behind the first damage.
     on_disk: Option<u64>,
 }
 
 impl<'b> Frames<'b> {
-    /// Those in the bytes of a segment, the `newest` or an older one.
+    /// The records in the bytes of a segment, the `newest` or an older one.
     pub fn new(bytes: &'b [u8], newest: bool) -> Self {
         Self { bytes, offset: 0, newest, last: None, on_disk: None }
     }
 
-    /// Where the next one begins.
+    /// Offset of the next record.
     pub fn offset(&self) -> usize {
         self.offset
     }
 
-    /// How far it is from an offset to the next sound record that is newer than the last one, and that record. What is left
-    /// of older files in blocks that are used again does not count.
+    /// Finds the next sound record newer than the last one, and its distance from an offset.
+    /// Remains of older files in reused blocks do not count.
     fn resync(&self, from: usize) -> Option<(usize, Sound<'b>)> {
         let rest = self.bytes.get(from..)?;
-        // The complement of the length makes a sound frame in the middle of nothing as good as impossible, and cheap to
-        // look for.
+        // The complement of the length makes a chance frame all but impossible, and the search
+        // cheap.
         (1..rest.len()).find_map(|skip| {
             let sound = at(&rest[skip..]).filter(|sound| self.last.is_none_or(|last| last < sound.id))?;
             Some((skip, sound))
         })
     }
 
-    /// Up to which id all was on the disk once, by the records that follow.
+    /// Id below which everything was on the disk once, according to the records that follow.
     fn on_disk(&mut self, first: (usize, &Sound<'b>)) -> u64 {
         if let Some(known) = self.on_disk {
             return known;
@@ -194,12 +196,12 @@ impl<'b> Frames<'b> {
         on_disk
     }
 
-    /// Is it a tail that begins here, before the next record or the end?
+    /// True if a tail begins here, before the next record or the end.
     fn is_tail(&mut self, next: Option<(usize, &Sound<'b>)>) -> bool {
         let Some((skipped, sound)) = next else {
             return torn::is_end(self.bytes, self.offset);
         };
-        // A segment's checkpoint was on the disk before anything else was written to it.
+        // A segment's checkpoint was on the disk before anything else was written to the segment.
         let Some(missing) = self.last.map(|last| last.saturating_add(1)) else { return false };
         self.on_disk((skipped, sound)) <= missing
             && torn::has_hole(self.bytes, self.offset..self.offset + skipped)
@@ -226,33 +228,33 @@ impl Iterator for Frames<'_> {
     }
 }
 
-/// A segment stands for those that were written with the numbers from `first` to `last`; with more than one it was merged of
-/// them, and takes their place.
+/// A segment stands for those that were written with the numbers from `first` to `last`. With more
+/// than one number it was merged from them and takes their place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {
-    /// Number of the first.
+    /// Number of the first segment.
     pub first: u32,
-    /// Number of the last.
+    /// Number of the last segment.
     pub last: u32,
 }
 
-/// A merged segment before it takes the place of what it was made of.
+/// A merged segment before it takes the place of its parts.
 pub const UNFINISHED: &str = "merge.tmp";
 
 const SUFFIX: &str = ".seg";
 
 impl Name {
-    /// Of a segment that is not merged.
+    /// Name of a segment that is not merged.
     pub fn of(number: u32) -> Self {
         Self { first: number, last: number }
     }
 
-    /// `00000001-00000002.seg`, in hexadecimal.
+    /// File name: `00000001-00000002.seg`, in hexadecimal.
     pub fn file(self) -> String {
         format!("{:08x}-{:08x}{SUFFIX}", self.first, self.last)
     }
 
-    /// The opposite; `None` for any other file.
+    /// Parses a file name; `None` for any other file.
     pub fn parse(file: &str) -> Option<Self> {
         let (first, last) = file.strip_suffix(SUFFIX)?.split_once('-')?;
         let name =
@@ -260,18 +262,18 @@ impl Name {
         (name.first <= name.last && name.file() == file).then_some(name)
     }
 
-    /// Does `other` stand for what this stands for, and more?
+    /// True if `other` stands for everything that this stands for, and more.
     pub fn is_in(self, other: Self) -> bool {
         self != other && other.first <= self.first && self.last <= other.last
     }
 
-    /// Of how many it was made.
+    /// Number of segments that it was merged from.
     pub fn made_of(self) -> u32 {
         (self.last - self.first).saturating_add(1)
     }
 }
 
-/// Those of a directory's files that count, the oldest first, and those whose place was taken by a merged one.
+/// The files of a directory that count, the oldest first, and those that a merged segment replaced.
 pub fn sorted(files: &[String]) -> (Vec<Name>, Vec<Name>) {
     let mut names: Vec<Name> = files.iter().filter_map(|file| Name::parse(file)).collect();
     names.sort_unstable();

@@ -1,7 +1,7 @@
-//! A directory of files, as far as a spool needs one.
+//! A directory of files, with the operations that a spool needs.
 //!
-//! A trait, because what a spool promises is about what a disk does when power fails, and only a disk that is made for it
-//! (`tests/common/disk.rs`) fails at every byte.
+//! A trait, because the promises of a spool depend on the behaviour of disks at a power cut, and
+//! only a test disk (`tests/common/disk.rs`) fails at every byte.
 
 use std::fs::File;
 use std::io;
@@ -18,71 +18,72 @@ use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 
 /// A directory of files.
 pub trait Store: std::fmt::Debug {
-    /// Makes a file, or makes it empty, and reserves room for `bytes` where the file system can, without writing anything.
+    /// Creates or empties a file, and reserves room for `bytes` without writing, if supported.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// The system's error.
     fn create(&mut self, file: &str, bytes: u64) -> Result<(), Errno>;
 
-    /// Writes all of `bytes` at `offset`. Where it fails some of them may be there.
+    /// Writes all of `bytes` at `offset`. After a failure some of them may be there.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// The system's error.
     fn write(&mut self, file: &str, offset: u64, bytes: &[u8]) -> Result<(), Errno>;
 
-    /// Has what is in a file on the disk.
+    /// Syncs the content of a file to the disk.
     ///
     /// # Errors
-    /// What was written may be lost, even where a second try succeeds.
+    /// Written data may be lost, even if a second try succeeds.
     fn sync(&mut self, file: &str) -> Result<(), Errno>;
 
-    /// Has the names of the files on the disk.
+    /// Syncs the names of the files to the disk.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// The system's error.
     fn sync_names(&mut self) -> Result<(), Errno>;
 
-    /// Cuts a file off, and gives room back that was reserved behind.
+    /// Cuts a file off, and gives back room that was reserved behind.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// The system's error.
     fn truncate(&mut self, file: &str, length: u64) -> Result<(), Errno>;
 
-    /// Gives a file another name; what had that name is gone.
+    /// Renames a file, and replaces any file of that name.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// The system's error.
     fn rename(&mut self, from: &str, to: &str) -> Result<(), Errno>;
 
     /// Removes a file.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// The system's error.
     fn remove(&mut self, file: &str) -> Result<(), Errno>;
 
-    /// All files with the length of each, in any order.
+    /// All files with their lengths, in any order.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// The system's error.
     fn list(&self) -> Result<Vec<(String, u64)>, Errno>;
 
-    /// What is in a file, up to `most` bytes.
+    /// Content of a file, up to `most` bytes.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// The system's error.
     fn read(&self, file: &str, most: usize) -> Result<Vec<u8>, Errno>;
 }
 
-/// A directory of a file system. Everything goes through its descriptor, and no file stays open: a file system can be made
-/// read-only or be repaired between two records, and a process that may do nothing else can be let do just this.
+/// A directory of a file system. All access goes through its descriptor and no file stays open: the
+/// file system can be made read-only or repaired between two records, and a confined process can be
+/// allowed this alone.
 #[derive(Debug, Clone, Copy)]
 pub struct Directory(BorrowedFd<'static>);
 
 impl Directory {
-    /// Opens it, to the end of this process: what the process may do can be bound to the number of the descriptor.
+    /// Opens it until the end of the process: permissions can be bound to the descriptor's number.
     ///
     /// # Errors
-    /// When it is not there, or no directory.
+    /// If it does not exist or is no directory.
     pub fn open(path: &Path) -> Result<Self, Errno> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let directory: &'static OwnedFd = Box::leak(Box::new(nix::fcntl::open(path, flags, Mode::empty())?));
@@ -96,14 +97,14 @@ impl Directory {
 
     fn file(&self, file: &str, flags: OFlag) -> Result<File, Errno> {
         let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-        // Whoever reads a spool needs no right.
+        // Reading a spool needs no privilege.
         let mode = Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP | Mode::S_IROTH;
         openat(self.0, file, flags, mode).map(File::from)
     }
 }
 
 fn errno(error: &io::Error) -> Errno {
-    // Nothing written and no error: there is no room.
+    // Nothing written and no error: the disk is full.
     error.raw_os_error().map_or(Errno::ENOSPC, Errno::from_raw)
 }
 
@@ -112,8 +113,8 @@ impl Store for Directory {
         let file = self.file(file, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC)?;
         match fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes as libc::off_t) {
             Err(Errno::ENOSPC) => Err(Errno::ENOSPC),
-            // A file system that cannot (JFFS2, and UBIFS, which compresses) has no room reserved. Writing zeros instead would
-            // wear the flash.
+            // A file system that cannot (JFFS2, and UBIFS, which compresses) reserves nothing.
+            // Writing zeros instead would wear the flash.
             _ => Ok(()),
         }
     }
@@ -123,7 +124,7 @@ impl Store for Directory {
     }
 
     fn sync(&mut self, file: &str) -> Result<(), Errno> {
-        // An error that came up while the file was closed is told to whoever opens it next (errseq_sample, lib/errseq.c).
+        // An error while the file was closed goes to the next opener (errseq_sample, lib/errseq.c).
         self.file(file, OFlag::O_WRONLY)?.sync_data().map_err(|error| errno(&error))
     }
 
@@ -144,7 +145,7 @@ impl Store for Directory {
     }
 
     fn list(&self) -> Result<Vec<(String, u64)>, Errno> {
-        // A descriptor of its own, with a place in the directory of its own.
+        // A descriptor with its own position in the directory.
         let mut directory = Dir::openat(self.0, ".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
         let mut files = Vec::new();
         for entry in directory.iter() {
@@ -154,7 +155,7 @@ impl Store for Directory {
                 Ok(found) if found.st_mode & libc::S_IFMT == libc::S_IFREG => {
                     files.push((name.to_owned(), found.st_size as u64));
                 }
-                // It is none, or gone again.
+                // It is no regular file, or gone again.
                 _ => {}
             }
         }

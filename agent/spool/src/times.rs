@@ -1,24 +1,25 @@
-//! When something was, by the clock of the box: a box may not know the time until long after it has booted.
+//! Dates by the clock of the box: a box may not know the time until long after boot.
 //!
-//! Every interval has its time since boot, which is never wrong, and what the clock showed. What the clock showed when it
-//! could be believed most, in the same boot, dates all others of that boot. Where it never could, the time is not known.
+//! Every interval has its time since boot, which is never wrong, and the clock's reading. The most
+//! trusted reading of a boot dates all others of that boot. If no reading could be believed, the
+//! time is unknown.
 
 use crate::record::{Clock, Trust};
 
 /// The clock of each boot.
 #[derive(Debug, Default)]
 pub struct Times {
-    /// Boot, trust, and what the clock showed at boot, reckoned back.
+    /// Boot, trust, and the clock at boot, calculated back.
     boots: Vec<([u8; 16], Trust, u64)>,
 }
 
 impl Times {
-    /// None is known.
+    /// No clock is known.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Learns from a clock. Of two that can be believed alike the later one counts.
+    /// Learns from a clock. Of two equally trusted clocks the later one counts.
     pub fn learn(&mut self, boot: &[u8; 16], clock: &Clock) {
         let Some(at_boot) = clock.real_ns.checked_sub(clock.boot_ns).filter(|_| clock.trust != Trust::Unset)
         else {
@@ -31,8 +32,8 @@ impl Times {
         }
     }
 
-    /// When something was that happened so many nanoseconds after boot, in nanoseconds since 1970, and how far that can be
-    /// believed. `None`: not known.
+    /// Converts nanoseconds since boot into nanoseconds since 1970, with the trust in the result.
+    /// `None` if unknown.
     pub fn of(&self, boot: &[u8; 16], boot_ns: u64) -> Option<(u64, Trust)> {
         let (_, trust, at_boot) = self.boots.iter().find(|known| known.0 == *boot)?;
         Some((at_boot.checked_add(boot_ns)?, *trust))

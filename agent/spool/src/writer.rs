@@ -1,11 +1,11 @@
 //! Writing a spool.
 //!
-//! The one who measures collects an interval with [`Spool::add`] and ends it with [`Spool::close`], which writes it, and has
-//! it on the disk when that is due. Nothing that a disk does ends that: what cannot be written waits in memory, the oldest
-//! of it merged where it is too much, and is written as soon as the disk takes it.
+//! The caller collects an interval with [`Spool::add`] and ends it with [`Spool::close`], which
+//! writes it and syncs it if that is due. No disk failure stops this: intervals that cannot be
+//! written wait in memory, the oldest merged if there are too many, until the disk takes them.
 //!
-//! What is synced is never written over, and what failed to sync is written again in a new segment, because nobody knows what
-//! is on the disk then. The checkpoint of the new segment says from which interval on the old one does not count.
+//! Synced data is never overwritten. Data that failed to sync is written again in a new segment,
+//! whose checkpoint says from where the old one does not count: its state on the disk is unknown.
 
 use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
@@ -20,31 +20,31 @@ use crate::record::{Checkpoint, Clock, Gap, Interval, STREAMS, Stream, short};
 use crate::segment::{Found, Frames, Name, Payload, READ_BYTES, UNFINISHED, frame, frame_behind, sorted};
 use crate::store::Store;
 
-/// Intervals that wait in memory while a disk takes none, before the oldest are merged.
+/// Intervals that wait in memory, while the disk takes none, before the oldest are merged.
 const WAITING: usize = 32;
 
-/// A file takes up this much at least, on most file systems.
+/// Minimum size of a file on most file systems.
 const BLOCK_BYTES: u64 = 4096;
 
-/// How a spool is kept.
+/// Settings of a spool.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Most bytes of all segments together, with the room that is reserved.
+    /// Maximum bytes of all segments together, including reserved room.
     pub max_bytes: u64,
-    /// Bytes of a segment. At most a quarter of `max_bytes` is used of it.
+    /// Bytes of a segment, capped at a quarter of `max_bytes`.
     pub segment_bytes: u64,
-    /// Time after which what is written is synced, in nanoseconds.
+    /// Time after which written data is synced, in nanoseconds.
     pub sync_ns: u64,
-    /// Most bytes that are written in a day; without it as many as there are.
+    /// Maximum bytes written in a day; `None` for no limit.
     pub bytes_per_day: Option<u64>,
-    /// How long a run waits for a source of time before it believes a clock that is only plausible, in nanoseconds.
+    /// Wait for a time source before a clock that is only plausible is believed, in nanoseconds.
     pub patience_ns: u64,
 }
 
-/// Who writes.
+/// Identity of the writer.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// Random bytes, others at each start.
+    /// Random bytes, different at each start.
     pub run: [u8; 16],
     /// The boot id of the kernel.
     pub boot: [u8; 16],
@@ -52,33 +52,33 @@ pub struct Identity {
     pub agent: String,
 }
 
-/// What a person should know.
+/// An event to report to a person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {
-    /// The disk takes nothing any more. It is told once.
+    /// The disk takes nothing any more. Reported once.
     Failing(Errno),
-    /// It does again, and so many intervals came late.
+    /// The disk works again, and this many intervals came late.
     Recovered(u64),
 }
 
-/// How a spool is.
+/// State of a spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
     /// Bytes of its segments.
     pub bytes: u64,
-    /// How many there are.
+    /// Number of segments.
     pub segments: usize,
-    /// Intervals that are in memory only.
+    /// Intervals in memory only.
     pub waiting: usize,
-    /// Bytes that were written in this run, all that was merged among them.
+    /// Bytes written in this run, including merges.
     pub written: u64,
     /// The run.
     pub run: [u8; 16],
-    /// Number of the interval that is going on.
+    /// Number of the current interval.
     pub interval: u64,
-    /// Number of the interval up to which, without it, all are on the disk.
+    /// All intervals below this number are on the disk.
     pub synced: u64,
-    /// Why nothing can be written now.
+    /// Reason why nothing can be written now.
     pub failing: Option<Errno>,
 }
 
@@ -86,7 +86,7 @@ pub struct Status {
 struct Active {
     name: Name,
     length: u64,
-    /// There is nothing in it but its checkpoint.
+    /// It holds only its checkpoint.
     empty: bool,
 }
 
@@ -105,14 +105,14 @@ pub struct Spool {
     options: Options,
     closed: Vec<(Name, u64)>,
     active: Option<Active>,
-    /// What is on the disk for sure.
+    /// State that is certainly on the disk.
     synced: Checkpoint,
     next_id: u64,
-    /// The wall clock at boot, once it could be believed. It stays as it is then.
+    /// The wall clock at boot, once it could be believed. It never changes after that.
     epoch_ns: Option<u64>,
-    /// The interval that is going on.
+    /// The current interval.
     current: Interval,
-    /// All streams, of which some may be in intervals that wait.
+    /// All streams; some may be only in intervals that wait.
     streams: Vec<Stream>,
     waiting: VecDeque<Interval>,
     /// Written, and perhaps on the disk.
@@ -124,9 +124,9 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Begins a run in a directory, with whatever an earlier one left there: what a power cut left behind the last record of
-    /// the newest segment is cut off, what is damaged stays, and what was merged already is removed. Nothing is written before there is something to
-    /// write. A directory that can only be read, or is full, is no error.
+    /// Begins a run in a directory. Bytes that a power cut left behind the newest segment's last
+    /// record are cut off; damage stays; segments that are already merged are removed. Nothing is
+    /// written before there is data. A read-only or full directory is no error.
     ///
     /// # Errors
     /// When the directory cannot be listed.
@@ -141,7 +141,7 @@ impl Spool {
         let (_, replaced) = sorted(&names);
         for file in replaced.iter().map(|name| name.file()).chain([UNFINISHED.to_owned()]) {
             if names.contains(&file) {
-                // Where it stays, readers leave it out.
+                // Readers skip a file that stays.
                 _ = store.remove(&file);
             }
         }
@@ -186,7 +186,7 @@ impl Spool {
         })
     }
 
-    /// The number of a stream; its own number does not matter. When it is new it begins here.
+    /// Returns the number of a stream; its own number is ignored. A new stream begins here.
     pub fn stream(&mut self, mut stream: Stream) -> u32 {
         if let Some(known) = self.streams.iter().find(|known| known.is(&stream)) {
             return known.id;
@@ -205,28 +205,28 @@ impl Spool {
         stream.id
     }
 
-    /// Of a stream only a part of the calls is seen. Where its beginning is written already, the next checkpoint says it.
+    /// Marks a stream as partly seen; the next checkpoint says so if its start is already written.
     pub fn mark_partial(&mut self, id: u32) {
         let all = self.current.streams.iter_mut().chain(self.streams.get_mut((id as usize).wrapping_sub(1)));
         all.filter(|stream| stream.id == id && id > 0).for_each(|stream| stream.partial = true);
     }
 
-    /// Adds what a stream did in this interval.
+    /// Adds the counts of a stream in this interval.
     pub fn add(&mut self, stream: u32, counts: &Counts) {
         self.current.row(stream, counts);
     }
 
-    /// Adds time in which processes of a target were not measured, and how many of those never are.
+    /// Adds time in which processes of a target were not measured, and how many never are.
     pub fn uncovered(&mut self, target: &str, reason: &str, time_ns: u64, processes: u64) {
         self.current.uncovered(target, reason, time_ns, processes);
     }
 
-    /// When the interval that is going on began, in nanoseconds since boot.
+    /// Start of the current interval, in nanoseconds since boot.
     pub fn begin_ns(&self) -> u64 {
         self.current.begin_ns
     }
 
-    /// Ends the interval and writes it. It is on the disk when `sync` is true and nothing is said, or when it was due.
+    /// Ends the interval, writes it, and syncs it if `sync` is true or a sync is due.
     pub fn close(&mut self, now: Clock, sync: bool) -> Option<Notice> {
         let next = Interval {
             run: self.current.run,
@@ -245,7 +245,7 @@ impl Spool {
         self.flush(now.boot_ns, sync)
     }
 
-    /// Tries to write what waits, and to have it on the disk if that is due.
+    /// Tries to write the waiting intervals, and to sync them if that is due.
     pub fn flush(&mut self, now_ns: u64, sync: bool) -> Option<Notice> {
         let due =
             sync || self.outage.is_some() || now_ns.saturating_sub(self.synced_at_ns) >= self.options.sync_ns;
@@ -264,7 +264,7 @@ impl Spool {
         }
     }
 
-    /// How it is.
+    /// State of the spool.
     pub fn status(&self) -> Status {
         let active = self.active.as_ref();
         Status {
@@ -285,7 +285,7 @@ impl Spool {
         now.epoch_ns(self.synced.began_ns, self.options.patience_ns)
     }
 
-    /// Bounds what waits in memory.
+    /// Bounds the number of intervals in memory.
     fn hold(&mut self) {
         while self.waiting.len() > WAITING {
             let mut halves = VecDeque::with_capacity(self.waiting.len() / 2 + 1);
@@ -299,7 +299,7 @@ impl Spool {
         }
     }
 
-    /// Writes what waits, as far as the budget goes; all of it where that is `urgent`.
+    /// Writes waiting intervals as far as the budget allows; all of them if `urgent`.
     fn write(&mut self, now_ns: u64, urgent: bool) -> Result<(), Errno> {
         let urgent = urgent || self.outage.is_some();
         let late = self.waiting.iter().map(Interval::covers).sum();
@@ -320,13 +320,13 @@ impl Spool {
             let full = |active: &Active| !active.empty && active.length + length > self.options.segment_bytes;
             if self.active.as_ref().is_none_or(full) {
                 self.rotate(now_ns)?;
-                // Its checkpoint has taken an id.
+                // Its checkpoint took an id.
                 continue;
             }
             let Some(active) = &mut self.active else { return Ok(()) };
             let file = active.name.file();
             if let Err(errno) = self.store.write(&file, active.length, &bytes) {
-                // The next record is written over it, and may be shorter; what was left of this one would look like damage.
+                // The next record overwrites it and may be shorter; a rest would look like damage.
                 _ = self.store.truncate(&file, active.length);
                 return Err(errno);
             }
@@ -357,7 +357,7 @@ impl Spool {
                 Ok(())
             }
             Err(errno) => {
-                // The kernel does not try again what it failed to write.
+                // The kernel does not retry a failed write.
                 self.closed.extend(self.active.take().map(|active| (active.name, active.length)));
                 while let Some(interval) = self.unsynced.pop() {
                     self.waiting.push_front(interval);
@@ -367,11 +367,11 @@ impl Spool {
         }
     }
 
-    /// Goes over to a new segment.
+    /// Switches to a new segment.
     fn rotate(&mut self, now_ns: u64) -> Result<(), Errno> {
         self.sync(now_ns)?;
         if let Some(active) = self.active.take() {
-            // Gives back what was reserved and not used.
+            // Gives back unused reserved room.
             _ = self.store.truncate(&active.name.file(), active.length);
             self.closed.push((active.name, active.length));
         }
@@ -397,13 +397,13 @@ impl Spool {
         Ok(())
     }
 
-    /// Merges until there is room for a new segment and for the next one that is merged.
+    /// Merges until there is room for a new segment and for the next merged one.
     fn make_room(&mut self) -> Result<(), Errno> {
         let Options { max_bytes, segment_bytes, .. } = self.options;
-        // Short ones, of an agent that is started again and again.
+        // Short ones, from an agent that restarts again and again.
         let most = 2 * max_bytes.div_ceil(segment_bytes.max(1)) as usize;
         let room = max_bytes.saturating_sub(2 * segment_bytes);
-        // Where no two fit into one, no two do after one was made shorter or is gone.
+        // If no two segments fit into one, shortening or removing one does not change that.
         let mut two_fit = true;
         loop {
             let taken: u64 = self.closed.iter().map(|(_, length)| length.next_multiple_of(BLOCK_BYTES)).sum();
@@ -413,14 +413,14 @@ impl Spool {
             let names: Vec<Name> = self.closed.iter().map(|(name, _)| *name).collect();
             let merged = |range: Range<usize>, most: u64| {
                 let next = names.get(range.end).copied();
-                // What cannot be read stays as it is until it is the oldest.
+                // An unreadable segment stays as it is until it is the oldest.
                 let bytes = merge::into_one(self.store.as_ref(), &names[range.clone()], next, most as usize);
                 Some((range, bytes.ok().flatten()?))
             };
             let pairs = merge::choices(&names).into_iter().map(|index| index..index + 2);
             let pair = pairs.filter(|_| two_fit).find_map(|pair| merged(pair, segment_bytes));
             two_fit = pair.is_some();
-            // One for itself by a block or more, which gives no room for one segment more.
+            // Shortens one segment by a block or more, if merging makes no room for another.
             let shorter = || {
                 let of = |(index, (_, length)): (usize, &(Name, u64))| {
                     merged(index..index + 1, length.next_multiple_of(BLOCK_BYTES).saturating_sub(BLOCK_BYTES))
@@ -435,7 +435,7 @@ impl Spool {
         }
     }
 
-    /// Puts `bytes` in the place of segments.
+    /// Replaces segments with `bytes`.
     fn replace(&mut self, range: Range<usize>, bytes: &[u8]) -> Result<(), Errno> {
         let parts: Vec<Name> = self.closed[range.clone()].iter().map(|(name, _)| *name).collect();
         let (Some(oldest), Some(newest)) = (parts.first(), parts.last()) else { return Ok(()) };
@@ -450,7 +450,7 @@ impl Spool {
         }
         self.spent(bytes.len() as u64);
         self.closed.splice(range, [(name, bytes.len() as u64)]);
-        // It is on the disk by its name before what it was made of goes. What stays is left out by readers.
+        // Its name is on the disk before its parts go. Readers skip parts that stay.
         self.store.sync_names()?;
         for part in parts.iter().filter(|part| **part != name) {
             _ = self.store.remove(&part.file());
@@ -461,7 +461,7 @@ impl Spool {
     fn drop_oldest(&mut self) -> Result<(), Errno> {
         let Some((name, _)) = self.closed.first().copied() else { return Ok(()) };
         let mut lost = 0;
-        // What cannot be read cannot be counted either.
+        // An unreadable segment cannot be counted.
         _ = reader::read(self.store.as_ref(), &[name], false, &mut |_, seen, _| {
             if let Seen::Interval(interval) | Seen::Orphan(interval) = seen {
                 lost = interval.covers().saturating_add(lost);
@@ -475,9 +475,9 @@ impl Spool {
     }
 }
 
-/// Cuts off what a power cut left behind the last record of the newest segment, and what was reserved. Where that cannot be
-/// done it stays there; readers stop at it as long as the segment is the newest. Damage is not cut off: what is behind it
-/// counts, and what was damaged is told for as long as it is there.
+/// Cuts off the remains of a power cut behind the newest segment's last record, and reserved room.
+/// If that fails they stay; readers stop there while the segment is the newest. Damage is not cut
+/// off: records behind it count, and it is reported as long as it is there.
 fn cut_tail(store: &mut dyn Store, name: Name, length: &mut u64) {
     let file = name.file();
     let Ok(bytes) = store.read(&file, READ_BYTES) else { return };

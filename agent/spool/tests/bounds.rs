@@ -1,4 +1,4 @@
-//! How much room a spool takes and how much it writes, and that what it merges for that still counts the same.
+//! Size and write volume of a spool; data that is merged for that still counts the same.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -31,7 +31,7 @@ fn a_week_in_a_megabyte_counts_every_call_that_was_measured() {
         if number % 100 == 0 {
             let bytes: usize = disk.files().values().map(Vec::len).sum();
             assert!(bytes <= 1 << 20, "{bytes} bytes after {number} intervals");
-            // A history is not needed, and would fill memory.
+            // The history is not needed, and would fill memory.
             disk.0.borrow_mut().ops.clear();
         }
     }
@@ -39,7 +39,7 @@ fn a_week_in_a_megabyte_counts_every_call_that_was_measured() {
     let has = read_disk(&disk);
     check(&has, run.id, &run.truth, 0, 7 * DAY + 1);
     assert_eq!((has.damaged, has.dropped, has.orphans), (0, 0, 0));
-    // The newest are as they were, and older ones are longer and longer.
+    // The newest intervals are unchanged, and older ones are longer and longer.
     let lengths: Vec<u64> = has.runs[&run.id].iter().map(|(first, last, _)| last - first + 1).collect();
     assert_eq!(lengths[lengths.len() - 100..], [1; 100]);
     assert!(lengths[0] >= 16, "{}", lengths[0]);
@@ -77,7 +77,7 @@ fn time_resolution_goes_before_any_run_where_no_two_segments_fit_into_one() {
         let has = read_disk(&disk);
         assert_eq!(has.damaged, 0);
         if has.dropped > 0 {
-            // What is newest need not be shorter yet; half as many records are a block less.
+            // The newest runs need not be shorter yet; half as many records save a block.
             let old = has.runs.iter().filter(|(id, _)| id[0] + 8 < number);
             let most = old.map(|(_, records)| records.len()).max().unwrap();
             assert_eq!(most, 2, "records of a run, while other runs are gone");
@@ -108,7 +108,7 @@ fn where_nothing_can_be_merged_any_more_the_oldest_run_goes_and_is_counted() {
 #[test]
 fn a_budget_of_bytes_widens_intervals_and_loses_nothing() {
     for (per_day, widest) in [(2 << 20, 12), (256 << 10, 120), (64 << 10, 900)] {
-        // So large that nothing is merged for room.
+        // So large that room never forces a merge.
         let options =
             Options { bytes_per_day: Some(per_day), max_bytes: 64 << 20, sync_ns: 60 * SECOND, ..SMALL };
         let disk = Disk::default();
@@ -117,7 +117,8 @@ fn a_budget_of_bytes_widens_intervals_and_loses_nothing() {
             assert_eq!(run.interval(20, 8, false), None);
         }
         let written = run.spool.status().written;
-        // That of an hour may be saved up, and what makes room cannot wait: a checkpoint and a segment that is merged.
+        // One hour's share may be saved up, and writes that make room cannot wait: a checkpoint and
+        // a merged segment.
         assert!(written < per_day + per_day / 24 + (64 << 10) + 8_192, "{written} of {per_day}");
         assert!(written > per_day / 2, "{written} of {per_day}");
         run.interval(0, 0, true);
@@ -163,7 +164,7 @@ fn more_streams_than_have_numbers_are_counted_together() {
     assert_eq!(sum, all);
 }
 
-/// The same interval as JSON lines, an object for each function, as short as they can be.
+/// The same interval as JSON lines, an object for each function, as short as possible.
 fn json_lines(did: &Did) -> usize {
     let line = |(name, counts): (&String, &edgelat_spool::Counts)| {
         let buckets: Vec<String> =
@@ -179,7 +180,7 @@ fn json_lines(did: &Did) -> usize {
     did.iter().map(line).sum()
 }
 
-/// Bytes of an interval, and of the same as JSON lines, for functions that are called so often in it; and of a checkpoint.
+/// Bytes of an interval, of the same as JSON lines, and of a checkpoint, for functions and calls.
 fn sizes(functions: u64, calls: u64) -> (u64, u64, u64) {
     let disk = Disk::default();
     let mut run = Run::new(disk.store(), Options { max_bytes: 64 << 20, segment_bytes: 1 << 20, ..SMALL }, 1);
@@ -206,7 +207,7 @@ fn sizes(functions: u64, calls: u64) -> (u64, u64, u64) {
     (bytes, json, edgelat_spool::segment::frame(1, payload).len() as u64)
 }
 
-/// The table of docs/SPOOL.md is what comes out here.
+/// This test produces the table of docs/SPOOL.md.
 #[test]
 fn twenty_functions_take_no_more_than_800_bytes_an_interval_and_the_page_has_the_figures() {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/SPOOL.md");
@@ -238,7 +239,7 @@ fn a_clock_that_is_set_late_dates_what_was_before_and_never_moves_a_beginning() 
     for hour in 0..3 {
         boot_ns += 3_600 * SECOND;
         let set = Clock { boot_ns, real_ns: common::REAL + boot_ns, trust: Trust::Synchronised };
-        // Later somebody sets it an hour back.
+        // Later the clock is set an hour back.
         let back = Clock { real_ns: set.real_ns - 3_600 * SECOND, ..set };
         run.spool.close([unset(boot_ns), set, back][hour], true);
     }
@@ -255,7 +256,7 @@ fn a_clock_that_is_set_late_dates_what_was_before_and_never_moves_a_beginning() 
     assert_eq!(epochs, [None, Some(common::REAL), None], "it is fixed once");
     assert_eq!(fixed, Some(common::REAL), "whatever the clock does");
     let hour = 3_600 * SECOND;
-    // An hour after boot, by the clock that was believed last.
+    // An hour after boot, by the most recently believed clock.
     assert_eq!(times.of(&[1; 16], hour), Some((common::REAL, Trust::Synchronised)));
     assert_eq!(times.of(&[2; 16], hour), None, "another boot");
     let mut never = Times::new();

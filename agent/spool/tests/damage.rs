@@ -1,5 +1,5 @@
-//! Records that bits have flipped in, that are cut off, or that somebody made to do harm: readers never fail, what is sound is
-//! read, and what is not is counted.
+//! Records with flipped bits, truncated ones and malicious ones: readers never fail, sound records
+//! are read, and the others are counted.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -10,10 +10,10 @@ use edgelat_spool::record::Record;
 use edgelat_spool::segment::{Found, Frames, HEADER_BYTES, Name, Payload, frame};
 use edgelat_spool::{Options, Seen, merge, reader};
 
-/// Segments of a page or so.
+/// Segments of about a page.
 const SHORT: Options = Options { segment_bytes: 4 << 10, ..SMALL };
 
-/// Three segments, and what was measured.
+/// Three segments, and their measurements.
 fn written() -> (Files, Run) {
     let disk = Disk::default();
     let mut run = Run::new(disk.store(), SHORT, 1);
@@ -23,7 +23,7 @@ fn written() -> (Files, Run) {
     (disk.files(), run)
 }
 
-/// How often something is damaged. `EDGELAT_FUZZ_ITERS` raises it.
+/// Number of damaged variants. `EDGELAT_FUZZ_ITERS` raises it.
 fn iterations() -> u64 {
     std::env::var("EDGELAT_FUZZ_ITERS").ok().and_then(|text| text.parse().ok()).unwrap_or(60) * 3
 }
@@ -40,13 +40,13 @@ fn a_bit_that_flips_in_an_older_segment_costs_one_record_and_the_totals_come_bac
         let has = read_disk(&Disk::with(&damaged));
         assert_eq!(has.damaged, 1, "byte {byte}");
         let left = has.runs.get(&run.id).map_or(0, Vec::len);
-        // Without its checkpoint nobody knows whose a segment's intervals are.
+        // Without a checkpoint the run of a segment's intervals is unknown.
         assert_eq!(left + 1 + has.orphans, all + usize::from(has.orphans > 0), "byte {byte}");
         assert_eq!(has.totals, before.totals, "the next checkpoint knows them");
     }
 }
 
-/// Begins of the records of a segment that is sound, and its length.
+/// Offsets of the records of a sound segment, and its length.
 fn begins(bytes: &[u8]) -> Vec<usize> {
     let mut frames = Frames::new(bytes, true);
     let mut begins = vec![0];
@@ -57,7 +57,7 @@ fn begins(bytes: &[u8]) -> Vec<usize> {
     begins
 }
 
-/// Fourteen intervals in one segment, of which each so many are synced together.
+/// Fourteen intervals in one segment, synced in groups of `sync_every`.
 fn fourteen(sync_every: u64) -> (Files, Run) {
     let disk = Disk::default();
     let mut run = Run::new(disk.store(), Options { sync_ns: u64::MAX, ..SMALL }, 1);
@@ -68,8 +68,8 @@ fn fourteen(sync_every: u64) -> (Files, Run) {
     (disk.files(), run)
 }
 
-/// A spool that was damaged: all but the records that `touched` says are there, before and after the next run has begun, and
-/// the damage is counted.
+/// Checks a damaged spool: all records except those in `touched` are there, before and after the
+/// next run has begun, and the damage is counted.
 fn hold(damaged: &Files, before: &Has, run: &Run, touched: &[usize], what: &str) {
     let intervals = |has: &Has| has.runs.get(&run.id).map_or(0, Vec::len) + has.orphans;
     // Record 0 is the checkpoint.
@@ -98,7 +98,7 @@ fn any_bit_that_flips_in_the_newest_segment_costs_the_record_that_it_is_in() {
         let (name, bytes) = files.last_key_value().unwrap();
         let (before, begins) = (read_disk(&Disk::with(&files)), begins(bytes));
         assert_eq!(before.damaged, 0);
-        // All of the first headers, and bytes all over.
+        // All bytes of the first headers, and a sample of the others.
         for byte in (0..300).chain((300..bytes.len()).step_by(step)) {
             let record = begins.partition_point(|begin| *begin <= byte) - 1;
             let flip = if byte % 2 == 0 { 1 << (byte % 8) } else { 0xff };
@@ -124,7 +124,7 @@ fn sectors_of_zeros_and_bytes_that_are_missing_in_what_was_synced_are_damage() {
         let touched = touched(from, from + 512);
         hold(&damaged, &before, &run, &touched, &format!("zeros from byte {from} on"));
     }
-    // A whole record as zeros, and one that is not there at all.
+    // A whole record as zeros, and a missing record.
     for record in 1..begins.len() - 2 {
         let (from, to) = (begins[record], begins[record + 1]);
         let mut damaged = files.clone();
@@ -146,7 +146,7 @@ fn what_a_power_cut_leaves_of_the_last_record_is_no_damage() {
         let mut torn = files.clone();
         torn.get_mut(name).unwrap().truncate(byte);
         let mut states = vec![torn];
-        // Or its sectors are there in part.
+        // Alternatively, only some of its sectors are there.
         if byte > last && byte % 512 == 0 && byte + HEADER_BYTES <= bytes.len() {
             let mut zeros = files.clone();
             zeros.get_mut(name).unwrap()[byte..].fill(0);
@@ -165,7 +165,7 @@ fn what_a_power_cut_leaves_of_the_last_record_is_no_damage() {
     }
 }
 
-/// Blocks of a file that was removed may be in the next one after a power cut.
+/// After a power cut the next file may contain blocks of a removed file.
 #[test]
 fn older_records_behind_a_tail_do_not_count() {
     let (files, run) = fourteen(1);
@@ -180,7 +180,7 @@ fn older_records_behind_a_tail_do_not_count() {
     assert_eq!(has.runs[&run.id].len(), 9);
 }
 
-/// Lengths and checksums as they should be.
+/// Corrects lengths and checksums.
 fn mend(bytes: &mut [u8]) {
     let mut at = 0;
     while at + HEADER_BYTES <= bytes.len() {
@@ -219,7 +219,7 @@ fn whatever_stands_in_segments_they_are_read_merged_and_written_to() {
             if random.below(10) == 0 {
                 bytes.truncate(random.below(bytes.len() as u64) as usize);
             }
-            // Two of three get past the checksum.
+            // Two of three pass the checksum.
             if round % 3 > 0 {
                 mend(bytes);
             }
@@ -254,7 +254,7 @@ fn whatever_stands_in_segments_they_are_read_merged_and_written_to() {
 
 #[test]
 fn a_list_that_says_it_is_long_takes_no_memory() {
-    // 4,294,967,295 rows, and nothing behind it.
+    // 4,294,967,295 rows, and no bytes behind the number.
     let mut payload = vec![0; 12];
     payload.extend([0xff, 0xff, 0xff, 0xff, 0x0f]);
     assert_eq!(Record::decode(2, 2, &payload), None);

@@ -1,4 +1,4 @@
-//! A spool in a real folder: what the other tests do with a disk of their own holds for the file system of the box.
+//! A spool in a real folder: the results of the simulated disk hold for the box's file system.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod common;

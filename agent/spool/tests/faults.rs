@@ -1,4 +1,4 @@
-//! Disks that are full, read-only or broken: measuring goes on, nothing is lost, and it is said once.
+//! Full, read-only or broken disks: measuring continues, nothing is lost, and one notice is given.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -8,7 +8,7 @@ use common::{Run, SMALL, check, read_disk};
 use edgelat_spool::{Notice, Options};
 use nix::errno::Errno;
 
-/// Ten good intervals, `bad` while the disk fails so, and five good ones.
+/// Ten good intervals, `bad` ones while the disk fails, and five good ones.
 fn outage(faults: Faults, bad: u64, options: Options) -> (Disk, Run, Vec<(u64, Notice)>) {
     let disk = Disk::default();
     let mut run = Run::new(disk.store(), options, 1);
@@ -90,7 +90,7 @@ fn a_disk_that_fails_while_segments_are_merged_keeps_what_there_is() {
             let disk = Disk::default();
             let mut run = Run::new(disk.store(), tight, 1);
             for number in 0..300u64 {
-                // In and out of trouble all the time.
+                // The disk fails and recovers all the time.
                 let faults = Faults { all: (number / bad % 2 == 1).then_some(errno), ..Faults::default() };
                 disk.fail(faults);
                 run.interval(5, 30, false);

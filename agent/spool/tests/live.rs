@@ -1,4 +1,4 @@
-//! The live snapshot: what is written is read, and nothing else ever.
+//! The live snapshot: a reader gets exactly what was written, and never anything else.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -15,7 +15,7 @@ use edgelat_spool::live::{
 };
 use edgelat_spool::record::{Clock, Trust};
 
-/// A directory of what runs, which goes with the test.
+/// A run directory that is removed with the test.
 struct RunDir(PathBuf);
 
 impl RunDir {
@@ -103,7 +103,7 @@ fn what_is_written_is_read_again() {
     let mut random = Random(1);
     let mut writer = run_dir.writer();
     for seconds in 0..60 {
-        // Longer and shorter ones: what was there before stands behind a shorter one.
+        // Longer and shorter ones: bytes of the one before stand behind a shorter one.
         let count = random.below(40);
         let (head, rows) = (head(&mut random, seconds), rows(&mut random, count));
         writer.write(&head, &rows).unwrap();
@@ -127,7 +127,7 @@ fn a_snapshot_that_is_half_written_is_never_seen() {
     for length in 0..bytes.len() {
         file.write_all_at(&bytes[..length], HALF_BYTES as u64).unwrap();
         if file_bytes()[HALF_BYTES..].starts_with(&bytes) {
-            // What was there before ended alike.
+            // The earlier content had the same end.
             assert!(length + 8 > bytes.len());
             break;
         }
@@ -156,7 +156,7 @@ fn readers_beside_a_writer_see_whole_snapshots_in_their_order() {
                     let mut last = 0;
                     let mut seen = 0;
                     while last < 300 {
-                        // Written without a pause here: a reader may be overtaken again and again.
+                        // The writer does not pause here, so a reader may be overtaken repeatedly.
                         let Ok(snapshot) = read(&run_dir.0) else { continue };
                         assert_eq!(snapshot.rows.len(), 100);
                         let number = snapshot.now.boot_ns;
@@ -173,7 +173,7 @@ fn readers_beside_a_writer_see_whole_snapshots_in_their_order() {
             writer.write(&head, &count(number)).unwrap();
             std::thread::sleep(std::time::Duration::from_micros(300));
         }
-        // The last one stays, so that every reader comes to an end.
+        // The last snapshot stays, so that every reader comes to an end.
         readers.into_iter().for_each(|reader| assert!(reader.join().unwrap() > 0));
     });
 }
@@ -196,7 +196,7 @@ fn damage_is_no_snapshot_and_never_another_one() {
     }
 }
 
-/// Puts the checksum right: it keeps accidents out, and here is somebody who means it.
+/// Corrects the checksum: it protects against accidents, and these changes are deliberate.
 fn sign(bytes: &mut [u8]) {
     let length = (bytes.len() - HEADER_BYTES) as u32;
     bytes[12..16].copy_from_slice(&length.to_le_bytes());

@@ -1,4 +1,4 @@
-//! The bytes of a record are those that postcard makes of the same structures: the format is postcard's, whatever reads it.
+//! Record bytes equal those of the postcard crate: the format is postcard's, for all readers.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 use edgelat_spool::record::{Record, cut};
@@ -113,15 +113,15 @@ fn counts() -> Counts {
     }
 }
 
-/// The same by hand: sum, one more than what probes took inside, inside, off, zero, unmatched, the losses, the exceptions, one
-/// more than what was suspended, and the buckets.
+/// The same by hand: sum, probes inside plus one, inside, off, zero, unmatched, the losses, the
+/// exceptions, suspended plus one, and the buckets.
 fn row_of(step: u32) -> RowOf {
     let counts = counts();
     let off = 1_000_000 - (7 + 1 + 300 + i64::from(u32::MAX) + 2) + 3 - 4;
     RowOf {
         step,
         figures: vec![(u64::MAX / 2) as i64, 42, -3, off, 7, 2, 0, -1, 0, 5, 0, 0, 0, 11, 18],
-        // `buckets.rs` has tests of its own for what is in there.
+        // `buckets.rs` tests their content itself.
         buckets: edgelat_spool::buckets::pack(&counts.buckets),
     }
 }
@@ -206,7 +206,7 @@ fn a_checkpoint_is_what_postcard_makes_of_it() {
     assert_eq!(Record::decode(3, 1, &bytes), Some(Record::Checkpoint(checkpoint)));
 }
 
-/// A checkpoint with one row of such figures.
+/// A checkpoint with one row of these figures.
 fn checkpoint_with(figures: Vec<i64>) -> Vec<u8> {
     postcard(&CheckpointOf {
         run: [7; 16],
@@ -221,7 +221,7 @@ fn checkpoint_with(figures: Vec<i64>) -> Vec<u8> {
     })
 }
 
-/// The rows of that, as a record of a version.
+/// The rows of that checkpoint, as a record of a version.
 fn rows(version: u8, figures: Vec<i64>) -> Vec<(u32, Counts)> {
     match Record::decode(version, 1, &checkpoint_with(figures)) {
         Some(Record::Checkpoint(checkpoint)) => checkpoint.rows,
@@ -256,7 +256,7 @@ fn a_record_of_the_second_version_is_read_and_knows_no_exceptions_and_no_process
     old.streams.clear();
     old.uncovered[0].processes = 0;
     let mut bytes = payload(Payload::Interval(&old));
-    // The one number more, behind the time.
+    // The additional number, behind the time.
     let time = bytes.windows(5).position(|bytes| bytes == [0x80, 0x80, 0x80, 0x80, 0x20]).unwrap();
     assert_eq!(bytes.remove(time + 5), 0);
     assert_eq!(Record::decode(2, 2, &bytes), Some(Record::Interval(old)));
@@ -335,12 +335,12 @@ fn numbers_that_are_none_are_no_record() {
     }
     assert_eq!(Record::decode(2, 2, &[&bytes[..], &[0]].concat()), None, "something behind it");
     assert_eq!(Record::decode(2, 3, &bytes), None);
-    // Eleven bytes of a number, and more than 64 bits in ten.
+    // An eleven-byte number, and more than 64 bits in ten bytes.
     for long in
         [[0x80; 11].as_slice(), &[0xff; 9], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]]
     {
         assert_eq!(edgelat_wire::postcard::Bytes(long).number(), None);
     }
-    // A list of more than there are bytes.
+    // A list of more elements than there are bytes.
     assert_eq!(edgelat_wire::postcard::Bytes(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0]).length(), None);
 }

@@ -1,4 +1,4 @@
-//! Power goes at any moment. What was said to be on the disk is there then, and nothing that never happened.
+//! Power cuts at any moment: everything reported as synced is there, and no invented data.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -7,7 +7,7 @@ use common::disk::{Disk, Files, Kept, Op};
 use common::{Did, Run, SMALL, check, read_disk, short_run};
 use edgelat_spool::Options;
 
-/// A history, and after how many operations how many intervals were said to be on the disk.
+/// A history, with the synced intervals reported after each number of operations.
 struct History {
     disk: Disk,
     truth: Vec<Did>,
@@ -26,12 +26,12 @@ fn history(options: Options, intervals: u64, functions: u64, sync_every: u64) ->
     History { disk, truth: run.truth, said }
 }
 
-/// What was synced when `end` operations were done.
+/// Intervals synced after `end` operations.
 fn synced(history: &History, end: usize) -> u64 {
     history.said.iter().rev().find(|(ops, ..)| *ops <= end).map_or(0, |(_, _, synced)| *synced)
 }
 
-/// A spool as a cut left it: read it, begin a new run in it, and read it again.
+/// Checks a spool after a cut: reads it, begins a new run in it, and reads it again.
 fn hold(history: &History, files: &Files, synced: u64, options: Options) {
     let disk = Disk::with(files);
     let before = read_disk(&disk);
@@ -78,12 +78,12 @@ fn a_cut_at_every_byte_loses_nothing_that_was_synced() {
     assert!(cuts > 1_000, "{cuts} cuts");
 }
 
-/// Every subset of what need not be on the disk, with the last of it whole, halved or zeros.
+/// Every subset of the data that need not be on the disk, its last part whole, halved or zeros.
 fn all_orders(history: &History, options: Options, most: usize) -> usize {
     let mut states = 0;
     for end in 0..=history.disk.ops() {
         let loose = history.disk.loose(end);
-        // Only a write can be there in part.
+        // Only a write can be partial.
         let last = loose.last().map(|last| history.disk.0.borrow().ops[*last].clone());
         let torn = matches!(last, Some(Op::Write(_, _, bytes)) if bytes.len() > 30);
         let parts = [Kept::All, Kept::Zeros, Kept::First(30)];

@@ -1,4 +1,4 @@
-//! Tests only: what the documents say is what the program does.
+//! Tests only: the documents describe what the program does.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -15,7 +15,7 @@ fn document(name: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// All keys of objects anywhere in a value.
+/// Collects all keys of objects anywhere in a value.
 fn keys(value: &Value, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(map) => {
@@ -29,7 +29,7 @@ fn keys(value: &Value, found: &mut BTreeSet<String>) {
     }
 }
 
-/// The names between backticks in the first column of the tables.
+/// Returns the names between backticks in the first column of the tables.
 fn documented(text: &str) -> BTreeSet<String> {
     let first_columns = text.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
     first_columns
@@ -119,7 +119,7 @@ fn the_readme_lists_the_exit_statuses() {
 fn the_command_lines_in_the_readme_are_understood() {
     let text = document("README.md");
     let lines = text.lines().filter_map(|line| line.trim_start_matches("$ ").strip_prefix("edgelat "));
-    // Comments after two spaces, quotes as a shell would take them away.
+    // Comments follow two spaces; quotes are removed as a shell does.
     let lines: Vec<&str> = lines.filter_map(|line| line.split("  ").next()).collect();
     assert!(lines.len() >= 5, "{lines:?}");
     for line in lines {
@@ -130,7 +130,7 @@ fn the_command_lines_in_the_readme_are_understood() {
     }
 }
 
-/// The keys that a table of the configuration takes, as it tells whoever writes another.
+/// Returns the keys of a configuration table, from the error about an unknown key.
 fn keys_of(table: &str) -> BTreeSet<String> {
     let text = format!("{table}\nsomething_else = 1\n");
     let said = Config::parse(Path::new("f"), text.as_bytes()).unwrap_err().to_string();
@@ -139,7 +139,7 @@ fn keys_of(table: &str) -> BTreeSet<String> {
     keys.1.split(", ").map(str::to_owned).collect()
 }
 
-/// The rows of the page about the configuration below a heading: key and default.
+/// Returns the rows of the configuration page below a heading: key and default.
 fn configuration_rows(heading: &str) -> Vec<(String, String)> {
     let page = document("docs/CONFIG.md");
     let (_, section) = page.split_once(heading).unwrap_or_else(|| panic!("{heading}"));
@@ -163,7 +163,7 @@ fn every_key_of_the_configuration_is_documented_and_no_other() {
     }
 }
 
-/// The file that is installed, with what `comment` begins as lines that count.
+/// Returns the installed file, with the lines that begin with `comment` uncommented.
 fn installed(comment: &str) -> String {
     let text = document("rootfs/etc/edgelat.toml");
     text.lines().filter_map(|line| line.strip_prefix(comment)).map(|line| format!("{line}\n")).collect()
@@ -187,7 +187,7 @@ fn the_file_that_is_installed_says_nothing_but_the_defaults() {
     let least = "[[target]]\nname = \"gateway\"\nexe = \"/usr/sbin/gateway\"\nfunctions = [\"handle_*\"]\n";
     assert_eq!(shown, Config { targets: parse(least).targets, ..defaults });
 
-    // What has no default, or would be one selector too many, stands further to the right, and is right too.
+    // Keys without a default, and further selectors, are indented deeper, and are valid too.
     for other in installed("#   ").lines() {
         let behind = |table: &str| keys.replacen(table, &format!("{table}{other}\n"), 1);
         let text = match other.split(' ').next() {
@@ -233,7 +233,8 @@ fn the_example_and_the_errors_of_the_page_are_those_of_the_program() {
     assert_eq!(blocks.next().unwrap().lines().collect::<Vec<_>>(), said);
 }
 
-/// A collector that comes to its own limit ends alone; at that of the group the kernel chooses, and may choose the guard.
+/// A collector that reaches its own limit ends alone; at the limit of the group, the kernel chooses
+/// the process, and may choose the guard.
 #[test]
 fn the_unit_has_room_for_what_its_processes_may_take() {
     let unit = document("rootfs/systemd/edgelat.service");
@@ -245,7 +246,7 @@ fn the_unit_has_room_for_what_its_processes_may_take() {
     let maps = Config::parse(Path::new("f"), target.as_bytes()).unwrap().targets[0].max_map_bytes;
     let maps = maps * crate::config::TARGETS as u64;
     assert!(bytes("LimitDATA=") + maps <= bytes("MemoryMax="), "{maps} bytes of maps");
-    // The unit only lowers what the collector allows itself.
+    // The unit only lowers the collector's own limit.
     let (_, own) = edgelat_guard::sandbox::LIMITS[3];
     assert!(bytes("LimitDATA=") <= own);
 }

@@ -1,41 +1,41 @@
-//! Exit statuses: what a script can tell from the end of edgelat.
+//! Exit statuses: the outcome of edgelat for a script.
 
 use std::process::ExitCode;
 
-/// How a command ended. The discriminant is the exit status.
+/// Outcome of a command. The discriminant is the exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Everything that was asked for was done.
+    /// Everything requested was done.
     Ok = 0,
-    /// Something went wrong while running.
+    /// A failure at run time.
     Failed = 1,
     /// The command line or the configuration file is wrong; nothing was done.
     Usage = 2,
     /// A right is missing.
     NotPermitted = 3,
-    /// The kernel lacks something that is needed.
+    /// The kernel lacks a required feature.
     Unsupported = 4,
     /// The target does not exist, has ended, or must not be probed.
     Target = 5,
-    /// A function was not found, or none that was found can be probed.
+    /// A function was not found, or no function that was found can be probed.
     Functions = 6,
     /// A file is not an image that can be read.
     Image = 7,
-    /// The probes cost more than was allowed.
+    /// The probes cost more than allowed.
     Budget = 8,
-    /// One of the two processes of edgelat ended the other, or did not find it any more.
+    /// One of the two processes of edgelat ended the other, or found it gone.
     Watchdog = 9,
     /// Another agent runs on this box.
     Running = 10,
     /// Records are damaged.
     Damaged = 11,
-    /// A process that was measured died of a fault.
+    /// A measured process died of a fault.
     Fault = 12,
 }
 
 impl Exit {
-    /// All of them with what they mean, for help, man page and the test of the README.
+    /// All statuses with their meaning, for help, man page and the test of the README.
     pub const ALL: [(Self, &'static str); 13] = [
         (Self::Ok, "done"),
         (Self::Failed, "something failed at run time"),
@@ -58,12 +58,12 @@ impl Exit {
         (Self::Fault, "watch: the target died of a fault (SIGSEGV, SIGABRT, ...)"),
     ];
 
-    /// The one with that number; what is none of them is a failure.
+    /// Returns the exit with this status; an unknown status is a failure.
     pub fn of(status: u8) -> Self {
         Self::ALL.iter().map(|(exit, _)| *exit).find(|exit| exit.status() == status).unwrap_or(Self::Failed)
     }
 
-    /// The number that the shell sees.
+    /// Returns the number that the shell sees.
     pub const fn status(self) -> u8 {
         self as u8
     }

@@ -1,19 +1,19 @@
-//! How a command fails: a message for a person, and an exit status for a script.
+//! Failures of commands: a message for a person, and an exit status for a script.
 
 use super::exit::Exit;
 
-/// An error that knows its exit status. Its `Display` is complete: it names the thing, the reason and the next step.
+/// An error with an exit status. Its `Display` names the object, the reason and the next step.
 pub trait Fails: std::error::Error {
-    /// The status that edgelat ends with.
+    /// Returns the exit status of edgelat.
     fn exit(&self) -> Exit;
 }
 
-/// The end of a command that did not do what it was asked.
+/// The failure of a command.
 #[derive(Debug)]
 pub struct Failure {
-    /// The status that edgelat ends with.
+    /// The exit status of edgelat.
     pub exit: Exit,
-    /// What is printed, without the name of the program.
+    /// The printed message, without the name of the program.
     pub message: String,
 }
 

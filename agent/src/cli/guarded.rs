@@ -1,4 +1,4 @@
-//! A command in two processes: what has rights serves what looks at files and processes.
+//! A command in two processes: the privileged one serves the one that examines files and processes.
 
 use edgelat_guard::placement::{self, Placement, Wanted};
 use edgelat_guard::{Guard, Line, cpus::CpuSet};
@@ -7,10 +7,10 @@ use edgelat_sites::boundary;
 use super::exit::Exit;
 use super::failure::Failure;
 
-/// Runs a command in a process without rights, with a line to `guard`, which stays in this one.
+/// Runs a command in a process without rights, with a line to `guard`, which stays in this process.
 ///
 /// # Errors
-/// When there could be no second process. What the command itself says it has printed.
+/// If the second process cannot be created. The command prints its own errors.
 pub fn guarded(guard: Guard, command: impl FnOnce(Line) -> Result<Exit, Failure>) -> Result<Exit, Failure> {
     let status = edgelat_guard::split(guard.confirmed_by(boundary::confirm), |line| {
         let outcome = line.map_err(Failure::from).and_then(command);
@@ -19,24 +19,24 @@ pub fn guarded(guard: Guard, command: impl FnOnce(Line) -> Result<Exit, Failure>
     Ok(Exit::of(status))
 }
 
-/// The same away from the CPUs of process `pid`.
+/// Runs a command like [`guarded`], away from the CPUs of process `pid`.
 ///
 /// # Errors
-/// As above.
+/// As for [`guarded`].
 pub fn guarded_apart(
     guard: Guard,
     wanted: &Wanted,
     pid: i32,
     command: impl FnOnce(Line, Placement) -> Result<Exit, Failure>,
 ) -> Result<Exit, Failure> {
-    // Of a process that cannot be looked at the worst is assumed; whoever opens it says what is the matter.
+    // For a process that cannot be examined, all CPUs are assumed; opening it reports the cause.
     guarded_away_from(guard, wanted, &placement::cpus_of(pid).unwrap_or(CpuSet::ALL), command)
 }
 
-/// The same away from some CPUs.
+/// Runs a command like [`guarded`], away from some CPUs.
 ///
 /// # Errors
-/// As above.
+/// As for [`guarded`].
 pub fn guarded_away_from(
     guard: Guard,
     wanted: &Wanted,

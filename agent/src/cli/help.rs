@@ -8,13 +8,13 @@ use super::{
     options::{COMMANDS, Command, Opt},
 };
 
-/// Columns of a line: the terminal that every box has.
+/// Columns of a line: every box has a terminal of this width.
 const WIDTH: usize = 80;
 
-/// What edgelat is, in a line.
+/// Purpose of edgelat, in a line.
 pub const SUMMARY: &str = "edgelat measures how long functions of running programs take";
 
-/// The help for all of edgelat.
+/// Returns the help for all of edgelat.
 pub fn overview() -> String {
     let mut help = format!("{SUMMARY}.\n\nUsage: edgelat COMMAND [OPTION...]\n\nCommands:\n");
     let column = 2 + 2 + COMMANDS.iter().map(|command| command.name.len()).max().unwrap_or(0);
@@ -32,16 +32,16 @@ pub fn overview() -> String {
     help
 }
 
-/// How much is said about a command.
+/// Level of detail of a command's help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
     /// A line for each option: `--help`.
     Short,
-    /// All there is, for a box that has no manual page: `edgelat help COMMAND`.
+    /// Everything, for a box without a manual page: `edgelat help COMMAND`.
     Full,
 }
 
-/// The help for one command.
+/// Returns the help for one command.
 pub fn of(command: &Command, detail: Detail) -> String {
     let mut help = String::new();
     for (number, form) in command.usage.iter().enumerate() {
@@ -86,7 +86,7 @@ pub fn of(command: &Command, detail: Detail) -> String {
     help
 }
 
-/// `-p, --pid PID`, with room for the letter where there is none.
+/// Formats `-p, --pid PID`, with space for the letter if the option has none.
 fn label(option: &Opt) -> String {
     let mut label = match option.short {
         Some(letter) => format!("-{letter}, --{}", option.long),
@@ -99,13 +99,14 @@ fn label(option: &Opt) -> String {
     label
 }
 
-/// A label, indented by 2, with its text in a column beside it.
+/// Appends a label, indented by 2, with its text in a column beside it.
 fn entry(out: &mut String, label: &str, text: &str, column: usize) {
     let _ = write!(out, "  {label:<width$}", width = column - 2);
     wrap(out, text, column, column);
 }
 
-/// Appends `text` in lines of at most [`WIDTH`]; the cursor stands at column `at`, further lines begin at `indent`.
+/// Appends `text` in lines of at most [`WIDTH`]; the cursor is at column `at`, further lines begin
+/// at `indent`.
 fn wrap(out: &mut String, text: &str, at: usize, indent: usize) {
     let mut at = at;
     let mut first = true;

@@ -1,4 +1,4 @@
-//! `edgelat metrics`: what the service measures, for Prometheus.
+//! `edgelat metrics`: the measurements of the service, for Prometheus.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -17,18 +17,18 @@ use super::textfile;
 use crate::collector::service::recorder::{boot_id, boot_ns};
 use crate::config::Config;
 
-/// Why nothing is shown.
+/// Reasons that no metrics are shown.
 #[derive(Debug, thiserror::Error)]
 enum MetricsError {
-    /// The address cannot be had.
+    /// The address is unavailable.
     #[error("cannot answer on {address}: {}; --listen names another address, or metrics_listen", reason(.error))]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// Cause of the failure.
         error: io::Error,
     },
-    /// The socket takes no more connections.
+    /// The socket accepts no more connections.
     #[error("cannot answer any more: {}", reason(.0))]
     Accept(io::Error),
     /// The file cannot be written.
@@ -36,7 +36,7 @@ enum MetricsError {
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         error: io::Error,
     },
 }
@@ -54,11 +54,11 @@ impl Fails for MetricsError {
     }
 }
 
-/// Answers scrapers for good, or writes a file.
+/// Answers scrapers for ever, or writes a file.
 ///
 /// # Errors
-/// When the configuration is wrong, the address is taken or the file cannot be written. That the service does not run is
-/// none: it is what is shown then.
+/// If the configuration is wrong, the address is taken or the file cannot be written. A service
+/// that does not run is not an error: the metrics show it.
 pub fn run(options: &MetricsOptions) -> Result<Exit, Failure> {
     let config = Config::load(&options.config)?;
     let run_dir = config.agent.run_dir;
@@ -67,7 +67,7 @@ pub fn run(options: &MetricsOptions) -> Result<Exit, Failure> {
         let address = options.listen.unwrap_or(config.agent.metrics_listen);
         let failed = |error| MetricsError::Listen { address, error };
         let listener = TcpListener::bind(address).map_err(failed)?;
-        // The port that the kernel chose, where it was to choose.
+        // Reports the port that the kernel chose, if it was to choose.
         say(format_args!("metrics on http://{}/metrics", listener.local_addr().map_err(failed)?));
         let hosts = Hosts::new([config.agent.metrics_hosts, options.hosts.clone()].concat());
         http::serve(&listener, hosts, move |request| answer(request, &run_dir, bounds))
@@ -95,7 +95,7 @@ fn answer(request: &Request, run_dir: &Path, bounds: Bounds) -> Response {
     }
 }
 
-/// The metrics of now, and why there is no snapshot.
+/// Returns the current metrics, and the reason for a missing snapshot.
 fn exposition(run_dir: &Path, format: Format, bounds: Bounds) -> (Vec<u8>, Option<LiveError>) {
     let (snapshot, missing) = match live::read(run_dir) {
         Ok(snapshot) => (Some(snapshot), None),

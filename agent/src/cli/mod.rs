@@ -1,15 +1,15 @@
-//! The command line: from arguments to the end of a command.
+//! The command line: from parsing its arguments to the exit status.
 //!
 //! | module | job |
 //! | --- | --- |
 //! | [`options`] | commands and options as data |
-//! | [`parse`], [`usage`] | arguments to the typed options of a command, and what is wrong with them |
+//! | [`parse`], [`usage`] | converts arguments to the options of a command, and reports errors |
 //! | [`help`] | `--help` from the same data |
 //! | `generate` | man page and shell completions from the same data |
 //! | [`exit`], [`failure`] | exit statuses, and errors that know theirs |
-//! | [`guarded`] | a command in a process without rights |
+//! | [`guarded`] | runs a command in a process without rights |
 //! | [`output`] | standard output, colours, progress |
-//! | `textfile` | a file that is replaced in a folder of strangers |
+//! | `textfile` | replaces a file in an untrusted folder |
 //! | [`functions`], [`check`], [`metrics`], [`pack`], [`quarantine`], [`mod@run`], [`spool`], [`upload`], [`watch`] | a command each |
 
 pub mod check;
@@ -46,17 +46,17 @@ use failure::Failure;
 use output::to_stdout;
 use parse::Invocation;
 
-/// Does what the arguments (without the name of the program) ask for, and says on standard error why not.
+/// Executes the arguments (without the name of the program), and reports failures on stderr.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     exit_of(parse::parse(arguments).map_err(Failure::from).and_then(dispatch))
 }
 
-/// Says why a command failed.
+/// Reports the failure of a command.
 fn exit_of(outcome: Result<Exit, Failure>) -> Exit {
     match outcome {
         Ok(exit) => exit,
         Err(failure) => {
-            // A configuration file can be wrong in many places, with a line for each.
+            // A configuration file can have many errors, with a line for each.
             failure.message.lines().for_each(output::say);
             failure.exit
         }
@@ -91,7 +91,7 @@ fn dispatch(invocation: Invocation) -> Result<Exit, Failure> {
     }
 }
 
-/// Does a command remove what agents that were killed have left? All that may have the rights for it.
+/// Returns true if a command removes remains of killed agents: all that may have the rights do.
 fn sweeps(invocation: &Invocation) -> bool {
     match invocation {
         Invocation::Watch(_) | Invocation::Run(_) | Invocation::Check(_) | Invocation::Quarantine(_) => true,

@@ -1,8 +1,8 @@
 //! The command line as data.
 //!
-//! [`COMMANDS`] is the one definition of what can be typed. The parser ([`super::parse`]), `--help`
-//! ([`super::help`]), the man page and the shell completions (`generate`) all read it, so none of them
-//! can know an option that another does not.
+//! [`COMMANDS`] is the single definition of all commands and options. The parser
+//! ([`super::parse`]), `--help` ([`super::help`]), the man page and the shell completions
+//! (`generate`) all read it, so that no option is known to only some of them.
 
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -12,43 +12,43 @@ use crate::values::{self, words};
 /// A command of edgelat.
 #[derive(Debug)]
 pub struct Command {
-    /// The word that is typed.
+    /// Name of the command.
     pub name: &'static str,
-    /// What it does, in half a line, without a full stop.
+    /// Its purpose, in half a line, without a full stop.
     pub summary: &'static str,
-    /// The forms it is typed in, after `edgelat NAME`.
+    /// Usage forms, after `edgelat NAME`.
     pub usage: &'static [&'static str],
-    /// What a person needs to know, a paragraph each, for `--help` and the man page.
+    /// Explanation for `--help` and the man page, a paragraph each.
     pub about: &'static [&'static str],
     /// Arguments that are not options.
     pub operands: &'static [Operand],
-    /// Arguments after `--`, where the command takes any.
+    /// Arguments after `--`, if the command takes any.
     pub trailing: Option<Operand>,
     /// Its options, in the order of the help.
     pub options: &'static [Opt],
-    /// What people type, and why.
+    /// Typical command lines with their purpose.
     pub examples: &'static [Example],
 }
 
 /// An argument that is not an option.
 #[derive(Debug)]
 pub struct Operand {
-    /// What stands for it in the usage.
+    /// Placeholder in the usage.
     pub name: &'static str,
-    /// What it is.
+    /// Its meaning.
     pub help: &'static str,
-    /// How many there have to be at least.
+    /// Minimum number of such arguments.
     pub at_least: usize,
-    /// How many there may be.
+    /// Maximum number of such arguments.
     pub at_most: usize,
-    /// What a shell can offer for it.
+    /// Completions that a shell can offer.
     pub complete: Complete,
 }
 
 /// An option of a command.
 #[derive(Debug)]
 pub struct Opt {
-    /// What it is called in the program.
+    /// Name of the option in the program.
     pub id: Id,
     /// The letter after one dash.
     pub short: Option<char>,
@@ -56,26 +56,26 @@ pub struct Opt {
     pub long: &'static str,
     /// Its value; an option without one is a switch.
     pub value: Option<Value>,
-    /// It may be given more than once.
+    /// True if the option may be repeated.
     pub repeatable: bool,
-    /// What holds when it is not given, as it would be typed.
+    /// Default, as it would be typed.
     pub default: Option<&'static str>,
-    /// What it does, in one sentence without a full stop.
+    /// Its effect, in one sentence without a full stop.
     pub help: &'static str,
-    /// What else a person may want to know, for the full help and the man page; complete sentences.
+    /// Further details for the full help and the man page; complete sentences.
     pub more: &'static str,
 }
 
 /// The value of an option.
 #[derive(Debug)]
 pub struct Value {
-    /// What stands for it in the usage.
+    /// Placeholder in the usage.
     pub name: &'static str,
-    /// What a shell can offer for it. [`Complete::Words`] are the only values there are.
+    /// Completions that a shell can offer. [`Complete::Words`] are the only valid values.
     pub complete: Complete,
 }
 
-/// What a shell can offer for an argument.
+/// Completions that a shell can offer for an argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Complete {
     /// Nothing.
@@ -97,13 +97,13 @@ pub enum Complete {
 /// A command line with its purpose.
 #[derive(Debug)]
 pub struct Example {
-    /// What is typed.
+    /// The command line.
     pub line: &'static str,
-    /// What it does.
+    /// Its purpose.
     pub purpose: &'static str,
 }
 
-/// Names of the options in the program; each is explained by the help of its option.
+/// Names of the options in the program; the help of each option explains it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Id {
     AllowPtrace,
@@ -143,19 +143,19 @@ pub enum Id {
 }
 
 impl Command {
-    /// The command with this name.
+    /// Returns the command with this name.
     pub fn named(name: &str) -> Option<&'static Self> {
         COMMANDS.iter().find(|command| command.name == name)
     }
 }
 
 impl Opt {
-    /// The option as it is typed, `--long`.
+    /// Returns the option as typed, `--long`.
     pub fn dashed(&self) -> String {
         format!("--{}", self.long)
     }
 
-    /// A switch, to be refined by struct update.
+    /// Returns a switch, to be refined by struct update.
     const fn switch(id: Id, long: &'static str, help: &'static str) -> Self {
         Self { id, short: None, long, value: None, repeatable: false, default: None, help, more: "" }
     }
@@ -179,7 +179,7 @@ const OVER_BUDGET: &[&str] = &words(&values::OVER_BUDGET);
 /// Words for `--route`.
 const ROUTES: &[&str] = &words(&values::ROUTES);
 
-/// Shells that completions can be made for.
+/// Shells with completion scripts.
 #[cfg(any(test, feature = "generate"))]
 pub const SHELLS: &[&str] = &["bash", "zsh", "fish"];
 
@@ -199,7 +199,7 @@ const PACK: Opt = Opt {
     ..Opt::switch(Id::Pack, "pack", "Take functions of stripped images from PACK")
 };
 
-/// The configuration file, where none is named.
+/// Default configuration file.
 pub const CONFIG: &str = "/etc/edgelat.toml";
 
 const CONFIG_FILE: Opt = Opt {
@@ -220,7 +220,7 @@ pub const SPOOL_ACTIONS: &[&str] = &["ls", "dump", "verify", "export"];
 /// Words for `--format`.
 pub const FORMATS: &[&str] = &["json", "csv"];
 
-/// How `edgelat upload` lets out what it has.
+/// Output methods of `edgelat upload`.
 #[cfg(feature = "upload")]
 const WAYS_OUT: &[&str] = &["http", "stdout-json"];
 

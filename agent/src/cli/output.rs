@@ -1,4 +1,4 @@
-//! What goes to the person: standard output that may be a closed pipe, colours, and progress on the terminal.
+//! Output for a person: standard output that may be a closed pipe, colours, and terminal progress.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -10,10 +10,10 @@ use super::{
     failure::{Fails, Failure},
 };
 
-/// Why output ended.
+/// Reasons that output ended.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// Standard output does not take more.
+    /// Standard output accepts no more.
     #[error("cannot write to standard output: {}; look whether its disk is full", reason(.0))]
     Write(#[from] io::Error),
 }
@@ -24,18 +24,18 @@ impl Fails for OutputError {
     }
 }
 
-/// Runs `print` on buffered standard output. A pipe that its reader has closed, as `head` does, ends the output and is
-/// no error: the reader has what it wanted.
+/// Runs `print` on buffered standard output. A pipe that its reader has closed, as `head` does,
+/// ends the output without an error: the reader has all it wanted.
 ///
 /// # Errors
-/// What `print` says; [`OutputError`] when the output cannot be written.
+/// The error of `print`; [`OutputError`] if the output cannot be written.
 pub fn to_stdout<T>(
     done: T,
     print: impl FnOnce(&mut dyn Write) -> Result<T, PrintError>,
 ) -> Result<T, Failure> {
     let mut out = io::BufWriter::with_capacity(32 << 10, io::stdout().lock());
     let printed = print(&mut out).and_then(|value| Ok(out.flush().map(|()| value)?));
-    // What is still buffered has no reader, or was flushed above; dropping the writer must not try again.
+    // Buffered data has no reader, or was flushed above; dropping the writer must not retry.
     let _ = out.into_parts();
     match printed {
         Ok(value) => Ok(value),
@@ -45,12 +45,12 @@ pub fn to_stdout<T>(
     }
 }
 
-/// What can go wrong while printing: the output, or what makes it.
+/// Errors while printing: of the output, or of its source.
 #[derive(Debug)]
 pub enum PrintError {
-    /// The output did not take it.
+    /// The output did not accept it.
     Output(io::Error),
-    /// What should be printed could not be made.
+    /// The text could not be made.
     Other(Failure),
 }
 
@@ -66,7 +66,7 @@ impl From<Failure> for PrintError {
     }
 }
 
-/// What the system said, without the number that Rust adds.
+/// Returns the system's message, without the number that Rust adds.
 pub fn reason(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => nix::errno::Errno::from_raw(number).desc().to_string(),
@@ -74,53 +74,53 @@ pub fn reason(error: &io::Error) -> String {
     }
 }
 
-/// Says something to the person on standard error, after the name of the program. Where even that cannot be written
-/// there is nobody to tell.
+/// Prints a message on standard error, after the name of the program. A failure of standard error
+/// cannot be reported and is ignored.
 pub fn say(message: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "edgelat: {message}");
 }
 
-/// Colours, where they are wanted: on a terminal, and unless `NO_COLOR` is set (see no-color.org).
+/// Colours, if wanted: on a terminal, and unless `NO_COLOR` is set (see no-color.org).
 #[derive(Debug, Clone, Copy)]
 pub struct Style {
     colours: bool,
 }
 
 impl Style {
-    /// For standard output.
+    /// Returns the style of standard output.
     pub fn of_stdout() -> Self {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         Self { colours: io::stdout().is_terminal() && !refused && !dumb }
     }
 
-    /// No colours.
+    /// Returns the style without colours.
     #[cfg(test)]
     pub const fn plain() -> Self {
         Self { colours: false }
     }
 
-    /// Something to be seen first.
+    /// Paints text that should be seen first.
     pub fn bold(self, text: &str) -> String {
         self.paint("1", text)
     }
 
-    /// Good.
+    /// Paints a good result.
     pub fn green(self, text: &str) -> String {
         self.paint("32", text)
     }
 
-    /// Doubtful.
+    /// Paints a doubtful result.
     pub fn yellow(self, text: &str) -> String {
         self.paint("33", text)
     }
 
-    /// Bad.
+    /// Paints a bad result.
     pub fn red(self, text: &str) -> String {
         self.paint("31", text)
     }
 
-    /// Of less interest.
+    /// Paints less interesting text.
     pub fn dim(self, text: &str) -> String {
         self.paint("2", text)
     }
@@ -130,8 +130,8 @@ impl Style {
     }
 }
 
-/// A line on the terminal that says how far a long piece of work is; silent for the first second, and where standard
-/// error is no terminal.
+/// A line on the terminal that reports the progress of long work; silent for the first second, and
+/// if standard error is not a terminal.
 #[derive(Debug)]
 pub struct ProgressLine {
     enabled: bool,
@@ -142,16 +142,16 @@ pub struct ProgressLine {
 /// Work that ends within this time needs no progress.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Time between two changes of the line.
+/// Minimum time between two changes of the line.
 const CHANGE: Duration = Duration::from_millis(100);
 
 impl ProgressLine {
-    /// Starts the second of silence.
+    /// Begins the second of silence.
     pub fn new() -> Self {
         Self { enabled: io::stderr().is_terminal(), next: Instant::now() + PATIENCE, shown: false }
     }
 
-    /// `done` of `total` of `what`.
+    /// Shows `done` of `total` of `what`.
     pub fn update(&mut self, what: &str, done: u64, total: u64) {
         if !self.enabled || Instant::now() < self.next {
             return;

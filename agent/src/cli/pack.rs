@@ -1,4 +1,4 @@
-//! `edgelat pack`: functions of unstripped files, carried to where the stripped ones run.
+//! `edgelat pack`: functions of unstripped files, for boxes that run the stripped ones.
 
 use std::{
     collections::BTreeSet,
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::collector::target::file_name;
 
-/// Why a pack is not made or read.
+/// Reasons that a pack is not made or read.
 #[derive(Debug, thiserror::Error)]
 pub enum PackCommandError {
     /// A file cannot be opened, read or written.
@@ -27,28 +27,28 @@ pub enum PackCommandError {
     File {
         /// The file.
         path: String,
-        /// What was to be done with it.
+        /// The intended action.
         action: &'static str,
-        /// Why not.
+        /// Cause of the failure.
         error: io::Error,
     },
-    /// A file is no image, or a damaged one.
+    /// A file is not an image, or is damaged.
     #[error("{path}: {error}")]
     Image {
         /// The file.
         path: String,
-        /// What is wrong with it and what to do.
+        /// The error and its correction.
         error: ImageError,
     },
-    /// A file cannot be packed, or is no pack.
+    /// A file cannot be packed, or is not a pack.
     #[error("{path}: {error}")]
     Pack {
         /// The file.
         path: String,
-        /// What is wrong with it and what to do.
+        /// The error and its correction.
         error: PackError,
     },
-    /// A file with symbols and without code.
+    /// A file with symbols but without code.
     #[error(
         "{path}: it has symbols but no code; name the program or library that it belongs to with --image as well"
     )]
@@ -62,15 +62,15 @@ pub enum PackCommandError {
         /// The file.
         path: String,
     },
-    /// Nothing fits a pattern.
+    /// A pattern without a match.
     #[error("{path}: {error}")]
     Find {
         /// The last file that was searched.
         path: String,
-        /// Why nothing was found, and what may have been meant.
+        /// The reason for no match, with similar names.
         error: FindError,
     },
-    /// Functions were found and none can be probed.
+    /// Functions were found, but they cannot be probed.
     #[error("'{pattern}' cannot be probed: {reason}; `edgelat functions` shows what can")]
     Refused {
         /// The pattern.
@@ -113,25 +113,25 @@ pub fn run(options: &PackOptions) -> Result<Exit, Failure> {
     }
 }
 
-/// A pack of which nobody has looked at what is in it.
+/// A pack whose contents have not been examined.
 #[derive(Debug)]
 pub struct PackFile {
     path: String,
     bytes: Vec<u8>,
 }
 
-/// Reads files that should be packs.
+/// Reads files that are expected to be packs.
 ///
 /// # Errors
-/// A [`PackCommandError`] as a failure, for the first that cannot be read.
+/// A [`PackCommandError`] as a failure, for the first file that cannot be read.
 pub fn read_all(paths: &[PathBuf]) -> Result<Vec<PackFile>, Failure> {
     paths.iter().map(|path| read(path)).collect()
 }
 
-/// What is in them.
+/// Parses the contents of the files.
 ///
 /// # Errors
-/// A [`PackCommandError`] as a failure, for the first that is no pack.
+/// A [`PackCommandError`] as a failure, for the first file that is not a pack.
 pub fn understand_all(files: &[PackFile]) -> Result<Vec<Pack>, Failure> {
     files.iter().map(understand).collect()
 }
@@ -143,7 +143,7 @@ fn understand(file: &PackFile) -> Result<Pack, Failure> {
 
 fn read(path: &Path) -> Result<PackFile, Failure> {
     let name = path.display().to_string();
-    // One byte more than there may be: what is too long is told by the reader.
+    // One byte more than the maximum: the parser reports files that are too long.
     let most = edgelat_image::limits::PACK_BYTES as u64 + 1;
     let mut bytes = Vec::new();
     File::open(path)
@@ -183,7 +183,7 @@ fn make(output: &Path, debug: &[PathBuf], images: &[PathBuf], patterns: &[Patter
     Ok(Exit::Ok)
 }
 
-/// Adds what `patterns` find in one image. `missing` is why one of them finds nothing, should no other image have it.
+/// Adds the matches of `patterns` in one image. `missing` is the error if no image has a match.
 fn add(
     pack: &mut Pack,
     path: &Path,
@@ -203,8 +203,8 @@ fn add(
         _ if image.facts().go.is_some() => return Err(PackCommandError::Go { path: name }),
         _ => {}
     }
-    // Each file with symbols poses as a folder of debug files with one file in it; whether that is of this build, its
-    // reader finds out.
+    // Each file with symbols poses as a folder of debug files with one file in it; the reader of
+    // debug files checks that it belongs to this build.
     let posing = |path: &Path| {
         let number = path.components().nth(1).and_then(|part| part.as_os_str().to_str()?.parse().ok());
         let file: Option<&PathBuf> = number.and_then(|number: usize| debug.get(number));

@@ -1,9 +1,9 @@
-//! From arguments to what a command is asked to do.
+//! Conversion of arguments into the typed options of a command.
 //!
-//! [`read`] knows the table of [`super::options`] and no command; it hands out [`Matches`]. The option structs
-//! below it give the matches of one command their types and check their values, so that a command only ever
-//! sees what makes sense. Everything wrong is a [`UsageError`], which names the argument, says why and what to type
-//! instead.
+//! [`read`] knows the table of [`super::options`] but no command; it returns [`Matches`]. The
+//! option structs below convert the matches of one command to types and check their values, so that
+//! a command only ever receives valid options. Every error is a [`UsageError`], which names the
+//! argument, the reason and the correction.
 
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -34,14 +34,14 @@ use crate::values::{
     TARGETS_ON, bytes, collector_cpu, decimal, digits, meaning, seconds, words,
 };
 
-/// What a command line asks for.
+/// A parsed command line.
 #[derive(Debug)]
 pub enum Invocation {
     /// Explain all of edgelat.
     Overview,
     /// Explain a command.
     Help(&'static Command, Detail),
-    /// Say which version this is.
+    /// Print the version.
     Version,
     /// `edgelat watch`.
     Watch(WatchOptions),
@@ -73,14 +73,14 @@ pub enum Invocation {
     Man,
 }
 
-/// What `edgelat watch` is asked to do.
+/// Parsed options of `edgelat watch`.
 #[derive(Debug)]
 pub struct WatchOptions {
-    /// What to measure.
+    /// Process or command to measure.
     pub target: WatchTarget,
-    /// Which functions of it; at least one, here or in `python`.
+    /// Native and Go functions to measure; at least one, here or in `python`.
     pub functions: Vec<Pattern>,
-    /// Which of its functions of Python.
+    /// Python functions to measure.
     pub python: Vec<PythonPattern>,
     /// End after this time.
     pub duration: Option<Duration>,
@@ -88,39 +88,39 @@ pub struct WatchOptions {
     pub interval: Duration,
     /// Print JSON lines instead of a screen.
     pub json: bool,
-    /// How the end of a call is seen.
+    /// Method that detects the end of a call.
     pub returns: Returns,
-    /// How probes reach the kernel; `None` leaves it to the guard.
+    /// Route of the probes into the kernel; `None` leaves the choice to the guard.
     pub route: Option<Route>,
     /// Size of the frame table in frames, a power of two from 16 to 1048576.
     pub frames: u32,
-    /// Most memory for rows and frames, in bytes.
+    /// Maximum memory for rows and frames, in bytes.
     pub max_map_bytes: u64,
     /// Measure a process that a debugger traces.
     pub allow_ptrace: bool,
-    /// Measure the children of the process too.
+    /// Measure the child processes too.
     pub follow_forks: bool,
-    /// Where else to look for debug files.
+    /// Further directories of debug files.
     pub debug_dirs: Vec<PathBuf>,
     /// Packs for stripped images.
     pub packs: Vec<PathBuf>,
     /// Measure the cost of the probes themselves first.
     pub calibrate: bool,
-    /// End when the probes cost more than this, in percent of one CPU.
+    /// End if the probes cost more than this, in percent of one CPU.
     pub max_cost: Option<f64>,
     /// Measure in windows instead of ending.
     pub sample: bool,
     /// The configuration of the service that may run beside; `None`: in the usual place, if there is one.
     pub config: Option<PathBuf>,
-    /// Which signals take the probes off; `None`: as the language of the functions wants it.
+    /// Signals that remove the probes; `None`: as the language of the functions requires.
     pub on_signal: Option<OnSignal>,
-    /// Where the collector runs.
+    /// Placement of the collector.
     pub place: Wanted,
-    /// On which CPUs calls have to begin to be measured.
+    /// CPUs on which a measured call has to begin.
     pub targets_on: TargetsOn,
 }
 
-/// What `edgelat watch` measures.
+/// Target of `edgelat watch`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchTarget {
     /// A running process.
@@ -129,7 +129,7 @@ pub enum WatchTarget {
     Command(Vec<OsString>),
 }
 
-/// What `edgelat run` is asked to do.
+/// Parsed options of `edgelat run`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunOptions {
     /// The configuration file.
@@ -138,48 +138,48 @@ pub struct RunOptions {
     pub json: bool,
 }
 
-/// What `edgelat upload` is asked to do.
+/// Parsed options of `edgelat upload`.
 #[cfg(feature = "upload")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadOptions {
-    /// The configuration file, which says where to send and where the records are.
+    /// The configuration file, which names the receiver and the directory of the records.
     pub config: PathBuf,
-    /// Where to send; `None`: as the configuration says.
+    /// Address of the receiver; `None`: the address from the configuration.
     pub endpoint: Option<String>,
-    /// How long to go on.
+    /// Mode, which determines the end.
     pub mode: UploadMode,
 }
 
-/// How long `edgelat upload` goes on.
+/// Modes of `edgelat upload`.
 #[cfg(feature = "upload")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UploadMode {
-    /// Until it is told to end.
+    /// Send until a signal requests the end.
     Service,
-    /// Until everything was sent.
+    /// Send until everything is sent.
     Once,
-    /// Nothing is sent.
+    /// Send nothing.
     DryRun,
-    /// Nothing is sent: it is printed.
+    /// Send nothing, but print it.
     Print,
 }
 
-/// What `edgelat functions` is asked to do.
+/// Parsed options of `edgelat functions`.
 #[derive(Debug)]
 pub struct FunctionsOptions {
-    /// Where the functions are.
+    /// Source of the functions.
     pub of: FunctionsOf,
-    /// Which of them.
+    /// Pattern that selects among them.
     pub pattern: Option<Pattern>,
     /// Print JSON lines instead of a table.
     pub json: bool,
-    /// Where else to look for debug files.
+    /// Further directories of debug files.
     pub debug_dirs: Vec<PathBuf>,
     /// Packs for stripped images.
     pub packs: Vec<PathBuf>,
 }
 
-/// Whose functions are listed.
+/// Source of the listed functions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FunctionsOf {
     /// All images of a running process.
@@ -188,18 +188,18 @@ pub enum FunctionsOf {
     File(PathBuf),
 }
 
-/// What `edgelat check` is asked to do.
+/// Parsed options of `edgelat check`.
 #[derive(Debug)]
 pub struct CheckOptions {
-    /// Look at this process too.
+    /// Check this process too.
     pub pid: Option<i32>,
-    /// Look at this configuration file instead.
+    /// Check this configuration file instead.
     pub config: Option<PathBuf>,
     /// Print JSON lines instead of a table.
     pub json: bool,
 }
 
-/// What `edgelat pack` is asked to do.
+/// Parsed options of `edgelat pack`.
 #[derive(Debug)]
 pub enum PackOptions {
     /// Write a pack.
@@ -208,12 +208,12 @@ pub enum PackOptions {
         output: PathBuf,
         /// Files with symbols; at least one.
         debug: Vec<PathBuf>,
-        /// Files with the code, where the others have none.
+        /// Files with the code, if the others have none.
         images: Vec<PathBuf>,
-        /// Which functions; at least one.
+        /// Patterns of the functions; at least one.
         functions: Vec<Pattern>,
     },
-    /// List what is in a pack.
+    /// List the contents of a pack.
     Show {
         /// The pack.
         path: PathBuf,
@@ -222,10 +222,10 @@ pub enum PackOptions {
     },
 }
 
-/// What `edgelat quarantine` is asked to do.
+/// Parsed options of `edgelat quarantine`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuarantineOptions {
-    /// Show or forget.
+    /// List or clear.
     pub action: QuarantineAction,
     /// The configuration file, which names the state directory.
     pub config: PathBuf,
@@ -233,52 +233,52 @@ pub struct QuarantineOptions {
     pub json: bool,
 }
 
-/// What is done with what is held back.
+/// Actions on the quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QuarantineAction {
-    /// Show it.
+    /// Lists the entries.
     List,
-    /// Forget it all, or what is of the build whose build-id begins with these hexadecimal digits, which are lower case.
+    /// Clears everything, or the build whose id begins with these lower-case hexadecimal digits.
     Clear(Option<String>),
 }
 
-/// What `edgelat spool` is asked to do.
+/// Parsed options of `edgelat spool`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpoolOptions {
-    /// What to do.
+    /// Action on the records.
     pub action: SpoolAction,
-    /// Where the records are.
+    /// Location of the records.
     pub of: SpoolOf,
 }
 
-/// Where records are.
+/// Location of records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SpoolOf {
-    /// Where this configuration file says.
+    /// The directory that this configuration file names.
     Config(PathBuf),
-    /// In this folder.
+    /// This directory.
     Dir(PathBuf),
 }
 
-/// What is done with records.
+/// Actions on records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpoolAction {
-    /// List the files, for a person or as JSON.
+    /// Lists the files, as a table or, if true, as JSON.
     List(bool),
-    /// Show the records to a person.
+    /// Prints the records as text.
     Dump,
-    /// Read them all and say what is damaged, to a person or as JSON.
+    /// Reads all records and reports damage, as text or, if true, as JSON.
     Verify(bool),
-    /// Write them as JSON lines.
+    /// Prints them as JSON lines.
     Json,
-    /// Write them as CSV.
+    /// Prints them as CSV.
     Csv,
 }
 
 /// Reads a command line, without the name of the program.
 ///
 /// # Errors
-/// The first thing that is wrong with it.
+/// The first error in the command line.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, UsageError> {
     let mut arguments = arguments.into_iter();
     let first = arguments.next().ok_or(UsageError::NoCommand)?;
@@ -332,7 +332,7 @@ fn command_named(name: &OsStr) -> Result<&'static Command, UsageError> {
     })
 }
 
-/// What stands on the command line of one command, with every option known and every count right.
+/// Arguments of one command, with every option known and all counts valid.
 struct Matches {
     command: &'static Command,
     options: Vec<(&'static Opt, OsString)>,
@@ -340,7 +340,7 @@ struct Matches {
     trailing: Vec<OsString>,
 }
 
-/// Reads the arguments of `command` by its table; `None` when they ask for help.
+/// Reads the arguments of `command` by its table; `None` if they request help.
 fn read(command: &'static Command, arguments: Vec<OsString>) -> Result<Option<Matches>, UsageError> {
     let mut matches = Matches { command, options: Vec::new(), operands: Vec::new(), trailing: Vec::new() };
     let mut parser = lexopt::Parser::from_args(arguments);
@@ -385,7 +385,7 @@ fn read(command: &'static Command, arguments: Vec<OsString>) -> Result<Option<Ma
     Ok(Some(matches))
 }
 
-/// lexopt reports `--switch=value` when it comes to the next argument.
+/// Converts an error of lexopt, which reports `--switch=value` at the next argument.
 fn value_after_switch(command: &'static Command, matches: &Matches, error: lexopt::Error) -> UsageError {
     match (error, matches.options.last()) {
         (lexopt::Error::UnexpectedValue { option, value }, _) => UsageError::UnexpectedValue {
@@ -422,7 +422,7 @@ impl Matches {
         self.values(id).map(PathBuf::from).collect()
     }
 
-    /// The configuration file, named or not.
+    /// Returns the configuration file, named or default.
     fn config(&self) -> PathBuf {
         self.paths(Id::Config).pop().unwrap_or_else(|| PathBuf::from(CONFIG))
     }
@@ -479,7 +479,7 @@ impl Matches {
         }
     }
 
-    /// The value of an option, or its default, as `read` understands it. `wanted` says what it should be.
+    /// Returns the value or default of an option, converted by `read`; `wanted` describes it.
     fn value<T>(
         &self,
         id: Id,
@@ -510,7 +510,7 @@ impl Matches {
 }
 
 impl Matches {
-    /// Seconds within a range.
+    /// Returns a time in seconds within a range.
     fn time(&self, id: Id, range: RangeInclusive<Duration>) -> Result<Option<Duration>, UsageError> {
         let wanted = || {
             let (least, most) = (range.start().as_secs_f64(), range.end().as_secs());
@@ -520,10 +520,10 @@ impl Matches {
     }
 }
 
-/// Reports closer together than this tell nothing more and cost; further apart than a day is a mistake.
+/// More frequent reports inform no better and cost more; intervals over a day are a mistake.
 const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(86_400);
 
-/// Percent of one CPU: less is not measured, and more is more than a box has.
+/// Percent of one CPU: less is not measurable, and more exceeds the CPUs of a box.
 const COSTS: RangeInclusive<f64> = 0.1..=1000.0;
 
 /// From a tenth of a second to ten years.
@@ -581,7 +581,7 @@ impl WatchOptions {
             functions: selection.functions,
             python: selection.python,
             duration: times(Id::Duration, DURATIONS)?,
-            // The options below have defaults in the table; a test sees to it that they are these.
+            // The options below have defaults in the table; a test compares them with these.
             interval: times(Id::Interval, INTERVALS)?.unwrap_or(Duration::from_secs(1)),
             json: matches.has(Id::Json),
             returns: returns.unwrap_or(Returns::Ret),

@@ -1,4 +1,4 @@
-//! `edgelat quarantine`: what is not probed any more after a crash.
+//! `edgelat quarantine`: builds that are not probed any more after a crash.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::parse::{QuarantineAction, QuarantineOptions};
 use super::spool::utc;
 use crate::config::Config;
 
-/// A record for another program to read.
+/// A record for another program.
 #[derive(Debug, Serialize)]
 struct Shown<'a> {
     build_id: String,
@@ -24,9 +24,9 @@ struct Shown<'a> {
     pid: i32,
     time: u64,
     times: u32,
-    /// Real user id of its processes; null: all of them.
+    /// Real user id of its processes; null: all users.
     user: Option<u32>,
-    /// When it ends, in seconds since 1970 as `time` is; null: it happened once, and holds for a moment only.
+    /// Expiry in seconds since 1970, as `time`; null: it happened once, and is held only briefly.
     expires: Option<u64>,
 }
 
@@ -48,10 +48,10 @@ impl<'a> Shown<'a> {
     }
 }
 
-/// Shows or clears what is held back.
+/// Shows or clears the quarantine.
 ///
 /// # Errors
-/// When the configuration file is wrong or there can be no quarantine.
+/// If the configuration file is wrong or no quarantine is possible.
 pub fn run(options: &QuarantineOptions) -> Result<Exit, Failure> {
     let config = Config::load(&options.config)?;
     let expiry = config.agent.quarantine_for;

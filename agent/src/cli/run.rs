@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::log::{Level, Log};
 use crate::values::ppm;
 
-/// The collector asks for something each time it looks for processes, once a minute at the least.
+/// Margin of the watchdog: the collector sends a request at each scan, at least once a minute.
 const SILENCE: Duration = Duration::from_secs(30);
 
 impl Fails for ServiceError {
@@ -42,14 +42,14 @@ impl Fails for ServiceError {
     }
 }
 
-/// Measures what the configuration file names until it is told to end.
+/// Measures the targets of the configuration file until a signal requests the end.
 ///
 /// # Errors
-/// When the file is wrong, another agent runs, or the service cannot go on.
+/// If the file is wrong, another agent runs, or the service cannot continue.
 pub fn run(options: RunOptions) -> Result<Exit, Failure> {
     edgelat_guard::sandbox::close_inherited();
     signals::hold_back().map_err(ServiceError::Signals)?;
-    // All that only who called us may do is done here: the collector has no rights.
+    // Everything that needs the caller's rights is done here: the collector has no rights.
     let config = Config::load(&options.config)?;
     let agent = &config.agent;
     let log = Log::open(agent.log, agent.log_level)?;
@@ -103,12 +103,12 @@ pub fn run(options: RunOptions) -> Result<Exit, Failure> {
     })
 }
 
-/// What is to be measured by a configuration that was changed.
+/// Returns the requests to the guard for a changed configuration.
 fn understand(path: &Path, bytes: &[u8]) -> Option<Vec<Asked>> {
     Config::parse(path, bytes).ok().map(|config| config.asked(false))
 }
 
-/// The folder of the spool, locked; `None` where there can be none, which is logged.
+/// Opens and locks the folder of the spool; `None` if it is unusable, which is logged.
 fn records(path: &Path, lock: &mut RunLock, log: &Log) -> Result<Option<Directory>, Failure> {
     let place = path.display();
     let opened = match folder(path) {
@@ -136,32 +136,32 @@ fn records(path: &Path, lock: &mut RunLock, log: &Log) -> Result<Option<Director
     }
 }
 
-/// The folder of the spool, made where it is missing.
+/// Opens the folder of the spool, and creates it if missing.
 fn folder(path: &Path) -> Result<Directory, String> {
     let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
     Directory::open(path).map_err(|errno| match made {
-        // Why it could not be made says more than that it is not there.
+        // The reason that it could not be created is more informative than its absence.
         Err(error) => reason(&error),
         Ok(()) => errno.desc().to_owned(),
     })
 }
 
-/// Is this a file of a spool?
+/// Returns true for a file of a spool.
 fn is_segment(file: &str) -> bool {
     file == UNFINISHED || Name::parse(file).is_some()
 }
 
-/// The user that the collector becomes, to whom the folder is given: the one that was named, or the usual one.
+/// Returns the user that the collector becomes, named or default, and gives the folder to it.
 fn owner(named: Option<User>, folder: Directory, log: &Log) -> Option<User> {
     if let Some(user) = named {
-        // On a file system that cannot be written to nothing can be given either; the collector says so when it writes.
+        // On a read-only file system, this fails too; the collector reports that when it writes.
         _ = user.give(folder.fd(), is_segment);
         return Some(user);
     }
     if !nix::unistd::geteuid().is_root() {
         return None;
     }
-    // One that stays as it is can still write.
+    // A collector that keeps its user can still write.
     User::usual()
         .and_then(|user| user.give(folder.fd(), is_segment).map(|()| user))
         .map_err(|error| {
@@ -173,7 +173,9 @@ fn owner(named: Option<User>, folder: Directory, log: &Log) -> Option<User> {
         .ok()
 }
 
-/// The file of the live snapshot, which anybody may read. A new one: an agent before may have been another version.
+/// Creates the file of the live snapshot, readable by every user.
+///
+/// An existing file is truncated: the previous agent may have been a different version.
 fn live(run_dir: &Path) -> std::io::Result<File> {
     let path = run_dir.join(edgelat_spool::live::FILE);
     let file = OpenOptions::new()

@@ -1,7 +1,8 @@
-//! A file that takes the place of the one before, in a folder that others may write to.
+//! A file that replaces its previous version, in a folder that other users may write to.
 //!
-//! Root writes it, and its folder may be another user's or everybody's. So it follows no link that another user made, opens
-//! nothing that is there already, and names what it does by descriptors: what it writes to is a file that it made itself.
+//! Root writes the file, and the folder may belong to another user or be world-writable. The code
+//! therefore follows no link of another user, opens no existing file, and refers to files by
+//! descriptor: it writes only to a file that it has created itself.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -19,17 +20,17 @@ use nix::libc;
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
-/// Most symbolic links on the way, as the kernel has it (include/linux/namei.h, MAXSYMLINKS).
+/// Maximum number of symbolic links, as in the kernel (include/linux/namei.h, MAXSYMLINKS).
 const LINKS: u32 = 40;
 
-/// Whoever reads the file finds the one before or this one.
+/// Replaces the file atomically: a reader finds either the previous or the new one.
 ///
 /// # Errors
-/// When the folder cannot be opened, leads through a link of another user, or takes no file.
+/// If the folder cannot be opened, leads through a link of another user, or accepts no file.
 pub(super) fn write(path: &Path, body: &[u8]) -> io::Result<()> {
     let name = path.file_name().ok_or(Errno::EISDIR)?;
     let folder = folder(path.parent().unwrap_or(Path::new("")), geteuid().as_raw())?;
-    // Nobody can have it ready. node_exporter leaves it alone: it does not end in .prom.
+    // The name cannot be predicted. node_exporter ignores the file: it does not end in .prom.
     let mut beside = name.to_owned();
     beside.push(format!(".{:016x}", RandomState::new().build_hasher().finish()));
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -42,7 +43,7 @@ pub(super) fn write(path: &Path, body: &[u8]) -> io::Result<()> {
     renamed
 }
 
-/// Opens a folder step by step. A link on the way must be root's or our own where we are root, which may write everywhere.
+/// Opens a folder step by step. For root, which may write everywhere, all links must be root's.
 fn folder(path: &Path, user: libc::uid_t) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     let root = || open("/", flags, Mode::empty());
@@ -74,7 +75,7 @@ fn folder(path: &Path, user: libc::uid_t) -> Result<OwnedFd, Errno> {
     Ok(at)
 }
 
-/// The steps of a path; one from the root begins with it.
+/// Returns the steps of a path; an absolute path begins with the root.
 fn steps(path: &Path) -> VecDeque<OsString> {
     path.components().map(Component::as_os_str).map(OsStr::to_owned).collect()
 }
@@ -86,7 +87,7 @@ mod tests {
     use std::os::unix::fs::{lchown, symlink};
     use std::path::PathBuf;
 
-    /// A folder of its own.
+    /// A folder for one test.
     struct Folder(PathBuf);
 
     impl Folder {

@@ -1,4 +1,4 @@
-//! `edgelat upload`: what the service recorded, for an OpenTelemetry receiver.
+//! `edgelat upload`: sends the service's records to an OpenTelemetry receiver.
 
 mod unsent;
 
@@ -30,23 +30,23 @@ use crate::collector::service::recorder::boot_id;
 use crate::config::Config;
 use crate::log::{Level, Log};
 
-/// First and longest wait for a receiver that takes nothing.
+/// First and longest wait for a receiver that accepts nothing.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
-/// How often a receiver that takes nothing is asked with `--once`.
+/// Number of attempts with `--once` if the receiver accepts nothing.
 const TRIES: u32 = 5;
 
-/// Longest that `--once` waits for a receiver that asks for more time.
+/// Longest wait with `--once` for a receiver that requests more time.
 const ONCE_WAIT: Duration = Duration::from_secs(60);
 
-/// Why nothing is sent.
+/// Reasons that nothing is sent.
 #[derive(Debug, thiserror::Error)]
 enum UploadError {
-    /// Nobody said where to send.
+    /// No receiver is named.
     #[error("{}: upload: endpoint: nothing says where to send; write endpoint = \"http://collector:4318\", or give --endpoint", .0.display())]
     NoEndpoint(PathBuf),
-    /// The receiver's address, or what is needed to talk to it.
+    /// An error in the receiver's address, or in the requirements of the connection.
     #[error(transparent)]
     Client(#[from] ClientError),
     /// The folder cannot be opened.
@@ -54,31 +54,31 @@ enum UploadError {
     Open {
         /// The folder.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         errno: Errno,
     },
-    /// What is in there cannot be read.
+    /// The records cannot be read.
     #[error("{}: {reason}", path.display())]
     Read {
         /// The folder.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         reason: ReadError,
     },
-    /// How far the receiver has got cannot be kept.
+    /// The cursor, the receiver's progress, cannot be stored.
     #[error("{}: {}; this user has to be able to write there", path.display(), reason(.error))]
     Cursor {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         error: io::Error,
     },
-    /// The receiver takes nothing.
+    /// The receiver accepts nothing.
     #[error("{endpoint}: {reason}; what was not sent stays in the spool")]
     Receiver {
         /// Its address.
         endpoint: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// Signals cannot be caught.
@@ -99,11 +99,11 @@ impl Fails for UploadError {
     }
 }
 
-/// Sends what is there, once or again and again.
+/// Sends the records, once or continuously.
 ///
 /// # Errors
-/// When the configuration is wrong, the records cannot be read or the cursor not be kept. A receiver that takes nothing is
-/// waited for, and an error with `--once` only.
+/// If the configuration is wrong, the records cannot be read or the cursor cannot be stored. A
+/// receiver that accepts nothing is waited for, and is an error with `--once` only.
 pub fn run(options: &UploadOptions) -> Result<Exit, Failure> {
     let config = Config::load(&options.config)?;
     let upload = &config.upload;
@@ -113,7 +113,7 @@ pub fn run(options: &UploadOptions) -> Result<Exit, Failure> {
     let spool = config.spool.dir.clone();
     let folder = config.agent.state_dir.join("upload");
     if options.mode == UploadMode::Print {
-        // All that there is, where nobody says who has some of it.
+        // Everything is printed if no receiver is named that may already have a part.
         let endpoint = endpoint.as_deref().map(client::endpoint).transpose().map_err(UploadError::Client)?;
         let has = endpoint.map(|endpoint| cursor(&CursorFile::of(&folder, &endpoint), &log)).transpose()?;
         return unsent::print(&spool, has.unwrap_or_default(), &host);
@@ -157,7 +157,7 @@ fn open(path: &Path) -> Result<Directory, UploadError> {
     Directory::open(path).map_err(|errno| UploadError::Open { path: path.to_owned(), errno })
 }
 
-/// How far the receiver has got.
+/// Returns the progress of the receiver.
 fn cursor(file: &CursorFile, log: &Log) -> Result<Cursor, UploadError> {
     let path = || file.path().to_owned();
     match file.read().map_err(|error| UploadError::Cursor { path: path(), error })? {
@@ -172,7 +172,7 @@ fn cursor(file: &CursorFile, log: &Log) -> Result<Cursor, UploadError> {
     }
 }
 
-/// What is known of this box.
+/// Returns the known facts about this box.
 fn host(instance: Option<&str>) -> Host {
     let line = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let name = line("/proc/sys/kernel/hostname");
@@ -184,7 +184,7 @@ fn host(instance: Option<&str>) -> Host {
     }
 }
 
-/// Why a pass over the spool failed, with the file that it failed at.
+/// Converts the error of a pass over the spool, and adds the file that caused it.
 fn failed(error: PassError, spool: &Path, cursor: &Path) -> UploadError {
     match error {
         PassError::Read(reason) => UploadError::Read { path: spool.to_owned(), reason },
@@ -192,8 +192,8 @@ fn failed(error: PassError, spool: &Path, cursor: &Path) -> UploadError {
     }
 }
 
-/// Signals that ask for the end: readable on a socket, or, while a request is under way, the end at once. Nothing is lost then:
-/// what is not acknowledged is sent again.
+/// Catches the signals that request the end: readable on a socket, or, during a request, ending the
+/// process at once. Nothing is lost then: unacknowledged data is sent again.
 fn catch(busy: &Arc<AtomicBool>) -> io::Result<UnixStream> {
     for signal in [nix::libc::SIGINT, nix::libc::SIGTERM] {
         signal_hook::flag::register_conditional_shutdown(signal, Exit::Ok.status().into(), Arc::clone(busy))?;
@@ -201,7 +201,7 @@ fn catch(busy: &Arc<AtomicBool>) -> io::Result<UnixStream> {
     signals::catch()
 }
 
-/// A client during whose requests the process may be ended.
+/// A client that lets the process be ended during a request.
 struct Interruptible {
     client: Client,
     busy: Arc<AtomicBool>,
@@ -216,7 +216,7 @@ impl Post for Interruptible {
     }
 }
 
-/// How it is, as far as a person wants to know when that changes.
+/// State of the upload, as far as a change is worth a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Mood {
     Sending,
@@ -234,10 +234,10 @@ struct Uploader {
     spool: PathBuf,
     log: Log,
     signals: UnixStream,
-    /// What was logged last.
+    /// Last state that was logged.
     mood: Option<Mood>,
     refusal: String,
-    /// Intervals, points and requests that were sent.
+    /// Numbers of intervals, points and requests that were sent.
     sums: [u64; 3],
 }
 
@@ -252,7 +252,7 @@ impl Uploader {
             let told = match self.pass(&store, &mut sent, limits) {
                 Ok(told) => told,
                 Err(error) if self.once => return Err(error),
-                // A disk that is full or fails for a while. How far the receiver has got is kept in memory.
+                // A disk that is full or fails temporarily. The cursor is kept in memory.
                 Err(error) => {
                     self.feels(Mood::Failing(error.to_string()));
                     match self.asked_to_end(self.interval) {
@@ -300,7 +300,7 @@ impl Uploader {
         }
     }
 
-    /// The folder of the records. The service that makes it may be started later than this one. `None` when it was asked to end.
+    /// Opens the folder of the records, which the service may create later. `None` if ended.
     fn store(&mut self) -> Result<Option<Directory>, UploadError> {
         loop {
             match open(&self.spool) {
@@ -322,7 +322,7 @@ impl Uploader {
             .map_err(|error| failed(error, &self.spool, file.path()))
     }
 
-    /// Says what the receiver does not take, when that changes.
+    /// Reports the points that the receiver refuses, whenever this changes.
     fn refusals(&mut self, told: &Told) {
         let endpoint = self.client.client.endpoint();
         if told.refused > 0 && (self.once || told.refusal != self.refusal) {
@@ -363,7 +363,7 @@ impl Uploader {
         Exit::Ok
     }
 
-    /// The receiver takes nothing. With `--once` that is the end, if it is `final`.
+    /// Handles a receiver that accepts nothing. With `--once` this is an error if it is the `last`.
     fn fails(&mut self, reason: String, last: bool) -> Result<(), UploadError> {
         let endpoint = self.client.client.endpoint().to_owned();
         if self.once && last {
@@ -373,7 +373,7 @@ impl Uploader {
         Ok(())
     }
 
-    /// Says how it is, when that changes.
+    /// Reports the state when it changes.
     fn feels(&mut self, mood: Mood) {
         if self.mood.as_ref() == Some(&mood) {
             return;
@@ -391,13 +391,13 @@ impl Uploader {
         self.mood = Some(mood);
     }
 
-    /// Waits, and says whether a signal came.
+    /// Waits; returns true if a signal came.
     fn asked_to_end(&self, time: Duration) -> bool {
         let mut ready = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
         loop {
             match poll(&mut ready, time) {
-                // A signal that says nothing here.
+                // A signal without meaning here.
                 Err(Errno::EINTR) => {}
                 polled => return polled.is_ok_and(|ready| ready > 0),
             }

@@ -1,21 +1,21 @@
-//! What can be wrong with a command line, and what is said about it: the argument, the reason, what to type instead.
+//! Errors in a command line: the argument, the reason, and the correction.
 
 use thiserror::Error;
 
 use super::{exit::Exit, failure::Fails};
 
-/// What is wrong with a command line.
+/// An error in a command line.
 #[derive(Debug, Error)]
 pub enum UsageError {
     /// No command at all.
     #[error("no command given; 'edgelat --help' lists them")]
     NoCommand,
-    /// A command that there is not.
+    /// An unknown command.
     #[error("there is no command '{given}'; {}", did_you_mean(near, "edgelat "))]
     UnknownCommand {
-        /// What was typed.
+        /// The command as typed.
         given: String,
-        /// The command that looks most like it.
+        /// The most similar command.
         near: Option<String>,
     },
     /// An option that the command does not have.
@@ -23,19 +23,19 @@ pub enum UsageError {
     UnknownOption {
         /// The command.
         command: &'static str,
-        /// What was typed.
+        /// The option as typed.
         given: String,
-        /// The option that looks most like it.
+        /// The most similar option.
         near: Option<String>,
     },
-    /// An option that needs a value and has none.
+    /// An option without its required value.
     #[error("{command}: {option} needs a value; write {option} {value}")]
     MissingValue {
         /// The command.
         command: &'static str,
         /// The option.
         option: String,
-        /// What stands for its value.
+        /// Placeholder of its value.
         value: &'static str,
     },
     /// A switch with a value.
@@ -48,7 +48,7 @@ pub enum UsageError {
         /// The value.
         given: String,
     },
-    /// An option given twice that can be given once.
+    /// A non-repeatable option that is given twice.
     #[error("{command}: {option} is given twice; leave one")]
     Twice {
         /// The command.
@@ -56,7 +56,7 @@ pub enum UsageError {
         /// The option.
         option: String,
     },
-    /// A value that the option cannot have.
+    /// An invalid value of an option.
     #[error("{command}: {option} cannot be '{given}'; give {wanted}")]
     BadValue {
         /// The command.
@@ -65,7 +65,7 @@ pub enum UsageError {
         option: String,
         /// The value.
         given: String,
-        /// What it can be.
+        /// Description of the valid values.
         wanted: String,
     },
     /// Too few arguments.
@@ -75,7 +75,7 @@ pub enum UsageError {
         command: &'static str,
         /// The argument.
         operand: &'static str,
-        /// How the command is written.
+        /// Usage of the command.
         usage: &'static str,
     },
     /// Too many arguments.
@@ -85,16 +85,16 @@ pub enum UsageError {
         command: &'static str,
         /// The argument.
         given: String,
-        /// How the command is written.
+        /// Usage of the command.
         usage: &'static str,
     },
-    /// The cost is to be bounded and not to be measured.
+    /// A cost bound without the calibration that it needs.
     #[error("{command}: --max-cost needs the calibration that --no-bias leaves out; leave out one of them")]
     NoCost {
         /// The command.
         command: &'static str,
     },
-    /// Options of one action with another.
+    /// Options of one action, given with another action.
     #[error("{command}: only {action} takes {options}; leave that out")]
     OnlyFor {
         /// The command.
@@ -112,21 +112,21 @@ pub enum UsageError {
         /// The argument, as far as it can be shown.
         given: String,
     },
-    /// A pattern that is none.
+    /// An invalid pattern.
     #[error("{command}: {reason}")]
     Pattern {
         /// The command.
         command: &'static str,
-        /// What is wrong with it and what to write.
+        /// The error in the pattern and its correction.
         reason: edgelat_image::PatternError,
     },
     /// Nothing to watch.
     #[error("watch: nothing to measure; name a process with -p PID, or a command after --")]
     NoTarget,
-    /// A process and a file to check.
+    /// Both a process and a file to check.
     #[error("check: -p PID and -c FILE are two questions; ask one at a time")]
     TwoQuestions,
-    /// Two places of records.
+    /// Two locations of records.
     #[error("spool: -c FILE and --dir DIR both say where the records are; leave one")]
     TwoSpools,
     /// Two things to watch.

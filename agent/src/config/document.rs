@@ -1,12 +1,12 @@
-//! The TOML of the file as tables with keys, and each with its line.
+//! The file's TOML as tables with keys, each with its line.
 //!
-//! `toml_parser` finds the pieces; what is built from them here is no more than the configuration needs: tables with
-//! headers, keys in them, and values that are scalars or lists of scalars. A value of another kind is
-//! [`Value::Other`], which no key takes. Everything else of TOML (dotted keys, tables in tables) comes out as a table
-//! or a key of a name that nobody knows, and is refused as such.
+//! `toml_parser` finds the tokens. The code here builds no more than the configuration needs:
+//! tables with headers, keys in them, and values that are scalars or lists of scalars. Any other
+//! value is [`Value::Other`], which no key accepts. The rest of TOML (dotted keys, nested tables)
+//! becomes a table or key with an unknown name and is refused as unknown.
 //!
-//! Texts are taken out of their quotes here, without what only texts with line breaks need, and bare words are left to
-//! the keys: that is a third of what the parser would add to the binary otherwise.
+//! Strings are unquoted here, without the features that only multi-line strings need, and bare
+//! words are left to the keys: a third of what the parser would otherwise add to the binary.
 
 use toml_parser::decoder::Encoding;
 use toml_parser::parser::{EventReceiver, parse_document};
@@ -14,47 +14,47 @@ use toml_parser::{ErrorSink, Expected, ParseError, Source, Span};
 
 use super::error::{Errors, Problem};
 
-/// A table: what stands from one header to the next.
+/// A table: the text from one header to the next.
 #[derive(Debug)]
 pub(super) struct Table<'a> {
-    /// What stands in the brackets; nothing for the keys before the first header, `None` where it cannot be read.
+    /// Name in the brackets; empty for keys before the first header, `None` if unreadable.
     pub name: Option<String>,
-    /// It is an element of a list: double brackets.
+    /// True for an element of a list: double brackets.
     pub element: bool,
     /// Line of the header, from 1.
     pub line: u32,
-    /// Its keys in the order of the file; one can be there more than once.
+    /// Keys in the order of the file; a key can occur more than once.
     pub entries: Vec<Entry<'a>>,
 }
 
 /// A key with its value.
 #[derive(Debug)]
 pub(super) struct Entry<'a> {
-    /// The key; a dotted one with its dots.
+    /// The key; dotted keys include their dots.
     pub key: String,
     /// Line of the key, from 1.
     pub line: u32,
-    /// Its value; `None` where it cannot be read, which has been said then.
+    /// Value of the key; `None` if unreadable, which has been reported.
     pub item: Option<Item<'a>>,
 }
 
-/// A value where it stands.
+/// A value with its position.
 #[derive(Debug)]
 pub(super) struct Item<'a> {
     /// Its line, from 1.
     pub line: u32,
-    /// How it is written in the file.
+    /// The value as written in the file.
     pub written: &'a str,
-    /// What it is.
+    /// The parsed value.
     pub value: Value<'a>,
 }
 
-/// What a value is.
+/// Kinds of value.
 #[derive(Debug)]
 pub(super) enum Value<'a> {
-    /// A text in quotes.
+    /// A quoted string.
     Text(String),
-    /// A word without quotes: a number, `true`, `false`, or what is no value at all.
+    /// A word without quotes: a number, `true`, `false`, or an invalid value.
     Bare(&'a str),
     /// A list.
     List(Vec<Item<'a>>),
@@ -62,7 +62,9 @@ pub(super) enum Value<'a> {
     Other,
 }
 
-/// Reads the tables of a text; the first has the keys before the first header. What is no TOML goes to `errors`.
+/// Reads the tables of a text; the first holds the keys before any header.
+///
+/// Invalid TOML is reported to `errors`.
 pub(super) fn read<'a>(text: &'a str, errors: &mut Errors) -> Vec<Table<'a>> {
     let source = Source::new(text);
     let tokens = source.lex().into_vec();
@@ -82,13 +84,13 @@ pub(super) fn read<'a>(text: &'a str, errors: &mut Errors) -> Vec<Table<'a>> {
     parse_document(&tokens, &mut builder, &mut |error: ParseError| {
         let at = error.unexpected().or(error.context()).map_or(text.len(), |span| span.start());
         let line = lines.line(at);
-        // One mistake makes several errors of its line, and the first tells most.
+        // One mistake causes several errors in its line; the first is the most informative.
         if line != last_line && found.len() < Errors::SHOWN {
             found.push((line, in_words(&error)));
         }
         last_line = line;
     });
-    // A list without its end swallows the rest of the file, and none of it looks right in there.
+    // An unterminated list swallows the rest of the file, where everything then looks wrong.
     if let Some(line) = builder.unclosed {
         found.retain(|(other, _)| *other < line);
         found.push((line, "the list that begins here has no end; write ] after its last value".to_owned()));
@@ -99,7 +101,7 @@ pub(super) fn read<'a>(text: &'a str, errors: &mut Errors) -> Vec<Table<'a>> {
     builder.tables
 }
 
-/// What the parser says, and what it would rather have seen.
+/// Formats the parser's message with the token that it expected.
 fn in_words(error: &ParseError) -> String {
     let mut text = error.description().to_owned();
     let expected = error.expected().unwrap_or_default();
@@ -131,12 +133,12 @@ const NO_ESCAPE: &str =
 const NO_KEY: &str = "the key is missing; write one before the =";
 const NO_VALUE: &str = "the value is missing; write one after the =";
 
-/// What stands between two quotes.
+/// Returns the text between two quotes.
 fn inside(raw: &str, quote: char) -> Option<&str> {
     raw.strip_prefix(quote)?.strip_suffix(quote)
 }
 
-/// A text without its escapes. Those for control characters are none here: no key takes such.
+/// Resolves escapes. Those for control characters are invalid here: no key accepts such.
 fn unescaped(text: &str) -> Result<String, &'static str> {
     let mut plain = String::new();
     let mut rest = text;
@@ -147,7 +149,7 @@ fn unescaped(text: &str) -> Result<String, &'static str> {
             Some(b'x') => 2,
             Some(b'u') => 4,
             Some(b'U') => 8,
-            // At the end it keeps the quote from ending the text.
+            // At the end of the text, a backslash escapes the closing quote.
             None => return Err(NO_END),
             Some(_) => return Err(NO_ESCAPE),
         };
@@ -156,7 +158,7 @@ fn unescaped(text: &str) -> Result<String, &'static str> {
             0 => plain.push_str(escape),
             _ => {
                 let digits = &escape[1..];
-                // A sign before the digits would be taken too.
+                // `from_str_radix` would accept a sign before the digits.
                 let hexadecimal = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
                 let number = hexadecimal.then(|| u32::from_str_radix(digits, 16).ok()).flatten();
                 plain.push(number.and_then(char::from_u32).ok_or(NO_ESCAPE)?);
@@ -168,7 +170,7 @@ fn unescaped(text: &str) -> Result<String, &'static str> {
     Ok(plain)
 }
 
-/// Lines of ascending offsets, counted once.
+/// Line numbers of ascending offsets, counted in one pass.
 #[derive(Debug)]
 struct Lines<'a> {
     text: &'a [u8],
@@ -181,7 +183,7 @@ impl<'a> Lines<'a> {
         Self { text: text.as_bytes(), offset: 0, line: 1 }
     }
 
-    /// The line of an offset, from 1.
+    /// Returns the line of an offset, from 1.
     fn line(&mut self, offset: usize) -> u32 {
         if offset < self.offset {
             (self.offset, self.line) = (0, 1);
@@ -197,14 +199,14 @@ struct Builder<'a> {
     source: Source<'a>,
     lines: Lines<'a>,
     tables: Vec<Table<'a>>,
-    /// Parts of the key or header that is being read.
+    /// Parts of the current key or header.
     key: Vec<String>,
     key_line: u32,
     /// The next part belongs to the same key.
     dotted: bool,
-    /// Lists that are open.
+    /// Number of open lists.
     lists: u32,
-    /// The line where a list begins that the file does not end.
+    /// First line of a list that the file does not close.
     unclosed: Option<u32>,
 }
 
@@ -213,7 +215,7 @@ impl<'a> Builder<'a> {
         self.source.input().get(span.start()..span.end()).unwrap_or_default()
     }
 
-    /// What a text in quotes says; what is wrong with it goes to `error`.
+    /// Returns the contents of a quoted string; reports what is wrong with it to `error`.
     fn unquoted(&self, span: Span, encoding: Encoding, error: &mut dyn ErrorSink) -> String {
         let raw = self.raw(span);
         let text = match encoding {
@@ -241,14 +243,14 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// A value of the last key, or of the list that is open there.
+    /// Adds a value to the last key or to its open list.
     fn put(&mut self, span: Span, value: Value<'a>) {
         let line = self.lines.line(span.start());
         let item = Item { line, written: self.raw(span), value };
         let Some(entry) = self.tables.last_mut().and_then(|table| table.entries.last_mut()) else { return };
         match &mut entry.item {
             Some(Item { value: Value::List(items), .. }) if self.lists > 0 => items.push(item),
-            // A second value after a mistake, which has been reported.
+            // A second value after a mistake that has been reported.
             Some(_) => {}
             empty => *empty = Some(item),
         }
@@ -315,13 +317,13 @@ impl EventReceiver for Builder<'_> {
         let value = if self.lists == 0 { Value::List(Vec::new()) } else { Value::Other };
         self.put(span, value);
         self.lists += 1;
-        // What stands in a list in a list is not looked at, so that depth costs no stack.
+        // Contents of nested lists are skipped, so that depth costs no stack.
         self.lists == 1
     }
 
     fn array_close(&mut self, span: Span, _error: &mut dyn ErrorSink) {
         self.lists = self.lists.saturating_sub(1);
-        // The parser closes what the file leaves open, with nothing.
+        // The parser closes an unterminated list with an empty span.
         if span.is_empty() {
             let entry = self.tables.last_mut().and_then(|table| table.entries.last_mut());
             self.unclosed = entry.and_then(|entry| entry.item.take()).map(|item| item.line);

@@ -1,5 +1,5 @@
-//! What can be wrong with a configuration file: all of it at once, each with its line, its key, the reason, and what to
-//! write instead.
+//! Errors in a configuration file: all of them at once, each with its line, its key, the reason and
+//! the correction.
 
 use std::{
     fmt,
@@ -9,22 +9,22 @@ use std::{
 use edgelat_guard::config_file::ConfigFileError;
 use thiserror::Error;
 
-/// Something wrong in the file, without the place.
+/// An error in the file, without its position.
 #[derive(Debug, Error)]
 pub enum Problem {
-    /// A file that is not taken, whatever is in it.
+    /// A file that is refused whatever its contents.
     #[error(transparent)]
     File(#[from] ConfigFileError),
-    /// Bytes that are no text.
+    /// Bytes that are not text.
     #[error("is not UTF-8 text; save it as such")]
     NotText,
-    /// Not TOML.
+    /// Invalid TOML.
     #[error("{text}")]
     Syntax {
-        /// What the parser says, and what it would rather have seen.
+        /// The parser's message with the token that it expected.
         text: String,
     },
-    /// A table that there is not.
+    /// An unknown table.
     #[error("there is no table {given}; write {wanted}")]
     UnknownTable {
         /// Its header.
@@ -38,10 +38,10 @@ pub enum Problem {
     /// `[agent]` a second time.
     #[error("is there already, in line {first}; write its keys there")]
     TableTwice {
-        /// Where it is first.
+        /// Line of the first table.
         first: u32,
     },
-    /// More targets than are measured at once.
+    /// More targets than the agent measures at once.
     #[error(
         "is one more than the {most} targets that there may be; leave out some, or choose several processes with one"
     )]
@@ -49,53 +49,53 @@ pub enum Problem {
         /// The bound.
         most: usize,
     },
-    /// A key that there is not.
+    /// An unknown key.
     #[error("there is no such key; {}", did_you_mean(near, known))]
     UnknownKey {
-        /// The key that looks most like it.
+        /// The most similar key.
         near: Option<String>,
         /// All keys of the table.
         known: Vec<&'static str>,
     },
-    /// A key a second time.
+    /// A key that is set twice.
     #[error("is set in line {first} already; leave one of them")]
     KeyTwice {
-        /// Where it is first.
+        /// Line of the first one.
         first: u32,
     },
-    /// A value that the key cannot have.
+    /// An invalid value.
     #[error("cannot be {given}; write {wanted}")]
     Value {
-        /// How it is written in the file.
+        /// The value as written in the file.
         given: String,
-        /// What it can be.
+        /// Description of the valid values.
         wanted: String,
     },
-    /// More values than are taken.
+    /// More values than are accepted.
     #[error("has more than {most} values; leave out some, or use globs")]
     TooMany {
         /// The bound.
         most: usize,
     },
-    /// A key that has to be there.
+    /// A required key that is missing.
     #[error("is missing; write {wanted}")]
     Missing {
-        /// What to write.
+        /// Text to write instead.
         wanted: &'static str,
     },
-    /// A name that another target has.
+    /// A name that another target already has.
     #[error("is the name of the target in line {first} too; give each its own")]
     NameTwice {
-        /// Where the other is.
+        /// Line of the other target.
         first: u32,
     },
-    /// Nothing says which processes are meant.
+    /// A target without a selector.
     #[error("nothing says which processes are meant; write one of {choice}")]
     NoSelector {
-        /// The keys that can say it.
+        /// The selector keys.
         choice: String,
     },
-    /// Two keys say which processes are meant.
+    /// A target with two selectors.
     #[error("cannot stand beside {other} of line {line}; leave one of them, or make two targets")]
     TwoSelectors {
         /// The other key.
@@ -103,7 +103,7 @@ pub enum Problem {
         /// Its line.
         line: u32,
     },
-    /// A pattern that is none.
+    /// An invalid pattern.
     #[error(transparent)]
     Pattern(#[from] edgelat_image::PatternError),
 }
@@ -115,61 +115,61 @@ fn did_you_mean(near: &Option<String>, known: &[&str]) -> String {
     }
 }
 
-/// A problem with its place.
+/// An error with its position.
 #[derive(Debug)]
 struct ConfigError {
-    /// Line in the file, from 1; `None` where it is about the file as such.
+    /// Line in the file, from 1; `None` if the error concerns the file as a whole.
     line: Option<u32>,
     /// `agent`, `target "NAME"`, or nothing.
     table: String,
     /// The key, or nothing.
     key: String,
-    /// What is wrong and what to write.
+    /// The error and its correction.
     problem: Problem,
 }
 
-/// Everything that is wrong with a file.
+/// All errors in a file.
 #[derive(Debug)]
 pub struct Errors {
     file: PathBuf,
-    /// The first ones by line.
+    /// The first errors, by line.
     found: Vec<ConfigError>,
-    /// How many there are besides.
+    /// Number of further errors.
     more: usize,
-    /// Parts could not be read, so that what is not there may only be hidden.
+    /// Parts are unreadable, so that a missing key may be hidden in them.
     torn: bool,
 }
 
 impl Errors {
-    /// Errors that are shown; whoever has more repairs these first.
+    /// Maximum number of errors shown; a user with more of them repairs these first.
     pub(super) const SHOWN: usize = 20;
 
-    /// None yet.
+    /// Creates an empty list of errors.
     pub(super) fn of(file: PathBuf) -> Self {
         Self { file, found: Vec::new(), more: 0, torn: false }
     }
 
-    /// Something about the file as such.
+    /// Creates a list with one error about the file as a whole.
     pub(super) fn about_file(file: &Path, error: ConfigFileError) -> Self {
         let (table, key) = (String::new(), String::new());
         let error = ConfigError { line: None, table, key, problem: error.into() };
         Self { found: vec![error], ..Self::of(file.to_owned()) }
     }
 
-    /// Something in a line.
+    /// Adds an error in a line.
     pub(super) fn add(&mut self, line: u32, problem: Problem) {
         self.torn |= matches!(problem, Problem::Syntax { .. });
         self.add_at(line, "", "", problem);
     }
 
-    /// Something about a key of a table, or about the table where `key` is empty.
+    /// Adds an error about a key of a table, or about the table if `key` is empty.
     pub(super) fn add_at(&mut self, line: u32, table: &str, key: &str, problem: Problem) {
         let (table, key) = (table.to_owned(), key.to_owned());
         self.insert(ConfigError { line: Some(line), table, key, problem });
     }
 
     fn insert(&mut self, error: ConfigError) {
-        // What a line that is no TOML seems to say is not what was meant.
+        // The apparent meaning of a line that is invalid TOML is not the intended one.
         let torn = |other: &ConfigError| matches!(other.problem, Problem::Syntax { .. });
         if error.line.is_some() && self.found.iter().any(|other| other.line == error.line && torn(other)) {
             return;
@@ -182,23 +182,23 @@ impl Errors {
         }
     }
 
-    /// Whether something that is not found may be in a part that could not be read.
+    /// Returns true if a missing item may be in an unreadable part.
     pub(super) fn torn(&self) -> bool {
         self.torn
     }
 
-    /// Whether nothing is wrong.
+    /// Returns true if there are no errors.
     pub(super) fn is_empty(&self) -> bool {
         self.found.is_empty()
     }
 
-    /// Whether the file is there and the caller may not read it.
+    /// Returns true if the file exists but the caller may not read it.
     pub fn not_permitted(&self) -> bool {
         let denied = |problem: &Problem| matches!(problem, Problem::File(error) if error.not_permitted());
         self.found.iter().any(|error| denied(&error.problem))
     }
 
-    /// An error with the place where it is: `FILE:LINE: target "NAME": KEY: REASON; NEXT STEP`.
+    /// Formats an error with its position: `FILE:LINE: target "NAME": KEY: REASON; NEXT STEP`.
     fn text(&self, error: &ConfigError) -> String {
         let mut text = self.file.display().to_string();
         if let Some(line) = error.line {
@@ -212,7 +212,7 @@ impl Errors {
     }
 }
 
-/// A line for each error.
+/// Prints one line per error.
 impl fmt::Display for Errors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let texts: Vec<String> = self.found.iter().map(|error| self.text(error)).collect();

@@ -1,4 +1,4 @@
-//! The keys of a table: each is asked for once by its name, and what nobody asked for is unknown.
+//! The keys of a table: each is requested once by its name, and all others are unknown.
 
 use std::{fmt::Write as _, ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -8,16 +8,16 @@ use super::document::{Entry, Item, Value};
 use super::error::{Errors, Problem};
 use crate::values;
 
-/// Most values in a list.
+/// Maximum number of values in a list.
 pub(super) const LIST: usize = 1_024;
 
-/// Longest path in bytes, without the 0 at its end: PATH_MAX of include/uapi/linux/limits.h.
+/// Longest path in bytes, without the final 0: PATH_MAX of include/uapi/linux/limits.h.
 const PATH_BYTES: usize = 4_095;
 
-/// Bytes of a value that are shown in an error.
+/// Maximum number of characters of a value in an error.
 const SHOWN: usize = 60;
 
-/// The keys of one table, and where to say what is wrong with them.
+/// The keys of one table, with the list that collects their errors.
 pub(super) struct Keys<'d, 'e> {
     entries: Vec<&'d Entry<'d>>,
     asked: Vec<&'static str>,
@@ -27,7 +27,7 @@ pub(super) struct Keys<'d, 'e> {
 }
 
 impl<'d, 'e> Keys<'d, 'e> {
-    /// The keys of the table that begins in `line`; `table` names it in errors.
+    /// Takes the keys of the table that begins in `line`; `table` names it in errors.
     pub fn new(line: u32, entries: &'d [Entry<'d>], table: String, errors: &'e mut Errors) -> Self {
         let mut keys = Self { entries: Vec::new(), asked: Vec::new(), line, table, errors };
         for entry in entries {
@@ -42,19 +42,19 @@ impl<'d, 'e> Keys<'d, 'e> {
         keys
     }
 
-    /// Says what is wrong with a key.
+    /// Reports an error in a key.
     pub fn wrong(&mut self, line: u32, key: &str, problem: Problem) {
         self.errors.add_at(line, &self.table, key, problem);
     }
 
-    /// Says that a key is not there, unless it may only be hidden.
+    /// Reports that a key is missing, unless it may be hidden in an unreadable part.
     pub fn missing(&mut self, key: &str, problem: Problem) {
         if !self.errors.torn() {
             self.errors.add_at(self.line, &self.table, key, problem);
         }
     }
 
-    /// The line of a key, if it is there.
+    /// Returns the line of a key, if present.
     pub fn line_of(&mut self, key: &'static str) -> Option<u32> {
         self.entry(key).map(|entry| entry.line)
     }
@@ -66,7 +66,7 @@ impl<'d, 'e> Keys<'d, 'e> {
         self.entries.iter().copied().find(|entry| entry.key == key)
     }
 
-    /// A value as `read` understands it; `None` where it is not there or wrong. `wanted` says what it should be.
+    /// Returns a value converted by `read`; `None` if missing or wrong. `wanted` describes it.
     pub fn get<T>(
         &mut self,
         key: &'static str,
@@ -81,7 +81,7 @@ impl<'d, 'e> Keys<'d, 'e> {
         value
     }
 
-    /// Says what a key, or one value of its list, should be.
+    /// Reports the valid values of a key, or of one value of its list.
     pub fn cannot_be(&mut self, key: &str, item: &Item<'_>, wanted: &str) {
         let given = match &item.value {
             Value::List(items) if items.is_empty() => "an empty list".to_owned(),
@@ -91,7 +91,7 @@ impl<'d, 'e> Keys<'d, 'e> {
         self.wrong(item.line, key, Problem::Value { given, wanted: wanted.to_owned() });
     }
 
-    /// The values of a list of texts, each as `read` understands it; nothing where the list is not there.
+    /// Returns the values of a list of strings, converted by `read`; empty if missing.
     pub fn list<T>(
         &mut self,
         key: &'static str,
@@ -108,7 +108,7 @@ impl<'d, 'e> Keys<'d, 'e> {
         values
     }
 
-    /// The values of a list; none where it is not there.
+    /// Returns the values of a list; empty if missing.
     pub fn items(&mut self, key: &'static str, wanted: &str) -> &'d [Item<'d>] {
         match self.entry(key).and_then(|entry| entry.item.as_ref()) {
             Some(Item { value: Value::List(items), .. }) if items.len() <= LIST => return items,
@@ -121,7 +121,7 @@ impl<'d, 'e> Keys<'d, 'e> {
         &[]
     }
 
-    /// `true` or `false`.
+    /// Returns `true` or `false`.
     pub fn flag(&mut self, key: &'static str, default: bool) -> bool {
         let flag = self.get(key, "true or false", |value| match value {
             Value::Bare("true") => Some(true),
@@ -131,13 +131,13 @@ impl<'d, 'e> Keys<'d, 'e> {
         flag.unwrap_or(default)
     }
 
-    /// One of a few words; the first of the table is the default.
+    /// Returns the meaning of one of a few words; the first of the table is the default.
     pub fn word<T: Copy>(&mut self, key: &'static str, table: &[(&'static str, T)]) -> Option<T> {
         let wanted = alternatives(table.iter().map(|(word, _)| *word));
         self.get(key, &wanted, |value| values::meaning(table, text(value)?))
     }
 
-    /// A time with its unit.
+    /// Returns a time with its unit.
     pub fn duration(
         &mut self,
         key: &'static str,
@@ -154,7 +154,7 @@ impl<'d, 'e> Keys<'d, 'e> {
         self.get(key, &wanted, read).unwrap_or(default)
     }
 
-    /// Percent of one CPU.
+    /// Returns a percentage of one CPU.
     pub fn percent(&mut self, key: &'static str, range: RangeInclusive<f64>, default: f64) -> f64 {
         let wanted =
             format!("percent of one CPU from {} to {}, such as {default:?}", range.start(), range.end());
@@ -163,12 +163,12 @@ impl<'d, 'e> Keys<'d, 'e> {
         self.get(key, &wanted, read).unwrap_or(default)
     }
 
-    /// A whole number.
+    /// Returns a whole number.
     pub fn number(&mut self, key: &'static str, wanted: &str, range: RangeInclusive<u64>) -> Option<u64> {
         self.get(key, wanted, |value| whole(value).filter(|number| range.contains(number)))
     }
 
-    /// A size in bytes.
+    /// Returns a size in bytes.
     pub fn bytes(&mut self, key: &'static str, range: RangeInclusive<u64>, example: &str) -> Option<u64> {
         let size = |bytes: u64| match bytes.is_multiple_of(1 << 20) {
             true => format!("{}MiB", bytes >> 20),
@@ -183,23 +183,23 @@ impl<'d, 'e> Keys<'d, 'e> {
         })
     }
 
-    /// An absolute path, if it is there.
+    /// Returns an absolute path, if present.
     pub fn path_if(&mut self, key: &'static str, example: &str) -> Option<PathBuf> {
         let wanted = format!("an absolute path, such as \"{example}\"");
         self.get(key, &wanted, |value| absolute(text(value)?))
     }
 
-    /// An absolute path.
+    /// Returns an absolute path.
     pub fn path(&mut self, key: &'static str, default: &str) -> PathBuf {
         self.path_if(key, default).unwrap_or_else(|| PathBuf::from(default))
     }
 
-    /// A list of absolute paths.
+    /// Returns a list of absolute paths.
     pub fn paths(&mut self, key: &'static str, example: &str) -> Vec<PathBuf> {
         self.list(key, &format!("a list of absolute paths, such as [\"{example}\"]"), absolute)
     }
 
-    /// Says which keys nobody asked for.
+    /// Reports the keys that were never requested.
     pub fn finish(mut self) {
         for entry in std::mem::take(&mut self.entries) {
             if !self.asked.contains(&entry.key.as_str()) {
@@ -211,7 +211,7 @@ impl<'d, 'e> Keys<'d, 'e> {
     }
 }
 
-/// The text of a value that has no control characters.
+/// Returns the text of a string value without control characters.
 pub(super) fn text<'v>(value: &'v Value<'_>) -> Option<&'v str> {
     match value {
         Value::Text(text) if !text.contains(char::is_control) => Some(text),
@@ -219,13 +219,14 @@ pub(super) fn text<'v>(value: &'v Value<'_>) -> Option<&'v str> {
     }
 }
 
-/// A whole number that is not negative.
+/// Returns a whole, non-negative number.
 pub(super) fn whole(value: &Value<'_>) -> Option<u64> {
     values::digits(&number(value)?)
 }
 
-/// What may be a decimal number, without the lines that may stand between its digits. TOML has no number that begins
-/// with a 0 for nothing.
+/// Returns a possible decimal number without the underscores between its digits.
+///
+/// TOML has no numbers with leading zeros.
 fn number(value: &Value<'_>) -> Option<String> {
     let Value::Bare(word) = value else { return None };
     let starts_twice = matches!(word.as_bytes(), [b'0', b'0'..=b'9' | b'_', ..]);
@@ -237,7 +238,7 @@ fn absolute(text: &str) -> Option<PathBuf> {
     fits.then(|| PathBuf::from(text))
 }
 
-/// `"a", "b" or "c"`.
+/// Formats alternatives: `"a", "b" or "c"`.
 pub(super) fn alternatives<'a>(words: impl ExactSizeIterator<Item = &'a str>) -> String {
     let last = words.len().saturating_sub(1);
     let mut text = String::new();

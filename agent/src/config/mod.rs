@@ -1,15 +1,15 @@
-//! The configuration file of the service: TOML with the tables `[agent]`, `[spool]` and `[upload]`, and a table `[[target]]` for each
-//! group of processes.
+//! The configuration file of the service: TOML with the tables `[agent]`, `[spool]` and
+//! `[upload]`, and a table `[[target]]` for each group of processes.
 //!
 //! | module | job |
 //! | --- | --- |
-//! | `document` | from text to tables, keys and values with their lines |
-//! | `keys` | asks a table for its keys, and finds those that nobody asked for |
-//! | `read` | which keys there are, what they can be, and what holds without them |
-//! | `error` | what can be wrong |
+//! | `document` | parses text into tables, keys and values with their lines |
+//! | `keys` | reads the keys of a table, and finds the unknown ones |
+//! | `read` | all keys, their valid values and their defaults |
+//! | `error` | everything that can be wrong |
 //!
-//! All that is wrong is found at once and told with file, line and key. `docs/CONFIG.md` and `rootfs/etc/edgelat.toml`
-//! list the keys for people; tests hold them to what is read here.
+//! All errors are found in one pass and reported with file, line and key. `docs/CONFIG.md` and
+//! `rootfs/etc/edgelat.toml` list the keys for users; tests compare both with this parser.
 
 mod document;
 mod error;
@@ -37,123 +37,123 @@ use error::Problem;
 
 pub use error::Errors;
 
-/// The directory of what runs, where none is named.
+/// Default runtime directory.
 pub const RUN_DIR: &str = "/run/edgelat";
-/// Most targets in a file.
+/// Maximum number of targets in a file.
 pub const TARGETS: usize = 64;
 
-/// A whole file.
+/// A whole configuration file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// What holds for the service as such.
+    /// Settings of the service as a whole.
     pub agent: AgentConfig,
-    /// How records are kept.
+    /// Storage of records.
     pub spool: SpoolConfig,
-    /// Where it is sent. The service itself sends nothing.
+    /// Destination of records. The service itself sends nothing.
     #[cfg(feature = "upload")]
     pub upload: UploadConfig,
-    /// What is measured, in the order of the file; at most [`TARGETS`], and none is no mistake.
+    /// Targets in the order of the file; at most [`TARGETS`], and an empty list is valid.
     pub targets: Vec<TargetConfig>,
 }
 
-/// What holds for the service as such: `[agent]`.
+/// Settings of the service as a whole: `[agent]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AgentConfig {
-    /// What outlives a boot: the quarantine, and the spool where it has no place of its own. Absolute.
+    /// Directory of data that outlives a boot: quarantine, and spool by default. Absolute.
     pub state_dir: PathBuf,
-    /// What ends with the boot: lock and live snapshot. Absolute.
+    /// Directory of data that ends with the boot: lock and live snapshot. Absolute.
     pub run_dir: PathBuf,
     /// Time between two records, from 1 s to 1 h.
     pub interval: Duration,
-    /// How often targets are looked for, from 100 ms to 1 min.
+    /// Time between two scans for targets, from 100 ms to 1 min.
     pub scan: Duration,
-    /// Where the log goes.
+    /// Destination of the log.
     pub log: LogTo,
-    /// What is logged.
+    /// Least important level that is logged.
     pub log_level: Level,
-    /// Where the collector runs.
+    /// CPUs that the collector runs on.
     pub collector_cpu: CollectorCpu,
-    /// Which scheduler the collector runs under.
+    /// Scheduler of the collector.
     pub sched: Sched,
     /// The user that the collector becomes, by name or number.
     pub collector_user: Option<String>,
-    /// Most that all probes together may cost, in percent of one CPU, from 0.01 to 1000.
+    /// Maximum cost of all probes together, in percent of one CPU, from 0.01 to 1000.
     pub max_cost: f64,
-    /// How long a build is in quarantine after its last fault, from 1 h to 1 year.
+    /// Time that a build stays in quarantine after its last fault, from 1 h to 1 year.
     pub quarantine_for: Duration,
-    /// Attach to what comes after the start too. Without it the guard keeps no capability.
+    /// Attach to processes that start later too. Otherwise the guard keeps no capability.
     pub reattach: bool,
-    /// Where else to look for debug files. Absolute.
+    /// Further directories of debug files. Absolute.
     pub debug_dirs: Vec<PathBuf>,
     /// Packs for stripped images. Absolute.
     pub packs: Vec<PathBuf>,
     /// Globs of paths of images that are never probed.
     pub unprobed_images: Vec<String>,
-    /// Where `edgelat metrics` answers. The service itself has no network.
+    /// Address of `edgelat metrics`. The service itself has no network.
     pub metrics_listen: SocketAddr,
-    /// Names that requests to it may be sent to, besides addresses and `localhost`.
+    /// Host names accepted in requests to it, besides addresses and `localhost`.
     pub metrics_hosts: Vec<String>,
 }
 
-/// How records are kept: `[spool]`.
+/// Storage of records: `[spool]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpoolConfig {
-    /// Where. Absolute.
+    /// Directory of the records. Absolute.
     pub dir: PathBuf,
-    /// Most bytes of all records together, from 256 KiB to 1 GiB.
+    /// Maximum size of all records together, from 256 KiB to 1 GiB.
     pub max_bytes: u64,
-    /// Bytes of a segment, from 16 KiB to 4 MiB.
+    /// Size of a segment in bytes, from 16 KiB to 4 MiB.
     pub segment_bytes: u64,
-    /// After this time what was written is on the disk, from 1 s to 1 h.
+    /// Maximum time until written data is on the disk, from 1 s to 1 h.
     pub sync: Duration,
-    /// Most bytes that are written in a day, from 64 KiB.
+    /// Maximum number of bytes written per day, from 64 KiB.
     pub bytes_per_day: Option<u64>,
-    /// How long to wait for a source of time before a clock that is only plausible is believed, from 1 s to 1 d.
+    /// Wait for a time source before a merely plausible clock is trusted, from 1 s to 1 d.
     pub clock_patience: Duration,
 }
 
-/// Where records are sent by `edgelat upload`: `[upload]`.
+/// Destination of records for `edgelat upload`: `[upload]`.
 #[cfg(feature = "upload")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadConfig {
-    /// Address of the receiver; it may be named on the command line instead.
+    /// Address of the receiver; the command line may name it instead.
     pub endpoint: Option<String>,
-    /// What tells this box from others; otherwise its name.
+    /// Name that identifies this box to the receiver; defaults to its host name.
     pub instance: Option<String>,
-    /// Time between two looks for what is new, from 1 s to 1 h.
+    /// Time between two checks for new records, from 1 s to 1 h.
     pub interval: Duration,
-    /// Most time for a request and its answer, from 1 s to 5 min.
+    /// Timeout of a request with its response, from 1 s to 5 min.
     pub timeout: Duration,
-    /// Make requests smaller with gzip.
+    /// Compress requests with gzip.
     pub gzip: bool,
-    /// A file with headers. Absolute.
+    /// A file with request headers. Absolute.
     pub headers_file: Option<PathBuf>,
-    /// Certificates to trust instead of those of the system. Absolute.
+    /// Certificates to trust instead of the system's. Absolute.
     pub ca_file: Option<PathBuf>,
-    /// The proxy, instead of what the environment says.
+    /// The proxy, which overrides the environment.
     pub proxy: Option<String>,
 }
 
 /// Processes to measure: `[[target]]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TargetConfig {
-    /// What it is called in every output: `[a-z0-9][a-z0-9_.-]{0,62}`, and no other target's name.
+    /// Name in every output: `[a-z0-9][a-z0-9_.-]{0,62}`, unique among the targets.
     pub name: String,
-    /// Which processes.
+    /// Selected processes.
     pub select: Select,
-    /// Which functions of them; at least one, here or in `python`.
+    /// Native and Go functions to measure; at least one, here or in `python`.
     pub functions: Vec<Pattern>,
-    /// Which of their functions of Python.
+    /// Python functions to measure.
     pub python: Vec<PythonPattern>,
-    /// How the end of a call is seen.
+    /// Method that detects the end of a call.
     pub returns: Returns,
-    /// How probes reach the kernel; `None` leaves it to the guard.
+    /// Route of the probes into the kernel; `None` leaves the choice to the guard.
     pub route: Option<Route>,
-    /// Which signals take the probes off; `None`: as the language of the functions wants it.
+    /// Signals that remove the probes; `None`: as the language of the functions requires.
     pub on_signal: Option<OnSignal>,
-    /// Measure the children of the processes too.
+    /// Measure child processes too.
     pub follow_forks: bool,
-    /// On which CPUs the processes may run.
+    /// CPUs that the processes may run on.
     pub targets_on: TargetsOn,
     /// Pin the maps below `/sys/fs/bpf`.
     pub pin: bool,
@@ -161,29 +161,29 @@ pub struct TargetConfig {
     pub allow_ptrace: bool,
     /// Size of the frame table in frames, a power of two from 16 to 1048576.
     pub frames: u32,
-    /// Most memory for rows and frames, in bytes, from 4 KiB to 1 GiB.
+    /// Maximum memory for rows and frames, in bytes, from 4 KiB to 1 GiB.
     pub max_map_bytes: u64,
-    /// Most that its probes may cost, in percent of one CPU, from 0.01 to 1000.
+    /// Maximum cost of its probes, in percent of one CPU, from 0.01 to 1000.
     pub max_cost: f64,
 }
 
-/// Which processes a target is.
+/// Selector of the processes of a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Select {
-    /// The one with this number.
+    /// The process with this id.
     Pid(i32),
-    /// Those that execute this file: an absolute path or a glob of such.
+    /// Processes that execute this file: an absolute path, or a glob of such paths.
     Exe(String),
-    /// Those with this command name, or a glob of such; at most 15 bytes.
+    /// Processes with this command name, or a glob of such names; at most 15 bytes.
     Command(String),
-    /// Those of this unit of systemd, such as `nginx.service`.
+    /// Processes of this systemd unit, such as `nginx.service`.
     Unit(String),
-    /// Those in this control group or below: a path below `/sys/fs/cgroup`, without a slash at either end.
+    /// Processes in or below this control group: a path below `/sys/fs/cgroup`, no outer slashes.
     Cgroup(String),
 }
 
 impl Select {
-    /// The same as the guard compares it.
+    /// Returns the selector in the form that the guard compares.
     pub fn which(&self) -> Which {
         let word = |word, wanted: &str| match Glob::is_glob(wanted) {
             true => Which::Word { word, begins: literal(wanted).to_owned(), whole: false },
@@ -199,13 +199,13 @@ impl Select {
     }
 }
 
-/// What stands before the first special character of a glob.
+/// Returns the part of a glob before its first special character.
 fn literal(glob: &str) -> &str {
     glob.split(['*', '?', '[', '\\']).next().unwrap_or_default()
 }
 
 impl TargetConfig {
-    /// Bounds of the plans for its processes.
+    /// Returns the bounds of the plans for its processes.
     pub fn limits(&self, agent: &AgentConfig) -> Limits {
         Limits {
             plans: plans(self.functions.len(), self.python.len()) + LATER_IMAGES,
@@ -226,7 +226,7 @@ impl TargetConfig {
 }
 
 impl AgentConfig {
-    /// Does it differ in what holds from the start to the end only?
+    /// Returns true if a setting differs that is fixed from start to end.
     pub fn needs_restart(&self, before: &Self) -> bool {
         let same = Self {
             interval: before.interval,
@@ -240,24 +240,26 @@ impl AgentConfig {
 }
 
 impl Config {
-    /// Where the collector has to run.
+    /// Returns the placement that the collector needs.
     pub fn place(&self) -> Wanted {
         let prompt = self.targets.iter().any(|target| !target.python.is_empty());
         Wanted { cpu: self.agent.collector_cpu, sched: self.agent.sched, prompt }
     }
 
-    /// Reads a file.
+    /// Reads a configuration file.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// All errors in the file.
     pub fn load(path: &Path) -> Result<Self, Errors> {
         Self::of(path, config_file::read(path))
     }
 
-    /// Reads a file that the guard has opened, and checked as [`Config::load`] does; `path` names it in errors.
+    /// Reads a file that the guard opened and checked as [`Config::load`] does.
+    ///
+    /// `path` names the file in errors.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// All errors in the file.
     pub fn from_file(path: &Path, file: File) -> Result<Self, Errors> {
         Self::of(path, config_file::bytes(file))
     }
@@ -266,17 +268,17 @@ impl Config {
         bytes.map_or_else(|error| Err(Errors::about_file(path, error)), |bytes| Self::parse(path, &bytes))
     }
 
-    /// What is to be measured, for the guard; without bounds of plans where processes are only looked `at`.
+    /// Returns the requests to the guard, without plan bounds if processes are only looked `at`.
     pub fn asked(&self, at: bool) -> Vec<Asked> {
         let limits = |target: &TargetConfig| (!at).then(|| target.limits(&self.agent));
         let asked = |target: &TargetConfig| Asked { which: target.select.which(), limits: limits(target) };
         self.targets.iter().map(asked).collect()
     }
 
-    /// Understands the bytes of a file; `path` names it in errors.
+    /// Parses the bytes of a file; `path` names it in errors.
     ///
     /// # Errors
-    /// Everything that is wrong with them.
+    /// All errors in the bytes.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, Errors> {
         let mut errors = Errors::of(path.to_owned());
         match std::str::from_utf8(bytes) {

@@ -1,4 +1,4 @@
-//! Which keys there are, what they can be, and what holds without them.
+//! All keys, their valid values and their defaults.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -20,54 +20,54 @@ use crate::values::{
 };
 
 const INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
-/// How long quarantine can be.
+/// Times in quarantine.
 const QUARANTINES: RangeInclusive<Duration> = Duration::from_secs(3_600)..=Duration::from_secs(8_760 * 3_600);
 const SCANS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 
-/// Sizes of a spool, of its segments, and what is written in a day.
+/// Sizes of a spool, of its segments, and of the bytes written per day.
 const SPOOLS: RangeInclusive<u64> = 256 << 10..=1 << 30;
 const SEGMENTS: RangeInclusive<u64> = 16 << 10..=4 << 20;
 const DAYS: RangeInclusive<u64> = 64 << 10..=1 << 30;
 const SYNCS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 const PATIENCES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 
-/// Time for a request and its answer.
+/// Timeouts of a request with its response.
 #[cfg(feature = "upload")]
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
 
-/// How requests are made smaller.
+/// Compression methods of requests.
 #[cfg(feature = "upload")]
 const COMPRESSIONS: [(&str, bool); 2] = [("gzip", true), ("none", false)];
 
-/// Percent of one CPU: less than a hundredth is not measured, and more than ten CPUs are no budget.
+/// Percent of one CPU: below 0.01 is not measurable, and more than ten CPUs are no budget.
 const COSTS: RangeInclusive<f64> = 0.01..=1000.0;
 
-/// Longest name of a target in bytes, as of a label in DNS.
+/// Longest target name in bytes, as for a DNS label.
 const NAME_BYTES: usize = 63;
 
-/// Longest command name in bytes: TASK_COMM_LEN of include/linux/sched.h is 16 with the 0 at its end.
+/// Longest command name in bytes: TASK_COMM_LEN of include/linux/sched.h is 16 with the final 0.
 const COMMAND_BYTES: usize = 15;
 
-/// Longest name of a unit in bytes: UNIT_NAME_MAX of systemd is 256 with the 0 at its end.
+/// Longest unit name in bytes: UNIT_NAME_MAX of systemd is 256 with the final 0.
 const UNIT_BYTES: usize = 255;
 
-/// Kinds of units that have processes of their own.
+/// Unit types that have processes of their own.
 const UNIT_KINDS: [&str; 6] = [".service", ".scope", ".slice", ".socket", ".mount", ".swap"];
 
-/// Longest user name in bytes: LOGIN_NAME_MAX is 256 with the 0 at its end.
+/// Longest user name in bytes: LOGIN_NAME_MAX is 256 with the final 0.
 const USER_BYTES: usize = 255;
 
-/// Where control groups are mounted, since systemd and OpenRC both do it so.
+/// Mount point of the control groups, the same with systemd and OpenRC.
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 const LOGS: [(&str, LogTo); 2] = [("stderr", LogTo::Stderr), ("syslog", LogTo::Syslog)];
 const LEVELS: [(&str, Level); 4] =
     [("error", Level::Error), ("warning", Level::Warning), ("info", Level::Info), ("debug", Level::Debug)];
 
-/// The keys that say which processes are meant.
+/// The keys that select processes.
 const SELECTORS: [&str; 5] = ["pid", "exe", "command", "unit", "cgroup"];
 
-/// The configuration, as far as it can be read; only of use where nothing was added to `errors`.
+/// Returns the configuration as far as it is readable; useful only if `errors` stays empty.
 pub(super) fn config(tables: &[Table<'_>], errors: &mut Errors) -> Config {
     let (root, tables) = tables.split_first().map_or((None, tables), |(root, rest)| (Some(root), rest));
     for entry in root.into_iter().flat_map(|root| &root.entries) {
@@ -108,7 +108,7 @@ pub(super) fn config(tables: &[Table<'_>], errors: &mut Errors) -> Config {
                 }
             }
             (Some(name), element) => errors.add(table.line, unknown_table(name, element)),
-            // Its header is no TOML, which has been said.
+            // The header is invalid TOML, which has been reported.
             (None, _) => {}
         }
     }
@@ -116,10 +116,10 @@ pub(super) fn config(tables: &[Table<'_>], errors: &mut Errors) -> Config {
         Some((_, agent)) => agent,
         None => agent_of(Keys::new(1, &[], "agent".to_owned(), errors)),
     };
-    // Behind the others: where it is depends on what [agent] says, wherever that stands.
+    // Last, because its directory depends on [agent], which may follow it in the file.
     let (line, entries) = spool.map_or((1, &[][..]), |table| (table.line, &table.entries));
     let spool = spool_of(Keys::new(line, entries, "spool".to_owned(), errors), &agent);
-    // A build that cannot send leaves the table to the one that does.
+    // A build without upload ignores the table, which is for the build that has it.
     #[cfg(feature = "upload")]
     let upload = {
         let (line, entries) = upload.map_or((1, &[][..]), |table| (table.line, &table.entries));
@@ -236,7 +236,7 @@ fn collector_user(keys: &mut Keys<'_, '_>) -> Option<String> {
     };
     keys.get("collector_user", "the name or the number of a user, such as \"edgelat\"", |value| {
         match whole(value) {
-            // The largest stands for no user: include/linux/uidgid.h, INVALID_UID.
+            // The largest number means "no user": include/linux/uidgid.h, INVALID_UID.
             Some(number) => (number < u64::from(u32::MAX)).then(|| number.to_string()),
             None => text(value).filter(|name| named(name)).map(str::to_owned),
         }
@@ -325,7 +325,7 @@ fn select(keys: &mut Keys<'_, '_>) -> Option<Select> {
         }
         None => keys.missing("", Problem::NoSelector { choice: SELECTORS.join(", ") }),
     }
-    // Each is looked at, so that a wrong value is told too.
+    // Every selector is read, so that a wrong value is reported too.
     let pid = format!("a process id from {} to {}", PIDS.start(), PIDS.end());
     let pid = keys.number("pid", &pid, PIDS).map(|pid| Select::Pid(pid as i32));
     let mut of =
@@ -348,20 +348,20 @@ fn select(keys: &mut Keys<'_, '_>) -> Option<Select> {
     pid.or(exe).or(command).or(unit).or(cgroup)
 }
 
-/// What can be compared with the path of an image.
+/// Returns true if the text can be compared with the path of an image.
 fn path_glob(text: &str) -> bool {
     text.len() <= PATTERN_BYTES
         && (text.starts_with('/') || Glob::is_glob(text) && text.starts_with(['*', '?', '[']))
 }
 
-/// As systemd has it: src/basic/unit-name.c, VALID_CHARS_WITH_AT.
+/// Returns true for a unit name as in systemd: src/basic/unit-name.c, VALID_CHARS_WITH_AT.
 fn unit(text: &str) -> bool {
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
     let kind = UNIT_KINDS.iter().find_map(|kind| text.strip_suffix(kind));
     text.len() <= UNIT_BYTES && text.bytes().all(valid) && kind.is_some_and(|name| !name.is_empty())
 }
 
-/// The path without the mount point and without slashes around it. The root itself is every process there is.
+/// Returns the path without mount point and outer slashes; the root, every process, is refused.
 fn cgroup(text: &str) -> Option<String> {
     let below = text.strip_prefix(CGROUP_ROOT).filter(|rest| rest.is_empty() || rest.starts_with('/'));
     let below = below.unwrap_or(text).trim_matches('/');

@@ -1,4 +1,4 @@
-//! What the file can say, and what is said of it where it is wrong.
+//! Contents of the file, and the messages about its errors.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
@@ -15,7 +15,7 @@ fn parsed(text: &str) -> Config {
     parse(text).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
-/// The lines that are said of a text that is wrong, without the name of the file.
+/// Returns the messages about a wrong text, without the name of the file.
 #[track_caller]
 fn wrong(text: &str) -> Vec<String> {
     let errors = parse(text).expect_err(text).to_string();
@@ -25,7 +25,7 @@ fn wrong(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// A file with one target that has these keys too.
+/// A file with one target that also has these keys.
 fn target(keys: &str) -> String {
     format!("[[target]]\nname = \"gateway\"\npid = 12\nfunctions = [\"f\"]\n{keys}\n")
 }
@@ -571,7 +571,7 @@ fn bytes_that_are_no_text_are_told_with_their_line() {
     assert_eq!(marked.agent.scan, Duration::from_secs(1));
 }
 
-/// A folder of its own for the files of a test.
+/// A folder for the files of one test.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -644,7 +644,7 @@ fn a_file_that_others_may_write_is_not_for_root() {
     assert!(text.contains("belongs to user 1, ") && text.ends_with("; run chown root on it"), "{text}");
 }
 
-/// A generator that repeats itself, so that a failure can be repeated.
+/// A repeatable generator, so that a failure can be reproduced.
 struct Random(u64);
 
 impl Random {
@@ -660,7 +660,7 @@ fn damaged_files_never_panic_and_are_taken_or_told_why_not() {
         [b"[", b"]", b"[[", b"]]", b"\"", b"'''", b"\"\"\"", b"=", b".", b",", b"{", b"\n", b"\0", b"\xc3"];
     let installed = concat!(env!("CARGO_MANIFEST_DIR"), "/../rootfs/etc/edgelat.toml");
     let installed = fs::read_to_string(installed).unwrap();
-    // Keys follow the sign at once, comments after a space.
+    // Keys follow the comment sign at once, comments after a space.
     let keys =
         installed.lines().filter_map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')));
     let whole = keys.map(|line| format!("{line}\n")).collect::<String>().replace("\"gateway\"", "\"other\"");
@@ -669,7 +669,7 @@ fn damaged_files_never_panic_and_are_taken_or_told_why_not() {
     let (mut taken, mut refused) = (0, 0);
     for _ in 0..3_000 {
         let mut text = whole.clone();
-        // Now and then a piece, so that what looks broken from its first byte is there too.
+        // Sometimes a fragment, so that files broken from the first byte are covered too.
         if random.below(4) == 0 {
             text = whole[random.below(whole.len())..].to_vec();
         }

@@ -25,7 +25,7 @@ impl Told {
         Self { log, reader, seconds }
     }
 
-    /// Lines since the last question.
+    /// Returns the lines since the previous call.
     fn lines(&mut self) -> Vec<String> {
         let mut bytes = Vec::new();
         assert_eq!(self.reader.read_to_end(&mut bytes).unwrap_err().kind(), ErrorKind::WouldBlock);
@@ -37,7 +37,7 @@ impl Told {
     }
 }
 
-/// A syslog of the test's own.
+/// The test's own syslog.
 struct Syslog {
     socket: UnixDatagram,
     path: std::path::PathBuf,
@@ -91,7 +91,7 @@ fn a_flood_is_held_back_counted_and_told_with_the_next_line() {
     told.flood(2);
     let first = "edgelat: error: 991 more like this were left out: flood 9";
     assert_eq!(told.lines(), [first, "edgelat: error: flood 0"]);
-    // An hour later it may say as much as in the beginning and no more.
+    // An hour later the limit is the same as at the beginning.
     told.seconds.set(3610);
     told.flood(100);
     assert_eq!(told.lines().len(), 11);
@@ -129,7 +129,7 @@ fn more_places_than_are_told_apart_lose_no_count() {
     told.flood(13);
     told.lines();
     told.seconds.set(1);
-    // Each call stands in a place of its own.
+    // Each call has its own call site.
     #[track_caller]
     fn p(log: &Log) {
         log.say(Level::Info, format_args!("place"));
@@ -150,11 +150,11 @@ fn more_places_than_are_told_apart_lose_no_count() {
 fn a_reader_that_stopped_holds_nobody_up_and_learns_what_it_missed() {
     let mut told = Told::new(Level::Info, None);
     let say = |told: &Told, number: u64| {
-        // A place that may always speak.
+        // A call site that may always log.
         told.seconds.set(number * 1000);
         told.log.say(Level::Info, format_args!("{number} {}", "x".repeat(900)));
     };
-    // 64 KiB are in a pipe (pipe(7)); the lines behind that would wait for ever.
+    // A pipe holds 64 KiB (pipe(7)); further lines would wait for ever.
     (1..=200).for_each(|number| say(&told, number));
     let before = told.lines();
     assert!((40..100).contains(&before.len()), "{}", before.len());
@@ -200,7 +200,7 @@ fn the_journal_gets_a_level_before_each_line() {
     let file = File::open("/dev/null").unwrap();
     let found = file.metadata().unwrap();
     assert!(is_stream(&file, &format!("{}:{}", found.dev(), found.ino())));
-    // Standard error was redirected, or it is no such name.
+    // Standard error was redirected, or the name is invalid.
     for other in [format!("{}:{}", found.dev(), found.ino() + 1), String::new(), "8".into(), ":".into()] {
         assert!(!is_stream(&file, &other), "{other}");
     }
@@ -239,7 +239,7 @@ fn a_syslog_that_does_not_read_holds_nobody_up_and_learns_what_it_missed() {
         told.seconds.set(number * 1000);
         told.log.say(Level::Info, format_args!("{number}"));
     };
-    // More than its queue takes (net.unix.max_dgram_qlen, 10 to some hundred).
+    // More than its queue holds (net.unix.max_dgram_qlen, 10 to some hundred).
     (1..=5000).for_each(|number| say(&told, number));
     let taken = std::iter::from_fn(|| syslog.next()).count();
     assert!((1..5000).contains(&taken), "{taken}");
@@ -273,7 +273,7 @@ fn a_collector_that_has_given_up_its_rights_says_as_much() {
     let path = syslog.path.clone();
     let meet = std::sync::Barrier::new(2);
     std::thread::scope(|scope| {
-        // The rights of this thread only; a call that it may not make ends the whole process.
+        // Restricts only this thread; a forbidden call kills the whole process.
         let without_rights = scope.spawn(|| {
             let mut told = Told::new(Level::Info, Some(connect(&path).unwrap()));
             edgelat_guard::sandbox::enter_collector(None, None).unwrap();

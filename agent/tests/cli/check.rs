@@ -1,8 +1,8 @@
-//! `edgelat check`: whatever the machine, every finding is complete and the exit status fits them.
+//! `edgelat check`: on any machine, every finding is complete and matches the exit status.
 
 use super::shell::{Ran, edgelat, edgelat_as_nobody};
 
-/// Reads the findings and returns the exit status that they ask for.
+/// Reads the findings and returns the exit status that they imply.
 fn verdict(ran: &Ran) -> i32 {
     let findings = ran.json();
     let mut status = 0;

@@ -1,4 +1,4 @@
-//! The configuration file as a person meets it: `check -c`, and what the commands that read it say of a wrong one.
+//! The configuration file for its user: `check -c`, and the errors of commands that read it.
 
 use super::shell::{Folder, edgelat, edgelat_as_nobody};
 
@@ -14,7 +14,7 @@ fn a_right_file_is_told_with_its_targets() {
     let lines: Vec<&str> = told.lines().collect();
     assert_eq!(lines[0], format!("{file}: 1 target, ok"));
     assert!(lines[1].starts_with("the collector runs on ") && lines[1].contains("nice 19"), "{told}");
-    // Process 1 has no such function, or may not be looked at.
+    // Process 1 has no such function, or may not be examined.
     assert!(lines[2].starts_with("a: ") && lines[2].ends_with(", warning"), "{told}");
     let found = edgelat(&["check", "--json", "-c", &file]).status(0).quietly().json();
     assert_eq!(found.len(), 3);

@@ -118,7 +118,7 @@ fn a_stripped_file_is_listed_from_its_debug_file_or_says_what_is_missing() {
     edgelat(&["functions", &program, "do_work"])
         .status(6)
         .says("no debug file was found (build-id 0123456789abcdef)");
-    // What has no name is listed by its address.
+    // Functions without a name are listed by address.
     let lines = edgelat(&["functions", "--json", &program]).status(0).json();
     assert!(lines.len() > 100, "{}", lines.len());
     for line in &lines {
@@ -179,7 +179,7 @@ fn a_process_is_listed_with_its_libraries() {
     let program = folder.compile("program", PROGRAM, &[]);
     let mut process = Command::new(&program).args(["a", "b"]).spawn().unwrap();
     let pid = process.id().to_string();
-    // Until it has executed the program and its libraries are mapped, it maps something else.
+    // Until it has executed the program and mapped its libraries, it maps other files.
     let ready = || {
         fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|wait| wait.contains("pause"))
             || fs::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(|call| call.starts_with("34 "))
@@ -194,7 +194,7 @@ fn a_process_is_listed_with_its_libraries() {
     let table = edgelat(&["functions", &pid, "libc.so:getpid"]).status(0).quietly().stdout();
     assert!(table.lines().next().unwrap().contains("IMAGE"), "{table}");
     assert!(table.contains("libc.so.6"), "{table}");
-    // A name is looked for in all images, and is no error as long as one has it.
+    // A name is searched in all images, and is no error if at least one has it.
     let lines = edgelat(&["functions", "--json", &pid, "do_work"]).status(0).quietly().json();
     assert_eq!(lines.len(), 1);
     edgelat(&["functions", &pid, "no_such_function"]).status(6).says("not found");

@@ -1,4 +1,4 @@
-//! The command line as a person meets it: help, wrong usage, and the commands that attach nothing.
+//! The command line for its user: help, wrong usage, and the commands that attach nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 #![allow(
     unreachable_pub,

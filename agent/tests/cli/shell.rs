@@ -1,4 +1,4 @@
-//! A shell session for tests: run edgelat, look at what it said and how it ended.
+//! A shell session for tests: runs edgelat, and checks its output and exit status.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// How a run of edgelat ended.
+/// A finished run of edgelat.
 pub struct Ran {
     line: String,
     output: Output,
@@ -21,13 +21,13 @@ pub fn edgelat(arguments: &[&str]) -> Ran {
     run(command, arguments)
 }
 
-/// The same without any right: as the user and group that own nothing. The caller has to be root.
+/// Runs `edgelat` without rights, as the user and group that own nothing. Requires root.
 pub fn edgelat_as_nobody(arguments: &[&str]) -> Ran {
-    // The build directory may not be open to everybody.
+    // The build directory may not be accessible to every user.
     let folder = Folder::new();
     let copy = folder.path("edgelat");
-    // By another process: a child that this one forks meanwhile would hold the copy open for writing, and what is
-    // written to cannot be executed.
+    // Copied by another process: a child forked by this process meanwhile would hold the copy open
+    // for writing, and a file that is open for writing cannot be executed.
     succeed(Command::new("cp").args([env!("CARGO_BIN_EXE_edgelat"), &folder.text("edgelat")]));
     fs::set_permissions(folder.0.as_path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let mut command = Command::new(copy);
@@ -41,14 +41,14 @@ fn run(mut command: Command, arguments: &[&str]) -> Ran {
 }
 
 impl Ran {
-    /// It ended with this status.
+    /// Asserts that it ended with this status.
     #[track_caller]
     pub fn status(self, status: i32) -> Self {
         assert_eq!(self.output.status.code(), Some(status), "{}: {:?}", self.line, self.output);
         self
     }
 
-    /// It said something like this on standard error, in one line.
+    /// Asserts that standard error has one line, which contains this text.
     #[track_caller]
     pub fn says(self, part: &str) -> Self {
         let said = self.stderr();
@@ -57,14 +57,14 @@ impl Ran {
         self
     }
 
-    /// It said nothing on standard error.
+    /// Asserts that standard error is empty.
     #[track_caller]
     pub fn quietly(self) -> Self {
         assert_eq!(self.stderr(), "", "{}", self.line);
         self
     }
 
-    /// Its standard output is what the snapshot holds. `EDGELAT_BLESS=1` in the environment writes the snapshot.
+    /// Asserts that standard output matches the snapshot, or writes it if `EDGELAT_BLESS=1` is set.
     #[track_caller]
     pub fn prints_snapshot(self, name: &str) -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/snapshots").join(name);
@@ -82,17 +82,17 @@ impl Ran {
         self
     }
 
-    /// Standard output.
+    /// Returns standard output.
     pub fn stdout(&self) -> String {
         String::from_utf8(self.output.stdout.clone()).expect("output is text")
     }
 
-    /// Standard error.
+    /// Returns standard error.
     pub fn stderr(&self) -> String {
         String::from_utf8(self.output.stderr.clone()).expect("output is text")
     }
 
-    /// Standard output as JSON, an object a line.
+    /// Returns standard output as JSON, an object per line.
     #[track_caller]
     pub fn json(&self) -> Vec<serde_json::Value> {
         let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
@@ -104,7 +104,7 @@ impl Ran {
 pub struct Folder(PathBuf);
 
 impl Folder {
-    /// An empty one.
+    /// Creates an empty folder.
     pub fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -113,12 +113,12 @@ impl Folder {
         Self(path)
     }
 
-    /// A path in it.
+    /// Returns a path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    /// The same as text.
+    /// Returns a path in the folder as text.
     pub fn text(&self, name: &str) -> String {
         self.path(name).to_str().expect("paths of tests are text").to_string()
     }
@@ -144,7 +144,7 @@ impl Drop for Folder {
     }
 }
 
-/// Runs a tool that has to work.
+/// Runs a tool that has to succeed.
 #[track_caller]
 pub fn succeed(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));

@@ -1,8 +1,8 @@
-//! Help, and what is said to wrong command lines.
+//! Help, and the errors of wrong command lines.
 
 use super::shell::edgelat;
 
-// With the feature there are two commands more.
+// With the feature there are two more commands.
 #[cfg(not(feature = "generate"))]
 #[test]
 fn help_is_as_it_was_reviewed() {

@@ -1,7 +1,7 @@
-//! HTTP: a request goes out and an answer comes back, in bounded time and with bounded memory.
+//! HTTP client: requests and answers in bounded time and with bounded memory.
 //!
-//! The crate ureq does it, with rustls for https. It follows no redirects: a request that has to go elsewhere is a mistake in the
-//! configuration, and headers with passwords do not go where nobody sent them.
+//! It uses the crate ureq, with rustls for https. It follows no redirects: a request that has to go
+//! elsewhere is a configuration mistake, and headers with passwords must not go to other hosts.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read as _, Write as _};
@@ -19,17 +19,17 @@ use ureq::http::Uri;
 use crate::pass::Post;
 use crate::retry::{Answer, judge};
 
-/// Most of an answer that is read, in bytes. One that says that all was taken is empty.
+/// Most bytes read of an answer. The answer to a request that was fully accepted is empty.
 const ANSWER_BYTES: u64 = 64 << 10;
 
-/// Largest file of headers.
+/// Maximum size of the headers file.
 const HEADERS_BYTES: u64 = 64 << 10;
 
-/// Largest file of certificates. That of Debian has a quarter of a megabyte.
+/// Maximum size of the certificate file. Debian's has a quarter of a megabyte.
 #[cfg(feature = "tls")]
 const CERTIFICATES_BYTES: u64 = 8 << 20;
 
-/// Where systems keep the certificates that they trust: Debian, OpenWrt, Buildroot, Yocto and Alpine, Fedora, SUSE, others.
+/// Certificate bundles of Debian, OpenWrt, Buildroot, Yocto and Alpine; Fedora; SUSE; others.
 #[cfg(feature = "tls")]
 const BUNDLES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
@@ -38,32 +38,32 @@ const BUNDLES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Buffers of a connection, in bytes. The crate's own are ten times as large.
+/// Buffer sizes of a connection, in bytes. The crate's defaults are ten times as large.
 const BUFFER_BYTES: usize = 16 << 10;
 
-/// What a receiver of OTLP over HTTP answers at, where its address has no path (OTLP, *OTLP/HTTP Request*).
+/// Default path of an OTLP/HTTP receiver, if its address has none (OTLP, *OTLP/HTTP Request*).
 const PATH: &str = "/v1/metrics";
 
-/// Why nothing can be sent.
+/// Reason why nothing can be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The address of the receiver is none.
+    /// The address of the receiver is invalid.
     #[error("endpoint: '{given}' {reason}; write it like http://collector:4318/v1/metrics")]
     Endpoint {
-        /// What was given.
+        /// The given address.
         given: String,
-        /// What is wrong with it.
+        /// The error in it.
         reason: &'static str,
     },
-    /// Nothing can be sent over TLS.
+    /// This build cannot send over TLS.
     #[error(
         "endpoint: this edgelat was built without TLS; send to a collector on this box, or take the full build"
     )]
     NoTls,
-    /// The proxy is none.
+    /// The proxy address is invalid.
     #[error("proxy: '{given}' is no address of a proxy; write it like http://proxy:3128")]
     Proxy {
-        /// What was given.
+        /// The given address.
         given: String,
     },
     /// A file cannot be read.
@@ -73,7 +73,7 @@ pub enum ClientError {
         key: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why not, and what to do.
+        /// The reason, and a remedy.
         reason: String,
     },
     /// There are no certificates to trust.
@@ -81,12 +81,12 @@ pub enum ClientError {
         "ca_file: there is none of the files in which systems keep the certificates that they trust ({looked}); name one with ca_file"
     )]
     NoCertificates {
-        /// Where they were looked for.
+        /// Files that were tried.
         looked: String,
     },
 }
 
-/// Where and how to send.
+/// Receiver and settings of a client.
 #[derive(Debug, Clone, Default)]
 pub struct ClientOptions {
     /// Address of the receiver.
@@ -95,11 +95,11 @@ pub struct ClientOptions {
     pub headers_file: Option<PathBuf>,
     /// Certificates to trust, instead of those of the system.
     pub ca_file: Option<PathBuf>,
-    /// The proxy; otherwise what the environment says.
+    /// The proxy; `None` for the one from the environment.
     pub proxy: Option<String>,
-    /// Most time for a request and its answer.
+    /// Timeout of a request with its answer.
     pub timeout: Duration,
-    /// Make requests smaller with gzip.
+    /// True if requests are compressed with gzip.
     pub gzip: bool,
     /// Name and version of this program.
     pub user_agent: String,
@@ -112,14 +112,14 @@ pub struct Client {
     endpoint: String,
     headers: Vec<(String, String)>,
     gzip: bool,
-    /// Bytes that were sent, as they were.
+    /// Bytes sent, after compression.
     pub sent: u64,
 }
 
-/// The address of a receiver in full.
+/// Completes the address of a receiver.
 ///
 /// # Errors
-/// Where it is none.
+/// If the address is invalid.
 pub fn endpoint(given: &str) -> Result<String, ClientError> {
     let wrong = |reason| ClientError::Endpoint { given: given.to_owned(), reason };
     let uri: Uri = given.parse().map_err(|_| wrong("is no address"))?;
@@ -146,7 +146,7 @@ impl Client {
     /// Reads the files that the options name.
     ///
     /// # Errors
-    /// What is wrong with the options. The receiver is not asked.
+    /// An error in the options. The receiver is not contacted.
     pub fn new(options: &ClientOptions) -> Result<Self, ClientError> {
         let endpoint = endpoint(&options.endpoint)?;
         let headers = options.headers_file.as_deref().map(headers).transpose()?.unwrap_or_default();
@@ -175,13 +175,13 @@ impl Client {
         Ok(Self { agent, endpoint, headers, gzip: options.gzip, sent: 0 })
     }
 
-    /// Where requests go.
+    /// Address that requests go to.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 }
 
-/// What ureq is told about certificates.
+/// TLS settings of ureq: the trusted certificates.
 #[cfg(feature = "tls")]
 fn tls(ca_file: Option<&Path>) -> Result<ureq::tls::TlsConfig, ClientError> {
     use std::sync::Arc;
@@ -208,9 +208,9 @@ fn tls(ca_file: Option<&Path>) -> Result<ureq::tls::TlsConfig, ClientError> {
         .build())
 }
 
-/// What is in a file, and what is known of it.
+/// Returns a file's metadata and content.
 fn read(path: &Path, most: u64) -> io::Result<(std::fs::Metadata, Vec<u8>)> {
-    // A pipe without a writer must not hold us.
+    // A pipe without a writer must not block.
     let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
     let found = file.metadata()?;
     if !found.is_file() {
@@ -224,7 +224,7 @@ fn read(path: &Path, most: u64) -> io::Result<(std::fs::Metadata, Vec<u8>)> {
     }
 }
 
-/// Reads headers: one a line, `Name: value`. Empty lines and those that begin with # say nothing.
+/// Reads headers, one `Name: value` per line. Empty lines and lines that begin with # are ignored.
 fn headers(path: &Path) -> Result<Vec<(String, String)>, ClientError> {
     /// Permissions of everybody.
     const ALL: u32 = 0o006;
@@ -243,7 +243,7 @@ fn headers(path: &Path) -> Result<Vec<(String, String)>, ClientError> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        // The line itself is not shown: it may be a password.
+        // The line itself is not shown: it may contain a password.
         let wrong = || failed(format!("line {} is no header; write Name: value", number + 1));
         let (name, value) = line.split_once(':').ok_or_else(wrong)?;
         let (name, value) = (name.trim(), value.trim());
@@ -257,12 +257,12 @@ fn headers(path: &Path) -> Result<Vec<(String, String)>, ClientError> {
     Ok(headers)
 }
 
-/// What the system said, without the number that Rust adds.
+/// The system's error message, without the number that Rust adds.
 fn in_words(error: &io::Error) -> String {
     error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().to_owned())
 }
 
-/// A request as it goes over the wire with gzip.
+/// Compresses a request with gzip, as it goes over the wire.
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 8), Compression::default());
     // Writing to memory does not fail.
@@ -293,7 +293,7 @@ impl Post for Client {
             Err(error) => return later(error.to_string()),
         };
         let mut answer = Vec::new();
-        // An answer that is cut off says nothing for sure.
+        // A truncated answer is not reliable.
         if let Err(error) = response.body_mut().as_reader().take(ANSWER_BYTES).read_to_end(&mut answer) {
             return later(format!("the answer was cut off: {}", in_words(&error)));
         }
@@ -371,7 +371,7 @@ mod tests {
         assert!(headers(Path::new("/nowhere")).unwrap_err().to_string().contains("/nowhere"));
     }
 
-    /// A pipe without a writer would hold whoever opens it.
+    /// Opening a pipe without a writer blocks.
     #[test]
     fn a_file_that_is_none_holds_nobody() {
         let path = file("pipe", b"", 0o600);

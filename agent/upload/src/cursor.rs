@@ -1,7 +1,7 @@
-//! How far a receiver has got: a small file for each, written beside and renamed once the receiver has acknowledged.
+//! Progress of each receiver: a small file, replaced by rename after the receiver has acknowledged.
 //!
-//! It is text, so that a person can read it, and ends with a checksum. One that is damaged or missing is as if nothing had
-//! been sent: points are cumulative, and what is sent again counts the same.
+//! It is readable text and ends with a checksum. A damaged or missing file means that nothing was
+//! sent: points are cumulative, and points that are sent again count the same.
 
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File};
@@ -14,7 +14,7 @@ use edgelat_spool::segment::checksum;
 
 const HEAD: &str = "edgelat upload 1";
 
-/// Longest file that is read; one that was written here has less.
+/// Most bytes read of the file; files written here are shorter.
 const FILE_BYTES: u64 = 8 << 10;
 
 /// The last interval that a receiver has.
@@ -22,28 +22,29 @@ const FILE_BYTES: u64 = 8 << 10;
 pub struct At {
     /// Its run.
     pub run: [u8; 16],
-    /// Its number; of merged ones the last.
+    /// Number of the interval; of the last one if merged.
     pub last: u64,
-    /// The last number of the segment that it was read from. A segment that is merged of several has their numbers, so that
-    /// reading can begin with the one that has this number, whatever became of the first.
+    /// The last number of the segment that it was read from. A merged segment covers the numbers of
+    /// its parts, so reading can begin with the segment that has this number, whatever became of
+    /// the first.
     pub segment: u32,
 }
 
-/// How far it has got, and what became of what was sent, since the file was begun.
+/// Progress, and the results of everything sent since the file was created.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cursor {
-    /// Up to where.
+    /// The last interval that the receiver has.
     pub at: Option<At>,
-    /// Points that the receiver has taken.
+    /// Points that the receiver accepted.
     pub accepted: u64,
-    /// Points that it has refused.
+    /// Points that the receiver refused.
     pub refused: u64,
-    /// Intervals of which nobody knows when they were.
+    /// Intervals with an unknown date.
     pub undated: u64,
 }
 
 impl Cursor {
-    /// As it stands in the file of a receiver.
+    /// Encodes the cursor file of a receiver.
     pub fn encode(&self, endpoint: &str) -> String {
         let mut text = format!("{HEAD}\nendpoint {endpoint}\n");
         if let Some(At { run, last, segment }) = self.at {
@@ -58,7 +59,7 @@ impl Cursor {
         text
     }
 
-    /// The opposite; `None` where it is none, or that of another receiver.
+    /// Decodes it; `None` if it is invalid, or of another receiver.
     pub fn decode(text: &str, endpoint: &str) -> Option<Self> {
         let (body, sum) = text.strip_suffix('\n')?.rsplit_once("crc32c ")?;
         if u32::from_str_radix(sum, 16).ok()? != checksum(body.as_bytes(), &[]) {
@@ -79,7 +80,7 @@ impl Cursor {
                 "accepted" => cursor.accepted = number()?,
                 "refused" => cursor.refused = number()?,
                 "undated" => cursor.undated = number()?,
-                // Of a later version.
+                // A key of a later version.
                 _ => {}
             }
         }
@@ -103,18 +104,18 @@ fn sixteen(digits: &str) -> Option<[u8; 16]> {
     Some(bytes)
 }
 
-/// What was found where the cursor of a receiver should be.
+/// Content of the cursor file of a receiver.
 #[derive(Debug)]
 pub enum Found {
-    /// It.
+    /// A valid cursor.
     Cursor(Cursor),
-    /// Nothing: nothing was sent yet.
+    /// No file: nothing was sent yet.
     None,
-    /// Something that is none.
+    /// A file that is no valid cursor.
     Damaged,
 }
 
-/// The file of the cursor of a receiver.
+/// The cursor file of a receiver.
 #[derive(Debug)]
 pub struct CursorFile {
     path: PathBuf,
@@ -122,21 +123,21 @@ pub struct CursorFile {
 }
 
 impl CursorFile {
-    /// That of `endpoint`, in a folder that is made when something is written.
+    /// The file for `endpoint`, in a folder that the first write creates.
     pub fn of(folder: &Path, endpoint: &str) -> Self {
         let name = format!("cursor-{:08x}", checksum(endpoint.as_bytes(), &[]));
         Self { path: folder.join(name), endpoint: endpoint.to_owned() }
     }
 
-    /// Where it is.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Reads it.
+    /// Reads the file.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// The system's error.
     pub fn read(&self) -> io::Result<Found> {
         let mut text = Vec::new();
         match File::open(&self.path) {
@@ -148,10 +149,10 @@ impl CursorFile {
         Ok(cursor.map_or(Found::Damaged, Found::Cursor))
     }
 
-    /// Writes it: after a power cut there is this one or the one before.
+    /// Writes the file: after a power cut either this version or the one before exists.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// The system's error.
     pub fn write(&self, cursor: &Cursor) -> io::Result<()> {
         let folder = self.path.parent().unwrap_or(Path::new("/"));
         DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
@@ -192,7 +193,7 @@ mod tests {
                 let mut damaged = text.clone();
                 damaged[place] ^= 1 << bit;
                 let read = std::str::from_utf8(&damaged).ok().and_then(|text| Cursor::decode(text, ENDPOINT));
-                // The digits of the checksum may be written in capitals.
+                // The checksum's digits may be in capitals.
                 let same = damaged.eq_ignore_ascii_case(&text) && place + 9 >= text.len();
                 assert_eq!(read.is_some(), same, "bit {bit} of byte {place}");
             }

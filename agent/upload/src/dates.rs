@@ -1,8 +1,8 @@
-//! When intervals were: a box may not know the time until long after it has booted, and then a cut may come first.
+//! Dates of intervals: a box may learn the time long after boot, or lose power before that.
 //!
-//! A run's epoch, what CLOCK_REALTIME would have shown at boot, is fixed once (docs/SPOOL.md). A run that has none is dated by
-//! another of the same boot. In a boot that is over nothing better comes any more: what its clock showed, if it showed a time
-//! that can be right, counts then. Where it never did, nobody knows.
+//! A run's epoch, the value of CLOCK_REALTIME at boot, is fixed once (docs/SPOOL.md). A run without
+//! one is dated by another run of the same boot. A boot that is over yields nothing better: then
+//! its clock counts, if it showed a time that can be right. Otherwise the date is unknown.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -12,14 +12,14 @@ use edgelat_spool::{Checkpoint, Interval, ReadError, Seen, Store, Times, Trust, 
 
 use crate::otlp::Span;
 
-/// What is known of a run.
+/// Knowledge about the epoch of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Epoch {
-    /// What the clock would have shown at boot, in nanoseconds since 1970.
+    /// CLOCK_REALTIME at boot, in nanoseconds since 1970.
     Known(u64),
-    /// It may still become known: its boot is not over.
+    /// It may still become known: the boot is not over.
     Waiting,
-    /// It never will be.
+    /// It will never be known.
     Unknown,
 }
 
@@ -31,7 +31,7 @@ struct Run {
     last: Option<u64>,
 }
 
-/// What is known of the runs in some segments.
+/// Epochs of the runs in some segments.
 #[derive(Debug, Default)]
 pub struct Dates {
     runs: BTreeMap<[u8; 16], Run>,
@@ -41,10 +41,10 @@ pub struct Dates {
 }
 
 impl Dates {
-    /// Reads segments, in the boot `current`, if the spool is of this machine.
+    /// Reads segments, in the boot `current` if the spool is of this machine.
     ///
     /// # Errors
-    /// When a segment cannot be read.
+    /// If a segment cannot be read.
     pub fn of(store: &dyn Store, names: &[Name], current: Option<[u8; 16]>) -> Result<Self, ReadError> {
         let mut dates = Self::default();
         let mut newest = None;
@@ -66,12 +66,12 @@ impl Dates {
         Ok(dates)
     }
 
-    /// Is this run in the segments?
+    /// True if this run is in the segments.
     pub fn has(&self, run: &[u8; 16]) -> bool {
         self.runs.contains_key(run)
     }
 
-    /// Does a run end with the interval of this number?
+    /// True if a run ends with the interval of this number.
     pub fn ends(&self, run: &[u8; 16], interval: u64) -> bool {
         self.runs.get(run).is_some_and(|run| run.last.is_none_or(|last| last <= interval))
     }
@@ -89,8 +89,8 @@ impl Dates {
     }
 }
 
-/// When an interval of a run with this epoch ended. Once the epoch was fixed, what the clock shows counts, so that a clock that is
-/// corrected later dates what is measured later; before, what it should have shown.
+/// End of an interval in a run with this epoch. Once the epoch was fixed the clock counts, so that
+/// a later correction dates later data; before that, the time that it should have shown.
 pub fn end_of(interval: &Interval, state: &Checkpoint, epoch_ns: u64) -> u64 {
     match state.epoch_ns.is_some() && interval.end.trust > Trust::Unset {
         true => interval.end.real_ns,
@@ -98,8 +98,8 @@ pub fn end_of(interval: &Interval, state: &Checkpoint, epoch_ns: u64) -> u64 {
     }
 }
 
-/// Beginning and moment of a point. The beginning never moves with the clock; where the clock was set back behind it, it says
-/// nothing and is left out.
+/// Beginning and moment of a point. The beginning never moves with the clock; if the clock was set
+/// back behind it, it is meaningless and left out.
 pub fn span(epoch_ns: u64, since_ns: u64, time_ns: u64) -> Span {
     let start_ns = epoch_ns.saturating_add(since_ns);
     Span { start_ns: if start_ns < time_ns { start_ns } else { 0 }, time_ns }

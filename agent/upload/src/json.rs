@@ -1,22 +1,22 @@
-//! A request as JSON, for who carries it by hand: the encoding that OTLP has beside protobuf
-//! (<https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding>). Names are in lowerCamelCase, numbers of 64 bits are
-//! texts, enums are their numbers.
+//! A request as JSON, for transport by hand: the encoding that OTLP has beside protobuf
+//! (<https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding>). Names are in
+//! lowerCamelCase, 64-bit numbers are texts, enums are numbers.
 //!
-//! It is made of the message in protobuf, so that there is one place that says what is sent. What stands here is which
-//! field has which name: those that [`crate::otlp`] writes, and no others.
+//! It is derived from the protobuf message, so that one place defines the data sent. This module
+//! maps fields to names: the fields that [`crate::otlp`] writes, and no others.
 
 use std::io::Write as _;
 
 use edgelat_wire::protobuf::{Fields, Malformed, Value, packed, unsigned_as_signed};
 
-/// How the value of a field is written in JSON.
+/// JSON form of a field's value.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     /// A text.
     Text,
     /// `int64`, and `fixed64`: a text of digits.
     Whole,
-    /// `sfixed64`: the same with a sign.
+    /// `sfixed64`: a text of digits with a sign.
     Signed,
     /// `double`.
     Real,
@@ -30,15 +30,15 @@ enum Kind {
     List,
     /// A message.
     One(Message),
-    /// A message, and more of the same kind behind it.
+    /// A message, followed by others of the same kind.
     Each(Message),
 }
 
 /// The fields of a message: number, name, kind.
 type Message = &'static [(u64, &'static str, Kind)];
 
-// collector/metrics/v1/metrics_service.proto, metrics/v1/metrics.proto, resource/v1/resource.proto and common/v1/common.proto of
-// opentelemetry-proto 1.x.
+// collector/metrics/v1/metrics_service.proto, metrics/v1/metrics.proto,
+// resource/v1/resource.proto and common/v1/common.proto of opentelemetry-proto 1.x.
 const REQUEST: Message = &[(1, "resourceMetrics", Kind::Each(RESOURCE_METRICS))];
 const RESOURCE_METRICS: Message =
     &[(1, "resource", Kind::One(RESOURCE)), (2, "scopeMetrics", Kind::Each(SCOPE_METRICS))];
@@ -55,7 +55,7 @@ const METRIC: Message = &[
     (7, "sum", Kind::One(NUMBERS)),
     (10, "exponentialHistogram", Kind::One(HISTOGRAMS)),
 ];
-/// `Sum`; `Gauge` has the first of them only.
+/// `Sum`; `Gauge` has only the first field.
 const NUMBERS: Message = &[
     (1, "dataPoints", Kind::Each(NUMBER)),
     (2, "aggregationTemporality", Kind::Word),
@@ -83,10 +83,10 @@ const HISTOGRAM: Message = &[
 ];
 const BUCKETS: Message = &[(1, "offset", Kind::Small), (2, "bucketCounts", Kind::List)];
 
-/// An encoded `ExportMetricsServiceRequest` in one line, without its end.
+/// Converts an encoded `ExportMetricsServiceRequest` into one line, without a line end.
 ///
 /// # Errors
-/// Where it is none, or none of [`crate::otlp::Request`].
+/// If it is malformed, or not from [`crate::otlp::Request`].
 pub fn of_request(request: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut out = Vec::with_capacity(4 * request.len());
     object(&mut out, request, REQUEST)?;
@@ -95,13 +95,13 @@ pub fn of_request(request: &[u8]) -> Result<Vec<u8>, Malformed> {
 
 fn object(out: &mut Vec<u8>, message: &[u8], fields: Message) -> Result<(), Malformed> {
     out.push(b'{');
-    // The field before, and whether its list is still open.
+    // The previous field, and its list's state: true if open.
     let (mut before, mut open) = (0, false);
     for field in Fields::of(message) {
         let (number, value) = field?;
         let &(_, name, kind) = fields.iter().find(|field| field.0 == number).ok_or(Malformed)?;
         let next = open && number == before;
-        // They stand in the order of their numbers: what is read twice would be written twice.
+        // Fields are in ascending order: a field that is read twice would be written twice.
         if number <= before && !next {
             return Err(Malformed);
         }
@@ -181,7 +181,7 @@ mod tests {
         let line = of_request(&request.encode()).unwrap();
         assert!(!line.contains(&b'\n'));
         let found: serde_json::Value = serde_json::from_slice(&line).unwrap();
-        // serde_json reads some numbers wrong in the last bit, the one that was written and the one that is expected alike.
+        // serde_json reads some numbers wrong in the last bit, here on both sides alike.
         let threshold = 2f64.powi(-24).to_string();
         assert!(str::from_utf8(&line).unwrap().contains(&format!("\"zeroThreshold\":{threshold}}}")));
         let threshold: serde_json::Value = serde_json::from_str(&threshold).unwrap();

@@ -1,21 +1,21 @@
-//! The way out for OpenTelemetry: what the spool holds, sent as cumulative points to a receiver of OTLP over HTTP.
+//! The OpenTelemetry uploader: sends the spool as cumulative points to an OTLP/HTTP receiver.
 //!
-//! A point says what a stream has counted from its beginning to the end of an interval. So what is sent twice counts once, what
-//! a receiver refuses is in the next point all the same, and a lost interval loses resolution in time and no call. The cursor
-//! moves when a receiver has acknowledged, and not before.
+//! A point has the counts of a stream from its beginning to the end of an interval. So a point that
+//! is sent twice counts once, refused data is in the next point all the same, and a lost interval
+//! costs time resolution and no call. The cursor moves only after a receiver has acknowledged.
 //!
 //! | module | job |
 //! | --- | --- |
 //! | [`otlp`], [`json`] | the messages of the protocol |
-//! | [`dates`] | when intervals were, as far as anybody knows |
+//! | [`dates`] | dates of intervals, as far as they are known |
 //! | [`points`] | from intervals to the points of a request |
-//! | [`cursor`] | how far a receiver has got |
+//! | [`cursor`] | progress of a receiver |
 //! | [`mod@pass`] | from the cursor to the end of the spool, request by request |
-//! | [`retry`] | what an answer means, and when to try again |
+//! | [`retry`] | meaning of answers, and time of retries |
 //! | [`client`] | HTTP |
 //!
-//! docs/UPLOAD.md says what is sent and what is lost when. It knows no process and no BPF, and needs no right but to read a
-//! spool.
+//! docs/UPLOAD.md describes the data sent, and possible losses. The crate knows no process and no
+//! BPF, and needs no privilege but read access to a spool.
 #![forbid(unsafe_code)]
 
 pub mod client;

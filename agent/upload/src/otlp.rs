@@ -1,4 +1,4 @@
-//! OTLP: what is sent, `ExportMetricsServiceRequest`, and what comes back, `ExportMetricsServiceResponse`
+//! OTLP messages: `ExportMetricsServiceRequest` and its answer, `ExportMetricsServiceResponse`
 //! (opentelemetry-proto 1.x: collector/metrics/v1/metrics_service.proto, metrics/v1/metrics.proto).
 
 use edgelat_histogram::{INDEX_MIN, SCALE};
@@ -12,25 +12,26 @@ pub const SCOPE: &str = "edgelat";
 /// AGGREGATION_TEMPORALITY_CUMULATIVE.
 const CUMULATIVE: u64 = 2;
 
-/// What kind a metric is of.
+/// Kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// An exponential histogram.
     Histogram,
     /// A sum that only grows.
     Counter,
-    /// Goes up and down.
+    /// A value that goes up and down.
     Gauge,
 }
 
-/// A metric. Prometheus makes the names of docs/METRICS.md of these: `_seconds` of the unit, `_total` of a counter.
+/// A metric. Prometheus derives the names of docs/METRICS.md: `_seconds` from the unit, `_total`
+/// from a counter.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
     /// Its name.
     pub name: &'static str,
-    /// Its unit as UCUM writes it; what stands in braces says what is counted, and is no unit.
+    /// Its unit in UCUM notation; text in braces names the counted thing and is no unit.
     pub unit: &'static str,
-    /// What it is, in a sentence without a full stop.
+    /// Its description, a sentence without a full stop.
     pub description: &'static str,
     /// Its kind.
     pub kind: Kind,
@@ -152,7 +153,7 @@ pub const METRICS: [Metric; 14] = [
 pub struct Attributes(Vec<Vec<u8>>);
 
 impl Attributes {
-    /// These, without those that are empty.
+    /// Attributes from pairs, without empty values.
     pub fn of<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut attributes = Self::default();
         for (name, value) in pairs {
@@ -168,7 +169,7 @@ impl Attributes {
         self.push(name, |out| number(out, 3, value));
     }
 
-    /// The same with one text more.
+    /// Returns a copy with another text.
     pub fn with(&self, name: &str, value: &str) -> Self {
         let mut more = self.clone();
         more.push(name, |out| bytes(out, 1, value.as_bytes()));
@@ -189,7 +190,7 @@ impl Attributes {
     }
 }
 
-/// When a point counts from and when it was, in nanoseconds since 1970. A beginning of 0 is one that is not known.
+/// Beginning and moment of a point, in nanoseconds since 1970. A beginning of 0 is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     /// The beginning of the stream.
@@ -198,7 +199,7 @@ pub struct Span {
     pub time_ns: u64,
 }
 
-/// A value of a point that is no histogram.
+/// Value of a point that is no histogram.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Number {
     /// A count.
@@ -212,13 +213,13 @@ pub enum Number {
 pub struct Request {
     resource: Vec<u8>,
     scope: Vec<u8>,
-    /// For each of [`METRICS`] its encoded points.
+    /// Encoded points for each of [`METRICS`].
     points: [Vec<u8>; METRICS.len()],
     count: u64,
 }
 
 impl Request {
-    /// An empty one: what it is from, and the version of edgelat that measured it.
+    /// An empty request: its resource, and the version of edgelat that measured it.
     pub fn new(resource: &Attributes, version: &str) -> Self {
         let (mut out, mut scope) = (Vec::new(), Vec::new());
         resource.put(&mut out, 1);
@@ -227,12 +228,12 @@ impl Request {
         Self { resource: out, scope, points: Default::default(), count: 0 }
     }
 
-    /// Points in it.
+    /// Number of points in it.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// About as many bytes as it takes up.
+    /// Approximate size in bytes.
     pub fn length(&self) -> usize {
         self.points.iter().map(Vec::len).sum::<usize>() + self.resource.len()
     }
@@ -275,13 +276,13 @@ impl Request {
 
     fn push(&mut self, metric: usize, point: &[u8]) {
         if let Some(points) = self.points.get_mut(metric) {
-            // The list of points is field 1 of all three kinds.
+            // The list of points is field 1 in all three kinds.
             bytes(points, 1, point);
             self.count += 1;
         }
     }
 
-    /// The whole message.
+    /// Encodes the whole message.
     pub fn encode(&self) -> Vec<u8> {
         let mut metrics = Vec::with_capacity(self.length() + 1024);
         bytes(&mut metrics, 1, &self.scope);
@@ -323,29 +324,29 @@ impl Span {
     }
 }
 
-/// What a receiver did not take of a request that it accepted.
+/// Points that a receiver did not take of a request that it accepted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Partial {
-    /// Points that it did not take.
+    /// Number of rejected points.
     pub rejected: u64,
-    /// Why, or what else it has to say.
+    /// The reason, or another message.
     pub message: String,
 }
 
-/// Longest message that is kept, in bytes.
+/// Maximum length of a kept message, in bytes.
 pub const MESSAGE_BYTES: usize = 512;
 
-/// Reads `ExportMetricsServiceResponse`. An empty one is what comes when everything was taken.
+/// Decodes `ExportMetricsServiceResponse`. An empty one means that everything was accepted.
 ///
 /// # Errors
-/// Where it is none.
+/// If the message is malformed.
 pub fn response(message: &[u8]) -> Result<Partial, Malformed> {
     let mut partial = Partial::default();
     for field in Fields::of(message) {
         let (1, Value::Bytes(inner)) = field? else { continue };
         for field in Fields::of(inner) {
             match field? {
-                // An int64: a negative one means nothing.
+                // An int64: a negative number means nothing.
                 (1, Value::Number(rejected)) => {
                     partial.rejected = u64::try_from(rejected as i64).unwrap_or(0)
                 }
@@ -357,7 +358,7 @@ pub fn response(message: &[u8]) -> Result<Partial, Malformed> {
     Ok(partial)
 }
 
-/// The same where nothing says that it is one: with fields that are known, and no others.
+/// Decodes a response of unknown type: it must have known fields and no others.
 pub fn known_response(message: &[u8]) -> Option<Partial> {
     for field in Fields::of(message) {
         let (1, Value::Bytes(inner)) = field.ok()? else { return None };
@@ -369,7 +370,7 @@ pub fn known_response(message: &[u8]) -> Option<Partial> {
     response(message).ok()
 }
 
-/// The same in JSON (OTLP, *JSON Protobuf Encoding*), by the names of either spelling, and no others.
+/// Decodes a JSON response (OTLP, *JSON Protobuf Encoding*); names in either spelling, no others.
 pub fn response_json(text: &[u8]) -> Option<Partial> {
     let serde_json::Value::Object(response) = serde_json::from_slice(text).ok()? else { return None };
     let mut partial = Partial::default();
@@ -382,7 +383,7 @@ pub fn response_json(text: &[u8]) -> Option<Partial> {
         for (name, value) in inner {
             match name.as_str() {
                 "rejectedDataPoints" | "rejected_data_points" => {
-                    // An int64 is a text in JSON, and a number of some programs.
+                    // An int64 is a text in JSON; some programs write a number.
                     let rejected = value.as_i64().or_else(|| value.as_str()?.parse().ok())?;
                     partial.rejected = u64::try_from(rejected).unwrap_or(0);
                 }
@@ -394,7 +395,7 @@ pub fn response_json(text: &[u8]) -> Option<Partial> {
     Some(partial)
 }
 
-/// A text of a stranger in one line, as far as it fits.
+/// A foreign text in one line, cut to the limit.
 pub fn readable(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(&text[..text.len().min(MESSAGE_BYTES)]);
     let words: Vec<&str> =

@@ -1,4 +1,4 @@
-//! From the cursor to the end of the spool, request by request.
+//! A pass: from the cursor to the end of the spool, request by request.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -17,52 +17,52 @@ use crate::retry::Answer;
 
 /// Sends requests.
 pub trait Post {
-    /// Sends one, and says what became of it.
+    /// Sends a request and returns the result.
     fn post(&mut self, request: &[u8]) -> Answer;
 }
 
-/// Bounds of a request.
+/// Size limit of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// It ends with the interval in which it comes to have so many bytes. One that comes to have twice as many before that
-    /// interval ends is sent without its rest, which comes in the next one.
+    /// A request ends with the interval in which it reaches this many bytes. If it reaches twice as
+    /// many before that interval ends it is sent without the rest, which the next one takes.
     pub bytes: usize,
 }
 
 impl Default for Limits {
-    /// Far below what receivers take (4 MiB and more), and no more memory than a small box has.
+    /// Far below the limits of receivers (4 MiB and more) and the memory of a small box.
     fn default() -> Self {
         Self { bytes: 256 << 10 }
     }
 }
 
-/// How often a spool that changes while it is read, because the service merges what is old, is read again at once.
+/// Immediate rereads of a spool that changes while it is read because the service merges old data.
 const READS: u32 = 10;
 
-/// Requests are not made smaller than this.
+/// Lower limit for the size of requests.
 const LEAST_BYTES: usize = 4 << 10;
 
 impl Limits {
-    /// Half as much at once, where that is possible.
+    /// Halves the limit, down to the lower limit.
     pub fn halve(&mut self) {
         self.bytes = (self.bytes / 2).max(LEAST_BYTES);
     }
 }
 
-/// The box that was measured.
+/// The measured box.
 #[derive(Debug, Clone, Default)]
 pub struct Host {
-    /// Tells this box from all others: `service.instance.id`.
+    /// Distinguishes this box from all others: `service.instance.id`.
     pub instance: String,
     /// Its name.
     pub name: String,
-    /// Release of the kernel that runs now.
+    /// Release of the running kernel.
     pub kernel: String,
-    /// The boot that goes on.
+    /// The current boot.
     pub boot: Option<[u8; 16]>,
 }
 
-/// How a pass ended.
+/// Result of a pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum End {
     /// Everything was sent.
@@ -72,65 +72,65 @@ pub enum End {
     Waiting,
     /// The receiver takes nothing now.
     Later {
-        /// Why.
+        /// The reason.
         reason: String,
-        /// Not before this time has passed.
+        /// Minimum wait before the next try.
         after: Option<Duration>,
     },
-    /// The receiver takes nothing until somebody changes something.
+    /// The receiver takes nothing until a person changes something.
     Barred {
-        /// Status of HTTP.
+        /// HTTP status.
         status: u16,
-        /// What to look at.
+        /// The thing to check.
         message: String,
     },
-    /// Requests have to be smaller.
+    /// Requests must be smaller.
     TooLarge,
 }
 
-/// What a pass did.
+/// Report on a pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Told {
-    /// Intervals that were sent.
+    /// Intervals sent.
     pub intervals: u64,
-    /// Points that the receiver has taken.
+    /// Points that the receiver accepted.
     pub accepted: u64,
-    /// Points that it has refused.
+    /// Points that the receiver refused.
     pub refused: u64,
-    /// Why it refused the last of them.
+    /// Reason for the last refusal.
     pub refusal: String,
-    /// Intervals of which nobody knows when they were.
+    /// Intervals with an unknown date.
     pub undated: u64,
-    /// Requests, and the bytes of them before they are made smaller.
+    /// Requests, and their bytes before compression.
     pub requests: u64,
     /// See `requests`.
     pub bytes: u64,
-    /// How it ended.
+    /// Result of the pass.
     pub end: End,
 }
 
-/// Why a pass failed.
+/// Reason for the failure of a pass.
 #[derive(Debug, thiserror::Error)]
 pub enum PassError {
     /// The spool cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// How far the receiver has got cannot be kept.
+    /// The cursor cannot be saved.
     #[error("{0}")]
     Cursor(#[from] io::Error),
 }
 
-/// What is known of the streams of the last run, from one pass to the next.
+/// State of the last run's streams, kept between passes.
 #[derive(Debug, Default)]
 pub struct Sent {
     run: [u8; 16],
     streams: Streams,
 }
 
-/// Sends what stands behind the cursor, and moves it with everything that is acknowledged; `save` keeps it.
+/// Sends the data behind the cursor, which moves with each acknowledgement and which `save` stores.
 ///
 /// # Errors
-/// When the spool cannot be read, or the cursor not be kept. What was sent until then is acknowledged.
+/// If the spool cannot be read, or the cursor not be saved. Data sent until then is acknowledged.
 pub fn pass(
     store: &dyn Store,
     cursor: &mut Cursor,
@@ -165,10 +165,10 @@ pub fn pass(
     failed.map_or(Ok(told), |error| Err(error.into()))
 }
 
-/// A request that is being filled, with what becomes of the cursor when it is acknowledged.
+/// A request that is being filled, with the cursor's new state after acknowledgement.
 struct Batch {
     request: Request,
-    /// The last interval that is in it as a whole.
+    /// The last interval that it contains as a whole.
     upto: Option<At>,
     intervals: u64,
     ids: BTreeSet<u32>,
@@ -176,7 +176,7 @@ struct Batch {
 
 struct Walk<'w> {
     after: Option<At>,
-    /// The run of the cursor.
+    /// The read has reached the run of the cursor.
     reached: bool,
     cursor: &'w mut Cursor,
     host: &'w Host,
@@ -190,7 +190,7 @@ struct Walk<'w> {
     failed: Option<io::Error>,
 }
 
-/// The last interval of a request, with what there is after it.
+/// The last interval of a request, with the state after it.
 #[derive(Clone, Copy)]
 struct Last<'i> {
     interval: &'i Interval,
@@ -199,23 +199,23 @@ struct Last<'i> {
 }
 
 impl Walk<'_> {
-    /// From the cursor to the end.
+    /// Reads from the cursor to the end.
     fn read(&mut self, store: &dyn Store) -> Result<(), ReadError> {
         let all: Vec<Name> = reader::segments(store)?.into_iter().map(|(name, _)| name).collect();
         let begin = self.cursor.at.map_or(0, |at| all.partition_point(|name| name.last < at.segment));
         let mut names = &all[begin..];
         self.dates = Dates::of(store, names, self.host.boot)?;
         if begin > 0 && self.cursor.at.is_some_and(|at| !self.dates.has(&at.run)) {
-            // The spool was made anew, or it was lost and began with other numbers.
+            // The spool was created anew, or it was lost and restarted with other numbers.
             names = &all[..];
             self.dates = Dates::of(store, names, self.host.boot)?;
         }
-        // What is not there any more is older than all that is.
+        // A run that is gone is older than all that are left.
         self.after = self.cursor.at.filter(|at| self.dates.has(&at.run));
         self.reached = false;
         self.batch = None;
         reader::read(store, names, true, &mut |place, seen, state| self.take(place.segment, &seen, state))?;
-        // Only where the spool has changed meanwhile, so that a run does not end where it did.
+        // Only if the spool has changed meanwhile, so that a run does not end where it did.
         if self.told.end == End::Done && self.failed.is_none() {
             _ = self.flush(None);
         }
@@ -277,7 +277,7 @@ impl Walk<'_> {
         ControlFlow::Continue(())
     }
 
-    /// Sends what there is. `last` is the interval that it ends with, if it ends with a whole one.
+    /// Sends the batch. `last` is its last interval, if that is complete.
     fn flush(&mut self, last: Option<Last<'_>>) -> ControlFlow<()> {
         let Some(batch) = self.batch.take() else { return ControlFlow::Continue(()) };
         let points = batch.request.count();
@@ -289,7 +289,7 @@ impl Walk<'_> {
         if let Answer::Refused { status, message } = &answer {
             self.told.refusal = format!("status {status}: {message}");
             refused = points;
-            // What is too old is most often the reason. The newest figures have all that the others had.
+            // Usually the data is too old. The newest figures include all earlier ones.
             if let Some(last) = last.filter(|_| batch.intervals > 1) {
                 let newest = self.newest(&batch.ids, last);
                 answer = self.send(&newest);
@@ -344,7 +344,7 @@ impl Walk<'_> {
         answer
     }
 
-    /// All figures of some streams as they are now.
+    /// All current figures of some streams.
     fn newest(&mut self, ids: &BTreeSet<u32>, last: Last<'_>) -> Request {
         let Last { interval, state, epoch_ns } = last;
         let mut batch = Batch::new(self.host, state);
@@ -377,7 +377,7 @@ impl Batch {
             ("service.instance.id", &host.instance),
             ("host.name", &host.name),
             ("os.type", "linux"),
-            // What an earlier boot ran is not known.
+            // The kernel of an earlier boot is unknown.
             ("os.version", kernel),
             ("edgelat.boot_id", &boot),
             ("edgelat.run_id", &run),

@@ -1,9 +1,9 @@
-//! From an interval to the points of a request.
+//! Conversion of an interval into the points of a request.
 //!
-//! A figure has a point in each interval in which it changed. Those that stay the same have one nevertheless in each interval in
-//! which a minute since boot ends: Prometheus forgets a series of which it hears nothing for five. So it does not matter where
-//! an upload begins, and what is sent again is the same again. A stream that has done nothing for an hour and that no call is in is left
-//! alone; its next call brings it back.
+//! A figure has a point in each interval in which it changed. Unchanged figures have a point in
+//! each interval in which a minute since boot ends: Prometheus drops a series after five minutes of
+//! silence. So an upload can begin anywhere, and data that is sent again is identical. A stream
+//! that was idle for an hour and has no call inside is skipped until its next call.
 
 use std::collections::BTreeMap;
 
@@ -18,50 +18,51 @@ use crate::otlp::{
 /// Time after which all figures of a stream are sent.
 pub const HEARTBEAT_NS: u64 = 60 * 1_000_000_000;
 
-/// Time after which a stream that does nothing is not sent any more: what `edgelat metrics` has too.
+/// Time after which an inactive stream is no longer sent, as in `edgelat metrics`.
 pub const FORGOTTEN_NS: u64 = 3_600 * 1_000_000_000;
 
-/// Place in [`LOSSES`] of calls that were inside when their process ended. It can become less: see docs/METRICS.md.
+/// Place in [`LOSSES`] of calls inside at the end of their process. It can decrease:
+/// docs/METRICS.md.
 const ENDED_INSIDE_LOSS: usize = 2;
 
 /// A stream that was sent.
 #[derive(Debug)]
 struct Known {
     attributes: Attributes,
-    /// Some of its figures were not taken.
+    /// Some of its figures were not accepted.
     missed: bool,
-    /// When it did something last.
+    /// Time of its last activity.
     active_ns: u64,
 }
 
-/// What of a stream is to be sent.
+/// Part of a stream that is to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// All figures.
     All,
-    /// Those that changed.
+    /// Changed figures.
     Changed,
 }
 
-/// The streams of a run, with what was sent of each.
+/// The streams of a run, with the figures sent of each.
 #[derive(Debug, Default)]
 pub struct Streams(BTreeMap<u32, Known>);
 
-/// The stream of a number. They are numbered in the order in which they came.
+/// Finds a stream by number. Streams are numbered in order of appearance.
 fn stream(state: &Checkpoint, id: u32) -> Option<&Stream> {
     let place = (id as usize).wrapping_sub(1);
     let there = state.streams.get(place).filter(|stream| stream.id == id);
     there.or_else(|| state.streams.iter().find(|stream| stream.id == id))
 }
 
-/// What a stream has counted.
+/// Counts of a stream.
 fn row(rows: &[(u32, Counts)], id: u32) -> Option<&Counts> {
     let place = rows.binary_search_by_key(&id, |row| row.0).ok()?;
     rows.get(place).map(|row| &row.1)
 }
 
 impl Streams {
-    /// Which streams have something to be sent at the end of an interval, `state` being what there is after it.
+    /// Streams with something to send at the end of an interval; `state` is the state after it.
     pub fn due(&mut self, interval: &Interval, state: &Checkpoint) -> Vec<(u32, Part)> {
         let now_ns = interval.end.boot_ns;
         let minute_ends = interval.begin_ns / HEARTBEAT_NS != now_ns / HEARTBEAT_NS;
@@ -146,13 +147,13 @@ impl Streams {
         }
     }
 
-    /// Some of what was sent was not taken, and nobody knows of which stream: all figures are sent next.
+    /// Some sent figures were not accepted, of unknown streams: all figures are sent next.
     pub fn missed(&mut self) {
         self.0.values_mut().for_each(|known| known.missed = true);
     }
 }
 
-/// Adds for how long targets were not measured in an interval.
+/// Adds the time in which targets were not measured in an interval.
 pub fn uncovered(request: &mut Request, interval: &Interval, time_ns: u64) {
     for uncovered in &interval.uncovered {
         let attributes = Attributes::of([("target", &*uncovered.target), ("reason", &uncovered.reason)]);

@@ -1,48 +1,50 @@
-//! What an answer means, and when to try again: the rules of the OTLP specification (OTLP/HTTP, *Failures*), as functions that
-//! know no clock and no network.
+//! Meaning of answers and time of retries: the rules of the OTLP specification (OTLP/HTTP,
+//! *Failures*), as functions without clock or network.
 
 use std::time::{Duration, SystemTime};
 
 use crate::otlp::{self, Partial, readable};
 
-/// Longest that a receiver can ask us to wait.
+/// Longest wait that a receiver can request.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3_600);
 
-/// What became of a request.
+/// Result of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// It was taken, all but the points of which it says otherwise. Those are not sent again.
+    /// Accepted, except for the points that the answer excludes. Those are not sent again.
     Taken(Partial),
-    /// It was refused for what is in it, and would be again.
+    /// Refused for its content; a retry would be refused as well.
     Refused {
-        /// Status of HTTP.
+        /// HTTP status.
         status: u16,
-        /// What the receiver says.
+        /// Message of the receiver.
         message: String,
     },
-    /// It is too much at once.
+    /// The request is too large.
     TooLarge,
-    /// It was refused for who sent it, or where: whatever is sent would be, until somebody changes something here or there.
+    /// Refused for its sender or address: every request would be, until a person changes something
+    /// at either end.
     Barred {
-        /// Status of HTTP.
+        /// HTTP status.
         status: u16,
-        /// What to look at.
+        /// The thing to check.
         message: String,
     },
-    /// It was not taken, and should be sent again later.
+    /// Not accepted; to be sent again later.
     Later {
-        /// Why.
+        /// The reason.
         reason: String,
-        /// Not before this time has passed, where the receiver says so.
+        /// Minimum wait before the next try, if the receiver gives one.
         after: Option<Duration>,
     },
 }
 
-/// Understands the answer to a request. A success counts only where it is an answer of OTLP: a portal that wants a login first,
+/// Interprets the answer to a request. A success counts only with an OTLP answer: a captive portal,
 /// or a web server, answers everything with 200 and a page of its own.
 ///
-/// Only 429, 502, 503 and 504 are retried, as the specification has it. What has nothing to do with what was sent (a password
-/// that is wrong, a path that is not there) is no reason either to give up the intervals that were sent: they stay.
+/// Only 429, 502, 503 and 504 are retried, as the specification requires. An error that is
+/// unrelated to the data (a wrong password, a missing path) is no reason to drop the intervals
+/// either: they stay.
 pub fn judge(
     status: u16,
     content_type: Option<&str>,
@@ -62,7 +64,7 @@ pub fn judge(
             },
             Answer::Taken,
         ),
-        // RFC 6585, 6: the same, from a portal that says so.
+        // RFC 6585, 6: the same, from a portal that identifies itself.
         511 => Answer::Later { reason: "status 511: the network wants a login first".to_owned(), after: None },
         429 | 502 | 503 | 504 => Answer::Later {
             reason: format!("status {status}"),
@@ -88,8 +90,9 @@ pub fn judge(
     }
 }
 
-/// What a receiver says that took a request; `None` where it is no receiver of OTLP. It answers in the format of the request,
-/// with no field at all if all was taken (OTLP/HTTP, *Response*); some answer in JSON, or say no type.
+/// Decodes the answer of a receiver that accepted a request; `None` if it is no OTLP receiver. It
+/// answers in the format of the request, without any field if all was accepted (OTLP/HTTP,
+/// *Response*); some answer in JSON, or give no type.
 fn accepted(content_type: Option<&str>, body: &[u8]) -> Option<Partial> {
     if body.is_empty() {
         return Some(Partial::default());
@@ -106,16 +109,16 @@ fn accepted(content_type: Option<&str>, body: &[u8]) -> Option<Partial> {
 pub fn wait(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     let time = match text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
-        // More digits than fit are a long time too.
+        // A number that does not fit is a long time too.
         true => Duration::from_secs(text.parse().unwrap_or(u64::MAX)),
-        // A date that has passed is now.
+        // A date in the past means now.
         false => httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default(),
     };
     Some(time.min(LONGEST_WAIT))
 }
 
-/// How long is waited between tries: twice as long each time, up to a bound, and by chance up to half of it less, so that a
-/// thousand boxes do not come back at the same moment.
+/// Wait between tries: doubled each time up to a bound, minus a random part of up to half, so that
+/// a thousand boxes do not return at the same moment.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
@@ -124,18 +127,18 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// From `first` to `most`.
+    /// Waits from `first` to `most`.
     pub fn new(first: Duration, most: Duration) -> Self {
         Self { first, most: most.max(first), tries: 0 }
     }
 
-    /// It worked.
+    /// Restarts after a success.
     pub fn reset(&mut self) {
         self.tries = 0;
     }
 
-    /// Time to the next try, after another one that failed. `chance` is any number; `asked` is what the receiver asked for, than
-    /// which it is never less.
+    /// Wait after another failure. `chance` is any number; `asked` is the wait that the receiver
+    /// requests, a lower bound.
     pub fn next(&mut self, chance: u64, asked: Option<Duration>) -> Duration {
         let whole = self.first.saturating_mul(1 << self.tries.min(20)).min(self.most);
         self.tries = self.tries.saturating_add(1);
@@ -192,7 +195,7 @@ mod tests {
         let response = b"\x0a\x12\x08\x03\x12\x0eout of\nbounds!";
         let Answer::Taken(partial) = judge(200, None, None, response, now()) else { panic!() };
         assert_eq!(partial, Partial { rejected: 3, message: "out of bounds!".to_owned() });
-        // Less than none.
+        // A negative count.
         let negative = b"\x0a\x0b\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01";
         assert_eq!(judge(200, None, None, negative, now()), Answer::Taken(Partial::default()));
     }
@@ -206,7 +209,7 @@ mod tests {
             (None, &b""[..], Partial::default()),
             (Some("text/html"), b"", Partial::default()),
             (Some("application/x-protobuf"), protobuf, three.clone()),
-            // A field that is newer than this program.
+            // A field from a newer version.
             (Some("Application/X-Protobuf; a=b"), b"\x10\x01", Partial::default()),
             (None, protobuf, three.clone()),
             (Some("application/octet-stream"), b"\x0a\0", Partial::default()),

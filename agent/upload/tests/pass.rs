@@ -1,4 +1,4 @@
-//! What is in a spool reaches a receiver: whatever the receiver, the link, the power and the clock do.
+//! The data of a spool reaches a receiver, whatever happens to receiver, link, power and clock.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -70,7 +70,7 @@ fn whichever_request_fails_nothing_is_lost_or_counted_twice() {
     let requests = usual.pass().requests;
     assert!(requests >= 4);
     for fails in 0..requests {
-        // It never came, or it was taken and the answer never came.
+        // The request was lost, or it was accepted and the answer was lost.
         for arrives in [false, true] {
             let mut it = Appliance::new();
             it.fake.replies.extend((0..fails).map(|_| Answer::Taken(Partial::default())));
@@ -107,12 +107,12 @@ fn an_upload_goes_on_behind_what_was_merged_meanwhile() {
         sent += told.intervals;
         holds(&it.fake.books, &records, records.history.len() - 1..records.history.len(), REAL);
     }
-    // The first of those that were merged of some that were sent and some that were not is counted with all that is in it.
+    // The first interval that was merged from sent and unsent ones counts with all its content.
     assert!((4_800..4_800 + 12 * 256).contains(&sent), "{sent}");
     assert_eq!(it.fake.books.again, 0);
 }
 
-/// A receiver so slow that the service records, and merges what is old, between two of its answers.
+/// A receiver so slow that the service records, and merges old data, between two of its answers.
 struct Slow<'s> {
     fake: Fake,
     records: &'s mut Records,
@@ -142,7 +142,7 @@ fn what_is_merged_while_it_is_read_is_read_again() {
         || pass(&store, &mut cursor, &mut sent, &it.host(), it.limits, &mut slow, &mut |_| Ok(())).unwrap();
     let told = [pass(), pass()];
     assert!(told.iter().all(|told| (told.refused, &told.end) == (0, &End::Done)), "{told:?}");
-    // What is sent anew after it was merged counts as often as it is sent.
+    // Intervals that are sent again after a merge count each time.
     assert!(told[0].intervals + told[1].intervals >= 800, "{told:?}");
     let books = slow.fake.books;
     holds(&books, &records, 799..800, REAL);
@@ -160,7 +160,7 @@ fn an_hour_without_a_clock_waits_and_is_dated_when_it_is_set() {
     (0..10).for_each(|_| records.interval(2, 5));
     let told = it.pass();
     assert_eq!((told.end, told.intervals), (End::Done, 370));
-    // Those of the first hour, too, are where they belong.
+    // Those of the first hour, too, have their right time.
     holds(&it.fake.books, &records, 0..370, REAL);
 }
 
@@ -183,7 +183,8 @@ fn a_cut_before_the_clock_was_ever_set_leaves_intervals_of_unknown_time_that_are
 
 #[test]
 fn a_boot_that_is_over_is_dated_by_the_best_clock_that_it_had() {
-    // A battery-backed clock, for less than the hour after which it is believed; and a run before the clock was set.
+    // A battery-backed clock, for less than the hour after which it is believed; and a run before
+    // the clock was set.
     let mut it = Appliance::new();
     let boot = [9; 16];
     let mut unset = Records::begin(&it.dir(), 1, boot, clock(5 * SECOND, Trust::Unset));
@@ -203,7 +204,7 @@ fn a_boot_that_is_over_is_dated_by_the_best_clock_that_it_had() {
 fn a_clock_that_is_corrected_dates_what_comes_and_moves_no_beginning() {
     let mut it = Appliance::new();
     let mut records = recorded(&it, 20);
-    // It was believed, and was a minute behind.
+    // The clock was believed, and was a minute behind.
     records.now.real_ns += 60 * SECOND;
     (0..20).for_each(|_| records.interval(3, 20));
     assert_eq!(it.pass().end, End::Done);
@@ -223,7 +224,7 @@ fn what_a_receiver_refuses_for_its_age_is_counted_and_the_newest_figures_arrive(
     let sent: usize = it.fake.requests.iter().map(|(_, points)| points).sum();
     assert!(told.refused > 0 && (told.accepted + told.refused) as usize <= sent);
     assert_eq!((it.saved.accepted, it.saved.refused), (told.accepted, told.refused));
-    // Everything is in the last ones.
+    // The last intervals contain everything.
     holds(&it.fake.books, &records, 50..60, REAL);
     let first = it.fake.books.series.values().flat_map(|series| series.keys()).min().unwrap();
     let times: Vec<u64> = records.history.iter().map(|(boot_ns, _)| REAL + boot_ns).collect();
@@ -270,7 +271,7 @@ fn requests_become_smaller_until_they_are_taken() {
     }
     assert!(halved > 2);
     holds(&it.fake.books, &records, 0..5, REAL);
-    // One that takes nothing at all is no reason to go on for ever.
+    // A receiver that takes nothing at all must not cause an endless loop.
     let mut it = Appliance::new();
     recorded(&it, 2);
     (it.fake.most, it.limits) = (Some(10), Limits { bytes: 1 });
@@ -343,7 +344,7 @@ fn whatever_happens_in_whatever_order_the_figures_are_right_in_the_end() {
                 }
                 it.pass();
             }
-            // One more of each, so that there is something that was not refused.
+            // Another one of each, so that some data was not refused.
             it.fake.replies.clear();
             run.interval(5, 1);
             it.pass();
@@ -359,7 +360,7 @@ fn whatever_happens_in_whatever_order_the_figures_are_right_in_the_end() {
     }
 }
 
-/// The table of docs/UPLOAD.md is what comes out here.
+/// This test produces the table of docs/UPLOAD.md.
 #[test]
 fn bytes_of_an_interval_are_those_of_the_page() {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/UPLOAD.md");
@@ -374,7 +375,7 @@ fn bytes_of_an_interval_are_those_of_the_page() {
             records.interval(functions, calls);
             it.pass();
             it.fake.requests.clear();
-            // Six of them are the minute between two uploads.
+            // Six intervals are the minute between two uploads.
             (0..6).for_each(|_| records.interval(functions, calls));
             let told = it.pass();
             let packed: usize =

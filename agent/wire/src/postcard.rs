@@ -1,8 +1,9 @@
 //! Numbers, texts and lists as postcard writes them (<https://postcard.jamesmunns.com/wire-format>).
 //!
-//! The format of a payload is postcard's. It is written out here instead of derived, because what reads it must take
-//! nothing on trust: a length is never a reason to allocate, every list ends with its bytes, and a number out of its range
-//! is no number. `agent/spool/tests/postcard.rs` holds it to what the postcard crate itself makes of the same structures.
+//! The format of a payload is postcard's. It is implemented here instead of derived, because the
+//! reader must not trust its input: a length is never a reason to allocate, every list ends with
+//! its bytes, and a number out of range is invalid. `agent/spool/tests/postcard.rs` compares it
+//! with the output of the postcard crate for the same structures.
 
 /// Bytes of the longest number.
 const VARINT_BYTES: usize = 10;
@@ -35,24 +36,24 @@ pub fn put_option(out: &mut Vec<u8>, number: Option<u64>) {
     }
 }
 
-/// What is left of a payload.
+/// The unread rest of a payload.
 #[derive(Debug)]
 pub struct Bytes<'b>(pub &'b [u8]);
 
 impl<'b> Bytes<'b> {
-    /// The next `length` bytes.
+    /// Takes the next `length` bytes.
     pub fn take(&mut self, length: usize) -> Option<&'b [u8]> {
         let (taken, left) = self.0.split_at_checked(length)?;
         self.0 = left;
         Some(taken)
     }
 
-    /// A number.
+    /// Reads a number.
     pub fn number(&mut self) -> Option<u64> {
         let mut number = 0u64;
         for place in 0..VARINT_BYTES {
             let byte = *self.take(1)?.first()?;
-            // The tenth byte has one bit of 64 left.
+            // The tenth byte holds the last bit of 64.
             if place + 1 == VARINT_BYTES && byte > 1 {
                 return None;
             }
@@ -64,35 +65,35 @@ impl<'b> Bytes<'b> {
         None
     }
 
-    /// A number of 32 bits.
+    /// Reads a 32-bit number.
     pub fn small(&mut self) -> Option<u32> {
         self.number()?.try_into().ok()
     }
 
-    /// A number with a sign.
+    /// Reads a number with a sign.
     pub fn signed(&mut self) -> Option<i64> {
         let number = self.number()?;
         Some((number >> 1) as i64 ^ -((number & 1) as i64))
     }
 
-    /// How many elements come, each of at least one byte: never more than there are bytes.
+    /// Reads a number of elements of at least one byte each: never more than there are bytes.
     pub fn length(&mut self) -> Option<usize> {
         usize::try_from(self.number()?).ok().filter(|length| *length <= self.0.len())
     }
 
-    /// Bytes after their length.
+    /// Reads bytes after their length.
     pub fn bytes(&mut self) -> Option<&'b [u8]> {
         let length = self.length()?;
         self.take(length)
     }
 
-    /// A text of at most `most` bytes.
+    /// Reads a text of at most `most` bytes.
     pub fn text(&mut self, most: usize) -> Option<String> {
         let text = std::str::from_utf8(self.bytes()?).ok()?;
         (text.len() <= most).then(|| text.to_owned())
     }
 
-    /// Yes or no.
+    /// Reads a flag.
     pub fn flag(&mut self) -> Option<bool> {
         match self.take(1)? {
             [0] => Some(false),
@@ -101,7 +102,7 @@ impl<'b> Bytes<'b> {
         }
     }
 
-    /// A number that may be missing.
+    /// Reads a number that may be missing.
     pub fn option(&mut self) -> Option<Option<u64>> {
         match self.flag()? {
             true => self.number().map(Some),
@@ -109,7 +110,7 @@ impl<'b> Bytes<'b> {
         }
     }
 
-    /// Sixteen bytes without a length.
+    /// Reads sixteen bytes without a length.
     pub fn id(&mut self) -> Option<[u8; 16]> {
         self.take(16)?.try_into().ok()
     }

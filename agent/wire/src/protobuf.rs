@@ -1,11 +1,11 @@
-//! Protobuf's encoding (<https://protobuf.dev/programming-guides/encoding/>), as much of it as messages written by hand need:
-//! a field is its number and how its value is written, and then the value.
+//! Protobuf's encoding (<https://protobuf.dev/programming-guides/encoding/>), as far as messages
+//! written by hand need it: a field is its number, the wire type of its value, and the value.
 //!
-//! A compiler of schemas would bring a run-time several times the size of the few messages that edgelat writes (metrics for
-//! Prometheus, OTLP) and the one that it reads. Field numbers stand where they are used.
+//! A schema compiler would add a run-time several times the size of the few messages that edgelat
+//! writes (metrics for Prometheus, OTLP) and the one that it reads. Callers pass the field numbers.
 use crate::postcard::{Bytes, put, put_signed};
 
-// How a value is written.
+// Wire types.
 const VARINT: u64 = 0;
 const I64: u64 = 1;
 const LEN: u64 = 2;
@@ -48,7 +48,7 @@ pub fn text(out: &mut Vec<u8>, field: u64, value: &str) {
     }
 }
 
-/// A value that was read.
+/// A decoded value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value<'b> {
     /// A number of any length.
@@ -61,18 +61,18 @@ pub enum Value<'b> {
     Bytes(&'b [u8]),
 }
 
-/// These bytes are no message.
+/// The bytes are no protobuf message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this is no protobuf message")]
 pub struct Malformed;
 
-/// The fields of a message, in the order in which they stand. After [`Malformed`] nothing comes any more. Nothing is
-/// allocated, and nothing of what a length says is believed.
+/// The fields of a message, in their order. [`Malformed`] ends the iteration. Nothing is allocated,
+/// and no length is trusted.
 #[derive(Debug)]
 pub struct Fields<'b>(Bytes<'b>);
 
 impl<'b> Fields<'b> {
-    /// Those of these bytes.
+    /// The fields of these bytes.
     pub fn of(message: &'b [u8]) -> Self {
         Self(Bytes(message))
     }
@@ -106,10 +106,10 @@ impl<'b> Iterator for Fields<'b> {
     }
 }
 
-/// The numbers of a packed list of numbers of any length.
+/// Decodes a packed list of variable-length numbers.
 ///
 /// # Errors
-/// Where the bytes are none.
+/// If the bytes are no such list.
 pub fn packed(list: &[u8]) -> Result<Vec<u64>, Malformed> {
     let (mut bytes, mut numbers) = (Bytes(list), Vec::new());
     while !bytes.0.is_empty() {
@@ -118,7 +118,7 @@ pub fn packed(list: &[u8]) -> Result<Vec<u64>, Malformed> {
     Ok(numbers)
 }
 
-/// A number that was written with its sign, `sint32` or `sint64`.
+/// Decodes the sign of a `sint32` or `sint64`.
 pub fn unsigned_as_signed(number: u64) -> i64 {
     (number >> 1) as i64 ^ -((number & 1) as i64)
 }

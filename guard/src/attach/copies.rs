@@ -1,11 +1,12 @@
-//! Does any process still have a copy of a descriptor that was closed here?
+//! Detection of copies that other processes still have of a descriptor closed here.
 //!
-//! A process that is forked has copies of all descriptors until it closes them or executes, and as long as there is one
-//! the kernel keeps the event behind it. That matters for events of several probes: removing the definition of one that
-//! is still open frees its probes while they are hit, and the kernel panics (`unregister_trace_uprobe`,
-//! kernel/trace/trace_uprobe.c: only the last probe of an event is asked whether it is in use). Nothing
-//! tells how many copies there are, so the ends of a pipe are copied along: once no writer is left, no copy is. For agents that
-//! find the definition of one that was killed, whose children may have copies still, a lock goes along in the same way
+//! A forked process has copies of all descriptors until it closes them or executes, and the kernel
+//! keeps an event as long as one copy of its descriptor is open. That matters for events of several
+//! probes: removing the definition of an open event frees its probes while they are hit, and the
+//! kernel panics (`unregister_trace_uprobe`, kernel/trace/trace_uprobe.c: it checks only the last
+//! probe of an event for use). The kernel does not report the number of copies, so the ends of a
+//! pipe are copied along: once no writer is left, no copy is. Children of a killed agent may also
+//! still have copies; for agents that find its definition, a lock is copied along in the same way
 //! (see `owner`).
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -17,12 +18,13 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
-/// How long a copy is waited for: whoever forks closes or executes at once, on a busy machine a little later.
+/// Longest wait for a copy: a forked process closes or executes at once, or soon on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Descriptors of one open file, of which one is open before all that it speaks for and has a lower number, the other a higher
-/// one. Whoever closes in ascending order is done with what is between when it closes the second, whoever closes in descending
-/// order when it closes the first.
+/// Two descriptors of one open file around all descriptors that it covers. The low one is opened
+/// before them and has a lower number, the high one has a higher number. A process that closes in
+/// ascending order has closed the covered descriptors when it closes the high one; in descending
+/// order, when it closes the low one.
 #[derive(Debug)]
 struct Bracket {
     low: OwnedFd,
@@ -30,7 +32,7 @@ struct Bracket {
 }
 
 impl Bracket {
-    /// From now on they stand around this one as well, which is above the low one.
+    /// Extends the bracket around this descriptor, whose number is above the low one.
     fn stretch(&mut self, opened: i32) -> Result<(), Errno> {
         if self.high.as_ref().is_none_or(|high| high.as_raw_fd() < opened) {
             self.high = Some(above(&self.low, opened)?);
@@ -39,15 +41,15 @@ impl Bracket {
     }
 }
 
-/// To be made before the descriptors that it speaks for.
+/// Pipe and lock of a set of descriptors; must exist before them.
 #[derive(Debug)]
 pub(super) struct Copies {
     reader: OwnedFd,
-    /// The answer, once it was asked for.
+    /// The answer, once it is known.
     gone: Option<bool>,
-    /// The pipe's, until it is asked for the answer.
+    /// The pipe's writers, until the answer is requested.
     writer: Option<Bracket>,
-    /// The lock that tells other agents of the copies.
+    /// The lock that shows other agents that copies exist.
     lock: Bracket,
 }
 
@@ -58,9 +60,10 @@ impl Copies {
         Ok(Self { reader, gone: None, writer: Some(Bracket { low: writer, high: None }), lock })
     }
 
-    /// Takes a descriptor that was opened between the ends, and gives it back with a number above the first ones. A process that
-    /// ends, executes or closes a range has its files released by the kernel in descending order (`task_work_run`,
-    /// kernel/task_work.c): with a number below, an event would be released after both ends, and pass for closed before it is.
+    /// Takes a descriptor opened between the ends, and returns it with a number above the first
+    /// ends. The kernel releases the files of a process that ends, executes or closes a range in
+    /// descending order (`task_work_run`, kernel/task_work.c): an event with a lower number would
+    /// be released after both ends, and count as closed too early.
     pub(super) fn cover(&mut self, mut opened: OwnedFd) -> Result<OwnedFd, Errno> {
         let ends = || self.writer.iter().chain([&self.lock]);
         let first = ends().map(|ends| ends.low.as_raw_fd()).max().unwrap_or(0);
@@ -72,7 +75,7 @@ impl Copies {
         Ok(opened)
     }
 
-    /// After the descriptors were closed here: is there no copy of them either? Waits a while for that, once.
+    /// Returns true if no copy is left after the descriptors were closed here. Waits a while, once.
     pub(super) fn gone(&mut self) -> bool {
         match self.gone {
             Some(gone) => gone,
@@ -96,19 +99,20 @@ impl Copies {
     }
 }
 
-/// Closes in a child of the guard what is not to be `kept`, from the highest number to the lowest: with one that is kept between
-/// the ends, a call takes one part of them and the next the other, and each is released in descending order. In ascending
-/// order both ends would be gone before the events that stand between them: **ran** on 6.1, where a loop of that panicked the
+/// Closes in a child of the guard all descriptors but those `kept`, from the highest number to the
+/// lowest. With a kept descriptor between the ends, one call closes one part of them and the next
+/// call the other, and each part is released in descending order. In ascending order both ends
+/// would be gone before the events between them: **ran** on 6.1, where a loop of that panicked the
 /// kernel within two seconds, and this order did not in 6,000 rounds.
 pub(crate) fn close_all_but(kept: Vec<RawFd>) {
     others(kept, |first, last| {
-        // SAFETY: the child closes descriptors that only the parent goes on to use, and its owners of them are never dropped:
-        // it ends by _exit. The call takes numbers.
+        // SAFETY: the child closes descriptors that only the parent still uses, and the child's
+        // owners of them are never dropped: it ends by _exit. The call takes numbers.
         _ = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     });
 }
 
-/// Ranges of the numbers that are not kept, in descending order.
+/// Passes the ranges of the numbers that are not kept, in descending order.
 fn others(mut kept: Vec<RawFd>, mut range: impl FnMut(u32, u32)) {
     kept.sort_unstable();
     let mut end = u32::MAX;
@@ -124,10 +128,10 @@ fn others(mut kept: Vec<RawFd>, mut range: impl FnMut(u32, u32)) {
     }
 }
 
-/// A copy of a descriptor with a number above another one.
+/// Copies a descriptor to a number above another one.
 fn above(opened: impl AsFd, number: i32) -> Result<OwnedFd, Errno> {
     let above = fcntl(opened, FcntlArg::F_DUPFD_CLOEXEC(number + 1))?;
-    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
+    // SAFETY: the call succeeded, so this is a new descriptor without another owner.
     Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(above) })
 }
 
@@ -144,7 +148,7 @@ mod tests {
     }
 
     impl Copies {
-        /// Numbers of the first ends and of the last.
+        /// Numbers of the first ends and of the last ends.
         fn ends(&self) -> [[i32; 2]; 2] {
             let ends = [self.writer.as_ref().unwrap(), &self.lock];
             [ends.map(|ends| ends.low.as_raw_fd()), ends.map(|ends| ends.high.as_ref().unwrap().as_raw_fd())]
@@ -154,7 +158,7 @@ mod tests {
     #[test]
     fn what_is_spoken_for_stands_between_the_ends() {
         let mut copies = Copies::new(nothing()).unwrap();
-        // As when something below the first ends was closed meanwhile: the next number is lower.
+        // As if a descriptor below the first ends was closed meanwhile: the next number is lower.
         let writer = &mut copies.writer.as_mut().unwrap().low;
         *writer = above(&*writer, 600).unwrap();
         copies.lock.low = above(&copies.lock.low, 650).unwrap();

@@ -1,7 +1,7 @@
 //! Probes: from the sites of a plan to the kernel and back.
 //!
-//! Three routes lead there. They differ in what the kernel must have, in the privilege they need and above
-//! all in how long it takes to remove a thousand probes:
+//! Three routes exist. They differ in the kernel version, in the privilege they need and above all
+//! in the time that removing a thousand probes takes:
 //!
 //! | route | kernel | needs | a thousand functions off |
 //! | --- | --- | --- | --- |
@@ -9,14 +9,15 @@
 //! | [`tracefs`] | 5.11 | write access to uprobe_events, CAP_PERFMON | one grace period an event of many probes |
 //! | [`single`] | 5.11 | CAP_SYS_ADMIN since July 2025 | one grace period a probe |
 //!
-//! Every probe is bound to one process. A probe on the file as such would run in every process that executes
-//! it, and a file that is overwritten in place under such a probe makes the next program run wrong.
+//! Every probe is bound to one process. A probe on the file as such would run in every process that
+//! executes the file, and overwriting the file in place under such a probe makes the next program
+//! run wrong.
 //!
-//! A target's memory is looked at before (`text.rs`, [`crate::memory`]) and after: a probe that the kernel did not place
-//! is an error, never a function without calls.
+//! A target's memory is checked before (`text.rs`, [`crate::memory`]) and after: a probe that the
+//! kernel did not place is an error, never a function without calls.
 //!
-//! Exit sites are attached before entry sites and everything while the switch is off, so that no call is
-//! entered that cannot be seen leaving.
+//! Exit sites are attached before entry sites, and all sites while the switch is off, so that each
+//! call whose entry is seen also has its exit seen.
 
 pub(crate) mod copies;
 mod janitor;
@@ -48,18 +49,19 @@ use crate::target::Target;
 use text::Mappings;
 use tracefs::Tracefs;
 
-/// Sites that single events are used for. The kernel schedules all of them in and out whenever it switches to the target's
-/// main thread or away from it (Linux 6.18, kernel/events/core.c, `ctx_sched_in`, `ctx_sched_out`): with hundreds a program whose
-/// threads wake each other runs several times slower, and no hit tells of it.
+/// Most sites for which single events are used. The kernel schedules all of them in and out at
+/// every switch to or from the target's main thread (Linux 6.18, kernel/events/core.c,
+/// `ctx_sched_in`, `ctx_sched_out`): with hundreds, a program whose threads wake each other runs
+/// several times slower, and no hit shows it.
 pub(crate) const HANDFUL: usize = 64;
 
-/// Sites that are attached at once, where there are more. The kernel takes the lock of the target's mappings again and
-/// again meanwhile, and a thread that maps memory waits for all of them.
+/// Sites attached at once, if there are more. The kernel takes the lock of the target's mappings
+/// repeatedly meanwhile, and a thread that maps memory waits for all of them.
 const SLICE: usize = 256;
-/// Slices of one image and program at most: each takes a descriptor in each process.
+/// Most slices of one image and program: each takes a descriptor in each process.
 const SLICES: usize = 32;
 
-/// Length of the slices of so many sites.
+/// Length of the slices of this many sites.
 fn slice(sites: usize) -> usize {
     sites.div_ceil(SLICES).max(SLICE)
 }
@@ -73,13 +75,13 @@ fn pause() {
 #[derive(Debug, Clone)]
 pub(crate) struct ImageSites {
     pub(crate) file: Rc<File>,
-    /// Where its bytes are read; another one where the image is a foreign file.
+    /// File from which its bytes are read; differs from `file` if the image is a foreign file.
     pub(crate) bytes: Rc<File>,
-    /// To find the image among the mappings of a process.
+    /// Key that finds the image among the mappings of a process.
     pub(crate) key: FileKey,
     pub(crate) entries: Vec<Site>,
     pub(crate) exits: Vec<Site>,
-    /// What stood at all of them when they were checked.
+    /// Mark of the code at all sites when they were checked.
     pub(crate) mark: u64,
 }
 
@@ -89,13 +91,14 @@ impl ImageSites {
         self.entries.iter().chain(&self.exits)
     }
 
-    /// Is one of them in code of Go? Its program reads the target's memory.
+    /// Returns true if a site is in Go code, where the program reads the target's memory.
     pub(crate) fn has_goroutines(&self) -> bool {
         self.sites().any(|site| site.cookie & SITE_GOROUTINE != 0)
     }
 
-    /// All sites as programs find them that know the address alone, each with its number among those there: one that says
-    /// that another follows comes before it, and Python's is the first.
+    /// Returns all sites in the order of programs that know only the address, each with its number
+    /// among the sites at that address. A site marked as having a successor comes before it, and
+    /// Python's comes first.
     pub(crate) fn numbered(&self) -> Vec<(&Site, u32)> {
         let lists = [(&self.entries, 0), (&self.exits, SITE_EXITS)];
         let mut all: Vec<_> =
@@ -108,31 +111,32 @@ impl ImageSites {
         all
     }
 
-    /// Does the same stand there now?
+    /// Returns true if the code at the sites is the same now.
     pub(crate) fn are_as_checked(&self, file: &File) -> bool {
         let marks = self.sites().map(|site| mark_of(file, site.offset));
         marks.fold(0, u64::wrapping_add) == self.mark
     }
 }
 
-/// File offset of an instruction and what its program is told.
+/// File offset of an instruction and the cookie of its program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Site {
     pub(crate) offset: u64,
     pub(crate) cookie: u64,
-    /// Bytes of the function before it that are compared with memory as well.
+    /// Bytes of the function before the site that are also compared with memory.
     pub(crate) before: u8,
-    /// Some kernels leave a shadow stack wrong here: it is a call, which they emulate, or a return probe is put on it.
+    /// Some kernels leave the shadow stack wrong here: at a call, which they emulate, or a return
+    /// probe.
     pub(crate) unshadowed: bool,
 }
 
-/// Those that get a probe where programs know the address alone: one serves all sites at a place.
+/// Sites that get a probe if programs know only the address: one probe serves all sites at a place.
 fn once(sites: &[Site]) -> Vec<Site> {
     let mut seen = HashSet::new();
     sites.iter().filter(|site| seen.insert(site.offset)).copied().collect()
 }
 
-/// Probes of one process. They end with the value, however it is dropped.
+/// Probes of one process. Dropping the value in any way removes them.
 #[expect(dead_code, reason = "held for their drop")]
 enum Probes {
     Multi(multi::Probes),
@@ -140,22 +144,22 @@ enum Probes {
     Single(single::Probes),
 }
 
-/// What a process has of us.
+/// Everything attached to one process.
 pub(crate) struct Attached {
     _probes: Probes,
-    /// Sites that were entered for programs without cookies.
+    /// Sites entered for programs without cookies.
     addresses: Vec<SiteAt>,
-    /// How many processes the OOM killer had ended before.
+    /// Number of processes that the OOM killer had ended before.
     kills: u64,
 }
 
 impl Attached {
-    /// Has the OOM killer ended any process since?
+    /// Returns true if the OOM killer has ended any process since.
     pub(crate) fn out_of_memory(&self) -> bool {
         memory::kills() > self.kills
     }
 
-    /// The process has mapped an image elsewhere as well: enters the addresses that are new.
+    /// Enters the addresses that are new, after the process has mapped an image elsewhere as well.
     pub(crate) fn renew(
         &mut self,
         loaded: &Loaded,
@@ -170,31 +174,31 @@ impl Attached {
         Ok(())
     }
 
-    /// After the process has ended: its addresses mean nothing any more.
+    /// Removes the addresses of a process that has ended: they mean nothing any more.
     pub(crate) fn forget(&self, loaded: &Loaded, pid: i32) {
         self.addresses.iter().for_each(|address| loaded.remove_site(pid, *address));
     }
 }
 
-/// How a plan will be attached.
+/// Route and programs of a future attach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Way {
     pub(crate) route: Route,
     pub(crate) programs: Programs,
 }
 
-/// Why nothing is measured under lockdown=confidentiality.
+/// Reason why nothing is measured under lockdown=confidentiality.
 pub(crate) const LOCKED_DOWN: &str = "it is locked down for confidentiality, so BPF programs may not read its memory \
      and tracing is off; boot with lockdown=integrity or without lockdown";
 
-/// Chooses the way that needs least among those that work here, or says why none does.
+/// Chooses the way with the fewest needs among those that work here, or returns why none does.
 pub(crate) fn choose(
     wanted: Option<Route>,
     returns: Returns,
     sites: usize,
     tracefs: &Result<&Tracefs, Errno>,
 ) -> Result<Way, GuardError> {
-    // No route works without; better said once than for each.
+    // No route works without programs; one error is better than one per route.
     if let Err(errno @ (Errno::EPERM | Errno::EACCES)) = features::programs() {
         return Err(load_refused(errno.into()));
     }
@@ -239,7 +243,7 @@ pub(crate) fn choose(
     Err(GuardError::NoRoute { reasons: text(reasons.trim_end_matches("; ")), denied })
 }
 
-/// Why a route cannot be used, for a list that names the routes itself.
+/// Returns why a route cannot be used, for a list that names the routes itself.
 pub(crate) fn reason(error: &GuardError) -> String {
     match error {
         GuardError::Route { reason, .. } => reason.to_string(),
@@ -247,7 +251,7 @@ pub(crate) fn reason(error: &GuardError) -> String {
     }
 }
 
-/// The programs for a route on this kernel, or why it cannot be used.
+/// Returns the programs for a route on this kernel, or why it cannot be used.
 pub(crate) fn can_use(
     route: Route,
     returns: Returns,
@@ -291,12 +295,12 @@ pub(crate) fn can_use(
     }
 }
 
-/// Attaches the sites of `images` to a process, if its memory allows it, and makes sure that they are there.
+/// Attaches the sites of `images` to a process whose memory allows it, and checks their presence.
 ///
 /// # Errors
-/// [`GuardError::Unfit`], [`GuardError::NoHeadroom`] before anything is attached; [`GuardError::OutOfMemory`],
-/// [`GuardError::NotArmed`] and whatever the kernel says while it is; [`GuardError::Traced`] before
-/// and after. Nothing is attached then.
+/// [`GuardError::Unfit`], [`GuardError::NoHeadroom`] before anything is attached;
+/// [`GuardError::OutOfMemory`], [`GuardError::NotArmed`] and any kernel error while attaching;
+/// [`GuardError::Traced`] before and after. Nothing is attached then.
 pub(crate) fn cover(
     route: Route,
     loaded: &Loaded,
@@ -323,7 +327,7 @@ pub(crate) fn cover(
         if out_of_memory { GuardError::OutOfMemory { pid, sites: number_of(images) } } else { error }
     })?;
     let missing = match mapped.not_armed(target, images) {
-        // Mapped elsewhere meanwhile, as by an exec? Then what is mapped now counts.
+        // Mapped elsewhere meanwhile, as by an exec: the current mappings count.
         Ok(Some(_)) => Mappings::of(target, images).and_then(|mapped| mapped.not_armed(target, images)),
         seen => seen,
     };
@@ -384,7 +388,7 @@ fn attach_mapped(
     }
 }
 
-/// Enters the address that each site has in the process, for programs that get no cookie.
+/// Enters the address of each site in the process, for programs without cookies.
 fn enter_addresses(
     loaded: &Loaded,
     target: &Target,
@@ -403,25 +407,25 @@ fn enter_addresses(
     Ok(addresses)
 }
 
-/// A function by its number in the plan.
+/// Names a function by its number in the plan.
 fn numbered(function: u32) -> Text {
     text(format_args!("function {function} of the plan"))
 }
 
-/// Probes of one process.
+/// Number of probes of one process.
 fn number_of(images: &[ImageSites]) -> u32 {
     images.iter().map(|image| image.sites().count()).sum::<usize>() as u32
 }
 
-/// Closes what holds probes. Each close waits for a grace period of the kernel; waiting together takes as long as
-/// one.
+/// Closes the holders of probes. Each close waits for a grace period of the kernel; waiting
+/// together takes as long as one.
 pub(crate) fn close_together<T: Send>(mut held: Vec<T>) {
     const CLOSERS: usize = 64;
     let share = held.len().div_ceil(CLOSERS).max(1);
     std::thread::scope(|scope| {
         while held.len() > share {
             let rest = held.split_off(held.len() - share);
-            // Where no thread can be had, the share is closed here: later, but closed.
+            // If no thread can be created, the share is closed here: later, but closed.
             let builder = std::thread::Builder::new().stack_size(64 * 1024);
             _ = builder.spawn_scoped(scope, move || drop(rest));
         }
@@ -429,7 +433,7 @@ pub(crate) fn close_together<T: Send>(mut held: Vec<T>) {
     });
 }
 
-/// The error of a failed attempt to attach.
+/// Returns the error of a failed attach.
 fn failed(route: Route, target: &Target, images: &[ImageSites], os: Os, hint: &str) -> GuardError {
     if os.0 == Errno::ESRCH as i32 {
         return GuardError::NoProcess { pid: target.pid };

@@ -23,7 +23,7 @@ impl Drop for Probes {
     }
 }
 
-/// What a program is told at a site of this process.
+/// Cookie of a site of this process.
 fn cookie(site: &Site, pid: i32) -> u64 {
     let place = if site.cookie & SITE_RETURN == 0 { 0 } else { (site.offset & 0xfff) << SITE_PLACE_SHIFT };
     site.cookie | place | (pid as u64) << SITE_PROCESS_SHIFT

@@ -1,10 +1,12 @@
-//! Whose events of the tracing file system are, and whether anybody may have them open still.
+//! Owners of the events of the tracing file system, and whether any process may still have these
+//! open.
 //!
-//! A definition outlives its maker, so every one is in a group of a name that says whose it is, `edgelat_<pid>_<start>`. That
-//! its maker has ended is not enough to remove it: what it had just forked has copies of its events, and an event that is open
-//! must not lose its definition (see `copies`). So every agent holds a lock on one byte of `uprobe_events`, at a place that
-//! follows from its name, through a descriptor that is copied wherever its events are. The lock is one of an open file
-//! (`F_OFD_SETLK`), which the kernel lets go of with the last copy.
+//! A definition outlives its maker, so each is in a group whose name gives its owner,
+//! `edgelat_<pid>_<start>`. The end of the maker is not enough to remove it: a process that the
+//! maker had forked at the end has copies of its events, and an open event must not lose its
+//! definition (see `copies`). So every agent holds a lock on one byte of `uprobe_events`, at a
+//! place that follows from its name, through a descriptor that is copied together with its events.
+//! The lock belongs to an open file (`F_OFD_SETLK`), and the kernel releases it with the last copy.
 
 use std::os::fd::AsFd;
 
@@ -15,12 +17,12 @@ use crate::lock::{self, Want};
 use crate::protocol::TargetId;
 use crate::target::Target;
 
-/// How the name of a group begins; process and its start follow.
+/// Prefix of a group's name; the process id and the start time follow.
 pub(super) const PREFIX: &str = "edgelat_";
-/// Bits of the number of a process (PID_MAX_LIMIT, include/linux/threads.h).
+/// Bits of a process id (PID_MAX_LIMIT, include/linux/threads.h).
 const PID_BITS: u32 = 22;
 
-/// A process, by its number and the time of its start in clock ticks since boot.
+/// A process, by its id and its start time in clock ticks since boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Owner {
     pid: i32,
@@ -34,7 +36,7 @@ impl Owner {
         Ok(Self { pid, start: start_of(pid).flatten().ok_or(Errno::ESRCH)? })
     }
 
-    /// That of a group. What is not such a name is nobody's.
+    /// Returns the owner of a group; `None` if the name has another form.
     pub(super) fn of(group: &str) -> Option<Self> {
         let (pid, start) = group.strip_prefix(PREFIX)?.split_once('_')?;
         Some(Self { pid: pid.parse().ok()?, start: start.parse().ok()? })
@@ -44,23 +46,24 @@ impl Owner {
         format!("{PREFIX}{}_{}", self.pid, self.start)
     }
 
-    /// Does it certainly run no longer, and has nobody its events open? `events` is `uprobe_events`.
+    /// Returns true if the process has certainly ended and no process has its events open. `events`
+    /// is `uprobe_events`.
     pub(super) fn is_gone(&self, events: impl AsFd) -> bool {
         self.has_ended(start_of) && !self.may_have_open(events)
     }
 
-    /// What belongs to a process that could not be looked at, for want of a descriptor or a right, stays.
+    /// Events of a process that could not be examined, for want of a descriptor or a right, stay.
     fn has_ended(&self, start_of: impl Fn(i32) -> Option<Option<u64>>) -> bool {
         start_of(self.pid).is_some_and(|found| found != Some(self.start))
     }
 
-    /// May any process have events of this one open?
+    /// Returns true if any process may have events of this one open.
     pub(super) fn may_have_open(&self, events: impl AsFd) -> bool {
         lock::is_part_locked(events, self.byte()).unwrap_or(true)
     }
 
-    /// Holds its lock, as long as there is a copy of this descriptor of `uprobe_events`. Locks for reading: guards of one process
-    /// are no obstacle to each other.
+    /// Holds its lock as long as a copy of this descriptor of `uprobe_events` exists. The lock is a
+    /// read lock: guards of one process do not obstruct each other.
     pub(super) fn hold(&self, events: impl AsFd) -> Result<(), Errno> {
         lock::set_part(events, Want::Read, self.byte())
     }
@@ -71,8 +74,8 @@ impl Owner {
     }
 }
 
-/// Start time of a process in clock ticks since boot, `None` within where there is no such process (the number may be that of a
-/// thread by now); `None` where it could not be looked at.
+/// Start time of a process in clock ticks since boot. The inner `None`: no such process (its id may
+/// now be a thread's); the outer `None`: it could not be examined.
 fn start_of(pid: i32) -> Option<Option<u64>> {
     match Target::unchecked(TargetId(0), pid) {
         Ok(target) => Some(Some(target.start)),
@@ -126,7 +129,7 @@ mod tests {
         let path = folder.join("events");
         std::fs::write(&path, "").unwrap();
         let asked = File::open(&path).unwrap();
-        // Nobody's: the first process has another start.
+        // The first process has another start time, so this owner is gone.
         let owner = Owner { pid: 1, start: u64::MAX };
         assert!(owner.is_gone(&asked));
         let held = File::open(&path).unwrap();

@@ -1,6 +1,7 @@
 //! Memory of a process, read as little as possible.
 //!
-//! Pages that were never written to are the file's own, and /proc/PID/pagemap tells which those are; only the others are read.
+//! Pages that were never written to are the file's own, and /proc/PID/pagemap shows them; only the
+//! other pages are read.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -12,17 +13,18 @@ use super::text::BREAKPOINT;
 use crate::error::GuardError;
 use crate::target::Target;
 
-/// Entries of pagemap that are read at once.
+/// Entries of pagemap read at once.
 const ENTRIES: usize = 512;
-/// Memory of a process, with what was read last.
+/// Memory of a process, with the entries and the page read last.
 pub(crate) struct Memory<'a> {
     target: &'a Target,
-    /// `None` where the kernel has none (CONFIG_PROC_PAGE_MONITOR): then every page may have been written to.
+    /// `None` if the kernel has no pagemap (CONFIG_PROC_PAGE_MONITOR): then every page may be
+    /// written.
     pagemap: Option<File>,
     mem: Option<File>,
-    /// Entries from that page on.
+    /// First page of the entries, and the entries.
     entries: (u64, Vec<u8>),
-    /// The page that was read last.
+    /// The page read last.
     page: (u64, Vec<u8>),
 }
 
@@ -32,7 +34,7 @@ impl<'a> Memory<'a> {
         Self { target, pagemap, mem: None, entries: (0, Vec::new()), page: (u64::MAX, Vec::new()) }
     }
 
-    /// May the bytes from `address` on differ from those of the file?
+    /// Returns true if the bytes from `address` on may differ from those of the file.
     pub(crate) fn was_written(&mut self, address: u64, bytes: u64) -> Result<bool, GuardError> {
         let page = page_size();
         let pages = address / page..=(address + bytes - 1) / page;
@@ -44,7 +46,7 @@ impl<'a> Memory<'a> {
         Ok(false)
     }
 
-    /// Is the page anonymous, in memory or swapped out?
+    /// Returns true if the page is anonymous, in memory or swapped out.
     fn is_private(&mut self, page: u64) -> Result<bool, GuardError> {
         // Documentation/admin-guide/mm/pagemap.rst
         const PRESENT: u64 = 1 << 63;
@@ -66,13 +68,13 @@ impl<'a> Memory<'a> {
         Ok(entry & (PRESENT | SWAPPED) != 0 && entry & OF_FILE == 0)
     }
 
-    /// Reads memory; false where nothing is mapped.
+    /// Reads memory; false if nothing is mapped.
     pub(crate) fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<bool, GuardError> {
         if self.mem.is_none() {
             match self.target.open_file("mem") {
                 Ok(mem) => self.mem = Some(mem),
                 Err(error @ GuardError::NoProcess { .. }) => return Err(error),
-                // The file is its user's; the call asks for CAP_SYS_PTRACE only.
+                // The file is its user's; the call needs only CAP_SYS_PTRACE.
                 Err(error) => {
                     return match copy(self.target.pid, address, bytes) {
                         Err(Errno::EPERM | Errno::ENOSYS) => Err(error),
@@ -84,7 +86,7 @@ impl<'a> Memory<'a> {
         Ok(self.mem.as_ref().is_some_and(|mem| mem.read_exact_at(bytes, address).is_ok()))
     }
 
-    /// Does something else than the file's instruction stand there?
+    /// Returns true if the memory there differs from the file's instruction.
     pub(super) fn has_probe(&mut self, address: u64, file: &File, offset: u64) -> Result<bool, GuardError> {
         const CODE: usize = BREAKPOINT.len();
         if self.pagemap.is_some() && !self.is_private(address / page_size())? {
@@ -98,7 +100,7 @@ impl<'a> Memory<'a> {
                 Ok(true) => self.page = (page, bytes),
                 // Unmapped meanwhile, with its probe.
                 Ok(false) => return Ok(true),
-                // It may not be read. That the page is private says that a probe is in it.
+                // The page may not be read. It is private, which shows that it holds a probe.
                 Err(GuardError::NotPermitted { .. }) => return Ok(true),
                 Err(error) => return Err(error),
             }
@@ -110,12 +112,12 @@ impl<'a> Memory<'a> {
     }
 }
 
-/// Reads memory of a process whole, without a file.
+/// Reads the whole of `bytes` from a process's memory, without a file.
 fn copy(pid: i32, address: u64, bytes: &mut [u8]) -> Result<(), Errno> {
     let local = nix::libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     let remote = nix::libc::iovec { iov_base: address as *mut _, iov_len: bytes.len() };
-    // SAFETY: the kernel writes into `local` only, which is `bytes`; `remote` is an address of the other process, which the
-    // kernel checks.
+    // SAFETY: the kernel writes into `local` only, which is `bytes`; `remote` is an address of the
+    // other process, which the kernel checks.
     let read = unsafe { nix::libc::process_vm_readv(pid, &local, 1, &remote, 1, 0) };
     match Errno::result(read)? as usize == bytes.len() {
         true => Ok(()),

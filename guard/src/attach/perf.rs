@@ -1,4 +1,4 @@
-//! perf events: what both older routes hang their programs on.
+//! perf events, to which both older routes attach their programs.
 
 use std::ffi::c_int;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -43,14 +43,14 @@ pub(crate) fn uprobe_type() -> Result<u32, GuardError> {
     number.trim().parse().map_err(|_| lacking(format!("{path} holds no number")))
 }
 
-/// The error where the kernel does not let this caller open uprobe events. Before July 2025's kernels CAP_PERFMON was
-/// enough, without which no program would have been loaded.
+/// Returns the error for a caller that the kernel does not let open uprobe events. Before July
+/// 2025's kernels CAP_PERFMON was enough, without which no program would have been loaded.
 pub(super) fn refused(os: Os) -> GuardError {
     rights::refused("open perf uprobe events", os, &[Capability::CAP_SYS_ADMIN])
 }
 
-/// May this process open uprobe events? Asked with a path that leads nowhere: the kernel looks at the rights first
-/// (kernel/events/core.c, perf_uprobe_event_init), so nothing is probed for the answer.
+/// Checks that this process may open uprobe events. The call uses an empty path: the kernel checks
+/// the rights first (kernel/events/core.c, perf_uprobe_event_init), so nothing is probed.
 pub(crate) fn may_open_uprobes() -> Result<(), GuardError> {
     let kind = uprobe_type()?;
     match open_uprobe(kind, 0, c"", 0, std::process::id() as i32) {
@@ -59,7 +59,8 @@ pub(crate) fn may_open_uprobes() -> Result<(), GuardError> {
     }
 }
 
-/// May this process open trace events? Asked for one that does not exist: the rights are looked at first here too.
+/// Checks that this process may open trace events, with an event that does not exist: the kernel
+/// checks the rights first here too.
 pub(crate) fn may_open_tracepoints() -> Result<(), GuardError> {
     match open_tracepoint(u64::MAX, std::process::id() as i32) {
         Err(errno @ (Errno::EPERM | Errno::EACCES)) => Err(tracepoints_refused(errno.into())),
@@ -67,19 +68,21 @@ pub(crate) fn may_open_tracepoints() -> Result<(), GuardError> {
     }
 }
 
-/// The error where the kernel does not let this caller open trace events. From level 3 of the sysctl on, an addition of
-/// some distributions, the kernels of some of them do not take CAP_PERFMON for an answer.
+/// Returns the error for a caller that the kernel does not let open trace events. From level 3 of
+/// the sysctl on, an addition of some distributions, some kernels do not accept CAP_PERFMON.
 pub(super) fn tracepoints_refused(os: Os) -> GuardError {
     let level = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
     let action = format!("open trace events while kernel.perf_event_paranoid is {}", level.trim());
     rights::refused(action, os, &[Capability::CAP_PERFMON, Capability::CAP_SYS_ADMIN])
 }
 
-/// Is the kernel locked down for confidentiality? `None` where it cannot be told. It shows its mode only where securityfs
-/// is mounted, so it is asked for what this mode alone refuses: an event that samples registers. The process that it
-/// should watch does not exist, which the kernel finds out later (kernel/events/core.c, perf_event_open).
+/// Returns true if the kernel is locked down for confidentiality; `None` if that is unknown. The
+/// kernel shows its mode only if securityfs is mounted, so this tries an event that only this mode
+/// refuses: one that samples registers. Its process does not exist, which the kernel notices later
+/// (kernel/events/core.c, perf_event_open).
 pub(crate) fn confidentiality() -> Option<bool> {
-    /// PERF_TYPE_SOFTWARE with PERF_COUNT_SW_DUMMY and PERF_SAMPLE_REGS_INTR, include/uapi/linux/perf_event.h.
+    /// PERF_TYPE_SOFTWARE with PERF_COUNT_SW_DUMMY and PERF_SAMPLE_REGS_INTR,
+    /// include/uapi/linux/perf_event.h.
     const SOFTWARE: u32 = 1;
     const DUMMY: u64 = 9;
     const REGISTERS: u64 = 1 << 18;
@@ -94,7 +97,7 @@ pub(crate) fn confidentiality() -> Option<bool> {
     };
     match (answer(REGISTERS), answer(0)) {
         (Some(Errno::ESRCH), _) => Some(false),
-        // Without registers it is not refused, so it is not perf as such that is forbidden here.
+        // Without registers the event is not refused, so perf as such is not forbidden here.
         (Some(Errno::EPERM), Some(Errno::ESRCH)) => Some(true),
         _ => None,
     }
@@ -128,14 +131,14 @@ pub(super) fn open_uprobe(
     attr.config = config;
     attr.__bindgen_anon_3.uprobe_path = path.as_ptr() as u64;
     attr.__bindgen_anon_4.probe_offset = offset;
-    // SAFETY: the only pointer in the attributes is `path`, which is a C string and outlives the call.
+    // SAFETY: the only pointer in the attributes is `path`, a C string that outlives the call.
     unsafe { open(&attr, pid) }
 }
 
 fn attributes(kind: u32) -> perf_event_attr {
     let size = size_of::<perf_event_attr>() as u32;
     let mut attr = perf_event_attr { type_: kind, size, ..Default::default() };
-    // Each hit counts; no sample is ever written, because no buffer is mapped.
+    // Each hit counts; the kernel never writes a sample, because no buffer is mapped.
     attr.__bindgen_anon_1.sample_period = 1;
     attr.__bindgen_anon_2.wakeup_events = 1;
     attr
@@ -146,7 +149,7 @@ fn attributes(kind: u32) -> perf_event_attr {
 unsafe fn open(attr: &perf_event_attr, pid: i32) -> Result<OwnedFd, Errno> {
     const ANY_CPU: c_int = -1;
     const NO_GROUP: c_int = -1;
-    // SAFETY: `attr` is initialised and says its own size; what it points to is the caller's promise.
+    // SAFETY: `attr` is initialised and says its own size; the caller vouches for its pointers.
     let fd = unsafe {
         nix::libc::syscall(
             nix::libc::SYS_perf_event_open,
@@ -158,7 +161,7 @@ unsafe fn open(attr: &perf_event_attr, pid: i32) -> Result<OwnedFd, Errno> {
         )
     };
     let fd = Errno::result(fd)? as i32;
-    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
+    // SAFETY: the call succeeded, so this is a new descriptor without another owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -176,7 +179,8 @@ pub(super) fn set(event: OwnedFd, program: BorrowedFd<'_>, cookie: Option<u64>) 
                 ..Default::default()
             };
             options.__bindgen_anon_1.perf_event.bpf_cookie = cookie;
-            // SAFETY: both descriptors are open; the options are initialised, say their size and are not kept.
+            // SAFETY: both descriptors are open; the options are initialised, say their size and
+            // are not kept.
             let fd = unsafe {
                 libbpf_sys::bpf_link_create(
                     program.as_raw_fd(),
@@ -188,7 +192,7 @@ pub(super) fn set(event: OwnedFd, program: BorrowedFd<'_>, cookie: Option<u64>) 
             if fd < 0 {
                 return Err(Errno::from_raw(-fd));
             }
-            // SAFETY: a new descriptor that nobody else owns.
+            // SAFETY: a new descriptor without another owner.
             Some(unsafe { OwnedFd::from_raw_fd(fd) })
         }
     };

@@ -1,7 +1,8 @@
 //! One perf event for each site.
 //!
-//! Nothing is left behind in the tracing file system, and return probes can carry a cookie. But each close
-//! waits for a grace period, so that a thousand of them take minutes unless they wait together.
+//! This route leaves nothing in the tracing file system, and return probes can carry a cookie. But
+//! each close waits for a grace period, so that closing a thousand takes minutes unless they wait
+//! together.
 
 use std::ffi::CString;
 use std::os::fd::AsFd;
@@ -27,7 +28,7 @@ impl Drop for Probes {
 pub(super) fn attach(loaded: &Loaded, target: &Target, images: &[ImageSites]) -> Result<Probes, GuardError> {
     let kind = perf::uprobe_type()?;
     let returns = loaded.programs == Programs::AddressReturn;
-    // Events that were opened before one failed are closed together by this drop as well.
+    // This drop also closes together the events that were opened before one failed.
     let mut probes = Probes(Vec::new());
     for image in images {
         let path = CString::new(path_of(&*image.file)).map_err(|_| GuardError::Message)?;

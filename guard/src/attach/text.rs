@@ -1,9 +1,9 @@
-//! The text of a process as it stands in its memory, which may differ from the file that was decoded.
+//! The code of a process in its memory, which may differ from the decoded file.
 //!
-//! The kernel takes a probed instruction from the file and executes that copy. Where a program patched its own code
-//! (live patches, hooking agents), the copy is not what the program would have executed, and the bytes behind it no
-//! longer fit: the program dies of SIGILL. So memory is compared before probes are attached, and looked at again
-//! afterwards, because some kernels place fewer probes than they were asked for.
+//! The kernel takes a probed instruction from the file and executes that copy. If a program patched
+//! its own code (live patches, hooking agents), the copy is not the program's instruction, and the
+//! bytes behind it no longer fit: the program dies of SIGILL. So memory is compared before probes
+//! are attached, and again afterwards, because some kernels place fewer probes than requested.
 //!
 //! | question | answered by |
 //! | --- | --- |
@@ -11,8 +11,8 @@
 //! | Was the page written to? | /proc/PID/pagemap: it is anonymous then; any other page is the file's own |
 //! | What stands there? | /proc/PID/mem, for pages that were written to only |
 //!
-//! Other probes are no patches: their breakpoints stand in memory as well. They are told apart from breakpoints that a
-//! program set itself by what happens to it at one: without a handler for SIGTRAP it dies.
+//! Other probes are no patches, although their breakpoints also stand in memory. A program's own
+//! breakpoint is distinguished by its effect: without a handler for SIGTRAP it kills the program.
 
 use std::os::unix::fs::FileExt;
 
@@ -26,24 +26,25 @@ use crate::memory::EXTRA_PAGES;
 use crate::protocol::{Unfit, Unsound};
 use crate::target::Target;
 
-/// Mappings that a process may have of one image, each of which is looked at for each site. A program has a few, and as
-/// many again where it loads the same library once more.
+/// Most mappings of one image in a process; each is checked for each site. A program has a few, and
+/// as many again if it loads the same library once more.
 const MAPPED_AT_MOST: usize = 64;
 /// Longest instruction (x86-64: Intel SDM vol. 2, 2.3.11; aarch64: 4).
 const LONGEST: usize = if cfg!(target_arch = "x86_64") { 15 } else { 4 };
-/// What the kernel writes over a probed instruction: int3; BRK64_OPCODE_UPROBES (arch/arm64/include/asm/debug-monitors.h).
+/// Bytes that the kernel writes over a probed instruction: int3; BRK64_OPCODE_UPROBES
+/// (arch/arm64/include/asm/debug-monitors.h).
 pub(super) const BREAKPOINT: &[u8] =
     if cfg!(target_arch = "x86_64") { &[0xcc] } else { &[0xa0, 0x00, 0x20, 0xd4] };
-/// Bytes that are compared at a site at most: what the entry slid over, and the instruction.
+/// Most bytes compared at a site: those that the entry slid over, and the instruction.
 const WINDOW: usize = u8::MAX as usize + LONGEST;
 
 /// The mappings of probed images in one process.
 #[derive(Debug)]
 pub(crate) struct Mappings {
     mapped: Vec<Mapping>,
-    /// The kernel has single-stepped a probe of this process, or called a trampoline of one.
+    /// The kernel has single-stepped a probe of this process, or called a trampoline for one.
     probed: bool,
-    /// Where its trampolines are (Linux 6.18, arch/x86/kernel/uprobes.c).
+    /// Address ranges of its trampolines (Linux 6.18, arch/x86/kernel/uprobes.c).
     trampolines: Vec<(u64, u64)>,
 }
 
@@ -62,7 +63,7 @@ impl Mappings {
                 found.mapped.push(mapping);
             }
         }
-        // One that is about to end has no memory any more, which is not the same as code that is mapped elsewhere.
+        // A process about to end has no memory any more; that differs from code mapped elsewhere.
         if found.mapped.is_empty() && !target.has_memory() {
             return Err(GuardError::NoProcess { pid: target.pid });
         }
@@ -78,13 +79,13 @@ impl Mappings {
         Ok(found)
     }
 
-    /// Addresses of a site in the mappings that calls pass.
+    /// Addresses of a site in the executable mappings.
     pub(super) fn addresses(&self, file: FileKey, offset: u64) -> impl Iterator<Item = u64> {
         let executable = self.mapped.iter().filter(|mapped| mapped.executable);
         executable.filter_map(move |mapped| mapped.address(file, offset))
     }
 
-    /// Bytes that become private memory by probes at these sites.
+    /// Bytes that become private memory because of probes at these sites.
     pub(crate) fn bytes(&self, images: &[ImageSites]) -> u64 {
         (self.pages(images) + EXTRA_PAGES) * page_size()
     }
@@ -104,10 +105,10 @@ impl Mappings {
         pages.len() as u64
     }
 
-    /// The functions that must not be probed in this process, each once, and why.
+    /// Returns the functions that must not be probed in this process, each once, and why.
     pub(crate) fn unfit(&self, target: &Target, images: &[ImageSites]) -> Result<Vec<Unsound>, GuardError> {
         let mut memory = Memory::of(target);
-        // Without a handler for it, its first breakpoint would have ended the process, were it not the kernel's.
+        // Without a SIGTRAP handler, a breakpoint not of the kernel would have ended the process.
         let own_breakpoints = !self.probed && target.handles_traps();
         let shadow_stack =
             images.iter().any(|image| image.sites().any(|site| site.unshadowed)) && target.has_shadow_stack();
@@ -118,7 +119,7 @@ impl Mappings {
                     true => Ok(Some(Unfit::ShadowStack)),
                     false => self.look(&mut memory, image, site, own_breakpoints),
                 };
-                // One that ends meanwhile has nothing mapped, and nothing of it can be read.
+                // A process that ends meanwhile has nothing mapped, and its memory cannot be read.
                 if !matches!(why, Ok(None)) && !target.has_memory() {
                     return Err(GuardError::NoProcess { pid: target.pid });
                 }
@@ -157,7 +158,7 @@ impl Mappings {
             let end = length.min(before as usize + length_of(&stored[before as usize..]));
             let mut found = [0; WINDOW];
             if !memory.read(first, &mut found[..end])? {
-                // Unmapped meanwhile; what is not there is not probed.
+                // Unmapped meanwhile: nothing is probed here.
                 continue;
             }
             match compare(&stored[..end], &found[..end], first, &self.trampolines) {
@@ -170,7 +171,8 @@ impl Mappings {
         Ok((!seen).then_some(Unfit::Unmapped))
     }
 
-    /// The first function of which a probe is not in memory although it was attached, and how many such probes there are.
+    /// Returns the first function with an attached probe that is not in memory, and the number of
+    /// such probes.
     pub(crate) fn not_armed(
         &self,
         target: &Target,
@@ -201,16 +203,16 @@ impl Mappings {
     }
 }
 
-/// What memory is, compared with the file.
+/// Result of comparing memory with the file.
 #[derive(Debug, PartialEq, Eq)]
 enum Bytes {
     Equal,
-    /// But for breakpoints, or calls into the kernel's trampolines.
+    /// Equal except for breakpoints, or calls into the kernel's trampolines.
     Probed,
     Patched,
 }
 
-/// Compares code. `address` is where it begins.
+/// Compares code that begins at `address`.
 fn compare(stored: &[u8], found: &[u8], address: u64, trampolines: &[(u64, u64)]) -> Bytes {
     if stored == found {
         return Bytes::Equal;
@@ -229,8 +231,8 @@ fn compare(stored: &[u8], found: &[u8], address: u64, trampolines: &[(u64, u64)]
     Bytes::Probed
 }
 
-/// Length of a call of one of the kernel's trampolines, which replaces a probed nop: from 6.18 on a `call`, later with a
-/// `lea -0x80(%rsp), %rsp` before it.
+/// Length of a call into one of the kernel's trampolines, which replaces a probed nop: from 6.18 on
+/// a `call`, later with a `lea -0x80(%rsp), %rsp` before it.
 fn calls_trampoline(code: &[u8], address: u64, trampolines: &[(u64, u64)]) -> Option<usize> {
     const LEA: &[u8] = &[0x48, 0x8d, 0x64, 0x24, 0x80];
     let before = if code.starts_with(LEA) { LEA.len() } else { 0 };
@@ -242,8 +244,8 @@ fn calls_trampoline(code: &[u8], address: u64, trampolines: &[(u64, u64)]) -> Op
     (cfg!(target_arch = "x86_64") && opcode == 0xe8 && known).then_some(length)
 }
 
-/// Length of an instruction as far as its opcode tells (Intel SDM vol. 2), so that the bytes of a neighbour are not
-/// compared. The longest where it does not.
+/// Length of an instruction as far as its opcode shows (Intel SDM vol. 2), so that the bytes of its
+/// neighbour are not compared. If the opcode does not show it, the longest length.
 fn length_of(code: &[u8]) -> usize {
     if !cfg!(target_arch = "x86_64") {
         return LONGEST;
@@ -283,14 +285,14 @@ mod tests {
         // 0x1009 + 0x2000 is in the kernel's page, 0x1009 + 0x100 is not.
         assert_eq!(with(4, &[0xe8, 0x00, 0x20, 0x00, 0x00]), Bytes::Probed);
         assert_eq!(with(4, &[0xe8, 0x00, 0x01, 0x00, 0x00]), Bytes::Patched);
-        // With the distance from the red zone kept, as later kernels do.
+        // With the red zone skipped, as later kernels do.
         let stored = [0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0];
         let found = [0x48, 0x8d, 0x64, 0x24, 0x80, 0xe8, 0x00, 0x20, 0x00, 0x00];
         assert_eq!(compare(&stored, &found, 0x1000, &[(0x3000, 0x4000)]), Bytes::Probed);
         assert_eq!(compare(&stored, &found, 0x1000, &[]), Bytes::Patched);
     }
 
-    /// The start-up code of this program, in which there is no probe.
+    /// The start-up code of this program, without a probe in it.
     fn start() -> (Target, Vec<ImageSites>) {
         let own = Target::unchecked(TargetId(0), std::process::id() as i32).unwrap();
         let code = start as *const () as u64;

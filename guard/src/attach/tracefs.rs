@@ -1,10 +1,9 @@
 //! Events of the tracing file system that hold many probes each.
 //!
-//! This is the route with the least privilege before 6.6, and closing one event removes all its probes after
-//! one grace period. A definition outlives its maker: what a killed agent left is removed by its janitor, and by any later
-//! command.
-//!
-//! The file system need not be mounted: it is opened through a mount that no path leads to.
+//! This route needs the least privilege before 6.6, and closing one event removes all its probes
+//! after one grace period. A definition outlives its maker: those of a killed agent are removed by
+//! its janitor, and by any later command. The file system need not be mounted: it is opened through
+//! a mount without a path.
 
 use std::cell::{Cell, OnceCell};
 use std::fmt::Write as _;
@@ -32,17 +31,17 @@ use crate::target::{Target, in_first_pid_namespace, path_of};
 
 /// TRACEFS_MAGIC, include/uapi/linux/magic.h.
 const TRACEFS: FsType = FsType(0x7472_6163);
-/// Probes in one event. Adding a probe compares it with all before it, and opening an event holds the target's mappings
-/// for all of them.
+/// Probes in one event. The kernel compares a new probe with all before it, and opening an event
+/// holds the target's mappings for all of them.
 const PROBES_PER_EVENT: usize = 1000;
-/// The kernel reads definitions in pieces of this size (WRITE_BUFSIZE, kernel/trace/trace_dynevent.c).
+/// Size of the pieces that the kernel reads (WRITE_BUFSIZE, kernel/trace/trace_dynevent.c).
 const WRITE_BYTES: usize = 4000;
-/// Longest line of uprobe_events that is read in the sweep.
+/// Longest line of uprobe_events that the sweep reads.
 const LINE_BYTES: u64 = 8192;
-/// Lines that are read in the sweep.
+/// Most lines that the sweep reads.
 const LINES: usize = 1 << 20;
 
-/// The tracing file system, opened once; definitions are removed through the same descriptors, which takes no right.
+/// The tracing file system, opened once; the same descriptors remove definitions without any right.
 #[derive(Debug)]
 pub(crate) struct Tracefs {
     root: Arc<OwnedFd>,
@@ -51,24 +50,24 @@ pub(crate) struct Tracefs {
     owner: Owner,
     /// `uprobe_events`, for reading, and with the lock of the owner.
     held: File,
-    /// Probes that an event can hold, once that was tried.
+    /// Probes that an event can hold, once tried.
     per_event: OnceCell<usize>,
-    /// Somebody removes the definitions if this process cannot.
+    /// A janitor removes the definitions if this process cannot.
     outlived: Cell<bool>,
 }
 
 impl Tracefs {
-    /// Opens it and removes what agents that no longer run have left.
+    /// Opens the file system and removes the events of agents that no longer run.
     pub(crate) fn open() -> Result<Self, Errno> {
         let root = match mounted() {
             Some(root) => root,
-            // Booted with lockdown=confidentiality the kernel makes none of the files, which would keep the file system
-            // alive, and panics when its only mount is closed (fs/tracefs/inode.c: the root is no inode of tracefs'
-            // own).
+            // Booted with lockdown=confidentiality the kernel makes none of the files that keep the
+            // file system alive, and panics when its only mount is closed (fs/tracefs/inode.c: the
+            // root is no inode of tracefs' own).
             None if perf::confidentiality() != Some(false) => return Err(Errno::EPERM),
             None => detached_mount()?,
         };
-        // Without uprobe_events this kernel has no such events; better known now than in the middle.
+        // Without uprobe_events the kernel has no such events; failing early is better.
         let events_file = open_file(&root, "uprobe_events", OFlag::O_WRONLY | OFlag::O_APPEND)?;
         let owner = Owner::own()?;
         let held = open_file(&root, "uprobe_events", OFlag::O_RDONLY)?;
@@ -81,17 +80,18 @@ impl Tracefs {
             per_event: OnceCell::new(),
             outlived: Cell::new(false),
         };
-        // What a sweep leaves keeps a file system busy until the next one. In another PID namespace everybody looks gone.
+        // Events that a sweep misses keep a file system busy until the next one. In another PID
+        // namespace every owner looks gone.
         if in_first_pid_namespace() {
             tracefs.sweep();
         }
         Ok(tracefs)
     }
 
-    /// Probes that one event can hold here: many, or one where the kernel arms only the first. Tried once.
+    /// Probes that one event can hold: many, or one if the kernel arms only the first. Tried once.
     ///
     /// # Errors
-    /// [`GuardError::Route`] when the trial failed or counted something else.
+    /// [`GuardError::Route`] if the trial failed or counted another number.
     pub(crate) fn probes_per_event(&self) -> Result<usize, GuardError> {
         if let Some(known) = self.per_event.get() {
             return Ok(*known);
@@ -113,7 +113,7 @@ impl Tracefs {
         stale.iter().for_each(|event| _ = remove(&self.events_file, event));
     }
 
-    /// From now on definitions are removed even if this process is killed.
+    /// Has definitions removed even if this process is killed.
     pub(crate) fn outlive(&self) {
         if self.outlived.replace(true) {
             return;
@@ -123,24 +123,24 @@ impl Tracefs {
             let ended = own.pidfd().try_clone_to_owned().map_err(errno_of)?;
             janitor::start(&self.owner, listing, &self.events_file, ended)
         });
-        // Without it the next command sweeps.
+        // If the start failed, the next command sweeps.
         _ = started;
     }
 
-    /// What tells of whoever may have events open that are opened from now on.
+    /// Returns a detector for copies of the events that are opened from now on.
     pub(super) fn copies(&self) -> Result<Copies, Errno> {
         Copies::new(&self.held)
     }
 
-    /// Defines an event with a probe at each site; returns its name. `copies` tells of whoever may have it open.
+    /// Defines an event with a probe at each site. `copies` detects processes with it open.
     pub(super) fn define(
         &self,
         image: &ImageSites,
         sites: &[Site],
         copies: &Arc<Mutex<Copies>>,
     ) -> Result<Definition, Errno> {
-        /// Of this process, whose number is in the group. A second event of one name would become part of the first, and
-        /// go with it while it is hit (see `copies`): **ran** where each of several guards in one process counted for itself.
+        /// Events of this process, whose id is in the group. A second of one name would join the
+        /// first, and be freed with it while hit (see `copies`): **ran** with a count per guard.
         static DEFINED: AtomicU32 = AtomicU32::new(0);
         let name = format!("{}/e{}", self.owner.group(), DEFINED.fetch_add(1, Ordering::Relaxed));
         let (root, events_file) = (Arc::clone(&self.root), Arc::clone(&self.events_file));
@@ -159,7 +159,7 @@ impl Tracefs {
     }
 }
 
-/// An event that exists by our writing; removed when dropped, once nobody can have it open any more.
+/// An event defined by this process; removed when dropped, once no process can have it open.
 #[derive(Debug)]
 pub(super) struct Definition {
     root: Arc<OwnedFd>,
@@ -169,7 +169,7 @@ pub(super) struct Definition {
 }
 
 impl Definition {
-    /// Number by which perf knows the event.
+    /// Number that perf uses for the event.
     pub(super) fn id(&self) -> Result<u64, Errno> {
         let mut digits = String::new();
         let file = open_file(&self.root, &format!("events/{}/id", self.name), OFlag::O_RDONLY)?;
@@ -180,7 +180,7 @@ impl Definition {
 
 impl Drop for Definition {
     fn drop(&mut self) {
-        // Where somebody still has it open it stays, and the next command sweeps it.
+        // If a process still has it open the definition stays, and the next command sweeps it.
         if self.copies.lock().is_ok_and(|mut copies| copies.gone()) {
             _ = remove(&self.events_file, &self.name);
         }
@@ -241,15 +241,15 @@ pub(super) fn attach(
     Ok(probes)
 }
 
-/// An event was opened that nobody must have a copy of when its definition is removed.
+/// Registers an opened event, of which no copy may exist when its definition is removed.
 pub(super) fn cover(copies: &Mutex<Copies>, event: OwnedFd) -> Result<OwnedFd, Errno> {
     copies.lock().map_err(|_| Errno::EINVAL)?.cover(event)
 }
 
-/// Why [`Tracefs::open`] failed.
+/// Returns the error for a failed [`Tracefs::open`].
 pub(super) fn cannot_open(errno: Errno) -> GuardError {
     match errno {
-        // It is mounted, and to others than root its files are closed.
+        // It is mounted, and its files are closed to users other than root.
         Errno::EACCES => {
             rights::refused("open the tracing file system", errno.into(), &[Capability::CAP_DAC_OVERRIDE])
         }
@@ -284,7 +284,7 @@ pub(super) fn remove(mut events_file: &File, event: &str) -> Result<(), Errno> {
     events_file.write_all(format!("-:{event}\n").as_bytes()).map_err(errno_of)
 }
 
-/// Events in `uprobe_events` of groups that are `wanted`, each once.
+/// Events in `uprobe_events` whose groups are `wanted`, each once.
 pub(super) fn left_of(listing: &File, wanted: impl Fn(&str) -> bool) -> Vec<String> {
     let mut listing = listing;
     if listing.seek(SeekFrom::Start(0)).is_err() {
@@ -293,7 +293,7 @@ pub(super) fn left_of(listing: &File, wanted: impl Fn(&str) -> bool) -> Vec<Stri
     let mut reader = BufReader::new(listing);
     let mut line = Vec::new();
     let mut found: Vec<String> = Vec::new();
-    // A group has up to thousands of lines; it is judged once.
+    // A group has up to thousands of lines; the result for a group is kept.
     let mut judged: Option<(String, bool)> = None;
     for _ in 0..LINES {
         line.clear();
@@ -314,7 +314,7 @@ pub(super) fn left_of(listing: &File, wanted: impl Fn(&str) -> bool) -> Vec<Stri
     found
 }
 
-/// The event of a line of uprobe_events (`p:GROUP/EVENT PATH:OFFSET`) and its group, when an agent made it.
+/// Event and group of a line of uprobe_events (`p:GROUP/EVENT PATH:OFFSET`), if an agent made it.
 fn event_of(line: &str) -> Option<(&str, &str)> {
     let event = line.split_once(':')?.1.split_ascii_whitespace().next()?;
     Some((event, event.split_once('/')?.0)).filter(|(_, group)| group.starts_with(PREFIX))
@@ -328,17 +328,17 @@ pub(super) fn errno_of(error: std::io::Error) -> Errno {
     Errno::from_raw(Os::from(error).0)
 }
 
-/// Where it is usually mounted.
+/// Opens the file system at its usual mount points.
 fn mounted() -> Option<OwnedFd> {
     ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"].into_iter().find_map(|path| {
-        // O_PATH: who may not look into the folder is told so when he opens a file of it.
+        // O_PATH: without access to the folder, opening a file in it fails instead.
         let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
         let root = nix::fcntl::open(path, flags, Mode::empty()).ok()?;
         (fstatfs(&root).ok()?.filesystem_type() == TRACEFS).then_some(root)
     })
 }
 
-/// Mounts it where no path leads (Linux 5.2), so that nothing on the machine changes.
+/// Mounts it without a path (Linux 5.2), so that nothing on the machine changes.
 fn detached_mount() -> Result<OwnedFd, Errno> {
     // include/uapi/linux/mount.h
     const FSOPEN_CLOEXEC: u32 = 1;
@@ -346,7 +346,7 @@ fn detached_mount() -> Result<OwnedFd, Errno> {
     const FSMOUNT_CLOEXEC: u32 = 1;
     let owned = |result: i64| -> Result<OwnedFd, Errno> {
         let fd = Errno::result(result)? as i32;
-        // SAFETY: only called with the result of a call that returns a new descriptor that nobody else owns.
+        // SAFETY: only called with the result of a call that returns a new, unowned descriptor.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     };
     let none = std::ptr::null::<std::ffi::c_char>();
@@ -362,7 +362,7 @@ fn detached_mount() -> Result<OwnedFd, Errno> {
     owned(unsafe { nix::libc::syscall(nix::libc::SYS_fsmount, fd, FSMOUNT_CLOEXEC, 0) })
 }
 
-/// Removes definitions of agents that no longer run, where the caller may.
+/// Removes definitions of agents that no longer run, if the caller may.
 pub(crate) fn sweep() {
     drop(Tracefs::open());
 }
@@ -387,7 +387,7 @@ mod tests {
         assert_eq!(tracefs.probes_per_event().unwrap(), per_event);
         let events = open_file(&tracefs.root, "uprobe_events", OFlag::O_RDONLY).unwrap();
         let own = tracefs.owner.group();
-        // Of other tests there may be some meanwhile.
+        // Other tests may have some meanwhile.
         crate::testing::eventually("it is left", || left_of(&events, |group| group == own).is_empty());
     }
 
@@ -406,7 +406,7 @@ mod tests {
     #[test]
     fn what_an_agent_left_is_removed_once_nobody_can_have_it_open() {
         let tracefs = Tracefs::open().unwrap();
-        // Of nobody: the first process has another start. Not of the process that another test may be with the same name.
+        // The first process has another start: without an owner, and unique to this test process.
         let group = format!("{PREFIX}1_{}", u64::MAX - u64::from(std::process::id()));
         let owner = Owner::of(&group).unwrap();
         let listing = || open_file(&tracefs.root, "uprobe_events", OFlag::O_RDONLY).unwrap();
@@ -456,14 +456,14 @@ mod tests {
         assert_eq!(missing(&images), None);
         drop(probes);
         assert_eq!(missing(&images), Some(sites as u32));
-        // The first of each, as such a kernel does it.
+        // Only the first of each, as on such a kernel.
         let mut first = images.clone();
         first[0].entries.truncate(1);
         first[0].exits.truncate(1);
         let probes = attach(&loaded, &own, &first, &tracefs).unwrap();
         assert_eq!((missing(&first), missing(&images)), (None, Some(sites as u32 - 2)));
         drop(probes);
-        // Whether this is such a kernel is what the trial says.
+        // The trial shows whether this is such a kernel.
         let together = Tracefs::open().unwrap();
         together.per_event.set(PROBES_PER_EVENT).unwrap();
         let probes = attach(&loaded, &own, &images, &together).unwrap();

@@ -1,10 +1,11 @@
-//! Does this kernel arm every probe of an event that holds several?
+//! Trial that shows whether this kernel arms every probe of an event that holds several.
 //!
-//! Linux up to 5.15.5, and 5.10 up to 5.10.82, arm only the first one for a process (`uprobe_perf_open`,
-//! kernel/trace/trace_uprobe.c, walks over the probes of an event and applies the first each time; mended by "tracing/uprobe:
-//! Fix uprobe_perf_open probes iteration"). All others then count nothing, and nothing says so: **ran** on 5.11.14,
-//! docs/KERNELS-BUILT.md. Version numbers do not tell, since distributions carry the mend.
-//! So an event with two probes on functions of our own is tried, and both have to be counted.
+//! Linux up to 5.15.5, and 5.10 up to 5.10.82, arm only the first probe for a process
+//! (`uprobe_perf_open`, kernel/trace/trace_uprobe.c, walks over the probes of an event and applies
+//! the first each time; fixed by "tracing/uprobe: Fix uprobe_perf_open probes iteration"). All
+//! others then count nothing, without an error: **ran** on 5.11.14, docs/KERNELS-BUILT.md. Version
+//! numbers do not show it, since distributions carry the fix. So the trial uses an event with two
+//! probes on functions of our own; both must be counted.
 
 use std::fs::File;
 use std::io::Read;
@@ -18,7 +19,7 @@ use super::{ImageSites, Site, perf};
 use crate::protocol::TargetId;
 use crate::target::Target;
 
-// Both words mean the same on x86-64 and aarch64, and both are instructions that the kernel takes probes on.
+// Both words mean the same on x86-64 and aarch64, and the kernel takes probes on both instructions.
 std::arch::global_asm!(
     ".text",
     ".globl edgelat_trial_first, edgelat_trial_second",
@@ -36,7 +37,7 @@ unsafe extern "C" {
     fn edgelat_trial_second();
 }
 
-/// Probes that an event counted of the two that were hit once each.
+/// Returns the hits counted by an event with two probes that were hit once each.
 pub(super) fn counted(tracefs: &Tracefs) -> Result<u64, Errno> {
     let own = Target::unchecked(TargetId(0), std::process::id() as i32).map_err(|_| Errno::ESRCH)?;
     let first = edgelat_trial_first as *const () as u64;
@@ -59,10 +60,10 @@ pub(super) fn counted(tracefs: &Tracefs) -> Result<u64, Errno> {
     };
     let copies = Arc::new(Mutex::new(tracefs.copies()?));
     let definition = tracefs.define(&image, &sites, &copies)?;
-    // This thread's own hits; no program is needed for their number.
+    // Counts this thread's own hits, without a program.
     let mut event = File::from(cover(&copies, perf::open_tracepoint(definition.id()?, 0)?)?);
-    // SAFETY: the functions are the assembly above: they take nothing, change nothing and return. A probe on them runs in
-    // the kernel and restores all registers.
+    // SAFETY: the functions are the assembly above: they take nothing, change nothing and return. A
+    // probe on them runs in the kernel and restores all registers.
     unsafe {
         edgelat_trial_first();
         edgelat_trial_second();

@@ -1,12 +1,12 @@
-//! The routes to the kernel, tried as far as they can be without a target: a finding each, then how the events of the
-//! tracing file system hold probes, and what the guard keeps on the route that will be taken.
+//! Trials of the routes to the kernel without a target: a finding each, then the number of probes
+//! in an event of the tracing file system, and the guard's rights on the route to be taken.
 
 use super::{Finding, State};
 use crate::attach::{HANDFUL, can_use, perf::confidentiality, reason, tracefs::Tracefs};
 use crate::protocol::{Returns, Route};
 use crate::sandbox;
 
-/// `loads`: how loading a program went; `forbidden`: the caller was found to lack a right.
+/// Returns the findings. `loads`: result of loading a program; `forbidden`: a right is missing.
 pub(super) fn findings(loads: State, forbidden: bool) -> Vec<Finding> {
     let tracefs = Tracefs::open();
     let tracefs = tracefs.as_ref().map_err(|errno| *errno);
@@ -18,11 +18,11 @@ pub(super) fn findings(loads: State, forbidden: bool) -> Vec<Finding> {
     };
     let tried = [Route::UprobeMulti, Route::Tracefs, Route::Single].map(|route| (route, reason(route)));
     let mut findings = routes(&tried, forbidden && loads != State::Missing);
-    // Known where the route was usable; its trial is not made again.
+    // Known if the route was usable; its trial is not repeated.
     if let (Ok(tracefs), (_, None)) = (tracefs, &tried[1]) {
         findings.extend(tracefs.probes_per_event().ok().map(trace_events));
     }
-    // The route that will be taken is the first that works.
+    // The first route that works will be taken.
     if let Some((route, _)) = tried.iter().find(|(_, reason)| reason.is_none()) {
         let root = nix::unistd::geteuid().is_root();
         let kept = sandbox::guard::in_words(*route, sandbox::perf_event_paranoid(), root);
@@ -53,7 +53,7 @@ fn routes(tried: &[(Route, Option<String>)], forbidden: bool) -> Vec<Finding> {
     tried.iter().map(finding).collect()
 }
 
-/// What the trial of an event with two probes found (`attach/trial.rs`): how many probes an event is given.
+/// Finding on the trial of an event with two probes (`attach/trial.rs`): the probes of an event.
 fn trace_events(per_event: usize) -> Finding {
     const NAME: &str = "trace-events";
     if per_event > 1 {
@@ -62,7 +62,7 @@ fn trace_events(per_event: usize) -> Finding {
             format!("the kernel arms each probe of an event: up to {per_event} an event"),
         );
     }
-    // The mend: "tracing/uprobe: Fix uprobe_perf_open probes iteration", in 5.16, 5.15.6 and 5.10.83.
+    // The fix "tracing/uprobe: Fix uprobe_perf_open probes iteration": 5.16, 5.15.6, 5.10.83.
     Finding::not_ok(
         NAME,
         State::Warn,
@@ -99,7 +99,7 @@ mod tests {
         let one = trace_events(1);
         assert_eq!(one.state, State::Warn);
         assert!(one.detail.contains("only the first"), "{one:?}");
-        // What is said is what the trial found on this machine, once.
+        // The finding repeats the result of the trial on this machine, once.
         let told = findings(State::Ok, false);
         let told: Vec<_> = told.iter().filter(|finding| finding.name == "trace-events").collect();
         let per_event = Tracefs::open().unwrap().probes_per_event().unwrap();

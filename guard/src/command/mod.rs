@@ -1,14 +1,16 @@
-//! A command that is started to be measured from its first instruction.
+//! A command started in order to measure it from its first instruction.
 //!
-//! The command may only start the program that is meant: `env`, `taskset`, a shell that executes it, a script that does so
-//! after other things, `timeout`, which runs it as a child. So all that comes of the command is traced: each image that one
-//! of its processes executes is held before anything of it has run, and the collector looks whether it is the one. While
-//! libraries are still to come it is led from one mapping to the next, so that each can be covered before it is called.
-//! What is measured is let go and traced no more. What only starts programs stays traced, so that a program that it
-//! starts later is covered from its first instruction as well.
+//! The command may only start the program to be measured: `env`, `taskset`, a shell that executes
+//! it, a script that does so after other things, `timeout`, which runs it as a child. So all
+//! descendants of the command are traced: each image that one of its processes executes is held
+//! before any of it has run, and the collector checks whether it is the target. While libraries are
+//! still to come the process is led from one mapping to the next, so that each library can be
+//! covered before it is called. A measured process is let go and traced no more. A process that
+//! only starts programs stays traced, so that a program it starts later is covered from its first
+//! instruction as well.
 //!
-//! Nothing is written into any of them. They get their signals, and stay stopped where somebody stops them: they are
-//! seized, not attached to, which alone can tell the two apart.
+//! Nothing is written into any of them. They get their signals, and stay stopped if another process
+//! stops them: they are seized, not attached to; only seizing distinguishes the two kinds of stop.
 
 mod trace;
 
@@ -32,31 +34,31 @@ use crate::protocol::{Reply, TargetId};
 use crate::target::Target;
 use trace::{Onward, Stop};
 
-/// System calls through which an image is led at most; a dynamic linker needs some hundreds.
+/// Most system calls through which an image is led; a dynamic linker needs some hundreds.
 const STEPS: u32 = 20_000;
-/// Stops that are taken in at most before others have their turn: a thread may stop again and
-/// again, as for each of its signals.
+/// Most stops handled before other work has its turn: a thread may stop repeatedly, as for each of
+/// its signals.
 const STOPS: u32 = 1_000;
-/// How long a thread is waited for that is to stop.
+/// Longest wait for a thread to stop.
 const STOPPING: Duration = Duration::from_secs(1);
-/// How often processes are looked at where the kernel has not said that one of them stopped.
+/// Time between two checks of the processes if the kernel has reported no stop.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// A started command, with what it started.
+/// A started command and its descendants.
 #[derive(Debug)]
 pub struct Command {
     child: Child,
     name: Text,
     traced: Vec<Traced>,
-    /// The thread that waits until it is looked at.
+    /// The thread that waits for the collector to look at it.
     held: Option<i32>,
-    /// Whether there is anything is told by this, once it is asked for.
+    /// Signals that a process may have stopped or ended; made at the first request.
     ready: Option<SignalFd>,
-    /// What is measured was found and let go.
+    /// The target was found and let go.
     found: bool,
     /// Processes that were let go, besides the command itself.
     free: Vec<Target>,
-    /// How the command ended, as wait(2) tells it.
+    /// Status with which the command ended, as in wait(2).
     ended: Option<i32>,
 }
 
@@ -65,33 +67,33 @@ pub struct Command {
 struct Traced {
     pid: i32,
     process: i32,
-    /// It is let go, and still a child of ours that ends.
+    /// It is let go, and remains our child until it ends.
     free: bool,
     steps: u32,
     /// The stop that comes next is the return from a system call.
     inside_call: bool,
-    /// That one maps an image.
+    /// The system call that the thread is inside maps an image.
     maps: bool,
 }
 
-/// What a command has come to.
+/// Progress of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     /// This process executes an image of which nothing has run.
     Executed(i32),
     /// This process may have mapped an image of which nothing has run.
     Mapped(i32),
-    /// Nothing that has to be looked at, in the time that was given.
+    /// Nothing to look at in the given time.
     Nothing,
-    /// All that came of the command has ended, or is let go.
+    /// All descendants of the command have ended or are let go.
     Over,
 }
 
 impl Command {
-    /// Starts a command up to its first instruction. With `quiet`, its output goes to standard error.
+    /// Starts a command up to its first instruction. If `quiet`, its output goes to standard error.
     ///
     /// # Errors
-    /// When it cannot be executed or held, or ends at once.
+    /// If it cannot be executed or held, or ends at once.
     pub fn start(words: &[OsString], quiet: bool) -> Result<Self, GuardError> {
         let (program, arguments) = words
             .split_first()
@@ -104,7 +106,8 @@ impl Command {
             let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(start)?;
             command.stdout(Stdio::from(stderr));
         }
-        // SAFETY: between fork and exec the closure makes one system call and touches no lock and no heap.
+        // SAFETY: between fork and exec the closure makes one system call, and touches no lock or
+        // heap.
         unsafe { command.pre_exec(|| ptrace::traceme().map_err(io::Error::from)) };
         let child = command.spawn().map_err(start)?;
         let pid = child.id() as i32;
@@ -127,8 +130,8 @@ impl Command {
         .map(|()| started)
     }
 
-    /// A process that asks to be traced is traced the old way, in which a stop by Ctrl-Z cannot be told from a signal. So it
-    /// is let go into a stop, seized in that, and woken.
+    /// Seizes the command. A process that requests tracing is traced the old way, in which a stop
+    /// by Ctrl-Z looks like a signal. So it is let go into a stop, seized there, and woken.
     fn seize(&self) -> Result<(), GuardError> {
         let (pid, failed) = (self.process(), |errno| self.trace(errno));
         ptrace::detach(pid, Signal::SIGSTOP).map_err(failed)?;
@@ -154,22 +157,22 @@ impl Command {
         Pid::from_raw(self.child.id() as i32)
     }
 
-    /// Is that process of the command, and traced by us?
+    /// Returns true if that process belongs to the command and is traced by us.
     pub(crate) fn traces(&self, pid: i32) -> bool {
         self.traced.iter().any(|traced| traced.process == pid && !traced.free)
     }
 
-    /// Was what is measured found and let go?
+    /// Returns true if the target was found and let go.
     pub(crate) fn found(&self) -> bool {
         self.found
     }
 
-    /// Is anything of it traced?
+    /// Returns true if any of its processes is traced.
     pub(crate) fn follows(&self) -> bool {
         self.traced.iter().any(|traced| !traced.free)
     }
 
-    /// Readable when something of it may have stopped or ended.
+    /// Returns a descriptor that is readable when one of its processes may have stopped or ended.
     pub(crate) fn ready(&mut self) -> Result<BorrowedFd<'_>, GuardError> {
         if self.ready.is_none() {
             let child = SigSet::from_iter([Signal::SIGCHLD]);
@@ -181,7 +184,7 @@ impl Command {
         self.ready.as_ref().map(AsFd::as_fd).ok_or(GuardError::Message)
     }
 
-    /// Leads it on to the next image that has to be looked at, which is held then; comes back after `patience` at the latest.
+    /// Continues up to the next image to look at, and holds it; returns after `patience` at most.
     pub(crate) fn next(&mut self, patience: Duration) -> Result<Step, GuardError> {
         let until = Instant::now() + patience;
         let mut stops = 0;
@@ -190,7 +193,7 @@ impl Command {
         }
         loop {
             self.ready()?;
-            // What stops from here on is told again.
+            // Later stops are signalled again.
             while self.ready.as_ref().is_some_and(|ready| matches!(ready.read_signal(), Ok(Some(_)))) {}
             let mut at = 0;
             while let Some(Traced { pid, .. }) = self.traced.get(at) {
@@ -224,7 +227,7 @@ impl Command {
         }
     }
 
-    /// Takes in one stop; what it is, where that has to be looked at.
+    /// Handles one stop; returns the step if the collector has to look at it.
     fn take(&mut self, pid: i32, stop: Stop) -> Result<Option<Step>, GuardError> {
         let signal = match stop {
             Stop::Gone(status) => {
@@ -239,7 +242,7 @@ impl Command {
                 0
             }
             Stop::Executed => {
-                // Whichever thread it was, it is the only one now and has the number of the process.
+                // The executing thread is now the only one, and its id is that of the process.
                 self.traced.retain(|traced| traced.process != pid || traced.pid == pid);
                 if let Some(traced) = self.traced.iter_mut().find(|traced| traced.pid == pid) {
                     *traced = Traced { inside_call: true, ..Traced::of(pid, pid) };
@@ -271,13 +274,13 @@ impl Command {
         Ok(None)
     }
 
-    /// A thread or a process that one of them made.
+    /// Adds a thread or a process that a traced one made.
     fn took(&mut self, made: i32) {
         let process = match Target::unchecked(TargetId(0), made) {
             Err(GuardError::Thread { process, .. }) => process,
             _ => made,
         };
-        // It runs the image of its maker, whose libraries are there.
+        // It runs the image of its maker, whose libraries are already mapped.
         self.traced.push(Traced { steps: STEPS, ..Traced::of(made, process) });
     }
 
@@ -288,13 +291,13 @@ impl Command {
             false => Onward::Freely,
         };
         match trace::go_on(pid, onward, signal) {
-            // It has been killed meanwhile, which its end will tell.
+            // Killed meanwhile; its end will be reported.
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
             Err(errno) => Err(self.trace(errno)),
         }
     }
 
-    /// Lets a process run, no longer traced: it is measured. From here on no other is led from system call to system call.
+    /// Lets a measured process run untraced. From here on no other is stopped at system calls.
     pub(crate) fn release(&mut self, process: i32) {
         self.found = true;
         if process != self.pid() && self.traces(process) {
@@ -307,7 +310,7 @@ impl Command {
                 Some(_) => Some(0),
                 None => self.stop(pid),
             };
-            // Fails only where it has been killed meanwhile, which its end will tell.
+            // Fails only if the thread was killed meanwhile; its end will be reported.
             signal.map(|signal| trace::go_on(pid, Onward::Untraced, signal));
             match self.traced.iter_mut().find(|traced| traced.pid == pid) {
                 Some(traced) if pid == self.child.id() as i32 => traced.free = true,
@@ -316,7 +319,7 @@ impl Command {
         }
     }
 
-    /// Lets all of it run, no longer traced.
+    /// Lets all processes run untraced.
     pub(crate) fn release_all(&mut self) {
         while let Some(process) = self.traced.iter().find(|traced| !traced.free).map(|traced| traced.process)
         {
@@ -324,7 +327,8 @@ impl Command {
         }
     }
 
-    /// Stops a thread; the signal that it has to get when it goes on. `None` where it has ended, or does not stop.
+    /// Stops a thread; returns the signal to deliver on continuing. `None` if it ended or does not
+    /// stop.
     fn stop(&mut self, pid: i32) -> Option<i32> {
         trace::interrupt(pid).ok()?;
         let begun = Instant::now();
@@ -350,8 +354,8 @@ impl Command {
         None
     }
 
-    /// Waits for its end for so long, after asking for it where `terminate` says so: of the command
-    /// and of what came of it. Says how it ended where that was not well, and by which signal.
+    /// Waits up to `patience` for the end of the command. With `terminate`, sends SIGTERM to it and
+    /// its descendants first. Returns an end without success, and the signal that caused it.
     pub(crate) fn finish(&mut self, terminate: bool, patience: Duration) -> Result<Reply, GuardError> {
         if terminate {
             let traced = self.traced.iter().map(|traced| traced.process);
@@ -360,7 +364,7 @@ impl Command {
                 _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
             }
         }
-        // What cannot be traced any more has ended, or does so.
+        // A process that cannot be traced any more has ended, or is about to end.
         let over = self.ended.is_some() || matches!(self.next(patience), Ok(Step::Over) | Err(_));
         if !over && self.ended.is_none() {
             return Ok(Reply::Stepped { pid: 0, executed: false, more: true });
@@ -393,7 +397,7 @@ impl Traced {
 impl Drop for Command {
     fn drop(&mut self) {
         if !self.found {
-            // Measuring failed before the program ran: nothing of the command must stay behind, stopped or not.
+            // Measuring failed before the program ran: no process may remain, stopped or not.
             for traced in &self.traced {
                 _ = kill(Pid::from_raw(traced.process), Signal::SIGKILL);
             }

@@ -1,6 +1,7 @@
-//! What a traced thread stops for, and how it goes on (ptrace(2), for tracees that were seized).
+//! Stops of a traced thread, and ways to continue it (ptrace(2), for seized tracees).
 //!
-//! Signals are numbers here: real-time signals, which the C library uses itself, have no name in `nix`.
+//! Signals are numbers here: real-time signals, which the C library uses itself, have no name in
+//! `nix`.
 
 use nix::errno::Errno;
 use nix::libc;
@@ -9,14 +10,14 @@ use nix::unistd::Pid;
 
 /// PTRACE_EVENT_STOP, include/uapi/linux/ptrace.h.
 const EVENT_STOP: i32 = 128;
-/// What marks the stop at a system call where PTRACE_O_TRACESYSGOOD is set.
+/// Mark of a stop at a system call if PTRACE_O_TRACESYSGOOD is set.
 const SYSTEM_CALL: i32 = 0x80;
 /// PTRACE_GET_SYSCALL_INFO (Linux 5.3), include/uapi/linux/ptrace.h.
 const GET_SYSCALL_INFO: u32 = 0x420e;
 /// PTRACE_SYSCALL_INFO_ENTRY, same file.
 const AT_ENTRY: u8 = 1;
 
-/// What a thread stopped for.
+/// Reason of a thread's stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
     /// It made a thread or a process, which is traced from its first instruction on.
@@ -29,33 +30,33 @@ pub(super) enum Stop {
     Signal(i32),
     /// It is stopped with all its process, as by Ctrl-Z, until SIGCONT.
     Group,
-    /// Nothing that matters to it.
+    /// A stop without consequences.
     Nothing,
-    /// It has ended, with the status as wait(2) tells it.
+    /// It has ended, with the status as in wait(2).
     Gone(i32),
 }
 
-/// How a thread goes on.
+/// Way in which a thread continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Onward {
     /// Up to the next event.
     Freely,
     /// Up to the next system call.
     ToSystemCall,
-    /// It stays stopped, and what ends that is told.
+    /// It stays stopped, and the end of that stop is reported.
     Listening,
     /// No longer traced.
     Untraced,
 }
 
-/// What has become of a thread or child of ours since the last time; `None` while it goes on.
+/// Returns the last change of a thread or child of ours; `None` while it runs.
 pub(super) fn wait(pid: i32) -> Result<Option<Stop>, Errno> {
     let mut status = 0;
     // SAFETY: the status is a valid place for an int.
     match Errno::result(unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL | libc::WNOHANG) }) {
         Ok(0) => return Ok(None),
         Ok(_) => {}
-        // Another thread of its process has executed an image, and this one is gone without a word.
+        // Another thread of its process has executed an image: this one is gone, unreported.
         Err(Errno::ECHILD) => return Ok(Some(Stop::Gone(0))),
         Err(errno) => return Err(errno),
     }
@@ -75,7 +76,7 @@ pub(super) fn wait(pid: i32) -> Result<Option<Stop>, Errno> {
     }))
 }
 
-/// Lets a stopped thread go on, with a signal where that is not 0.
+/// Continues a stopped thread, with a signal unless `signal` is 0.
 pub(super) fn go_on(pid: i32, onward: Onward, signal: i32) -> Result<(), Errno> {
     let request = match onward {
         Onward::Freely => libc::PTRACE_CONT,
@@ -83,22 +84,23 @@ pub(super) fn go_on(pid: i32, onward: Onward, signal: i32) -> Result<(), Errno> 
         Onward::Listening => libc::PTRACE_LISTEN,
         Onward::Untraced => libc::PTRACE_DETACH,
     };
-    // SAFETY: these requests read no memory: their arguments are a number that is ignored and the number of a signal.
+    // SAFETY: these requests read no memory: their arguments are an ignored and a signal number.
     Errno::result(unsafe { libc::ptrace(request as _, pid, 0usize, signal as usize) }).map(drop)
 }
 
-/// Stops a thread that goes on.
+/// Stops a running thread.
 pub(super) fn interrupt(pid: i32) -> Result<(), Errno> {
     // SAFETY: this request ignores both arguments.
     Errno::result(unsafe { libc::ptrace(libc::PTRACE_INTERRUPT as _, pid, 0usize, 0usize) }).map(drop)
 }
 
-/// Is the system call, at whose entry the thread stopped, one that maps an image? Where that cannot be told it is.
+/// Returns true if the system call at whose entry the thread stopped maps an image or is unknown.
 pub(super) fn maps(pid: i32) -> bool {
-    // The start of `struct ptrace_syscall_info`: what it is about, then three addresses, then the number of the call.
+    // The start of `struct ptrace_syscall_info`: its kind, then three addresses, then the call's
+    // number.
     let mut info = [0u64; 4];
     let size = size_of_val(&info);
-    // SAFETY: the kernel writes at most `size` bytes, which is what there are.
+    // SAFETY: the kernel writes at most `size` bytes, which is the size of `info`.
     let told = unsafe { libc::ptrace(GET_SYSCALL_INFO as _, pid, size, info.as_mut_ptr()) };
     let number = info[3] as libc::c_long;
     told < size as libc::c_long

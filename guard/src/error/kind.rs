@@ -1,8 +1,8 @@
-//! What kind of trouble each error is.
+//! Kinds of errors.
 
 use super::GuardError;
 
-/// What kind of trouble an error is; the command line makes its exit status of this.
+/// Kind of an error; the command line derives its exit status from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A right is missing.
@@ -16,7 +16,7 @@ pub enum Kind {
 }
 
 impl GuardError {
-    /// What kind of trouble it is.
+    /// Returns the kind of this error.
     pub fn kind(&self) -> Kind {
         match self {
             Self::NotPermitted { .. } | Self::NoRoute { denied: true, .. } => Kind::Permission,

@@ -20,7 +20,7 @@ impl From<std::io::Error> for Os {
 }
 
 impl Os {
-    /// Is it a lack of permission?
+    /// Returns true if it is a lack of permission.
     pub fn denied(self) -> bool {
         self.0 == Errno::EPERM as i32 || self.0 == Errno::EACCES as i32
     }

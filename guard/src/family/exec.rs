@@ -1,4 +1,4 @@
-//! What becomes of a process that executes an image: the same again, another, or at last the one that is measured.
+//! Processes that execute an image: the same again, another, or at last the measured one.
 
 use super::executable_of;
 use crate::attach::{self, ImageSites};
@@ -13,8 +13,8 @@ impl Guard {
         self.plans[index].not_seen.retain(|child| *child != exec.pid);
         let plan = &self.plans[index];
         let Some(known) = plan.processes.iter().position(|covered| covered.target.pid == exec.pid) else {
-            // The child of a vfork has memory of its own now. Only one that executes the same image again is
-            // of the family; the commands that a service calls are not.
+            // The child of a vfork has memory of its own now. Only a child that executes the same
+            // image again is in the family; the commands that a service calls are not.
             let child = Target::unchecked(TargetId(0), exec.pid);
             if plan.options.follow_forks && child.is_ok_and(|child| executable_of(&child) == plan.executable)
             {
@@ -28,16 +28,16 @@ impl Guard {
         let covered = &plan.processes[known];
         match (executable_of(&covered.target) == plan.executable, covered.elsewhere) {
             (true, false) => self.begin_anew(index, known, exec),
-            // It has come back to the image that is measured.
+            // It has come back to the measured image.
             (true, true) => _ = self.cover_child(index, exec.pid, None),
             (false, false) => self.replaced(index, known),
             (false, true) => {}
         }
     }
 
-    /// The same image again. Probes hold the main thread: where another one has taken its place they see nothing any more.
+    /// The same image again. Probes hold the main thread: after its replacement they see nothing.
     fn begin_anew(&mut self, index: usize, known: usize, Exec { pid, time_ns, by_thread }: Exec) {
-        // One that is stopped is attached when it goes on.
+        // A stopped plan is attached when it continues.
         match by_thread && !self.plans[index].stopped {
             true => match self.attach_anew(index, known) {
                 Ok(()) => {}
@@ -47,7 +47,7 @@ impl Guard {
                     return self.tell(index, Event::NotCovered { pid, error });
                 }
             },
-            // Where sites are known by their addresses, those are others now.
+            // If sites are known by their addresses, those have changed.
             false => self.renew(index, pid),
         }
         self.tell(index, Event::Executed { pid, time_ns, gap: by_thread });
@@ -66,13 +66,13 @@ impl Guard {
         Ok(())
     }
 
-    /// Another image. Libraries that it maps may be probed as well, and those calls are not the old image's.
+    /// Another image. Its libraries may be probed as well, and those calls are not the old image's.
     fn replaced(&mut self, index: usize, known: usize) {
         let plan = &mut self.plans[index];
         let pid = plan.processes[known].target.pid;
         let Some((_, loaded)) = &plan.loaded else { return };
         if pid == plan.pid {
-            // The target itself may come back to what is measured, so it stays of the family.
+            // The target itself may come back to the measured image, so it stays in the family.
             let covered = &mut plan.processes[known];
             covered.elsewhere = true;
             let held = covered.attached.take();

@@ -1,7 +1,7 @@
 //! Children that a target has when its probes come.
 //!
-//! Only those that are born from then on are told. A server that is named by its first process has had its workers for
-//! days.
+//! The kernel reports only those born from then on. A server that is named by its first process has
+//! had its workers for days.
 
 use std::io::Read as _;
 use std::time::{Duration, Instant};
@@ -16,12 +16,12 @@ use crate::target::{Target, parent_of};
 /// Bytes of a list of children that are read: more than a plan can follow.
 const LIST_BYTES: u64 = 64 << 10;
 
-/// How long others wait for children that are covered at once; the next ones come when they have had their turn.
+/// Time that others wait for children that are covered at once; the next children come after them.
 const SLICE: Duration = Duration::from_millis(200);
 
 impl Guard {
-    /// Covers the children of the processes of a plan, and their children, as if they were born now: the first ones at once,
-    /// and the others soon.
+    /// Covers the children of the processes of a plan, and their children, as if they were born
+    /// now: the first ones at once, the others soon.
     pub(crate) fn cover_existing(&mut self, index: usize) {
         let plan = &mut self.plans[index];
         if plan.options.follow_forks {
@@ -45,7 +45,7 @@ impl Guard {
             if plan.faulted() || plan.off {
                 self.plans[index].existing.clear();
             } else if !self.is_of_another(index, child) && self.cover_existing_child(index, child) {
-                // Looked for after it has been covered: what it forks from there on is told.
+                // Searched after it has been covered: its forks from there on are reported.
                 let existing = &mut self.plans[index].existing;
                 let room = FAMILY.saturating_sub(existing.len());
                 existing.extend(children_of(child).into_iter().take(room));
@@ -54,7 +54,7 @@ impl Guard {
     }
 
     fn cover_existing_child(&mut self, index: usize, pid: i32) -> bool {
-        // Its number may be another process's by now, which nobody asked for.
+        // Its number may be another process's by now, which was not requested.
         let parent = parent_of(pid);
         let mut processes = self.plans[index].processes.iter();
         if !processes.any(|covered| Some(covered.target.pid) == parent) {
@@ -73,7 +73,7 @@ impl Guard {
         false
     }
 
-    /// Is it measured already by itself, or as the child of another target?
+    /// True if it is measured already by itself, or as the child of another target.
     fn is_of_another(&self, index: usize, pid: i32) -> bool {
         let own = self.plans[index].target;
         let mut others = self.plans.iter().filter(|plan| plan.target != own && !plan.off);
@@ -81,7 +81,7 @@ impl Guard {
     }
 }
 
-/// Processes that a process forked and that are there. Not every kernel lists them (CONFIG_PROC_CHILDREN).
+/// Live processes that a process forked. Not every kernel lists them (CONFIG_PROC_CHILDREN).
 fn children_of(pid: i32) -> Vec<i32> {
     let threads = outside::names(format!("/proc/{pid}/task")).unwrap_or_default();
     let lists: Option<Vec<String>> = threads.iter().map(|thread| list_of(pid, thread)).collect();
@@ -96,7 +96,7 @@ fn children_of(pid: i32) -> Vec<i32> {
     }
 }
 
-/// Children of one thread; `None` where the kernel does not list them, or the thread has ended.
+/// Children of one thread; `None` if the kernel does not list them, or the thread has ended.
 fn list_of(pid: i32, thread: &str) -> Option<String> {
     let mut list = String::new();
     let file = outside::open(format!("/proc/{pid}/task/{thread}/children")).ok()?;

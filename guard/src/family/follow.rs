@@ -1,6 +1,7 @@
-//! The processes of a command that was started: which of them is measured from its first instruction?
+//! The processes of a started command: selection of those measured from their first instruction.
 //!
-//! Until the first is found the collector says, image by image. From then on it is each that executes what that one did.
+//! Until the first is found the collector decides, image by image. From then on each process that
+//! executes the same image is measured.
 
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use crate::guard::{Guard, order};
 use crate::protocol::{Event, Reply, TargetId, Told};
 use crate::target::Target;
 
-/// How long one request waits for the command at most: signals and events have their turn then.
+/// Longest time that one request waits for the command: signals and events have their turn then.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// Images of a command that are seen to at most before budgets are looked at.
+/// Images of a command that are handled at most before budgets are checked.
 const AT_ONCE: usize = 16;
 
 impl Guard {
@@ -29,8 +30,8 @@ impl Guard {
         })
     }
 
-    /// Lets a process of the command run, which is measured or not to be. Others that execute the same are covered as they
-    /// come, where children are followed.
+    /// Lets a process of the command run, measured or not. Others that execute the same image are
+    /// covered as they appear, if children are followed.
     pub(crate) fn release_command(&mut self, process: i32) -> Result<Reply, GuardError> {
         let follow = self.plans.iter().any(|plan| plan.options.follow_forks);
         let command = self.command()?;
@@ -44,7 +45,7 @@ impl Guard {
             None => return Ok(Reply::Done),
         };
         watch(&mut self.epoll, ready)?;
-        // As long as the command runs, more may come of it.
+        // As long as the command runs, more processes may come of it.
         let Some(plan) = self.plans.first_mut() else { return Ok(Reply::Done) };
         if !plan.processes.iter().any(|covered| covered.target.pid == pid) {
             match Target::unchecked(TargetId(0), pid) {
@@ -65,10 +66,10 @@ impl Guard {
         self.command()?.finish(terminate, PATIENCE)
     }
 
-    /// Sees to what of the command has stopped; to the rest at the next turn.
+    /// Handles stopped processes of the command; the rest at the next turn.
     pub(crate) fn follow_command(&mut self) {
-        // Until what is meant was let go it is the collector who looks, and what it looks at is
-        // held.
+        // Until the wanted process is released the collector decides, and the process that it
+        // examines is held.
         let found = self.command.as_ref().is_some_and(Command::found);
         if !found || self.plans.iter().all(|plan| plan.processes.is_empty()) {
             return;
@@ -78,7 +79,7 @@ impl Guard {
             match command.next(Duration::ZERO) {
                 Ok(Step::Executed(pid)) => self.meet(pid),
                 Ok(Step::Mapped(_)) => {}
-                // What cannot be traced any more has ended, or does so.
+                // A process that cannot be traced any more has ended, or is ending.
                 Ok(Step::Nothing | Step::Over) | Err(_) => return,
             }
         }

@@ -1,7 +1,7 @@
 //! The processes of a plan: the target, and the children that it forked since.
 //!
-//! The kernel tells of forks and new images through a ring buffer, of ends through pidfds. Each process gets
-//! probes of its own; rows and frames are those of the plan.
+//! The kernel reports forks and new images through a ring buffer, ends through pidfds. Each process
+//! gets probes of its own; rows and frames are those of the plan.
 //!
 //! | module | question |
 //! | --- | --- |
@@ -9,7 +9,7 @@
 //! | [`existing`] | which children were there before? |
 //! | [`follow`] | which processes of a command are measured? |
 //! | [`missed`] | which children ended before they could be covered? |
-//! | [`sweep`] | what of us is in children that are not covered? |
+//! | [`sweep`] | which breakpoints are in children that are not covered? |
 //! | [`tracer`] | has a debugger come? |
 
 mod exec;
@@ -36,23 +36,23 @@ use crate::watchers::FamilyEvent;
 /// A process with probes in it.
 pub(crate) struct Covered {
     pub(crate) target: Target,
-    /// Its probes. None after a fault, while the agent is stopped, and elsewhere.
+    /// Its probes; `None` after a fault, while the agent is stopped, and in another image.
     pub(crate) attached: Option<Attached>,
     /// It executes another image than the plan's.
     pub(crate) elsewhere: bool,
-    /// When its probes came.
+    /// Time of its attach.
     since: Instant,
-    /// Since when its main thread has been seen to have ended, on routes that live by that thread.
+    /// Time since its main thread has been seen to have ended, on routes that live by that thread.
     headless: Option<Instant>,
-    /// How it ended, once the kernel has said so.
+    /// Its exit status, once the kernel has reported it.
     status: Option<u32>,
-    /// It had ended before the events were read: all that the kernel told of it and of its children is among them.
+    /// It had ended before the events were read: they include all events of it and of its children.
     ended: bool,
 }
 
-/// Events that wait for the collector at most. One that does not keep up with its processes follows them no further.
+/// Most events that wait for the collector. A slower collector follows its processes no further.
 const WAITING: usize = 4096;
-/// A process in which all threads end looks for a moment as if only the main one had.
+/// A process in which all threads end looks for a moment as if only the main thread had.
 const ENDING: Duration = Duration::from_millis(100);
 
 impl Guard {
@@ -62,9 +62,10 @@ impl Guard {
         self.take_in(index);
         let plan = &mut self.plans[index];
         let (way, loaded) = plan.loaded.as_ref().ok_or_else(|| order("attach comes after load"))?;
-        // Before the probes: a fork between the two is then told, and its child attached late but not missed.
+        // Before the probes: a fork between the two is reported, and its child is late but not
+        // missed.
         loaded.add_family(target.pid)?;
-        // What it executes from here on is told, and must be another image than this one.
+        // Its later images are reported, and must differ from this one.
         let executable = plan.executable.or_else(|| executable_of(&target));
         let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
         // Between two windows it waits for the next one, as all others do.
@@ -81,7 +82,7 @@ impl Guard {
         Ok(())
     }
 
-    /// Takes in what the kernel told since the last time.
+    /// Takes in the kernel's events since the last call.
     pub(crate) fn collect_events(&mut self) {
         self.follow_command();
         for index in 0..self.plans.len() {
@@ -92,7 +93,7 @@ impl Guard {
             let last_exits = last_exits(&family);
             for (at, event) in family.into_iter().enumerate() {
                 match event {
-                    // A storm of children is followed only where most of them cost nothing.
+                    // A storm of children is followed only if most of them cost nothing.
                     FamilyEvent::Fork { child, .. }
                         if last_exits.get(&child).is_some_and(|exit| *exit > at) =>
                     {
@@ -108,14 +109,14 @@ impl Guard {
                     FamilyEvent::Paid { pid, ns } => self.plans[index].note_paid(pid, ns),
                     FamilyEvent::Exec(exec) => self.notice_exec(index, exec),
                     FamilyEvent::UnknownSite { pid } => self.renew(index, pid),
-                    // Many may come at once, and one word is enough.
+                    // Many may come at once, and one report is enough.
                     FamilyEvent::NewCode
                         if self.events.back().is_some_and(|told| told.event == Event::NewCode) => {}
                     FamilyEvent::NewCode => self.tell(index, Event::NewCode),
                 }
             }
             if self.plans[index].faulted() && !self.plans[index].fault_told {
-                // The kernel found no room to tell of it.
+                // The kernel had no room to report it.
                 let pid = self.plans[index].processes.first().map_or(0, |covered| covered.target.pid);
                 self.take_off_after(index, pid, Fault::UNTOLD);
             }
@@ -123,7 +124,7 @@ impl Guard {
         }
     }
 
-    /// The kernel has switched the programs off; what is left of us in the processes goes now, before anything else.
+    /// The kernel has switched the programs off; the remaining probes go now, before anything else.
     fn take_off_after(&mut self, index: usize, pid: i32, fault: Fault) {
         let plan = &mut self.plans[index];
         let begin = Instant::now();
@@ -148,19 +149,19 @@ impl Guard {
             let lives = !follow || Target::unchecked(TargetId(0), pid).is_ok();
             self.plans[index].sweep.born(pid, lives);
             if follow {
-                // Others may be covered before the guard looks up again, and each takes its time.
+                // Others may be covered before the guard's next turn, and each takes its time.
                 self.sweep_where_due(index, Instant::now());
             }
         }
     }
 
-    /// Covers a child that was born, perhaps just then. True where it is covered now.
+    /// Covers a child that was born, perhaps moments ago. True if it is covered now.
     fn cover_child(&mut self, index: usize, pid: i32, born_us: Option<u32>) -> bool {
         let plan = &self.plans[index];
         if plan.faulted() || plan.off {
             return false;
         }
-        // Who was allowed to trace the first one may trace what it forks.
+        // A tracer that was allowed for the first process may trace its forks.
         let tracer = plan.processes.first().and_then(|first| first.target.tracer);
         let open = || {
             let mut target = Target::unchecked(TargetId(0), pid)?;
@@ -170,7 +171,8 @@ impl Guard {
         match self.cover_relative(index, pid, born_us, open) {
             Ok(true) => return true,
             Ok(false) => {}
-            // Born and gone before we came; the word of its end, which takes it out of the table, may be on its way.
+            // Born and gone before the guard came; its end, which clears its entry, may be on its
+            // way.
             Err(GuardError::NoProcess { .. }) => {
                 self.not_seen(index, pid);
                 return false;
@@ -182,7 +184,7 @@ impl Guard {
         false
     }
 
-    /// Covers a process of the family that executes what the plan is of. True where it is covered now.
+    /// Covers a process of the family that executes the plan's image. True if it is covered now.
     fn cover_relative(
         &mut self,
         index: usize,
@@ -199,8 +201,8 @@ impl Guard {
             return Err(GuardError::Unsupported { what, reason: text("the table of processes is full") });
         }
         let target = open()?;
-        // On its way as a command that the target has called.
-        // One that may not be looked at is told with the reason that attaching to it fails for.
+        // On its way as a command that the target has called. For an inaccessible process, the
+        // attach error is reported.
         if executable_of(&target).is_some_and(|found| Some(found) != plan.executable) {
             return Ok(false);
         }
@@ -220,22 +222,22 @@ impl Guard {
         }
     }
 
-    /// A probe was hit where none was expected: a library has been mapped again elsewhere.
+    /// A probe was hit at an unexpected place: a library has been mapped again elsewhere.
     fn renew(&mut self, index: usize, pid: i32) {
         let plan = &mut self.plans[index];
         let Some((_, loaded)) = &plan.loaded else { return };
         let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();
         if let Some(covered) = plan.processes.iter_mut().find(|covered| covered.target.pid == pid) {
-            // What fails stays counted as hits at unknown addresses; the report shows them.
+            // A failure stays counted as hits at unknown addresses; the report shows them.
             _ = covered.attached.as_mut().map(|attached| attached.renew(loaded, &covered.target, &images));
         }
     }
 
-    /// Processes that ended, and those whose probes the kernel no longer serves.
+    /// Drops processes that ended, and those whose probes the kernel no longer serves.
     fn drop_ended(&mut self, index: usize) {
         let plan = &mut self.plans[index];
         let Some((way, loaded)) = &plan.loaded else { return };
-        // uprobe_multi asks for the address space only when probes are registered, not at each hit.
+        // uprobe_multi needs the address space only when probes are registered, not at each hit.
         let by_main_thread = way.route != Route::UprobeMulti;
         let (mut gone, mut held) = (Vec::new(), Vec::new());
         plan.processes.retain_mut(|covered| {
@@ -261,7 +263,7 @@ impl Guard {
 
     pub(crate) fn tell(&mut self, index: usize, event: Event) {
         if self.events.len() >= WAITING {
-            // Ends are told all the same: of a plan that is off there is one for each process at most.
+            // Ends are reported nevertheless: a plan that is off has at most one per process.
             self.take_off(index, Event::Overrun { lost: 1 });
         }
         self.events.push_back(Told { plan: self.plans[index].id, event });
@@ -269,13 +271,13 @@ impl Guard {
 }
 
 impl Covered {
-    /// Of which nothing but the end is waited for.
+    /// A process of which only the end matters.
     fn bare(target: Target) -> Self {
         let since = Instant::now();
         Self { target, attached: None, elsewhere: true, since, headless: None, status: None, ended: false }
     }
 
-    /// What the programs know of it by its number goes: the kernel may give that to somebody else.
+    /// Removes the programs' data under its number: the kernel may reuse that.
     fn forgotten_by(&self, loaded: &Loaded) {
         if let Some(attached) = &self.attached {
             attached.forget(loaded, self.target.pid);
@@ -284,7 +286,7 @@ impl Covered {
     }
 }
 
-/// Where in a batch of events each process ended for the last time: the kernel may have given its number away again.
+/// Last end of each process in a batch of events: the kernel may have reused its number.
 fn last_exits(events: &[FamilyEvent]) -> HashMap<i32, usize> {
     let exit = |(at, event): (usize, &FamilyEvent)| match event {
         FamilyEvent::Exit { pid, .. } | FamilyEvent::Paid { pid, .. } => Some((*pid, at)),
@@ -293,19 +295,19 @@ fn last_exits(events: &[FamilyEvent]) -> HashMap<i32, usize> {
     events.iter().enumerate().filter_map(exit).collect()
 }
 
-/// Device and inode of what a process executes.
+/// Device and inode of a process' executable.
 fn executable_of(target: &Target) -> Option<(u64, u64)> {
     target.executable_file()
 }
 
-/// Makes a descriptor wake whoever waits for events.
+/// Makes a descriptor wake the waiter for events.
 pub(crate) fn watch(epoll: &mut Option<Epoll>, fd: BorrowedFd<'_>) -> Result<(), GuardError> {
     let failed = |errno: nix::Error| GuardError::Proc { file: text("epoll"), os: errno.into() };
     if epoll.is_none() {
         *epoll = Some(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?);
     }
     match epoll.as_ref().map(|epoll| epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0))) {
-        // What tells of all plans is waited for already.
+        // The source of all plans is waited for already.
         Some(Err(errno)) if errno != nix::Error::EEXIST => Err(failed(errno)),
         _ => Ok(()),
     }

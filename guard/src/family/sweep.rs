@@ -1,19 +1,21 @@
 //! Children that are not covered, and the breakpoints that they inherited.
 //!
-//! A child is born with a copy of its parent's text, breakpoints included. A uprobe_multi link of the parent leaves them in
-//! there, and each hit traps for nothing; an event of perf removes one when it is hit. But whenever the kernel unregisters
-//! any probe at some place of a file, it looks into every address space that maps the place and takes out the breakpoint
-//! where no probe that is left wants it (Linux 6.18, kernel/events/uprobes.c, `register_for_each_vma` without a consumer). So one
-//! link of ours at the same places, bound to this process, which maps nothing of the file, is made and closed again:
-//! for the first child at once, and then at most one in a twentieth of a second for all that were born in it. It does nothing to
-//! those that are covered. What a child waits for is the kernel: to register a probe takes it one grace period of RCU. The
-//! probes of a sweep are closed beside this thread, and the next sweep does not wait for that: the breakpoints are gone before
-//! the grace periods of a close begin (`uprobe_unregister_nosync`, then `uprobe_unregister_sync`).
+//! A child is born with a copy of its parent's text, breakpoints included. A uprobe_multi link of
+//! the parent leaves them in there, and each hit traps for nothing; a perf event removes a
+//! breakpoint on its hit. But on unregistering any probe at some place of a file, the kernel looks
+//! into every address space that maps the place and removes the breakpoint if no remaining probe
+//! wants it (Linux 6.18, kernel/events/uprobes.c, `register_for_each_vma` without a consumer). So
+//! one extra link at the same places, bound to this process, which maps nothing of the file, is
+//! made and closed again: for the first child at once, then at most once in a twentieth of a second
+//! for all children born in it. It leaves covered children alone. A child waits for the kernel:
+//! registering a probe takes one grace period of RCU. The probes of a sweep are closed beside this
+//! thread, and the next sweep does not wait for that: the breakpoints are gone before the grace
+//! periods of a close begin (`uprobe_unregister_nosync`, then `uprobe_unregister_sync`).
 //!
-//! What children pay until then is charged to the plan. It is not counted anywhere, so it is bounded from above: a child that
-//! ends before it was swept is charged all its CPU time, where the kernel can still tell at that time (from 6.16 on) only if it
-//! hit a breakpoint; one that lives is charged the time that it spent in the kernel, as its statistics say it. So is
-//! the time that sweeping takes.
+//! The payments of children until then are charged to the plan. They are not counted, so they are
+//! bounded from above: a child that ends before it was swept is charged all its CPU time, but from
+//! 6.16 on, where the kernel can still see that, only if it hit a breakpoint; a live child is
+//! charged its time in the kernel, by its statistics. The sweeps' own time is charged as well.
 
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -29,23 +31,23 @@ use crate::plan::Plan;
 use crate::protocol::TargetId;
 use crate::target::Target;
 
-/// Time between two sweeps at least: children that are born meanwhile share one.
+/// Shortest time between two sweeps: children that are born meanwhile share one.
 const GATHER: Duration = Duration::from_millis(50);
-/// Sweeping takes at most one part in so many of a CPU: where it is dear, it is done less often. Time that the guard only waits
-/// for the kernel is not counted, for a busy machine would make children pay longer by it.
+/// Sweeps take at most one part in this many of a CPU: costly sweeps are rarer. Waiting for the
+/// kernel is not counted, because children would pay longer by it on a busy machine.
 const REST: u64 = 20;
-/// Sweeps that are being closed at most.
+/// Upper bound for sweeps that are being closed.
 const CLOSING: usize = 16;
 
 /// Children of a plan that are not covered.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
-    /// Those that were born since the last sweep.
+    /// Children born since the last sweep.
     children: Vec<i32>,
-    /// When the first of those that may live was born.
+    /// Birth of the first child that may live.
     since: Option<Instant>,
     not_before: Option<Instant>,
-    /// Close the probes of the last sweeps, and tell the CPU time that it took in nanoseconds.
+    /// Close the probes of the last sweeps, and return the CPU time of that in nanoseconds.
     closing: Vec<JoinHandle<u64>>,
 }
 
@@ -62,14 +64,14 @@ impl Sweep {
         }
     }
 
-    /// A process ended. True where it is one of these.
+    /// A process ended. True if it is one of these children.
     pub(super) fn ended(&mut self, pid: i32) -> bool {
         let before = self.children.len();
         self.children.retain(|child| *child != pid);
         self.children.len() < before
     }
 
-    /// How soon something is to be done.
+    /// Time until the next action.
     pub(crate) fn due_in(&self, now: Instant) -> Option<Duration> {
         let rest = self.not_before.map_or(Duration::ZERO, |time| time.saturating_duration_since(now));
         match self.closing.len() {
@@ -84,7 +86,7 @@ impl Sweep {
         self.since.is_some() && self.due_in(now) == Some(Duration::ZERO)
     }
 
-    /// A sweep was made that took so much CPU time in nanoseconds.
+    /// Records a sweep that took this CPU time in nanoseconds.
     fn swept(&mut self, now: Instant, ns: u64) {
         self.not_before = Some(now + GATHER.max(Duration::from_nanos(ns.saturating_mul(REST))));
     }
@@ -100,19 +102,19 @@ impl Plan {
 }
 
 impl Guard {
-    /// Takes inherited breakpoints out of children where it is time.
+    /// Removes inherited breakpoints from children if a sweep is due.
     pub(crate) fn sweep(&mut self, now: Instant) {
         (0..self.plans.len()).for_each(|index| self.sweep_where_due(index, now));
     }
 
-    /// The same of one plan.
+    /// Sweeps one plan if due.
     pub(super) fn sweep_where_due(&mut self, index: usize, now: Instant) {
         let plan = &mut self.plans[index];
         let closed = plan.sweep.closing.extract_if(.., |closing| closing.is_finished());
         let closed = closed.map(|closed| closed.join().unwrap_or(0)).sum();
         plan.charge(closed);
         if plan.off || !plan.has_probes() {
-            // Nobody has any, or all are taken out with the probes.
+            // No child has any, or all are removed with the probes.
             plan.sweep.since = None;
         }
         if plan.sweep.is_due(now) {
@@ -124,7 +126,7 @@ impl Guard {
         let plan = &mut self.plans[index];
         let begun = thread_ns();
         plan.sweep.since = None;
-        // Those that execute something else by now have no breakpoints any more.
+        // Children that execute another image by now have no breakpoints any more.
         let children = std::mem::take(&mut plan.sweep.children);
         let left = children.iter().filter_map(|pid| Target::unchecked(TargetId(0), *pid).ok());
         let left: Vec<Target> = left.filter(|child| executable_of(child) == plan.executable).collect();
@@ -137,12 +139,12 @@ impl Guard {
         let attached =
             own.and_then(|own| attach::attach(way.route, loaded, &own, &images, self.tracefs.as_ref()));
         if let Ok(attached) = attached {
-            // The kernel takes its time to close them, and events of the target do not wait for that.
+            // The kernel is slow to close them, and events of the target do not wait for that.
             let close = move || {
                 drop(attached);
                 thread_ns()
             };
-            // Where no thread can be had, they are closed at once.
+            // Without a thread, they are closed at once.
             plan.sweep.closing.extend(std::thread::Builder::new().stack_size(64 * 1024).spawn(close));
         }
         let took = thread_ns().saturating_sub(begun);

@@ -1,10 +1,11 @@
 //! Debuggers that come while probes are on.
 //!
-//! A debugger that sets a breakpoint on a probed instruction takes the probe's for the program's own, and puts that back when
-//! it leaves. If the probe is gone by then, the target dies of it. So the probes go when a tracer comes. Nothing tells of
-//! one: PTRACE_SEIZE sends no signal, and no tracepoint fires. The state of a process is read right
-//! before it is attached to, once its probes are there ([`crate::attach::cover`]), and from then on
-//! again and again: often in its first second, in which a debugger may have been on its way.
+//! A debugger that sets a breakpoint on a probed instruction takes the probe's for the program's
+//! own, and puts that back when it leaves. If the probe is gone by then, the target dies of it. So
+//! the probes go when a tracer comes. No event reports a tracer: PTRACE_SEIZE sends no signal, and
+//! no tracepoint fires. The state of a process is read right before it is attached to, once its
+//! probes are there ([`crate::attach::cover`]), and from then on repeatedly: often in its first
+//! second, in which a debugger may have been on its way.
 
 use std::time::{Duration, Instant};
 
@@ -16,15 +17,15 @@ use crate::target::Target;
 
 /// Time between two looks.
 const LOOK_FOR_TRACERS: Duration = Duration::from_millis(250);
-/// The same while a process is [new](NEW).
+/// Time between two looks while a process is [new](NEW).
 const LOOK_AT_NEW: Duration = Duration::from_millis(50);
-/// How long that is.
+/// Time for which a process is new.
 const NEW: Duration = Duration::from_secs(1);
-/// Processes of a plan that are looked at each time, the target among them; the others have their turn.
+/// Processes of a plan that are examined each time, the target among them; the others take turns.
 const AT_ONCE: usize = 64;
 
 impl Target {
-    /// Who traces its main thread, besides this process and who was allowed to.
+    /// Tracer of its main thread, besides this process and the permitted tracer.
     pub(crate) fn new_tracer(&self) -> Option<i32> {
         let status = self.read_capped("status").ok()?;
         let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok());
@@ -32,7 +33,7 @@ impl Target {
         tracer.filter(|tracer| !known.contains(tracer))
     }
 
-    /// Nobody has come who would disturb probes, and would be disturbed by them.
+    /// Checks that there is no tracer that would disturb probes, and be disturbed by them.
     ///
     /// # Errors
     /// [`GuardError::Traced`].
@@ -45,7 +46,7 @@ impl Target {
 }
 
 impl Plan {
-    /// Time to the next look. The last one to come is the last in the list.
+    /// Time to the next look. The last process to come is the last in the list.
     pub(crate) fn patience_for_tracers(&self) -> Duration {
         let new = self.processes.last().is_some_and(|last| last.since.elapsed() < NEW);
         if new { LOOK_AT_NEW } else { LOOK_FOR_TRACERS }
@@ -53,8 +54,7 @@ impl Plan {
 }
 
 impl Guard {
-    /// Takes the probes off a plan where a tracer has come that was not there when a process was
-    /// opened.
+    /// Removes the probes of a plan if a tracer has come that was absent when a process was opened.
     pub(crate) fn look_for_tracers(&mut self, now: Instant) {
         for index in 0..self.plans.len() {
             let plan = &mut self.plans[index];

@@ -1,4 +1,4 @@
-//! The verifier of this kernel, and how large maps are.
+//! The verifier of this kernel, and the size of maps.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -16,7 +16,7 @@ fn shape(programs: Programs) -> Shape {
         slots: 64,
         sets: 8,
         texts: 16,
-        // With the owner of a frame they look whether a generator is made.
+        // With the owner of a frame they check for the creation of a generator.
         frame_owner: 70,
         awaits: Some(AwaitConstants { sets: 8, code_first: 184, ..AwaitConstants::default() }),
         ..PythonConstants::default()
@@ -36,7 +36,7 @@ fn shape(programs: Programs) -> Shape {
     }
 }
 
-/// Has this kernel what the programs need?
+/// True if this kernel supports the programs.
 fn possible(programs: Programs) -> bool {
     match programs {
         Programs::Multi | Programs::MultiReturn => features::uprobe_multi().is_ok(),
@@ -75,7 +75,7 @@ fn every_set_of_programs_passes_the_verifier_of_this_kernel() {
     }
 }
 
-/// Instructions that the verifier went through for each program of a set. What its stacks take is looked at besides.
+/// Instructions that the verifier went through for each program of a set. Also checks their stacks.
 fn instructions_verified(programs: Programs) -> Vec<(String, u64)> {
     let watchers = Watchers::new(8).unwrap();
     verified(Loaded::open(&shape(programs), &watchers, 0, 2, 16).unwrap())
@@ -101,12 +101,12 @@ fn verified(mut open: OpenObject) -> Vec<(String, u64)> {
         logs.push((program.name().to_string_lossy().into_owned(), log));
     }
     let loaded = open.load().unwrap_or_else(|error| panic!("{error}"));
-    // Sub-programs are behind the programs that call them once they are loaded.
+    // Sub-programs follow the programs that call them once they are loaded.
     loaded.progs().filter(|program| program.autoload()).for_each(|program| small_stacks(&program));
     drop(loaded);
     let count = |log: &[u8]| -> Option<u64> {
         let log = String::from_utf8_lossy(log);
-        // From 7.2 on another line tells how many of them were of each sub-program.
+        // From 7.2 on another line gives the number for each sub-program.
         log.lines().find_map(|line| line.strip_prefix("processed ")?.split_once(" insns")?.0.parse().ok())
     };
     logs.into_iter()
@@ -117,8 +117,8 @@ fn verified(mut open: OpenObject) -> Vec<(String, u64)> {
         .collect()
 }
 
-/// The kernel gives up at a million. Each kernel counts in its own way; how much is told as a fact, for whoever keeps
-/// the figures of all of them.
+/// The kernel gives up at a million. Each kernel counts in its own way; the number is printed as a
+/// fact, for a table of all kernels.
 #[test]
 fn no_program_comes_near_the_bound_of_the_verifier_or_has_a_stack_that_threads_would_share() {
     const BOUND: u64 = 100_000;
@@ -191,8 +191,9 @@ fn the_error_number_of_a_refused_call_is_found() {
     assert_eq!(os_error(&error), Errno::EINVAL.into());
 }
 
-/// Does a row of instructions add something to the context, as it stands in registers and on the stack? Verifiers refuse to
-/// read by that, and some programs cannot be loaded on the kernel that the tests run on. Branches are not followed.
+/// True if a row of instructions adds a value to the context, in registers and on the stack.
+/// Verifiers refuse to read by that, and some programs do not load on the test kernel. Ignores
+/// branches.
 fn moves_the_context(instructions: &[libbpf_sys::bpf_insn]) -> bool {
     const FRAME_POINTER: u8 = 10;
     const MOVE: u8 = 0xbf; // BPF_ALU64 | BPF_MOV | BPF_X

@@ -1,24 +1,24 @@
-//! Which CPUs the collector had better run on, from what is known of the machine. Asks the kernel nothing.
+//! Choice of the collector's CPUs from the known state of the machine. Makes no system call.
 
 use super::CollectorCpu;
 use super::machine::Machine;
 use crate::cpus::CpuSet;
 use crate::error::{GuardError, text};
 
-/// What is to be tried, in this order.
+/// CPUs to try, in this order.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Choice {
-    /// CPUs that were wanted, the best first; the kernel takes or refuses each.
+    /// Wanted CPUs, the best first; the kernel accepts or refuses each.
     pub(super) wanted: Vec<u32>,
-    /// Without any of these the collector is not to run.
+    /// The collector must not run without one of these.
     pub(super) only: bool,
-    /// Where nothing of `wanted` can be had: a CPU that no target uses.
+    /// A CPU that no target uses, if none of `wanted` is available.
     pub(super) instead: Option<u32>,
-    /// Why `wanted` has less than somebody may expect.
+    /// Reason why `wanted` has less than a user may expect.
     pub(super) reason: Option<String>,
 }
 
-/// Chooses for `wanted`, where targets may run on `targets`.
+/// Chooses for `wanted`, if targets may run on `targets`.
 pub(super) fn choose(
     wanted: CollectorCpu,
     machine: &Machine,
@@ -41,7 +41,7 @@ pub(super) fn choose(
             let wanted: Vec<u32> = quiet.iter().chain(busy.iter()).collect();
             match reason {
                 Some(reason) if wanted.is_empty() => Err(GuardError::NoIsolatedCpu { reason: text(reason) }),
-                // Whoever says `isolated` gets one that is busy before none at all.
+                // An explicit `isolated` gets a busy CPU rather than none.
                 reason => Ok(Choice { wanted, only: true, instead: None, reason }),
             }
         }
@@ -50,14 +50,15 @@ pub(super) fn choose(
             // The last one, because interrupts come to the first.
             let outside = machine.allowed.shared_with(&machine.online).without(targets);
             let instead = outside.without(&machine.isolated).iter().next_back();
-            // Where no target is known none is left out, and the kernel knows better where there is room.
+            // Without a known target no CPU is left out: the kernel knows better where there is
+            // room.
             let instead = instead.filter(|_| !targets.is_empty());
             Ok(Choice { wanted: quiet.iter().collect(), only: false, instead, reason })
         }
     }
 }
 
-/// Isolated CPUs that no target uses: those that are idle, those that are not, and where the first are none the reason.
+/// Isolated CPUs without targets: idle ones, busy ones, and the reason if there are no idle ones.
 fn isolated(machine: &Machine, targets: &CpuSet) -> (CpuSet, CpuSet, Option<String>) {
     let isolated = machine.isolated.shared_with(&machine.online);
     let free = isolated.without(targets);
@@ -99,7 +100,7 @@ mod tests {
             let choice = choose(wanted, &machine("2-3", ""), &set("0-2")).unwrap();
             assert_eq!((choice.wanted, choice.reason), (vec![3], None));
         }
-        // Of those that are offline none is.
+        // An offline CPU is not chosen.
         assert_eq!(prefer(&machine("3,9", ""), "").wanted, [3]);
     }
 
@@ -114,7 +115,7 @@ mod tests {
         let choice = prefer(&machine, "0-1");
         assert_eq!((choice.wanted, choice.instead), (vec![], Some(3)));
         assert_eq!(choice.reason.unwrap(), "no CPU is isolated here");
-        // Any will do where targets use all of them, or where they are not known.
+        // Any CPU will do if targets use all of them, or if their CPUs are unknown.
         assert_eq!(prefer(&machine, "0-3").instead, None);
         assert_eq!(prefer(&machine, "").instead, None);
     }
@@ -139,7 +140,7 @@ mod tests {
         assert_eq!(choose(CollectorCpu::Isolated, &some, &set("0")).unwrap().wanted, [1, 3, 2]);
         let all = machine("1-3", "1-3");
         assert!(prefer(&all, "0").wanted.is_empty());
-        // Not even instead.
+        // Not as a replacement either.
         assert_eq!(prefer(&all, "0").instead, None);
         let choice = choose(CollectorCpu::Isolated, &all, &set("0-1")).unwrap();
         assert_eq!(choice.wanted, [2, 3]);

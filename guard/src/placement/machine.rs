@@ -1,4 +1,4 @@
-//! Which CPUs this machine has, which of them are isolated, and which are busy.
+//! CPUs of this machine: present, isolated and busy.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -14,31 +14,32 @@ use crate::outside;
 
 /// CPUs that run (Linux, Documentation/ABI/testing/sysfs-devices-system-cpu).
 const ONLINE: &str = "/sys/devices/system/cpu/online";
-/// What `isolcpus=` names (drivers/base/cpu.c, `print_cpus_isolated`); from 7.0 on with isolated partitions.
+/// Isolated by `isolcpus=` (drivers/base/cpu.c, `print_cpus_isolated`); from 7.0 also by partition.
 const ISOLATED: &str = "/sys/devices/system/cpu/isolated";
-/// In the root of the unified hierarchy from 6.7 on: CPUs of all isolated partitions (kernel/cgroup/cpuset.c).
+/// In the root of the unified hierarchy from 6.7 on: all isolated partitions
+/// (kernel/cgroup/cpuset.c).
 const PARTITIONED: &str = "cpuset.cpus.isolated";
-/// Is there a scheduler of sched_ext in force? (kernel/sched/ext.c; from 6.12 on.)
+/// State of the sched_ext scheduler (kernel/sched/ext.c; from 6.12 on).
 const SCHED_EXT_STATE: &str = "/sys/kernel/sched_ext/state";
 
-/// Folders of control groups that are looked at for isolated partitions.
+/// Control group folders that are searched for isolated partitions.
 const GROUPS: usize = 256;
-/// How long is looked whether somebody runs on the isolated CPUs: ten of the clock ticks that /proc/stat counts in.
+/// Observation time for load on isolated CPUs: ten of the clock ticks that /proc/stat counts in.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// What is chosen from.
+/// The choice is made from these sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Machine {
     pub(super) online: CpuSet,
     pub(super) isolated: CpuSet,
-    /// Isolated ones on which somebody runs more than half of the time.
+    /// Isolated CPUs that are in use more than half of the time.
     pub(super) busy: CpuSet,
-    /// Where this process may run now.
+    /// CPUs that this process may run on now.
     pub(super) allowed: CpuSet,
 }
 
 impl Machine {
-    /// Takes a tenth of a second where there are isolated CPUs, else no time.
+    /// Takes a tenth of a second if there are isolated CPUs, else no time.
     pub(super) fn look() -> Self {
         let isolated = isolated();
         let online = read(ONLINE).unwrap_or_default();
@@ -48,12 +49,12 @@ impl Machine {
     }
 }
 
-/// All isolated CPUs, also those that are offline.
+/// All isolated CPUs, including offline ones.
 pub(super) fn isolated() -> CpuSet {
     Watched::open().isolated().and(&partitions())
 }
 
-/// Where this thread may run; `None` on machines with more CPUs than a set holds.
+/// CPUs that this thread may run on; `None` on machines with more CPUs than a set holds.
 pub(super) fn allowed() -> Option<CpuSet> {
     let mask = sched_getaffinity(Pid::from_raw(0)).ok()?;
     Some((0..MAX_CPUS).filter(|cpu| mask.is_set(*cpu as usize) == Ok(true)).collect())
@@ -63,7 +64,7 @@ fn read(path: impl AsRef<Path>) -> Option<CpuSet> {
     CpuSet::parse(&outside::read_to_string(path).ok()?)
 }
 
-/// Files that are read again and again, opened while every file can be.
+/// Files that are read repeatedly, opened while every file is accessible.
 #[derive(Debug)]
 pub(super) struct Watched {
     isolated: Option<File>,
@@ -88,12 +89,12 @@ impl Watched {
         lists[0].and(&lists[1])
     }
 
-    /// Does the kernel know schedulers of sched_ext?
+    /// True if the kernel has sched_ext.
     pub(super) fn knows_sched_ext(&self) -> bool {
         self.sched_ext.is_some()
     }
 
-    /// Is one of them in force?
+    /// True if a sched_ext scheduler is in force.
     pub(super) fn sched_ext_enabled(&self) -> bool {
         again(&self.sched_ext, |state| (state.trim() == "enabled").then_some(())).is_some()
     }
@@ -106,9 +107,9 @@ fn again<T>(file: &Option<File>, of: impl Fn(&str) -> Option<T>) -> Option<T> {
     of(std::str::from_utf8(bytes.get(..read)?).ok()?)
 }
 
-/// Where the unified hierarchy of control groups is mounted.
+/// Mount point of the unified hierarchy of control groups.
 fn unified() -> Option<PathBuf> {
-    // Known for good: a process whose root is elsewhere is shown no mounts.
+    // Looked up only once: a process whose root is elsewhere sees no mounts.
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
     FOUND.get_or_init(mounted_unified).clone()
 }
@@ -122,8 +123,8 @@ fn mounted_unified() -> Option<PathBuf> {
     })
 }
 
-/// CPUs of isolated partitions, where the kernel has no file of them all (before 6.7): a partition stands below other
-/// partitions only (Documentation/admin-guide/cgroup-v2.rst, `cpuset.cpus.partition`).
+/// CPUs of isolated partitions, if the kernel has no file of them all (before 6.7): a partition is
+/// below other partitions only (Documentation/admin-guide/cgroup-v2.rst, `cpuset.cpus.partition`).
 fn partitions() -> CpuSet {
     let Some(root) = unified() else { return CpuSet::default() };
     if outside::open(root.join(PARTITIONED)).is_ok() {
@@ -135,7 +136,7 @@ fn partitions() -> CpuSet {
         let names = outside::names(&folder).unwrap_or_default();
         for group in names.into_iter().map(|name| folder.join(name)) {
             let kind = outside::read_to_string(group.join("cpuset.cpus.partition")).unwrap_or_default();
-            // An invalid one says so: `isolated invalid (reason)`.
+            // An invalid partition is marked: `isolated invalid (reason)`.
             if kind.trim() == "isolated" {
                 found = found.and(&read(group.join("cpuset.cpus.effective")).unwrap_or_default());
             }
@@ -147,8 +148,9 @@ fn partitions() -> CpuSet {
     found
 }
 
-/// Which of these somebody uses, by the time that they are idle. A program that polls is alone on an isolated CPU and
-/// has it for itself all the time; one with a real-time priority would let nobody else run there at all.
+/// CPUs of this set that are in use, by their idle time. A program that polls is alone on an
+/// isolated CPU and takes all of its time; a polling program with a real-time priority would let
+/// nothing else run there.
 fn busy(cpus: &CpuSet) -> CpuSet {
     let stat = || outside::read_to_string("/proc/stat").unwrap_or_default();
     let before = stat();
@@ -164,7 +166,7 @@ fn busy_between(cpus: &CpuSet, before: &str, after: &str) -> CpuSet {
     cpus.iter().filter(|cpu| used(cpu).unwrap_or(false)).collect()
 }
 
-/// Clock ticks in which a CPU was idle, and all: /proc/stat, fs/proc/stat.c. Guest time is part of user time.
+/// Idle and total ticks of a CPU: /proc/stat, fs/proc/stat.c. Guest time is part of user time.
 fn times(stat: &str, cpu: u32) -> Option<(u64, u64)> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu")?.strip_prefix(&format!("{cpu} ")))?;
     let mut ticks = [0; 8];

@@ -1,16 +1,17 @@
-//! Where the collector runs: on a CPU that no target uses, behind everybody else.
+//! Placement of the collector: on a CPU that no target uses, behind all other processes.
 //!
 //! | file | question |
 //! | --- | --- |
 //! | `machine.rs` | which CPUs are there, which are isolated, which are busy? |
-//! | `choose.rs` | which of them had better be taken? |
+//! | `choose.rs` | which of them is best? |
 //! | `threads.rs` | where may the threads of a target run? |
 //!
-//! An appliance keeps CPUs for its data path, and what is started otherwise is never put on them. The collector is small and
-//! waits most of the time: it is put there by name, where no target can be, at the lowest priority there is. Nothing else
-//! runs there, so that it neither waits nor takes time from others.
+//! An appliance keeps CPUs for its data path; nothing else is ever started on them. The collector
+//! is small and waits most of the time: it is pinned to a CPU without targets, at the lowest
+//! priority. Nothing else runs there, so it neither waits nor takes time from others.
 //!
-//! This module is for processes with one thread: the kernel keeps all of it by thread, and new threads inherit it.
+//! This module is for processes with one thread: the kernel keeps all these settings by thread, and
+//! new threads inherit them.
 
 mod choose;
 mod machine;
@@ -28,77 +29,77 @@ pub use self::threads::{cpus_of, isolated_cpus, stays_on_isolated};
 use crate::cpus::CpuSet;
 use crate::error::{GuardError, text};
 
-/// The lowest priority of an ordinary process: everybody else comes first (sched(7)).
+/// The lowest priority of an ordinary process: all others come first (sched(7)).
 const NICE: i32 = 19;
-/// `SCHED_EXT` of include/uapi/linux/sched.h: under the scheduler of sched_ext (Linux 6.12), or as `SCHED_OTHER` while none
-/// is in force.
+/// `SCHED_EXT` of include/uapi/linux/sched.h: under the sched_ext scheduler (Linux 6.12), or as
+/// `SCHED_OTHER` while none is in force.
 const SCHED_EXT: libc::c_int = 7;
 
-/// Where the collector is to run.
+/// Requested CPU of the collector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CollectorCpu {
-    /// On an isolated CPU that no target may use and nobody else keeps busy; where there is none, on any other that no target
-    /// may use; where there is none either, anywhere.
+    /// An isolated CPU that no target may use and that is not busy; else any other that no target
+    /// may use; else any CPU.
     #[default]
     PreferIsolated,
-    /// On an isolated CPU that no target may use, or not at all.
+    /// An isolated CPU that no target may use, or no start at all.
     Isolated,
-    /// Wherever whoever started it may run.
+    /// Any CPU allowed to the process that started the collector.
     Any,
-    /// On this one.
+    /// This CPU.
     Cpu(u32),
 }
 
-/// Which scheduler the collector is under.
+/// Scheduler of the collector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sched {
     /// The kernel's own (`SCHED_OTHER`).
     #[default]
     Other,
-    /// That of sched_ext while one is in force.
+    /// The sched_ext scheduler while one is in force.
     Ext,
 }
 
-/// Which calls of targets are measured.
+/// Calls of targets that are measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum TargetsOn {
-    /// All.
+    /// All calls.
     #[default]
     Any,
-    /// Those that begin on isolated CPUs; a target that may run elsewhere is refused.
+    /// Calls that begin on isolated CPUs; a target that may run elsewhere is refused.
     Isolated,
 }
 
-/// What is asked for.
+/// Requested placement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Wanted {
-    /// Where.
+    /// The CPU.
     pub cpu: CollectorCpu,
-    /// Under which scheduler.
+    /// The scheduler.
     pub sched: Sched,
-    /// It has to answer soon, because functions of Python are measured: a program that calls a new one takes a row that the
-    /// collector has to hand out. Then its priority is lowered only where nobody else wants its CPU.
+    /// The collector must answer soon, because functions of Python are measured: a new function
+    /// needs a row from it. Its priority is then lowered only if no other process wants its CPU.
     pub prompt: bool,
 }
 
-/// What is in force, and what has to be said about it.
+/// Placement in force, with its notes.
 #[derive(Debug)]
 pub struct Placement {
-    /// The only CPU that this process may run on; `None` where it may run on several.
+    /// The only CPU that this process may run on; `None` if it may run on several.
     pub cpu: Option<u32>,
     /// That CPU is isolated.
     pub isolated: bool,
     /// A scheduler of sched_ext decides when this process runs.
     pub ext: bool,
-    /// Priority: 19, the lowest, or what it was started with.
+    /// Priority: 19, the lowest, or the priority at the start.
     pub nice: i32,
-    /// What is not as somebody may expect, a sentence each.
+    /// Deviations from the expected, a sentence each.
     pub notes: Vec<String>,
     watched: Watched,
     /// The isolation of the CPU can be looked up again.
     isolation_is_told: bool,
     sched: Sched,
-    /// Where this process was found to be kept, against its will.
+    /// Unwanted CPUs that this process was found on.
     astray: Option<CpuSet>,
 }
 
@@ -116,21 +117,21 @@ impl fmt::Display for Placement {
     }
 }
 
-/// What has changed since.
+/// A change of the placement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Drift {
-    /// This process had been put elsewhere, by somebody or when its CPU went offline, and it is back.
+    /// This process had been moved, by a user or when its CPU went offline, and it is back.
     Back {
         /// Its CPU.
         cpu: u32,
-        /// Where it had been put.
+        /// CPUs to which it had been moved.
         from: CpuSet,
     },
-    /// Somebody, or the end of its CPU, has put this process elsewhere, and it cannot go back.
+    /// A user, or the end of its CPU, has moved this process, and it cannot go back.
     Away {
         /// Its CPU.
         cpu: u32,
-        /// Where it may run now.
+        /// CPUs that it may run on now.
         to: CpuSet,
     },
     /// The CPU is not isolated any more.
@@ -138,9 +139,9 @@ pub enum Drift {
         /// Its CPU.
         cpu: u32,
     },
-    /// No scheduler of sched_ext is in force any more; the kernel's own has taken over.
+    /// No sched_ext scheduler is in force any more; the kernel's own has taken over.
     ExtGone,
-    /// A scheduler of sched_ext is in force, again or at last.
+    /// A sched_ext scheduler is in force, again or for the first time.
     ExtCame,
 }
 
@@ -166,13 +167,14 @@ impl fmt::Display for Drift {
     }
 }
 
-/// Chooses a CPU and applies everything to this process. To be called in the collector, before it gives up its rights, where
-/// targets may run on `targets` (none where no target is known yet). Takes a tenth of a second where CPUs are isolated.
+/// Chooses a CPU and applies all settings to this process. The collector calls it before it gives
+/// up its rights; targets may run on `targets` (empty if no target is known yet). Takes a tenth of
+/// a second if CPUs are isolated.
 ///
 /// # Errors
-/// When what was wanted cannot be had, with the reason.
+/// If the request cannot be met, with the reason.
 pub fn place(wanted: &Wanted, targets: &CpuSet) -> Result<Placement, GuardError> {
-    // First, so that the rest disturbs nobody.
+    // First, so that the rest disturbs no other process.
     if !wanted.prompt {
         lower_priority()?;
     }
@@ -224,15 +226,15 @@ pub fn place(wanted: &Wanted, targets: &CpuSet) -> Result<Placement, GuardError>
     })
 }
 
-/// Has somebody moved this process, or taken from it what it was given? Puts it back where that is possible. Tells each
-/// change once, and one at a time. Allocates nothing, and makes no system call but those that [`crate::sandbox::collector`]
-/// allows.
+/// Detects an outside change of this process' placement, and reverts it if possible. Reports each
+/// change once, one per call. Allocates nothing, and makes only system calls that
+/// [`crate::sandbox::collector`] allows.
 pub fn recheck(placement: &mut Placement) -> Option<Drift> {
     if let Some(cpu) = placement.cpu {
         let own = CpuSet::from_iter([cpu]);
         let found = allowed().unwrap_or(own);
         if found == own {
-            // Somebody may have put it back.
+            // A user may have put it back.
             placement.astray = None;
         } else if pin(cpu) {
             placement.astray = None;
@@ -253,15 +255,15 @@ pub fn recheck(placement: &mut Placement) -> Option<Drift> {
     }
 }
 
-/// Targets are known by now that may run where this process is: moves it away from them, as [`place`] would have put it.
-/// Tells where to.
+/// Moves this process away from targets that are known by now and may run on its CPU, as [`place`]
+/// would have placed it. Returns the new CPU.
 pub fn stay_away(placement: &mut Placement, wanted: &Wanted, targets: &CpuSet) -> Option<u32> {
     let shares = placement.cpu.is_none_or(|cpu| targets.contains(cpu));
     if !shares || wanted.cpu != CollectorCpu::PreferIsolated {
         return None;
     }
     let mut machine = Machine::look();
-    // Where this process is now is not all that it may have.
+    // The present CPU is not all that this process may have.
     machine.allowed = machine.online;
     let choice = choose::choose(wanted.cpu, &machine, targets).ok()?;
     let found = choice.wanted.into_iter().chain(choice.instead).find(|cpu| pin(*cpu))?;
@@ -272,7 +274,7 @@ pub fn stay_away(placement: &mut Placement, wanted: &Wanted, targets: &CpuSet) -
     Some(found)
 }
 
-/// What would be done here and why, where targets are not known yet.
+/// Describes the placement that would be chosen here, and why, if targets are not known yet.
 pub fn describe(wanted: &Wanted) -> String {
     let machine = Machine::look();
     let place = match choose::choose(wanted.cpu, &machine, &CpuSet::default()) {
@@ -300,10 +302,10 @@ pub fn describe(wanted: &Wanted) -> String {
     format!("{place}{nice}{sched}")
 }
 
-/// Keeps this thread on one CPU, which must be one that a set can hold; false where the kernel does not let it.
+/// Keeps this thread on one CPU, which must fit a set; false if the kernel refuses.
 fn pin(cpu: u32) -> bool {
     let own = CpuSet::from_iter([cpu]);
-    // The kernel takes what of the mask the cpuset has, so what came of it is looked at.
+    // The kernel takes the part of the mask that the cpuset has, so the result is checked.
     core_affinity::set_for_current(CoreId { id: cpu as usize }) && allowed() == Some(own)
 }
 
@@ -328,8 +330,8 @@ fn lower_priority() -> Result<(), GuardError> {
     })
 }
 
-/// Puts this thread under the scheduler of sched_ext; what has to be said about it. While none is in force the kernel
-/// treats such a thread as an ordinary one, so that nothing has to be done when it goes or comes.
+/// Puts this thread under the sched_ext scheduler; returns a note if there is one. While none is in
+/// force the kernel treats the thread as an ordinary one, so its coming and going needs no action.
 fn enter_sched_ext(watched: &Watched) -> Option<String> {
     if !watched.knows_sched_ext() {
         return Some(

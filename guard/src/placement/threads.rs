@@ -1,4 +1,4 @@
-//! Where the threads of a target may run.
+//! CPUs that the threads of a target may run on.
 
 use std::io::Read as _;
 
@@ -9,16 +9,16 @@ use crate::cpus::CpuSet;
 use crate::error::{GuardError, text};
 use crate::outside;
 
-/// Threads of a process that are looked at.
+/// Upper bound for the threads of a process that are examined.
 const THREADS: usize = 16_384;
-/// Bytes of /proc/PID/task/TID/status that are read: the line with up to 65536 groups of the user (NGROUPS_MAX,
-/// include/uapi/linux/limits.h) stands before the one that is looked for.
+/// Bytes of /proc/PID/task/TID/status that are read: the line with up to 65536 groups of the user
+/// (NGROUPS_MAX, include/uapi/linux/limits.h) precedes the wanted line.
 const STATUS_BYTES: u64 = 1 << 20;
 
 /// CPUs that threads of a process may run on.
 ///
 /// # Errors
-/// When there is no such process, when its threads cannot be looked at, or when they are too many.
+/// If there is no such process, or its threads cannot be examined, or there are too many.
 pub fn cpus_of(pid: i32) -> Result<CpuSet, GuardError> {
     let mut all = CpuSet::default();
     each_thread(pid, |_, cpus| {
@@ -28,10 +28,11 @@ pub fn cpus_of(pid: i32) -> Result<CpuSet, GuardError> {
     Ok(all)
 }
 
-/// CPUs that targets may run on where they are to stay on isolated ones; the programs in the kernel ignore hits on others.
+/// CPUs for targets that must stay on isolated CPUs; the programs in the kernel ignore hits on
+/// others.
 ///
 /// # Errors
-/// When no CPU is isolated.
+/// If no CPU is isolated.
 pub fn isolated_cpus() -> Result<CpuSet, GuardError> {
     let isolated = machine::isolated();
     if isolated.is_empty() {
@@ -44,7 +45,7 @@ pub fn isolated_cpus() -> Result<CpuSet, GuardError> {
 /// Refuses a process of which a thread may run on a CPU that is not isolated.
 ///
 /// # Errors
-/// Which thread, and where it may run; or why that cannot be told.
+/// The thread and its CPUs; or the reason why they are unknown.
 pub fn stays_on_isolated(pid: i32) -> Result<(), GuardError> {
     let isolated = isolated_cpus()?;
     each_thread(pid, |thread, cpus| match cpus.is_within(&isolated) {
@@ -58,7 +59,7 @@ pub fn stays_on_isolated(pid: i32) -> Result<(), GuardError> {
     })
 }
 
-/// Calls `look` for every thread with where it may run.
+/// Calls `look` for every thread with its CPUs.
 fn each_thread(
     pid: i32,
     mut look: impl FnMut(i32, CpuSet) -> Result<(), GuardError>,
@@ -85,7 +86,7 @@ fn each_thread(
                 look(id, cpus)?;
                 seen += 1;
             }
-            // It has ended meanwhile.
+            // The thread has ended meanwhile.
             (Err((Some(Errno::ENOENT | Errno::ESRCH), _)), _) | (_, None) => {}
             (Err((_, error)), _) => {
                 return Err(GuardError::Proc { file: text(&path), os: error.into() });
@@ -95,7 +96,8 @@ fn each_thread(
     if seen == 0 { Err(GuardError::NoProcess { pid }) } else { Ok(()) }
 }
 
-/// A name with a line break in it cannot forge the line: the kernel writes it as `\n` (fs/proc/array.c, `proc_task_name`).
+/// A line break in a name cannot forge the line: it is written as `\n` (fs/proc/array.c,
+/// `proc_task_name`).
 fn allowed(status: &str) -> Option<CpuSet> {
     CpuSet::parse(status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?)
 }

@@ -1,20 +1,20 @@
-//! How long an entry holds, by a clock that may be wrong.
+//! Lifetime of an entry, by a clock that may be wrong.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{ANY_USER, Record};
 
-/// A build that died twice is left alone for a week, where nothing else is configured.
+/// A build that died twice is left alone for a week, unless configured otherwise.
 pub const EXPIRY: Duration = Duration::from_secs(7 * 24 * 3_600);
 
-/// After its first fault a build is left alone for this long, so that a supervisor that starts it again at once does not have
-/// it probed at once.
+/// After its first fault a build is left alone for this long, so that a supervisor's immediate
+/// restart is not probed at once.
 pub const MOMENT: Duration = Duration::from_secs(10);
 
 /// Faults that last.
 const FAULTS: u32 = 2;
 
-/// How long a build is left alone whose process was killed soon after its probes came, in seconds;
+/// Seconds for which a build is left alone after its process was killed soon after its probes came;
 /// doubled with each.
 const PAUSE: u64 = 300;
 /// Longest such time.
@@ -28,14 +28,14 @@ pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Has it happened often enough to hold for long? Before entries had a user, once was.
+/// True if it has happened often enough to hold for long. Before entries had a user, once was.
 #[must_use]
 pub fn lasts(record: &Record) -> bool {
     record.times >= FAULTS || record.key.user == ANY_USER
 }
 
-/// How long a build is left alone for this, if `expiry` is what the [store](super::Store) has and
-/// it [lasts].
+/// Time for which a build is left alone for this, if `expiry` is that of the [store](super::Store)
+/// and it [lasts].
 fn held_for(record: &Record, expiry: Duration) -> u64 {
     match record.is_kill() {
         true => PAUSE.saturating_mul(1 << record.times.saturating_sub(FAULTS).min(16)).min(LONGEST_PAUSE),
@@ -43,31 +43,31 @@ fn held_for(record: &Record, expiry: Duration) -> u64 {
     }
 }
 
-/// How long a build is left alone whose processes were killed soon after their probes came. None
-/// where somebody may have ended one by hand, once.
+/// Time for which a build is left alone after its processes were killed soon after their probes
+/// came. `None` if a single kill may have been by hand.
 #[must_use]
 pub fn pause(record: &Record) -> Option<Duration> {
     (record.is_kill() && lasts(record)).then(|| Duration::from_secs(held_for(record, EXPIRY)))
 }
 
-/// When it ends, in seconds since 1970, if `expiry` is what the [store](super::Store) has.
+/// End of the entry in seconds since 1970, if `expiry` is that of the [store](super::Store).
 #[must_use]
 pub fn expires(record: &Record, expiry: Duration) -> u64 {
     record.time.saturating_add(held_for(record, expiry))
 }
 
-/// Seconds since it happened; `None` where the clock was set in between.
+/// Seconds since it happened; `None` if the clock was set in between.
 fn age(record: &Record, now: u64) -> Option<u64> {
     let by_one_clock = (record.time < PLAUSIBLE) == (now < PLAUSIBLE);
     now.checked_sub(record.time).filter(|_| by_one_clock)
 }
 
-/// Was it so long ago that it does not count any more?
+/// True if it is too old to count.
 pub(super) fn is_over(record: &Record, now: u64, expiry: Duration) -> bool {
     age(record, now).is_some_and(|age| age >= expiry.as_secs())
 }
 
-/// Must its processes be left alone now?
+/// True if its processes must be left alone now.
 pub(super) fn holds(record: &Record, now: u64, expiry: Duration) -> bool {
     let age = age(record, now);
     match lasts(record) {
@@ -76,7 +76,7 @@ pub(super) fn holds(record: &Record, now: u64, expiry: Duration) -> bool {
     }
 }
 
-/// Does it need a date, because its own is by a clock that was not set, or was set back?
+/// True if it needs a date, because its own is by a clock that was not set, or was set back.
 pub(super) fn is_undated(record: &Record, now: u64) -> bool {
     now >= PLAUSIBLE && age(record, now).is_none()
 }
@@ -127,7 +127,7 @@ mod tests {
             assert!(holds(&record(2, time), now, EXPIRY) && is_undated(&record(2, time), now), "{time}");
             assert!(!holds(&record(1, time), now, EXPIRY), "{time}");
         }
-        // Not set again after a boot: nobody knows, and there is no better date.
+        // Not set again after a boot: the time is unknown, and there is no better date.
         assert!(holds(&record(2, now), 60, EXPIRY) && !is_undated(&record(2, now), 60));
         assert!(holds(&record(2, 50), 60, EXPIRY) && holds(&record(1, 50), 55, EXPIRY));
     }

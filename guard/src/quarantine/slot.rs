@@ -8,7 +8,7 @@ use super::{
 
 pub(super) const MAGIC: &[u8; 4] = b"EDQR";
 pub(super) const VERSION: u8 = 2;
-/// Before there were users: the path had the room to the name of the target.
+/// Before there were users: the path extended to the name of the target.
 pub(super) const WITHOUT_USER: u8 = 1;
 
 // Offsets in a slot; see the head of this file.
@@ -29,7 +29,7 @@ pub(super) const AT_TARGET: usize = AT_USER + 8;
 pub(super) const AT_CRC: usize = AT_TARGET + TARGET_BYTES;
 const _: () = assert!(AT_CRC + 4 == SLOT_BYTES && 512 % SLOT_BYTES == 0);
 
-/// Without a table: a kilobyte of the binary for some kilobytes that are read now and then would be a bad bargain.
+/// Without a table: a kilobyte of the binary is too much for some kilobytes read now and then.
 pub(super) const CRC: Crc<u32, NoTable> = Crc::<u32, NoTable>::new(&CRC_32_ISCSI);
 
 /// A path, which could be eight bytes longer before.
@@ -40,7 +40,7 @@ fn path(version: u8, words: &str) -> Option<heapless::String<PATH_BYTES>> {
     }
 }
 
-/// What is in a slot.
+/// Content of a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "there are a few dozen, and most hold a record")]
 pub(super) enum Slot {
@@ -92,7 +92,7 @@ impl Slot {
         Some(Self::Taken { sequence: u64_at(AT_SEQUENCE)?, record })
     }
 
-    /// Sequence and record, where there is one of the same matter.
+    /// Sequence and record, if it is about the same matter.
     pub(super) fn like(&self, other: &Record) -> Option<(u64, &Record)> {
         match self {
             Self::Taken { sequence, record } if record.is_like(other) => Some((*sequence, record)),

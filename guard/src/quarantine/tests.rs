@@ -87,7 +87,7 @@ fn what_happens_again_is_counted_and_the_last_time_is_kept() {
     assert_eq!(store.contains(&record(1).key).unwrap().unwrap().times, u32::MAX);
 }
 
-/// What the disk holds when the power goes at any byte of any of the writes.
+/// Contents of the disk when the power goes at any byte of any of the writes.
 fn every_cut(before: &[u8], writes: &[Write], mut check: impl FnMut(&[u8], bool)) {
     let mut disk = before.to_vec();
     for (number, (index, bytes)) in writes.iter().enumerate() {
@@ -190,7 +190,7 @@ fn whatever_is_in_the_file_it_is_read() {
         assert_eq!(store.contains(&record(1).key).unwrap(), Some(record(1)));
         assert!(file_of(&folder).metadata().unwrap().len() <= content.len().max(FILE_BYTES) as u64);
     }
-    // Sound by its sum, and none that we would write.
+    // Sound by its sum, but never written by the agent.
     for (at, value) in [(AT_LENGTHS, 33), (AT_LENGTHS + 1, 113), (AT_LENGTHS + 2, 255), (AT_PATH, 0xff)] {
         let mut bytes = encode(1, &record(1));
         bytes[at] = value;
@@ -269,7 +269,7 @@ fn a_command_that_was_stopped_with_the_lock_holds_nobody_up() {
     lock::set(&stopped, Want::Write).unwrap();
     let error = store.add(record(2)).unwrap_err();
     assert_eq!(error, failed("lock its file", Errno::EAGAIN.into()));
-    // It holds all the same, and so does what is in the file.
+    // It holds nevertheless, and so do the entries in the file.
     assert_eq!(store.contains(&record(2).key).unwrap(), Some(record(2)));
     assert_eq!(store.contains(&record(1).key).unwrap(), Some(record(1)));
     assert_eq!(store.clear(Some(&"01".repeat(20))), 0, "that could not be written");
@@ -299,7 +299,7 @@ fn a_state_directory_that_is_none_is_an_error_that_says_what_follows() {
     std::fs::write(folder.join("file"), "").unwrap();
     let error = Store::open(&folder.join("file")).unwrap_err().to_string();
     assert!(error.contains("file/quarantine") && error.contains("as long as edgelat runs"), "{error}");
-    // A link could lead to a file that is not ours, a pipe would wait for ever.
+    // A link could lead to a foreign file, a pipe would wait for ever.
     std::os::unix::fs::symlink(folder.join("file"), file_of(&folder)).unwrap();
     assert!(Store::open(&folder).is_err());
     std::fs::remove_file(file_of(&folder)).unwrap();
@@ -394,7 +394,7 @@ fn what_a_user_does_holds_for_nobody_else_and_once_is_not_enough() {
     for other in [0, 1000, ANY_USER] {
         assert_eq!(store.contains(&of(other)).unwrap(), None, "{other}");
     }
-    // What another version wrote holds for all, until it is forgotten.
+    // A record of another version holds for all, until it is forgotten.
     store.add(record(1)).unwrap();
     assert!(store.contains(&of(0)).unwrap().is_some_and(|found| found.key.user == ANY_USER));
     assert_eq!(store.list().0.len(), 2);
@@ -447,15 +447,15 @@ fn a_build_that_was_killed_is_left_alone_by_the_next_agent_until_one_has_lived()
     let fault = |times| Record { key: key.clone(), times, time: age::now(), ..record(1) };
     let killed = |times| Record { signal: libc::SIGKILL, ..fault(times) };
     let held = || next().contains(&key).unwrap().map(|held| (held.signal, held.times));
-    // Somebody may have done it, once.
+    // A user may have done it, once.
     next().add(killed(1)).unwrap();
     assert_eq!((held(), next().list().0.len()), (None, 0));
-    // Memory counts twice only where nothing is known.
+    // Memory counts twice only if nothing is known.
     next().add(killed(2)).unwrap();
     assert_eq!(held(), Some((libc::SIGKILL, 2)));
     next().add(killed(1)).unwrap();
     assert_eq!(held(), Some((libc::SIGKILL, 3)));
-    // A fault is another matter, and neither takes the place of the other.
+    // A fault is another matter, and neither replaces the other.
     next().add(fault(2)).unwrap();
     assert_eq!(next().list().0.len(), 2);
     next().lived(&key);

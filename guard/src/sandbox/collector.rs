@@ -1,9 +1,9 @@
 //! System calls of the collector, as data.
 //!
-//! It reads files that it was given or that anybody may read, reads mapped memory, talks to the guard over a socket that is
-//! open already, and prints. What is in [`DEADLY`] nobody but an intruder would call, and the process is ended for it;
-//! everything else that is not in [`ALLOWED`] fails with EPERM. `guard/tests/sandbox.rs` walks both lists and all numbers
-//! that are in neither.
+//! It reads files that it was given or that are readable to all, reads mapped memory, talks to the
+//! guard over a socket that is open already, and prints. Only an intruder would make a call in
+//! [`DEADLY`], and it ends the process; every other call outside [`ALLOWED`] fails with EPERM.
+//! `guard/tests/sandbox.rs` walks both lists and all numbers that are in neither.
 
 use nix::libc::{
     self, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_OFD_SETLK, F_SETFD, O_ACCMODE, O_CREAT, O_TRUNC, PROT_EXEC,
@@ -17,20 +17,20 @@ pub struct Allowed {
     pub name: &'static str,
     /// Its number on this architecture.
     pub number: i64,
-    /// With these arguments only; without an entry with any.
+    /// Required arguments.
     pub only: Only,
 }
 
-/// What arguments must be like.
+/// Condition on arguments.
 #[derive(Debug)]
 pub enum Only {
     /// Anything.
     Any,
-    /// Argument number, and the values it may have.
+    /// Argument number, and its permitted values.
     OneOf(u8, &'static [u64]),
     /// Argument number, and bits that must not be set in it.
     Without(u8, u64),
-    /// Argument numbers, each of which must be the descriptor of the folder that the collector may write to.
+    /// Argument numbers, each of which must be the descriptor of the collector's writable folder.
     Folder(&'static [u8]),
     /// Argument number, which must not be that descriptor: its number is never another folder's.
     NotFolder(u8),
@@ -59,17 +59,17 @@ macro_rules! deadly {
     ($($name:ident),* $(,)?) => { &[$(Deadly { name: stringify!($name), number: libc::$name }),*] };
 }
 
-/// Bits of an open that writes or makes a file.
+/// Bits of an open that writes or creates a file.
 const WRITING: u64 = (O_ACCMODE | O_CREAT | O_TRUNC) as u64;
-/// Descriptors are shared and marked, never moved to a number that is in use; a file that a command writes as well is locked
-/// without waiting for anybody.
+/// Descriptors are shared and marked, never moved to a number in use; a file that a command writes
+/// as well is locked without waiting.
 const OF_FCNTL: &[u64] =
     &[F_DUPFD_CLOEXEC as u64, F_GETFD as u64, F_SETFD as u64, F_GETFL as u64, F_OFD_SETLK as u64];
-/// How wide is the terminal, and is it one?
+/// Test for a terminal, and its width.
 #[allow(clippy::unnecessary_cast, reason = "musl has these numbers as another type")]
 const OF_IOCTL: &[u64] = &[TIOCGWINSZ as u64, TCGETS as u64];
 
-/// The calling thread, where a call takes the number of one.
+/// The calling thread, in a call that takes a thread number.
 const ITSELF: &[u64] = &[0];
 
 /// On every architecture.
@@ -96,7 +96,7 @@ pub const ALLOWED: &[Allowed] = allowed![
     SYS_sendto,
     SYS_socketpair: Only::OneOf(0, &[libc::AF_UNIX as u64]),
     SYS_ppoll,
-    // Memory, none of which is ever executed.
+    // Memory, which is never executed.
     SYS_brk,
     SYS_mmap: Only::Without(2, PROT_EXEC as u64),
     SYS_mprotect: Only::Without(2, PROT_EXEC as u64),
@@ -113,12 +113,12 @@ pub const ALLOWED: &[Allowed] = allowed![
     SYS_clock_nanosleep,
     SYS_nanosleep,
     SYS_restart_syscall,
-    // Is the clock synchronised? Setting it takes a capability.
+    // Query of the clock's synchronisation. Setting it takes a capability.
     SYS_clock_adjtime: Only::OneOf(0, &[libc::CLOCK_REALTIME as u64]),
-    // Is it still where it was put? And back, if not; itself, and nobody else.
+    // Check of its own placement, and its repair; only for itself.
     SYS_sched_getaffinity: Only::OneOf(0, ITSELF),
     SYS_sched_setaffinity: Only::OneOf(0, ITSELF),
-    // The library's own.
+    // Calls of the C library itself.
     SYS_futex,
     SYS_getpid,
     SYS_gettid,
@@ -127,35 +127,35 @@ pub const ALLOWED: &[Allowed] = allowed![
     SYS_exit_group,
 ];
 
-/// Older names of the same, which musl uses where an architecture has them.
+/// Older names of these calls, which musl uses if an architecture has them.
 #[cfg(target_arch = "x86_64")]
 pub const ALLOWED_HERE: &[Allowed] = allowed![SYS_open: Only::Without(1, WRITING), SYS_poll];
-/// Older names of the same, of which this architecture has none.
+/// Older names of these calls; this architecture has no such names.
 #[cfg(not(target_arch = "x86_64"))]
 pub const ALLOWED_HERE: &[Allowed] = &[];
 
-/// For a collector that keeps a spool, besides the others: files of its folder are made, renamed and removed through the
-/// descriptor of the folder. The folder is the root of the process, so that no way leads out of there, and landlock, where the
-/// kernel has it, sees to the same.
+/// Further calls of a collector that keeps a spool: it creates, renames and removes files of its
+/// folder through the folder's descriptor. The folder is the root of the process, so no path leads
+/// out, and landlock, if the kernel has it, enforces the same.
 pub const ALLOWED_IN_FOLDER: &[Allowed] = allowed![
     SYS_openat: Only::Folder(&[0]),
     SYS_unlinkat: Only::Folder(&[0]),
-    // What is open for writing is in the folder, or was given to it.
+    // A file open for writing is in the folder, or was passed in.
     SYS_ftruncate,
     SYS_fallocate: Only::OneOf(1, &[libc::FALLOC_FL_KEEP_SIZE as u64]),
     SYS_fsync,
     SYS_getdents64,
 ];
 
-/// The same by its older name, which the library uses where an architecture has it.
+/// The older name, which the library uses if an architecture has it.
 #[cfg(target_arch = "x86_64")]
 pub const ALLOWED_IN_FOLDER_HERE: &[Allowed] = allowed![SYS_renameat: Only::Folder(&[0, 2])];
-/// The same by number (include/uapi/asm-generic/unistd.h): for glibc on aarch64 the crate has no name for it.
+/// By number (include/uapi/asm-generic/unistd.h): the crate has no name for glibc on aarch64.
 #[cfg(not(target_arch = "x86_64"))]
 pub const ALLOWED_IN_FOLDER_HERE: &[Allowed] =
     &[Allowed { name: "SYS_renameat", number: 38, only: Only::Folder(&[0, 2]) }];
 
-/// All that a process does that confirms sites; any other call ends it.
+/// All calls of a process that confirms sites; any other call ends it.
 pub const OF_CONFIRMER: &[Allowed] = allowed![
     SYS_read,
     SYS_write,

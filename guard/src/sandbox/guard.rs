@@ -1,15 +1,16 @@
-//! What the guard keeps once everything is in place, as data.
+//! Rights that the guard keeps once everything is in place, as data.
 //!
-//! From then on it covers children of the target, takes probes off, and passes signals on. What that takes depends on how
-//! probes reach the kernel (docs/KERNELS.md says what each way took on each kernel that was tried). No program is executed,
-//! nothing but a command that was started is traced, and nothing is sent over a network any more: such calls end the process, which takes the probes off.
+//! From then on it covers children of the target, removes probes, and passes signals on. The rights
+//! for that depend on the route (docs/KERNELS.md lists them for each route on each tested kernel).
+//! It executes no program any more, traces nothing but a started command, and sends nothing over a
+//! network: such calls end the process, which removes the probes.
 
 use caps::Capability;
 
 use super::collector::Deadly;
 use crate::protocol::Route;
 
-/// A capability that is kept, and what for.
+/// A capability that is kept, and its purpose.
 pub type Kept = (Capability, &'static str);
 
 /// For any route.
@@ -20,11 +21,11 @@ const ALWAYS: &[Kept] = &[
     (Capability::CAP_CHECKPOINT_RESTORE, "open libraries that come later, whatever stands at their path"),
 ];
 
-/// Where `perf_event_paranoid` is 3 or more, as Debian has it, perf events take this one.
+/// With `perf_event_paranoid` at 3 or more, as on Debian, perf events need this capability.
 const OF_PARANOID_PERF: Kept =
     (Capability::CAP_SYS_ADMIN, "perf events of children, because perf_event_paranoid is above 2");
 
-/// So do uprobe events of their own, on any such level: since July 2025, also in kernels of long support
+/// Uprobe events need it too, on any such level: since July 2025, also in kernels of long support
 /// (kernel/events/core.c, perf_uprobe_event_init).
 const OF_SINGLE: Kept = (Capability::CAP_SYS_ADMIN, "perf uprobe events of children");
 
@@ -34,16 +35,16 @@ const OF_TRACEFS: Kept = (Capability::CAP_DAC_OVERRIDE, "define events of childr
 /// The bpf file system is root's, as systemd mounts it.
 const OF_PINS: Kept = (Capability::CAP_DAC_OVERRIDE, "remove and replace pinned maps");
 
-/// For a command that was started, which may have become another user's.
+/// For a started command, which may have become another user's.
 const OF_COMMAND: Kept = (Capability::CAP_KILL, "end the command that was started");
 
-/// A program may stand where only its own user looks.
+/// A program may be in a folder that only its own user can read.
 const OF_TARGETS: Kept = (Capability::CAP_DAC_READ_SEARCH, "open the programs of other users");
 
-/// Where the collector became another user.
+/// For a collector that became another user.
 const OF_COLLECTOR: Kept = (Capability::CAP_KILL, "pass signals on to the collector");
 
-/// What is still to be done.
+/// Remaining tasks.
 #[derive(Debug, Clone, Copy)]
 pub struct Tasks {
     /// The routes of the plans that will attach children, each once or more often.
@@ -60,12 +61,12 @@ pub struct Tasks {
     pub targets: bool,
     /// The collector is another user's, and signals are passed on to it.
     pub collector: bool,
-    /// Maps are pinned: they are removed with their target, and replaced when it goes over to a new image.
+    /// Maps are pinned: removed with their target, and replaced if it changes to a new image.
     pub pins: bool,
 }
 
 impl Tasks {
-    /// None.
+    /// No tasks.
     pub const NONE: Self = Self {
         uprobe_multi: false,
         tracefs: false,
@@ -77,7 +78,7 @@ impl Tasks {
         pins: false,
     };
 
-    /// With those of one more plan.
+    /// Adds those of one more plan.
     #[must_use]
     pub fn and(self, route: Route) -> Self {
         match route {
@@ -87,7 +88,7 @@ impl Tasks {
         }
     }
 
-    /// What has to be kept for them, where `perf_event_paranoid` is `paranoid`, by root or another user.
+    /// Capabilities kept for these tasks at this `perf_event_paranoid`, by root or another user.
     #[must_use]
     pub fn kept(self, paranoid: i32, root: bool) -> Vec<Kept> {
         let attaching = self.uprobe_multi || self.tracefs || self.single;
@@ -104,7 +105,7 @@ impl Tasks {
         [perf, tracefs, pins, targets, command, collector].into_iter().flatten().chain(always).collect()
     }
 
-    /// System calls that end a guard that has nothing else to do.
+    /// System calls that end a guard with only these tasks left.
     pub fn deadly(self) -> impl Iterator<Item = &'static Deadly> {
         let of_pins = [DEADLY_WITHOUT_PINS, DEADLY_WITHOUT_PINS_HERE].into_iter().filter(move |_| !self.pins);
         let of_targets = (!self.targets).then_some(DEADLY_WITHOUT_TARGETS);
@@ -119,8 +120,8 @@ macro_rules! deadly {
     };
 }
 
-/// What a guard never does once everything is in place. Threads it starts at the end: the kernel takes its time to close
-/// many probes.
+/// Calls that a guard never makes once everything is in place. It may start threads at the end,
+/// because the kernel is slow to close many probes.
 pub const DEADLY: &[Deadly] = deadly![
     SYS_execve,
     SYS_execveat,
@@ -151,32 +152,33 @@ pub const DEADLY: &[Deadly] = deadly![
     SYS_keyctl,
 ];
 
-/// Older names of the same, which musl uses where an architecture has them.
+/// Older names of these calls, which musl uses if an architecture has them.
 #[cfg(target_arch = "x86_64")]
 pub const DEADLY_HERE: &[Deadly] = deadly![SYS_vfork];
-/// Older names of the same, of which this architecture has none.
+/// Older names of these calls; this architecture has no such names.
 #[cfg(not(target_arch = "x86_64"))]
 pub const DEADLY_HERE: &[Deadly] = &[];
 
-/// And what only a guard does that loads objects for targets as they come: libbpf gives a map that is not created yet the
-/// descriptor of an empty file (create_placeholder_fd in libbpf.c).
+/// Calls that only a guard makes that loads objects for later targets: libbpf gives a map that is
+/// not created yet the descriptor of an empty file (create_placeholder_fd in libbpf.c).
 pub const DEADLY_WITHOUT_TARGETS: &[Deadly] = deadly![SYS_memfd_create];
 
-/// And what only a guard does that follows the processes of a command.
+/// Calls that only a guard makes that follows the processes of a command.
 pub const DEADLY_WITHOUT_TRACING: &[Deadly] = deadly![SYS_ptrace];
 
-/// And what only a guard does that has pinned maps: it makes and removes their directories, and replaces them by rename.
+/// Calls that only a guard with pinned maps makes: for their directories, and for replacing maps.
 pub const DEADLY_WITHOUT_PINS: &[Deadly] = deadly![SYS_mkdirat, SYS_unlinkat];
 
-/// Other names of the same.
+/// Other names of these calls.
 #[cfg(target_arch = "x86_64")]
 pub const DEADLY_WITHOUT_PINS_HERE: &[Deadly] =
     deadly![SYS_mkdir, SYS_rmdir, SYS_unlink, SYS_rename, SYS_renameat];
-/// The other way to rename, by number (include/uapi/asm-generic/unistd.h): for glibc on aarch64 the crate has no name for it.
+/// The other rename call, by number (include/uapi/asm-generic/unistd.h): the crate has no name for
+/// it with glibc on aarch64.
 #[cfg(not(target_arch = "x86_64"))]
 pub const DEADLY_WITHOUT_PINS_HERE: &[Deadly] = &[Deadly { name: "SYS_renameat", number: 38 }];
 
-/// What `check` says of it, where probes would reach the kernel by a route.
+/// Text in `check` about the kept rights, if probes use a route.
 #[must_use]
 pub fn in_words(route: Route, paranoid: i32, root: bool) -> String {
     let kept: Vec<String> = Tasks::NONE

@@ -1,7 +1,7 @@
-//! What the two processes give up: the collector everything before it does anything, the guard what it does not need any
-//! more once everything is in place.
+//! Rights that the two processes give up: the collector all of them at its start, the guard those
+//! that it needs no more once everything is in place.
 //!
-//! In this order: capabilities, the way to get new ones, files, system calls. What is kept is data: [`collector`], [`guard`].
+//! The order: capabilities, ways to new ones, files, system calls. Data: [`collector`], [`guard`].
 
 pub mod collector;
 pub mod guard;
@@ -25,12 +25,12 @@ use crate::error::{GuardError, text};
 use crate::outside;
 use crate::user::User;
 
-/// Makes this process one that can do what a collector does, and nothing else. Files it can make, write and remove in `folder`
-/// only. What stands between it and other files is there more than once; says what is missing of that here, where there is a
-/// folder. Without one it opens no file for writing at all.
+/// Restricts this process to the operations of a collector. It can create, write and remove files
+/// only in `folder`. Several barriers protect other files; with a folder, this returns those that
+/// are missing. Without a folder it opens no file for writing at all.
 ///
 /// # Errors
-/// What could not be given up.
+/// The right that could not be given up.
 pub fn enter_collector(
     folder: Option<BorrowedFd<'_>>,
     user: Option<User>,
@@ -58,10 +58,10 @@ pub fn enter_collector(
     Ok(missing)
 }
 
-/// Makes this process one that reads, answers and ends. Memory that it shares with the guard it has no more.
+/// Restricts this process to reading, answering and ending, without the memory of the guard.
 ///
 /// # Errors
-/// What could not be given up.
+/// The right that could not be given up.
 pub(crate) fn enter_confirmer() -> Result<(), GuardError> {
     let maps = std::fs::read_to_string("/proc/self/maps").map_err(|error| not_given_up("memory", error))?;
     for line in maps.lines() {
@@ -72,7 +72,8 @@ pub(crate) fn enter_confirmer() -> Result<(), GuardError> {
             continue;
         };
         if rights.ends_with('s') {
-            // SAFETY: rows and switches of plans alone are shared, and this process reads none of them.
+            // SAFETY: only rows and switches of plans are shared, and this process reads none of
+            // them.
             _ = unsafe { nix::libc::munmap(start as *mut _, end - start) };
         }
     }
@@ -85,10 +86,10 @@ pub(crate) fn enter_confirmer() -> Result<(), GuardError> {
     apply(filter.map_err(failed)?)
 }
 
-/// Makes this process one that can do what is left of a guard's tasks.
+/// Restricts this process to the remaining tasks of a guard.
 ///
 /// # Errors
-/// What could not be given up.
+/// The right that could not be given up.
 pub fn settle_guard(tasks: Tasks) -> Result<(), GuardError> {
     let kept = tasks.kept(perf_event_paranoid(), nix::unistd::geteuid().is_root());
     let held = caps::read(None, CapSet::Permitted).map_err(|error| not_given_up("capabilities", error))?;
@@ -102,34 +103,35 @@ pub fn settle_guard(tasks: Tasks) -> Result<(), GuardError> {
     apply(deadly(tasks.deadly())?)
 }
 
-/// A kernel that does not say is as strict as any.
+/// A kernel that reports no level is as strict as any.
 pub(crate) fn perf_event_paranoid() -> i32 {
     let level = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
     level.trim().parse().unwrap_or(i32::MAX)
 }
 
-/// What a collector may take at most, so that a fault of ours or a file that is made to be large ends it and nothing else:
-/// the guard then removes the probes. Its image is no business of a core file's reader either.
+/// Resource limits of a collector, so that an own fault or an oversized file ends only the
+/// collector: the guard then removes the probes. No core file may show its memory either.
 pub const LIMITS: [(Resource, u64); 4] = [
     (Resource::RLIMIT_CORE, 0),
     (Resource::RLIMIT_NPROC, 0),
     (Resource::RLIMIT_NOFILE, 1024),
-    // Private memory that is written to. The largest images that were seen take a tenth of it.
+    // Private memory that is written to. The largest images seen need a tenth of it.
     (Resource::RLIMIT_DATA, 1 << 30),
 ];
 
 fn limits() -> Result<(), GuardError> {
     LIMITS.into_iter().try_for_each(|(resource, most)| {
-        // Who started us may have set a lower one.
+        // A lower limit may have been set at the start.
         let most = getrlimit(resource).map_or(most, |(_, hard)| hard.min(most));
         setrlimit(resource, most, most)
             .map_err(|errno| not_given_up("what is more than it needs of the machine", errno.desc()))
     })
 }
 
-/// Closes what whoever started this process left open in it. To be called before anything is opened.
+/// Closes inherited descriptors of this process. Must run before anything is opened.
 pub fn close_inherited() {
-    // SAFETY: no descriptor above standard error is this program's own yet, so that nobody loses one; the call takes numbers.
+    // SAFETY: no descriptor above standard error is this program's own yet, so no owner loses one;
+    // the call takes numbers.
     _ = unsafe { nix::libc::syscall(nix::libc::SYS_close_range, 3, u32::MAX, 0) };
 }
 
@@ -137,10 +139,11 @@ fn no_new_privileges() -> Result<(), GuardError> {
     prctl::set_no_new_privs().map_err(|errno| not_given_up("programs that bring privilege", errno.desc()))
 }
 
-/// Nothing can be made, changed, removed or executed in any file system any more but plain files below `folder`, where the
-/// kernel has landlock (5.13 and later, unless it is switched off): says whether it has. What is open stays open.
+/// Forbids to create, change, remove or execute anything in any file system but plain files below
+/// `folder`, if the kernel has landlock (5.13 and later, unless switched off); returns true if it
+/// has. Open files stay open.
 fn no_new_files(folder: Option<BorrowedFd<'_>>) -> Result<bool, GuardError> {
-    // The newest set of rights that is asked for; an older kernel takes what it knows of it.
+    // The newest set of rights; an older kernel takes the part that it knows.
     let writing = AccessFs::from_write(ABI::V5) | AccessFs::Execute;
     let files = AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg | AccessFs::RemoveFile;
     let ruleset = Ruleset::default().handle_access(writing).and_then(Ruleset::create);
@@ -163,10 +166,10 @@ fn not_given_up(what: &str, reason: impl std::fmt::Display) -> GuardError {
     GuardError::Rights { what: text(what), reason: text(reason) }
 }
 
-/// Gives up every capability but these for good: no other is held, none can be inherited, and no program that this process
-/// might execute brings one.
-/// Nothing but what is `wanted` can be had ever again. Without CAP_SETPCAP nothing can be taken out of that set, and nothing
-/// can come in through it either: no program gives capabilities to a process with no_new_privs.
+/// Gives up every capability but these for good: no other is held, none can be inherited, and no
+/// program that this process might execute brings one. Only the `wanted` ones can ever be had
+/// again. Without CAP_SETPCAP nothing can leave that set, and nothing can come in through it
+/// either: no program gives capabilities to a process with no_new_privs.
 fn keep_in_bounding_set(wanted: &CapsHashSet) -> Result<(), GuardError> {
     if !caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false) {
         return Ok(());
@@ -181,7 +184,7 @@ fn keep_in_bounding_set(wanted: &CapsHashSet) -> Result<(), GuardError> {
 /// Makes this process another user's. All sets of capabilities are empty then.
 ///
 /// # Errors
-/// What could not be given up.
+/// The right that could not be given up.
 fn become_user(user: User) -> Result<(), GuardError> {
     // The right to do this goes with root.
     keep_in_bounding_set(&CapsHashSet::new())?;
@@ -206,19 +209,19 @@ const ARCH: seccompiler::TargetArch = seccompiler::TargetArch::x86_64;
 #[cfg(target_arch = "aarch64")]
 const ARCH: seccompiler::TargetArch = seccompiler::TargetArch::aarch64;
 
-/// Ends the process at calls that nobody but an intruder would make.
+/// Ends the process at calls that only an intruder would make.
 fn deadly<'c>(calls: impl IntoIterator<Item = &'c Deadly>) -> Result<SeccompFilter, GuardError> {
     let rules = calls.into_iter().map(|call| (call.number, Vec::new())).collect();
     SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::KillProcess, ARCH)
         .map_err(|error| not_given_up("system calls", error))
 }
 
-/// Refuses what is not in the list. The kernel takes the stricter answer of the two filters.
+/// Refuses calls outside the list. The kernel takes the stricter answer of the two filters.
 fn allowed(folder: Option<BorrowedFd<'_>>) -> Result<SeccompFilter, GuardError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     let in_folder = [ALLOWED_IN_FOLDER, ALLOWED_IN_FOLDER_HERE].into_iter().filter(|_| folder.is_some());
     for call in [ALLOWED, ALLOWED_HERE].into_iter().chain(in_folder).flatten() {
-        // What one rule or another lets through is let through.
+        // A call passes if one of the rules lets it through.
         let more = rules_for(call, folder).map_err(|error| not_given_up(call.name, error))?;
         rules.entry(call.number).or_default().extend(more);
     }

@@ -1,4 +1,4 @@
-//! What the tests that hold a whole session with the guard share.
+//! Shared parts of the tests that hold a whole session with the guard.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::fs::File;
@@ -25,7 +25,7 @@ pub(crate) const OPTIONS: PlanOptions = PlanOptions {
     pin: false,
 };
 
-/// For a process of which nothing but such plans may be made.
+/// A guard for a process that admits only such plans.
 pub(crate) fn guard(pid: i32, options: &PlanOptions) -> Guard {
     let limits = Limits {
         plans: 1,
@@ -56,8 +56,8 @@ pub(crate) fn open_target(line: &mut Line, pid: i32) -> TargetId {
     }
 }
 
-/// The executable of a target, as soon as it is one that is `wanted`: until it has executed its program a child still
-/// runs its parent's.
+/// The executable of a target, as soon as it is `wanted`: until it has executed its program a child
+/// still runs its parent's.
 pub(crate) fn open_executable(
     line: &mut Line,
     target: TargetId,

@@ -28,8 +28,8 @@ unsafe extern "C" {
     pub(crate) fn edgelat_test_probed_return();
 }
 
-/// The target: this program again, if it was started as that. It calls the function a thousand times a second, and forks
-/// when it is told to.
+/// The target: this program again, if it was started as that. It calls the function a thousand
+/// times a second, and forks on request.
 pub(crate) fn target() {
     if std::env::var_os(TARGET).is_none() {
         return;
@@ -43,7 +43,7 @@ pub(crate) fn target() {
     });
     let mut word = [0];
     while std::io::stdin().read(&mut word).unwrap() == 1 {
-        // SAFETY: the child makes nothing but two system calls before it ends.
+        // SAFETY: the child makes only two system calls before it ends.
         match unsafe { nix::unistd::fork() }.unwrap() {
             nix::unistd::ForkResult::Child => {
                 nix::unistd::sleep(1);
@@ -74,7 +74,7 @@ impl Drop for Target {
     }
 }
 
-/// Where in the file of this program an address of it lies.
+/// File offset of an address of this program.
 pub(crate) fn file_offset(address: usize) -> u64 {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let hex = |digits: &str| u64::from_str_radix(digits, 16).unwrap();

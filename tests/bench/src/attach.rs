@@ -1,8 +1,8 @@
 //! Time to attach and to detach many functions.
 //!
-//! Looked at from outside and the same for everybody: the time from starting the program to the last breakpoint in the
-//! target's text, and from Ctrl-C to the last breakpoint gone and to the end of the program. The kernel's share alone is
-//! what the empty programs take.
+//! Observed from outside, in one way for all programs: the time from the program's start to the
+//! last breakpoint in the target's text, and from Ctrl-C to the removal of the last breakpoint and
+//! to the program's end. The empty programs show the kernel's share alone.
 
 use std::path::Path;
 use std::thread;
@@ -15,7 +15,7 @@ use crate::stats::Spread;
 use crate::target::{Programs, Target, Text};
 use crate::tools::{Choice, Installed, Memory, Running, Tool};
 
-/// How much is measured.
+/// Extent of the measurement.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Effort {
     pub(crate) rounds: usize,
@@ -26,14 +26,14 @@ pub(crate) struct Effort {
 /// Numbers of functions.
 pub(crate) const SIZES: [usize; 4] = [1, 100, 1_000, 10_000];
 
-/// Who is measured.
+/// A measured program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Contender {
     Empty(Way),
     Tool(Tool),
 }
 
-/// Everyone, in the order of the tables.
+/// All contenders, in the order of the tables.
 pub(crate) fn contenders() -> Vec<Contender> {
     let mut all = vec![
         Contender::Empty(Way::MultiSites),
@@ -69,7 +69,7 @@ impl Contender {
     }
 }
 
-/// Milliseconds of one phase, or why there are none.
+/// Milliseconds of one phase, or the reason for their absence.
 #[derive(Debug, Clone)]
 pub(crate) enum Phase {
     Took(Spread),
@@ -81,9 +81,9 @@ pub(crate) enum Phase {
 /// One contender with one number of functions.
 #[derive(Debug, Clone)]
 pub(crate) struct Cell {
-    /// From start to the last breakpoint (and the tool's own word that it is ready).
+    /// From start to the last breakpoint (and the tool's own message that it is ready).
     pub(crate) attach: Phase,
-    /// From Ctrl-C to the last breakpoint gone.
+    /// From Ctrl-C to the removal of the last breakpoint.
     pub(crate) restore: Phase,
     /// From Ctrl-C to the end of the program.
     pub(crate) end: Phase,
@@ -96,12 +96,12 @@ impl Cell {
         Self { attach: phase.clone(), restore: phase.clone(), end: phase, memory: None }
     }
 
-    /// Why ten times as many functions are not worth asking for: their events would be closed for minutes after the
-    /// limit, in a kernel that the next contender needs.
+    /// Reason not to try ten times as many functions: the kernel would close their events for
+    /// minutes after the limit, and the next contender needs that kernel.
     fn enough(&self, size: usize, limit: Duration) -> Option<String> {
         match (&self.attach, &self.end) {
             (Phase::Took(_), Phase::Took(end)) => {
-                // Attaching is mostly the program's start and says nothing about more functions.
+                // Attaching is mostly the program's start and predicts nothing for more functions.
                 let seconds = end.median / 1e3;
                 (seconds > 2.0 && seconds * 10.0 > limit.as_secs_f64())
                     .then(|| format!("not asked: {size} took {seconds:.0} s"))
@@ -120,7 +120,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Why the contender is not asked for so many functions.
+    /// Reason that the contender does not measure this many functions.
     fn excuse(&self, size: usize, limit: Duration) -> Option<String> {
         if self.contender == Contender::Tool(Tool::LibbpfTools) && size > 1 {
             return Some("takes one function".into());
@@ -130,7 +130,8 @@ impl Row {
     }
 }
 
-/// Measures everyone with every number of functions; small ones first, so that who fails there is not asked for more.
+/// Measures all contenders with every number of functions, small ones first, so that a contender
+/// that fails stops there.
 pub(crate) fn measure(
     programs: &Programs,
     installed: &Installed,
@@ -148,7 +149,7 @@ pub(crate) fn measure(
             let answer = format!("{} functions for {glob}, not {size}", functions.len());
             return Err(Error::Answer { program: "edgelat functions".into(), answer });
         }
-        // Not everyone takes a glob.
+        // Some programs take no glob.
         let symbol = match functions.as_slice() {
             [only] => only.symbol.clone(),
             _ => glob.clone(),
@@ -195,7 +196,7 @@ struct Samples {
 }
 
 impl Samples {
-    /// No more rounds: it failed, or one round takes so long that nothing can be learned from a second.
+    /// No more rounds: it failed, or a round takes so long that a second adds nothing.
     fn done(&self) -> bool {
         const LONG_MS: f64 = 5_000.0;
         self.failure.is_some() || self.late || self.attach.iter().chain(&self.end).any(|&ms| ms > LONG_MS)
@@ -273,12 +274,13 @@ impl Samples {
         } else {
             self.late = true;
         }
-        // A killed program's events are still closed by the kernel one by one; the next contender must not pay for that.
+        // The kernel still closes a killed program's events one by one; the next contender must not
+        // pay for that.
         running.wait(Duration::ZERO);
         Ok(())
     }
 
-    /// `false` when it is not armed within the limit or gave up.
+    /// Returns `false` if it is not armed within the limit or gave up.
     fn wait_until_armed(
         &mut self,
         running: &mut Running,

@@ -1,9 +1,10 @@
 //! CPU time that a probe pair adds to a call.
 //!
-//! Every contender has a target process of its own, running its own copy of the program, and all are attached at the same
-//! time. A round has each target make a batch of calls, one after the other, in an order that moves on from round to round;
-//! what a contender adds is its target's time less that of the target without probes *in the same round*. So a machine
-//! that is slower for a minute is slower for all of them.
+//! Every contender has its own target process with its own copy of the program, and all are
+//! attached at the same time. In a round each target makes a batch of calls, one after the other,
+//! in an order that rotates between rounds. A contender's cost is its target's time minus that of
+//! the target without probes *in the same round*. So a slower minute of the machine is slower for
+//! all of them.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -16,10 +17,11 @@ use crate::stats::Spread;
 use crate::target::{Programs, Target};
 use crate::tools::{Choice, Installed, Memory, Running, Tool};
 
-/// How much is measured.
+/// Extent of the measurement.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Effort {
-    /// How often everything is started anew: where pages and hash slots fall is luck, and luck should be averaged too.
+    /// Number of fresh starts: the placement of pages and hash slots is random, so it is averaged
+    /// too.
     pub(crate) generations: usize,
     /// Rounds of each generation.
     pub(crate) rounds: usize,
@@ -30,16 +32,16 @@ pub(crate) struct Effort {
 /// A function whose calls are timed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Subject {
-    /// As the tables call it.
+    /// Name in the tables.
     pub(crate) title: &'static str,
-    /// Name that edgelat is asked for.
+    /// Name that edgelat gets.
     name: &'static str,
-    /// What it must start with; empty where the compiler may choose.
+    /// Its required first instruction; empty if the compiler may choose.
     start: &'static str,
     language: Language,
 }
 
-/// What the function is written in, which says in which program it is.
+/// Language of the function, which determines its program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Language {
     C,
@@ -47,7 +49,7 @@ enum Language {
     Go,
 }
 
-/// All of them.
+/// All subjects.
 pub(crate) const SUBJECTS: [Subject; 8] = [
     Subject { title: "C, starts with push", name: "starts_with_push", start: "push", language: Language::C },
     Subject {
@@ -65,7 +67,7 @@ pub(crate) const SUBJECTS: [Subject; 8] = [
 ];
 
 impl Subject {
-    /// Return probes break Go: nobody who uses them is let near it.
+    /// Return probes break Go: contenders that use them do not measure it.
     fn bears(self, contender: Contender) -> bool {
         let only_sites = match contender {
             Contender::Unprobed => true,
@@ -76,7 +78,7 @@ impl Subject {
     }
 }
 
-/// Who is measured.
+/// A measured program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Contender {
     Unprobed,
@@ -91,7 +93,7 @@ const ROUTES: [Tool; 4] = [
     Tool::Edgelat { route: "single", returns: "uretprobe" },
 ];
 
-/// Everyone, in the order of the tables.
+/// All contenders, in the order of the tables.
 pub(crate) fn contenders() -> Vec<Contender> {
     let mut all = vec![Contender::Unprobed];
     for way in [Way::MultiSites, Way::MultiReturn, Way::Session, Way::SingleReturn] {
@@ -120,7 +122,8 @@ impl Contender {
         }
     }
 
-    /// The empty programs on the same sites by the same kind of probe: what this contender is compared with.
+    /// The empty programs on the same sites with the same kind of probe: the baseline of this
+    /// contender.
     pub(crate) fn empty(self) -> Option<Self> {
         let way = match self {
             Self::Unprobed | Self::Programs(_, Work::Nothing) => return None,
@@ -128,27 +131,27 @@ impl Contender {
             Self::Tool(Tool::Edgelat { route: "single", .. }) => Way::SingleReturn,
             Self::Tool(Tool::Edgelat { returns: "uretprobe", .. }) => Way::Session,
             Self::Tool(Tool::Edgelat { .. }) => Way::MultiSites,
-            // Peers sit on the first instruction, not on our sites.
+            // Peers are on the first instruction, not on edgelat's sites.
             Self::Tool(_) => return None,
         };
         Some(Self::Programs(way, Work::Nothing))
     }
 }
 
-/// What was measured of one contender on one function.
+/// Results of one contender on one function.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) contender: Contender,
-    /// Nanoseconds per call by round; empty when it did not work.
+    /// Nanoseconds per call by round; empty if it failed.
     rounds: Vec<f64>,
-    /// Why it did not work.
+    /// Reason of the failure.
     pub(crate) failure: Option<String>,
-    /// Calls made and calls that it reported at its end, where it reports any.
+    /// Calls made, and calls that it reported at its end, if it reports any.
     pub(crate) calls: Option<(u64, Option<u64>)>,
     pub(crate) memory: Option<Memory>,
 }
 
-/// What was measured on one function.
+/// Results for one function.
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) subject: Subject,
@@ -167,7 +170,7 @@ impl Table {
         Spread::of(pairs.map(|(a, b)| a - b))
     }
 
-    /// What `contender` adds to a call as a multiple of what `base` adds, paired by round.
+    /// Cost of `contender` per call as a multiple of the cost of `base`, paired by round.
     pub(crate) fn ratio(&self, contender: Contender, base: Contender) -> Option<Spread> {
         let unprobed = &self.of(Contender::Unprobed)?.rounds;
         let pairs = self.of(contender)?.rounds.iter().zip(&self.of(base)?.rounds).zip(unprobed);
@@ -224,7 +227,7 @@ pub(crate) fn measure(
     Ok(table)
 }
 
-/// One contender in place.
+/// One contender with its target.
 struct Seat {
     target: Target,
     at_work: AtWork,
@@ -275,7 +278,8 @@ fn generation(
     }
     for seat in &mut seats {
         if let AtWork::Tool(running) = &mut seat.at_work {
-            // A return probe's entry may stand elsewhere than that of exit sites, and peers stand on the first instruction.
+            // The entry of a return probe may differ from that for exit sites; peers use the first
+            // instruction.
             let Function { start, entry, return_entry, .. } = table.function;
             let mut sites = [start, entry, return_entry];
             sites.sort_unstable();
@@ -283,7 +287,7 @@ fn generation(
                 seat.at_work = AtWork::Failed(reason);
             }
         }
-        // The first calls also warm up; they count for nobody's time but must be in everybody's histogram.
+        // The first calls also warm up; they are not timed but must be in every histogram.
         let trial = seat.target.call(choice_of(table.subject), 200)?;
         let per_call = (trial.cpu_ns / trial.calls as f64).max(1.0);
         seat.batch = (effort.batch.as_nanos() as f64 / per_call).clamp(100.0, 1e7) as u64;
@@ -291,7 +295,8 @@ fn generation(
     let count = seats.len();
     for round in 0..effort.rounds {
         for step in 0..count {
-            // Forwards from another start each time, backwards in every other round: nobody always follows the same one.
+            // Forwards from another start each time, backwards in every other round: no fixed
+            // predecessor.
             let index =
                 if round % 2 == 0 { (step + round) % count } else { (2 * count - 1 - step + round) % count };
             let (Some(seat), Some(outcome)) = (seats.get_mut(index), table.outcomes.get_mut(index)) else {
@@ -323,12 +328,12 @@ fn generation(
     Ok(())
 }
 
-/// The word that the target's protocol has for the function.
+/// The protocol's word for the function.
 fn choice_of(subject: Subject) -> &'static str {
     if subject.language == Language::Rust { "checksum" } else { subject.name }
 }
 
-/// Waits for the breakpoint and the tool's own word; the reason where it does not come.
+/// Waits for the breakpoint and the tool's own message; returns the reason if they do not come.
 fn wait_until_armed(
     running: &mut Running,
     target: &Target,
@@ -344,7 +349,7 @@ fn wait_until_armed(
         }
         thread::sleep(Duration::from_millis(5));
     }
-    // The exit side of those that say nothing about it follows the entry side at once.
+    // A tool that does not report its exit side has it right after the entry side.
     thread::sleep(Duration::from_millis(300));
     Ok(Ok(()))
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * Programs that do nothing: what the kernel itself takes to get to a program and back. What edgelat's programs cost more
- * than these, on the same sites, is edgelat's own share.
+ * Programs that do nothing: the kernel's own time to reach a program and return. Additional cost of
+ * edgelat's programs on the same sites is edgelat's own share.
  */
 #define SEC(name) __attribute__((section(name), used))
 
@@ -15,7 +15,7 @@ SEC("uprobe.multi") int empty_multi(void *regs)
 SEC("uprobe.session") int empty_session(void *regs)
 {
 	(void)regs;
-	return 0; /* from the entry: the return is wanted as well */
+	return 0; /* from the entry: the return is needed as well */
 }
 
 SEC("uprobe") int empty_single(void *regs)
@@ -25,8 +25,9 @@ SEC("uprobe") int empty_single(void *regs)
 }
 
 /*
- * The floor: two readings of the clock are what any measurement of a duration takes. A reading costs 20 to 60 ns by
- * machine, so that costs over these can be compared between machines where costs over the empty ones cannot.
+ * The floor: any measurement of a duration takes two readings of the clock. A reading costs 20 to
+ * 60 ns depending on the machine, so costs above these are comparable between machines, unlike
+ * costs above the empty programs.
  */
 static unsigned long long (*const bpf_ktime_get_ns)(void) = (void *)5; /* BPF_FUNC_ktime_get_ns, uapi/linux/bpf.h */
 

@@ -9,16 +9,16 @@ use crate::sites::Function;
 
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/empty.bpf.o"));
 
-/// What the programs do.
+/// Action of the programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
     /// Nothing at all.
     Nothing,
-    /// One reading of the clock at each end and nothing else: what every measurement of a duration needs.
+    /// One reading of the clock at each end, as every measurement of a duration needs.
     Clock,
 }
 
-/// How the empty programs are attached; the same ways as edgelat's.
+/// Attachment of the empty programs, in the same ways as edgelat's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     /// uprobe_multi links on entry and exit sites.
@@ -63,7 +63,7 @@ impl Empty {
         let name = way.program(work);
         let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(step("open the object"))?;
         for mut program in open.progs_mut() {
-            // An older kernel does not know what the others are.
+            // An older kernel does not know the others.
             let wanted = program.name() == name;
             program.set_autoload(wanted);
         }

@@ -1,9 +1,9 @@
-//! What can go wrong in a run, one variant per step.
+//! Errors of a run, one variant per step.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why the run, or one part of it, ended early.
+/// Reason that the run, or one part of it, ended early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("{path}: cannot {action}: {source}", path = path.display())]

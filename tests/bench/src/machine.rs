@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What of a machine decides the cost of a probe.
+/// Properties of a machine that determine the cost of a probe.
 #[derive(Debug)]
 pub(crate) struct Machine {
     pub(crate) cpu: String,
@@ -11,9 +11,9 @@ pub(crate) struct Machine {
     pub(crate) memory_gib: f64,
     pub(crate) kernel: String,
     pub(crate) virtualised: bool,
-    /// Mitigations that make calls and returns in the kernel dearer.
+    /// Mitigations that make calls and returns in the kernel more expensive.
     pub(crate) mitigations: Vec<String>,
-    /// Runnable tasks over the last minute before the run: what else the machine was busy with.
+    /// Runnable tasks in the last minute before the run: other load of the machine.
     pub(crate) load: String,
     pub(crate) date: String,
 }
@@ -33,7 +33,7 @@ impl Machine {
             cpu: field(&cpuinfo, "model name").unwrap_or_else(|| "unknown".into()),
             cpus: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
             memory_gib: kib / f64::from(1 << 20),
-            // What a distribution or a host adds after the number says nothing about cost.
+            // The suffix of a distribution or host after the number is unrelated to cost.
             kernel: release.trim().split(['-', '+']).next().unwrap_or_default().to_owned(),
             virtualised: field(&cpuinfo, "flags")
                 .is_some_and(|flags| flags.split(' ').any(|f| f == "hypervisor")),

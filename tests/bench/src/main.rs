@@ -1,4 +1,5 @@
-//! One interleaved run: what edgelat costs, beside empty programs on the same sites and beside other tools.
+//! One interleaved run: the cost of edgelat, of empty programs on the same sites, and of other
+//! tools.
 //!
 //! | file | question |
 //! | --- | --- |
@@ -10,7 +11,8 @@
 //! | `target.rs`, `tools.rs`, `empty.rs`, `sites.rs` | the programs that are measured, those that measure, empty ones, and where they sit |
 //! | `stats.rs`, `machine.rs`, `report.rs` | medians, the machine, the page |
 //!
-//! `tests/bench/run` builds everything, sets up the peers and the mount namespace that they need, and calls this.
+//! `tests/bench/run` builds everything, sets up the peers and their mount namespace, and calls
+//! this.
 
 mod attach;
 mod cost;
@@ -78,8 +80,8 @@ fn options() -> Result<Options, lexopt::Error> {
 }
 
 fn main() -> ExitCode {
-    // A shell makes what it runs in the background ignore Ctrl-C, which the tools would inherit and not end by.
-    // SAFETY: the default action is no handler, so there is nothing that could be unsafe to run.
+    // A shell makes its background jobs ignore Ctrl-C, which the tools would inherit.
+    // SAFETY: the default action is no handler, so there is no code to run that could be unsafe.
     _ = unsafe {
         nix::sys::signal::signal(nix::sys::signal::Signal::SIGINT, nix::sys::signal::SigHandler::SigDfl)
     };
@@ -99,7 +101,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// To the person who waits.
+/// Progress messages for the user.
 fn say(text: &str) {
     _ = writeln!(std::io::stderr(), "{text}");
 }
@@ -163,7 +165,7 @@ fn run(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// A part of the page, or why it is not there: the others are of use without it.
+/// A part of the page, or the reason that it is missing: the others are useful without it.
 fn part<T>(wanted: bool, measure: impl FnOnce() -> Result<T, Error>) -> Result<T, String> {
     match wanted {
         true => measure().map_err(|error| error.to_string()),
@@ -171,7 +173,7 @@ fn part<T>(wanted: bool, measure: impl FnOnce() -> Result<T, Error>) -> Result<T
     }
 }
 
-/// Keeps this process and its children off the last CPU, where the targets stay; its number.
+/// Keeps this process and its children off the last CPU, which the targets use; returns its number.
 fn leave_the_last_cpu() -> usize {
     let here = Pid::from_raw(0);
     let mut allowed: CpuSet = match sched_getaffinity(here) {
@@ -179,7 +181,7 @@ fn leave_the_last_cpu() -> usize {
         Err(_) => return 0,
     };
     let last = (0..CpuSet::count()).rev().find(|&cpu| allowed.is_set(cpu) == Ok(true)).unwrap_or(0);
-    // With one CPU there is nowhere else to go; the figures are then of a machine that shares it.
+    // With a single CPU there is no other; the figures then include the sharing.
     if last > 0 && allowed.unset(last).is_ok() {
         _ = sched_setaffinity(here, &allowed);
     }

@@ -12,7 +12,7 @@ use crate::snapshot;
 use crate::stats::Spread;
 use crate::tools::{Memory, Tool};
 
-/// Everything that was measured; what could not be is a reason.
+/// All results; a failed part has a reason instead.
 #[derive(Debug)]
 pub(crate) struct Results {
     pub(crate) machine: Machine,
@@ -169,7 +169,7 @@ fn versus(page: &mut String, results: &Results) -> Written {
     behind(page, results)
 }
 
-/// Says in words where a peer is ahead, so that nobody has to look for it.
+/// States in words where a peer is ahead, so that it is not hidden.
 fn behind(page: &mut String, results: &Results) -> Written {
     let single_step = results.cost.iter().find_map(|table| {
         let empty = |way| table.added(Contender::Programs(way, Work::Nothing));
@@ -258,7 +258,7 @@ fn functions(number: usize) -> String {
     if number == 1 { "1 function".into() } else { format!("{number} functions") }
 }
 
-/// A figure of a cell, where it has one.
+/// A figure of a cell, if present.
 type Figure = fn(&attach::Cell) -> Option<f64>;
 
 fn took(phase: &Phase) -> Option<f64> {
@@ -268,7 +268,7 @@ fn took(phase: &Phase) -> Option<f64> {
     }
 }
 
-/// Names every peer that has less of something than edgelat by its default route.
+/// Names every peer with a smaller figure than edgelat on its default route.
 fn quicker(page: &mut String, results: &Results, what: &str, unit: &str, of: Figure) -> Written {
     let rows = &results.attach;
     let Some(ours) = rows.iter().find(|row| row.contender == attach::Contender::Tool(BY_RET)) else {
@@ -401,7 +401,7 @@ fn size(page: &mut String, results: &Results) -> Written {
         kib(sizes.stripped)
     )?;
     writeln!(page, "| part | KiB | share |\n| --- | --: | --: |")?;
-    // Small crates are many and tell nothing.
+    // There are many small crates, which show nothing.
     let (large, small): (Vec<_>, Vec<_>) = sizes.parts.iter().partition(|(_, size)| share(*size) >= 0.3);
     for (name, size) in large {
         writeln!(page, "| {name} | {:.1} | {:.1} % |", kib(*size), share(*size))?;
@@ -421,7 +421,7 @@ fn size(page: &mut String, results: &Results) -> Written {
     )
 }
 
-/// A reason may hold anything a program printed.
+/// A reason may contain any output of a program.
 fn escape(text: &str) -> String {
     text.replace('|', "\\|").chars().take(120).collect()
 }

@@ -1,4 +1,4 @@
-//! What the service holds and how fast it lets go: `edgelat run` with 64 functions of one target.
+//! Memory of the service and its speed of release: `edgelat run` with 64 functions of one target.
 
 use std::fs;
 use std::path::Path;
@@ -13,19 +13,20 @@ use crate::stats::Spread;
 use crate::target::{Programs, Target};
 use crate::tools::{Installed, Memory, Running};
 
-/// Functions measured.
+/// Number of measured functions.
 pub(crate) const FUNCTIONS: usize = 64;
-/// What any step may take.
+/// Time limit of any step.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What was seen.
+/// Results.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// Milliseconds from the moment that the guard was told of a SIGSEGV to the last probe gone; the guard's own figure.
+    /// Milliseconds from the guard's notice of a SIGSEGV to the removal of the last probe; guard's
+    /// figure.
     pub(crate) gone: Option<Spread>,
-    /// Milliseconds from sending the signal to the guard's word that the probes are gone.
+    /// Milliseconds from sending the signal to the guard's message that the probes are gone.
     pub(crate) told: Option<Spread>,
-    /// Guard and collector together while they measure, in the last round.
+    /// Memory of guard and collector while they measure, in the last round.
     pub(crate) memory: Memory,
     /// CPU that both take for one interval of 10 s, in percent of one CPU, while the target is idle.
     pub(crate) idle_percent: f64,
@@ -80,7 +81,7 @@ fn configuration(folder: &Path, program: &Path) -> String {
     )
 }
 
-/// Waits for a line of the log; gives it.
+/// Waits for a line of the log and returns it.
 fn wait_for(running: &mut Running, word: &str) -> Result<String, Error> {
     let deadline = Instant::now() + LIMIT;
     loop {

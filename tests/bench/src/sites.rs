@@ -1,4 +1,4 @@
-//! The sites that edgelat chooses, asked of edgelat itself.
+//! The sites that edgelat chooses, as reported by edgelat itself.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,29 +8,29 @@ use serde_json::Value;
 use crate::error::{Error, file};
 use crate::tools::answer_of;
 
-/// Where a function is and where edgelat would probe it; all are offsets in the file.
+/// Location of a function and of its sites in edgelat; all are offsets in the file.
 #[derive(Debug, Clone)]
 pub(crate) struct Function {
-    /// Name in the symbol table, as tools want it that do not demangle.
+    /// Name in the symbol table, for tools that do not demangle.
     pub(crate) symbol: String,
     /// First instruction.
     pub(crate) start: u64,
     pub(crate) entry: u64,
-    /// Where a return probe may stand: at `entry` unless the stack pointer has moved there.
+    /// Place for a return probe: `entry`, unless the stack pointer has moved there.
     pub(crate) return_entry: u64,
     pub(crate) exits: Vec<u64>,
-    /// The first instruction's bytes and some that follow.
+    /// The bytes of the first instruction and some that follow.
     pub(crate) bytes: [u8; 8],
 }
 
 impl Function {
-    /// What the function starts with, in words.
+    /// The first instruction of the function, in words.
     pub(crate) fn first_instruction(&self) -> &'static str {
         first_instruction(&self.bytes)
     }
 }
 
-/// Names the few first instructions that the bench tells apart (x86-64; Intel SDM vol. 2).
+/// Names the few first instructions that the bench distinguishes (x86-64; Intel SDM vol. 2).
 fn first_instruction(bytes: &[u8; 8]) -> &'static str {
     match bytes {
         [0x50..=0x57, ..] | [0x41, 0x50..=0x57, ..] => "push",
@@ -42,7 +42,7 @@ fn first_instruction(bytes: &[u8; 8]) -> &'static str {
     }
 }
 
-/// Asks `edgelat functions` for the functions of a file that match a name or glob.
+/// Runs `edgelat functions` for the functions of a file that match a name or glob.
 pub(crate) fn ask(edgelat: &Path, image: &Path, name: &str) -> Result<Vec<Function>, Error> {
     let program = format!("{} functions", edgelat.display());
     let text = answer_of(Command::new(edgelat).args(["functions", "--json"]).arg(image).arg(name))?;
@@ -57,7 +57,7 @@ pub(crate) fn ask(edgelat: &Path, image: &Path, name: &str) -> Result<Vec<Functi
         let sites = &object["sites"];
         let address = object["start"].as_u64().ok_or_else(unclear)?;
         let start = offset_of(&bytes, address).ok_or_else(unclear)?;
-        // Where it leaves by a jump, calls end in what it jumps to.
+        // If it leaves by a jump, calls end in the destination of the jump.
         let exits =
             ["exits", "exits_of_callees"].map(|key| sites[key].as_array().map_or(&[][..], Vec::as_slice));
         let exits: Vec<u64> = exits.concat().iter().filter_map(Value::as_u64).collect();

@@ -1,8 +1,9 @@
-//! What the bytes of the binary are for: sizes of the symbols of an unstripped build, summed by crate.
+//! Purpose of the binary's bytes: sizes of the symbols of an unstripped build, summed by crate.
 //!
-//! A Rust symbol belongs to the crate that its path begins with, so generic code counts for the crate that wrote it, not
-//! for the one that asked for it. A C symbol belongs to the archive that defines it. Constants without a name (strings,
-//! tables, the BPF object) have no symbol: they are the rest of the file, after the sections with unwind tables.
+//! A Rust symbol belongs to the crate that its path begins with, so generic code counts for the
+//! crate that wrote it, not for its user. A C symbol belongs to the archive that defines it.
+//! Constants without a name (strings, tables, the BPF object) have no symbol: they are the rest of
+//! the file, after the sections with unwind tables.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -19,21 +20,22 @@ pub(crate) struct Sizes {
     pub(crate) stripped: u64,
     /// Largest first.
     pub(crate) parts: Vec<(String, u64)>,
-    /// The BPF object, which is one of the constants without a name.
+    /// The BPF object, a constant without a name.
     pub(crate) bpf_object: u64,
-    /// Sections that only tell how to unwind the stack.
+    /// Sections for stack unwinding only.
     pub(crate) unwind: u64,
 }
 
 impl Sizes {
-    /// What has no symbol.
+    /// Bytes without a symbol.
     pub(crate) fn rest(&self) -> u64 {
         let named: u64 = self.parts.iter().map(|(_, size)| size).sum();
         self.stripped.saturating_sub(named + self.unwind)
     }
 }
 
-/// Measures `stripped`, with the symbols of `unstripped`, the same build; looks for C archives below `folders`.
+/// Measures `stripped`, with the symbols of `unstripped`, the same build; searches `folders` for C
+/// archives.
 pub(crate) fn measure(stripped: &Path, unstripped: &Path, folders: &[PathBuf]) -> Result<Sizes, Error> {
     let mut archives = Vec::new();
     for folder in folders {
@@ -88,13 +90,13 @@ fn owner_of(archive: &Path) -> Option<&'static str> {
     }
 }
 
-/// Size (0 where nm has none) and name of each symbol of code or data in the file.
+/// Size (0 if nm has none) and name of each symbol of code or data in the file.
 fn symbols(path: &Path, options: &[&str]) -> Result<Vec<(u64, String)>, Error> {
     let output = answer_of(Command::new("nm").args(options).arg(path))?;
     Ok(output.lines().filter_map(symbol).collect())
 }
 
-/// Bytes of the unwind tables: `NAME SIZE ADDRESS` lines of size.
+/// Bytes of the unwind tables, from `NAME SIZE ADDRESS` lines of size.
 fn unwind_tables(path: &Path) -> Result<u64, Error> {
     let output = answer_of(Command::new("size").args(["-A", "-d"]).arg(path))?;
     let sizes = output.lines().filter_map(|line| {
@@ -105,7 +107,7 @@ fn unwind_tables(path: &Path) -> Result<u64, Error> {
     Ok(sizes.sum())
 }
 
-/// `ADDRESS [SIZE] KIND NAME`; not what takes no room in the file (bss).
+/// Parses `ADDRESS [SIZE] KIND NAME`; skips symbols that take no room in the file (bss).
 fn symbol(line: &str) -> Option<(u64, String)> {
     let (_, rest) = line.split_once(' ')?;
     let (size, rest) = match rest.split_once(' ')? {

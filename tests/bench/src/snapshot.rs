@@ -1,4 +1,4 @@
-//! What it costs to look at a thousand functions.
+//! Cost of a look at a thousand functions.
 
 use std::path::Path;
 use std::thread;
@@ -15,7 +15,7 @@ use crate::stats::Spread;
 use crate::target::{Programs, Target};
 use crate::tools::{Choice, Installed, Tool};
 
-/// Functions looked at.
+/// Number of functions.
 pub(crate) const FUNCTIONS: usize = 1_000;
 
 /// Milliseconds of CPU.
@@ -24,13 +24,13 @@ pub(crate) struct Outcome {
     pub(crate) lanes: usize,
     /// All rows read, with the view that the collector uses.
     pub(crate) read_all: Option<Spread>,
-    /// Only the entry counts, which tell the rows that need no reading.
+    /// Only the entry counts, which identify rows that need no reading.
     pub(crate) find_moved: Option<Spread>,
     /// One interval of `watch --json` with all functions, printing included; all its processes.
     pub(crate) watch: Result<Spread, String>,
 }
 
-/// Measures on `lanes` lanes; `seconds` is how long `watch` is looked at.
+/// Measures on `lanes` lanes, and `watch` for `seconds`.
 pub(crate) fn measure(
     programs: &Programs,
     installed: &Installed,
@@ -49,7 +49,7 @@ pub(crate) fn measure(
         let start = thread_ms();
         let entries: u64 = (0..FUNCTIONS).map(|function| rows.entries(function)).sum();
         find_moved.push(thread_ms() - start);
-        // Also keeps the reading from being optimised away.
+        // Also keeps the reading from being optimized away.
         if buckets != entries {
             return Err(Error::Rows(format!("{buckets} exits for {entries} entries")));
         }
@@ -112,7 +112,7 @@ fn watch(
     };
     let lines = |text: &str| text.lines().filter(|line| line.starts_with('{')).count();
     let limit = Instant::now() + Duration::from_secs(20);
-    // Arming is over when the second object is out.
+    // Arming is over once the second object is printed.
     while lines(&running.output()) < 2 {
         if running.ended() || Instant::now() > limit {
             return Ok(Err("printed nothing".into()));

@@ -10,7 +10,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// `None` for no measurement at all.
+    /// `None` if there is no measurement.
     pub(crate) fn of(samples: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut samples: Vec<f64> = samples.into_iter().collect();
         samples.sort_by(f64::total_cmp);
@@ -22,7 +22,7 @@ impl Spread {
         })
     }
 
-    /// `median (p10..p90)` with so many decimals.
+    /// `median (p10..p90)` with this many decimals.
     pub(crate) fn show(&self, decimals: usize) -> String {
         let Self { median, p10, p90, samples } = *self;
         if samples > 1 {
@@ -33,7 +33,7 @@ impl Spread {
     }
 }
 
-/// Linear interpolation between the two neighbours, as R's type 7.
+/// Linear interpolation between the two neighbors, like R's type 7.
 fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     let place = q * (sorted.len().checked_sub(1)?) as f64;
     let below = sorted.get(place.floor() as usize)?;

@@ -1,4 +1,4 @@
-//! The programs whose calls are timed: compiling them, starting them, making them call, looking at their text.
+//! Programs whose calls are timed: their compilation, start, calls and text.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, file};
 use crate::tools::answer_of;
 
-/// Where the finished target programs are.
+/// Paths of the finished target programs.
 #[derive(Debug)]
 pub(crate) struct Programs {
     pub(crate) c: PathBuf,
@@ -21,7 +21,8 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Compiles all of them into `work`, each function with the options that give it the start it is named after.
+    /// Compiles all of them into `work`, each function with the options for the start that it is
+    /// named after.
     pub(crate) fn compile(sources: &Path, work: &Path) -> Result<Self, Error> {
         fs::create_dir_all(work).map_err(file("create", work))?;
         let programs = Self {
@@ -84,7 +85,7 @@ impl Programs {
     }
 }
 
-/// What a batch of calls took.
+/// Result of a batch of calls.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Batch {
     pub(crate) calls: u64,
@@ -99,15 +100,16 @@ pub(crate) struct Target {
     commands: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
     image: PathBuf,
-    /// Calls made of any function so far.
+    /// Calls of all functions so far.
     pub(crate) calls: u64,
 }
 
 impl Target {
-    /// Starts a **copy** of the program, so that probes on it are on an inode of its own: consumers of one uprobe are
-    /// asked one after the other at each hit, and targets that are measured side by side would pay for each other.
+    /// Starts a **copy** of the program, so that its probes are on an inode of its own: each hit
+    /// runs the consumers of one uprobe in turn, and targets measured side by side would pay for
+    /// each other.
     pub(crate) fn start_copy(program: &Path, copy: PathBuf, cpu: usize) -> Result<Self, Error> {
-        // Not over a file that still runs; and a new inode in any case.
+        // Never over a file that still runs; and a new inode in any case.
         match fs::remove_file(&copy) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Error::File { action: "remove", path: copy, source });
@@ -136,7 +138,7 @@ impl Target {
         &self.image
     }
 
-    /// Has it call `function` so many times and waits for the result.
+    /// Has it call `function` this many times and waits for the result.
     pub(crate) fn call(&mut self, function: &str, calls: u64) -> Result<Batch, Error> {
         let pid = self.pid();
         let gone = |source| Error::Process { pid, what: "pipe", source };
@@ -153,7 +155,7 @@ impl Target {
         }
     }
 
-    /// A view of its text, for watching breakpoints come and go.
+    /// A view of its text, which shows breakpoints.
     pub(crate) fn text(&self) -> Result<Text, Error> {
         Text::of(self.pid(), &self.image)
     }
@@ -161,7 +163,7 @@ impl Target {
 
 impl Drop for Target {
     fn drop(&mut self) {
-        // End of file on its input ends it; killing is for one that hangs in a probe.
+        // End of file on its input ends it; a target that hangs in a probe is killed.
         self.commands = None;
         _ = self.child.kill();
         _ = self.child.wait();
@@ -174,7 +176,7 @@ impl Drop for Target {
 pub(crate) struct Text {
     pid: u32,
     memory: File,
-    /// Address of file offset 0, were it mapped with the text.
+    /// Address of file offset 0 if it were mapped with the text.
     base: u64,
 }
 
@@ -184,7 +186,8 @@ const BREAKPOINT: u8 = 0xcc;
 impl Text {
     fn of(pid: u32, image: &Path) -> Result<Self, Error> {
         let deadline = Instant::now() + Duration::from_secs(10);
-        // The parent goes on when the child has left its memory, which is before the kernel has mapped the new image.
+        // The parent continues once the child has left its memory, before the kernel has mapped the
+        // new image.
         let base = loop {
             match Self::base(pid, image)? {
                 Some(base) => break base,
@@ -214,10 +217,10 @@ impl Text {
         }))
     }
 
-    /// On how many of these file offsets, in ascending order, is there a probe?
+    /// Number of these file offsets, in ascending order, with a probe.
     pub(crate) fn probed(&self, offsets: &[u64]) -> Result<usize, Error> {
         let (Some(&first), Some(&last)) = (offsets.first(), offsets.last()) else { return Ok(0) };
-        // One read for all: the question is asked every millisecond while ten thousand sites come and go.
+        // One read for all, as this runs every millisecond while ten thousand sites come and go.
         let mut bytes = vec![0; (last - first) as usize + 1];
         self.memory.read_exact_at(&mut bytes, self.base + first).map_err(|source| Error::Process {
             pid: self.pid,

@@ -1,7 +1,8 @@
 //! Programs that measure latency: edgelat and its peers, started, watched and stopped from outside.
 //!
-//! The peers stand in a root of their own (`setup-peers`) and run through chroot, in a mount namespace that `run` made,
-//! where that root has the machine's `/proc`, `/sys` and `/dev` and the folder with the targets at its own path.
+//! The peers are in their own root (`setup-peers`) and run through chroot, in a mount namespace
+//! that `run` made, in which that root has the machine's `/proc`, `/sys` and `/dev` and the
+//! targets' folder at its own path.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,15 +19,15 @@ use serde_json::Value;
 
 use crate::error::Error;
 
-/// Where the programs are.
+/// Paths of the programs.
 #[derive(Debug)]
 pub(crate) struct Installed {
     pub(crate) edgelat: PathBuf,
-    /// `None` where the peers could not be set up; their rows then say so.
+    /// `None` if the peers could not be set up; their rows then say so.
     pub(crate) peers: Option<PathBuf>,
 }
 
-/// One of the programs, in one of its ways.
+/// One of the programs, in one of its modes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tool {
     Edgelat { route: &'static str, returns: &'static str },
@@ -35,7 +36,7 @@ pub(crate) enum Tool {
     LibbpfTools,
 }
 
-/// The functions to measure. Peers know them by the name in the symbol table.
+/// The functions to measure. Peers use the names in the symbol table.
 #[derive(Debug, Clone)]
 pub(crate) struct Choice {
     pub(crate) name: String,
@@ -102,7 +103,8 @@ impl Tool {
         })
     }
 
-    /// What it prints when it is ready. The text of the target shows neither return probes nor whether calls count already.
+    /// Its output once it is ready. The target's text shows neither return probes nor the start of
+    /// counting.
     fn ready_word(self) -> &'static str {
         match self {
             Self::Edgelat { .. } => "edgelat: armed",
@@ -111,7 +113,7 @@ impl Tool {
         }
     }
 
-    /// Starts it on a process, silent until it is stopped; `None` where it is not installed.
+    /// Starts it on a process, silent until it is stopped; `None` if it is not installed.
     pub(crate) fn start(
         self,
         installed: &Installed,
@@ -137,7 +139,7 @@ impl Tool {
         Running::of(self, &mut command).map(Some)
     }
 
-    /// How many calls its final output accounts for.
+    /// Number of calls in its final output.
     pub(crate) fn counted(self, output: &str) -> Option<u64> {
         match self {
             Self::Edgelat { .. } => {
@@ -150,7 +152,7 @@ impl Tool {
     }
 }
 
-/// Runs a command to its end and gives what it printed.
+/// Runs a command to its end and returns its output.
 pub(crate) fn answer_of(command: &mut Command) -> Result<String, Error> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|source| Error::Spawn { program: program.clone(), source })?;
@@ -188,7 +190,7 @@ fn histogram_total(output: &str) -> Option<u64> {
     counts.fold(None, |sum, count| Some(sum.unwrap_or(0) + count))
 }
 
-/// A tool at work. It is killed with this value unless it was stopped.
+/// A running tool. It is killed with this value unless it was stopped.
 #[derive(Debug)]
 pub(crate) struct Running {
     tool: Tool,
@@ -230,22 +232,22 @@ impl Running {
         self.output.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Did it say that it is ready?
+    /// True if it has reported that it is ready.
     pub(crate) fn says_ready(&self) -> bool {
         self.output().contains(self.tool.ready_word())
     }
 
-    /// Has it ended?
+    /// True if it has ended.
     pub(crate) fn ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Asks it to end as a person does, with Ctrl-C.
+    /// Ends it with Ctrl-C, as a user does.
     pub(crate) fn interrupt(&self) {
         _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGINT);
     }
 
-    /// Waits for its end; kills it after the time-out. `true` when it ended by itself.
+    /// Waits for its end; kills it after the time-out. `true` if it ended by itself.
     pub(crate) fn wait(&mut self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         let mut in_time = true;
@@ -306,7 +308,8 @@ fn cpu_ns(pid: u32) -> u64 {
 /// Memory of a tool in bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Memory {
-    /// Resident now: sum over its processes of the proportional share, so that pages that two of them share count once.
+    /// Resident now: sum over its processes of the proportional share, so that shared pages count
+    /// once.
     pub(crate) resident: u64,
     /// Highest resident size of each process, summed.
     pub(crate) peak: u64,

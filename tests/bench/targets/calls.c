@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
- * A target that does nothing until it is told to, and then reports what its own calls cost it.
+ * A target that waits for commands, and then reports the cost of its own calls.
  *
  *   calls CPU          stay on that CPU, so that rounds of different targets are comparable
  *   stdin:  "NAME N"   call the function N times

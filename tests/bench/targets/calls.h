@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
- * The functions whose calls are timed, none in the file of its caller, so that none is inlined and each can be compiled
- * with the options that give it the instruction it is named after. The bench reads that instruction back from the
- * finished program and refuses to go on where a compiler chose another one.
+ * The timed functions, none in the file of its caller, so that none is inlined and each can be
+ * compiled with the options for the instruction it is named after. The bench reads that instruction
+ * from the finished program and stops if the compiler chose another one.
  */
 #pragma once
 

@@ -24,7 +24,7 @@ fn cpu_ns() -> i64 {
 }
 
 mod packets {
-    /// A function of the usual Rust kind: a slice with bounds checks, an early return, a call.
+    /// A typical Rust function: a slice with bounds checks, an early return, a call.
     #[inline(never)]
     pub fn checksum(packet: &[u8], seed: u32) -> Option<u32> {
         let length = usize::from(*packet.first()?);

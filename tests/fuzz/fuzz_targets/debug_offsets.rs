@@ -1,5 +1,5 @@
-//! The offsets that an interpreter of Python states for debuggers, and the texts that its offsets lead to. The first
-//! bytes are length and state of a text, then come 32 bytes of it; the rest are the offsets.
+//! The offsets that a Python interpreter states for debuggers, and the texts at its offsets. The
+//! first bytes are length and state of a text, then come 32 bytes of it; the rest are the offsets.
 #![no_main]
 
 #[path = "../common.rs"]

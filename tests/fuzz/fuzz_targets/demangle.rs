@@ -6,7 +6,7 @@ use edgelat_image::limits::DEMANGLED_BYTES;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    // Without a prefix most inputs would be no mangled names.
+    // Without a prefix, few inputs would be mangled names.
     for prefix in [&b""[..], b"_Z", b"_R"] {
         let name = [prefix, bytes].concat();
         for form in [Form::Full, Form::Bare, Form::AsListed] {

@@ -1,4 +1,4 @@
-//! Debug data in a file whose other parts are right: the lengths of four of their sections, then the sections.
+//! Debug data in an otherwise correct file: the lengths of four sections, then the sections.
 #![no_main]
 
 #[path = "../common.rs"]
@@ -9,7 +9,7 @@ mod pipeline;
 use common::elf::{File, Symbol, TEXT_ADDRESS};
 use libfuzzer_sys::fuzz_target;
 
-/// The last one has the rest of the bytes.
+/// The last section has the rest of the bytes.
 const SECTIONS: [&str; 5] =
     [".debug_info", ".debug_abbrev", ".debug_str", ".debug_str_offsets", ".debug_addr"];
 

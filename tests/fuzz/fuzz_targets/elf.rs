@@ -1,4 +1,4 @@
-//! Headers, segments, notes and the dynamic section: what is read of every file before anything else.
+//! Headers, segments, notes and the dynamic section: the first parts read of every file.
 #![no_main]
 
 use edgelat_image::Image;

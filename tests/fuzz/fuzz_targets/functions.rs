@@ -1,4 +1,4 @@
-//! The whole way from a file to probe sites.
+//! The complete path from a file to probe sites.
 #![no_main]
 
 #[path = "../../../agent/image/tests/common/pipeline.rs"]

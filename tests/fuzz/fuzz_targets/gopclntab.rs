@@ -1,6 +1,6 @@
-//! Go's table of functions, its module data and its build information, and the code that they lead to, in a program whose
-//! other parts are right. Two bytes choose the machine and whether sections have names, then come the lengths of the
-//! first three parts; the rest is code.
+//! Go's function table, its module data and its build information, and the code that they refer to,
+//! in an otherwise correct program. Two bytes choose the machine and the presence of section names,
+//! then come the lengths of the first three parts; the rest is code.
 #![no_main]
 
 #[path = "../common.rs"]

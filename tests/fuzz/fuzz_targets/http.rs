@@ -12,7 +12,7 @@ fuzz_target!(|bytes: &[u8]| match parse(bytes) {
         assert!(length <= bytes.len() && length <= REQUEST_BYTES);
         assert!(request.path.starts_with('/'));
         Format::wanted(request.accept.as_deref());
-        // What stands behind it belongs to the next one.
+        // Bytes behind it belong to the next request.
         assert_eq!(parse(&bytes[..length]), Parsed::Request(request, length));
     }
 });

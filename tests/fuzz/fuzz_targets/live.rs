@@ -1,5 +1,5 @@
-//! Live snapshots, and what becomes of them as metrics. The checksum is put right first: it keeps accidents out, and here is
-//! somebody who means it.
+//! Live snapshots, and their metrics. The checksum is corrected first: it stops accidents, and this
+//! input is deliberate.
 #![no_main]
 
 use edgelat_export::{Bounds, Format, metrics};
@@ -21,7 +21,7 @@ fuzz_target!(|payload: &[u8]| {
     let Half::Snapshot(7, other) = live::decode(&again) else { panic!("what was read can be written") };
     assert_eq!(*other, *snapshot);
 
-    // Whatever its times are: shown as one of a service that runs, with all functions.
+    // Shown as a running service with all functions, whatever its times are.
     snapshot.ended = false;
     snapshot.rows.iter_mut().for_each(|row| row.read_ns = snapshot.now.boot_ns);
     let now = metrics::Now { boot: snapshot.agent.boot, boot_ns: snapshot.now.boot_ns };

@@ -1,10 +1,10 @@
-//! Packs. The checksum is put right first: it keeps accidents out, and here is somebody who means it.
+//! Packs. The checksum is corrected first: it stops accidents, and this input is deliberate.
 #![no_main]
 
 use edgelat_image::{DebugFiles, Image, Pack};
 use libfuzzer_sys::fuzz_target;
 
-/// The program that the packs of the corpus were made of, or none.
+/// The program of the corpus's packs, if any.
 static PROGRAM: std::sync::LazyLock<Option<Vec<u8>>> =
     std::sync::LazyLock::new(|| std::fs::read("corpus/program-of-packs").ok());
 

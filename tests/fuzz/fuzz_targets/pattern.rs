@@ -1,4 +1,4 @@
-//! What a person types, and globs against names: the first line is the pattern, the second a name.
+//! User input, and globs against names: the first line is the pattern, the second a name.
 #![no_main]
 
 use std::path::Path;

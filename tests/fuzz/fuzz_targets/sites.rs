@@ -1,4 +1,4 @@
-//! Code that may be anything: the first byte chooses the architecture, the second where a cold part is cut off.
+//! Arbitrary code: the first byte chooses the architecture, the second the start of a cold part.
 #![no_main]
 
 use edgelat_sites::{Arch, Part, find};

@@ -1,4 +1,5 @@
-//! Segments of a spool. The checksums are put right first: they keep accidents out, and here is somebody who means it.
+//! Segments of a spool. The checksums are corrected first: they stop accidents, and this input is
+//! deliberate.
 #![no_main]
 
 use std::ops::ControlFlow;
@@ -9,7 +10,7 @@ use edgelat_spool::{Seen, Store, reader};
 use libfuzzer_sys::fuzz_target;
 use nix::errno::Errno;
 
-/// Segments in memory, that nobody writes to.
+/// Segments in memory without a writer.
 #[derive(Debug)]
 struct Segments(Vec<Vec<u8>>);
 
@@ -45,7 +46,7 @@ impl Store for Segments {
     }
 }
 
-/// Puts lengths and checksums right where something begins like a header.
+/// Corrects lengths and checksums of everything that begins like a header.
 fn mend(bytes: &mut [u8]) {
     let crc = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
     let mut at = 0;
@@ -72,7 +73,7 @@ fuzz_target!(|input: &[u8]| {
         mend(&mut bytes);
     }
     for found in Frames::new(&bytes, how & 2 == 0) {
-        // What was read can be written, and is the same then.
+        // A record that was read can be written, and is unchanged then.
         if let Found::Record(id, record) = found {
             let again = match &record {
                 Record::Checkpoint(checkpoint) => frame(id, Payload::Checkpoint(checkpoint)),
@@ -81,7 +82,7 @@ fuzz_target!(|input: &[u8]| {
             assert_eq!(Frames::new(&again, true).next(), Some(Found::Record(id, record)));
         }
     }
-    // What the newest segment has, it has as an older one too.
+    // Content of the newest segment is readable in an older one too.
     let sound = |newest| Frames::new(&bytes, newest).filter(|found| *found != Found::Damaged).count();
     assert!(sound(true) <= sound(false));
     let middle = bytes.len() / 2;

@@ -1,5 +1,5 @@
-//! What comes from a receiver, and the file in which it is kept how far it has got. The checksum of the file is put right first: it
-//! keeps accidents out, and here is somebody who means it.
+//! Answers of a receiver, and the file that keeps the receiver's position. The checksum of the file
+//! is corrected first: it stops accidents, and this input is deliberate.
 #![no_main]
 
 use std::time::{Duration, SystemTime};
@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(partial) = response(bytes) {
-        // What is not UTF-8 is replaced by what has three bytes.
+        // A replacement for invalid UTF-8 has three bytes.
         assert!(partial.message.len() <= 3 * MESSAGE_BYTES);
         assert!(!partial.message.contains(char::is_control), "it is one line");
     }

@@ -1,8 +1,8 @@
 //! Instructions of AArch64: words of 32 bits.
 //!
-//! Decoder and kernel tell them apart by their top byte and a few more bits. So there are rows for
-//! each top byte, of words whose other bits are drawn, but for the registers, which are such as may
-//! be used. Branches are written down.
+//! Decoder and kernel distinguish them by their top byte and a few more bits. So each top byte has
+//! rows of words whose other bits are random, except for the registers, which are usable ones.
+//! Branches are listed explicitly.
 
 use std::collections::BTreeSet;
 
@@ -11,13 +11,13 @@ use edgelat_sites::Arch;
 use super::{BRANCH_INPUTS, Code, INPUTS, Role, Row, bears_site};
 
 const RET: u32 = 0xd65f_03c0;
-/// `prfm pldl1keep, .+65536`: bears no site, and nothing happens.
+/// `prfm pldl1keep, .+65536`: bears no site and has no effect.
 const BARE: u32 = 0xd808_0000;
-/// `mov x19, x19`: where the call begins.
+/// `mov x19, x19`: beginning of the call.
 const BEGINS: u32 = 0xaa13_03f3;
 /// `mov w11, #0x77`.
 const MARK: u32 = 0x5280_0eeb;
-/// Words that are tried for each top byte, and rows that are kept of it.
+/// Words that are tried for each top byte, and rows that are kept.
 const TRIED: u32 = 600;
 const KEPT: u32 = 12;
 
@@ -27,7 +27,7 @@ pub(super) fn class(word: u32) -> String {
         // Hints by their number; reads of system registers.
         0xd5 if word & 0xffff_f01f == 0xd503_201f => format!("d5_hint_{}", word >> 5 & 0x7f),
         0xd5 if word & 0xfff0_0000 == 0xd530_0000 => "d5_mrs".to_owned(),
-        // b and bl have an offset there.
+        // b and bl have an offset in these bits.
         top @ (0x14..=0x17 | 0x94..=0x97) => format!("{:02x}", top & 0xfc),
         0xd6 => format!("d6_{:x}", word >> 21 & 7),
         top => format!("{top:02x}"),
@@ -38,7 +38,7 @@ fn code(words: &[u32]) -> Code {
     Code::of(&words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>())
 }
 
-/// A word that the assembler makes of its own notation.
+/// A word that the assembler makes from its own notation.
 fn linked(word: u32, text: &str) -> Code {
     Code::default().link(&word.to_le_bytes(), text)
 }
@@ -76,7 +76,7 @@ pub(super) fn rows() -> Vec<Row> {
             random ^= random >> 7;
             random ^= random << 17;
             let word = tamed(top << 24 | (random >> 32) as u32 & 0xff_ffff);
-            // Another word of the kind is no news: what operation it is stands in these bits.
+            // Another word of the same kind adds nothing: these bits select the operation.
             let kind = (
                 word >> 21,
                 if word >> 27 & 1 == 0 || word >> 25 & 1 != 0 { word >> 10 & 0x3f } else { word >> 10 & 3 },
@@ -90,7 +90,7 @@ pub(super) fn rows() -> Vec<Row> {
     rows
 }
 
-/// With registers that may be used: base x1 or the stack pointer, index x2, results x3 to x6.
+/// The word with usable registers: base x1 or the stack pointer, index x2, results x3 to x6.
 const fn tamed(word: u32) -> u32 {
     // Loads and stores of vector structures may add a register to their base.
     let structure = word >> 24 & 0xbe == 0x0c;
@@ -99,13 +99,13 @@ const fn tamed(word: u32) -> u32 {
     if system {
         return word & !0x1f | 3;
     }
-    // An offset that stays inside of what is compared.
+    // An offset inside the compared memory.
     let word = if word & 0x3b00_0000 == 0x3900_0000 { word & !0x0020_0000 } else { word };
     let index = if word & 0x1_0000 != 0 { 2 } else { 0 };
     word & !0x001f_03ff | index << 16 | base << 5 | (3 + (word & 3))
 }
 
-/// Adds a word that goes on with the next one, where calls would begin on it.
+/// Adds a word that continues with the next one, if calls would begin on it.
 fn straight(rows: &mut Vec<Row>, word: u32, group: &'static str) -> bool {
     if is_unfit(word) {
         return false;
@@ -121,10 +121,10 @@ fn straight(rows: &mut Vec<Row>, word: u32, group: &'static str) -> bool {
     false
 }
 
-/// What makes up for a push or pop of 16 bytes (add sp, sp, #16; sub), and the return.
+/// Compensation for a push or pop of 16 bytes (add sp, sp, #16; sub), and the return.
 const FIXES: [&[u32]; 3] = [&[RET], &[0x9100_43ff, RET], &[0xd100_43ff, RET]];
 
-/// Whether calls could begin on the word.
+/// True if calls could begin on the word.
 pub(super) fn may_begin(word: &[u8]) -> bool {
     FIXES.iter().any(|fix| {
         let whole = code(&[BARE]).then(&Code::of(word)).then(&code(fix));
@@ -132,8 +132,8 @@ pub(super) fn may_begin(word: &[u8]) -> bool {
     })
 }
 
-/// Branches are written down; the register that the ABI leaves to the platform, and the link
-/// register, are not touched.
+/// Branches are listed explicitly; the platform register of the ABI and the link register are not
+/// touched.
 const fn is_unfit(word: u32) -> bool {
     let branch = matches!(
         word >> 24,
@@ -185,10 +185,10 @@ fn branches(rows: &mut Vec<Row>) {
     add(rows, 0x1400_0002, inside(0x1400_0002), 4, "b", Role::Entry, INPUTS);
     let out = code(&[BEGINS]).then(&linked(0x1400_1000, "b sound_return"));
     add(rows, 0x1400_1000, out, 4, "b", Role::Exit, INPUTS);
-    // The return address is kept in x9, and what the call made of x30 in x10.
+    // The return address is kept in x9, and the call's value of x30 in x10.
     let calls = |call: &Code| code(&[0xaa1e_03e9]).then(call).then(&code(&[0xaa1e_03ea, 0xaa09_03fe, RET]));
     add(rows, 0x9400_1000, calls(&linked(0x9400_1000, "bl sound_return")), 4, "bl, blr", Role::Entry, INPUTS);
-    // x16 is where the function begins; what is called, or jumped to, stands behind it.
+    // x16 is the beginning of the function; the called or jumped-to code follows it.
     let called = Code { behind: RET.to_le_bytes().to_vec(), ..code(&[0xd63f_0100]) }; // blr x8
     let whole = code(&[0xaa1e_03e9, 0x9100_6208]).then(&called).then(&code(&[0xaa1e_03ea, 0xaa09_03fe, RET]));
     add(rows, 0xd63f_0100, whole, 8, "bl, blr", Role::Entry, INPUTS);
@@ -199,9 +199,9 @@ fn branches(rows: &mut Vec<Row>) {
     add(rows, 0xd65f_0120, other, 4, "ret", Role::Exit, INPUTS);
 }
 
-/// Prologues, and words that luck might not draw.
+/// Prologues, and words that a random draw might miss.
 fn by_hand(rows: &mut Vec<Row>) {
-    // Each with what makes up for it.
+    // Each with its compensation.
     let cases: [(&[u32], &'static str); 24] = [
         (&[0xd503_201f], "system registers and hints"), // nop
         (&[0xd503_245f], "system registers and hints"), // bti c

@@ -1,17 +1,16 @@
-//! Rows of the soundness oracle: small functions, each with one instruction on which edgelat puts a
-//! probe.
+//! Rows of the soundness oracle: small functions with one probed instruction each.
 //!
-//! The program that is made of them (`tests/targets/soundness.c`) runs every function without
-//! probes and again with them, and compares registers, flags, vector registers, signals and memory.
-//! Which instructions there are is asked of edgelat itself: [`edgelat_sites::find`] decides
-//! for each candidate whether a site stands on it, and only what it accepts becomes a row. So the
-//! table follows the decoder's rules without being written again.
+//! The program that contains them (`tests/targets/soundness.c`) runs every function without probes
+//! and again with them, and compares registers, flags, vector registers, signals and memory.
+//! edgelat itself decides on the instructions: a candidate becomes a row only if
+//! [`edgelat_sites::find`] puts a site on it. So the table follows the decoder's rules without
+//! repeating them.
 //!
-//! - Which instructions: every opcode, prefix and kind of operand of x86-64; each group of words of
-//!   AArch64; by hand what branches.
-//! - Where in a function: behind an instruction that bears no probe, so that a leaf may have data in
-//!   its red zone; first, where only that is sound.
-//! - How a class is named: x86-64 by iced's name of the encoding, AArch64 by the top byte of the word.
+//! - Instructions: every opcode, prefix and kind of operand of x86-64; each word group of AArch64;
+//!   branches by hand.
+//! - Position in a function: after an instruction without a probe, so that a leaf may have data in
+//!   its red zone; first, if only that is sound.
+//! - Name of a class: x86-64 by iced's name of the encoding, AArch64 by the top byte of the word.
 
 mod aarch64;
 #[cfg(test)]
@@ -24,7 +23,7 @@ use std::fmt::Write;
 use edgelat_sites::Arch;
 use edgelat_sites::{Part, find};
 
-/// Where the decision is asked for. Links lead far away from there, as they do in the program.
+/// Address for the decision. Links lead far away from it, as they do in the program.
 const ADDRESS: u64 = 0x40_0000;
 
 /// Sets of registers and flags that every row is run with.
@@ -33,13 +32,12 @@ const INPUTS: u32 = 3;
 /// Sets for rows whose branch depends on the flags.
 const BRANCH_INPUTS: u32 = 8;
 
-/// A place in the code that the assembler has to fill in: an expression over symbols of the
-/// program.
+/// A place in the code that the assembler fills in: an expression over symbols of the program.
 #[derive(Clone, Debug)]
 struct Link {
     /// Bytes from the start of the function.
     at: usize,
-    /// Bytes that it stands for.
+    /// Number of bytes it replaces.
     length: usize,
     /// The assembler's line; `{f}` is the function.
     text: String,
@@ -50,7 +48,7 @@ struct Link {
 struct Code {
     bytes: Vec<u8>,
     links: Vec<Link>,
-    /// Behind the function, and no part of it.
+    /// Code after the function that is no part of it.
     behind: Vec<u8>,
 }
 
@@ -59,7 +57,7 @@ impl Code {
         Self { bytes: bytes.to_vec(), ..Self::default() }
     }
 
-    /// Bytes that the assembler fills in, with what stands there when the decision is asked for.
+    /// Adds bytes that the assembler fills in, with a placeholder for the decision.
     fn link(mut self, placeholder: &[u8], text: &str) -> Self {
         let (at, length) = (self.bytes.len(), placeholder.len());
         self.links.push(Link { at, length, text: text.to_owned() });
@@ -76,7 +74,7 @@ impl Code {
     }
 }
 
-/// What a row's instruction is for the call.
+/// Role of a row's instruction in the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Entry,
@@ -90,22 +88,22 @@ pub struct Row {
     pub name: String,
     /// The instruction's class, see the head of this module.
     pub class: String,
-    /// What it is summed up under in the report.
+    /// Its group in the report.
     pub group: &'static str,
     code: Code,
     inputs: u32,
-    /// Other instructions ran before, so that there may be live data in the red zone.
+    /// Other instructions ran before, so there may be live data in the red zone.
     live: bool,
     by_hand: bool,
 }
 
-/// What is put around an instruction.
+/// Code around an instruction.
 struct Frame<'a> {
     before: &'a [u8],
     after: &'a Code,
 }
 
-/// Whether edgelat puts a site of that kind on the instruction that begins `site` bytes into the
+/// True if edgelat puts a site of that kind on the instruction that begins `site` bytes into the
 /// function.
 fn bears_site(arch: Arch, code: &Code, site: usize, role: Role) -> bool {
     let part = Part { address: ADDRESS, bytes: &code.bytes };
@@ -117,7 +115,7 @@ fn bears_site(arch: Arch, code: &Code, site: usize, role: Role) -> bool {
     }
 }
 
-/// Whether calls could begin on an instruction, wherever it stands in a function.
+/// True if calls could begin on an instruction, at any position in a function.
 #[must_use]
 pub fn may_begin(arch: Arch, instruction: &[u8]) -> bool {
     match arch {
@@ -135,7 +133,7 @@ pub fn rows(arch: Arch) -> Vec<Row> {
     }
 }
 
-/// What `make test` and emulated guests have time for: one row of each class in each group.
+/// A subset short enough for `make test` and emulated guests: one row per class in each group.
 #[must_use]
 pub fn brief(rows: Vec<Row>) -> Vec<Row> {
     let mut seen = BTreeSet::new();
@@ -151,8 +149,8 @@ pub fn assembly_of(program: &str) -> String {
     assembly(arch, &if program == "soundness-whole" { rows } else { brief(rows) })
 }
 
-/// Without the rows that QEMU 7.2 gets wrong without any probe: it forgets the byte behind an address that is
-/// relative to the instruction (`shld` and `shrd` by a number).
+/// Removes the rows that QEMU 7.2 gets wrong even without a probe: it forgets the byte after an
+/// address that is relative to the instruction (`shld` and `shrd` by a number).
 #[must_use]
 pub fn for_emulation(rows: Vec<Row>) -> Vec<Row> {
     let shifts = |row: &Row| row.class.starts_with("Shld") || row.class.starts_with("Shrd");
@@ -170,8 +168,8 @@ pub fn class(arch: Arch, instruction: &[u8]) -> String {
     }
 }
 
-/// Whether an instruction has no row although a site may stand on it, for a reason that has nothing
-/// to do with probes.
+/// True if an instruction has no row although a site may stand on it, for a reason unrelated to
+/// probes.
 #[must_use]
 pub fn is_unfit(arch: Arch, instruction: &[u8]) -> bool {
     arch == Arch::X86_64 && x86_64::is_unfit(instruction)

@@ -1,4 +1,4 @@
-//! That no class of instruction is missing: what edgelat accepts elsewhere must have a row.
+//! Completeness of the classes: each instruction that edgelat accepts elsewhere must have a row.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -31,7 +31,7 @@ fn assert_covered(arch: Arch, found: &BTreeMap<String, Vec<u8>>) {
     assert!(missing.is_empty(), "{} classes of {arch:?} have no row: {missing:x?}", missing.len());
 }
 
-/// Legacy prefixes and REX in front of an opcode of each map and random bytes: what edgelat accepts
+/// Legacy prefixes and REX before an opcode of each map and random bytes: each accepted instruction
 /// has a row.
 #[test]
 fn each_class_of_x86_64_that_is_accepted_has_a_row() {

@@ -1,8 +1,8 @@
 //! Instructions of x86-64.
 //!
-//! Those that go on with the next one are enumerated: prefixes, opcode map, opcode and ModRM, with
-//! what is needed to keep the operands inside the memory that the program compares. Branches are
-//! written down, because each needs somewhere to lead to.
+//! Instructions that continue with the next one are enumerated: prefixes, opcode map, opcode and
+//! ModRM, with the bytes that keep the operands inside the compared memory. Branches are listed
+//! explicitly, because each needs a destination.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,16 +14,16 @@ use iced_x86::{
 
 use super::{BRANCH_INPUTS, Code, Frame, INPUTS, Role, Row, bears_site};
 
-/// `xchg %ax,%ax`: nothing happens, and no site stands on it.
+/// `xchg %ax,%ax`: has no effect and bears no site.
 const BARE: &[u8] = &[0x66, 0x90];
 const RET: &[u8] = &[0xc3];
 /// `lea 8(%rsp),%rsp`, and with -8.
 const UP: &[u8] = &[0x48, 0x8d, 0x64, 0x24, 0x08];
 const DOWN: &[u8] = &[0x48, 0x8d, 0x64, 0x24, 0xf8];
-/// What stands for a distance until the assembler knows it.
+/// Placeholder for a distance until the assembler knows it.
 const FAR: [u8; 4] = [0, 0, 1, 0];
 
-/// Where an instruction's operand is.
+/// Location of an instruction's operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Form {
     Plain,
@@ -58,15 +58,15 @@ fn decoded(bytes: &[u8]) -> Instruction {
 }
 
 /// Prefixes that change an instruction. `gs` begins at address 0 in the program; `addr32` finds all
-/// memory of the program that is compared, for it lies below 4 GiB.
+/// compared memory of the program, which is below 4 GiB.
 const PREFIXES: [&[u8]; 7] = [&[], &[0x66], &[0xf2], &[0xf3], &[0x66, 0xf2], &[0x65], &[0x67]];
 /// No REX; W; R, X and B, which name the upper registers; all of them.
 const REXES: [&[u8]; 4] = [&[], &[0x48], &[0x45], &[0x4d]];
 const MAPS: [&[u8]; 4] = [&[], &[0x0f], &[0x0f, 0x38], &[0x0f, 0x3a]];
 
-/// What cannot be compared, for another reason than a probe: segment bases, on which the program
-/// itself stands; waiting; and saving of what the processor says is in use, which depends on who
-/// ran on it before. All others fault alike with and without a probe, where they may not run.
+/// Instructions that cannot be compared, for reasons unrelated to a probe: segment bases, which the
+/// program itself needs; waiting; and saving of state that the processor considers in use, which
+/// depends on its earlier users. All others that may not run fault alike with and without a probe.
 pub(super) fn is_unfit(bytes: &[u8]) -> bool {
     use Mnemonic as M;
     matches!(
@@ -129,7 +129,7 @@ fn opcode_rows(table: &mut Table, map: &[u8], opcode: u8) {
     for prefixes in PREFIXES {
         for rex in REXES {
             for number in 0..8u8 {
-                // Each opcode begins with another register, so that each register is somewhere.
+                // Each opcode begins with another register, so that each register occurs somewhere.
                 let number = number.wrapping_add(opcode) % 8;
                 for (form, operand) in operands(map, opcode, number) {
                     let head = [prefixes, rex, map, &[opcode]].concat();
@@ -142,7 +142,7 @@ fn opcode_rows(table: &mut Table, map: &[u8], opcode: u8) {
                     }
                     let kept = if segment || form == Form::Plain && rex.is_empty() { prefixes } else { &[] };
                     let key = (class(&code.bytes), form, rex.len() == 1 && rex != [0x48], kept.to_vec());
-                    // The kernel takes a register of its own for an operand relative to the
+                    // The kernel uses a register of its own for an operand relative to the
                     // instruction.
                     let most = if form == Form::Relative && map.is_empty() { 8 } else { 1 };
                     let count = seen.entry(key).or_default();
@@ -157,19 +157,19 @@ fn opcode_rows(table: &mut Table, map: &[u8], opcode: u8) {
     }
 }
 
-/// One instruction, whole and with its link; `None` where the bytes are none, or one that is not to
-/// be run.
+/// One instruction, complete and with its link; `None` if the bytes are no instruction or it is not
+/// to be run.
 fn instruction(head: &[u8], form: Form, operand: &[u8]) -> Option<Code> {
     let bytes = [head, operand, &[0x03; 8]].concat();
     let instruction = decoded(&bytes);
-    // rsm would leave system management mode; a program that is in none faults.
+    // rsm would leave system management mode; a program outside of it faults.
     let goes_on = matches!(instruction.flow_control(), FlowControl::Next | FlowControl::Exception)
         || instruction.mnemonic() == Mnemonic::Rsm;
     if instruction.is_invalid() || !goes_on || is_unfit(&bytes) {
         return None;
     }
     let bytes = bytes.get(..instruction.len())?;
-    // Of the red zone only what lies below the return address.
+    // Of the red zone, only the part below the return address.
     if form == Form::RedZone && instruction.memory_size().size() > 64 {
         return None;
     }
@@ -182,7 +182,7 @@ fn instruction(head: &[u8], form: Form, operand: &[u8]) -> Option<Code> {
     Some(Code::of(start).link(&FAR, &text).then(&Code::of(rest)))
 }
 
-/// An operand at a number of 64 bits is led to the program's memory.
+/// Redirects an operand at a 64-bit address to the program's memory.
 fn absolute(instruction: &Instruction, bytes: &[u8]) -> Option<Code> {
     let moffs = (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory)
         && instruction.memory_base() == Register::None
@@ -194,12 +194,12 @@ fn absolute(instruction: &Instruction, bytes: &[u8]) -> Option<Code> {
     let mut bytes = bytes.to_vec();
     let at = bytes.len().checked_sub(size)?;
     bytes.get_mut(at..)?.fill(0);
-    // SCRATCH of the program, and something.
+    // SCRATCH of the program, plus an offset.
     bytes.get_mut(at..at + 4)?.copy_from_slice(&0x1000_0400u32.to_le_bytes());
     Some(Code::of(&bytes))
 }
 
-/// Whether the operand that ModRM names is the one that the form speaks of.
+/// True if the operand of ModRM has the given form.
 fn uses_modrm(instruction: &Instruction, form: Form) -> bool {
     let memory = (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
     match form {
@@ -235,8 +235,8 @@ fn group(instruction: &Instruction, map: &[u8], opcode: u8, form: Form, prefixes
     }
 }
 
-/// What makes up for what an instruction does to the stack pointer, and the return; `None` for one
-/// after which a function could not return.
+/// Compensation for an instruction's change of the stack pointer, and the return; `None` if a
+/// function could not return after it.
 fn after(bytes: &[u8]) -> Option<Code> {
     let instruction = decoded(bytes);
     let to_stack_pointer = instruction.op0_register().full_register() == Register::RSP;
@@ -255,7 +255,7 @@ fn after(bytes: &[u8]) -> Option<Code> {
     (!written || !fix.is_empty()).then(|| Code::of(fix).then(&Code::of(RET)))
 }
 
-/// Whether calls could begin on the instruction.
+/// True if calls could begin on the instruction.
 pub(super) fn may_begin(bytes: &[u8]) -> bool {
     let Some(after) = after(bytes) else { return false };
     let code = Code::of(bytes).then(&after);
@@ -273,7 +273,7 @@ struct Table {
 }
 
 impl Table {
-    /// Adds an instruction that goes on with the next one, where edgelat would begin calls on it.
+    /// Adds an instruction that continues with the next one, if edgelat would begin calls on it.
     fn entry(&mut self, code: &Code, group: &'static str, form: Form) -> bool {
         if self.seen.contains(&code.bytes) {
             return false;
@@ -281,7 +281,7 @@ impl Table {
         let Some(after) = after(&code.bytes) else { return false };
         let mut found = false;
         for before in [BARE, &[]] {
-            // What is sound behind others is so at the start.
+            // An instruction that is sound after others is sound at the start.
             if !found || group == "nop" {
                 let frame = Frame { before, after: &after };
                 found |= self.framed(code, &frame, group, form, Role::Entry, INPUTS);
@@ -290,7 +290,7 @@ impl Table {
         found && self.seen.insert(code.bytes.clone())
     }
 
-    /// Adds an instruction in its surroundings, where edgelat would put a site of that kind on it.
+    /// Adds an instruction in its surroundings, if edgelat would put a site of that kind on it.
     fn framed(
         &mut self,
         code: &Code,
@@ -314,12 +314,12 @@ impl Table {
 
 /// Jumps, calls and returns.
 fn branches(table: &mut Table) {
-    // mov %rbx,%rbx: where the call begins.
+    // mov %rbx,%rbx: beginning of the call.
     let begins: &[u8] = &[0x48, 0x89, 0xdb];
     let leads = |head: &[u8], to: &str| Code::of(head).link(&FAR, &format!(".long {to} - . - 4"));
     let nothing = Code::default();
     let returns = Code::of(RET);
-    // mov $0x77,%r11d, skipped where the branch is taken.
+    // mov $0x77,%r11d, skipped if the branch is taken.
     let skipped = Code::of(&[0x41, 0xbb, 0x77, 0, 0, 0]).then(&returns);
     for condition in 0..16u8 {
         let inside = Frame { before: BARE, after: &skipped };
@@ -329,7 +329,7 @@ fn branches(table: &mut Table) {
         for code in [&short, &long] {
             table.framed(code, &inside, "jcc inside a function", Form::Plain, Role::Entry, BRANCH_INPUTS);
         }
-        // Over the return behind it, and to one that belongs to nobody.
+        // Over the return that follows, and to a return outside of any function.
         let behind = Code { behind: RET.to_vec(), ..Code::of(&[0x70 | condition, 1]) };
         let far = leads(&[0x0f, 0x80 | condition], "sound_return");
         let bound = leads(&[0xf2, 0x0f, 0x80 | condition], "sound_return");
@@ -358,9 +358,9 @@ fn branches(table: &mut Table) {
     indirect(table);
 }
 
-/// Jumps through a register or memory: the address is put there first.
+/// Jumps through a register or memory, after the address is stored there.
 fn indirect(table: &mut Table) {
-    // Each: what fills the place, and the jump.
+    // Each: the code that fills the place, and the jump.
     let address = |head: &[u8]| Code::of(head).link(&FAR, ".long sound_return - . - 4");
     let to_rax = address(&[0x48, 0x8d, 0x05]); // lea sound_return(%rip),%rax
     let to_r11 = address(&[0x4c, 0x8d, 0x1d]);
@@ -397,8 +397,8 @@ fn indirect(table: &mut Table) {
     }
 }
 
-/// Instructions of the enumeration's kind that it has not: with the stack pointer, with the
-/// thread's segment, nops of each length and shape.
+/// Instructions like the enumerated ones that the enumeration lacks: with the stack pointer, with
+/// the thread's segment, nops of each length and shape.
 fn by_hand(table: &mut Table) {
     let lea = |by: i8| Code::of(&[0x48, 0x8d, 0x64, 0x24, by.cast_unsigned()]).then(&Code::of(RET));
     let wide =

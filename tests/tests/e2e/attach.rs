@@ -1,4 +1,4 @@
-//! Attaching and detaching: by every route, in bulk, again and again under load.
+//! Attaching and detaching: by every route, in bulk, and repeatedly under load.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use edgelat_tests::machine::{Turn, assert_text_probed, assert_text_restored};
 use edgelat_tests::{Session, Target, amount, edgelat};
 
-/// Comes and goes under load: 1000 times in the long run. The target checks each of its own results.
+/// Attaches and detaches under load: 1000 times in the long run. The target checks its own results.
 fn cycles(name: &str, functions: &[&str]) {
-    // Two threads; each may have been inside of each function when the probes came. What was entered further up the
-    // stack returns later, once.
+    // Two threads; each may have been inside each function when the probes came. Calls entered
+    // further up the stack return later, once.
     come_and_go(name, functions, amount(4, 1000), 2 * functions.len() as u64);
 }
 
-/// Where at most so many calls can have begun before the probes came.
+/// As above; at most `inside` calls can have begun before the probes came.
 pub(crate) fn come_and_go(name: &str, functions: &[&str], cycles: u64, inside: u64) {
     let _turn = Turn::shared();
     let mut target = Target::start(name, &["--calls", "0", "--threads", "2"]);
@@ -80,7 +80,7 @@ fn thousand(route: &str, pattern: &str, functions: usize) {
     assert_eq!(report.functions.len(), functions);
     report.agrees_with(&oracle);
 
-    // Once more, to detach from a target that lives.
+    // Once more, to detach from a target that continues.
     let mut target = Target::start("many", &["--calls", "0"]);
     let session = Session::with(&target, &options, &[pattern]);
     target.go();
@@ -113,7 +113,7 @@ fn functions_attach_and_detach_by_single_events() {
     thousand("single", "many_10[01]?", 20);
 }
 
-/// Each would make every switch between threads dearer, and no hit would tell of it.
+/// Each would slow down every thread switch, and no hit would show it.
 #[test]
 fn single_events_are_refused_where_they_would_be_many() {
     let _turn = Turn::shared();
@@ -170,7 +170,7 @@ fn no_route_needs_tracefs_to_be_mounted() {
     }
 }
 
-/// A probe never stays in a process that is not asked for: the same program, not watched.
+/// A probe never remains in an unwatched process: the same program, not watched.
 #[test]
 fn another_process_of_the_same_image_is_not_touched() {
     let _turn = Turn::shared();

@@ -1,4 +1,4 @@
-//! Coroutines and generators of Python from their first resume to their return.
+//! Python coroutines and generators from their first resume to their return.
 
 use edgelat_tests::machine::Turn;
 use edgelat_tests::{Function, Oracle, Report, Session, Target};
@@ -26,7 +26,7 @@ fn measured(version: &str, perf: bool, arguments: &[&str], options: &[&str]) -> 
     target.go();
     if arguments.contains(&"--others") {
         target.wait_for("others");
-        // Each was called by now, and in the reports that follow each has given its rows back.
+        // All were called by now, and in later reports each has released its rows.
         let after = session.wait_for(|report| report.value["python"]["calls"].as_u64() >= Some(400)).seq;
         session.wait_for(|report| report.seq > after + 2);
         target.go();
@@ -58,7 +58,8 @@ fn an_await_lasts_from_the_first_resume_to_the_return() {
         for name in ["handle", "request", "stream", "cancelled", "raises", "closed"] {
             let whole = report.function(&format!("await {name}"));
             assert_eq!((whole.entries, whole.unmatched_exits), (30, 0), "{version}: {whole:#?}");
-            // From 3.13 on it is thrown away without another resume, which shows where the next one begins.
+            // From 3.13 on it is discarded without another resume, which shows at the start of the
+            // next one.
             let thrown_away = if name == "closed" && version != "3.9" { 30 } else { 0 };
             assert_eq!(whole.all_lost(), thrown_away, "{version}: {whole:#?}");
             assert_eq!(whole.exits, 30 - thrown_away, "{version}: {whole:#?}");
@@ -66,7 +67,7 @@ fn an_await_lasts_from_the_first_resume_to_the_return() {
         }
         let (handle, request) = (report.function("await handle"), report.function("await request"));
         assert_eq!((report.function("handle").entries, report.function("request").entries), (30, 150));
-        // At least 2 ms, of which it is never suspended.
+        // At least 2 ms, in which it is never suspended.
         assert!(handle.quantiles.as_ref().unwrap().min > 1_800_000, "{version}: {handle:#?}");
         assert_eq!(suspended_ns(&report, "await handle"), 0);
         for (whole, truth) in [(handle, "await handle"), (request, "await request")] {
@@ -81,7 +82,7 @@ fn an_await_lasts_from_the_first_resume_to_the_return() {
     }
 }
 
-/// Where a frame could come to its end unseen there is no figure, and not a wrong one.
+/// If a frame could end unseen, there is no figure instead of a wrong one.
 #[test]
 fn no_await_is_shown_where_not_every_resume_is_seen() {
     let _turn = Turn::shared();
@@ -97,8 +98,8 @@ fn no_await_is_shown_where_not_every_resume_is_seen() {
     }
 }
 
-/// Of what nobody asked for one await each stays open for good, of more functions than there are rows. Of those that were asked
-/// for more stay open than there is room for.
+/// Unrequested functions: one await of each stays open for good, in more functions than there are
+/// rows. Requested functions: more awaits stay open than there is room for.
 #[test]
 fn awaits_that_stay_open_take_no_row_for_good_and_are_accounted_for() {
     let _turn = Turn::shared();
@@ -108,7 +109,7 @@ fn awaits_that_stay_open_take_no_row_for_good_and_are_accounted_for() {
         let (report, _) = measured(version, version != "3.9", &arguments, &options);
         let left = report.function("await left");
         assert_eq!(left.entries, 3000, "{version}: {left:#?}");
-        // Up to 3.12 the interpreter resumes them once more when it ends.
+        // Up to 3.12 the interpreter resumes them once more at its end.
         let (evicted, others) = (left.lost("evicted"), left.exits + left.lost("ended_inside"));
         assert!((1..2000).contains(&evicted) && evicted + others == 3000, "{version}: {left:#?}");
         assert_eq!(left.unmatched_exits, if left.exits > 0 { evicted } else { 0 }, "{version}: {left:#?}");

@@ -1,5 +1,5 @@
-//! Two BGP daemons of Debian with a session between them on the loopback device: gobgpd, in Go and stripped, and exabgp,
-//! in Python. Both count what they do, and a session that is not served in time goes down.
+//! Two BGP daemons of Debian with a session between them on the loopback device: gobgpd, in Go and
+//! stripped, and exabgp, in Python. Both count their work, and an unserved session goes down.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -12,12 +12,12 @@ use edgelat_tests::{Session, amount, patience};
 
 use crate::servers::{project, tool_chain};
 
-/// In each run of the daemons the ports are the same.
+/// Each run of the daemons uses the same ports.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 const API: &str = "127.7.9.1:17951";
 const PEER: &str = "127.7.9.2";
 
-/// How often a function of gobgpd is called for each route: when it is announced, and when it is withdrawn.
+/// Calls of a gobgpd function for each route: at its announcement, and at its withdrawal.
 const GOBGPD: &[(&str, u64, u64)] = &[
     ("github.com/osrg/gobgp/pkg/packet/bgp.(*BGPUpdate).DecodeFromBytes", 1, 1),
     ("github.com/osrg/gobgp/pkg/packet/bgp.(*BGPUpdate).IsEndOfRib", 1, 1),
@@ -45,7 +45,7 @@ const GOBGPD: &[(&str, u64, u64)] = &[
 /// Reads one message after the other; one call waits at any time.
 const RECEIVE: &str = "github.com/osrg/gobgp/pkg/server.(*fsmHandler).recvMessageWithError";
 
-/// The same of exabgp, without the prefix of patterns. A callback is resumed twice.
+/// The same for exabgp, without the prefix of patterns. A callback is resumed twice.
 const EXABGP: &[(&str, u64, u64)] = &[
     ("announce_route", 1, 0),
     ("announce_route.<locals>.callback", 2, 0),
@@ -62,7 +62,7 @@ const EXABGP: &[(&str, u64, u64)] = &[
     ("Tokeniser._set", 1, 1),
 ];
 
-/// Both daemons with a session that is up. They end with it.
+/// Both daemons with an established session. They end with this value.
 struct Peers {
     gobgpd: Child,
     exabgp: Child,
@@ -125,7 +125,8 @@ impl Peers {
         ["gobgpd.log", "gobgpd.err", "exabgp.log", "exabgp.err"].map(|name| self.text(name)).join("\n")
     }
 
-    /// Since when the session is up, and how many updates and messages gobgpd has received in it; `None` while it is not.
+    /// Start of the session, and the updates and messages that gobgpd has received in it; `None`
+    /// while it is down.
     fn session(&self) -> Option<(String, u64, u64)> {
         let (host, port) = API.split_once(':').unwrap();
         let output = Command::new(&self.client)
@@ -147,13 +148,13 @@ impl Peers {
         writeln!(pipe, "{order}").unwrap();
     }
 
-    /// Waits until an order has been carried out: exabgp has answered each of its commands.
+    /// Waits for the completion of an order: exabgp has answered each of its commands.
     fn carried_out(&self, order: &str) {
         let wanted = format!("done {order}\n");
         assert!(eventually(patience(), || self.text("done").contains(&wanted)), "{order}: {}", self.logs());
     }
 
-    /// Waits until gobgpd has received so many updates more.
+    /// Waits until gobgpd has received `updates` more updates.
     fn received(&self, before: u64, updates: u64) {
         let received = || self.session().is_some_and(|(_, now, _)| now == before + updates);
         assert!(eventually(patience(), received), "{:?} after {before}", self.session());
@@ -212,8 +213,8 @@ fn functions_of_two_daemons_are_counted_as_they_count_themselves() {
             assert_eq!(seen, (calls, calls, 0, 0), "{name}");
         }
     }
-    // The call that waited when the probes came is not measured. Keepalives come whenever they are due, before the first
-    // reading and after the last one too.
+    // The call that waited when the probes came is not measured. Keepalives come at their own
+    // times, also before the first reading and after the last one.
     let received = of_gobgpd.function(RECEIVE);
     let (returned, between) = (received.exits + received.unmatched_exits, messages_after - messages);
     assert!((between..=between + 4).contains(&returned), "{received:#?}, gobgpd counted {between}");

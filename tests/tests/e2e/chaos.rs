@@ -1,6 +1,6 @@
-//! A service among programs that fork, replace themselves from any thread, map thousands of files, and are stopped, frozen,
-//! traced and killed at random: none of them ends by our doing or computes wrong, what measuring costs stays bounded, and
-//! the service answers.
+//! A service among programs that fork, replace themselves from any thread, map thousands of files,
+//! and are stopped, frozen, traced and killed at random. The agent neither ends them nor falsifies
+//! their results, the cost of measuring stays bounded, and the service answers.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,14 +18,14 @@ use nix::unistd::Pid;
 
 use crate::service::exe;
 
-/// Programs at the same time.
+/// Number of concurrent programs.
 const PROGRAMS: usize = 6;
-/// What the probes of all of them may cost, in percent of one CPU.
+/// Bound for the cost of all their probes, in percent of one CPU.
 const MAX_COST: f64 = 5.0;
-/// How long an answer may take, on a machine that does nothing else.
+/// Time limit for an answer, on an otherwise idle machine.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// splitmix64: what happened can be had again by its seed.
+/// splitmix64: a seed reproduces the events.
 struct Random(u64);
 
 impl Random {
@@ -41,10 +41,11 @@ impl Random {
     }
 }
 
-/// A running `restless`. Its status is asked for by number, because a tracer is told of its stops the same way.
+/// A running `restless`. Its status is requested by pid, because a tracer gets its stops the same
+/// way.
 struct Program {
     pid: Pid,
-    /// Where it makes the files that it maps.
+    /// Folder of the files that it maps.
     _files: TempDir,
 }
 
@@ -61,7 +62,7 @@ impl Program {
         Self { pid: Pid::from_raw(child.id().try_into().unwrap()), _files: files }
     }
 
-    /// It has not ended: nobody has asked it to.
+    /// It has not ended: nothing has requested that.
     fn assert_alive(&self) {
         match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)).unwrap() {
             WaitStatus::StillAlive => {}
@@ -69,8 +70,8 @@ impl Program {
         }
     }
 
-    /// A debugger comes, sees what it does for a while, and goes. It goes early where the program executes itself from a thread
-    /// that it does not trace: what it traced is gone then.
+    /// A debugger attaches, watches for a while, and detaches. It detaches early if the program
+    /// executes itself from an untraced thread: the traced threads are gone then.
     fn trace(&self, time: Duration) {
         match self.trace_main_thread(time) {
             Ok(()) | Err(Errno::ESRCH) => {}
@@ -80,7 +81,7 @@ impl Program {
 
     fn trace_main_thread(&self, time: Duration) -> nix::Result<()> {
         match ptrace::seize(self.pid, ptrace::Options::empty()) {
-            // Another thread executes a program, and the main one has ended to make place for it.
+            // Another thread executes a program, and the main one has ended to make room for it.
             Err(Errno::EPERM) => return Err(Errno::ESRCH),
             seized => seized?,
         }
@@ -100,7 +101,7 @@ impl Program {
                 }
                 WaitStatus::PtraceEvent(..) if asked => return ptrace::detach(self.pid, None),
                 WaitStatus::PtraceEvent(..) => ptrace::cont(self.pid, None)?,
-                // Its own signals go on to it; none of them is a breakpoint of ours.
+                // Its own signals are passed on to it; none of them is a breakpoint of the agent.
                 WaitStatus::Stopped(_, signal) if signal != Signal::SIGTRAP => {
                     ptrace::cont(self.pid, signal)?
                 }
@@ -110,7 +111,7 @@ impl Program {
         panic!("a traced program does not stop");
     }
 
-    /// Asks it to end: it does, by itself, and each of its results was right.
+    /// Ends it by its own protocol, and checks that each of its results was right.
     fn end(self) {
         self.signal(Signal::SIGTERM);
         let mut status = WaitStatus::StillAlive;
@@ -140,7 +141,7 @@ impl Drop for Program {
     }
 }
 
-/// A control group that can be frozen, where this machine has the unified hierarchy.
+/// A control group that can be frozen, if this machine has the unified hierarchy.
 struct Freezer(PathBuf);
 
 impl Freezer {
@@ -167,12 +168,12 @@ impl Freezer {
 
 impl Drop for Freezer {
     fn drop(&mut self) {
-        // Children of what was in it may be there for a moment.
+        // Children of its processes may remain for a moment.
         eventually(Duration::from_secs(10), || std::fs::remove_dir(&self.0).is_ok());
     }
 }
 
-/// How often each thing happened.
+/// Number of events of each kind.
 #[derive(Debug, Default)]
 struct Happened {
     stopped: u32,
@@ -184,7 +185,7 @@ struct Happened {
     slowest: Duration,
 }
 
-/// Asks the service for its figures, and waits for the first of them.
+/// Requests the figures of the service, and waits for the first of them.
 fn ask(service: &Service, happened: &mut Happened) {
     let (from, begun) = (service.count(), Instant::now());
     service.signal(Signal::SIGUSR1);
@@ -228,7 +229,7 @@ fn disturb(
     }
 }
 
-/// What measuring cost on the whole, in percent of one CPU over `time`.
+/// Total cost of measuring, in percent of one CPU over `time`.
 fn cost_of(lines: &[Told], time: Duration) -> f64 {
     let reports = lines.iter().filter(|told| told.state == "ended").filter_map(|told| told.report.as_ref());
     let spent = reports
@@ -280,7 +281,7 @@ fn chaos_ends_no_program_and_the_service_answers() {
         lasted.as_secs()
     );
     assert!(calls > 0, "nothing was measured");
-    // Of a few seconds the one that the budget looked at last is a large part.
+    // The interval that the budget saw last is a large part of a few seconds.
     let bound = if soaking() { MAX_COST } else { MAX_COST * 1.25 };
     assert!(cost <= bound, "{cost} % of a CPU");
     if soaking() {

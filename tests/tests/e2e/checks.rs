@@ -1,16 +1,16 @@
-//! Programs that check their own results, by several compilers in many ways: every function of them that can be probed
-//! is, in slices, under load, and no result is wrong.
+//! Programs that check their own results, from several compilers with many options: every function
+//! that can be probed is probed, in slices, under load, and no result is wrong.
 
 use edgelat_tests::machine::{Turn, assert_text_restored};
 use edgelat_tests::{Session, Target, amount, soaking};
 
 use crate::shapes::listed;
 
-/// In every run: where compilers put nops, use the red zone, or begin functions in another way.
+/// In every run: builds with nops, red zones, or unusual function starts.
 const FEW: [&str; 4] =
     ["checks-gcc-O2-v3", "checks-clang-Os-v3", "checks-gcc-O2-fentry", "checks-rustc-3-v3"];
 
-/// All ways of the long run.
+/// All builds of the long run.
 fn all() -> Vec<String> {
     let mut builds = Vec::new();
     for (compiler, levels) in [
@@ -34,10 +34,11 @@ fn all() -> Vec<String> {
     builds
 }
 
-/// Probes each function of a build for a while; how many there are, and how many results were checked meanwhile.
+/// Probes each function of a build for a while; returns their number and that of the checked
+/// results.
 fn probed_in_slices(build: &str) -> (usize, u64) {
     let _turn = Turn::shared();
-    // Names that mean something else where a function is asked for, or are too long to be, are left out.
+    // Names that are patterns in a request, or too long for it, are left out.
     let plain = |name: &String| name.len() < 1024 && !name.contains(['*', '?', '[', '\\', ':']);
     let names: Vec<String> = listed(build)
         .into_iter()

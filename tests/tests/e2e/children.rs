@@ -1,11 +1,12 @@
-//! Children that are not covered: they run without breakpoints soon, and what they paid until then is in the cost.
+//! Children that are not covered: they soon run without breakpoints, and their earlier cost is
+//! reported.
 
 use std::time::{Duration, Instant};
 
 use edgelat_tests::machine::{Turn, assert_text_probed, changed_text, eventually};
 use edgelat_tests::{Session, Target};
 
-/// On a machine that is busy with other work it takes longer than the tenth of a second that is promised.
+/// On a machine that is busy with other work it takes longer than the promised tenth of a second.
 const SOON: Duration = Duration::from_secs(10);
 
 fn without_breakpoints(route: &str) {
@@ -23,7 +24,7 @@ fn without_breakpoints(route: &str) {
         "figure: by {route}, children without breakpoints {} ms after the last",
         begun.elapsed().as_millis()
     );
-    // The parent keeps its own, and is counted on.
+    // The parent keeps its own breakpoints, and its calls still count.
     assert_text_probed(target.pid());
     target.rest();
     target.go();
@@ -50,8 +51,8 @@ fn children_that_are_left_alone_run_without_breakpoints_by_single_events() {
     without_breakpoints("single");
 }
 
-/// Each child is the only one for a while. The shortest wait is what edgelat makes of it: it does not depend on what else the
-/// machine does, as the others may.
+/// Each child is alone for a while. The shortest wait is edgelat's own: unlike the others, it does
+/// not depend on other work of the machine.
 #[test]
 fn a_child_alone_waits_for_nothing_but_the_kernel() {
     let _turn = Turn::shared();
@@ -67,11 +68,11 @@ fn a_child_alone_waits_for_nothing_but_the_kernel() {
     let ms = |ns: u64| ns as f64 / 1e6;
     let [median, ..] = inherited.quantiles_ns.map(|quantiles| quantiles.map(ms)).unwrap();
     println!("figure: children had breakpoints for {} to {} ms, median {median}", ms(shortest), ms(longest));
-    // Where they are gathered before the first sweep, they all wait for 50 ms and more.
+    // If they were gathered before the first sweep, they would all wait for 50 ms and more.
     assert!(ms(shortest) < 45.0 && ms(longest) < 10_000.0, "{inherited:?}");
 }
 
-/// The parent makes two calls; its children make hundreds each, and end before anybody could look at them.
+/// The parent makes two calls; its children make hundreds each, and end before any look at them.
 #[test]
 fn what_children_pay_for_breakpoints_that_they_inherited_is_held_under_the_bound() {
     let _turn = Turn::shared();
@@ -86,7 +87,7 @@ fn what_children_pay_for_breakpoints_that_they_inherited_is_held_under_the_bound
     target.kill();
 }
 
-/// Each ends as soon as it has made its calls, and the guard comes to some of them too late.
+/// Each ends right after its calls, and the guard reaches some of them too late.
 #[test]
 fn children_that_end_too_soon_to_be_covered_are_counted() {
     let _turn = Turn::shared();
@@ -101,11 +102,12 @@ fn children_that_end_too_soon_to_be_covered_are_counted() {
     assert!(missed > 0, "nobody sees three calls in time: {report:#?}");
     let covered = report.processes.len() as u64 - 1 + number("processes_left_out");
     assert_eq!(covered + missed + not, 300, "{covered} covered, {missed} missed, {not} not covered");
-    // What was counted is of the parent and of those that were covered, or ended while their probes came, which some do.
+    // Counted calls are those of the parent and of children that were covered, or that ended while
+    // their probes came, as some do.
     let own = oracle.function("step").calls;
     let step = report.function("step");
     assert!((own..=own + 3 * (covered + missed / 10)).contains(&step.entries), "{step:#?} beside {own}");
-    // None lived shorter than the one that lived least, and all together no longer than until they were waited for.
+    // None lived less than the shortest, and all together no longer than until they were awaited.
     let uncovered = number("children_uncovered_ns");
     let [shortest, lives] = ["shortest", "lives"].map(|name| oracle.function(name).sum_ns);
     assert!(uncovered >= missed * shortest / 1000 * 999 && uncovered <= lives, "{uncovered} of {lives}");

@@ -1,5 +1,5 @@
-//! What is shown as cost is what the target pays: its CPU time a turn with and without probes is compared with what the
-//! reports say, for hits that count and for hits that count for nothing.
+//! The reported cost is what the target pays: its CPU time per turn with and without probes is
+//! compared with the reports, for hits that count and for hits that do not.
 
 use std::io::Write as _;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -12,11 +12,11 @@ use edgelat_tests::{Place, Report, Session, need_root, patience, soaking, target
 use crate::python::{script, under};
 use crate::service::{exe, start};
 
-/// What is shown may differ from what is paid by so much: where much else runs caches are cold.
+/// Permitted ratio of reported to actual cost: caches are cold if much else runs.
 const RIGHT: std::ops::RangeInclusive<f64> = 0.8..=1.25;
-/// Lines of the target, and reports, from which one figure is made.
+/// Number of lines of the target, and of reports, for one figure.
 const LINES: usize = 8;
-/// Attempts, since the figures of a busy machine are no law: what is wrong is wrong in each.
+/// Attempts, since figures of a busy machine vary: an error shows in each attempt.
 const ATTEMPTS: usize = 4;
 
 /// A program that does nothing but call, and tells what its turns take.
@@ -85,7 +85,8 @@ impl Drop for Caller {
     }
 }
 
-/// Calls of the function that each turn calls once, and what the probes had cost, between two reports.
+/// Calls of the function that each turn calls once, and the cost of the probes, between two
+/// reports.
 fn shown(reports: &[Report], once: &str) -> f64 {
     let (first, rest) = reports.split_first().unwrap();
     let (mut cost, mut before) = (0.0, first.elapsed_ns);
@@ -101,23 +102,23 @@ fn shown(reports: &[Report], once: &str) -> f64 {
 struct Case {
     shape: &'static str,
     threads: u32,
-    /// Forked, and covered, once it is measured.
+    /// Number of children, forked and covered once it is measured.
     children: u32,
     options: &'static [&'static str],
-    /// The first one is called once a turn.
+    /// The first function is called once a turn.
     functions: &'static [&'static str],
 }
 
 const PLAIN: Case = Case { shape: "returns", threads: 1, children: 0, options: &[], functions: &["returns"] };
 
 impl Case {
-    /// What is shown, of what is paid; with the last report.
+    /// Ratio of reported to actual cost, with the last report.
     fn ratio(&self) -> (f64, Report) {
         let (ratio, _, report) = self.of(Caller::start(self.shape, self.threads, self.children));
         (ratio, report)
     }
 
-    /// The same of a caller, with what the probes add to a turn in nanoseconds.
+    /// The same of a caller, with the time that the probes add to a turn in nanoseconds.
     fn of(&self, mut caller: Caller) -> (f64, f64, Report) {
         let without = caller.turn();
         let pid = caller.pid().to_string();
@@ -178,11 +179,11 @@ fn calls_that_never_return_cost_what_is_shown() {
 fn one_trap_for_two_functions_is_paid_once() {
     let case = Case { shape: "shares", functions: &["outer", "inner"], ..PLAIN };
     case.is_shown_as_it_is();
-    // There one program serves both.
+    // On this route, one program serves both.
     Case { options: &["--route", "tracefs"], ..case }.is_shown_as_it_is();
 }
 
-/// Each further process has links on the same instructions, which every call of any of them walks.
+/// Each further process has links on the same instructions, which every call of any process walks.
 #[test]
 fn covered_children_add_to_the_cost_and_to_the_bias_that_are_shown() {
     let case = Case { shape: "jumps_on", children: 40, functions: &["jumps_on"], ..PLAIN };
@@ -192,7 +193,7 @@ fn covered_children_add_to_the_cost_and_to_the_bias_that_are_shown() {
         let report = case.is_shown_as_it_is();
         let alone = Case { children: 0, ..case }.is_shown_as_it_is();
         let bias = figure(&report, "bias_ns");
-        // It does nothing, so that all of what is measured is the bias.
+        // It does nothing, so the measured time is all bias.
         let (more, all) = (bias / figure(&alone, "bias_ns"), bias / figure(&report, "p50_ns"));
         if more > 1.5 && (0.6..1.7).contains(&all) {
             return;
@@ -202,7 +203,7 @@ fn covered_children_add_to_the_cost_and_to_the_bias_that_are_shown() {
     panic!("of that without children, and of what is measured: {seen:.2?}");
 }
 
-/// To find the function of a call takes a third of what its probes take.
+/// Finding the function of a call takes a third of the probes' time.
 #[test]
 fn functions_of_python_cost_what_is_shown_and_what_calls_have_of_it_inside() {
     let functions = &["py:nests.py:handle", "py:nests.py:small"];
@@ -237,7 +238,7 @@ fn all_kinds_of_sites_by_all_routes_cost_what_is_shown() {
     let all = routes.iter().flat_map(|options| functions.map(|function| (*options, function)));
     for (at, (options, (shape, functions))) in all.enumerate() {
         for threads in [1, 2] {
-            // A few of them; the whole is for the long run.
+            // A few of them; all of them run in the long run.
             if soaking() || at % 5 == 2 && threads == 2 {
                 Case { shape, threads, options, functions, ..PLAIN }.is_shown_as_it_is();
             }
@@ -250,7 +251,7 @@ fn all_kinds_of_sites_by_all_routes_cost_what_is_shown() {
     }
 }
 
-/// Programs in tracepoints are paid for by the whole machine: there are four, however much is measured.
+/// The whole machine pays for tracepoint programs: there are four, however much is measured.
 #[test]
 fn signals_and_forks_cost_the_machine_the_same_with_one_target_and_with_many() {
     let _turn = Turn::shared();

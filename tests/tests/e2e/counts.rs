@@ -1,9 +1,9 @@
-//! Every call is counted once, whichever compiler made the function.
+//! Every call is counted once, with any compiler.
 
 use edgelat_tests::machine::Turn;
 use edgelat_tests::{Oracle, Report, Session, Target, amount};
 
-/// Runs a target to its end under watch from before its first call, and compares all counts.
+/// Watches a target from before its first call to its end, and compares all counts.
 pub(crate) fn exact(name: &str, arguments: &[&str], functions: &[&str]) -> (Report, Oracle) {
     let mut target = Target::start(name, arguments);
     let session = Session::on(&target, functions);
@@ -76,7 +76,7 @@ fn a_rust_program_is_counted_under_its_demangled_names() {
     exact("unwinds", &["--calls", "1000"], &functions);
 }
 
-/// Every report on the way fulfils the identity, not only the last.
+/// Every report fulfils the identity, not only the last one.
 #[test]
 fn reports_under_load_add_up() {
     let _turn = Turn::shared();

@@ -1,4 +1,4 @@
-//! Debuggers that come while probes are on: the probes go, and the target outlives both.
+//! Debuggers that attach while probes are present: the probes go, and the target outlives both.
 
 use std::io::Write;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -14,7 +14,7 @@ use crate::service::{exe, start};
 /// A target at a fixed address, whose calls are made by its main thread.
 const PROGRAM: &str = "paced";
 
-/// A debugger of a process, which knows the address of a function's entry site.
+/// A debugger of a process, with the address of a function's entry site.
 struct Debugger {
     child: Child,
     stdin: ChildStdin,
@@ -25,7 +25,8 @@ impl Debugger {
     fn of(pid: i32) -> Self {
         let listed = edgelat(&["functions", target(PROGRAM).to_str().unwrap(), "paced", "--json"]).objects();
         let number = |value: &serde_json::Value| value.as_u64().unwrap();
-        // The executable segment of such a program begins at a whole page, in the file as in memory.
+        // The executable segment of such a program begins at a page boundary, in the file as in
+        // memory.
         let (begin, entry) = (number(&listed[0]["start"]), number(&listed[0]["sites"]["entry"]));
         let address = (begin & !0xfff) | (entry & 0xfff);
         let mut command = Command::new(target("debugs"));
@@ -49,7 +50,7 @@ impl Debugger {
         self.says(answer);
     }
 
-    /// A breakpoint is set, hit and taken back.
+    /// Sets, hits and removes a breakpoint.
     #[track_caller]
     fn debug(&mut self) {
         self.tell("break", "hit");
@@ -64,7 +65,8 @@ impl Drop for Debugger {
     }
 }
 
-/// A program whose file nobody else probes: the kernel would take the debugger's breakpoint for that probe's.
+/// A program whose file has no other probes: the kernel would mistake the debugger's breakpoint for
+/// one.
 fn own_program() -> (TempDir, Target) {
     let folder = TempDir::new();
     let target = Target::start_command(Command::new(folder.copy(&target(PROGRAM), PROGRAM)));
@@ -97,7 +99,7 @@ fn a_target_outlives_a_debugger_that_came_while_it_was_watched_by_tracefs() {
     outlives(&["--route", "tracefs"]);
 }
 
-/// One that was there before was asked for.
+/// A debugger that was there before is intended.
 #[test]
 fn a_debugger_that_was_accepted_ends_nothing() {
     let _turn = Turn::shared();
@@ -128,7 +130,7 @@ fn the_service_leaves_a_target_to_its_debugger_and_comes_back() {
     assert_eq!(paused.reason.as_deref(), Some("traced"));
     debugger.debug();
     let before = service.count();
-    // A pause of ten seconds.
+    // Part of a pause of ten seconds.
     std::thread::sleep(Duration::from_secs(1));
     service.wait_after(before, |told| told.is(pid, "measured"));
     service.end();

@@ -1,4 +1,4 @@
-//! However it ends, the books are closed and nothing is left behind.
+//! After every kind of end, the account is complete and nothing remains.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ fn endless() -> Target {
     Target::start("plain", &["--calls", "0", "--threads", "2"])
 }
 
-/// A watch under load, seen to count.
+/// A watch under load that is seen to count.
 fn counting(target: &mut Target, options: &[&str]) -> Session {
     let session = Session::with(target, options, &["add", "work", "hold"]);
     target.go();
@@ -161,8 +161,8 @@ fn kill_9_of_the_agent_restores_the_text_on_the_single_route() {
     kill_9_of_the_agent(&["--interval", "0.1", "--route", "single"]);
 }
 
-/// Not only when it is armed: while it reads, loads, attaches, measures, and a second kill would find
-/// nothing left to do.
+/// Not only when armed: also while it reads, loads, attaches and measures, and a second kill would
+/// find nothing left to do.
 #[test]
 fn kill_9_of_the_agent_at_any_moment_harms_nobody() {
     let _turn = Turn::shared();
@@ -184,7 +184,7 @@ fn kill_9_of_the_agent_at_any_moment_harms_nobody() {
     }
     assert_text_restored(target.pid());
     assert!(target.is_alive());
-    // The next one sweeps what all of them left.
+    // The next agent sweeps the remains of all of them.
     Session::with(&target, &["--duration", "0.1", "--route", "tracefs"], &["add"]).end();
     assert!(trace_events().is_empty() || trace_events().iter().all(|event| is_of_a_live_agent(event)));
     target.stop();
@@ -197,7 +197,7 @@ fn is_of_a_live_agent(event: &str) -> bool {
     pid.is_some_and(|pid: i32| state_of(pid).is_some())
 }
 
-/// A signal to end that comes before probes are armed ends as well, with or without something to report.
+/// A signal to end before the probes are armed ends it too, with or without a report.
 #[test]
 fn ctrl_c_at_any_moment_ends_in_time() {
     let _turn = Turn::shared();
@@ -223,7 +223,7 @@ fn ctrl_c_at_any_moment_ends_in_time() {
     target.stop();
 }
 
-/// `nohup edgelat watch ... &`: the terminal goes, and measuring goes on until somebody says TERM.
+/// `nohup edgelat watch ... &`: the terminal goes, and measuring continues until a TERM.
 #[test]
 fn what_it_was_started_to_ignore_does_not_end_it() {
     let _turn = Turn::shared();
@@ -283,7 +283,7 @@ fn a_target_that_ends_while_probes_come_is_an_answer_not_an_accident() {
     }
 }
 
-/// Event definitions of tracefs outlive their maker: the next start of an agent takes them away.
+/// tracefs event definitions outlive their maker: the next start of an agent removes them.
 #[test]
 fn what_a_killed_agent_left_in_tracefs_is_swept_by_the_next() {
     let _turn = Turn::shared();
@@ -299,7 +299,8 @@ fn what_a_killed_agent_left_in_tracefs_is_swept_by_the_next() {
     target.stop();
 }
 
-/// Definitions keep the file system of their target busy, so somebody removes them who outlives the agent.
+/// Definitions keep the file system of their target busy, so a process that outlives the agent
+/// removes them.
 #[test]
 fn a_killed_agent_leaves_no_definition_in_tracefs() {
     let _turn = Turn::shared();
@@ -337,7 +338,7 @@ fn what_is_left_in_tracefs_is_swept_by_any_command() {
     target.stop();
 }
 
-/// A stopped target is not harmed by a watch that comes and goes meanwhile.
+/// A watch that comes and goes does not harm a stopped target.
 #[test]
 fn a_stopped_target_can_be_watched_and_left() {
     let _turn = Turn::shared();
@@ -352,7 +353,7 @@ fn a_stopped_target_can_be_watched_and_left() {
     target.stop();
 }
 
-/// Nothing that watches twice gets in its own way: two agents on one target count the same calls.
+/// Two agents do not interfere: on one target they count the same calls.
 #[test]
 fn two_watches_of_one_target_count_the_same() {
     let _turn = Turn::shared();

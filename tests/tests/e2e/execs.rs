@@ -1,4 +1,4 @@
-//! Targets that execute an image: the same again, from whichever thread and by whichever path, or another one.
+//! Targets that execute an image: the same again, from any thread and by any path, or another one.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use edgelat_tests::{Session, Target, target};
 
 const FUNCTIONS: [&str; 2] = ["before_exec", "replaces"];
 
-/// The call that was open when the program replaced itself is over at once, and all calls of the new image are counted from
-/// its coverage on, which is before it is told to begin.
+/// The open call of a program that replaces itself ends at once, and all calls of the new image
+/// count from its coverage on, which precedes its start signal.
 fn goes_on(options: &[&str], arguments: &[&str]) {
     let _turn = Turn::shared();
     let mut target = Target::start("execs", &[&["--calls", "300"], arguments].concat());
@@ -31,7 +31,7 @@ fn goes_on(options: &[&str], arguments: &[&str]) {
     let replaces = report.function("replaces");
     assert_eq!((replaces.entries, replaces.exits), (1, 0), "{replaces:#?}");
     assert_eq!(replaces.lost("ended_inside"), 1, "{replaces:#?}");
-    // Where coverage had a gap, two periods say so.
+    // If coverage had a gap, there are two periods.
     assert!(report.processes.iter().all(|pid| *pid == report.processes[0]), "{:?}", report.processes);
 }
 
@@ -81,7 +81,7 @@ fn a_target_that_becomes_another_program_is_not_probed_there() {
     target.go();
     let first = target.wait_for("exec");
     let ready = target.wait_for("ready");
-    // Nothing of the old plan stands in the new image.
+    // No probe of the old plan remains in the new image.
     assert!(eventually(Duration::from_secs(5), || changed_text(ready.pid).is_empty()));
     target.go();
     target.end();
@@ -90,13 +90,13 @@ fn a_target_that_becomes_another_program_is_not_probed_there() {
     assert_eq!(report.function("before_exec").entries, first.function("before_exec").calls);
 }
 
-/// A command is measured again when it comes back to its image, and until its end.
+/// A command is measured again when it returns to its image, and until its end.
 #[test]
 fn a_command_that_comes_back_to_its_image_is_covered_again() {
     let _turn = Turn::shared();
     let folder = TempDir::new();
     let (program, between) = (target("execs"), folder.path().join("between"));
-    // What it executes is a shell, which executes it again, and it begins a moment later.
+    // It executes a shell, which executes it again, and it begins a moment later.
     let words = format!(
         "#!/bin/sh\nmkfifo {0}.go\n(sleep 1; echo go; sleep 2) > {0}.go 2>/dev/null &\nexec {1} --calls 300 --generation 0 < {0}.go\n",
         between.display(),
@@ -110,7 +110,7 @@ fn a_command_that_comes_back_to_its_image_is_covered_again() {
     assert_eq!(report.ended.as_deref(), Some("target"), "{stderr}");
     assert_eq!(report.processes.len(), 2, "two periods of one process: {stderr}");
     let entries = report.function("before_exec").entries;
-    // Of the second time what came before its coverage is missing.
+    // The second time, the calls before its coverage are missing.
     assert!((301..=600).contains(&entries), "{entries}");
     let replaces = report.function("replaces");
     assert_eq!((replaces.entries, replaces.lost("ended_inside")), (1, 1), "{replaces:#?}");

@@ -1,5 +1,5 @@
-//! A target that gets into trouble: counting stops in the kernel while the signal is delivered, and the probes go before
-//! anybody looks into it.
+//! A target that faults: counting stops in the kernel at the delivery of the signal, and the probes
+//! go before any handler inspects it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
@@ -20,8 +20,8 @@ fn called(oracle: &Oracle) -> u64 {
     oracle.functions.iter().map(|function| function.calls).sum()
 }
 
-/// One thread faults outside of its functions, and its handler tells what it had called until then: nothing that it calls
-/// later is counted, to the last call.
+/// One thread faults outside of its functions, and its handler reports the calls until then: none
+/// of its later calls is counted.
 fn stops_exactly(options: &[&str]) {
     let _turn = Turn::shared();
     let fault = amount(200, 20_000).to_string();
@@ -59,7 +59,7 @@ fn a_fault_stops_counting_before_the_next_call_by_return_probes() {
     stops_exactly(&["--returns", "uretprobe"]);
 }
 
-/// Other threads are in the middle of anything; what they began before is counted, and nothing after that.
+/// Other threads are at arbitrary points; calls begun earlier count, later ones do not.
 #[test]
 fn a_fault_stops_counting_in_all_threads() {
     let _turn = Turn::shared();
@@ -73,7 +73,8 @@ fn a_fault_stops_counting_in_all_threads() {
     let rate = called(&at_fault) as f64 / begun.elapsed().as_secs_f64();
     let report = session.end();
     assert_eq!(report.ended.as_deref(), Some("fault"));
-    // The handler reads the counters after the kernel has switched off, so it may find more than was counted, never less.
+    // The handler reads the counters after the kernel has switched off, so it may find more than
+    // was counted, never less.
     assert!(calls(&report) <= called(&at_fault), "{} of {}", calls(&report), called(&at_fault));
     assert!(calls(&report) > 0);
     assert_text_restored(target.pid());
@@ -86,7 +87,7 @@ fn a_fault_stops_counting_in_all_threads() {
     target.stop();
 }
 
-/// Asked for `fatal`, a fault that the target handles is its own affair.
+/// With `fatal`, a fault that the target handles has no effect.
 #[test]
 fn a_handled_fault_goes_on_where_only_fatal_ones_count() {
     let _turn = Turn::shared();
@@ -101,7 +102,7 @@ fn a_handled_fault_goes_on_where_only_fatal_ones_count() {
     assert_eq!(calls(&report), 400 * 64);
 }
 
-/// Dies of it: with a handler of nobody's, or by what another process sends.
+/// Dies of it: with the default action, or by a signal of another process.
 #[test]
 fn an_unhandled_fault_ends_the_watch_and_the_target_as_without_us() {
     let _turn = Turn::shared();
@@ -127,7 +128,7 @@ fn an_unhandled_fault_ends_the_watch_and_the_target_as_without_us() {
     }
 }
 
-/// The kernel hands the memory of a dying process on for as long as it takes; the probes do not wait for that.
+/// The kernel dumps the memory of a dying process for a long time; the probes do not wait for that.
 #[test]
 fn probes_are_gone_while_a_core_file_is_written() {
     let _turn = Turn::alone();
@@ -152,8 +153,8 @@ fn probes_are_gone_while_a_core_file_is_written() {
     println!("figure: a core of {megabytes} MiB; {gone}");
 }
 
-/// Takes core files from the kernel and throws them away, when it is told to. What was in force before is put back at the
-/// end.
+/// Takes core files from the kernel and discards them on request. The former setting is restored at
+/// the end.
 struct CoreTaker {
     go: std::path::PathBuf,
     before: String,
@@ -164,7 +165,8 @@ impl CoreTaker {
 
     fn new(folder: &Path) -> Self {
         let (program, go) = (folder.join("take"), folder.join("go"));
-        // The kernel looks for its helper below the root of the first process, which may be another one than ours.
+        // The kernel looks for its helper below the root of the first process, which may differ
+        // from this one.
         let root = format!("/proc/{}/root", std::process::id());
         let script =
             format!("#!/bin/sh\nuntil test -e {root}{}; do sleep 0.05; done\ncat >/dev/null\n", go.display());
@@ -187,7 +189,7 @@ impl Drop for CoreTaker {
     }
 }
 
-/// Go makes a panic of it, from which it recovers or dies with a status of its own.
+/// Go turns it into a panic, from which it recovers or dies with a status of its own.
 #[test]
 fn go_dies_of_a_fault_that_it_does_not_recover_from_without_our_help() {
     let _turn = Turn::shared();
@@ -195,7 +197,7 @@ fn go_dies_of_a_fault_that_it_does_not_recover_from_without_our_help() {
     let session = Session::with(&target, &["--interval", "0.1"], &["main.add", "main.work"]);
     target.go();
     session.wait_for(|report| report.function("main.add").exits > 100);
-    // Not the kernel's: the runtime crashes for a signal that another process sends.
+    // Not the kernel's: the runtime crashes on a signal that another process sends.
     target.signal(Signal::SIGABRT);
     let report = session.end();
     assert!(matches!(report.ended.as_deref(), Some("fault" | "target")), "{:?}", report.ended);

@@ -1,5 +1,6 @@
-//! Programs written in Go, by five tool chains: their stacks move, their goroutines change threads, and they leave frames
-//! by panics. The targets are in tests/targets/go, whose Makefile says what a mode is.
+//! Programs written in Go, by five tool chains: their stacks move, their goroutines change threads,
+//! and they leave frames by panics. The targets are in tests/targets/go, whose Makefile explains
+//! the modes.
 
 use std::time::Duration;
 
@@ -38,10 +39,10 @@ pub(crate) const CALLS: &[&str] = &[
     "main.sum",
 ];
 
-/// Those that a panic or Goexit leaves open.
+/// Functions that a panic or Goexit leaves open.
 const LEFT_OPEN: &[&str] = &["main.panics", "main.faults", "main.passes", "main.exits", "main.leaves"];
 
-/// What the target left by a panic or by Goexit is accounted for, and nothing else is lost.
+/// Calls left by a panic or by Goexit are accounted for, and no others are lost.
 #[track_caller]
 fn only_unwound_is_lost(function: &Function, oracle: &Oracle) {
     let truth = oracle.function(&function.name);
@@ -82,7 +83,7 @@ fn counts(version: &str, modes: &[&str]) {
     );
 }
 
-/// One of the five goes through all modes in every run, all of them do in the long run.
+/// Each run takes one of the five through all modes, the long run all of them.
 fn modes(version: &str) -> &'static [&'static str] {
     if version == "1.26" || soaking() {
         &["plain", "stripped", "pie", "external", "shipped", "whole"]
@@ -91,11 +92,11 @@ fn modes(version: &str) -> &'static [&'static str] {
     }
 }
 
-/// Attaches and detaches while stacks grow and move: 1000 times in the long run for the mode that programs are shipped in,
-/// 50 times for each other.
+/// Attaches and detaches while stacks grow and move: in the long run 1000 times for the mode that
+/// programs ship in, 50 times for each other mode.
 fn cycles(version: &str, mode: &str, times: u64) {
-    // Two workers and the two goroutines that answer them; each may be inside of each function, and in those that call
-    // themselves once for each level.
+    // Two workers and the two goroutines that answer them; each may be inside each function, and
+    // once per level in recursive functions.
     let inside = 2 * (CALLS.len() as u64 + 41 + 41 + 11 + 5);
     come_and_go(&format!("go/calls-{version}-{mode}"), CALLS, times, inside);
 }
@@ -152,7 +153,8 @@ fn calls_are_timed_while_the_memory_of_their_goroutine_comes_and_goes() {
     }
 }
 
-/// Go calls C on the thread's stack, and C calls Go on the goroutine's: each half has its own kind of key.
+/// Go calls C on the thread's stack, and C calls Go on the goroutine's: each half has its own key
+/// kind.
 #[test]
 fn counts_are_exact_in_go_and_in_c_that_call_each_other() {
     let _turn = Turn::shared();
@@ -177,7 +179,7 @@ fn counts_are_exact_in_go_from_the_first_instruction_on() {
     report.functions.iter().for_each(|function| only_unwound_is_lost(function, &oracle));
 }
 
-/// A goroutine that waits is inside, whichever thread it will go on in.
+/// A waiting goroutine is inside, on whatever thread it continues.
 #[test]
 fn in_flight_of_go_equals_the_targets_own_figure_at_rest() {
     let _turn = Turn::shared();
@@ -224,8 +226,8 @@ fn kill_9_of_the_agent_leaves_a_go_program_as_it_was() {
     target.stop();
 }
 
-/// The target recovers from it, so it is no end: watching goes on. Exactly the calls of `faults` that are not left by the
-/// fault return.
+/// The target recovers from it, so it is no end, and watching continues. Exactly the calls of
+/// `faults` that the fault does not leave return.
 #[test]
 fn a_fault_that_go_recovers_from_ends_nothing() {
     let _turn = Turn::shared();

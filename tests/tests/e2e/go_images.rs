@@ -1,5 +1,5 @@
-//! What of a Go program can be named, and what is refused: the table that the program carries for itself is enough, however
-//! it was linked and whatever was stripped.
+//! Functions of a Go program that can be named, and refusals: the table that the program carries is
+//! enough, however it was linked or stripped.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use edgelat_tests::machine::{Turn, assert_text_restored};
 use edgelat_tests::session::{binary, run};
 use edgelat_tests::{Session, Target, TempDir, edgelat, target};
 
-/// Of the functions that `edgelat functions` lists.
+/// Functions that `edgelat functions` lists.
 fn listed(path: &Path) -> BTreeSet<String> {
     let outcome = edgelat(&["functions", path.to_str().unwrap(), "--json"]);
     outcome.objects().iter().map(|object| object["name"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Of the Go functions in the symbol table.
+/// Go functions in the symbol table.
 fn symbols(path: &Path) -> BTreeSet<String> {
     let mut command = Command::new("nm");
     command.arg("--defined-only").arg(path);
@@ -24,7 +24,8 @@ fn symbols(path: &Path) -> BTreeSet<String> {
     let name = |line: &str| {
         // Address, type and a name that may have blanks.
         let (kind, name) = line.get(17..)?.split_once(' ')?;
-        // Only Go's names have a package; marks such as `runtime.text` are no functions; assembly has a suffix here.
+        // Only Go's names have a package; marks such as `runtime.text` are no functions; assembly
+        // has a suffix here.
         let marks = ["runtime.text", "runtime.etext", "go:buildid", "go.buildid"];
         (kind.eq_ignore_ascii_case("t") && name.contains('.') && !marks.contains(&name))
             .then(|| name.strip_suffix(".abi0").unwrap_or(name).to_owned())
@@ -32,8 +33,8 @@ fn symbols(path: &Path) -> BTreeSet<String> {
     outcome.stdout.lines().filter_map(name).collect()
 }
 
-/// A function that the compiler put into its callers is told from one that is not there, and the callers are named whatever was
-/// stripped.
+/// A function that the compiler inlined into its callers is distinguished from a missing one, and
+/// the callers are named in any stripped program.
 #[test]
 fn what_was_inlined_is_said_to_be_and_a_typing_error_is_not() {
     let _turn = Turn::shared();
@@ -50,8 +51,8 @@ fn what_was_inlined_is_said_to_be_and_a_typing_error_is_not() {
     }
 }
 
-/// The linker writes a centred dot as a plain one into the symbol table; up to Go 1.20 it leaves the types of generic
-/// functions out of the table that the program keeps.
+/// The linker writes a centered dot as a plain one into the symbol table; up to Go 1.20 it omits
+/// the types of generic functions from the table that the program keeps.
 fn as_both_write_it(name: &str, version: &str) -> String {
     let name = name.replace('·', ".");
     match (version, name.split_once('['), name.rsplit_once(']')) {
@@ -60,7 +61,7 @@ fn as_both_write_it(name: &str, version: &str) -> String {
     }
 }
 
-/// Every function of the unstripped twin is found in the stripped program, however it was linked.
+/// Every function of the unstripped twin is found in the stripped program, with any linker mode.
 fn complete(version: &str) {
     let folder = TempDir::new();
     for (stripped, twin) in [("stripped", "plain"), ("shipped", "whole"), ("", "pie"), ("", "external")] {
@@ -90,7 +91,7 @@ fn strip(program: &Path, folder: &TempDir) -> PathBuf {
     stripped
 }
 
-/// gcc's own (`frame_dummy.1`, `x.cold`, `x.part.0`) have a dot as well.
+/// Names that gcc makes (`frame_dummy.1`, `x.cold`, `x.part.0`) have a dot as well.
 fn of_go(symbol: &str) -> bool {
     let suffixes = [".cold", ".part.", ".isra.", ".constprop.", ".plt"];
     !symbol.starts_with('_') && !suffixes.iter().any(|suffix| symbol.contains(suffix))
@@ -128,7 +129,7 @@ fn watch(target: &Target, arguments: &[&str]) -> edgelat_tests::Outcome {
     outcome
 }
 
-/// It leaves by a jump to the method, which is what can be measured.
+/// It leaves by a jump to the method, which can be measured.
 #[test]
 fn a_promoted_method_is_refused_with_the_name_of_the_method() {
     let _turn = Turn::shared();
@@ -148,7 +149,7 @@ fn uretprobes_are_refused_in_go() {
     }
 }
 
-/// Probes in it would change what it checks when it starts.
+/// Probes in it would change bytes that it checks at its start.
 #[test]
 fn text_that_checks_itself_is_refused_and_the_program_starts() {
     let _turn = Turn::shared();
@@ -165,7 +166,7 @@ fn text_that_checks_itself_is_refused_and_the_program_starts() {
     report.agrees_with(&oracle);
 }
 
-/// A program that unpacks itself has no text in its file that a probe could be set on.
+/// A program that unpacks itself has no text in its file for a probe.
 #[test]
 fn a_packed_program_is_refused() {
     let _turn = Turn::shared();

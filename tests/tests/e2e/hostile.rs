@@ -1,5 +1,5 @@
-//! Targets that do their worst: files that change while they are read or probed, images that are bombs, processes by the
-//! thousand. Each is refused or survived, and what is told stays true.
+//! Malicious targets: files that change while they are read or probed, images that are bombs,
+//! thousands of processes. Each is refused or survived, and all reports stay true.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -43,7 +43,7 @@ fn resident(service: &Service) -> [u64; 2] {
     [service.pid(), service.collector().unwrap()].map(|pid| memory(pid, "VmRSS"))
 }
 
-/// Neither grew by more than `bound` KiB.
+/// Fails if either grew by more than `bound` KiB.
 #[track_caller]
 fn assert_flat(before: [u64; 2], after: [u64; 2], bound: u64) {
     for (before, after) in before.into_iter().zip(after) {
@@ -51,7 +51,7 @@ fn assert_flat(before: [u64; 2], after: [u64; 2], bound: u64) {
     }
 }
 
-/// All lines of a process say no more than the program knows.
+/// Fails if the lines of a process report more than the program's own counts.
 fn not_more_than(lines: &[Told], pid: i32, oracle: &Oracle) -> BTreeMap<String, u64> {
     let mut entries: BTreeMap<String, u64> = BTreeMap::new();
     for told in lines.iter().filter(|told| told.is(pid, "ended")) {
@@ -74,7 +74,7 @@ pub(crate) fn host(place: &Place) -> (PathBuf, PathBuf) {
     (place.program("host", "host"), plugin)
 }
 
-/// Where what is loaded of an image ends in the file.
+/// End in the file of the loaded part of an image.
 fn loaded_bytes(image: &[u8]) -> usize {
     let word =
         |at: usize| usize::try_from(u64::from_le_bytes(image[at..at + 8].try_into().unwrap())).unwrap();
@@ -84,7 +84,7 @@ fn loaded_bytes(image: &[u8]) -> usize {
     headers.filter(|at| image[*at] == 1).map(|at| word(at + 8) + word(at + 32)).max().unwrap()
 }
 
-/// Changes a library that is mapped, in every way that leaves the program itself alone, and puts it right in the end.
+/// Changes a mapped library in every way that spares the program, and restores it at the end.
 fn change_again_and_again(library: &Path, over: &AtomicBool) -> u64 {
     let right = std::fs::read(library).unwrap();
     let loaded = loaded_bytes(&right);
@@ -97,13 +97,13 @@ fn change_again_and_again(library: &Path, over: &AtomicBool) -> u64 {
         random ^= random << 17;
         let at = loaded + (random >> 8) as usize % (right.len() - loaded);
         match random % 4 {
-            // Symbols, strings and section headers that say something else.
+            // Symbols, strings and section headers with other content.
             0 | 1 => file.write_all_at(&random.to_le_bytes(), at as u64).unwrap(),
             2 => file.set_len(at as u64).unwrap(),
             _ => file.write_all_at(&right[loaded..], loaded as u64).unwrap(),
         }
         changes += 1;
-        // Now and then it stands still for so long that it can be read and probed, and is changed under the probes.
+        // Now and then it pauses until it can be read and probed, and changes under the probes.
         let still = if changes % 500 == 0 {
             file.write_all_at(&right[loaded..], loaded as u64).unwrap();
             Duration::from_millis(1500)
@@ -131,7 +131,7 @@ fn a_library_that_is_changed_while_it_is_read_harms_nobody() {
         let writer = scope.spawn(|| change_again_and_again(&plugin, &over));
         let service = place.start();
         for _ in 0..lives {
-            // A new process each time: one that was refused is left alone for a while.
+            // A new process each time: a refused one is left alone for a while.
             let mut target = start(&program, &["--calls", "0"]);
             target.go();
             std::thread::sleep(Duration::from_millis(1000));
@@ -143,7 +143,7 @@ fn a_library_that_is_changed_while_it_is_read_harms_nobody() {
         over.store(true, Ordering::Relaxed);
         (service, writer.join().unwrap())
     });
-    // When the file stands still everything is as ever.
+    // Once the file is stable, everything works as usual.
     let mut target = start(&program, &["--calls", "500"]);
     let pid = target.pid();
     service.wait_for(|told| told.is(pid, "measured") && !told.report().functions.is_empty());
@@ -178,7 +178,7 @@ fn a_library_that_is_written_over_loses_its_probes_and_is_looked_at_again() {
     service.counts(pid);
     let first = target.rest();
     let bytes = std::fs::read(&plugin).unwrap();
-    // As `cp` does it, but for cutting the file off first, which would take the text from under the program.
+    // As `cp` does, but without truncation, which would remove the text from under the program.
     let write = || OpenOptions::new().write(true).open(&plugin).unwrap().write_all_at(&bytes, 0).unwrap();
     write();
     let told = service.ends(pid);
@@ -186,13 +186,13 @@ fn a_library_that_is_written_over_loses_its_probes_and_is_looked_at_again() {
     let [function] = &told.report().functions[..] else { panic!("{told:#?}") };
     assert_eq!(function.entries, first.function("plugin_work").calls);
     assert_eq!(function.exits, first.function("plugin_work").completed);
-    // What stands there now was looked at, and is measured again.
+    // The present content was examined, and is measured again.
     let from = service.count();
     service.wait_after(from, |told| told.is(pid, "measured"));
     target.go();
     service.wait_after(from, |told| told.is(pid, "measured") && told.entries() > 0);
     let second = target.rest();
-    // A file that is written again and again is not.
+    // A file that is written repeatedly is not.
     write();
     let ended = service.wait_after(from, |told| told.is(pid, "ended"));
     let calls = second.function("plugin_work").calls - first.function("plugin_work").calls;
@@ -204,7 +204,7 @@ fn a_library_that_is_written_over_loses_its_probes_and_is_looked_at_again() {
     service.end();
 }
 
-/// The section header of an image that has a name, as its place in the file.
+/// File offset of the section header with a given name.
 fn section(image: &[u8], wanted: &str) -> usize {
     let word = |at: usize| u64::from_le_bytes(image[at..at + 8].try_into().unwrap()) as usize;
     let half = |at: usize| usize::from(u16::from_le_bytes(image[at..at + 2].try_into().unwrap()));
@@ -223,7 +223,7 @@ fn put(image: &mut [u8], at: usize, value: u64) {
     image[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }
 
-/// Symbols that all begin where the first section of text does, with one long name.
+/// Symbols that all begin at the first text section, with one long name.
 fn symbols(image: &mut Vec<u8>, count: u64, name_bytes: usize) {
     let (table, strings) = (section(image, ".symtab"), section(image, ".strtab"));
     let text = section(image, ".text");
@@ -312,7 +312,7 @@ fn images_that_are_bombs_are_refused_or_read_in_bounded_memory() {
         targets.push(measure(name, &exe(&program), &["plugin.so:plugin_work"], ""));
         running.push(start(&program, &["--calls", "300"]));
     }
-    // One that is as it should be, behind all the others.
+    // A regular target, after all the others.
     let (program, _) = host(&place);
     targets.push(measure("good", &exe(&program), &["plugin.so:plugin_work"], ""));
     let mut good = start(&program, &["--calls", "300"]);
@@ -336,12 +336,12 @@ fn images_that_are_bombs_are_refused_or_read_in_bounded_memory() {
         target.go();
         target.end().assert_right();
     }
-    // The caps on one image together (agent/image/src/limits.rs) bound the collector; the guard reads program headers only.
+    // All caps of agent/image/src/limits.rs bound the collector; the guard reads program headers.
     assert!(peaks[0] < 24 << 10 && peaks[1] < 256 << 10, "{peaks:?} KiB");
     service.end();
 }
 
-/// What the child of a storm did is added to its parent's figures at the end.
+/// Functions that children of a storm call; their counts are added to the parent's at the end.
 const STORM: [&str; 2] = ["step", "spawn"];
 
 #[test]
@@ -386,7 +386,7 @@ fn a_storm_of_children_leaves_memory_flat_and_the_account_true() {
     assert_flat(third, last, 1024);
 }
 
-/// Waits until so many children were made; gives the memory then.
+/// Waits until this many children were made; returns the memory at that time.
 fn reaches(target: &mut Target, children: u64, service: &Service) -> [u64; 2] {
     let reached = eventually(patience(), || {
         std::thread::sleep(Duration::from_millis(20));
@@ -396,7 +396,7 @@ fn reaches(target: &mut Target, children: u64, service: &Service) -> [u64; 2] {
     resident(service)
 }
 
-/// No process of that program is left that could have a probe.
+/// No process of that program remains that could have a probe.
 fn assert_text_of_nobody_probed(program: &Path) {
     let runs = || {
         std::fs::read_dir("/proc")
@@ -433,7 +433,7 @@ fn what_was_lost_while_the_guard_stood_still_is_told_and_tried_again() {
     assert_eq!(paused.reason.as_deref(), Some("overrun"));
     target.rest();
     assert_text_restored(pid);
-    // After a pause it is tried again.
+    // After a pause it is retried.
     let from = service.count();
     service.wait_after(from, |told| told.is(pid, "measured"));
     target.go();
@@ -506,7 +506,7 @@ fn a_container_whose_first_process_is_killed_has_ended() {
     let program = place.program("plain", "plain");
     place.configure("", &[measure("it", &exe(&program), &["add", "work"], "")]);
     let service = place.start();
-    // The first process of the namespace is a shell, and the target its child. A shell gives its background no input.
+    // A shell is the namespace's first process, the target its child with no background input.
     let mut command = Command::new("unshare");
     command.args([
         "--fork",

@@ -1,5 +1,5 @@
-//! Functions are found wherever their symbols are: libraries, debug files, MiniDebugInfo, the dynamic
-//! segment alone.
+//! Functions are found in all places with symbols: libraries, debug files, MiniDebugInfo, the
+//! dynamic segment alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::counts::exact;
 /// The build-id of `plain-stripped`, as the Makefile of the targets sets it: "stripped", and a one.
 const STRIPPED: &str = "737472697070656400000001";
 
-/// Puts the debug file of `plain-stripped` where a directory of debug files has it.
+/// Puts the debug file of `plain-stripped` at its place in a directory of debug files.
 fn debug_file(directory: &Path) -> PathBuf {
     let folder = directory.join(".build-id").join(&STRIPPED[..2]);
     fs::create_dir_all(&folder).unwrap();
@@ -42,8 +42,8 @@ fn a_library_that_comes_and_goes_is_counted_each_time() {
     exact("host", &["--calls", "500", "--reopen", "50"], &["plugin.so:plugin_work"]);
 }
 
-/// Where a program knows its function by the address alone, a library that comes to another address is
-/// learnt anew, and what was hit meanwhile is told: each hit stands in exactly one figure.
+/// If a program knows its function by the address alone, a library at another address is learned
+/// again, and hits in between are reported: each hit is in exactly one figure.
 fn comes_and_goes(route: &str) {
     let _turn = Turn::shared();
     let mut target = Target::start("host", &["--calls", "1000", "--reopen", "250"]);
@@ -54,8 +54,8 @@ fn comes_and_goes(route: &str) {
     let (function, truth) = (report.function("plugin_work"), oracle.function("plugin_work"));
     let hits = function.entries + function.exits + function.unmatched_exits + report.unattributed_hits;
     assert_eq!(hits, truth.calls + truth.completed, "{report:#?}");
-    // The first quarter of the calls is at the address that was known; how much of the others is known depends on
-    // how soon the agent gets to run.
+    // The first quarter of the calls is at the known address; the share of the others depends on
+    // how soon the agent runs.
     assert!(function.exits > truth.calls / 4, "the new address is learnt: {report:#?}");
 }
 
@@ -138,7 +138,8 @@ fn the_usual_place_of_debug_files_is_looked_at() {
     exact("plain-stripped", &["--calls", "300"], &["add", "work"]);
 }
 
-/// A copy of `plain-linked` in a folder, and the path of its debug file if that stands at `place` below the folder.
+/// A copy of `plain-linked` in a folder, and the path of its debug file if it is at `place` below
+/// the folder.
 fn linked(folder: &Path, place: &str) -> (PathBuf, PathBuf) {
     let program = folder.join("plain-linked");
     fs::copy(target("plain-linked"), &program).unwrap();
@@ -169,8 +170,8 @@ fn a_stripped_program_is_read_through_the_link_to_its_debug_file() {
     }
 }
 
-/// One byte more, and it is another file: said with its name, in the list and where a function is wanted. A pipe in its place
-/// holds nobody up.
+/// With one byte more it is another file: its name is reported, in the list and for a requested
+/// function. A pipe in its place blocks nothing.
 #[test]
 fn a_debug_file_that_is_not_the_linked_one_is_left_out_by_name() {
     let _turn = Turn::shared();
@@ -213,7 +214,7 @@ fn a_program_without_any_symbols_says_what_is_missing() {
     edgelat(&["watch", "-p", &pid, "add"]).refused(6, &["add"]);
 }
 
-/// Without a name, a debug file or a pack there are still the ranges of the unwind tables.
+/// Without a name, a debug file or a pack, the ranges of the unwind tables remain.
 #[test]
 fn a_function_without_a_name_is_measured_by_its_address() {
     let _turn = Turn::shared();
@@ -242,7 +243,7 @@ fn a_function_without_a_name_is_measured_by_its_address() {
     assert_eq!((function.entries, function.exits), (truth.calls, truth.completed), "{function:#?}");
 }
 
-/// The address form, with the build-id that it holds for.
+/// The address form, with the build-id that it applies to.
 #[test]
 fn an_address_with_its_build_id_is_as_good_as_a_name() {
     let _turn = Turn::shared();
@@ -262,7 +263,7 @@ fn an_address_with_its_build_id_is_as_good_as_a_name() {
 
     let mut target = Target::start("plain-stripped", &["--calls", "300"]);
     let pid = target.pid().to_string();
-    // Another image's build-id: refused. None at all: refused.
+    // Another image's build-id is refused, and so is a missing one.
     let wrong = format!("+{start:#x}@00112233445566778899");
     let outcome = edgelat(&["watch", "-p", &pid, "--duration", "1", &wrong]);
     assert!(matches!(outcome.status.code(), Some(2 | 6)), "{outcome:#?}");
@@ -273,7 +274,7 @@ fn an_address_with_its_build_id_is_as_good_as_a_name() {
 
     let outcome = edgelat(&["watch", "-p", &pid, "--duration", "0.1", &format!("+{start:#x}@{STRIPPED}")]);
     if outcome.status.code() == Some(6) {
-        // Without symbols the end of the function is unknown: it may be refused, in words.
+        // Without symbols the end of the function is unknown: a refusal must say so.
         assert!(outcome.stderr.contains("end") || outcome.stderr.contains("size"), "{outcome:#?}");
         return;
     }

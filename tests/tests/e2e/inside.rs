@@ -1,13 +1,13 @@
-//! What probes take inside of the calls of functions that call others which are measured too.
+//! Time of probes inside calls of functions whose callees are measured too.
 
 use edgelat_tests::machine::Turn;
 use edgelat_tests::{Function, Report, Session, Target, need_root};
 
 use crate::go::CALLS;
 
-/// Turns of the target: long enough that prices are measured again while it runs.
+/// Turns of the target: enough for a second measurement of the prices while it runs.
 const TURNS: &str = "8000";
-/// Attempts, since a trap takes now more and now less: what is wrong is wrong in each.
+/// Attempts, since the cost of a trap varies: an error shows in each attempt.
 const ATTEMPTS: usize = 4;
 
 fn measured(options: &[&str], functions: &[&str]) -> Report {
@@ -20,7 +20,7 @@ fn measured(options: &[&str], functions: &[&str]) -> Report {
     report
 }
 
-/// Nanoseconds that probes took inside of a call.
+/// Nanoseconds of probes inside a call.
 #[track_caller]
 fn inside(function: &Function) -> f64 {
     let inside = function.probes_inside_ns.unwrap_or_else(|| panic!("not known: {function:#?}"));
@@ -31,26 +31,27 @@ fn median(report: &Report, name: &str) -> f64 {
     report.function(name).quantiles.as_ref().unwrap().p50 as f64
 }
 
-/// Calls of which that is not known.
+/// Calls for which that time is unknown.
 fn unknown(report: &Report, name: &str) -> u64 {
     let functions = report.value["functions"].as_array().unwrap();
     let function = functions.iter().find(|function| function["name"] == name).unwrap();
     function["probes_inside_unknown"].as_u64().unwrap()
 }
 
-/// How much of what a call takes longer with the others than alone is known to be ours.
+/// Share of the additional time of a call, with the others probed, that is attributed to probes.
 fn explained(options: &[&str]) -> f64 {
     let alone = median(&measured(options, &["top"]), "top");
     let together = measured(options, &["top", "middle", "leaf"]);
     let (top, middle) = (inside(together.function("top")), inside(together.function("middle")));
     assert_eq!(inside(together.function("leaf")), 0.0, "nothing is inside of it");
-    // Seventeen leaves and two of the others inside of one, eight leaves of the other, whose probes have prices of their own.
+    // One call holds seventeen leaves and two of the others; each of the others holds eight leaves.
+    // Their probes have their own prices.
     let (leaf, others) = (middle / 8.0, (top - middle * 17.0 / 8.0) / 2.0);
     assert!((0.02..1.5).contains(&(others / leaf)), "{options:?}: {others} and {leaf} of {top} and {middle}");
     let mean = together.function("top").sum_ns as f64 / together.function("top").count as f64;
     match together.function("top").mean_without_probes_ns {
         Some(without) => assert!((without as f64 + top - mean).abs() < 2.0, "{together:#?}"),
-        // Prices that are a little too high leave too little to tell.
+        // Prices that are slightly too high leave too little to attribute.
         None => assert!(top > (mean - 2.0) * 8.0 / 9.0, "{together:#?}"),
     }
     top / (median(&together, "top") - alone)
@@ -94,12 +95,12 @@ fn a_function_that_calls_itself_pays_for_its_own_probes() {
     target.end();
     let report = session.end();
     let deep = report.function("deep");
-    // Half of the calls have more of the others inside than half of them.
+    // Half of the calls contain more of the others than the other half.
     let ratio = inside(deep) / median(&report, "deep");
     assert!((0.5..1.5).contains(&ratio), "{ratio} of {deep:#?}");
 }
 
-/// It waits meanwhile for one that other goroutines run, perhaps on the same thread.
+/// It waits meanwhile for another goroutine, perhaps on the same thread.
 #[test]
 fn what_other_goroutines_call_is_not_inside_and_what_goes_on_elsewhere_is() {
     let _turn = Turn::shared();
@@ -116,7 +117,7 @@ fn what_other_goroutines_call_is_not_inside_and_what_goes_on_elsewhere_is() {
     }
 }
 
-/// There is room for some threads only: a wrong figure would be worse than none.
+/// There is room for some threads only: a missing figure is better than a wrong one.
 #[test]
 fn where_two_threads_share_a_place_it_is_not_known_of_the_calls_that_both_were_in() {
     let _turn = Turn::shared();

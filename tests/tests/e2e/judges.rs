@@ -1,5 +1,5 @@
-//! The judges first: every target is right about itself without any probe, and the checks of these tests
-//! notice what they are there for.
+//! Tests of the judges: without any probe, every target is right about itself, and the checks of
+//! these tests detect the errors they are meant for.
 
 use std::panic::catch_unwind;
 
@@ -59,7 +59,7 @@ fn every_target_is_right_about_itself() {
     }
 }
 
-/// One changed byte of text is seen, and gone again when it is.
+/// One changed byte of text is detected, and no longer once it is restored.
 #[test]
 fn a_changed_byte_of_text_is_noticed() {
     let _turn = Turn::shared();
@@ -68,7 +68,7 @@ fn a_changed_byte_of_text_is_noticed() {
     assert!(changed_text(target.pid()).is_empty());
     ptrace::attach(pid).unwrap();
     waitpid(pid, None).unwrap();
-    // Linked to a fixed address: the first page of text stands there.
+    // Linked to a fixed address, where the first page of text is.
     let address = 0x401000 as ptrace::AddressType;
     let word = ptrace::read(pid, address).unwrap();
     ptrace::write(pid, address, word ^ 0xff).unwrap();

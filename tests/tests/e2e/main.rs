@@ -1,7 +1,7 @@
-//! End-to-end tests: real programs, real probes. Each is named after the promise it keeps.
+//! End-to-end tests: real programs, real probes. Each is named after the property that it tests.
 //!
-//! They need root. `EDGELAT_BIN` names the binary under test; `EDGELAT_SOAK=1` runs the same tests with
-//! the counts of `tests/soak`.
+//! They need root. `EDGELAT_BIN` names the binary under test; `EDGELAT_SOAK=1` runs the same tests
+//! with the counts of `tests/soak`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

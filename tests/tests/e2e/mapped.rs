@@ -1,5 +1,5 @@
-//! A process that maps a great many files holds up nobody, itself included; and what it maps later under a name that is
-//! measured already is measured too, or said not to be.
+//! A process that maps a great many files delays nothing, itself included; later mappings with the
+//! name of a measured file are measured too, or reported as not measured.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use nix::sys::signal::Signal;
 use crate::hostile::host;
 use crate::service::{exe, start};
 
-/// Far above what anything here takes, and far below what took as long as the square of the files.
+/// Far above any duration here, and far below a time quadratic in the files.
 const SOON: Duration = Duration::from_secs(30);
 
-/// A process with as many files in it, seen to have them.
+/// A process with this many mapped files, confirmed.
 fn crowd(program: &Path) -> Target {
     let mut target = start(program, &["--calls", "0", "--files", "20000"]);
     target.go();
@@ -34,7 +34,7 @@ fn a_function_is_found_among_twenty_thousand_files() {
     assert!(begun.elapsed() < SOON, "{:?} to be armed", begun.elapsed());
     session.wait_for(|report| report.function("add").exits > 10 && report.functions.len() > 1);
     session.interrupt();
-    // A name in the wrong image, a pattern for all of them, and one for none.
+    // A name in the wrong image, a pattern for all, and a pattern without a match.
     let pid = target.pid().to_string();
     for (function, words) in
         [("no_such", "no_such"), ("*mapped-*.so:x", "20000"), ("absent.so:x", "never mapped the library")]
@@ -77,7 +77,7 @@ fn other_targets_go_on_beside_a_process_with_twenty_thousand_files() {
     other.stop();
 }
 
-/// A program, and beside its plug-in another one of the same name.
+/// A program with its plug-in and, beside it, another plug-in of the same name.
 fn with_two_plugins(place: &Place) -> (PathBuf, PathBuf) {
     let (program, first) = host(place);
     let second = place.path().join("second");
@@ -86,7 +86,7 @@ fn with_two_plugins(place: &Place) -> (PathBuf, PathBuf) {
     (program, second.join("plugin.so"))
 }
 
-/// As a program has them that takes a new version of a plug-in while the old one is in use.
+/// As in a program that loads a new version of a plug-in while the old one is in use.
 #[test]
 fn a_second_library_of_the_same_name_is_covered_by_a_service_when_it_comes() {
     let _turn = Turn::shared();
@@ -120,7 +120,7 @@ fn a_second_library_of_the_same_name_is_covered_by_a_service_when_it_comes() {
     }
 }
 
-/// Its guard has given away by then what a further plan would need.
+/// By then its guard has given up the rights that a further plan would need.
 #[test]
 fn a_second_library_of_the_same_name_is_named_by_watch_when_it_comes() {
     let _turn = Turn::shared();

@@ -1,4 +1,4 @@
-//! A target's memory decides what may be probed: its limit, and what stands in it.
+//! A target's memory determines what may be probed: its limit, and its contents.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -17,7 +17,8 @@ use crate::service::{exe, start};
 const TARGET: i32 = 5;
 const FUNCTION: i32 = 6;
 
-/// A control group with a limit for memory, and one below it that the process is in. Both go with the value.
+/// A control group with a memory limit, and a group below it with the process. Both end with the
+/// value.
 struct Limited {
     folder: PathBuf,
     limit: &'static str,
@@ -25,7 +26,7 @@ struct Limited {
 }
 
 impl Limited {
-    /// `None` where this machine lets nobody limit memory.
+    /// `None` if memory cannot be limited on this machine.
     fn new(name: &str) -> Option<Self> {
         let name = format!("edgelat-test-{}-{name}", std::process::id());
         let v1 = Path::new("/sys/fs/cgroup/memory");
@@ -54,7 +55,7 @@ impl Limited {
         Target::start_command(command)
     }
 
-    /// A target in it that has done some work already.
+    /// Starts a target in it that has already done some work.
     fn start(&self, name: &str) -> Target {
         let mut started = self.start_program(&target(name));
         started.go();
@@ -62,13 +63,13 @@ impl Limited {
         started
     }
 
-    /// Leaves so much room above what is used now.
+    /// Sets the limit to this many bytes above the present use.
     fn leave(&self, bytes: u64) {
         let used = || {
             let used = fs::read_to_string(self.folder.join(self.used)).unwrap();
             used.trim().parse::<u64>().unwrap()
         };
-        // The kernel charges in advance, and gives that back when a limit is set.
+        // The kernel charges in advance, and returns that when a limit is set.
         for _ in 0..3 {
             fs::write(self.folder.join(self.limit), (used() + bytes).to_string()).unwrap();
         }
@@ -85,7 +86,7 @@ impl Drop for Limited {
     }
 }
 
-/// Names and reasons of what a report says is not measured.
+/// Names and reasons that a report gives for unmeasured functions.
 fn refusals(report: &Report) -> Vec<(String, String)> {
     let text = |refused: &Value, field: &str| refused[field].as_str().unwrap().to_owned();
     let refused = report.value["refused"].as_array().unwrap();
@@ -98,7 +99,8 @@ fn functions_that_the_memory_limit_has_no_room_for_are_left_out() {
     let Some(group) = Limited::new("few") else { return };
     let target = group.start("sparse");
     let pid = target.pid().to_string();
-    // The kernel charges a quarter of a MiB in advance for each CPU, and gives it back when it likes: that is room or not.
+    // The kernel charges a quarter of a MiB in advance per CPU, and returns it at any time, which
+    // makes room or not.
     let report = (0..10).find_map(|_| {
         group.leave(290 << 10);
         let options = ["--max-map-bytes", "64M", "--duration", "0.5"];
@@ -111,7 +113,7 @@ fn functions_that_the_memory_limit_has_no_room_for_are_left_out() {
     assert!(!report.functions.is_empty() && !left_out.is_empty(), "{report:#?}");
     assert_eq!(report.functions.len() + left_out.len(), 100);
     assert!(left_out.iter().all(|(_, reason)| reason == "no-headroom"), "{left_out:#?}");
-    // The first of those that were named.
+    // The first of the named functions.
     assert!(report.functions.iter().all(|function| left_out.iter().all(|(name, _)| *name > function.name)));
     target.stop().assert_right();
 }
@@ -126,7 +128,7 @@ fn a_target_at_its_memory_limit_is_refused_and_lives() {
         group.leave(100 << 10);
         edgelat(&["watch", "-p", &pid, "--max-map-bytes", "64M", "--duration", "0.1", "page_*"])
     };
-    // The kernel may give back what it has charged in advance, which is room as well.
+    // The kernel may return advance charges, which makes room as well.
     let mut outcome = watched();
     for _ in 0..9 {
         if outcome.status.success() {
@@ -162,7 +164,7 @@ fn a_build_that_is_killed_again_and_again_under_probes_is_left_alone() {
     target.kill();
 }
 
-/// The kernel itself kills it. What is known of that is not lost with the service.
+/// The kernel itself kills it. The knowledge about it survives the service.
 #[test]
 fn a_build_that_ran_out_of_memory_under_probes_is_left_alone_by_the_next_service_too() {
     let _turn = Turn::shared();
@@ -192,7 +194,7 @@ fn a_build_that_ran_out_of_memory_under_probes_is_left_alone_by_the_next_service
     };
     let number = |field: &str| held[field].as_u64().unwrap();
     assert_eq!((number("signal"), number("expires") - number("time")), (Signal::SIGKILL as u64, 300));
-    // Whoever has raised the limit says so.
+    // The operator who has raised the limit confirms it.
     assert!(place.edgelat(&["quarantine", "clear"]).status.success());
     service.says(&format!("measuring process {}", target.pid()));
     service.end();
@@ -219,9 +221,9 @@ fn code_that_was_changed_in_memory_is_refused_by_name_and_goes_on() {
     }
     let checked = edgelat(&["check", "-p", &pid]);
     assert!(checked.stdout.contains("code") && checked.stdout.contains("mapped writable"), "{checked:#?}");
-    // Beside them others are measured.
+    // The others are measured beside them.
     let names = ["untouched", "jumps", "nudged", "trapped", "writable", "moved", "after"];
-    // It handles traps of its own all the time.
+    // It handles its own traps all the time.
     let session = Session::with(&target, &["--duration", "1", "--on-signal", "fatal"], &names);
     let report = session.end();
     let measured: Vec<_> = report.functions.iter().map(|function| function.name.as_str()).collect();

@@ -1,4 +1,4 @@
-//! `edgelat metrics`, and a Prometheus of Debian that scrapes it: what it computes of our histograms is what we say.
+//! `edgelat metrics`, and a Prometheus of Debian that scrapes it: both compute the same figures.
 
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::servers::{Server, debian_prometheus, get, project, tool_chain};
 use crate::service::{exe, start};
 
-/// `edgelat metrics` on a port that the kernel chooses, as a user without any right.
+/// `edgelat metrics` on a port that the kernel chooses, as a user without rights.
 fn metrics_of(place: &Place) -> Server {
     let mut command = Command::new(place.copy());
     command
@@ -35,7 +35,7 @@ fn prometheus(version: &str, folder: &Path, of: u16) -> Server {
     let job = |name: &str, more: &str| {
         format!("- job_name: {name}\n  static_configs: [{{targets: ['127.0.0.1:{of}']}}]\n{more}")
     };
-    // What keeps the classic buckets of a native histogram was called otherwise before 3.0.
+    // The option for the classic buckets of a native histogram had another name before 3.0.
     let both = if version.starts_with('2') { "scrape" } else { "always_scrape" };
     let config = [
         "global: {scrape_interval: 1s}\nscrape_configs:\n".to_owned(),
@@ -57,7 +57,7 @@ fn text_of(port: u16) -> String {
     String::from_utf8(body).unwrap()
 }
 
-/// `promtool` with something to read; its output and whether it is content.
+/// `promtool` with an input; returns its output and true if it succeeds.
 fn promtool(version: &str, arguments: &[&str], folder: &Path, input: &str) -> (bool, String) {
     let mut child = Command::new(tool_chain("prometheus", version).join("usr/bin/promtool"))
         .args(arguments)
@@ -73,7 +73,7 @@ fn promtool(version: &str, arguments: &[&str], folder: &Path, input: &str) -> (b
     (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }
 
-/// The quantiles of Prometheus, of all three formats, beside ours.
+/// Compares Prometheus's quantiles of all three formats with edgelat's.
 fn quantiles_agree(prometheus: &Server, function: &Function) {
     let labels = format!("target=\"it\",function=\"{}\"", function.name);
     let name = "edgelat_function_duration_seconds";
@@ -88,7 +88,7 @@ fn quantiles_agree(prometheus: &Server, function: &Function) {
         );
         let sum = prometheus.number(&format!("{name}_sum{labels}")).unwrap();
         assert!((sum * 1e9 / function.sum_ns as f64 - 1.0).abs() < 1e-9, "{sum}");
-        // All buckets that are counted add up in the classic ones.
+        // The classic buckets add up to all counts.
         let last = prometheus.number(&format!("{name}_bucket{}", labels.replace('}', ",le=\"+Inf\"}")));
         assert_eq!(last, count);
     }
@@ -102,7 +102,7 @@ fn quantiles_agree(prometheus: &Server, function: &Function) {
         for job in ["text", "openmetrics", "protobuf"] {
             let classic = format!("{name}_bucket{{job=\"{job}\",{labels}}}");
             let found = prometheus.number(&format!("histogram_quantile({q}, {classic})")).unwrap() * 1e9;
-            // Their buckets are octaves: eight of ours.
+            // Prometheus's buckets are octaves: eight of edgelat's.
             let octave = |ns: f64| bucket_of_ns(ns).div_euclid(8);
             let off = (octave(found) - octave(ours as f64)).abs();
             assert!(
@@ -115,7 +115,7 @@ fn quantiles_agree(prometheus: &Server, function: &Function) {
     }
 }
 
-/// Everything that a panel of the dashboard asks for, with what Grafana would put in.
+/// All queries of the dashboard's panels, with the values that Grafana inserts.
 pub fn dashboard_queries() -> Vec<(String, String)> {
     let text = std::fs::read_to_string(project().join("docs/prometheus/dashboard.json")).unwrap();
     let dashboard: Value = serde_json::from_str(&text).unwrap();
@@ -210,7 +210,7 @@ fn metrics_go_on_over_the_processes_of_a_target_and_say_when_the_service_does_no
         assert!(eventually(patience(), counted), "round {round}: {calls} calls, {}", text_of(metrics.port));
     }
     assert_eq!(sample("edgelat_up"), Some(1.0));
-    // Files for readers without rights, and none for writers.
+    // Files for unprivileged readers, and none for writers.
     let mode = |name: &str| place.path().join(name).metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!([mode("run"), mode("run/live")], [0o755, 0o644]);
 

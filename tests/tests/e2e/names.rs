@@ -1,4 +1,4 @@
-//! A function is found by the name that its source has, and two functions of one name are told apart.
+//! A function is found by its name in the source, and two functions of one name are distinguished.
 
 use edgelat_tests::machine::Turn;
 use edgelat_tests::{Session, Target, TempDir, edgelat, target};
@@ -71,14 +71,14 @@ fn a_version_that_is_not_there_is_answered_with_those_that_are() {
     }
 }
 
-/// Assembly often states neither; what it does state is believed, and nothing that might be data is probed.
+/// Assembly often states neither; stated facts are believed, and possible data is never probed.
 #[test]
 fn functions_without_a_type_or_a_size_are_found_and_counted() {
     let _turn = Turn::shared();
     let names = ["untyped_bare", "untyped_local", "untyped_sizeless"];
     let (report, _) = exact("untyped", &["--calls", "500", "--threads", "2"], &names);
     assert!(report.functions.iter().all(|function| function.in_flight == 0), "{report:#?}");
-    // The glob takes the table for nothing that could be probed.
+    // The glob does not take the table for probeable code.
     let (report, _) = exact("untyped", &["--calls", "500"], &["untyped_[blst]*"]);
     assert_eq!(report.functions.len(), 3, "{report:#?}");
 }
@@ -91,11 +91,11 @@ fn a_function_whose_end_is_not_told_is_refused_with_what_to_do() {
         assert_eq!(found[0]["reason"], "unknown-end", "{found:#?}");
         assert!(found[0]["reason_text"].as_str().unwrap().contains(".size"), "{found:#?}");
     }
-    // A place inside of a function is none.
+    // An address inside a function is no function.
     edgelat(&["functions", program.to_str().unwrap(), "even"]).refused(6, &["even"]);
 }
 
-/// The calls of the copies are in no figure, so that there are copies must be said.
+/// No figure includes the calls of inlined copies, so their existence must be reported.
 #[test]
 fn copies_within_other_functions_are_said_with_their_number() {
     let _turn = Turn::shared();

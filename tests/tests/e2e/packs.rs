@@ -1,4 +1,5 @@
-//! Packs: functions of a stripped program are measured by what was written down where its symbols are.
+//! Packs: functions of a stripped program are measured with data recorded on a machine with its
+//! symbols.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,7 +44,8 @@ fn a_pack_made_of_a_debug_file_measures_the_stripped_program() {
     exact("plain-stripped", &["--calls", "300"], &["add", "work", "descend", "--pack", text(&pack)]);
 }
 
-/// The sites were found where all symbols are: cold parts, jump tables and tail calls are in the pack.
+/// The sites were found on the machine with all symbols: cold parts, jump tables and tail calls are
+/// in the pack.
 #[test]
 fn every_shape_is_counted_in_a_stripped_program_as_in_the_unstripped_one() {
     let functions = ["compiled_*", "returns_from_cold", "jump_table", "tail_or_return", "starts_with_*"];
@@ -51,13 +53,13 @@ fn every_shape_is_counted_in_a_stripped_program_as_in_the_unstripped_one() {
     stripped_shapes(&[&functions[..], &behind].concat(), &[], 12 + behind.len());
 }
 
-/// The pack's entry is where the stack pointer has moved, and a return probe must not stand there.
+/// The pack's entry has a moved stack pointer, and a return probe must not stand there.
 #[test]
 fn a_return_probe_of_a_pack_stands_where_the_return_address_is() {
     stripped_shapes(&["lowers_the_stack_first", "starts_with_push"], &["--returns", "uretprobe"], 2);
 }
 
-/// `least` functions are among those of the patterns.
+/// At least `least` functions match the patterns.
 fn stripped_shapes(functions: &[&str], options: &[&str], least: usize) {
     let _turn = Turn::shared();
     let folder = TempDir::new();
@@ -86,7 +88,7 @@ fn a_pack_of_another_build_is_said_to_be_that() {
     watched.refused(6, &["work", "the pack is for build", "this is build"]);
 }
 
-/// The same build-id does not make it the same code: somebody may have patched the file.
+/// The same build-id does not prove the same code: the file may have been patched.
 #[test]
 fn a_pack_is_not_used_on_code_that_was_changed() {
     let _turn = Turn::shared();
@@ -94,7 +96,7 @@ fn a_pack_is_not_used_on_code_that_was_changed() {
     let (pack, stripped) = packed(&folder, "plain", &["work"]);
     let show = edgelat(&["pack", "show", "--json", text(&pack)]).objects();
     let start = show[0]["start"].as_u64().unwrap();
-    // The segments of these targets stand in the file where they stand in memory, up to that of the data.
+    // The segments of these targets have equal file and memory offsets, up to the data segment.
     let mut bytes = fs::read(&stripped).unwrap();
     bytes[usize::try_from(start).unwrap() + 1] ^= 0x10;
     fs::write(&stripped, bytes).unwrap();

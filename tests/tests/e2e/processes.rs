@@ -5,7 +5,7 @@ use std::process::Command;
 use edgelat_tests::machine::{Turn, assert_text_probed, assert_text_restored, changed_text};
 use edgelat_tests::{Session, Target, TempDir, target};
 
-/// A shell in its own mount namespace that ends up as the program. `$0` is the directory.
+/// A shell in its own mount namespace that executes the program in the end. `$0` is the directory.
 fn in_namespace(folder: &TempDir, script: &str) -> Command {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-ec", script]).arg(folder.path());
@@ -37,7 +37,7 @@ fn a_command_is_found_through_the_path_and_keeps_its_arguments() {
     assert_eq!(report.function("add").entries, 3 * 123);
 }
 
-/// One library is linked, the other is opened by the program: both are covered before they are called.
+/// One library is linked, the program opens the other: both are covered before their first call.
 #[test]
 fn libraries_of_a_command_are_counted_from_their_first_call() {
     let _turn = Turn::shared();
@@ -49,7 +49,7 @@ fn libraries_of_a_command_are_counted_from_their_first_call() {
     report.agrees_with(&oracle);
 }
 
-/// A library that is not there yet is waited for, and counted from its coverage on.
+/// A missing library is awaited, and counted from its coverage on.
 #[test]
 fn a_library_opened_later_is_covered_when_it_comes() {
     let _turn = Turn::shared();
@@ -70,8 +70,8 @@ fn a_library_opened_later_is_covered_when_it_comes() {
     assert!(plugin.unmatched_exits <= 1, "{plugin:#?}");
 }
 
-/// Ctrl-C at a terminal reaches the command too; from elsewhere only edgelat is asked to end, and then
-/// the command that it started must not run on unseen.
+/// Ctrl-C at a terminal reaches the command too. A signal from elsewhere ends only edgelat, and the
+/// command that it started must not continue unseen.
 #[test]
 fn ending_the_watch_of_a_command_says_what_it_counted() {
     let _turn = Turn::shared();
@@ -98,7 +98,8 @@ fn forked_children(route: &str) {
     let session = Session::with(&target, &["--interval", "0.1", "--route", route], &["step", "forking"]);
     target.go();
     let children: Vec<_> = (0..3).map(|_| target.wait_for("child").pid).collect();
-    // They wait at a gate: once edgelat says that it covers them, everything they do must be counted.
+    // They wait at a gate: once edgelat reports that it covers them, all their calls must be
+    // counted.
     session.wait_for(|report| children.iter().all(|child| report.processes.contains(child)));
     target.rest();
     target.go();
@@ -110,8 +111,8 @@ fn forked_children(route: &str) {
     let calls = oracle.function("step").calls + ends.iter().map(|o| o.function("step").calls).sum::<u64>();
     assert_eq!(calls, 1000 + 3 * 700);
     assert_eq!((step.entries, step.exits), (calls, calls), "{step:#?}");
-    // The child that was forked inside of `forking` returns from a call that it never made. Its return
-    // came before or after it was covered.
+    // The child that was forked inside `forking` returns from a call that it never made, before or
+    // after its coverage.
     let forking = report.function("forking");
     assert_eq!((forking.entries, forking.exits), (1, 1), "{forking:#?}");
     assert!(forking.unmatched_exits <= 1, "{forking:#?}");
@@ -132,7 +133,7 @@ fn forked_children_are_followed_by_single_events() {
     forked_children("single");
 }
 
-/// A server is named by its first process, which has had its workers, and theirs, for long.
+/// A server is named by its first process, whose workers, and theirs, have run for long.
 fn children_that_are_there(route: &str) {
     let _turn = Turn::shared();
     let mut target = Target::start(
@@ -169,8 +170,8 @@ fn children_that_are_there_are_covered_by_single_events() {
     children_that_are_there("single");
 }
 
-/// A child that shares the address space of its parent, as every posix_spawn makes one, shares its probes:
-/// nothing may be counted twice.
+/// A child that shares its parent's address space, as after every posix_spawn, shares its probes:
+/// no call may be counted twice.
 fn children_in_the_same_memory(route: &str) {
     let _turn = Turn::shared();
     let mut target = Target::start("spawns", &["--calls", "400", "--threads", "2"]);
@@ -218,14 +219,15 @@ fn children_that_go_on_at_once_are_counted_from_their_coverage_on() {
     let children: u64 = ends.iter().map(|o| o.function("step").calls).sum();
     assert!(step.entries >= parent && step.entries <= parent + children, "{step:#?}");
     assert!(step.entries > parent, "children of {children} calls were never covered: {step:#?}");
-    // What is not counted of them is told by its time.
+    // The time of their uncounted part is reported.
     let late = report.value["children_uncovered_ns"].as_u64().unwrap();
     let lives = oracle.function("lives").sum_ns;
     assert!(late > 0 && late < lives, "{late} ns of {lives}");
     println!("figure: 2 children that lived {lives} ns were covered after {late} ns together");
 }
 
-/// Many that live shortly: each is covered, or gone before; nothing piles up and nothing is counted wrong.
+/// Many short-lived children: each is covered, or gone before; nothing accumulates and no count is
+/// wrong.
 #[test]
 fn a_crowd_of_short_lived_children_is_followed() {
     let _turn = Turn::shared();
@@ -275,7 +277,7 @@ fn the_text_of_children_is_restored_too() {
 fn a_target_in_another_mount_namespace_is_found_where_it_sees_itself() {
     let _turn = Turn::shared();
     let folder = TempDir::new();
-    // The same path means another program here.
+    // The same path names another program here.
     folder.copy(&target("many"), "program");
     let script = format!(
         "mount -t tmpfs none \"$0\"; cp {} \"$0/program\"; exec \"$0/program\" --calls 300",
@@ -306,7 +308,7 @@ fn a_target_in_a_chroot_is_found_with_its_libraries() {
     report.agrees_with(&oracle);
 }
 
-/// As in a container: the target takes itself for process 1.
+/// As in a container: the target sees itself as process 1.
 #[test]
 fn a_target_in_a_pid_namespace_of_its_own_is_measured() {
     let _turn = Turn::shared();
@@ -326,8 +328,8 @@ fn a_target_in_a_pid_namespace_of_its_own_is_measured() {
     session.end().agrees_with(&oracle);
 }
 
-/// The kernel tells processes by other numbers than an agent in a PID namespace sees: it is right even so,
-/// or says that it cannot be.
+/// The kernel uses other process numbers than an agent in a PID namespace sees: it is right even
+/// so, or says that it cannot be.
 #[test]
 fn an_agent_in_a_pid_namespace_of_its_own_is_right_or_refuses() {
     let _turn = Turn::shared();
@@ -342,7 +344,7 @@ fn an_agent_in_a_pid_namespace_of_its_own_is_right_or_refuses() {
     }
     let reports: Vec<_> = outcome.stdout.lines().filter_map(edgelat_tests::Report::parse).collect();
     let work = reports.last().unwrap().function("work");
-    // It still runs: nothing has ended inside of it.
+    // It still runs: no call has ended inside.
     assert_eq!(work.lost("ended_inside"), 0, "{work:#?}");
     assert!(work.exits > 0, "{work:#?}");
 }
@@ -368,8 +370,8 @@ fn a_target_whose_file_was_deleted_is_still_measured_or_refused_in_words() {
     }
 }
 
-/// The kernel finds the address space of perf's events through the main thread. Whoever measures so must not show the
-/// calls of the other threads as calls that were not made.
+/// The kernel finds the address space of perf's events through the main thread. This route must not
+/// report the other threads' calls as not made.
 fn main_thread_ends(route: &str) {
     let _turn = Turn::shared();
     let mut target = Target::start("headless", &["--calls", "0"]);
@@ -395,7 +397,8 @@ fn the_end_of_the_main_thread_is_told_by_single_events() {
     main_thread_ends("single");
 }
 
-/// uprobe_multi does not need that thread once it is attached; a process without one cannot be opened any more.
+/// uprobe_multi does not need that thread once it is attached; a process without it can no longer
+/// be opened.
 #[test]
 fn a_process_is_measured_on_after_its_main_thread() {
     let _turn = Turn::shared();

@@ -1,6 +1,6 @@
-//! Programs and libraries that nobody wrote for these tests: every function of libc that can be probed, in
-//! programs of the distribution. Their output must be what it is without probes, and every call that was
-//! entered must be seen to end.
+//! Programs and libraries from elsewhere: every function of libc that can be probed, in programs of
+//! the distribution. Their output must equal the output without probes, and every entered call must
+//! be seen to end.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use edgelat_tests::machine::Turn;
 use edgelat_tests::session::run;
 use edgelat_tests::{Report, Session, TempDir, target};
 
-/// Runs the command without and with probes; gives the report after comparing output and books.
+/// Runs the command without and with probes; compares output and account, and returns the report.
 fn unchanged(patterns: &[&str], command: &[&str]) -> Report {
     let _turn = Turn::shared();
     let mut plain = Command::new(command[0]);
@@ -36,7 +36,7 @@ fn every_call_returns(patterns: &[&str], command: &[&str]) {
     }
 }
 
-/// Some thousand lines of text, always the same.
+/// Some thousand lines of constant text.
 fn lines(folder: &TempDir) -> String {
     let path = folder.path().join("lines");
     let text: String =
@@ -66,7 +66,7 @@ fn sed_with_every_function_of_libc_and_of_the_dynamic_linker() {
     );
 }
 
-/// `die` leaves by longjmp: what it left is abandoned, nothing else is missing.
+/// `die` leaves by longjmp: the calls that it left are abandoned, no others are missing.
 #[test]
 fn perl_with_every_function_of_libc_and_its_own() {
     let script = "my %h; $h{$_ % 17} .= $_ for 1..200; print join(',', map { $h{$_} } sort keys %h), qq(\\n); \

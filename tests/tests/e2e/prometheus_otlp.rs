@@ -1,6 +1,7 @@
-//! Uploads to the receiver of OTLP that Prometheus has itself, with nothing of ours between. Debian builds its Prometheus without,
-//! so these tests run where one is named: `EDGELAT_PROMETHEUS_OTLP=/path/to/prometheus`, more with colons between them.
-//! `tests/prometheus-otlp/build` makes one of Debian's sources.
+//! Uploads to Prometheus's own OTLP receiver, with nothing of edgelat between. Debian builds its
+//! Prometheus without it, so these tests run for the binaries in
+//! `EDGELAT_PROMETHEUS_OTLP=/path/to/prometheus`, separated by colons.
+//! `tests/prometheus-otlp/build` makes one from Debian's sources.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -18,7 +19,7 @@ use crate::upload::{
     prometheus_computes_what_we_say, recorded, sent, upload, written_to,
 };
 
-/// Runs a test with each that is named; it gets the first number of its version, too.
+/// Runs a test with each named binary, and with the first number of its version.
 fn with_each(test: impl Fn(&str, Start<'_>)) {
     let programs = std::env::var("EDGELAT_PROMETHEUS_OTLP").unwrap();
     for program in programs.split(':') {
@@ -57,7 +58,7 @@ fn a_prometheus_that_takes_otlp_refuses_of_a_day_offline_what_is_old_and_has_the
 fn a_day_offline_arrives_as_a_whole_where_a_prometheus_takes_otlp_that_is_a_day_old() {
     with_each(|version, start| {
         if version.starts_with("2.") {
-            // It takes no old histograms, whatever its configuration says.
+            // It takes no old histograms with any configuration.
             a_day_is_refused_as_far_as_it_is_old(&|folder, _| start(folder, TAKES_A_DAY));
         } else {
             a_day_arrives_as_a_whole(start);
@@ -65,7 +66,7 @@ fn a_day_offline_arrives_as_a_whole_where_a_prometheus_takes_otlp_that_is_a_day_
     });
 }
 
-/// All that a Prometheus has of us at the end of the records: labels, and value or histogram.
+/// All series of edgelat in a Prometheus at the end of the records: labels, and value or histogram.
 fn series(prometheus: &Server, records: &Records) -> BTreeMap<String, String> {
     let end = records.now.real_ns as f64 / 1e9;
     let text = |sample: Value| {
@@ -93,7 +94,7 @@ fn the_series_of_otlp_are_those_of_what_stands_for_it_elsewhere() {
         let found = series(&prometheus, &records);
         assert_eq!(found, series(&stand_in, &records));
         println!("figure: {} series, the same labels and values by OTLP as by remote write", found.len());
-        // What is known of the box and of the run is in the labels of a series beside them.
+        // Facts about the machine and the run are labels of a separate series.
         let end = records.now.real_ns as f64 / 1e9;
         let info = prometheus.query(&format!("target_info{{job=\"edgelat\"}} @ {end:.3}"));
         let [(labels, _)] = info.as_slice() else { panic!("{info:?}") };
@@ -166,9 +167,9 @@ fn the_dashboard_shows_functions_that_came_by_otlp() {
         let Uploaded { prometheus, .. } = &Uploaded::to(start);
         let mut panels: BTreeMap<String, bool> = BTreeMap::new();
         for (panel, query) in dashboard_queries() {
-            // What is of the service itself is scraped, and not sent.
+            // Figures of the service itself are scraped, not sent.
             if query.contains("edgelat_function_") {
-                // One for classic histograms may stand beside one for native ones.
+                // A panel may query classic and native histograms.
                 *panels.entry(panel).or_default() |= !prometheus.query(&query).is_empty();
             }
         }

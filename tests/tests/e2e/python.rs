@@ -1,5 +1,5 @@
-//! Programs written in Python, by interpreters of Debian packages (tests/toolchains.txt). Others can be named, and then the
-//! long run takes them in: `EDGELAT_PYTHONS=/path/python3.8:/path/python3.10`.
+//! Programs written in Python, with interpreters of Debian packages (tests/toolchains.txt). The
+//! long run also uses others from `EDGELAT_PYTHONS=/path/python3.8:/path/python3.10`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +10,7 @@ use edgelat_tests::{Oracle, Report, Session, Target, amount, edgelat};
 
 use crate::servers::{project, tool_chain};
 
-/// What is called from Python itself. Before 3.11 names are short, and others have them too.
+/// Functions called from Python itself. Before 3.11 names are short and not unique.
 const INSIDE: &[&str] = &[
     "py:calls.py:add",
     "py:calls.py:Server.handle",
@@ -26,7 +26,7 @@ const INSIDE: &[&str] = &[
     "py:short_*",
 ];
 
-/// What is called from C, and so seen in any version.
+/// Functions called from C, and so seen in any version.
 const FROM_C: &[&str] = &[
     "py:calls.py:keyed",
     "py:calls.py:drawn",
@@ -38,20 +38,20 @@ pub(crate) fn script(name: &str) -> PathBuf {
     project().join("tests/targets/python").join(name)
 }
 
-/// A script under an interpreter of the packages.
+/// Runs a script under an interpreter of the packages.
 pub(crate) fn under(version: &str, script: &Path) -> Command {
     let mut command = Command::new(project().join("tests/python"));
     command.arg(version).arg(script);
     command
 }
 
-/// `calls.py` under such a one.
+/// Runs `calls.py` under such an interpreter.
 fn packaged(version: &str) -> Command {
     under(version, &script("calls.py"))
 }
 
-/// The same, asked to use its just-in-time compiler, which the packages have from 3.14 on; 3.15 then compiles loops after
-/// 64 turns.
+/// The same with the just-in-time compiler, which the packages have from 3.14 on; 3.15 then
+/// compiles loops after 64 turns.
 fn compiling(version: &str) -> Command {
     let mut command = packaged(version);
     let soon =
@@ -60,7 +60,7 @@ fn compiling(version: &str) -> Command {
     command
 }
 
-/// Whether a process runs code that no file holds.
+/// True if a process runs code that no file holds.
 fn has_compiled(pid: i32) -> bool {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
     maps.lines().any(|line| {
@@ -68,7 +68,7 @@ fn has_compiled(pid: i32) -> bool {
     })
 }
 
-/// Starts such a script, with the support for perf or without.
+/// Starts such a script, with or without perf support.
 pub(crate) fn start(mut command: Command, perf: bool, arguments: &[&str]) -> Target {
     if perf {
         command.env("PYTHONPERFSUPPORT", "1");
@@ -77,13 +77,13 @@ pub(crate) fn start(mut command: Command, perf: bool, arguments: &[&str]) -> Tar
     Target::start_command(command)
 }
 
-/// Every call of every function is counted, and none twice.
+/// Every call of every function is counted exactly once.
 #[track_caller]
 fn exact(command: Command, perf: bool, functions: &[&str], options: &[&str]) -> (Report, Oracle) {
     exact_while(command, perf, functions, options, |_| ())
 }
 
-/// [`exact`], with something to look at while it runs.
+/// Does [`exact`], with a check during the run.
 #[track_caller]
 fn exact_while(
     command: Command,
@@ -114,7 +114,7 @@ fn every_call(command: Command, perf: bool) -> Report {
     // Ten of them are `short_N`.
     assert!(report.functions.len() >= functions.len() + 8, "{report:#?}");
     assert_eq!(report.value["python"]["every_call"], true);
-    // The function times itself, and waits for the lock before it reads the clock for the second time.
+    // The function times itself, and waits for the lock before its second reading of the clock.
     let (waits, truth) = (report.function("waits"), oracle.function("waits"));
     assert!((0.98..1.3).contains(&(waits.sum_ns as f64 / truth.sum_ns as f64)), "{waits:#?} of {truth:#?}");
     report
@@ -178,7 +178,7 @@ fn every_call_is_counted_in_python_3_15_with_perf_support() {
     every_call(packaged("3.15"), true);
 }
 
-/// The interpreter leaves its compiler off where it supports perf. Compiled code would hide calls.
+/// The interpreter turns its compiler off if it supports perf. Compiled code would hide calls.
 #[test]
 fn every_call_is_counted_with_perf_support_where_python_was_asked_to_compile() {
     for version in ["3.14", "3.15"] {
@@ -194,7 +194,7 @@ fn every_call_from_c_is_counted_where_python_3_15_has_compiled_its_loops() {
     assert_eq!(report.functions.len(), FROM_C.len(), "{report:#?}");
 }
 
-/// Maps all extension modules before it becomes calls.py: their files are named after the interpreter too.
+/// Maps all extension modules before it becomes calls.py: the interpreter's name is in their names.
 const WITH_MODULES: &str = "\
 import importlib, pathlib, runpy, sysconfig
 for path in pathlib.Path(sysconfig.get_path('platstdlib'), 'lib-dynload').glob('*.so'):
@@ -205,7 +205,7 @@ for path in pathlib.Path(sysconfig.get_path('platstdlib'), 'lib-dynload').glob('
 runpy.run_path('/mnt/calls.py', run_name='__main__')
 ";
 
-/// Programs that embed Python, and Python itself as many build it, have the evaluation loop in a library.
+/// Programs that embed Python, and many builds of Python, have the evaluation loop in a library.
 #[test]
 fn every_call_is_counted_where_the_interpreter_is_a_library() {
     let folder = TempDir::new();
@@ -225,7 +225,7 @@ fn every_call_is_counted_where_the_interpreter_is_a_library() {
     every_call(embedded(), true);
 }
 
-/// What an interpreter that stands in this machine says of itself.
+/// Result of an expression in an interpreter of this machine.
 fn asked(path: &str, expression: &str) -> String {
     let script = format!("import platform, sys, sysconfig; print({expression})");
     let output = Command::new(path).args(["-c", &script]).output().unwrap();
@@ -285,7 +285,7 @@ fn every_call_is_counted_in_python_by_single_events() {
     assert_eq!(exact(packaged("3.9"), false, &functions, &["--route", "single"]).0.route, "single");
 }
 
-/// Everything of the interpreter's own library as well: hundreds of functions, most of them at the start.
+/// All functions of the interpreter's own library too: hundreds, most of them used at the start.
 #[test]
 fn all_functions_of_a_program_can_be_asked_for() {
     let _turn = Turn::shared();
@@ -300,7 +300,7 @@ fn all_functions_of_a_program_can_be_asked_for() {
     report.functions.iter().for_each(edgelat_tests::Function::assert_identity);
 }
 
-/// Functions called `many_N`, each a hundred times, with so much memory for rows. Each call must be in an account.
+/// Functions `many_N`, each called a hundred times. With this memory, each call is in an account.
 fn many(functions: usize, memory: &str) -> Vec<edgelat_tests::Function> {
     let _turn = Turn::shared();
     let number = functions.to_string();
@@ -318,14 +318,14 @@ fn many(functions: usize, memory: &str) -> Vec<edgelat_tests::Function> {
     found
 }
 
-/// More functions than there are rows: what finds none is told, and what has one is exact.
+/// More functions than rows: calls without a row are reported, calls with a row are exact.
 #[test]
 fn functions_that_find_no_row_are_accounted_for() {
     let lost = many(600, "4M").iter().map(|function| function.lost("unresolved")).sum::<u64>();
     assert!(lost > 0, "there were rows for all of them");
 }
 
-/// More functions than there are even slots: what is lost is told, with its reason.
+/// More functions even than slots: losses are reported, with their reason.
 #[test]
 fn calls_of_functions_without_a_slot_are_lost_and_told() {
     let _turn = Turn::shared();
@@ -340,7 +340,7 @@ fn calls_of_functions_without_a_slot_are_lost_and_told() {
     assert!(lost[0] > 0 && lost[1] == 0, "{python:#?}");
     assert_eq!(report.unattributed_hits, lost.iter().sum::<u64>(), "{python:#?}");
     let counted: u64 = report.functions.iter().map(|function| function.entries).sum();
-    // Of functions that nobody asked for there are some among the lost: which it is cannot be known of those.
+    // Some of the lost functions were not requested: which ones cannot be known.
     assert!(
         (counted..=counted + report.unattributed_hits).contains(&truth),
         "{truth}, {counted}: {python:#?}"
@@ -353,7 +353,7 @@ fn there_are_as_many_functions_as_the_memory_allows() {
     assert!(functions.iter().all(|function| function.count > 0), "one has no row");
 }
 
-/// Workers come and go, more of them than there are slots for all of their functions. What one has learnt holds for the next.
+/// Workers come and go, with more functions than slots. Each uses earlier workers' decisions.
 #[test]
 fn workers_that_are_replaced_all_the_time_are_measured_to_the_last() {
     const WORKERS: usize = 8;
@@ -379,7 +379,7 @@ fn workers_that_are_replaced_all_the_time_are_measured_to_the_last() {
     }
 }
 
-/// The interpreter of Debian 12 runs outside of its own root too, where its library is named.
+/// The interpreter of Debian 12 also runs outside of its own root, if its library is named.
 #[test]
 fn a_command_in_python_is_measured_from_its_first_call_on() {
     let _turn = Turn::shared();
@@ -391,7 +391,7 @@ fn a_command_in_python_is_measured_from_its_first_call_on() {
     command.args(["--calls", "60", "--at-once"]);
     let (report, oracle) = Session::start(command).end_of_command();
     assert_eq!(report.function("keyed").exits, oracle.function("keyed").calls);
-    // The program itself and the modules that it imports are scripts too; each is a function of its own.
+    // The program itself and its imported modules are scripts too; each is a function of its own.
     let scripts = report.functions.iter().filter(|function| function.name == "<module>");
     assert!(scripts.clone().any(|function| function.image.ends_with("/calls.py")), "{report:#?}");
     assert!(scripts.count() > 10, "{report:#?}");
@@ -413,7 +413,7 @@ fn attaching_again_and_again_never_harms_python() {
             }
             assert_text_restored(target.pid());
         }
-        // It tells after each round that it has done, all results of which it has checked.
+        // It reports after each round, all results of which it has checked.
         let before = target.wait_for("told");
         let now = target.wait_for("told");
         now.assert_right();
@@ -423,7 +423,7 @@ fn attaching_again_and_again_never_harms_python() {
     }
 }
 
-/// A process that does not look at what its probes cost would be slowed down by the hottest function there is.
+/// The hottest function would slow down a process without a bound for the cost of its probes.
 #[test]
 fn too_high_a_cost_ends_the_measurement_and_loses_nothing() {
     let _turn = Turn::shared();
@@ -440,7 +440,7 @@ fn too_high_a_cost_ends_the_measurement_and_loses_nothing() {
     last.assert_identity();
     assert!(outcome.took < Duration::from_secs(30), "{:?}", outcome.took);
     assert_text_restored(target.pid());
-    // What costs less goes on.
+    // Cheaper functions stay measured.
     let calm = edgelat(&["watch", "--max-cost", "1000", "--duration", "0.5", "-p", &pid, "py:calls.py:add"]);
     assert!(calm.status.success() && calm.stdout.contains("probes cost"), "{calm:#?}");
     target.kill();
@@ -466,14 +466,14 @@ fn what_can_be_seen_of_python_is_said_before_anything_is_measured() {
     }
 }
 
-/// Coroutines of greenlet run on stacks that are copied away; the library's name is what tells.
+/// Coroutines of greenlet run on stacks that are copied away; the library's name reveals them.
 #[test]
 fn a_process_with_greenlets_has_its_calls_counted_and_not_timed() {
     let _turn = Turn::shared();
     let folder = TempDir::new();
     folder.copy(&script("calls.py"), "calls.py");
     folder.copy(&script("oracle.py"), "oracle.py");
-    // A library of this name that the process maps as it does its others.
+    // A library of this name that the process maps like any other.
     let starter = "import ctypes, runpy\nctypes.CDLL('/mnt/_greenlet.so')\nrunpy.run_path('/mnt/calls.py', run_name='__main__')";
     std::fs::write(folder.path().join("with_greenlet.py"), starter).unwrap();
     folder.copy(&edgelat_tests::target::target("plugin.so"), "_greenlet.so");

@@ -1,4 +1,4 @@
-//! Which calls of a Python program are seen is looked at in its interpreters, and what is only a part is marked as one.
+//! The interpreter determines the visible calls of a Python program; incomplete figures are marked.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::python::{script as path_of, start, under};
 
-/// A script under an interpreter of tests/toolchains.txt, with words for that one and an environment.
+/// A script under an interpreter of tests/toolchains.txt, with its options and an environment.
 fn python(version: &str, options: &str, environment: &[(&str, &str)], script: &[&str]) -> Target {
     let mut command = under(version, &path_of(script[0]));
     command.env("PYTHON_OPTIONS", options).envs(environment.iter().copied());
@@ -18,7 +18,7 @@ fn python(version: &str, options: &str, environment: &[(&str, &str)], script: &[
 
 const PERF: &[(&str, &str)] = &[("PYTHONPERFSUPPORT", "1")];
 
-/// Functions of `forms.py` that are measured, and one that it does not have.
+/// Functions of `forms.py` that are measured, and one that it lacks.
 const FORMS: &[&str] = &["py:forms.py:*", "py:forms.py:nowhere"];
 
 fn forms(version: &str, options: &str, environment: &[(&str, &str)], more: &[&str]) -> (Report, Oracle) {
@@ -35,7 +35,7 @@ fn partial(report: &Report, name: &str) -> Option<bool> {
     functions.iter().find(|function| function["name"] == name).map(|function| function["partial"] == true)
 }
 
-/// What is not marked as a part is all, of every form of a call. Those that are marked.
+/// Unmarked figures are complete, for every form of a call. Returns the marked functions.
 #[track_caller]
 fn whole_or_marked((report, oracle): &(Report, Oracle)) -> Vec<&str> {
     let mut marked = Vec::new();
@@ -75,8 +75,8 @@ fn every_form_of_a_call_is_counted_or_its_function_is_marked() {
     }
 }
 
-/// The environment is ignored by `-E` and `-I`; `-X perf_jit` is a word of its own; and what a program is started with says nothing of what it
-/// is asked for later.
+/// `-E` and `-I` ignore the environment; `-X perf_jit` is a separate option; and the options at the
+/// start say nothing about later requests.
 #[test]
 fn what_the_interpreter_does_is_believed_and_not_what_it_was_asked_for() {
     let _turn = Turn::shared();
@@ -161,7 +161,7 @@ fn every_output_says_that_figures_are_of_a_part() {
         functions.any(|function| function["function"] == "mapped" && function["partial"] == true),
         "{exported:#?}"
     );
-    // And people.
+    // The output for people too.
     let outcome = edgelat(&[
         "watch",
         "--no-bias",

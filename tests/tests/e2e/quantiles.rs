@@ -1,11 +1,11 @@
-//! The histogram says what the target's own clock says.
+//! The histogram agrees with the target's own clock.
 
 use edgelat_tests::machine::Turn;
 use edgelat_tests::report::bucket_of_ns;
 use edgelat_tests::{Report, Session, Target, soaking};
 
-/// Functions of 100 us to 10 ms, spread evenly over the logarithm: quantiles within one bucket of scale 3
-/// (9 %) after the bias that edgelat itself reports.
+/// Functions of 100 us to 10 ms, spread evenly over the logarithm: quantiles within one bucket of
+/// scale 3 (9 %) after the bias that edgelat itself reports.
 fn within_one_bucket(name: &str, functions: &[&str]) -> Report {
     within_one_bucket_at(name, &["--calls", "1200"], functions, &[0.5, 0.9, 0.99])
 }
@@ -45,10 +45,10 @@ fn within_one_bucket_at(name: &str, arguments: &[&str], functions: &[&str], quan
     report
 }
 
-/// Most calls of these are left by an exception or a panic, when the clean-up is done.
+/// Most of these calls are left by an exception or a panic, after the clean-up.
 #[track_caller]
 fn exceptions_take_their_time(name: &str, arguments: &[&str], functions: &[&str]) {
-    // Of so few calls 1 % are two or three: one that waits for a CPU is seen.
+    // Of so few calls 1 % are two or three: a wait for a CPU shows.
     let report = within_one_bucket_at(name, arguments, functions, &[0.5, 0.9]);
     for function in &report.functions {
         let exceptions = function.exceptions.unwrap_or_else(|| panic!("no place is known: {function:#?}"));
@@ -65,7 +65,7 @@ fn what_a_cpp_exception_leaves_takes_its_time() {
     exceptions_take_their_time("leaves-clang", &["--calls", "400"], &functions);
 }
 
-/// Kernels before 7.2 emulate a call without a word to the shadow stack, so the site stands before it.
+/// Kernels before 7.2 emulate a call without the shadow stack, so the site stands before it.
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn what_an_exception_leaves_takes_its_time_where_a_shadow_stack_may_be() {

@@ -1,5 +1,5 @@
-//! Bad input and bad circumstances: each with its exit status, and a message that names the thing, the
-//! reason and the next step.
+//! Bad input and bad circumstances: each has its exit status, and a message that names the object,
+//! the reason and the next step.
 
 use std::fs;
 use std::process::Command;
@@ -11,7 +11,7 @@ use nix::sys::ptrace;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-/// The statuses of the manual.
+/// Exit statuses of the manual.
 const USAGE: i32 = 2;
 const NOT_PERMITTED: i32 = 3;
 const TARGET: i32 = 5;
@@ -21,7 +21,7 @@ const IMAGE: i32 = 7;
 #[test]
 fn no_such_process() {
     need_root();
-    // The first number that the kernel does not give out, and one that is no number of a process at all.
+    // The first number that the kernel does not assign, and a number that is never a process's.
     edgelat(&["watch", "-p", "4194304", "add"]).refused(TARGET, &["4194304"]);
     edgelat(&["functions", "4194304"]).refused(TARGET, &["4194304"]);
     edgelat(&["watch", "-p", "4194305", "add"]).refused(USAGE, &["4194305"]);
@@ -46,7 +46,7 @@ fn a_kernel_thread() {
     edgelat(&["functions", "2"]).refused(TARGET, &["2"]);
 }
 
-/// A fleet has two builds, and one of them lacks a function: what is there is measured.
+/// A fleet has two builds, and one of them lacks a function: existing functions are measured.
 #[test]
 fn names_that_are_not_there_do_not_keep_the_others_from_being_measured() {
     let _turn = Turn::shared();
@@ -67,7 +67,7 @@ fn names_that_are_not_there_do_not_keep_the_others_from_being_measured() {
     );
 }
 
-/// The number of a thread is not that of a process: the message says whose it is.
+/// The number of a thread is not that of a process: the message names its process.
 #[test]
 fn a_thread() {
     let _turn = Turn::shared();
@@ -97,7 +97,7 @@ fn a_function_that_does_not_exist_offers_near_names() {
     edgelat(&["watch", "-p", &pid, "decsend"]).refused(FUNCTION, &["decsend", "descend"]);
     edgelat(&["watch", "-p", &pid, "works"]).refused(FUNCTION, &["works", "work"]);
     edgelat(&["watch", "-p", &pid, "nothing_like_it_*"]).refused(FUNCTION, &["nothing_like_it_*"]);
-    // A library may still come: it is waited for, and said so.
+    // A library may still come: it is awaited, and that is reported.
     let outcome = edgelat(&["watch", "-p", &pid, "--duration", "0.2", "libnothere.so:add"]);
     assert!(outcome.stderr.contains("libnothere.so"), "{outcome:#?}");
 }
@@ -120,7 +120,7 @@ fn without_root() {
     let _turn = Turn::shared();
     let target = Target::start("plain", &[]);
     let folder = TempDir::new();
-    // Where another user can read it, whatever the modes of the way to the build.
+    // A place readable for other users, regardless of the modes of the build's path.
     let copy = folder.copy(&binary(), "edgelat");
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(copy);
@@ -156,7 +156,7 @@ fn a_file_that_is_no_elf() {
     assert!(outcome.stderr.contains("/no/such/file"), "{outcome:#?}");
 }
 
-/// Cut at every kind of place: refused in words, or read as far as it goes; never a crash.
+/// Truncated at every kind of place: refused with a reason, or read as far as possible; no crash.
 #[test]
 fn a_truncated_elf() {
     need_root();
@@ -178,7 +178,7 @@ fn a_truncated_elf() {
     assert!(refused >= 5, "only {refused} of the cuts were refused");
 }
 
-/// 256 MiB of zeros behind some kilobytes of .gnu_debugdata: refused or ignored within little memory.
+/// 256 MiB of zeros in a few KiB of .gnu_debugdata: refused or ignored, with little memory.
 #[test]
 fn a_compressed_bomb_stays_small() {
     need_root();
@@ -269,13 +269,14 @@ fn a_command_that_cannot_run_says_so() {
     assert!(!outcome.stderr.contains("panicked"), "{outcome:#?}");
 }
 
-/// A 64-bit kernel runs 32-bit programs as well: what cannot be measured of them is named, not called a bad plan.
+/// A 64-bit kernel also runs 32-bit programs: their unmeasurable functions are named, not reported
+/// as a bad plan.
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn a_32_bit_process() {
     let _turn = Turn::shared();
     let target = target("pauses-32");
-    // Where the kernel was built without the emulation there is nothing to refuse.
+    // A kernel without the emulation has nothing to refuse.
     let Ok(mut child) = Command::new(target).spawn() else { return };
     let pid = child.id().to_string();
     edgelat(&["watch", "-p", &pid, "_start"]).refused(TARGET, &[&pid, "pauses-32", "32-bit"]);

@@ -1,4 +1,4 @@
-//! Two processes: the guard, which is the process that was started, and the collector, which has no right at all.
+//! Two processes: the guard, which was started, and the collector, which has no rights.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -9,7 +9,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// The one child of a process.
+/// The only child of a process.
 pub(crate) fn child_of(pid: i32) -> i32 {
     let mut children = Vec::new();
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
@@ -32,7 +32,7 @@ pub(crate) fn status_of_threads(pid: i32) -> Vec<BTreeMap<String, String>> {
         .collect()
 }
 
-/// No thread of a process has any right.
+/// Fails if a thread of a process has any right.
 #[track_caller]
 pub(crate) fn has_no_rights(pid: i32) {
     let threads = status_of_threads(pid);
@@ -59,7 +59,7 @@ fn the_collector_holds_no_capability() {
     let _turn = Turn::shared();
     let (target, session) = measured();
     has_no_rights(child_of(session.pid()));
-    // It goes on measuring so.
+    // It continues to measure without rights.
     let before = session.reports().last().unwrap().function("add").exits;
     session.wait_for(|report| report.function("add").exits > before);
     session.interrupt();
@@ -86,7 +86,7 @@ fn the_collector_waits_for_everybody_else_and_leaves_its_target_alone_on_its_cpu
         let allowed = thread["Cpus_allowed_list"].parse();
         assert!(allowed.is_ok_and(|allowed: usize| allowed != cpu), "{}", thread["Cpus_allowed_list"]);
     }
-    // Field 19 of proc(5); the third stands behind the name.
+    // Field 19 of proc(5); the third comes after the name.
     let stat = std::fs::read_to_string(format!("/proc/{collector}/stat")).unwrap();
     assert_eq!(stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19 - 3), Some("19"));
     assert!(session.stderr().contains(", which "), "it says where it runs: {}", session.stderr());
@@ -102,10 +102,10 @@ const CAP_SYS_ADMIN: u64 = 1 << 21;
 const CAP_PERFMON: u64 = 1 << 38;
 const CAP_BPF: u64 = 1 << 39;
 const CAP_CHECKPOINT_RESTORE: u64 = 1 << 40;
-/// What attaching to children takes.
+/// Capabilities for attaching to children.
 pub(crate) const ATTACHING: u64 = CAP_BPF | CAP_PERFMON | CAP_SYS_PTRACE | CAP_CHECKPOINT_RESTORE;
 
-/// What a guard holds once everything is in place.
+/// Rights of a guard once everything is in place.
 #[track_caller]
 pub(crate) fn holds(pid: i32, wanted: u64) {
     let capabilities =
@@ -125,7 +125,7 @@ pub(crate) fn holds(pid: i32, wanted: u64) {
     }
 }
 
-/// What perf events take by a route besides.
+/// Additional capabilities for perf events on a route.
 pub(crate) fn of_perf(route: &str) -> u64 {
     let paranoid = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap();
     let strict = paranoid.trim().parse::<i32>().unwrap() > 2;
@@ -150,7 +150,8 @@ fn the_guard_keeps_what_is_still_to_be_done() {
         if outcome.status.code() == Some(4) {
             continue; // not on this kernel
         }
-        // Children that are not followed are freed of the probes that they inherit, which takes as much as following them.
+        // Unfollowed children are freed of inherited probes, which takes the same rights as
+        // following them.
         for options in [&["--route", route][..], &["--route", route, "--no-follow-forks"]] {
             let session = Session::with(&target, options, &["add"]);
             holds(session.pid(), ATTACHING | of_perf(route));
@@ -158,7 +159,7 @@ fn the_guard_keeps_what_is_still_to_be_done() {
         }
     }
     assert_text_restored(target.pid());
-    // `check` says so beforehand.
+    // `check` reports it beforehand.
     let findings = edgelat(&["check", "--json"]).objects();
     let keeps = findings.iter().find(|finding| finding["name"] == "keeps").unwrap();
     let detail = keeps["detail"].as_str().unwrap();
@@ -176,7 +177,7 @@ fn a_guard_with_a_command_may_end_it() {
     session.interrupt();
 }
 
-/// What the guard holds in the kernel goes with it, and what was counted is still there to be read.
+/// The guard's kernel objects end with it, and the counts can still be read.
 #[test]
 fn a_collector_without_its_guard_tells_what_was_counted() {
     let _turn = Turn::shared();
@@ -212,7 +213,7 @@ fn neither_of_the_two_can_be_measured() {
     let _turn = Turn::shared();
     let target = Target::start("plain", &[]);
     let session = Session::on(&target, &["add"]);
-    // The guard of another agent is a process like others; that of its own is not.
+    // The guard of another agent is an ordinary process; the agent's own guard is not.
     let own = "p=$$; exec \"$0\" watch --duration 1 -p $p main";
     let outcome =
         Command::new("sh").args(["-c", own]).arg(edgelat_tests::session::binary()).output().unwrap();
@@ -221,7 +222,8 @@ fn neither_of_the_two_can_be_measured() {
     session.interrupt();
 }
 
-/// Files of a folder that nobody else may enter are read through the folder, which was opened with rights.
+/// Files in a folder closed to other users are read through the folder, which was opened with
+/// rights.
 #[test]
 fn debug_files_in_a_closed_folder_are_found() {
     let _turn = Turn::shared();
@@ -253,7 +255,7 @@ fn build_id(path: &std::path::Path) -> String {
     let line = outcome.stdout.lines().next().map(str::to_owned).unwrap_or_default();
     match serde_json::from_str::<serde_json::Value>(&line) {
         Ok(value) => value["build_id"].as_str().unwrap().to_owned(),
-        // Without names the message says which build it is.
+        // Without names the message gives the build.
         Err(_) => {
             let words = outcome.stderr.split("build-id ").nth(1).unwrap();
             words.split(')').next().unwrap().to_owned()

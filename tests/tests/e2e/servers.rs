@@ -1,4 +1,4 @@
-//! Servers that a test starts, receivers and scrapers of Debian; and where what tests/toolchains.txt lists is.
+//! Servers that a test starts, receivers and scrapers of Debian; and paths of tests/toolchains.txt.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -14,7 +14,7 @@ pub fn project() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// Where something is that tests/toolchains.txt lists.
+/// Path of an entry of tests/toolchains.txt.
 pub fn tool_chain(name: &str, version: &str) -> PathBuf {
     let output = Command::new(project().join("tests/toolchain")).args([name, version]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -26,7 +26,7 @@ pub fn debian_prometheus(version: &str) -> PathBuf {
     tool_chain("prometheus", version).join("usr/bin/prometheus")
 }
 
-/// A server that a test started. It ends with it.
+/// A server started by a test. It ends with this value.
 pub struct Server {
     child: Child,
     pub port: u16,
@@ -46,7 +46,7 @@ pub fn free_port() -> u16 {
 }
 
 impl Server {
-    /// One that says on which port it answers.
+    /// Starts a server that prints its port.
     pub fn that_says(mut command: Command, port: impl Fn(&str) -> Option<u16>) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let lines = Lines::of(child.stderr.take().unwrap());
@@ -55,7 +55,7 @@ impl Server {
         Self { child, port, lines }
     }
 
-    /// One that answers on a port when `page` is there.
+    /// Starts a server on a port; it is ready when `page` exists.
     pub fn on(mut command: Command, port: u16, page: &str) -> Self {
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let lines = Lines::of(child.stderr.take().unwrap());
@@ -78,7 +78,7 @@ impl Server {
         Self::on(command, port, "/-/ready")
     }
 
-    /// The samples that a query gives, as they come.
+    /// The samples of a query as JSON.
     pub fn samples(&self, query: &str) -> Vec<Value> {
         let encoded: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
         let path = format!("/api/v1/query?query={encoded}");
@@ -88,14 +88,14 @@ impl Server {
         answer["data"]["result"].as_array().unwrap().clone()
     }
 
-    /// The same as labels and value.
+    /// The samples as labels and value.
     pub fn query(&self, query: &str) -> Vec<(Value, f64)> {
         let value =
             |sample: &Value| sample["value"][1].as_str().map_or(f64::NAN, |text| text.parse().unwrap());
         self.samples(query).iter().map(|sample| (sample["metric"].clone(), value(sample))).collect()
     }
 
-    /// The only sample that a query gives.
+    /// The value of a query with a single sample.
     pub fn number(&self, query: &str) -> Option<f64> {
         match self.query(query).as_slice() {
             [(_, value)] => Some(*value),

@@ -1,5 +1,5 @@
-//! The service finds the processes that its configuration names, measures each as long as it lives, and does what signals
-//! ask for.
+//! The service finds the processes that its configuration names, measures each as long as it lives,
+//! and reacts to signals.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +10,7 @@ use edgelat_tests::service::{Told, measure};
 use edgelat_tests::{Oracle, Place, Service, Target, patience};
 use nix::sys::signal::Signal;
 
-/// A copy of a target as a command of its own.
+/// A copied target as a command.
 pub(crate) fn command(program: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments);
@@ -22,12 +22,12 @@ pub(crate) fn start(program: &Path, arguments: &[&str]) -> Target {
     Target::start_command(command(program, arguments))
 }
 
-/// `exe = ...`
+/// The key `exe = ...`.
 pub(crate) fn exe(program: &Path) -> String {
     format!("exe = \"{}\"", program.display())
 }
 
-/// The last figures of a process are the target's own.
+/// The last figures of a process equal the target's own.
 #[track_caller]
 pub(crate) fn agrees(lines: &[Told], pid: i32, oracle: &Oracle) {
     let ended: Vec<_> = lines.iter().filter(|told| told.is(pid, "ended")).collect();
@@ -35,7 +35,7 @@ pub(crate) fn agrees(lines: &[Told], pid: i32, oracle: &Oracle) {
     told.report().agrees_with(oracle);
 }
 
-/// Processes that fit are measured to the last call; one that does not is left alone.
+/// Matching processes are measured to the last call; others are left alone.
 fn finds(select: &str, program: &Path, other: &Path, place: &Place) {
     let _turn = Turn::shared();
     place.configure("", &[measure("it", select, &["add", "work"], "")]);
@@ -74,7 +74,7 @@ fn processes_are_found_by_a_glob_of_what_they_execute() {
 #[test]
 fn processes_are_found_by_their_name() {
     let place = Place::new();
-    // Names end after 15 bytes, and others may run targets at the same time.
+    // Names end after 15 bytes, and other tests may run targets at the same time.
     let name = format!("cmd-{}", std::process::id());
     let (program, other) = (place.program("plain", &name), place.program("plain", "other"));
     finds(&format!("command = \"{name}\""), &program, &other, &place);
@@ -99,21 +99,21 @@ fn a_process_is_found_by_its_number() {
     agrees(&service.end(), pid, &oracle);
 }
 
-/// Where the unified hierarchy of control groups is mounted.
+/// Mount point of the unified hierarchy of control groups.
 fn unified() -> Option<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     mounts.lines().find_map(|line| {
         let mut words = line.split(' ');
         let (source, place, kind) = (words.next()?, words.next()?, words.next()?);
-        // That of another test goes with it.
+        // Another test's mount would vanish with that test.
         (kind == "cgroup2" && source != MOUNTED).then(|| PathBuf::from(place))
     })
 }
 
-/// The source of what a test mounts itself.
+/// The source of a test's own mount.
 const MOUNTED: &str = "edgelat-test";
 
-/// A control group of one test; mounts the hierarchy where the machine has not.
+/// A control group of one test; mounts the hierarchy if the machine has not.
 struct Group {
     path: PathBuf,
     mounted: Option<TempDir>,
@@ -148,7 +148,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Not before the last process is reaped.
+        // Only after the last process is reaped.
         eventually(patience(), || std::fs::remove_dir(&self.path).is_ok());
         _ = std::fs::remove_dir(self.path.parent().unwrap());
         if let Some(folder) = &self.mounted {
@@ -157,7 +157,7 @@ impl Drop for Group {
     }
 }
 
-/// A process that comes into the group while the service runs is found as well as one that is there.
+/// Finds processes that join the group while the service runs, like those already there.
 fn finds_by_group(group: &Group, select: &str) {
     let _turn = Turn::shared();
     let place = Place::new();
@@ -204,7 +204,7 @@ fn processes_come_and_go_and_each_is_counted_to_its_last_call() {
     let service = place.start();
     service.says("ready: 0 processes measured, 0 not");
     for _ in 0..5 {
-        // The same program again and again, as a supervisor restarts it.
+        // The same program repeatedly, as a supervisor restarts it.
         let mut target = start(&program, &["--calls", "200", "--threads", "2"]);
         let pid = target.pid();
         service.says(&format!("measuring process {pid}"));
@@ -216,7 +216,7 @@ fn processes_come_and_go_and_each_is_counted_to_its_last_call() {
     assert_eq!(lines.iter().filter(|told| told.state == "ended").count(), 5, "{lines:#?}");
 }
 
-/// A child is found by its path as well; it is covered with its parent's plan and not a second time.
+/// A child matches by its path as well; its parent's plan covers it, and it is not measured twice.
 #[test]
 fn children_are_covered_once() {
     let _turn = Turn::shared();
@@ -236,7 +236,7 @@ fn children_are_covered_once() {
     children.sort_unstable();
     covered.sort_unstable();
     assert_eq!(covered, children);
-    // It looks for processes ten times more.
+    // The service searches for processes ten more times.
     service.wait_after(service.count(), |told| told.is(pid, "measured"));
     target.rest();
     target.go();
@@ -250,7 +250,7 @@ fn children_are_covered_once() {
     assert!(lines.iter().all(|told| told.pid == pid), "{lines:#?}");
 }
 
-/// Children that are there when the service comes are found by their path as well.
+/// Children that precede the service are found by their path as well.
 #[test]
 fn children_that_are_there_are_covered_once() {
     let _turn = Turn::shared();
@@ -264,7 +264,7 @@ fn children_that_are_there_are_covered_once() {
     (0..4).for_each(|_| _ = target.wait_for("child"));
     let service = place.start();
     service.wait_for(|told| told.report.as_ref().is_some_and(|report| report.processes.len() == 5));
-    // It looks for processes ten times more.
+    // The service searches for processes ten more times.
     service.wait_after(service.count(), |told| told.is(pid, "measured"));
     target.rest();
     target.go();
@@ -275,7 +275,7 @@ fn children_that_are_there_are_covered_once() {
     assert_eq!(service.times("measuring process"), 1, "{}", service.log());
 }
 
-/// What a supervisor starts was its child before it became a program of its own.
+/// A supervised program was the supervisor's child before it executed its own image.
 #[test]
 fn a_child_that_executes_another_target_is_measured_as_that() {
     let _turn = Turn::shared();
@@ -299,7 +299,7 @@ fn a_child_that_executes_another_target_is_measured_as_that() {
     let children = || std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     assert!(eventually(patience(), || !children().trim().is_empty()));
     let child: i32 = children().trim().parse().unwrap();
-    // By itself or with its parent, whichever came first.
+    // By itself or with its parent, depending on which came first.
     service.wait_for(|told| told.report.as_ref().is_some_and(|report| report.processes.contains(&child)));
     std::fs::write(go, "").unwrap();
     service.wait_for(|told| told.name == "worker" && told.is(child, "measured") && told.entries() > 0);
@@ -360,7 +360,7 @@ fn usr1_tells_the_figures_at_once() {
     target.stop();
 }
 
-/// Whoever writes the configuration sends a signal then, and does not know how far a service is that has just begun.
+/// A writer of the configuration then sends a signal, whatever the state of a starting service.
 #[test]
 fn a_signal_that_comes_while_the_service_starts_is_answered_later() {
     let _turn = Turn::shared();
@@ -370,7 +370,7 @@ fn a_signal_that_comes_while_the_service_starts_is_answered_later() {
     let target = start(&program, &["--calls", "0"]);
     let service = Service::begin(place.command());
     assert!(eventually(patience(), || place.holder() == Some(service.pid())), "{}", service.log());
-    // From before there is a collector until both are ready.
+    // From before the collector exists until both are ready.
     while !service.log().contains("ready: ") && service.is_alive() {
         [Signal::SIGHUP, Signal::SIGUSR1].into_iter().for_each(|signal| service.signal(signal));
         std::thread::sleep(Duration::from_micros(200));
@@ -382,7 +382,7 @@ fn a_signal_that_comes_while_the_service_starts_is_answered_later() {
     target.kill();
 }
 
-/// A target is added, another one gets other functions, a third goes; what stays as it is goes on without a gap.
+/// One target is added, one gets other functions, one goes; an unchanged one continues gaplessly.
 #[test]
 fn hup_takes_over_a_configuration_that_was_changed() {
     let _turn = Turn::shared();
@@ -474,7 +474,7 @@ fn a_second_agent_is_refused_and_told_who_the_first_is() {
     let outcome = edgelat_tests::session::run(place.command());
     outcome.refused(10, &[&format!("process {}", first.pid())]);
     assert_eq!(place.holder(), Some(first.pid()));
-    // Whoever was killed keeps nobody away.
+    // A killed service blocks no later one.
     first.kill();
     let second = place.start();
     assert_eq!(place.holder(), Some(second.pid()));

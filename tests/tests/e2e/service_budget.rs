@@ -1,4 +1,4 @@
-//! What probes cost a target is held under a bound, for each and for all together.
+//! The cost of probes for a target stays under a bound, for each target and for all together.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::service::{exe, start};
 
-/// A target whose one function is called as fast as it can be.
+/// A target that calls its only function as fast as possible.
 fn busy(place: &Place, name: &str) -> Target {
     start(&place.program("tight", name), &["--calls", "0"])
 }
@@ -18,7 +18,7 @@ fn tick(told: &Told) -> u64 {
     told.report().function("tick").entries
 }
 
-/// Calls a second of a target over some time, by its own count.
+/// Calls per second of a target over some time, by its own count.
 fn rate(target: &mut Target) -> f64 {
     let (before, begun) = (target.tell(), Instant::now());
     std::thread::sleep(std::time::Duration::from_millis(300));
@@ -26,7 +26,7 @@ fn rate(target: &mut Target) -> f64 {
     (after.function("tick").calls - before.function("tick").calls) as f64 / begun.elapsed().as_secs_f64()
 }
 
-/// Measured, and over its budget then.
+/// Waits until it is measured, and then over its budget.
 #[track_caller]
 fn taken_off(service: &Service, pid: i32) -> Told {
     let ended = service.ends(pid);
@@ -50,7 +50,7 @@ fn a_target_is_held_to_its_budget_and_the_figures_say_so() {
     let cost = report.value["cost_percent"].as_f64().unwrap();
     assert!(cost > 1.0, "{report:#?}");
     assert!(service.log().contains("more than max_cost allows"), "{}", service.log());
-    // Paused is told as paused, and not as 0 calls.
+    // Paused is reported as paused, and not as 0 calls.
     let from = service.count();
     service.signal(Signal::SIGUSR1);
     let paused = service.wait_after(from, |told| told.is(pid, "paused"));
@@ -67,7 +67,7 @@ fn a_target_is_held_to_its_budget_and_the_figures_say_so() {
     if soaking() {
         assert!(held < 0.5, "{held} s");
     }
-    // It is tried again after ten seconds, and a longer pause follows.
+    // It is retried after ten seconds, and a longer pause follows.
     let again = service.wait_after(from, |told| told.is(pid, "ended"));
     assert_eq!(again.report().ended.as_deref(), Some("budget"));
     assert_eq!(service.times("measuring process"), 2, "{}", service.log());
@@ -92,7 +92,8 @@ fn nothing_is_paused_under_a_budget_that_is_large_enough() {
     assert!(service.end().iter().all(|told| told.state != "paused"));
 }
 
-/// What is left of the service's budget is too little for the same function that may be watched where no service runs.
+/// The rest of the service's budget is too small for a function that may be watched without a
+/// service.
 #[test]
 fn a_watch_beside_a_service_shares_its_budget_and_yields() {
     let _turn = Turn::shared();
@@ -123,19 +124,19 @@ fn a_watch_beside_a_service_shares_its_budget_and_yields() {
     calm.finished();
     assert!(service.end().iter().all(|told| told.state != "paused"));
 
-    // It has left its figures behind, and they bind nobody.
+    // The figures of the ended service bind no later watch.
     watch("1.5").objects();
     busy.kill();
     calm.say("end");
 }
 
-/// Each under its own, both together over that of all: the dearer one goes, and what is left is little enough.
+/// Each under its own bound, both together over the bound of all: the more expensive one is paused.
 #[test]
 fn all_targets_together_are_held_to_the_budget_of_the_agent() {
     let _turn = Turn::shared();
     let place = Place::new();
     let mut busy = busy(&place, "busy");
-    // It makes a few calls and then none.
+    // It makes a few calls and then stops.
     let mut calm = start(&place.program("plain", "calm"), &["--calls", "5", "--stay"]);
     let path = |name: &str| exe(&place.path().join(name));
     place.configure(

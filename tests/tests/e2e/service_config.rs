@@ -1,4 +1,4 @@
-//! A configuration that the start refuses is refused at HUP, for the same reason.
+//! A configuration that is refused at the start is refused at HUP, for the same reason.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -12,7 +12,7 @@ use nix::unistd::mkfifo;
 
 use crate::service::{exe, start};
 
-/// What is done to a file that would be taken otherwise, and what is said of it.
+/// A change of an otherwise valid file, and the message about it.
 type Wrong = (&'static str, fn(&Place), &'static str);
 
 const WRONG: [Wrong; 5] = [
@@ -50,7 +50,7 @@ fn mode(place: &Place, mode: u32) {
     fs::set_permissions(place.config(), PermissionsExt::from_mode(mode)).unwrap();
 }
 
-/// A file that names no target, so that the process would be let go of if it were taken.
+/// A file without targets, so that the process would be released if the file were taken.
 fn without_targets(place: &Place) {
     _ = fs::remove_file(place.config());
     place.configure("", &[]);
@@ -77,7 +77,7 @@ fn hup_refuses_a_file_that_the_start_and_check_refuse() {
         assert_text_probed(target.pid());
         place.edgelat(&["check"]).refused(2, &[said]);
     }
-    // The right one is taken all the same.
+    // The right file is still taken.
     without_targets(&place);
     service.signal(Signal::SIGHUP);
     service.says("read again, 0 targets");
@@ -97,7 +97,7 @@ fn every_command_refuses_a_file_that_others_may_write() {
     }
 }
 
-/// Each would remove what the other has written.
+/// Each would remove the other's files.
 #[test]
 fn a_second_agent_with_a_run_dir_of_its_own_is_kept_off_the_records_of_the_first() {
     let _turn = Turn::shared();

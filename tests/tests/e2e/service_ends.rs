@@ -1,5 +1,5 @@
-//! However one of the two processes of a service ends, or its target: no probe is left, the target is unharmed, and the next
-//! agent finds nothing of it.
+//! However a process of a service ends, or its target: no probe remains, the target is unharmed,
+//! and the next agent finds no remains.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ fn measured(place: &Place) -> (Target, Service) {
     (target, service)
 }
 
-/// Whoever starts the service again gets one that measures.
+/// Starts the service again and checks that it measures.
 fn measures_again(place: &Place, target: Target) {
     assert_text_restored(target.pid());
     let service = place.start();
@@ -65,7 +65,7 @@ fn a_guard_without_its_collector_ends_the_service() {
 
 #[test]
 fn a_collector_without_its_guard_tells_the_last_figures() {
-    // Who loses its parent comes to this process, for a moment.
+    // Orphans become children of this process for a moment.
     let _turn = Turn::alone();
     let place = Place::new();
     let (target, service) = measured(&place);
@@ -89,7 +89,7 @@ fn a_collector_without_its_guard_tells_the_last_figures() {
     measures_again(&place, target);
 }
 
-/// A mount namespace with a BPF file system of its own, where no other test sweeps.
+/// A mount namespace with its own BPF file system, in which no other test sweeps.
 struct Mounts {
     holder: Child,
     _stdin: ChildStdin,
@@ -151,7 +151,7 @@ fn pinned_maps_are_there_while_their_target_is_measured_and_no_longer() {
     let name = format!("vnf_{pid}");
     assert_eq!(mounts.pins(), [&*name]);
     assert!(mounts.folder().join(&name).join("rows").exists());
-    // Another tool reads the same figures, where the machine has it.
+    // Another tool reads the same figures, if the machine has it.
     let path = format!("/sys/fs/bpf/{name}/rows");
     let mut bpftool = Command::new("nsenter");
     bpftool.arg(format!("--mount=/proc/{}/ns/mnt", mounts.holder.id()));
@@ -160,7 +160,7 @@ fn pinned_maps_are_there_while_their_target_is_measured_and_no_longer() {
         let dump = String::from_utf8(dump.stdout).unwrap();
         assert!(dump.contains("\"entries\": ") && dump.contains("\"buckets\": ["), "{dump}");
     }
-    // One that ends takes its own away, one that comes has its own.
+    // A target that ends removes its pin, a new one has its own.
     target.stop();
     service.ends(pid);
     assert!(eventually(patience(), || mounts.pins().is_empty()), "{:?}", mounts.pins());
@@ -168,7 +168,7 @@ fn pinned_maps_are_there_while_their_target_is_measured_and_no_longer() {
     let name = format!("vnf_{}", second.pid());
     service.says(&format!("measuring process {}", second.pid()));
     assert_eq!(mounts.pins(), [&*name]);
-    // What was killed leaves it to the next one.
+    // A killed service leaves the pin to the next one.
     service.kill();
     assert_eq!(mounts.pins(), [&*name]);
     second.kill();
@@ -208,7 +208,7 @@ fn a_supervisor_hears_of_the_start_of_the_life_and_of_the_end() {
     assert!(service.ended().status.success());
 }
 
-/// Numbers that are the same in every run (splitmix64).
+/// Numbers that are equal in every run (splitmix64).
 struct Numbers(u64);
 
 impl Numbers {
@@ -230,7 +230,7 @@ fn gone(pid: i32) -> bool {
     eventually(patience(), || state_of(pid).is_none_or(|state| state == 'Z'))
 }
 
-/// Whatever is killed whenever: all phases of the start, of the steady state and of the end of a target come up.
+/// Kills at any time: all phases of the start, of the steady state and of a target's end occur.
 #[test]
 fn kill_9_at_any_moment_leaves_no_probe_and_no_pin_and_harms_nobody() {
     let _turn = Turn::shared();
@@ -243,7 +243,7 @@ fn kill_9_at_any_moment_leaves_no_probe_and_no_pin_and_harms_nobody() {
     };
     let (mut numbers, points) = (Numbers(1), amount(12, 200));
     let mut target = working();
-    // A slow machine takes longer to arm, and the time after that is to come up as well.
+    // A slow machine takes longer to arm, and the time after that must occur as well.
     place.configure("", &[measure("it", &exe(&program), FUNCTIONS, "pin = true\n")]);
     let begun = Instant::now();
     Service::start(mounts.command(&place)).end();
@@ -276,7 +276,8 @@ fn kill_9_at_any_moment_leaves_no_probe_and_no_pin_and_harms_nobody() {
                 std::mem::replace(&mut target, working()).kill();
                 service.says("ready: ");
                 service.end();
-                // Killed soon after its probes came, its build would be left alone for a while.
+                // If it is killed soon after its probes came, its build would be left alone for a
+                // while.
                 assert!(place.edgelat(&["quarantine", "clear"]).status.success());
             }
             _ => {

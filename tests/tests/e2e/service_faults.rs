@@ -1,5 +1,5 @@
-//! A target that died of a fault while it was probed is left alone for a moment, and one that did so twice until somebody says
-//! so: for the user whose processes they were, and nobody else.
+//! A target that died of a fault while probed is left alone briefly, after a second fault until it
+//! is cleared: for the user of those processes, and for no other user.
 
 use std::os::unix::process::{CommandExt as _, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ fn place() -> (Place, PathBuf) {
     (place, program)
 }
 
-/// Measured until it dies of its own fault.
+/// Waits until it is measured and dies of its own fault.
 fn dies(service: &Service, program: &Path) {
     let mut target = start(program, DYING);
     let pid = target.pid();
@@ -35,7 +35,7 @@ fn dies(service: &Service, program: &Path) {
     assert_eq!(target.status().signal(), Some(Signal::SIGSEGV as i32));
 }
 
-/// A process of the same build is left alone.
+/// Checks that a process of the same build is left alone.
 fn left_alone(service: &Service, program: &Path) {
     let target = start(program, &["--calls", "0"]);
     let pid = target.pid();
@@ -69,14 +69,14 @@ fn a_build_that_died_under_probes_is_left_alone_until_quarantine_is_cleared() {
     let build_id = held["build_id"].as_str().unwrap().to_owned();
     service.end();
 
-    // It holds for the next agent, and for one after a crash of the agent itself.
+    // The quarantine holds for the next agent, and after a crash of the agent itself.
     let service = place.start();
     left_alone(&service, &program);
     service.kill();
     let service = place.start();
     left_alone(&service, &program);
 
-    // One that waits for the end of quarantine is measured then.
+    // A process that waits for the end of quarantine is measured then.
     let mut target = start(&program, &["--calls", "0"]);
     let pid = target.pid();
     service.says(&format!("process {pid} is left alone"));
@@ -91,7 +91,7 @@ fn a_build_that_died_under_probes_is_left_alone_until_quarantine_is_cleared() {
     target.stop();
 }
 
-/// What it had asked for may have been the reason; with other functions it is another matter.
+/// The requested functions may have been the reason; other functions are measured.
 #[test]
 fn quarantine_holds_for_the_functions_that_were_probed() {
     let _turn = Turn::shared();
@@ -128,7 +128,7 @@ fn a_fault_that_another_process_sent_takes_the_probes_off_and_no_more() {
     again.stop();
 }
 
-/// As the one before, by a call that abort(3) uses as well.
+/// Like the previous test, by a call that abort(3) uses as well.
 #[test]
 fn an_abort_that_another_process_sent_is_no_fault_and_ones_own_is() {
     let _turn = Turn::shared();
@@ -164,7 +164,7 @@ fn an_abort_that_another_process_sent_is_no_fault_and_ones_own_is() {
 fn what_another_user_has_crash_is_measured_on_for_everybody_else() {
     let _turn = Turn::shared();
     let (place, program) = place();
-    // A stranger has to come to the program.
+    // Another user needs access to the program.
     std::fs::set_permissions(place.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let service = place.start();
     for _ in 0..2 {
@@ -192,7 +192,8 @@ fn what_another_user_has_crash_is_measured_on_for_everybody_else() {
     other.kill();
 }
 
-/// The handler goes on: it was no end, and the process is left alone as long as it lives; the next one is not.
+/// The handler continues, so it was no end. The process is left alone for its lifetime; the next
+/// one is not.
 #[test]
 fn a_fault_that_was_survived_leaves_the_process_alone_and_no_other() {
     let _turn = Turn::shared();
@@ -215,7 +216,7 @@ fn a_fault_that_was_survived_leaves_the_process_alone_and_no_other() {
     other.stop();
 }
 
-/// A handler that tells of the fault and lets it come again, as faulthandler of Python does.
+/// A handler that reports the fault and lets it recur, as faulthandler of Python does.
 #[test]
 fn a_python_that_dies_of_a_fault_that_it_tells_of_goes_into_quarantine() {
     let _turn = Turn::shared();
@@ -284,7 +285,7 @@ fn a_fault_that_go_recovers_from_ends_nothing_in_the_service() {
     service.end();
 }
 
-/// The runtime ends it with a status of its own, after it has told where it was: no signal killed it.
+/// The runtime ends it with its own status, after its own report: no signal killed it.
 #[test]
 fn a_go_program_that_dies_of_a_panic_has_ended() {
     let _turn = Turn::shared();
@@ -302,7 +303,7 @@ fn a_go_program_that_dies_of_a_panic_has_ended() {
         let ended = service.ends(pid);
         assert_eq!(ended.report().ended.as_deref(), Some("target"));
         assert_eq!(target.status().code(), Some(2));
-        // In each third of 31 turns it is not reached, and then comes the call that nobody recovers from.
+        // Each third of 31 turns does not reach it, and then comes the call without recovery.
         assert_eq!(ended.report().function("main.faults").entries, 20 + 1);
     }
     service.end();

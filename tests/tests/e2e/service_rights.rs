@@ -1,4 +1,4 @@
-//! What the two processes of a service may do once everything is in place, and what they hold.
+//! Rights and resources of the two processes of a service once everything is in place.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +14,7 @@ use crate::rights::{
 };
 use crate::service::{exe, start};
 
-/// The user that a collector becomes where none is named.
+/// The user of a collector if none is configured.
 const NOBODYS: &str = "465441";
 
 /// A target at work, and a service that counts its calls.
@@ -28,7 +28,7 @@ fn measured(place: &Place, agent: &str, rest: &str) -> (Target, Service) {
     (target, service)
 }
 
-/// It goes on counting, and ends as it should.
+/// It continues to count, and ends as it should.
 fn goes_on(mut target: Target, service: Service) {
     let before = service.count();
     service.wait_after(before, |told| told.is(target.pid(), "measured"));
@@ -40,7 +40,7 @@ fn goes_on(mut target: Target, service: Service) {
     target.stop();
 }
 
-/// Where the name of a process stands in brackets before its other figures: what is after them (proc_pid_stat(5)).
+/// Nice value of a task. Its name is in brackets before the other fields (proc_pid_stat(5)).
 fn nice_of(task: &Path) -> i32 {
     let stat = std::fs::read_to_string(task.join("stat")).unwrap();
     stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse().unwrap()
@@ -66,7 +66,7 @@ fn the_collector_of_a_service_holds_no_right_and_gives_way_to_everybody() {
     goes_on(target, service);
 }
 
-/// Links, programs, perf events and the files of the tracing file system are the guard's alone: they end with it.
+/// Links, programs, perf events and tracefs files belong to the guard alone: they end with it.
 #[test]
 fn the_collector_holds_no_descriptor_that_keeps_a_probe() {
     let _turn = Turn::shared();
@@ -85,7 +85,7 @@ fn the_collector_holds_no_descriptor_that_keeps_a_probe() {
         let (guard, collector) = (held(service.pid()), held(service.collector().unwrap()));
         assert!(!keeps(&guard).is_empty(), "the guard keeps them: {guard:?}");
         assert!(keeps(&collector).is_empty(), "{collector:?}");
-        // Not even those of maps: what it reads is mapped.
+        // Not even those of maps: it reads through mappings.
         let maps = collector.iter().filter(|link| link.contains("bpf-map")).count();
         assert!(maps <= 2, "{collector:?}");
         goes_on(target, service);
@@ -99,7 +99,7 @@ fn the_guard_of_a_service_keeps_what_attaching_to_new_processes_takes() {
         let place = Place::new();
         let (target, service) = measured(&place, "", &format!("route = \"{route}\"\n"));
         holds(service.pid(), ATTACHING | CAP_DAC_READ_SEARCH | CAP_KILL | of_perf(route));
-        // And that is enough for one that comes now.
+        // This suffices for a new process.
         let mut second = start(&place.path().join("plain"), &["--calls", "200"]);
         let pid = second.pid();
         service.says(&format!("measuring process {pid}"));
@@ -161,7 +161,7 @@ fn the_collector_is_another_user_where_that_is_asked_for() {
     assert_eq!(user_of(service.pid())[0], vec!["0"; 4]);
     let route = service.counts(target.pid()).report().route.clone();
     holds(service.pid(), ATTACHING | CAP_DAC_READ_SEARCH | CAP_KILL | of_perf(&route));
-    // Signals reach it, and processes that come later too.
+    // Signals and later processes reach it too.
     let mut second = start(&place.path().join("plain"), &["--calls", "200"]);
     let pid = second.pid();
     service.says(&format!("measuring process {pid}"));
@@ -190,7 +190,7 @@ fn a_collector_that_would_be_root_is_refused() {
     }
 }
 
-/// From its first moment to its last: every call of the collector's life is looked at.
+/// From start to end: every system call of the collector's life is examined.
 #[test]
 fn the_collector_never_calls_bpf() {
     let _turn = Turn::shared();

@@ -1,4 +1,4 @@
-//! Every way a function may start, loop and end: counted right, or refused with a reason.
+//! Every way in which a function may start, loop and end: counted right, or refused with a reason.
 
 use edgelat_tests::machine::Turn;
 use edgelat_tests::{Session, Target, edgelat, target};
@@ -85,7 +85,7 @@ fn shapes(image: &str) {
     assert_eq!(report.functions.len(), functions.len(), "each is in the report");
     for function in &report.functions {
         assert_eq!((function.in_flight, function.all_lost()), (0, 0), "{function:#?}");
-        // Where a jump leads is known, or it goes through a pointer.
+        // The destination of a jump is known, or the jump goes through a pointer.
         let through_a_pointer = function.name.starts_with("tail_indirect");
         assert_eq!(function.until_tail_call, through_a_pointer, "{function:#?}");
     }
@@ -114,7 +114,7 @@ fn a_function_without_a_way_out_is_refused_with_a_reason() {
     assert!(reason.as_ref().is_some_and(|r| !r.is_empty()));
 }
 
-/// Where neither entry nor exit is single-stepped, both stand where the stack pointer has moved.
+/// If neither entry nor exit is single-stepped, both stand at a moved stack pointer.
 fn off_the_first_height(route: &str) {
     let _turn = Turn::shared();
     let path = target("shapes");
@@ -154,7 +154,7 @@ fn sites_below_the_first_height_are_exact_by_single() {
     off_the_first_height("single");
 }
 
-/// A return probe replaces the word at the stack pointer: it stays where that is the return address.
+/// A return probe replaces the word at the stack pointer: it needs the return address there.
 #[test]
 fn a_return_probe_does_not_slide_past_what_moves_the_stack() {
     let _turn = Turn::shared();
@@ -165,7 +165,8 @@ fn a_return_probe_does_not_slide_past_what_moves_the_stack() {
     session.end().agrees_with(&oracle);
 }
 
-/// A trap for each turn of a loop is a price that no count of calls shows: where the jump leads has the probe.
+/// A trap per turn of a loop is a price that no count of calls shows: the probe is at the
+/// destination of the jump.
 #[test]
 fn an_exit_in_a_loop_gets_no_probe() {
     let _turn = Turn::shared();

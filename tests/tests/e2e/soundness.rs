@@ -1,5 +1,5 @@
-//! A probe changes nothing: every instruction that edgelat may put a site on does the same with a
-//! probe and without.
+//! A probe changes nothing: every instruction that may have a site behaves the same with a probe
+//! and without.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,12 @@ use edgelat_tests::machine::Turn;
 use edgelat_tests::{Report, Session, Target, soaking};
 use serde_json::Value;
 
-/// Runs the oracle under watch by one route; the calls are counted as well as unchanged.
+/// Runs the oracle under watch by one route; checks the counts as well as the results.
 fn unchanged(route: &str, times: &str, functions: &str) -> (Report, BTreeMap<String, [u64; 3]>) {
     let _turn = Turn::shared();
     let program = if soaking() { "soundness-whole" } else { "soundness" };
     let mut target = Target::start(program, &["--times", times]);
-    // Instructions fault here that need other rights or another processor, and the program goes on.
+    // Some instructions fault for lack of rights or processor features, and the program continues.
     let options = ["--route", route, "--on-signal", "fatal", "--max-map-bytes", "512M"];
     let session = Session::with(&target, &options, &[functions]);
     target.go();
@@ -54,8 +54,8 @@ fn no_probe_changes_what_an_instruction_does() {
     println!("figure: {rows} instructions on Linux here by {}, {calls} calls, 0 differences", report.route);
 }
 
-/// What jumps, calls, returns and fills: the kernel treats it by its address, which each route
-/// gives in its own way.
+/// Jumps, calls, returns and fills: the kernel handles them by address, which each route passes in
+/// its own way.
 #[test]
 fn no_probe_changes_what_an_instruction_does_by_events_of_tracefs() {
     let (report, _) = unchanged("tracefs", "3", "sound_00[01]*");

@@ -1,5 +1,5 @@
-//! What the service measures is in its spool: to the last call when it ends, and up to the last interval when it is killed; on
-//! disks that are full or read-only for a while too.
+//! Measurements of the service are in its spool: to the last call after an end, and up to the last
+//! interval after a kill, even if the disk is full or read-only for a while.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::service::{exe, start};
 
-/// What a function counted.
+/// Counts of a function.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Sums {
     entries: u64,
@@ -31,13 +31,13 @@ impl Sums {
     }
 }
 
-/// A run of the agent: what each function had counted after each interval.
+/// A run of the agent: the counts of each function after each interval.
 type Run = Vec<BTreeMap<String, Sums>>;
 
 const LOSSES: [&str; 7] =
     ["abandoned", "evicted", "ended_inside", "over_range", "table_full", "unresolved", "unkeyed"];
 
-/// What `spool export` writes, an object an interval.
+/// Output of `spool export`, one object per interval.
 #[track_caller]
 fn exported(place: &Place) -> Vec<Value> {
     let outcome = place.edgelat(&["spool", "export"]);
@@ -45,7 +45,7 @@ fn exported(place: &Place) -> Vec<Value> {
     outcome.objects()
 }
 
-/// All runs, in the order in which they were.
+/// All runs in chronological order.
 #[track_caller]
 fn runs(place: &Place) -> Vec<Run> {
     let mut runs: Vec<(String, Run)> = Vec::new();
@@ -73,7 +73,7 @@ fn runs(place: &Place) -> Vec<Run> {
     runs.into_iter().map(|(_, run)| run).collect()
 }
 
-/// The same as the service told it in a line.
+/// The counts in a line of the service.
 fn told(line: &Told) -> BTreeMap<String, Sums> {
     let functions = line.report().functions.iter().map(|function| {
         let sums = Sums {
@@ -102,12 +102,12 @@ fn verified(place: &Place) {
     assert_eq!(outcome.status.code(), Some(0), "{outcome:#?}");
 }
 
-/// A spool somewhere else than in the state directory, in small segments.
+/// A spool outside of the state directory, in small segments.
 fn spool(dir: &Path) -> String {
     format!("[spool]\ndir = \"{}\"\nmax_bytes = \"256KiB\"\nsegment_bytes = \"16KiB\"\n", dir.display())
 }
 
-/// A service measures a program from its first call to its end, and ends.
+/// Runs a service that measures a program from its first call to its end, and ends.
 fn measured(place: &Place, program: &Path, calls: &str) -> Oracle {
     let service = place.start();
     let mut target = start(program, &["--calls", calls]);
@@ -135,11 +135,11 @@ fn every_call_of_a_process_is_in_the_spool_when_the_service_has_ended() {
     assert_eq!(first["target"], "it");
     assert_eq!(first["image"].as_str().unwrap(), program.to_str().unwrap());
     assert!(first["build_id"].as_str().unwrap().len() >= 16, "{first}");
-    // Before the target came nothing was measured, which is not 0.
+    // Before the target came, nothing was measured, which differs from 0.
     let none = |interval: &Value| interval["uncovered"][0][1] == "no_process";
     assert!(all.iter().any(none), "{all:#?}");
     verified(&place);
-    // People, and spreadsheets.
+    // The output for people and spreadsheets.
     let text = place.edgelat(&["spool", "dump"]);
     assert!(text.stdout.contains("it/work") && text.stdout.contains("p99"), "{text:#?}");
     let csv = place.edgelat(&["spool", "export", "--format", "csv"]);
@@ -176,7 +176,8 @@ fn a_service_that_is_killed_leaves_all_but_its_last_interval_each_time() {
     let (runs, all) = (runs(&place), exported(&place));
     assert_eq!(runs.len(), lines.len(), "each wrote something");
     for (run, lines) in runs.iter().zip(&lines) {
-        // An interval is written after its line; the line of the last one may have been lost with it.
+        // An interval is written after its line; the kill may have lost the record of the last
+        // line.
         assert!(
             run.len() + 1 >= lines.len() && run.len() <= lines.len() + 1,
             "{} {}",
@@ -186,7 +187,7 @@ fn a_service_that_is_killed_leaves_all_but_its_last_interval_each_time() {
         for (sums, line) in run.iter().zip(lines) {
             assert_eq!(*sums, told(line));
         }
-        // A line says where it is recorded, and how much is on the disk.
+        // A line gives the position of its record, and the bytes on the disk.
         let id = &lines[0].spool["run"];
         assert!(all.iter().any(|interval| interval["run"] == *id), "{id}");
         for (number, line) in lines.iter().enumerate() {
@@ -197,7 +198,7 @@ fn a_service_that_is_killed_leaves_all_but_its_last_interval_each_time() {
     }
 }
 
-/// Kills it and gives its lines.
+/// Kills it and returns its lines.
 fn killed(service: Service) -> Vec<Told> {
     let lines = service.lines();
     service.kill();
@@ -224,7 +225,7 @@ fn usr1_writes_what_was_counted_until_then() {
     target.stop().assert_right();
 }
 
-/// A file system in memory, on a folder of a place.
+/// A file system in memory, mounted on a folder of a place.
 struct Mount<'p>(&'p Path);
 
 impl<'p> Mount<'p> {
@@ -234,8 +235,8 @@ impl<'p> Mount<'p> {
         Self(path)
     }
 
-    /// Mounts it in another way. While the collector writes a record the kernel refuses read-only, and a collector at
-    /// nice 19 may be held up in the middle of a write.
+    /// Remounts it. The kernel refuses read-only while the collector writes a record, and a
+    /// collector at nice 19 may be delayed during a write.
     #[track_caller]
     fn again(&self, how: &str) {
         let remount = || remounted(self.0, how);
@@ -260,8 +261,8 @@ fn mount(arguments: &[&str]) {
     assert!(status.success(), "mount {arguments:?}: {status}");
 }
 
-/// A target is measured while the disk of the spool gets into trouble and out of it again: nothing is lost, it is said once
-/// each way, and a record says it too. The trouble is there from the start, or comes later.
+/// Measures a target while the spool's disk fails and recovers: nothing is lost, each change is
+/// reported once and recorded. The failure exists from the start, or comes later.
 fn trouble(
     says: &str,
     from_start: bool,
@@ -287,7 +288,7 @@ fn trouble(
     }
     service.says(says);
     let from = service.count();
-    // It goes on measuring.
+    // It continues to measure.
     let first = service.wait_after(from, |line| line.entries() > 0).entries();
     service.wait_after(from, |line| line.entries() > first);
     end(&flash);
@@ -310,7 +311,7 @@ fn a_disk_that_is_full_for_a_while_loses_nothing() {
         let mut file = std::fs::File::create(filler(flash)).unwrap();
         while std::io::Write::write(&mut file, &[0; 4096]).is_ok_and(|written| written > 0) {}
     };
-    // A segment has its room once it is made, so that it is full before there is one.
+    // A segment has its space once it is made, so the disk is full before the first one.
     trouble("takes no records: No space left on device", true, fill, |flash| {
         std::fs::remove_file(filler(flash)).unwrap();
     });
@@ -333,7 +334,7 @@ fn a_disk_that_is_broken_for_a_while_loses_nothing() {
         tracer.set(Some(command.spawn().unwrap()));
     };
     trouble("takes no records: I/O error", false, broken, |_| {
-        // At the end of the one who made them fail the calls are the kernel's again.
+        // Once the process that made the calls fail ends, the kernel handles them again.
         let mut tracer = tracer.take().unwrap();
         kill(Pid::from_raw(tracer.id() as i32), Signal::SIGTERM).unwrap();
         tracer.wait().unwrap();
@@ -344,7 +345,7 @@ fn a_disk_that_is_broken_for_a_while_loses_nothing() {
 fn a_collector_of_another_user_keeps_the_spool() {
     let _turn = Turn::shared();
     let place = Place::new();
-    // Whoever it becomes has to come to its folder.
+    // The unprivileged user needs access to the folder.
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(place.path(), open).unwrap();
     let program = place.program("plain", "plain");

@@ -1,13 +1,13 @@
-//! Frames that do not come and go like the pages of a book: recursion, exceptions, panics, jumps,
-//! coroutines, signal stacks, threads that end inside.
+//! Frames that are not left in order: recursion, exceptions, panics, jumps, coroutines, signal
+//! stacks, threads that end inside.
 
 use edgelat_tests::machine::Turn;
 use edgelat_tests::{Function, Oracle, Session, Target};
 
 use crate::counts::exact;
 
-/// What the target left otherwise than by its return is accounted for: as abandoned or evicted while it
-/// ran, as ended inside when the process ended.
+/// Calls that the target left other than by return are accounted for: as abandoned or evicted while
+/// it ran, as ended inside when the process ended.
 #[track_caller]
 fn unwound_is_lost(function: &Function, oracle: &Oracle) {
     let truth = oracle.function(&function.name);
@@ -16,8 +16,8 @@ fn unwound_is_lost(function: &Function, oracle: &Oracle) {
     assert_eq!(function.lost("table_full"), 0, "{function:#?}");
 }
 
-/// As above, for frames that were always at the same stack pointers: each but the last of a kind was
-/// noticed when its key came again.
+/// As above, for frames at constant stack pointers: each but the last of a kind was noticed when
+/// its key came again.
 #[track_caller]
 fn unwound_is_abandoned(function: &Function, oracle: &Oracle, stacks: u64) {
     unwound_is_lost(function, oracle);
@@ -64,7 +64,7 @@ fn a_rust_panic_through_probed_frames_harms_nobody() {
     }
 }
 
-/// Where a function has something to clean up, and where it has not.
+/// A function with cleanup code, and a function without.
 fn unwound(name: &str) {
     let _turn = Turn::shared();
     let (report, oracle) = exact(name, &["--calls", "1500"], &["outer", "passes", "cleans"]);
@@ -94,7 +94,7 @@ fn a_longjmp_over_a_probed_frame_is_counted_as_abandoned() {
     assert_eq!(oracle.function("inner").unwound, 500);
     for function in &report.functions {
         unwound_is_abandoned(function, &oracle, 1);
-        // The last turn of all returned, from the same stack pointers: nothing is left open.
+        // All calls of the last turn returned, from the same stack pointers: none is left open.
         assert_eq!(function.lost("ended_inside") + function.in_flight, 0, "{function:#?}");
     }
 }
@@ -120,7 +120,7 @@ fn recursion_at_rest_is_in_flight_at_every_depth() {
     let _turn = Turn::shared();
     let mut target = Target::start("recurse", &["--calls", "0", "--depth", "1000"]);
     let session = Session::with(&target, &["--interval", "0.1"], &["deep", "left", "right"]);
-    // Before the first turn: the bottom of the recursion is where it parks first.
+    // Before the first turn: the bottom of the recursion is its first parking place.
     target.go();
     session.wait_for(|report| report.function("left").exits > 0);
     let oracle = target.rest();
@@ -150,7 +150,7 @@ fn a_table_too_small_for_the_depth_says_so() {
     assert!(deep.exits > 0, "what had room was measured: {deep:#?}");
 }
 
-/// Many threads that fight for two sets of frames: what they lose is told, each call once.
+/// Many threads that compete for two sets of frames: their losses are reported, each call once.
 #[test]
 fn threads_that_fight_for_a_small_table_lose_nothing_silently() {
     let _turn = Turn::shared();
@@ -166,7 +166,7 @@ fn threads_that_fight_for_a_small_table_lose_nothing_silently() {
         assert_eq!(function.exits + function.unmatched_exits, truth.completed, "{function:#?}");
         assert_eq!(function.exits + function.all_lost(), truth.calls, "{function:#?}");
         assert!(function.all_lost() > 0, "the table was too small: {function:#?}");
-        // Nothing was left by another way than its return, and nothing is inside any more.
+        // All calls were left by return, and none is inside any more.
         assert_eq!(function.lost("ended_inside"), 0, "{function:#?}");
     }
 }
@@ -250,7 +250,7 @@ fn a_crowd_that_ends_inside_never_blinds_a_small_table() {
     let dies = report.function("dies_inside");
     assert_eq!(dies.exits, 0, "{dies:#?}");
     assert!(dies.lost("evicted") + dies.lost("abandoned") + dies.lost("table_full") > 2900, "{dies:#?}");
-    // The short function still finds room: what nobody will end is what gives way.
+    // The short function still finds room: frames that will not end are the ones replaced.
     let lives = report.function("lives_on");
     assert!(lives.exits * 10 > lives.entries * 9, "{lives:#?}");
 }

@@ -1,4 +1,4 @@
-//! A file system that does not answer, under the image of a target, holds up nothing but what needs the file.
+//! A stalled file system under the image of a target blocks only operations that need the file.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use nix::unistd::Pid;
 
 use crate::service::{exe, start};
 
-/// Far above what a person would wait for at Ctrl-C on a machine that has nothing else to do; before, nothing ended.
+/// Far above a user's patience at Ctrl-C on an idle machine; earlier versions never ended.
 const SOON: Duration = Duration::from_secs(6);
 
-/// A file system with a copy of a target in it, and the program that serves it.
+/// A file system with a copy of a target, and the program that serves it.
 struct Served {
     server: Child,
     folder: TempDir,
@@ -43,7 +43,7 @@ impl Served {
         kill(Pid::from_raw(self.server.id() as i32), signal).unwrap();
     }
 
-    /// From here on it answers nobody.
+    /// Stops answering from here on.
     fn stall(&self) {
         self.signal(Signal::SIGSTOP);
         assert!(eventually(patience(), || state_of(self.server.id() as i32) == Some('T')));
@@ -52,7 +52,7 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        // With the last descriptor of the device whoever waits gets an error.
+        // After the last descriptor of the device is closed, waiting processes get an error.
         _ = self.server.kill();
         _ = self.server.wait();
         _ = Command::new("umount").arg("-l").arg(self.folder.path()).status();
@@ -73,7 +73,7 @@ fn ctrl_c_ends_a_watch_whose_image_does_not_answer_any_more() {
     session.wait_for(|report| report.function("add").exits > 100);
     assert_text_probed(target.pid());
     served.stall();
-    // Longer than from one look at the file to the next: the reports go on.
+    // Longer than the interval between two looks at the file: the reports continue.
     let before = session.reports().len();
     std::thread::sleep(Duration::from_secs(8));
     assert!(session.reports().len() > before + 5, "{} reports", session.reports().len() - before);
@@ -112,7 +112,7 @@ fn an_image_that_does_not_answer_is_refused_by_name() {
     let pid = target.pid().to_string();
     served.stall();
     edgelat(&["watch", "-p", &pid, "add"]).refused(5, &["does not answer", "image"]);
-    // Ctrl-C is heard before that.
+    // Ctrl-C takes effect earlier than that.
     let mut watch = Command::new(binary());
     let mut watch = watch.args(["watch", "-p", &pid, "add"]).stderr(Stdio::null()).spawn().unwrap();
     std::thread::sleep(Duration::from_secs(1));

@@ -1,4 +1,4 @@
-//! Whoever stops the agent does not leave its probes behind.
+//! A stopped agent leaves no probes behind.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -12,7 +12,7 @@ use edgelat_tests::{Session, Target, patience};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-/// A watch of `hold` and `add` as a job of its own, as a shell starts it.
+/// A watch of `hold` and `add` as a separate job, as a shell starts it.
 fn job(target: &Target, options: &[&str]) -> Session {
     job_on(target, options, &["add", "hold"])
 }
@@ -25,7 +25,7 @@ fn job_on(target: &Target, options: &[&str], functions: &[&str]) -> Session {
     Session::start(command)
 }
 
-/// What a terminal sends to all of a job.
+/// Sends a signal to a whole job, as a terminal does.
 fn to_job(session: &Session, signal: Signal) {
     killpg(Pid::from_raw(session.pid()), signal).unwrap();
 }
@@ -58,7 +58,7 @@ fn ctrl_z(options: &[&str]) {
     target.go();
     let after = session.wait_for(|report| {
         report.function("hold").exits > before.function("hold").exits + 10
-            // Nobody is told of the end of a call whose beginning a session did not see.
+            // A session does not see the end of a call whose beginning it did not see.
             && (report.returns == "uretprobe session" || report.function("hold").unmatched_exits >= held)
     });
     for (was, is) in before.functions.iter().zip(&after.functions) {
@@ -118,7 +118,7 @@ fn a_stop_of_the_guard_alone_stops_the_collector_too() {
 #[test]
 fn a_guard_that_cannot_look_at_its_budget_is_ended_with_its_probes() {
     let _turn = Turn::shared();
-    // Threads that only call would be over any bound where the machine has a CPU for each.
+    // Threads that only make calls would exceed any bound if the machine has a CPU for each.
     let mut target = Target::start("paced", &[]);
     let pid = target.pid();
     let session = job_on(&target, &["--max-cost", "90"], &["paced"]);

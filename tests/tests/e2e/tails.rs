@@ -4,7 +4,7 @@ use edgelat_tests::machine::Turn;
 use edgelat_tests::report::{Oracle, Report, bucket_of_ns};
 use edgelat_tests::{Session, Target};
 
-/// Functions whose whole call is known to be measured.
+/// Functions that are measured over their whole call.
 const WHOLE: &[&str] =
     &["sleeps_below", "hops", "chains", "either", "first_of_two", "second_of_two", "lasts"];
 
@@ -23,10 +23,10 @@ fn measured(options: &[&str], functions: &[&str]) -> (Report, Oracle) {
     (report, oracle)
 }
 
-/// Attempts, since a busy machine may come between the two clocks: what is wrong is wrong in each.
+/// Attempts, since a busy machine may delay one of the two clocks: an error shows in each attempt.
 const ATTEMPTS: usize = 4;
 
-/// The median of each of `whole` is that of the target's own clock, within one bucket after the bias.
+/// The median of each of `whole` equals the target's own, within one bucket after the bias.
 #[track_caller]
 fn is_whole(options: &[&str], functions: &[&str], whole: &[&str]) -> Report {
     let mut wrong = Vec::new();

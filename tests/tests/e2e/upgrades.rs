@@ -1,5 +1,5 @@
-//! Programs are replaced by other builds of themselves while they are measured. Each build has figures of its own, and
-//! processes of the old one keep theirs.
+//! Programs are replaced by other builds while they are measured. Each build has its own figures,
+//! and processes of the old build keep theirs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,8 @@ impl Build {
         let notes = run(command).stdout;
         let value = |name: &str| notes.lines().find_map(|line| line.trim().strip_prefix(name));
         let id = value("Build ID: ").map(str::to_owned);
-        // Go wrote no such note before 1.24; its own has hashes in letters, the last one that of what was linked.
+        // Go wrote no such note before 1.24; its own note has hashes in letters, the last one of
+        // the linked output.
         let id = id.or_else(|| {
             let bytes: Vec<&str> = value("description data: ")?.split_whitespace().collect();
             Some(bytes.rsplit(|byte| *byte == "2f").next()?.concat())
@@ -34,26 +35,26 @@ impl Build {
         Self { id: id.unwrap_or_else(|| panic!("no build-id: {notes}")), file }
     }
 
-    /// Another file takes the name; processes keep the one that they execute.
+    /// Another file takes the name; processes keep the executed one.
     fn rename_to(&self, program: &Path) {
         let new = program.with_extension("new");
         std::fs::copy(&self.file, &new).unwrap();
         std::fs::rename(&new, program).unwrap();
     }
 
-    /// The name goes and comes again, as some package managers do it.
+    /// The name is removed and recreated, as some package managers do it.
     fn unlink_and_write(&self, program: &Path) {
         std::fs::remove_file(program).unwrap();
         std::fs::copy(&self.file, program).unwrap();
     }
 
-    /// The same file gets other bytes. Nobody may execute it.
+    /// The same file gets other bytes, while no process may execute it.
     fn write_over(&self, program: &Path) {
         std::fs::copy(&self.file, program).unwrap();
     }
 }
 
-/// What was counted of one build.
+/// Total counts of one build.
 #[derive(Debug, Default)]
 struct Sum {
     calls: u64,
@@ -61,21 +62,21 @@ struct Sum {
     before: u64,
 }
 
-/// What must be told of a process.
+/// Expected reports about a process.
 #[derive(Clone, Copy)]
 struct Expected<'a> {
     build: &'a Build,
-    /// From its first call on.
+    /// Measured from its first call on.
     whole: bool,
 }
 
-/// A program that runs.
+/// A running program.
 struct Running<'a> {
     target: Target,
     expected: Expected<'a>,
 }
 
-/// Where it all happens.
+/// Environment of the test.
 struct Scene<'a> {
     place: &'a Place,
     service: &'a Service,
@@ -89,7 +90,7 @@ impl Expected<'_> {
             .is_some_and(|report| report.value["target"]["build_id"] == self.build.id.as_str())
     }
 
-    /// What is told last is what the program knows itself.
+    /// The last report equals the program's own figures.
     fn agrees(&self, told: &Told, oracle: &Oracle, sum: &mut Sum) {
         assert!(self.is(told), "not of build {}: {told:#?}", self.build.id);
         let report = told.report();
@@ -121,7 +122,7 @@ impl<'a> Scene<'a> {
         self.place.path().join("service")
     }
 
-    /// Starts what stands there and lets it work: once it is covered, or at once.
+    /// Starts the present build and lets it work: once it is covered, or at once.
     fn start(&self, build: &'a Build, at_once: bool) -> Running<'a> {
         let from = self.service.count();
         let mut command = Command::new(self.program());
@@ -144,7 +145,7 @@ impl<'a> Scene<'a> {
         self.counts_on(running);
     }
 
-    /// It is measured now, as the build that it is.
+    /// Checks that it is measured now, as its own build.
     fn counts_on(&self, Running { target, expected }: &Running<'_>) {
         let measured = |told: &Told| told.is(target.pid(), "measured") && expected.is(told);
         let from = self.service.count();
@@ -169,7 +170,8 @@ impl<'a> Scene<'a> {
         let program = self.program();
         let at_once = turn % 8 >= 4;
         match turn % 4 {
-            // The new process begins before the old one ends, which is measured on as what it is.
+            // The new process begins before the old one ends, which is still measured as its own
+            // build.
             0 => {
                 next.rename_to(&program);
                 self.counts_on(&old);
@@ -178,7 +180,7 @@ impl<'a> Scene<'a> {
                 self.end(old);
                 new
             }
-            // The process executes the new build: the same number, and nothing of what was inside comes back.
+            // The process executes the new build: the same pid, and no open call returns.
             1 => {
                 next.rename_to(&program);
                 let oracle = old.target.rest();
@@ -190,7 +192,7 @@ impl<'a> Scene<'a> {
                 self.work(&mut old, from);
                 old
             }
-            // The program does not run while its file is replaced.
+            // The program is not running while its file is replaced.
             2 => {
                 self.end(old);
                 next.unlink_and_write(&program);
@@ -205,8 +207,8 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// A busy program is upgraded again and again: the process ends and another begins, or it executes the new build itself;
-/// the file was renamed, written anew, or written over in between.
+/// A busy program is upgraded repeatedly: its process ends and another begins, or it executes the
+/// new build itself; meanwhile the file was renamed, written anew, or overwritten.
 #[test]
 fn every_build_of_a_busy_go_program_is_measured_under_its_own_build_id() {
     let _turn = Turn::shared();

@@ -1,5 +1,5 @@
-//! `edgelat upload`: what is in the spool reaches real receivers, which compute of it what we say, and receivers that refuse,
-//! hang up or ask for time.
+//! `edgelat upload`: the spool reaches real receivers, which compute the same figures, and
+//! receivers that refuse, hang up or ask for time.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -25,7 +25,7 @@ fn now_ns() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64
 }
 
-/// A clock that is right, so long ago.
+/// A correct clock, this long ago.
 fn ago(ns: u64) -> Clock {
     Clock { boot_ns: 100 * SECOND, real_ns: now_ns() - ns, trust: Trust::Synchronised }
 }
@@ -34,14 +34,14 @@ fn spool(place: &Place) -> PathBuf {
     place.path().join("state/spool")
 }
 
-/// A spool with so many intervals, of which the last ends now.
+/// A spool with this many intervals, of which the last ends now.
 pub fn recorded(place: &Place, intervals: u64) -> Records {
     let mut records = Records::begin(&spool(place), 1, [1; 16], ago(intervals * 10 * SECOND));
     (0..intervals).for_each(|_| records.interval(3, 200));
     records
 }
 
-/// Intervals of a minute, of 26 hours that end now.
+/// Number of one-minute intervals in the 26 hours until now.
 const DAY: u64 = 26 * 60;
 
 fn recorded_day(place: &Place) -> Records {
@@ -61,7 +61,7 @@ pub fn sent(outcome: &Outcome, words: &[&str]) {
     words.iter().for_each(|word| assert!(outcome.stderr.contains(word), "{word}: {outcome:#?}"));
 }
 
-/// A receiver has of each function what was counted in the end.
+/// A receiver has the final counts of each function.
 #[track_caller]
 fn has_all(books: &Books, records: &Records) {
     for (function, counts) in &records.totals {
@@ -73,7 +73,7 @@ fn has_all(books: &Books, records: &Records) {
     }
 }
 
-/// Each interval of a function is there once.
+/// Each interval of a function is present once.
 #[track_caller]
 pub fn has_each_once(books: &Books, records: &Records) {
     has_all(books, records);
@@ -85,10 +85,10 @@ pub fn has_each_once(books: &Books, records: &Records) {
     }
 }
 
-/// Starts a Prometheus with a configuration, and says where uploads go that are for it.
+/// Starts a Prometheus with a configuration, and returns the URL for its uploads.
 pub type Start<'a> = &'a dyn Fn(&TempDir, &str) -> (Server, String);
 
-/// A Prometheus of Debian that is written to by what takes OTLP before it.
+/// A Prometheus of Debian behind a converter from OTLP.
 pub fn written_to(version: &str, folder: &TempDir, config: &str) -> (Server, String) {
     let options = ["--enable-feature=native-histograms", "--web.enable-remote-write-receiver"];
     let server = Server::prometheus(&debian_prometheus(version), folder.path(), config, &options);
@@ -97,7 +97,7 @@ pub fn written_to(version: &str, folder: &TempDir, config: &str) -> (Server, Str
     (server, receiver.url())
 }
 
-/// What a receiver says of a histogram is what we say, within a bucket.
+/// A receiver's figures of a histogram equal edgelat's, within a bucket.
 #[track_caller]
 fn quantiles_agree(of: &dyn Fn(f64) -> Option<f64>, counts: &Counts, function: &str) {
     let histogram = counts.histogram();
@@ -110,7 +110,7 @@ fn quantiles_agree(of: &dyn Fn(f64) -> Option<f64>, counts: &Counts, function: &
     }
 }
 
-/// A Prometheus that a spool of sixty intervals was sent to.
+/// A Prometheus that received a spool of sixty intervals.
 pub struct Uploaded {
     pub prometheus: Server,
     pub url: String,
@@ -156,12 +156,12 @@ pub fn prometheus_computes_what_we_say(start: Start<'_>) {
         let told = counts.probes_inside_ns.unwrap() as f64;
         assert!((probes * 1e9 / told - 1.0).abs() < 1e-9, "{probes}");
     }
-    // At the end of the last interval, however long ago that is by now.
+    // At the end of the last interval, however long ago.
     let end = records.now.real_ns as f64 / 1e9;
     let rate = format!("sum(rate(edgelat_function_calls_total[5m] @ {end:.3}))");
     let rate = prometheus.number(&rate).unwrap();
     assert!((rate - 3.0 * 20.1).abs() < 1.0, "{rate} calls a second");
-    // Once more is nothing.
+    // A second upload sends nothing.
     sent(&upload(place, url), &["sent 0 intervals"]);
 }
 
@@ -204,7 +204,7 @@ fn victoria_metrics_computes_of_an_upload_what_we_say() {
     }
 }
 
-/// Another box sends what it has of now, so that a receiver knows how late it is.
+/// Another machine sends its present figures, so that the receiver can tell the delay of others.
 fn live(url: &str) {
     let place = Place::new();
     place.configure("", &[]);
@@ -231,7 +231,7 @@ pub fn a_day_is_refused_as_far_as_it_is_old(start: Start<'_>) {
         let native = format!("edgelat_function_duration_seconds{labels}");
         let count = prometheus.number(&format!("histogram_count({native})"));
         assert_eq!(count, Some(counts.exits() as f64), "{function}");
-        // What is younger than an hour is there with its time, but for a request that was half older.
+        // Points younger than an hour have their time, except in a request that was half older.
         let points = prometheus.number(&format!("count_over_time({native}[50m])")).unwrap();
         assert!(points >= 20.0, "{points}");
         let older = prometheus.number(&format!("count_over_time({native}[26h])")).unwrap();
@@ -245,7 +245,7 @@ fn a_day_offline_is_refused_by_a_live_prometheus_as_far_as_it_is_old_and_the_new
     a_day_is_refused_as_far_as_it_is_old(&|folder, config| written_to("2.53", folder, config));
 }
 
-/// Configuration of a Prometheus that takes what is a day old.
+/// Configuration of a Prometheus that accepts day-old points.
 pub const TAKES_A_DAY: &str = "storage: {tsdb: {out_of_order_time_window: 30h}}\n";
 
 pub fn a_day_arrives_as_a_whole(start: Start<'_>) {
@@ -260,7 +260,7 @@ pub fn a_day_arrives_as_a_whole(start: Start<'_>) {
     assert!(!outcome.stderr.contains("refused"), "{outcome:#?}");
     let native = "edgelat_function_duration_seconds{target=\"gateway\",function=\"function_1\"}";
     assert_eq!(prometheus.number(&format!("count_over_time({native}[27h])")), Some(1560.0));
-    // Twenty hours ago it was so many.
+    // The count of twenty hours ago.
     let (boot_ns, totals) = &records.history[6 * 60];
     let time = (records.now.real_ns - (records.now.boot_ns - boot_ns)) as f64 / 1e9;
     let then = prometheus.number(&format!("histogram_count({native} @ {time:.3})"));
@@ -330,7 +330,7 @@ fn what_a_receiver_refuses_is_said_and_counted_and_not_sent_again() {
     let records = recorded(&place, 10);
     let receiver = Receiver::start(&[Reply::Status(400, None)]);
     sent(&upload(&place, &receiver.url()), &["status 400: as the test wants it", "later ones"]);
-    // The newest figures came by themselves.
+    // The newest figures were sent separately.
     has_all(&receiver.books(), &records);
     assert_eq!(receiver.log().len(), 2);
 }
@@ -349,7 +349,7 @@ fn a_receiver_that_is_not_there_or_lets_nobody_in_is_an_error_and_nothing_is_los
     upload(&place, &receiver.url()).refused(1, &["status 302", "endpoint"]);
     sent(&upload(&place, &receiver.url()), &["sent 10 intervals"]);
     has_each_once(&receiver.books(), &records);
-    // It asks for more time than somebody who calls it once has.
+    // It asks for more time than a single invocation has.
     Records::begin(&spool(&place), 2, [1; 16], ago(10 * SECOND)).interval(1, 1);
     receiver.always(Reply::Status(429, Some("3600")));
     upload(&place, &receiver.url()).refused(1, &["429"]);
@@ -367,7 +367,7 @@ impl Uploading {
         let folder = place.path().join("state/upload");
         std::fs::create_dir_all(&folder).unwrap();
         std::os::unix::fs::chown(&folder, Some(STRANGER), Some(STRANGER)).unwrap();
-        // Nobody in particular: it needs no right.
+        // An unprivileged user: it needs no rights.
         command.args(["upload", "--endpoint", url, "-c"]).arg(place.config()).uid(STRANGER).gid(STRANGER);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let lines = Lines::of(child.stderr.take().unwrap());
@@ -427,11 +427,11 @@ fn a_service_without_rights_sends_what_comes_and_waits_for_a_receiver_that_is_do
     has_each_once(&receiver.books(), &records);
     let said = uploading.end(Signal::SIGTERM);
     assert_eq!(said.matches("Connection refused").count(), 1, "it says what changes: {said}");
-    // Another one goes on where that one was.
+    // Another upload continues at that position.
     records.interval(3, 20);
     let uploading = Uploading::start(&place, &receiver.url());
     assert!(eventually(patience(), || sent(16)), "{}", uploading.lines.text());
-    // What the first one had sent when it was ended may have come again, and says the same.
+    // Points that the first upload had sent may have come again, with the same values.
     has_all(&receiver.books(), &records);
     uploading.end(Signal::SIGINT);
 }
@@ -457,7 +457,7 @@ fn the_clock_of_a_box_that_has_none_is_waited_for() {
     let digits: String = boot.trim().chars().filter(|digit| *digit != '-').collect();
     let boot =
         std::array::from_fn(|place| u8::from_str_radix(&digits[2 * place..2 * place + 2], 16).unwrap());
-    // A cut before the clock was ever set, and then a boot in which it is not set yet.
+    // An interval recorded before the clock was ever set, and a boot with an unset clock.
     let unset = |boot_ns| Clock { boot_ns, real_ns: boot_ns, trust: Trust::Unset };
     let mut lost = Records::begin(&spool(&place), 1, [1; 16], unset(5 * SECOND));
     (0..7).for_each(|_| lost.interval(2, 5));
@@ -514,7 +514,7 @@ fn a_damaged_cursor_sends_everything_again_and_says_so() {
     has_all(&receiver.books(), &records);
 }
 
-/// A certificate for `localhost` that nobody signed, and its key.
+/// A self-signed certificate for `localhost` and its key.
 const CERTIFICATE: &str = "[req]\ndistinguished_name = name\nx509_extensions = extensions\nprompt = no\n\
     [name]\nCN = localhost\n[extensions]\nsubjectAltName = DNS:localhost\nbasicConstraints = CA:FALSE\n";
 

@@ -1,4 +1,5 @@
-//! `edgelat upload --via stdout-json`: what is in the spool of a box without a link, for who carries it to a receiver.
+//! `edgelat upload --via stdout-json`: the spool of a machine without a link, carried to a
+//! receiver.
 
 use std::fs::File;
 use std::process::Command;
@@ -9,7 +10,7 @@ use edgelat_tests::{Place, session};
 
 use crate::upload::{has_each_once, recorded, sent, upload};
 
-/// What is printed, and what is said of it.
+/// The printed points, and the messages about them.
 fn printed(place: &Place, arguments: &[&str]) -> (Vec<Point>, String) {
     let outcome = place.edgelat(&[&["upload", "--via", "stdout-json"], arguments].concat());
     assert_eq!(outcome.status.code(), Some(0), "{outcome:#?}");
@@ -23,7 +24,7 @@ fn what_is_printed_is_what_would_be_sent_and_nothing_counts_as_sent() {
     let mut records = recorded(&place, 300);
     records.uncovered("gateway", "budget", 3_000_000_000);
     records.interval(3, 200);
-    // Nobody says who has some of it.
+    // Without a list of points that a receiver has.
     let (points, said) = printed(&place, &[]);
     let mut books = Books::default();
     books.take(&points);
@@ -38,7 +39,7 @@ fn what_is_printed_is_what_would_be_sent_and_nothing_counts_as_sent() {
     let receiver = Receiver::start(&[]);
     sent(&upload(&place, &receiver.url()), &["sent 301 intervals"]);
     assert_eq!(receiver.books().series, books.series);
-    // What this receiver has not got.
+    // Points that this receiver lacks.
     records.interval(3, 200);
     for _ in 0..2 {
         let (points, said) = printed(&place, &["--endpoint", &receiver.url()]);
@@ -71,7 +72,7 @@ fn what_cannot_be_printed_is_told() {
     };
     File::open("/dev/full").unwrap();
     onto(">/dev/full").refused(1, &["cannot write to standard output", "No space left"]);
-    // Who reads only the beginning has what they wanted.
+    // A reader that stops early gets the beginning it wanted.
     let outcome = onto("| head -c 1");
     assert_eq!((outcome.status.code(), &*outcome.stderr), (Some(0), ""), "{outcome:#?}");
 }

@@ -1,4 +1,5 @@
-//! `edgelat upload` on a network where something else answers: a portal that wants a login first, a web server.
+//! `edgelat upload` on a network with another responder: a portal that requires a login, a web
+//! server.
 
 use edgelat_tests::Place;
 use edgelat_tests::receiver::{Receiver, Reply};
@@ -25,7 +26,7 @@ fn what_a_portal_answers_counts_for_nothing_and_everything_arrives_behind_it() {
     receiver.always(Reply::Page(302, "text/html", "<html>elsewhere</html>"));
     let outcome = upload(&place, &receiver.url());
     assert_ne!(outcome.status.code(), Some(0), "{outcome:#?}");
-    // Behind the login.
+    // After the login.
     receiver.always(Reply::Take);
     sent(&upload(&place, &receiver.url()), &["sent 20 intervals"]);
     has_each_once(&receiver.books(), &records);

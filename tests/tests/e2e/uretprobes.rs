@@ -1,4 +1,4 @@
-//! `--returns uretprobe`: a choice where nothing can go wrong by it, refused elsewhere.
+//! `--returns uretprobe`: allowed if it is safe, refused elsewhere.
 
 use edgelat_tests::machine::{Turn, assert_text_restored};
 use edgelat_tests::{Session, Target, edgelat};
@@ -28,7 +28,7 @@ fn uretprobes_count_plain_c_exactly_by_single_events() {
     plain("single");
 }
 
-/// Return probes place the same entries: where a call written over a nop would overwrite what a leaf keeps.
+/// Return probes place the same entries: a call written over a nop would overwrite a leaf's data.
 #[test]
 fn uretprobes_leave_what_a_leaf_keeps_below_the_stack() {
     let _turn = Turn::shared();
@@ -42,7 +42,7 @@ fn uretprobes_leave_what_a_leaf_keeps_below_the_stack() {
     }
 }
 
-/// The kernel keeps 64 nested return probes of a thread and forgets the others without a word.
+/// The kernel keeps 64 nested return probes of a thread and silently forgets the others.
 #[test]
 fn recursion_deeper_than_the_kernel_keeps_return_probes_is_accounted_for() {
     let _turn = Turn::shared();
@@ -102,8 +102,8 @@ fn uretprobes_are_refused_where_stacks_are_switched() {
     refused("coroutines", "co_outer", "stack");
 }
 
-/// Probes of either kind may make the kernel issue a system call on the thread's behalf (6.11: return
-/// probes; 6.18: five-byte nops). A thread that allows itself hardly any must not die of it.
+/// Probes of either kind may make the kernel issue a system call on the thread's behalf (6.11:
+/// return probes; 6.18: five-byte nops). A thread with a strict filter must not die of it.
 #[test]
 fn probes_on_exit_sites_do_not_harm_a_sandboxed_thread() {
     let _turn = Turn::shared();

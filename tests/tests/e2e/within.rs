@@ -1,9 +1,10 @@
-//! Functions that share instructions: each counts its own calls, by every route, and pays for the traps once.
+//! Functions that share instructions: each counts its own calls, on every route, and pays a trap
+//! once.
 
 use edgelat_tests::machine::Turn;
 use edgelat_tests::{Session, Target};
 
-/// Ways to attach with the functions that can be measured so: a return probe needs no exit.
+/// Ways to attach with the functions that each can measure: a return probe needs no exit.
 const ROUTES: [&[&str]; 5] = [
     &["--route", "uprobe_multi"],
     &["--route", "tracefs"],
@@ -15,7 +16,8 @@ const ROUTES: [&[&str]; 5] = [
 const ALL: [&str; 11] =
     ["outer", "inner", "first", "second", "third", "whole", "part", "slides", "slid_to", "before", "across"];
 
-/// Every count is that of the target, and no hit of a shared exit passes for the end of an earlier call.
+/// Every count equals the target's, and no hit of a shared exit passes for the end of an earlier
+/// call.
 fn exact(options: &[&str], functions: &[&str]) {
     let mut target = Target::start("within", &["--calls", "300", "--threads", "2"]);
     let session = Session::with(&target, options, functions);

@@ -1,4 +1,4 @@
-//! Commands that only start the program which is measured: by executing it, after other things, or as a child.
+//! Commands that only start the measured program: by executing it, after other work, or as a child.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 const PLAIN: [&str; 2] = ["plain:add", "plain:work"];
 
-/// Watches functions of a command, which a shell's words make.
+/// Watches functions of a shell command.
 fn watch(options: &[&str], functions: &[&str], command: &[&str]) -> Session {
     Session::watch(&[options, functions, &["--"], command].concat())
 }
@@ -18,7 +18,7 @@ fn program(name: &str) -> String {
     target(name).to_str().unwrap().to_owned()
 }
 
-/// The programs of a command, each with its last figures, against the one report of all.
+/// The programs of a command, each with its last figures, against the single report for all.
 fn agree(report: &Report, stderr: &str, programs: usize) {
     let ends: Vec<Oracle> =
         stderr.lines().filter_map(Oracle::parse).filter(|oracle| oracle.event == "end").collect();
@@ -50,7 +50,7 @@ fn a_program_that_env_executes_is_counted_from_its_first_call_by_tracefs() {
     counts_all(&["--route", "tracefs"], &["env", &program("plain"), "--at-once", "--calls", "200"], 1);
 }
 
-/// Other programs run before, a signal reaches the script, and there are several images one after the other.
+/// Other programs run earlier, a signal reaches the script, and several images follow each other.
 #[test]
 fn a_start_script_is_followed_through_all_that_it_does() {
     let script = format!(
@@ -71,7 +71,7 @@ fn a_program_that_is_a_child_of_the_command_is_counted_from_its_first_call() {
     counts_all(&[], &["timeout", "100", &program("plain"), "--at-once", "--calls", "300"], 1);
 }
 
-/// Those that come later as well, and in the end the shell itself.
+/// Including later ones, and finally the shell itself.
 #[test]
 fn all_programs_of_a_command_are_counted_from_their_first_call() {
     let plain = program("plain");
@@ -92,7 +92,7 @@ fn only_the_first_program_is_measured_where_children_are_left_alone() {
     assert_eq!(report.processes.len(), 1);
 }
 
-/// One is linked, the other opened by the program, and the wrapper has neither.
+/// One library is linked, the program opens the other, and the wrapper has neither.
 #[test]
 fn libraries_of_a_program_behind_a_wrapper_are_counted_from_their_first_call() {
     let _turn = Turn::shared();
@@ -103,7 +103,7 @@ fn libraries_of_a_program_behind_a_wrapper_are_counted_from_their_first_call() {
     report.agrees_with(&oracle);
 }
 
-/// It is asked to end, and left as it is where it does not.
+/// It is asked to end, and left alone if it does not.
 #[test]
 fn a_command_that_does_not_end_when_it_is_asked_to_is_left_alone() {
     let _turn = Turn::shared();
@@ -124,11 +124,11 @@ fn a_command_that_never_executes_what_is_meant_is_named_with_all_that_it_did_exe
     let _turn = Turn::shared();
     edgelat(&["watch", "nosuch:work", "--", "env", "sh", "-c", "ls / >/dev/null; true"])
         .refused(6, &["the command executed", "/env", "/ls", "nosuch:work"]);
-    // Without an image it is the first one's.
+    // A function without an image refers to the first image.
     edgelat(&["watch", "nosuch_function", "--", "env", "true"]).refused(6, &["PROGRAM:FUNCTION"]);
 }
 
-/// Stopped by a signal before the program has come, it stays stopped until it is told to go on.
+/// Stopped by a signal before the program has come, it stays stopped until it gets a SIGCONT.
 #[test]
 fn a_command_that_is_stopped_stays_stopped() {
     let _turn = Turn::shared();
@@ -154,7 +154,7 @@ fn a_command_that_is_stopped_stays_stopped() {
     report.agrees_with(&oracle);
 }
 
-/// A status of its own, by whichever way the target was named.
+/// Its own status, however the target was named.
 #[test]
 fn a_target_that_dies_of_a_fault_gives_a_status_of_its_own() {
     let _turn = Turn::shared();
@@ -167,7 +167,8 @@ fn a_target_that_dies_of_a_fault_gives_a_status_of_its_own() {
     }
 }
 
-/// What came of the command ends with the watch, though the shell that started it does not pass on what it gets.
+/// All processes of the command end with the watch, though the shell that started it does not pass
+/// on its signals.
 #[test]
 fn ending_the_watch_ends_all_that_came_of_the_command() {
     let _turn = Turn::shared();

@@ -1,18 +1,18 @@
-//! Whom a request may be sent to.
+//! Hosts that a request may name.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// Names that are allowed besides addresses and `localhost`.
+/// Names that are allowed in addition to addresses and `localhost`.
 #[derive(Debug, Clone, Default)]
 pub struct Hosts(Vec<String>);
 
 impl Hosts {
-    /// Addresses, `localhost` and these names.
+    /// Allows addresses, `localhost` and these names.
     pub fn new(names: Vec<String>) -> Self {
         Self(names)
     }
 
-    /// May a request say that it was sent there? One that says nothing comes from no browser.
+    /// True if a request may name this host. A request without a host comes from no browser.
     pub fn has(&self, host: Option<&str>) -> bool {
         let Some(host) = host else { return true };
         if let Some((address, port)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -26,7 +26,7 @@ impl Hosts {
     }
 }
 
-/// Nothing, or a port after its colon.
+/// True for an empty text, or a colon and a port.
 fn is_port(text: &str) -> bool {
     let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
     text.is_empty() || text.strip_prefix(':').is_some_and(digits)

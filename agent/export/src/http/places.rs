@@ -1,17 +1,17 @@
-//! Places for connections: a bounded number, of which the one that has been silent for longest is given to whoever comes.
+//! Places for connections: a bounded number; a new one replaces the connection silent for longest.
 //!
-//! A connection that waits for a request makes room once it has had [`GRACE`] to send one, and one that takes its time to read
-//! an answer after [`SLOW`]. So a new one has a place after [`GRACE`] at the latest unless all the others are being answered,
-//! and keeps it for as long whatever else comes.
+//! A connection that waits for a request makes room once it has had [`GRACE`] to send one; a slow
+//! reader of an answer makes room after [`SLOW`]. So a new connection gets a place within [`GRACE`]
+//! unless all others are being answered, and keeps it for as long regardless of newer ones.
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Time in which a connection keeps its place whatever comes: its request is most often there already.
+/// Time for which a connection always keeps its place: its request has usually arrived by then.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// An answer that was not read by then makes room too.
+/// Time after which a connection with an unread answer makes room too.
 const SLOW: Duration = Duration::from_secs(1);
 
 /// A connection that has a place.
@@ -19,7 +19,7 @@ const SLOW: Duration = Duration::from_secs(1);
 struct Taken {
     number: u64,
     stream: Arc<TcpStream>,
-    /// Since when it waits or is answered.
+    /// Start of its wait or answer.
     since: Instant,
     answered: bool,
 }
@@ -38,7 +38,7 @@ pub(super) struct Places {
     state: Arc<(Mutex<State>, Condvar)>,
 }
 
-/// One of them, until it is dropped.
+/// A taken place, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     number: u64,
@@ -46,17 +46,17 @@ pub(super) struct Place {
 }
 
 impl Places {
-    /// So many.
+    /// This many places.
     pub(super) fn new(most: usize) -> Self {
         Self { most, state: Arc::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nobody panics while it is held, and each change is one step.
+        // No code panics with the lock held, and each change is one step.
         self.state.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a connection; `None` where all others are being answered.
+    /// Takes a place for a connection; `None` if all others are being answered.
     pub(super) fn take(&self, stream: &Arc<TcpStream>) -> Option<Place> {
         let mut state = self.state();
         while state.taken.len() >= self.most {
@@ -65,7 +65,7 @@ impl Places {
             let (index, at) = first.map(|(index, taken)| (index, room(taken)))?;
             let wait = at.saturating_duration_since(Instant::now());
             if wait.is_zero() {
-                // Its thread sees that it has ended.
+                // The thread of that connection sees the end.
                 _ = state.taken.swap_remove(index).stream.shutdown(Shutdown::Both);
             } else if wait <= GRACE {
                 let waited = self.state.1.wait_timeout(state, wait);
@@ -82,19 +82,19 @@ impl Places {
 }
 
 impl Place {
-    /// A request has come.
+    /// Marks the arrival of a request.
     pub(super) fn answers(&self) {
         self.is(true);
     }
 
-    /// The answer is gone, and the next request may come.
+    /// Marks the end of the answer: the next request may come.
     pub(super) fn waits(&self) {
         self.is(false);
     }
 
     fn is(&self, answered: bool) {
         let mut state = self.places.state();
-        // One that made room has none any more.
+        // A connection that made room has no place any more.
         if let Some(taken) = state.taken.iter_mut().find(|taken| taken.number == self.number) {
             (taken.since, taken.answered) = (Instant::now(), answered);
         }

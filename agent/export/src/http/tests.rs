@@ -64,7 +64,7 @@ fn two_requests_at_once_are_two() {
     assert_eq!((first.path.as_str(), length), ("/a", one.len()));
 }
 
-/// A server on a port of its own, which the test process ends.
+/// A server on its own port; it ends with the test process.
 fn server() -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -73,10 +73,10 @@ fn server() -> std::net::SocketAddr {
     address
 }
 
-/// What comes until the other side closes.
+/// Reads until the other side closes.
 fn all(mut stream: &TcpStream) -> String {
     let mut text = String::new();
-    // A connection that is reset told what it had to before.
+    // A connection that is reset has delivered its answer before.
     _ = stream.read_to_string(&mut text);
     text
 }
@@ -107,7 +107,7 @@ fn whoever_sends_nonsense_is_told_and_closed() {
     assert_eq!(text.matches("HTTP/1.1").count(), 1, "{text}");
 }
 
-/// What a scraper is answered that comes now.
+/// Answer to a scraper that connects now.
 fn scraped(address: std::net::SocketAddr) -> String {
     let stream = TcpStream::connect(address).unwrap();
     _ = (&stream).write_all(b"GET /x HTTP/1.0\r\n\r\n");
@@ -118,7 +118,7 @@ fn scraped(address: std::net::SocketAddr) -> String {
 fn connections_that_ask_for_nothing_keep_nobody_out() {
     let address = server();
     let begun = Instant::now();
-    // One that had an answer and has said nothing since, and others that never say anything or not all of it.
+    // An idle connection that had an answer, and others that never send anything or all of it.
     let mut kept = TcpStream::connect(address).unwrap();
     kept.write_all(b"GET /kept HTTP/1.1\r\n\r\n").unwrap();
     assert!(kept.read(&mut [0; 1024]).unwrap() > 0);
@@ -158,7 +158,7 @@ fn a_scraper_comes_through_while_others_connect_again_and_again() {
             })
         })
         .collect();
-    // On a busy machine one may be put out before its thread has run.
+    // On a busy machine a connection may be replaced before its thread has run.
     let answered = (0..3).map(|_| scraped(address)).filter(|text| text.starts_with("HTTP/1.1 200 ")).count();
     done.store(true, std::sync::atomic::Ordering::Relaxed);
     others.into_iter().for_each(|other| other.join().unwrap());

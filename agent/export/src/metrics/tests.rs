@@ -227,7 +227,7 @@ fn without_a_snapshot_of_a_service_that_runs_nothing_is_shown_but_that() {
         text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(samples(None, NOW), ["edgelat_up 0"]);
-    // Of another boot, whose time says nothing now.
+    // From another boot, whose times mean nothing now.
     assert_eq!(samples(Some(&living), Now { boot: [8; 16], ..NOW }), ["edgelat_up 0"]);
     let ended = Snapshot { ended: true, ..living.clone() };
     assert_eq!(samples(Some(&ended), NOW), ["edgelat_up 0", "edgelat_snapshot_age_seconds 1.5"]);
@@ -269,7 +269,7 @@ fn names_of_strangers_are_written_so_that_they_can_be_read_again() {
     assert!(text.contains(escaped), "{text}");
 }
 
-/// What a decoder that knows nothing but the encoding finds: fields with their numbers.
+/// Fields by number, as a decoder that knows only the encoding finds them.
 #[derive(Debug, Clone, PartialEq)]
 enum Field {
     Varint(u64),
@@ -353,7 +353,7 @@ fn a_native_histogram_has_our_buckets_one_index_higher() {
             (7, Field::Varint(1)),
         ]
     );
-    // Ours -1 and 1 are 0 and 2: two spans of one, with one between them.
+    // Indices -1 and 1 become 0 and 2: two spans of one bucket, with one between them.
     assert_eq!(
         sub(histogram, 12),
         [
@@ -394,7 +394,7 @@ fn every_metric_is_documented_with_its_kind_and_unit_and_no_other() {
         assert_eq!(found[1], format!("{:?}", family.kind).to_lowercase(), "{name}");
         let named = ["seconds", "bytes", "ratio"].contains(&found[2]);
         assert_eq!(if named { found[2] } else { "" }, family.unit, "{name}");
-        // OpenMetrics wants the unit at the end of the name.
+        // OpenMetrics requires the unit at the end of the name.
         assert!(family.name.ends_with(family.unit), "{name}");
         assert!(!family.help.ends_with('.') && !family.metrics.is_empty(), "{name}");
     }

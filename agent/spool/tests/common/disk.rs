@@ -1,5 +1,5 @@
-//! A disk that remembers everything that was done to it, and can be cut off at any moment: what it has then is everything
-//! that was synced, and of the rest whatever one likes.
+//! A disk that records every operation and can be cut off at any moment. It then holds everything
+//! that was synced, and any chosen part of the rest.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -8,33 +8,33 @@ use std::rc::Rc;
 use edgelat_spool::Store;
 use nix::errno::Errno;
 
-/// Something that was done.
+/// An operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    /// A name for a new file.
+    /// A new file with a name.
     Create(String, usize),
-    /// Bytes of a file at an offset.
+    /// Bytes written to a file at an offset.
     Write(usize, usize, Vec<u8>),
-    /// A file cut off.
+    /// A file is cut off.
     Truncate(usize, usize),
-    /// A file has another name.
+    /// A file is renamed.
     Rename(String, String, usize),
-    /// A name is gone.
+    /// A name is removed.
     Remove(String, usize),
-    /// All of a file is on the disk.
+    /// All of a file is synced.
     Sync(usize),
-    /// All names are on the disk.
+    /// All names are synced.
     SyncNames,
 }
 
-/// What a disk refuses.
+/// Errors of a disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// Everything that changes something fails so.
+    /// Every change fails with this error.
     pub all: Option<Errno>,
-    /// Syncing a file fails so, and what was written since the last time is as it may be.
+    /// Syncing a file fails with this error, and data since the last sync is in any state.
     pub sync: Option<Errno>,
-    /// There is room for so many bytes. A write that is too much writes as much as fits.
+    /// Room in bytes. A write that is too large writes as much as fits.
     pub capacity: Option<usize>,
 }
 
@@ -49,12 +49,12 @@ pub struct State {
     pub faults: Faults,
 }
 
-/// The disk; clones are the same one.
+/// The disk; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Disk(pub Rc<RefCell<State>>);
 
 impl Disk {
-    /// With these files, all of them synced.
+    /// A disk with these files, all of them synced.
     pub fn with(files: &Files) -> Self {
         let disk = Self::default();
         let mut state = disk.0.borrow_mut();
@@ -83,13 +83,13 @@ impl Disk {
         self.0.borrow_mut().faults = faults;
     }
 
-    /// What programs see.
+    /// Files as programs see them.
     pub fn files(&self) -> Files {
         let state = self.0.borrow();
         state.names.iter().map(|(name, file)| (name.clone(), state.files[*file].clone())).collect()
     }
 
-    /// Numbers of what was done before `end` and need not be on the disk.
+    /// Numbers of the operations before `end` that need not be on the disk.
     pub fn loose(&self, end: usize) -> Vec<usize> {
         let state = self.0.borrow();
         let ops = &state.ops[..end];
@@ -103,7 +103,7 @@ impl Disk {
             .collect()
     }
 
-    /// What is on the disk after what was done before `end`, where `keep` says what becomes of each write and name.
+    /// Files on the disk after the operations before `end`; `keep` decides each write and name.
     pub fn after(&self, end: usize, keep: &dyn Fn(usize) -> Kept) -> Files {
         let state = self.0.borrow();
         let mut files: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
@@ -150,7 +150,7 @@ impl Disk {
     }
 }
 
-/// What becomes of something that was done.
+/// Fate of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
     All,

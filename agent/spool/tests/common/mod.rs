@@ -1,4 +1,4 @@
-//! A box that measures: what it wrote, and what a spool has of it.
+//! A box that measures: the records it wrote, and the content of its spool.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
@@ -15,7 +15,7 @@ pub const SECOND: u64 = 1_000_000_000;
 /// 2026-01-01.
 pub const REAL: u64 = 1_767_225_600 * SECOND;
 
-/// A generator that repeats itself.
+/// A reproducible generator.
 #[derive(Debug, Clone)]
 pub struct Random(pub u64);
 
@@ -26,7 +26,7 @@ impl Random {
     }
 }
 
-/// What functions did, by name.
+/// Counts of functions, by name.
 pub type Did = BTreeMap<String, Counts>;
 
 pub fn add(did: &mut Did, function: &str, counts: &Counts) {
@@ -35,7 +35,7 @@ pub fn add(did: &mut Did, function: &str, counts: &Counts) {
     }
 }
 
-/// Calls of a function whose durations are spread around some bucket, as those of real ones are: within two octaves.
+/// Calls with durations spread around a bucket like those of real functions: within two octaves.
 pub fn busy(random: &mut Random, middle: i32, calls: u64) -> Counts {
     let mut counts = Counts { entries: calls, ..Counts::default() };
     let mut buckets: BTreeMap<i32, u64> = BTreeMap::new();
@@ -66,7 +66,7 @@ pub struct Run {
     pub random: Random,
     pub now: Clock,
     pub id: [u8; 16],
-    /// What was measured in each interval.
+    /// The measurements of each interval.
     pub truth: Vec<Did>,
     pub interval_ns: u64,
 }
@@ -113,7 +113,7 @@ impl Run {
     }
 }
 
-/// Four of [`short_run`] fill a segment of these, and eight do not fit into one, however short they are made.
+/// Four of [`short_run`] fill a segment, and eight do not fit into one, however they are shortened.
 pub const CROWDED: Options = Options { max_bytes: 128 << 10, segment_bytes: 16 << 10, ..SMALL };
 
 /// A run of four intervals.
@@ -125,12 +125,12 @@ pub fn short_run(disk: &Disk, number: u8) -> Run {
     run
 }
 
-/// What a spool has.
+/// Content of a spool.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Has {
-    /// By run, the intervals: first, last, and what functions did.
+    /// Intervals by run: first, last, and the counts of functions.
     pub runs: BTreeMap<[u8; 16], Vec<(u64, u64, Did)>>,
-    /// The totals that the last record of each run leaves.
+    /// The totals after the last record of each run.
     pub totals: BTreeMap<[u8; 16], Did>,
     pub damaged: usize,
     pub orphans: usize,
@@ -183,8 +183,8 @@ pub fn read_disk(disk: &Disk) -> Has {
     read(disk)
 }
 
-/// Holds what a spool has of a run to what was measured: the intervals follow one another from `from`, each says just what
-/// happened in its time, and none is missing up to `synced`.
+/// Compares a spool's data of a run with the measurements: the intervals are consecutive from
+/// `from`, each has exactly the counts of its time, and none is missing up to `synced`.
 pub fn check(has: &Has, id: [u8; 16], truth: &[Did], from: u64, synced: u64) {
     let empty = Vec::new();
     let intervals = has.runs.get(&id).unwrap_or(&empty);

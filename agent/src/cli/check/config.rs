@@ -1,4 +1,4 @@
-//! `edgelat check -c FILE`: is this a configuration that the service would take?
+//! `edgelat check -c FILE`: checks that the service would accept this configuration.
 
 use std::path::Path;
 
@@ -19,13 +19,13 @@ use crate::collector::session::Sources;
 use crate::collector::target::Target;
 use crate::config::{Config, TargetConfig};
 
-/// What these findings are called in JSON.
+/// Name of these findings in JSON.
 const NAME: &str = "config";
 
-/// Reads the file and says what is wrong with it: on standard error, or as findings in JSON.
+/// Reads the file and reports its errors: on standard error, or as findings in JSON.
 ///
 /// # Errors
-/// Everything that is wrong with it; with `json` only that standard output cannot be written.
+/// All errors in the file; with `json` only a failure to write standard output.
 pub(super) fn run(path: &Path, json: bool) -> Result<Exit, Failure> {
     match Config::load(path) {
         Ok(config) => {
@@ -56,7 +56,7 @@ pub(super) fn run(path: &Path, json: bool) -> Result<Exit, Failure> {
         }
         Err(errors) if json => to_stdout(errors.exit(), |out| {
             for text in errors.to_string().lines() {
-                // Each says the next step after the reason.
+                // Each error has the next step after the reason.
                 let (detail, next) = text.split_once("; ").unwrap_or((text, "correct it"));
                 FindingLine { name: NAME, state: "wrong", detail, next: Some(next) }.write(out)?;
             }
@@ -66,8 +66,8 @@ pub(super) fn run(path: &Path, json: bool) -> Result<Exit, Failure> {
     }
 }
 
-/// Which processes a target is now, and what there is to measure in the first of them. Nothing of this is a mistake of the
-/// file: what does not run yet may come.
+/// Reports the current processes of a target and the functions of the first one. No finding is an
+/// error in the file: a process or library that is missing may still come.
 fn of_target(line: &mut Line, target: &TargetConfig, config: &Config, sources: &Sources) -> Finding {
     let name = "target";
     let told = |state, detail: String| Finding {

@@ -1,4 +1,5 @@
-//! `edgelat check`: can this machine measure, and if not, what is missing? With a process: what is there to measure?
+//! `edgelat check`: reports if this machine can measure, and if not, what is missing; for a
+//! process, what can be measured.
 
 mod config;
 mod target;
@@ -17,10 +18,10 @@ use super::{
     parse::CheckOptions,
 };
 
-/// Prints what was found. The exit status tells a script whether `watch` would work.
+/// Prints the findings. The exit status indicates to a script if `watch` would work.
 ///
 /// # Errors
-/// When the process cannot be looked at, the configuration file is wrong, or standard output cannot be written.
+/// If the process cannot be examined, the configuration file is wrong, or standard output fails.
 pub fn run(options: &CheckOptions) -> Result<Exit, Failure> {
     if let Some(path) = &options.config {
         return config::run(path, options.json);
@@ -49,7 +50,8 @@ fn show(options: &CheckOptions, findings: &[Finding]) -> Result<Exit, Failure> {
     })
 }
 
-/// What the kernel lacks weighs more than what the caller lacks: rights are easier to come by.
+/// Returns the exit status. A missing kernel feature outweighs missing rights, which are easier to
+/// obtain.
 fn verdict(findings: &[Finding]) -> Exit {
     let any = |state| findings.iter().any(|finding| finding.state == state);
     if any(State::Missing) {

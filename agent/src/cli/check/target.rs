@@ -1,4 +1,4 @@
-//! What there is to measure in one process: what it is, how its functions are named, what stands in the way.
+//! Measurable functions of one process: its image, its symbols, and the obstacles.
 
 use std::path::Path;
 
@@ -14,10 +14,10 @@ use crate::collector::refusals;
 use crate::collector::resolve;
 use crate::collector::target::{Target, file_name};
 
-/// Looks at a process.
+/// Examines a process.
 ///
 /// # Errors
-/// Why the guard refuses it.
+/// The reason that the guard refuses it.
 pub(super) fn findings(line: &mut Line, pid: i32) -> Result<Vec<Finding>, Failure> {
     // Nothing is attached, so that a debugger does not matter here; below it does.
     let target = Target::open(line, pid, true)?;
@@ -63,10 +63,10 @@ pub(super) fn findings(line: &mut Line, pid: i32) -> Result<Vec<Finding>, Failur
     Ok(findings)
 }
 
-/// Libraries that are named; a person looks for one, not for all.
+/// Maximum number of libraries listed; a person looks for one, not for all.
 const LIBRARIES: usize = 8;
 
-/// Whether the process runs Python, and what of it can be measured.
+/// Reports if the process runs Python, and the measurable part of it.
 fn python_finding(line: &mut Line, target: &Target) -> Option<Finding> {
     let next =
         "edgelat watch -p PID 'py:NAME' measures functions of Python; they are known when they are called";

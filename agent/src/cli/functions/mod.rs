@@ -1,7 +1,7 @@
-//! `edgelat functions`: what is there, and what can be probed?
+//! `edgelat functions`: lists functions and reports if they can be probed.
 //!
-//! One function is looked at and printed before the next is decoded, so that the first line comes at once and the
-//! memory does not grow with the list.
+//! One function is examined and printed before the next is decoded, so that the first line appears
+//! at once and memory does not grow with the list.
 
 mod print;
 
@@ -32,7 +32,7 @@ use crate::collector::resolve::{self, ResolveError};
 use crate::collector::target::{Target, file_name};
 use print::Printer;
 
-/// Why the functions of a file or process are not listed.
+/// Reasons that functions of a file or process are not listed.
 #[derive(Debug, thiserror::Error)]
 pub enum FunctionsError {
     /// The file cannot be opened.
@@ -40,26 +40,26 @@ pub enum FunctionsError {
     Open {
         /// The file.
         path: String,
-        /// Why not.
+        /// Cause of the failure.
         error: io::Error,
     },
-    /// The file is no image, or a damaged one.
+    /// The file is not an image, or is damaged.
     #[error("{path}: {error}")]
     Image {
         /// The file.
         path: String,
-        /// What is wrong with it and what to do.
+        /// The error and its correction.
         error: ImageError,
     },
     /// Nothing fits the pattern.
     #[error("{path}: {error}")]
     Find {
-        /// Where it was looked for.
+        /// The searched file.
         path: String,
-        /// Why nothing was found, and what may have been meant.
+        /// The reason for no match, with similar names.
         error: FindError,
     },
-    /// There are no symbols at all.
+    /// There are no symbols.
     #[error(
         "{path}: no function is named in it (it is stripped) and no debug file was found{build_id}; give the directory \
          of its debug file with --debug-dir, list what its unwind tables know with 'fn_0x*', or use the address form \
@@ -68,15 +68,15 @@ pub enum FunctionsError {
     Stripped {
         /// The file.
         path: String,
-        /// Its build-id, where it has one, as a part of the sentence.
+        /// Build-id, if any, as a part of the sentence.
         build_id: String,
     },
-    /// No function of the image can be probed, and none is named.
+    /// No function of the image can be probed or named.
     #[error("{path}: none of its functions can be named or probed: {refusal}")]
     Refused {
         /// The file.
         path: String,
-        /// Why.
+        /// The reason.
         refusal: Refusal,
     },
     /// The pattern names another image.
@@ -84,7 +84,7 @@ pub enum FunctionsError {
     OtherImage {
         /// The pattern.
         pattern: String,
-        /// Names of the images that are there.
+        /// Names of the images that exist.
         there: String,
     },
 }
@@ -106,14 +106,14 @@ impl Fails for FunctionsError {
 /// Lists functions.
 ///
 /// # Errors
-/// When nothing can be listed, and why.
+/// If nothing can be listed, with the reason.
 pub fn run(options: FunctionsOptions) -> Result<Exit, Failure> {
-    // All that only who called us may open is opened here; what is in it is looked at without rights.
+    // Files that need the caller's rights are opened here; they are examined without rights.
     let packs = super::pack::read_all(&options.packs)?;
     let mut debug_dirs = DebugDirs::open(&options.debug_dirs);
     let mut at = None;
     if let FunctionsOf::File(path) = &options.of {
-        // What cannot be found is told when it is opened.
+        // A path that cannot be resolved is reported when the file is opened.
         at = path.canonicalize().ok();
         debug_dirs = debug_dirs.beside(at.as_deref().and_then(Path::parent));
     }
@@ -138,16 +138,16 @@ pub fn run(options: FunctionsOptions) -> Result<Exit, Failure> {
     })
 }
 
-/// Where functions of a stripped image come from.
+/// Sources of functions of a stripped image.
 struct Sources {
     packs: Vec<Pack>,
     debug_dirs: DebugDirs,
-    /// Where the file that was named stands.
+    /// Path of the named file.
     file: Option<PathBuf>,
 }
 
 impl Sources {
-    /// Where an image stands that is shown by this path.
+    /// Returns the path of an image that is shown by this name.
     fn at(&self, shown: &str) -> PathBuf {
         self.file.clone().unwrap_or_else(|| shown.trim_end_matches(" (deleted)").into())
     }
@@ -158,7 +158,7 @@ fn open(path: &Path, options: &FunctionsOptions) -> Result<File, Failure> {
     if let Some(pattern) = options.pattern.as_ref().filter(|pattern| !pattern.matches_image(path)) {
         return Err(other_image(pattern, &[file_name(&name)]));
     }
-    // A FIFO would otherwise hold us until somebody writes to it.
+    // A FIFO would otherwise block until a writer opens it.
     OpenOptions::new()
         .read(true)
         .custom_flags(O_NONBLOCK)
@@ -166,7 +166,7 @@ fn open(path: &Path, options: &FunctionsOptions) -> Result<File, Failure> {
         .map_err(|error| FunctionsError::Open { path: name, error }.into())
 }
 
-/// Lists all images of a process. One that cannot be read is said so and left out, as long as another can.
+/// Lists all images of a process. Unreadable images are reported and skipped unless all are.
 fn process(
     printer: &mut Printer<'_>,
     line: &mut Line,
@@ -190,14 +190,14 @@ fn process(
         return Err(other_image(pattern, &there).into());
     }
     printer.images(wanted.iter().map(|image| file_name(&image.path).chars().count()).max().unwrap_or(0));
-    // What is written in Python has no addresses: it is known when it is called.
+    // Python functions have no addresses: they become known when they are called.
     match resolve::resolve_python(line, &target, &[], &[]) {
         Ok(Some((python, _))) => {
             printer.note(format!("functions of Python: edgelat watch -p {pid} 'py:*'"));
             notes::of_python(&python).for_each(|note| printer.note(note));
         }
         Err(error @ ResolveError::Python { .. }) => printer.note(error.to_string()),
-        // What cannot be read is said where its functions are listed.
+        // Unreadable files are reported where their functions are listed.
         Ok(None) | Err(_) => {}
     }
     let mut failures: Vec<Failure> = Vec::new();
@@ -213,10 +213,10 @@ fn process(
         }
     }
     if failures.len() == wanted.len() {
-        // The executable comes first among the mappings, and its failure says most.
+        // The executable is the first mapping, and its failure is the most informative.
         return failures.into_iter().next().map_or(Ok(()), |failure| Err(failure.into()));
     }
-    // What a pattern does not find in one image is no news when it is found in another.
+    // A pattern without a match in one image is not reported if another image matches.
     for failure in failures.iter().filter(|failure| failure.exit != Exit::Functions) {
         say(&failure.message);
     }
@@ -274,7 +274,7 @@ fn list(
              (--debug-dir) knows the others"
         ));
     }
-    // On a terminal the list itself shows that something happens.
+    // On a terminal the list itself shows progress.
     let hidden = !io::stdout().is_terminal();
     let mut tails = Tails::new(&image, &table, Followers::new());
     let mut print = |done: usize, total: usize, function: &Function| {

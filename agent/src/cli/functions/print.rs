@@ -17,24 +17,24 @@ use crate::{
 /// Columns for `yes` or the code of a refusal.
 const PROBE_COLUMNS: usize = 21;
 
-/// Writes functions as they come, and counts them.
+/// Prints functions as they come, and counts them.
 pub(super) struct Printer<'o> {
     out: &'o mut dyn Write,
     json: bool,
     style: Style,
-    /// Columns for the file name of the image, where there are several.
+    /// Columns for the file name of the image, if there are several images.
     image_columns: Option<usize>,
     path: String,
     build_id: Option<String>,
     language_version: Option<String>,
-    /// What there is to say of the images and the process.
+    /// Notes about the images and the process.
     notes: Vec<String>,
     functions: u64,
     probeable: u64,
-    /// Those of them whose calls are measured to the end, as far as this image tells.
+    /// Functions whose calls are measured to the end, as far as this image shows.
     whole: u64,
     refused: BTreeMap<&'static str, u64>,
-    /// Some function stands within others as well.
+    /// True if some function is also inlined in others.
     inlined: bool,
 }
 
@@ -56,36 +56,36 @@ struct FunctionLine<'a> {
     origin: &'static str,
     language: &'static str,
     language_version: Option<&'a str>,
-    /// Copies within other functions; `None` where debug data do not tell.
+    /// Inlined copies in other functions; `None` if debug data lack this information.
     inlined_copies: Option<u32>,
 }
 
-/// Where probes would sit, as file offsets.
+/// Sites of the probes, as file offsets.
 #[derive(Serialize)]
 struct SitesLine<'a> {
     entry: u64,
     exits: Vec<u64>,
-    /// What happens at each exit.
+    /// Kind of each exit.
     kinds: Vec<&'static str>,
-    /// What the kernel does with the instruction.
+    /// Kernel's handling of the instruction.
     stepping: OfSites<&'static str>,
-    /// Where it is single-stepped, why the site is not on another instruction.
+    /// For a single-stepped site, the reason that it is not on another instruction.
     why_stepped: OfSites<Option<&'static str>>,
     /// Bytes by which the stack pointer is below that of the first instruction.
     above: OfSites<u16>,
-    /// Instructions of a call that are no part of its time: those before the entry, and at most after an exit.
+    /// Instructions excluded from the time of a call: before the entry, and at most after an exit.
     left_out: OfSites<u8>,
-    /// Some calls are measured up to a jump.
+    /// True if some calls are measured up to a jump.
     until_tail_call: bool,
-    /// Exits of functions of this image that it leaves to by a jump.
+    /// Exits of the functions of this image in which it continues after a jump.
     exits_of_callees: Vec<u64>,
-    /// Places where an exception or panic leaves.
+    /// Sites where an exception or panic leaves.
     exits_by_exception: Vec<u64>,
-    /// Functions that it leaves to by a jump and that are known by name alone.
+    /// Functions in which it continues after a jump, known by name alone.
     continues_in: Vec<&'a str>,
 }
 
-/// Something of each site.
+/// A property of each site.
 #[derive(Serialize)]
 struct OfSites<T> {
     entry: T,
@@ -117,12 +117,12 @@ impl<'o> Printer<'o> {
         }
     }
 
-    /// There are several images, the longest file name of which has this many characters.
+    /// Announces several images, whose longest file name has this many characters.
     pub(super) fn images(&mut self, columns: usize) {
         self.image_columns = Some(columns.max("IMAGE".len()));
     }
 
-    /// The functions that follow are those of this image.
+    /// Begins the functions of this image.
     pub(super) fn begin(&mut self, path: &str, build_id: Option<&str>, go: Option<&Go>, origins: &[Origin]) {
         self.path = path.to_string();
         self.build_id = build_id.map(str::to_string);
@@ -139,12 +139,12 @@ impl<'o> Printer<'o> {
         self.note(image);
     }
 
-    /// Something to say below the table.
+    /// Adds a note below the table.
     pub(super) fn note(&mut self, note: String) {
         self.notes.push(note);
     }
 
-    /// Writes a function. `why` tells why sites of it are single-stepped, by their addresses.
+    /// Prints a function. `why` returns the reasons for single-stepped sites, by address.
     pub(super) fn function(
         &mut self,
         function: &Function,
@@ -265,7 +265,7 @@ fn sites_line<'a>(
     let exits = own(sites, ends);
     let is_stepped = |site: &Site| site.stepping == Stepping::SingleStepped;
     let any = is_stepped(&sites.entry.site) || exits.iter().any(|exit| is_stepped(&exit.site));
-    // To tell it, the function is searched again.
+    // The reasons require a second search of the function.
     let reasons = if any { why() } else { Vec::new() };
     let why = |site: &Site| {
         let known = reasons.iter().filter(|_| is_stepped(site));
@@ -286,14 +286,14 @@ fn sites_line<'a>(
     }
 }
 
-/// Exits in its own code by which calls end for good, or are measured up to, by address.
+/// Returns the exits in its own code at which calls end or their measurement stops, by address.
 fn own<'s>(sites: &'s FunctionSites, ends: &'s CallEnds) -> Vec<&'s ProbeSite> {
     let mut exits: Vec<_> = sites.exits.iter().chain(&ends.again).chain(&ends.open).collect();
     exits.sort_unstable_by_key(|exit| exit.site.address);
     exits
 }
 
-/// Bytes of a function with its cold parts.
+/// Returns the size of a function in bytes, with its cold parts.
 fn size(function: &Function) -> u64 {
     let parts = function.cold.iter().map(|part| part.end.saturating_sub(part.start));
     parts.fold(function.end.saturating_sub(function.start), u64::saturating_add)

@@ -1,26 +1,26 @@
-//! Shell completions: which words can stand where, for bash, zsh and fish.
+//! Shell completions: the words that can follow each other, for bash, zsh and fish.
 
 use std::fmt::Write as _;
 
 use crate::cli::options::{COMMANDS, Command, Complete, Opt};
 
-/// The words that can follow `edgelat` itself.
+/// Returns the words that can follow `edgelat` itself.
 fn first_words() -> String {
     let commands = COMMANDS.iter().map(|command| command.name);
     commands.chain(["help", "--help", "--version"]).collect::<Vec<_>>().join(" ")
 }
 
-/// What the operands of a command are, as far as a shell can help; `help` and others take the first kind.
+/// Returns the completions for a command's operands: those of its first one.
 fn operand(command: &Command) -> Complete {
     command.operands.first().map_or(Complete::Nothing, |operand| operand.complete)
 }
 
-/// How an option can be typed.
+/// Returns the spellings of an option.
 fn spellings(option: &Opt) -> Vec<String> {
     option.short.map(|letter| format!("-{letter}")).into_iter().chain([option.dashed()]).collect()
 }
 
-/// A script for bash 4 and later. It needs no bash-completion package.
+/// Returns a script for bash 4 and later. It needs no bash-completion package.
 pub(super) fn bash() -> String {
     const PROCESSES: &str = "COMPREPLY=($(compgen -W \"$(cd /proc && echo [0-9]*)\" -- \"$current\"))";
     let words = |words: &str| format!("COMPREPLY=($(compgen -W \"{words}\" -- \"$current\"))");
@@ -76,7 +76,7 @@ pub(super) fn bash() -> String {
     script
 }
 
-/// A script for zsh: `_edgelat`, to be found in a directory of `$fpath`.
+/// Returns a script for zsh: `_edgelat`, for a directory of `$fpath`.
 pub(super) fn zsh() -> String {
     let action = |complete| match complete {
         Complete::Nothing => String::new(),
@@ -134,12 +134,12 @@ pub(super) fn zsh() -> String {
     script
 }
 
-/// Inside single quotes, and without the colons and brackets that _arguments and _describe give a meaning.
+/// Escapes text for single quotes, and colons and brackets, special to _arguments and _describe.
 fn zsh_quoted(text: &str) -> String {
     text.replace('\'', "'\\''").replace(':', "\\:").replace('[', "\\[").replace(']', "\\]")
 }
 
-/// A script for fish 3 and later.
+/// Returns a script for fish 3 and later.
 pub(super) fn fish() -> String {
     let arguments = |complete| match complete {
         Complete::Nothing | Complete::CommandLine => String::new(),
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
     use std::process::Command as Process;
 
-    /// The words that bash would offer after `line`, which ends with the word being typed.
+    /// Returns the words that bash offers after `line`, which ends with the incomplete word.
     fn bash_offers(line: &[&str]) -> Vec<String> {
         let words = line.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
         let script = format!(
@@ -238,7 +238,7 @@ mod tests {
             std::fs::write(&path, script).unwrap();
             let output = Process::new(shell).arg("-n").arg(&path).output();
             std::fs::remove_file(&path).unwrap();
-            // bash is always there (it runs the project's scripts); the others are checked where they are.
+            // bash is always there (it runs the project's scripts); others are checked if present.
             match output {
                 Ok(output) => assert!(output.status.success(), "{shell}: {output:?}"),
                 Err(error) => assert!(shell != "bash", "{error}"),

@@ -8,7 +8,7 @@ use crate::cli::{
     options::{COMMANDS, Command, Opt},
 };
 
-/// The whole page. It carries a version and no date, so that the same sources give the same bytes.
+/// Returns the page. It has a version but no date, so that the same sources give the same bytes.
 pub fn man() -> String {
     let mut page =
         format!(".TH EDGELAT 1 \"\" \"edgelat {}\" \"User Commands\"\n", env!("CARGO_PKG_VERSION"));
@@ -61,7 +61,7 @@ fn describe(page: &mut String, command: &Command) {
     for example in command.examples {
         page.push_str(".PP\n");
         text(page, example.purpose);
-        // .EX keeps the line as it is typed.
+        // .EX keeps the line as typed.
         page.push_str(".PP\n.RS 4\n.EX\n");
         text(page, example.line);
         page.push_str(".EE\n.RE\n");
@@ -102,9 +102,9 @@ fn tagged(page: &mut String, tag: &str, explanation: &str) {
     text(page, explanation);
 }
 
-/// A line of running text.
+/// Appends a line of running text.
 fn text(page: &mut String, text: &str) {
-    // A dot or a quote at the start of a line would be taken as a macro.
+    // A dot or a quote at the start of a line would be a macro.
     if text.starts_with(['.', '\'']) {
         page.push_str("\\&");
     }
@@ -112,7 +112,8 @@ fn text(page: &mut String, text: &str) {
     page.push('\n');
 }
 
-/// Roff turns `-` into a hyphen, which cannot be searched for or pasted, and `'` into a closing quote.
+/// Appends escaped text: roff turns `-` into a hyphen, which cannot be searched for or pasted, and
+/// `'` into a closing quote.
 fn escape(page: &mut String, text: &str) {
     for character in text.chars() {
         match character {
@@ -134,7 +135,7 @@ mod tests {
         process::{Command, Stdio},
     };
 
-    /// `groff` and `mandoc` are the two formatters; either can judge the page.
+    /// Returns the complaints of `groff` or `mandoc`, either of which can check the page.
     fn complaints() -> Option<String> {
         for (program, arguments) in
             [("groff", &["-man", "-Tutf8", "-ww", "-z"][..]), ("mandoc", &["-T", "lint", "-W", "warning"])]
@@ -155,7 +156,7 @@ mod tests {
 
     #[test]
     fn the_formatter_has_nothing_to_complain_about() {
-        // A machine without a formatter shows no man pages either; the tests below still hold there.
+        // A machine without a formatter shows no man pages; the tests below still apply there.
         if let Some(complaints) = complaints() {
             assert_eq!(complaints, "");
         }

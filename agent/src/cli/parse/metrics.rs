@@ -1,4 +1,4 @@
-//! `edgelat metrics`: what its command line asks for.
+//! `edgelat metrics`: its parsed command line.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -8,18 +8,18 @@ use super::{INTERVALS, Matches};
 use crate::cli::{options::Id, usage::UsageError};
 use crate::values::{HOST_WANTED, LISTEN_WANTED, host_name};
 
-/// What `edgelat metrics` is asked to do.
+/// Parsed options of `edgelat metrics`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricsOptions {
-    /// The configuration file, which names the directory of what runs.
+    /// The configuration file, which names the runtime directory.
     pub config: PathBuf,
-    /// Where to answer; `None`: as the configuration says.
+    /// Address to listen on; `None`: the address from the configuration.
     pub listen: Option<SocketAddr>,
-    /// Names that requests may be sent to, besides those of the configuration.
+    /// Host names accepted in requests, besides those of the configuration.
     pub hosts: Vec<String>,
     /// Write this file instead.
     pub textfile: Option<PathBuf>,
-    /// Write it again after this time.
+    /// Time between two writes of the file.
     pub interval: Option<Duration>,
     /// Bounds of classic histograms.
     pub bounds: Bounds,

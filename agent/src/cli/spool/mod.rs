@@ -1,4 +1,4 @@
-//! `edgelat spool`: what the service has recorded.
+//! `edgelat spool`: the records of the service.
 
 mod print;
 mod utc;
@@ -18,7 +18,7 @@ use super::parse::{SpoolAction, SpoolOf, SpoolOptions};
 use crate::config::Config;
 pub use utc::utc;
 
-/// Why records cannot be shown.
+/// Reasons that records cannot be shown.
 #[derive(Debug, thiserror::Error)]
 enum SpoolError {
     /// The folder cannot be opened.
@@ -26,15 +26,15 @@ enum SpoolError {
     Open {
         /// The folder.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         errno: Errno,
     },
-    /// What is in there cannot be read.
+    /// The records cannot be read.
     #[error("{}: {reason}", path.display())]
     Read {
         /// The folder.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         reason: ReadError,
     },
 }
@@ -48,13 +48,13 @@ impl Fails for SpoolError {
     }
 }
 
-/// What is in a segment, or in all of them.
+/// Contents of one segment, or of all segments.
 #[derive(Debug, Default)]
 struct Summary {
     segment: String,
     bytes: u64,
     checkpoints: u64,
-    /// Records, of which one can stand for several intervals.
+    /// Records, each of which can stand for several intervals.
     records: u64,
     intervals: u64,
     /// Records that were written again elsewhere.
@@ -62,9 +62,9 @@ struct Summary {
     damaged: u64,
     unknown: u64,
     orphans: u64,
-    /// Intervals that there was no room for, not even merged.
+    /// Intervals for which there was no room, not even merged.
     dropped: u64,
-    /// When the first begins and the last ends, in nanoseconds since 1970, as far as that is known.
+    /// First begin and last end, in nanoseconds since 1970, as far as known.
     begin_ns: Option<u64>,
     end_ns: Option<u64>,
 }
@@ -74,7 +74,7 @@ impl Summary {
         Self { segment, bytes, ..Self::default() }
     }
 
-    /// Takes in what was found.
+    /// Adds one item.
     fn take(&mut self, seen: &Seen<'_>, state: &Checkpoint, times: &Times) {
         match seen {
             Seen::Checkpoint => {
@@ -150,7 +150,7 @@ impl Summary {
     }
 }
 
-/// What is the matter with it, if anything is.
+/// Describes the damage, if any.
 fn damage(seen: &Seen<'_>) -> Option<&'static str> {
     match seen {
         Seen::Damaged => Some("damaged"),
@@ -160,10 +160,10 @@ fn damage(seen: &Seen<'_>) -> Option<&'static str> {
     }
 }
 
-/// Shows records, or says what is the matter with them.
+/// Shows records, or reports their damage.
 ///
 /// # Errors
-/// When the configuration file is wrong or the records cannot be read.
+/// If the configuration file is wrong or the records cannot be read.
 pub fn run(options: &SpoolOptions) -> Result<Exit, Failure> {
     let path = match &options.of {
         SpoolOf::Dir(dir) => dir.clone(),
@@ -171,7 +171,7 @@ pub fn run(options: &SpoolOptions) -> Result<Exit, Failure> {
     };
     let store = Directory::open(&path).map_err(|errno| SpoolError::Open { path: path.clone(), errno })?;
     let failed = |reason| Failure::from(SpoolError::Read { path: path.clone(), reason });
-    // When something was is known at the end only: the clock may have been set after it had happened.
+    // Times are known only at the end: the clock may have been set after an interval.
     let mut times = Times::new();
     reader::read_all(&store, &mut |_, seen, state| {
         if let Seen::Interval(interval) = seen {

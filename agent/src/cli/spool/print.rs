@@ -1,4 +1,4 @@
-//! The records for a person, as JSON lines, and as CSV (docs/SPOOL.md).
+//! Output of records as text, as JSON lines, and as CSV (docs/SPOOL.md).
 
 use std::io::{self, Write};
 
@@ -11,7 +11,7 @@ use super::utc::utc;
 /// Name and version of a JSON line.
 const SCHEMA: &str = "edgelat.spool/1";
 
-/// An interval with what is known around it.
+/// An interval with its context.
 struct Shown<'a> {
     interval: &'a Interval,
     state: &'a Checkpoint,
@@ -26,7 +26,7 @@ impl<'a> Shown<'a> {
         Some(Self { interval, state, begin: time(interval.begin_ns), end: time(interval.end.boot_ns) })
     }
 
-    /// How far the time can be believed.
+    /// Returns the trust in the time.
     fn clock(&self) -> &'static str {
         match self.end {
             None => "unknown",
@@ -35,7 +35,7 @@ impl<'a> Shown<'a> {
         }
     }
 
-    /// What happened to each stream: its counts, and how many calls are inside at the end.
+    /// Returns the changes of each stream: its counts, and the calls that are inside at the end.
     fn rows(&self) -> impl Iterator<Item = (&'a Stream, &'a Counts, i64)> {
         let state = self.state;
         self.interval.rows.iter().filter_map(move |(id, counts)| {
@@ -46,7 +46,7 @@ impl<'a> Shown<'a> {
     }
 }
 
-/// For a person.
+/// Prints text for a person.
 pub(super) fn text(
     out: &mut dyn Write,
     seen: &Seen<'_>,
@@ -109,23 +109,23 @@ pub(super) fn text(
     Ok(())
 }
 
-/// `"name":`, after a comma where it is not the first of its object.
+/// Prints `"name":`, after a comma unless it is the first of its object.
 fn name(out: &mut dyn Write, comma: &str, name: &str) -> io::Result<()> {
     write!(out, "{comma}\"{name}\":")
 }
 
-/// A text with what JSON wants escaped.
+/// Prints a text with JSON escapes.
 fn quoted(out: &mut dyn Write, text: &str) -> io::Result<()> {
     Ok(serde_json::to_writer(out, text)?)
 }
 
-/// A moment, or that it is not known.
+/// Formats a time, or `unknown` if it is not known.
 fn moment(time: Option<(u64, Trust)>, unknown: &str) -> String {
     time.map_or_else(|| unknown.to_owned(), |(ns, _)| ns.to_string())
 }
 
-/// The figures of a function by their names, in the order of columns. What is signed can be negative where a loss turned out
-/// to be another one; what is missing is not known.
+/// Returns the figures of a function by name, in the order of columns. Signed figures can be
+/// negative if a loss turned out to be a different one; missing figures are unknown.
 fn figures(counts: &Counts, inside: i64) -> impl Iterator<Item = (&'static str, Option<i128>)> {
     let first =
         [("entries", counts.entries.into()), ("exits", counts.exits().into()), ("in_flight", inside.into())]
@@ -142,7 +142,7 @@ fn figures(counts: &Counts, inside: i64) -> impl Iterator<Item = (&'static str, 
     first.into_iter().chain(lost).chain(last)
 }
 
-/// A figure, or that it is not known.
+/// Prints a figure, or `unknown` if it is not known.
 fn figure(out: &mut dyn Write, number: Option<i128>, unknown: &str) -> io::Result<()> {
     match number {
         Some(number) => write!(out, "{number}"),
@@ -150,7 +150,7 @@ fn figure(out: &mut dyn Write, number: Option<i128>, unknown: &str) -> io::Resul
     }
 }
 
-/// As a JSON line.
+/// Prints a JSON line.
 pub(super) fn json(
     out: &mut dyn Write,
     seen: &Seen<'_>,
@@ -216,7 +216,7 @@ pub(super) fn json(
     out.write_all(if comma == "[" { b"[]}\n" } else { b"]}\n" })
 }
 
-/// Occupied buckets: what stands before all, what between index and count, and what around each pair.
+/// Prints occupied buckets, with text before all, between index and count, and around each pair.
 fn buckets(
     out: &mut dyn Write,
     counts: &Counts,
@@ -236,7 +236,7 @@ fn buckets(
     Ok(())
 }
 
-/// The names of the columns.
+/// Prints the names of the columns.
 pub(super) fn csv_header(out: &mut dyn Write) -> io::Result<()> {
     write!(
         out,
@@ -246,7 +246,7 @@ pub(super) fn csv_header(out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, ",buckets,uncovered_ns,uncovered_reason,uncovered_processes,partial")
 }
 
-/// A field, in quotes where it has to be (RFC 4180).
+/// Prints a field, in quotes if required (RFC 4180).
 fn field(out: &mut dyn Write, text: &str) -> io::Result<()> {
     match text.contains([',', '"', '\n', '\r']) {
         true => write!(out, "\"{}\",", text.replace('"', "\"\"")),
@@ -254,7 +254,7 @@ fn field(out: &mut dyn Write, text: &str) -> io::Result<()> {
     }
 }
 
-/// As lines of CSV: one for each function, and one for each reason for which a target was not measured.
+/// Prints CSV lines: one per function, and one per reason for which a target was not measured.
 pub(super) fn csv(out: &mut dyn Write, seen: &Seen<'_>, state: &Checkpoint, times: &Times) -> io::Result<()> {
     let Some(shown) = Shown::of(seen, state, times) else { return Ok(()) };
     let interval = shown.interval;
@@ -300,7 +300,7 @@ mod tests {
 
     use edgelat_spool::{Clock, Gap};
 
-    /// A function with a name that JSON and CSV want quoted, and a target that was not measured.
+    /// Formats a function whose name needs quotes in JSON and CSV, and an unmeasured target.
     fn shown(print: fn(&mut dyn Write, &Seen<'_>, &Checkpoint, &Times) -> io::Result<()>) -> String {
         let counts = Counts {
             entries: 5,
@@ -364,7 +364,7 @@ mod tests {
         let (function, uncovered) = lines.split_once('\n').unwrap();
         assert!(function.contains(",a,\"f\"\"<int, 3>\",,,5,3,1,0,-1,2,"), "{function}");
         assert!(function.ends_with(",0,0,700,,,1,-180:1 -170:1,,,,true"), "{function}");
-        // One comma stands in quotes.
+        // One comma is inside quotes.
         assert_eq!([function, uncovered.trim_end()].map(|line| line.split(',').count() - 1), [columns; 2]);
         assert!(uncovered.ends_with(",2500000000,budget,3,\n"), "{uncovered}");
     }

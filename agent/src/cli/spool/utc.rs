@@ -1,6 +1,6 @@
-//! Moments as people write them.
+//! Times in readable form.
 
-/// Nanoseconds since 1970 as `2026-01-01T00:00:00.0Z`.
+/// Formats nanoseconds since 1970 as `2026-01-01T00:00:00.0Z`.
 pub fn utc(ns: u64) -> String {
     let tenths = ns / 100_000_000;
     let (seconds, tenth) = (tenths / 10, tenths % 10);
@@ -10,8 +10,8 @@ pub fn utc(ns: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{tenth}Z")
 }
 
-/// Year, month and day of a number of days since 1970. Years are counted from March, so that the day that is there every four
-/// years, and not every hundred, but every four hundred, is the last one of its year.
+/// Converts days since 1970 to year, month and day. Years are counted from March, so that the leap
+/// day (every four years, not every hundred, but every four hundred) is the last day of its year.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);

@@ -1,4 +1,5 @@
-//! What a receiver has not got: counted, or printed for who carries it there by hand. Nothing is sent, and nothing counts as sent.
+//! Data that a receiver lacks: counted, or printed for transport by hand. Nothing is sent or counts
+//! as sent.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -11,16 +12,16 @@ use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::output::{PrintError, say, to_stdout};
 
-/// What is behind the cursor, of which nothing is kept.
+/// Processes the data behind the cursor without storing any progress.
 fn unsent(spool: &Path, mut cursor: Cursor, host: &Host, post: &mut dyn Post) -> Result<Told, UploadError> {
     let store = open(spool)?;
     let keep = &mut |_: &Cursor| Ok(());
-    // Nothing is kept, so that only the spool can fail.
+    // No cursor is stored, so that only the spool can fail.
     pass(&store, &mut cursor, &mut Sent::default(), host, Limits::default(), post, keep)
         .map_err(|error| failed(error, spool, spool))
 }
 
-/// What of it is left out, in sentences.
+/// Describes the data that is left out, in sentences.
 fn left_out(told: &Told) -> Vec<String> {
     let mut lines = Vec::new();
     if told.undated > 0 {
@@ -48,10 +49,10 @@ impl Post for Counter {
     }
 }
 
-/// Says how much it is.
+/// Reports the amount of unsent data.
 ///
 /// # Errors
-/// When the records cannot be read.
+/// If the records cannot be read.
 pub fn count(spool: &Path, cursor: Cursor, host: &Host, gzip: bool, endpoint: &str) -> Result<Exit, Failure> {
     let mut counter = Counter::default();
     let told = unsent(spool, cursor, host, &mut counter)?;
@@ -89,10 +90,10 @@ impl Post for Printer<'_> {
     }
 }
 
-/// Prints it, and says on standard error how much it was.
+/// Prints the unsent data, and reports its amount on standard error.
 ///
 /// # Errors
-/// When the records cannot be read, or standard output takes no more.
+/// If the records cannot be read, or standard output accepts no more.
 pub fn print(spool: &Path, cursor: Cursor, host: &Host) -> Result<Exit, Failure> {
     let told = to_stdout(None, |out| {
         let mut printer = Printer { out, failed: None };

@@ -1,4 +1,4 @@
-//! A command that is watched: its images one after the other, until what is meant is one of them, and its end.
+//! A watched command: its successive images until the intended one, and its end.
 
 use std::io::Read as _;
 use std::os::unix::net::UnixStream;
@@ -14,18 +14,18 @@ use crate::collector::report::Ended;
 use crate::collector::resolve::ResolveError;
 use crate::collector::session::{Session, SessionError};
 
-/// Images that are named where none was the one that is meant.
+/// Maximum number of images listed if none was the intended one.
 const NAMED: usize = 16;
-/// How long nothing may come while something is measured and a library is still to come: a dynamic linker does not pause.
+/// Longest silence with something measured and a library pending: dynamic linkers do not pause.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// How long the end of a command is waited for.
+/// Timeout for the end of a command.
 const FINISH: Duration = Duration::from_secs(5);
 
-/// What was seen of a command.
+/// Observations of a command.
 #[derive(Debug)]
 pub(super) struct Images {
-    /// The process that was started.
+    /// The started process.
     pub(super) pid: i32,
     executed: Vec<String>,
 }
@@ -35,15 +35,15 @@ impl Images {
         Self { pid: session.target.pid, executed: vec![session.description().exe.clone()] }
     }
 
-    /// All that was executed, for people.
+    /// Lists all executed images for a message.
     pub(super) fn in_words(&self) -> String {
         self.executed.join(", ")
     }
 }
 
 impl Watch {
-    /// Leads the command on from image to image until all that is wanted is measured, or no more of it comes. The reason to
-    /// end, if there was one.
+    /// Steps the command from image to image until everything wanted is measured or no more comes.
+    /// Returns the reason to end, if any.
     pub(super) fn follow(&mut self, signals: &UnixStream) -> Result<Option<Ended>, WatchError> {
         let (mut last, mut told) = (Instant::now(), false);
         while self.session.waits() {
@@ -72,9 +72,9 @@ impl Watch {
         Ok(None)
     }
 
-    /// A process of the command is held with an image that it executes or maps.
+    /// Examines a process of the command that is held at an image that it executes or maps.
     fn look_at(&mut self, pid: i32, executed: bool) -> Result<(), WatchError> {
-        // What is found first is what is meant.
+        // The first match is the intended one.
         let elsewhere = pid != self.session.target.pid;
         if self.session.measures() || !(executed || elsewhere) {
             return if elsewhere { Ok(()) } else { self.look_for_libraries() };
@@ -98,7 +98,7 @@ impl Watch {
                 }
                 Ok(())
             }
-            // It has been killed, or what it executes is nothing that could be meant.
+            // It was killed, or it executes nothing that could be the intended image.
             Err(
                 SessionError::Guard(GuardError::NoProcess { .. } | GuardError::NoImage { .. })
                 | SessionError::Resolve(
@@ -113,14 +113,14 @@ impl Watch {
         }
     }
 
-    /// After measuring: a command that ended by itself is reported, one that runs on is ended with us, as a
-    /// shell would end it at Ctrl-C. One that does not heed that is left alone after a while, or at
-    /// one more signal.
+    /// Finishes a command after measuring. A command that ended by itself is reported; a running
+    /// command is ended too, as a shell does at Ctrl-C. A command that does not heed that is left
+    /// alone after a while, or at a further signal.
     pub(super) fn finish_command(&mut self, ended: Ended, mut signals: &UnixStream) -> Exit {
-        // One that is being debugged is left to whoever does that.
+        // A command under a debugger is left to the debugger.
         let mut terminate = !matches!(ended, Ended::Target | Ended::Traced);
         if ended == Ended::Signal {
-            // That one is answered.
+            // This signal has been handled; only a further one counts.
             _ = signals.read(&mut [0]);
         }
         let begun = Instant::now();
@@ -144,7 +144,8 @@ impl Watch {
     }
 }
 
-/// A function without an image is one of what the command executes first. Somebody who meant another learns how to say so.
+/// Explains how to name the image of a function: without an image, the function is looked for in
+/// the image that the command executes first.
 pub(super) fn hint(error: &SessionError) {
     if let SessionError::Resolve(ResolveError::Find { path, .. }) = error {
         say(format_args!(

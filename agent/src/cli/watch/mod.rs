@@ -1,11 +1,11 @@
-//! `edgelat watch`: measure functions of one process now, and show them until somebody stops it.
+//! `edgelat watch`: measures functions of one process and shows them until the user stops it.
 //!
 //! | module | job |
 //! | --- | --- |
-//! | [`command`] | a command that is started: from image to image, and to its end |
+//! | [`command`] | a started command: from image to image, and to its end |
 //! | [`screen`] | the table and the histogram for a person |
 //!
-//! The loop sleeps until one of three things happens: a signal, an event of the guard, the next report.
+//! The loop sleeps until a signal, an event of the guard, or the next report is due.
 
 mod command;
 mod screen;
@@ -38,10 +38,10 @@ use crate::collector::session::{Notices, Session, SessionError, Sources, Wanted,
 use crate::config::{Config, RUN_DIR};
 use crate::values::{plans, ppm};
 
-/// How often a library that is not mapped yet is looked for.
+/// Interval between two checks for a library that is not mapped yet.
 const LOOK_FOR_LIBRARIES: Duration = Duration::from_millis(100);
 
-/// Why watching could not begin or go on.
+/// Reasons that watching cannot begin or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// The guard refused something.
@@ -50,24 +50,24 @@ pub enum WatchError {
     /// The process cannot be measured.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// The library of the only functions never came.
+    /// The library of the only functions was never mapped.
     #[error(
         "nothing was measured: process {pid} never mapped the library of '{pattern}'; `edgelat functions PID` lists what a process has mapped"
     )]
     NoLibrary {
-        /// What was asked for.
+        /// The requested pattern.
         pattern: String,
         /// The process.
         pid: i32,
     },
-    /// Nothing that the command executed was the image of the only functions.
+    /// No image that the command executed was that of the only functions.
     #[error(
         "nothing was measured: the command executed {executed}, and none of them is or mapped the image of '{pattern}'"
     )]
     NotExecuted {
-        /// What was asked for.
+        /// The requested pattern.
         pattern: String,
-        /// What it executed.
+        /// Executed images.
         executed: String,
     },
     /// Signals cannot be caught.
@@ -110,16 +110,16 @@ impl Fails for WatchError {
 /// Runs the command.
 ///
 /// # Errors
-/// Why nothing could be measured. What was measured before an error is printed first.
+/// The reason that nothing could be measured. Results from before an error are printed first.
 pub fn run(options: WatchOptions) -> Result<Exit, Failure> {
-    // All that only who called us may do is done here: the rest has no rights.
+    // Everything that needs the caller's rights is done here: the rest has no rights.
     let packs = super::pack::read_all(&options.packs)?;
     let debug_dirs = DebugDirs::open(&options.debug_dirs);
     let limits = limits(&options);
     let (guard, pid) = match &options.target {
         WatchTarget::Process(pid) => (Guard::new(vec![Asked::process(*pid, Some(limits))]), *pid),
         WatchTarget::Command(words) => {
-            // Lines on standard output are ours where another program reads them.
+            // With JSON, another program reads standard output: only our lines may go there.
             let command = Command::start(words, options.json)?;
             let pid = command.pid();
             (Guard::of_command(command, limits), pid)
@@ -147,8 +147,8 @@ pub fn run(options: WatchOptions) -> Result<Exit, Failure> {
     })
 }
 
-/// Where a service of this box tells what it costs. Without a configuration that can be read there can be none but one in
-/// the usual place.
+/// Returns the directory where a service of this box publishes its cost.
+/// Without a readable configuration, there can only be a service in the default directory.
 fn run_dir(config: Option<&Path>) -> Result<PathBuf, Failure> {
     match config {
         Some(path) => Ok(Config::load(path)?.agent.run_dir),
@@ -158,7 +158,7 @@ fn run_dir(config: Option<&Path>) -> Result<PathBuf, Failure> {
     }
 }
 
-/// Bounds of the plans for what is watched.
+/// Returns the bounds of the plans for the target.
 fn limits(options: &WatchOptions) -> Limits {
     Limits {
         plans: plans(options.functions.len(), options.python.len()),
@@ -177,18 +177,18 @@ fn limits(options: &WatchOptions) -> Limits {
     }
 }
 
-/// Everything that lives while a target is watched.
+/// State of a running measurement.
 struct Watch {
     line: Line,
-    /// Where this process runs.
+    /// Placement of this process.
     placement: Placement,
-    /// The service that runs beside.
+    /// The service that runs on the same box.
     service: Option<Share>,
     session: Session,
     wanted: Wanted,
     sources: Sources,
     output: Output,
-    /// What the guard has started, where the target is a command.
+    /// The command that the guard started, if the target is a command.
     command: Option<command::Images>,
     /// The guard knows that no plan will follow.
     settled: bool,
@@ -199,7 +199,7 @@ enum Output {
     Screen(Screen),
 }
 
-/// Notices on standard error, and a line that shows how far reading is.
+/// Notices on standard error, and a progress line for the reading of images.
 #[derive(Default)]
 struct Aloud(Option<ProgressLine>);
 
@@ -209,7 +209,7 @@ impl Notices for Aloud {
     }
 
     fn say(&mut self, text: fmt::Arguments<'_>) {
-        // A line that shows progress ends where something else is said.
+        // Any other message ends the progress line.
         self.0 = None;
         say(text);
     }
@@ -250,7 +250,7 @@ impl Watch {
         Ok(Self { line, placement, service, session, wanted, sources, output, command, settled: false })
     }
 
-    /// Resolves, attaches and arms; a command is let go then. The reason to end, if there is one already.
+    /// Resolves, attaches, arms and then releases a command. Returns the reason to end, if any.
     fn begin(&mut self, signals: &UnixStream) -> Result<Option<Ended>, Failure> {
         let begun = self.session.begin(&mut self.line, &self.wanted, &self.sources, &mut Aloud::default());
         if self.command.is_some() {
@@ -296,17 +296,17 @@ impl Watch {
 
     fn tell_placement(&self) {
         self.placement.notes.iter().for_each(say);
-        // What was asked for needs no word where it is nothing special.
+        // The requested placement needs no message if it is ordinary.
         if self.placement.isolated || self.placement.ext {
             say(format_args!("the collector runs {}", self.placement));
         }
     }
 
-    /// Once nothing is waited for, the guard needs fewer rights.
+    /// Lets the guard drop rights once nothing is awaited.
     fn settle(&mut self) -> Result<(), WatchError> {
         if !self.session.waits() && !std::mem::replace(&mut self.settled, true) {
             match self.line.call(&Request::Settle) {
-                // That it has ended is seen with the next events; what was counted can still be read then.
+                // The next events report the guard's end; the counters are still readable then.
                 Ok(_) | Err(GuardError::Gone) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -319,7 +319,7 @@ impl Watch {
         Ok(self.session.look_for_libraries(&mut self.line, &self.wanted, &self.sources, aloud)?)
     }
 
-    /// The loop; returns why it ended.
+    /// Runs the loop; returns the reason that it ended.
     fn run(&mut self, options: &WatchOptions, signals: &UnixStream) -> Result<Ended, Failure> {
         let end = options.duration.map(|duration| self.session.armed + duration);
         let mut next = self.session.armed + options.interval;
@@ -336,7 +336,7 @@ impl Watch {
             match self.take_events() {
                 Ok(None) => {}
                 Ok(Some(ended)) => return Ok(ended),
-                // What was counted can still be read.
+                // The counters are still readable.
                 Err(WatchError::Guard(GuardError::Gone)) => return Ok(Ended::Guard),
                 Err(error) => return Err(error.into()),
             }
@@ -346,13 +346,13 @@ impl Watch {
             }
             if self.session.waits() && now >= look {
                 let looked = self.look_for_libraries();
-                // A process that maps a great many files is looked at less often.
+                // A process that maps a great many files is examined less often.
                 look = now + LOOK_FOR_LIBRARIES.max(now.elapsed() * 10);
                 match looked {
                     Ok(()) if self.session.family.is_empty() => return Ok(Ended::Target),
                     Ok(()) => self.settle()?,
                     Err(error) if !self.session.measures() => return Err(error.into()),
-                    // What is measured already goes on.
+                    // Functions that are already measured continue.
                     Err(error) => {
                         say(&error);
                         self.session.stop_waiting();
@@ -360,7 +360,7 @@ impl Watch {
                 }
             }
             if now >= next {
-                // An interval that was slept through is left out, not made up for.
+                // An interval that was slept through is skipped, not made up for.
                 while next <= now {
                     next += options.interval;
                 }
@@ -373,20 +373,20 @@ impl Watch {
                     say(drift);
                 }
                 if let Err(failure) = self.show() {
-                    // Somebody who has seen enough closes the pipe: the end, not an error.
+                    // A reader that has seen enough closes the pipe: the end, not an error.
                     return if output_is_closed() { Ok(Ended::Output) } else { Err(failure) };
                 }
             }
         }
     }
 
-    /// Sleeps; true when a signal came.
+    /// Sleeps; returns true if a signal came.
     fn wait(&self, time: Duration, signals: &UnixStream) -> Result<bool, WatchError> {
         let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.line.events().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        // Nothing comes unasked but its end.
+        // The guard sends nothing unrequested; only its end wakes the loop.
         fds.extend(self.line.guard().map(|fd| PollFd::new(fd, PollFlags::empty())));
-        // Rounded up: waking a little too early would spin until the time has come.
+        // Rounded up: waking a little too early would spin until the time is due.
         let time = PollTimeout::try_from(time + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, time) {
             Ok(_) | Err(nix::Error::EINTR) => {}
@@ -395,7 +395,7 @@ impl Watch {
         Ok(fds[0].revents().is_some_and(|events| !events.is_empty()))
     }
 
-    /// What the guard saw; the reason to end, if it is one.
+    /// Processes the events of the guard; returns the reason to end, if any.
     fn take_events(&mut self) -> Result<Option<Ended>, WatchError> {
         loop {
             let (reply, _) = self.line.call(&Request::Events)?;
@@ -416,7 +416,7 @@ impl Watch {
         }
     }
 
-    /// Reads and prints.
+    /// Reads and prints a report.
     fn show(&mut self) -> Result<(), Failure> {
         self.session.look_at_python(&mut self.line, true).iter().for_each(say);
         self.session.learn_costs(&mut self.line);
@@ -435,7 +435,7 @@ impl Watch {
         written.and_then(|()| out.flush()).map_err(|error| super::output::OutputError::Write(error).into())
     }
 
-    /// Takes the probes off, reads for the last time and prints.
+    /// Removes the probes, reads for the last time and prints.
     fn end(&mut self, ended: Ended) -> Result<Exit, Failure> {
         let (report, failure) = self.session.end(&mut self.line, ended);
         let mut failure = failure.map(WatchError::from);
@@ -459,7 +459,7 @@ impl Watch {
     }
 }
 
-/// Has the reader of standard output gone?
+/// Returns true if the reader of standard output is gone.
 fn output_is_closed() -> bool {
     let stdout = io::stdout();
     let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];

@@ -1,7 +1,7 @@
 //! The table and the histogram for a person.
 //!
-//! Plain ASCII and at most 80 columns where names allow it: a serial console at night is the place this is
-//! made for. On a terminal each picture replaces the one before; elsewhere they follow each other.
+//! Plain ASCII and at most 80 columns if names allow it: the output is designed for a serial
+//! console. On a terminal each picture replaces the previous one; elsewhere they follow each other.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -10,21 +10,21 @@ use edgelat_histogram::{SCALE, upper_bound_ns};
 use crate::cli::output::Style;
 use crate::collector::report::{Ended, FunctionReport, Report};
 
-/// Lines of a histogram at most; neighbours are merged until it fits.
+/// Maximum lines of a histogram; neighbours are merged until it fits.
 const LINES: usize = 20;
 /// Columns of the longest bar.
 const BAR: usize = 40;
-/// Functions in the table while measuring; the last picture has all.
+/// Maximum functions in the table while measuring; the last picture has all.
 const FUNCTIONS: usize = 20;
 /// Columns of a name in the table.
 const NAME: usize = 30;
 
-/// Where pictures are drawn.
+/// Screen that pictures are drawn on.
 #[derive(Debug)]
 pub(super) struct Screen {
     style: Style,
     terminal: bool,
-    /// Lines of the picture before, to be replaced.
+    /// Lines of the previous picture, to be replaced.
     drawn: usize,
 }
 
@@ -35,7 +35,7 @@ impl Screen {
 
     /// Draws one picture.
     pub(super) fn draw(&mut self, out: &mut impl Write, report: &Report) -> io::Result<()> {
-        // Off a terminal there is nothing to see before the first interval.
+        // Without a terminal, there is nothing to show before the first interval.
         if report.seq == 0 && !self.terminal {
             return Ok(());
         }
@@ -94,7 +94,7 @@ fn picture(report: &Report, style: Style) -> String {
     lines.join("\n")
 }
 
-/// What is not seen of Python: calls of functions in the table, and functions.
+/// Reports Python calls that are not seen: of functions in the table, and of whole functions.
 fn of_python(report: &Report, shown: usize, mut say: impl FnMut(&str)) {
     let Some(python) = &report.python else { return };
     if report.functions.iter().take(shown).any(|function| function.partial) {
@@ -107,7 +107,7 @@ fn of_python(report: &Report, shown: usize, mut say: impl FnMut(&str)) {
     }
 }
 
-/// Hits that are in no function's account, by their reasons.
+/// Formats the hits that are attributed to no function, by reason.
 fn unattributed(report: &Report) -> impl Iterator<Item = String> {
     let python = report.python.as_ref().map_or([0; 3], |p| [p.no_room, p.unreadable, p.unnamed]);
     let elsewhere = report.unattributed_hits.saturating_sub(python.iter().sum());
@@ -177,10 +177,10 @@ fn row(function: &FunctionReport) -> String {
     )
 }
 
-/// What is missing from the histogram, if anything is.
+/// Formats the calls that are missing from the histogram, if any.
 fn account(function: &FunctionReport) -> Option<String> {
     let lost = &function.lost;
-    // Exits of calls that were pushed out of the table find no frame either.
+    // Exits of calls that were evicted from the table find no frame either.
     let (no_frame, advice) = match lost.evicted + lost.table_full {
         0 => ("entered before", ""),
         _ => ("entered before or evicted", " (--frames makes room for more calls at once)"),
@@ -201,7 +201,7 @@ fn account(function: &FunctionReport) -> Option<String> {
     (!words.is_empty()).then(|| format!("  not measured: {}{advice}", words.join(", ")))
 }
 
-/// How many of the calls in the histogram did not return.
+/// Formats the number of calls in the histogram that did not return.
 fn exceptions(function: &FunctionReport) -> Option<String> {
     let exceptions = function.exceptions.filter(|calls| *calls > 0)?;
     Some(format!(
@@ -209,8 +209,8 @@ fn exceptions(function: &FunctionReport) -> Option<String> {
     ))
 }
 
-/// How much of the durations is ours, where that is much: what probes took inside of the calls, and where nothing else can be
-/// seen. A fiftieth is less than the buckets resolve.
+/// Formats the share of probes in the durations if it is large: their time inside of the calls, and
+/// durations in which nothing else is visible. A fiftieth is less than the buckets resolve.
 fn probes(function: &FunctionReport) -> impl Iterator<Item = String> {
     let means = function.mean_ns.zip(function.mean_without_probes_ns);
     let inside = means.filter(|(mean, without)| mean - without > mean / 50).map(|(mean, without)| {
@@ -243,7 +243,7 @@ fn suspended(function: &FunctionReport) -> Option<String> {
     Some(format!("  suspended for {} of its mean of {}", duration(suspended), duration(function.mean_ns?)))
 }
 
-/// What the probes add to each duration: which functions have which figure, where not all have the same.
+/// Formats the time that the probes add to each duration, by function if the times differ.
 fn biases(functions: &[FunctionReport]) -> Option<String> {
     let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
     for function in functions {
@@ -268,13 +268,13 @@ fn biases(functions: &[FunctionReport]) -> Option<String> {
     Some(format!("the probes themselves add about {about} to each duration (not subtracted)"))
 }
 
-/// Lower bound, upper bound, count and bar of each line, neighbours merged until there are few.
+/// Formats bounds, count and bar of each line; neighbours are merged until the lines are few.
 fn histogram(function: &FunctionReport) -> Vec<String> {
     let (Some(first), Some(last)) = (function.buckets.first(), function.buckets.last()) else {
         return Vec::new();
     };
     let (first, last) = (first.0, last.0);
-    // Each step halves the lines: index >> 1 is the bucket one scale down.
+    // Each step halves the number of lines: index >> 1 is the bucket one scale down.
     let shift = (0..16).find(|shift| ((last >> shift) - (first >> shift)) < LINES as i32).unwrap_or(16);
     let mut counts = vec![0u64; ((last >> shift) - (first >> shift) + 1) as usize];
     for (index, count) in &function.buckets {
@@ -293,7 +293,7 @@ fn histogram(function: &FunctionReport) -> Vec<String> {
     counts.iter().enumerate().map(line).collect()
 }
 
-/// Three digits and a unit.
+/// Formats a duration with three digits and a unit.
 fn duration(ns: u64) -> String {
     let (value, unit) = match ns {
         0..1_000 => return format!("{ns} ns"),
@@ -309,7 +309,7 @@ fn duration(ns: u64) -> String {
     format!("{value:.digits$} {unit}")
 }
 
-/// That there is more of a function than what is measured.
+/// Formats the number of inlined copies, whose calls are not measured.
 fn inlined(function: &FunctionReport) -> Option<String> {
     let copies = function.inlined_copies.filter(|copies| cfg!(feature = "inlined") && *copies > 0)?;
     Some(format!("  also inlined at {copies} places, whose calls are not counted"))
@@ -318,10 +318,10 @@ fn inlined(function: &FunctionReport) -> Option<String> {
 /// Marks a function that is measured up to a jump.
 const UNTIL_JUMP: &str = " >";
 
-/// Marks a function of Python of which only a part of the calls is seen.
+/// Marks a Python function of which only a part of the calls is seen.
 const PARTIAL: &str = " %";
 
-/// The name in the table.
+/// Returns the name for the table.
 fn label(function: &FunctionReport) -> String {
     let mark = match (function.until_tail_call, function.partial) {
         (true, _) => UNTIL_JUMP,
@@ -331,7 +331,7 @@ fn label(function: &FunctionReport) -> String {
     shortened(&function.name, NAME - mark.len()) + mark
 }
 
-/// A name that fits so many columns: the end of a C++ name says more than its beginning.
+/// Shortens a name to `columns`: the end of a C++ name is more informative than its beginning.
 fn shortened(name: &str, columns: usize) -> String {
     let length = name.chars().count();
     if length <= columns {
@@ -397,7 +397,7 @@ mod tests {
         assert_eq!(probes(&function).count(), 0, "not known");
         function.take_probes(Some((64_000, 0)));
         assert_eq!(probes(&function).count(), 0, "a fiftieth");
-        // Of ten calls it is not known.
+        // For ten calls, the probe time is unknown.
         function.take_probes(Some((90 * 26_100, 10)));
         let lines: Vec<String> = probes(&function).collect();
         assert_eq!(lines, ["  probes inside take 26.1 us of its mean of 32.0 us; without them 5.90 us"]);

@@ -3,8 +3,9 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 
-/// INT, TERM and HUP become readable on a socket instead of killing us with probes attached. Those that whoever started
-/// us made us ignore stay ignored: `nohup edgelat watch ... &` is to outlive its terminal.
+/// Makes INT, TERM and HUP readable on a socket, so that they do not kill us with probes attached.
+/// Signals that our parent made us ignore stay ignored: `nohup edgelat watch ... &` is to outlive
+/// its terminal.
 pub(in crate::cli) fn catch() -> io::Result<UnixStream> {
     let (read, write) = UnixStream::pair()?;
     let ignored = ignored_signals(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());

@@ -1,4 +1,4 @@
-//! A receiver without a network, and what it has held to what was recorded.
+//! A receiver without a network, and a comparison of its data with the records.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
@@ -17,7 +17,7 @@ pub const REAL: u64 = 1_767_225_600 * SECOND;
 
 pub const BOOT: [u8; 16] = [1; 16];
 
-/// What the clock shows so long after boot, set or not.
+/// The clock at this time after boot, set or not.
 pub fn clock(boot_ns: u64, trust: Trust) -> Clock {
     let real_ns = if trust == Trust::Unset { boot_ns } else { REAL + boot_ns };
     Clock { boot_ns, real_ns, trust }
@@ -30,7 +30,7 @@ pub struct Fake {
     pub books: Books,
     /// Bytes and points of each request.
     pub requests: Vec<(Vec<u8>, usize)>,
-    /// Largest request that it takes.
+    /// Largest request that it accepts.
     pub most: Option<usize>,
 }
 
@@ -57,7 +57,7 @@ impl Post for Fake {
     }
 }
 
-/// A box that uploads: a spool, and how far the receiver has got.
+/// A box that uploads: a spool, and the progress of the receiver.
 pub struct Appliance {
     folder: TempDir,
     /// Opened once: it stays open to the end of the process.
@@ -67,7 +67,7 @@ pub struct Appliance {
     pub sent: Sent,
     pub fake: Fake,
     pub limits: Limits,
-    /// The boot that goes on.
+    /// The current boot.
     pub boot: Option<[u8; 16]>,
 }
 
@@ -89,13 +89,13 @@ impl Appliance {
         self.folder.path().join("spool")
     }
 
-    /// Another folder takes the place of the one that there was.
+    /// Replaces the folder with another one.
     pub fn anew(&mut self) {
         std::fs::remove_dir_all(self.dir()).unwrap();
         self.store = None;
     }
 
-    /// The command is started again: what it has is what it wrote.
+    /// Restarts the command: it has only what it wrote.
     pub fn restart(&mut self) {
         self.cursor = self.saved.clone();
         self.sent = Sent::default();
@@ -132,8 +132,8 @@ fn number(books: &Books, run: &str, metric: &str, function: &str, reason: &str, 
     }
 }
 
-/// Holds what a receiver has of a run to what was counted, at the end of each of `intervals`, which were at `epoch_ns` and their
-/// time since boot.
+/// Compares a receiver's data of a run with the counts, at the end of each of `intervals`, which
+/// were at `epoch_ns` plus their time since boot.
 #[track_caller]
 pub fn holds(books: &Books, records: &Records, intervals: std::ops::Range<usize>, epoch_ns: u64) {
     let run = &records.run;
