@@ -82,6 +82,7 @@ fuzz: ## The readers of foreign bytes, fed with damaged ones; coverage-guided wh
 lint: ## Formatting, lints and the documentation of the code, as CI wants them
 	@cross/setup build
 	cargo fmt --all --check
+	tests/language
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --exclude edgelat-tests --no-deps
 
