@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::limits::BUILD_ID_BYTES;
 
-/// The bytes that the linker put into the note `NT_GNU_BUILD_ID`: equal bytes, equal build.
+/// The bytes of the linker's note `NT_GNU_BUILD_ID`: equal bytes, equal build.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BuildId {
     bytes: [u8; BUILD_ID_BYTES],
@@ -12,7 +12,7 @@ pub struct BuildId {
 }
 
 impl BuildId {
-    /// A build-id of these bytes; `None` unless there are 1 to [`BUILD_ID_BYTES`].
+    /// Makes a build-id of these bytes; `None` unless there are 1 to [`BUILD_ID_BYTES`].
     #[must_use]
     pub fn new(bytes: &[u8]) -> Option<Self> {
         let mut id = Self { bytes: [0; BUILD_ID_BYTES], length: u8::try_from(bytes.len()).ok()? };
@@ -23,13 +23,13 @@ impl BuildId {
         Some(id)
     }
 
-    /// The bytes, 1 to [`BUILD_ID_BYTES`].
+    /// Returns the bytes, 1 to [`BUILD_ID_BYTES`].
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }
 
-    /// Whether the hexadecimal form begins with `digits` (any case).
+    /// Returns true if the hexadecimal form begins with `digits` (any case).
     #[must_use]
     pub fn begins_with(&self, digits: &str) -> bool {
         let hex = self.to_string();

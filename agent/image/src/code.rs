@@ -14,25 +14,25 @@ use crate::pack::{PackedFunction, PackedImage};
 use crate::source::read_exact;
 use crate::{Arch, Function, FunctionTable, Image, Language, ReadAt, Refusal};
 
-/// A site and where it stands in the file.
+/// A site and its place in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbeSite {
-    /// What the probe does there, and the ELF virtual address.
+    /// Kind of the site and its ELF virtual address.
     pub site: Site,
     /// Bytes from the start of the file, inside an executable segment.
     pub file_offset: u64,
 }
 
-/// Where the probes of one function sit.
+/// Probe sites of one function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FunctionSites {
-    /// Where calls begin.
+    /// Site at which calls begin.
     pub entry: ProbeSite,
-    /// Where calls end in its own code, sorted by address. At least one, unless [`Tails`](crate::Tails) followed all.
+    /// Exits in its own code, by address. Empty only if [`Tails`](crate::Tails) followed all.
     pub exits: Vec<ProbeSite>,
 }
 
-/// A search for the sites of a function: its main part, the others, and what is around.
+/// A search for the sites of a function: its main part, other parts, and the surroundings.
 pub(crate) type Find<'f> =
     dyn FnMut(Arch, Part<'_>, &[Part<'_>], &dyn Surroundings) -> Result<Sites, Refusal> + 'f;
 
@@ -45,7 +45,7 @@ impl<S: ReadAt> Image<S> {
         self.sites_by(table, function, Ends::AtExits)
     }
 
-    /// Like [`Image::sites`], where it is known what tells the ends of calls.
+    /// Like [`Image::sites`], with a given way to see the ends of calls.
     ///
     /// # Errors
     /// The reason why it cannot be probed soundly.
@@ -60,7 +60,7 @@ impl<S: ReadAt> Image<S> {
         })
     }
 
-    /// Like [`Image::sites`], where native code is searched by `find`.
+    /// Like [`Image::sites`], with `find` as the search in native code.
     pub(crate) fn sites_and(
         &self,
         table: &FunctionTable,
@@ -90,8 +90,8 @@ impl<S: ReadAt> Image<S> {
         self.place(sites)
     }
 
-    /// Why the kernel single-steps sites of a function, by their addresses, in the words of docs/PROBEABLE.md. Of Go, and of
-    /// functions that a pack knows, it is not told.
+    /// Returns the reasons, in the words of docs/PROBEABLE.md, why the kernel single-steps sites of
+    /// a function, by address. Go functions and functions of a pack are not reported.
     pub fn why_stepped(&self, table: &FunctionTable, function: &Function) -> Vec<(u64, &'static str)> {
         let planned = table.planned(function.start, function.end).is_some();
         if planned || function.language != Language::Native {
@@ -103,8 +103,8 @@ impl<S: ReadAt> Image<S> {
         edgelat_sites::why_stepped(self.arch(), main, &parts_of(&cold), &around)
     }
 
-    /// The exits of a function that another one jumps to. Most calls of it did not come from there: a hit that no frame
-    /// matches is none of an earlier call.
+    /// Returns the exits of a function that another one jumps to. Most of its calls did not come
+    /// from there: a hit without a matching frame is not an earlier call's.
     pub(crate) fn exits_of_callee(
         &self,
         table: &FunctionTable,
@@ -126,7 +126,7 @@ impl<S: ReadAt> Image<S> {
         Ok(exits.into_iter().map(maybe).collect())
     }
 
-    /// The code of a function, and of its parts that were moved away, as far as their names tell.
+    /// Reads the code of a function and of its cold parts, as far as their names show them.
     fn bytes_of(&self, function: &Function) -> Result<(Vec<u8>, Parts), Refusal> {
         let main = function.start..function.end;
         let parts = function.cold.get(..function.cold.len().min(COLD_PARTS)).unwrap_or_default();
@@ -141,7 +141,7 @@ impl<S: ReadAt> Image<S> {
         Ok((main, cold.collect::<Result<_, Refusal>>()?))
     }
 
-    /// The entry and the returns of a function of which it is known that it leaves by no other way.
+    /// Returns the entry and the returns of a function that is known to leave in no other way.
     pub(crate) fn returns(
         &self,
         table: &FunctionTable,
@@ -156,19 +156,19 @@ impl<S: ReadAt> Image<S> {
         )?)
     }
 
-    /// The sites of a function of a pack, as far as they fit its code.
+    /// Returns the sites of a function of a pack, as far as they fit its code.
     fn planned_sites(&self, planned: &PackedFunction, ends: Ends) -> Result<FunctionSites, Refusal> {
         let parts = self.packed_parts(planned)?;
         let sites = planned.sites().ok_or(Refusal::NoExit)?;
         self.place(edgelat_sites::confirm(self.arch(), &parts_of(&parts), sites, &self.marks, ends)?)
     }
 
-    /// Where the parts of a function of a pack begin, with their bytes.
+    /// Returns the starts and bytes of the parts of a function of a pack.
     fn packed_parts(&self, planned: &PackedFunction) -> Result<Parts, Refusal> {
         planned.parts().map(|range| Ok((range.start, self.code(range.start, range.end)?))).collect()
     }
 
-    /// Whether a function of a pack is the code that stands here.
+    /// Returns true if the code here is that of a function of a pack.
     pub(crate) fn holds(&self, planned: &PackedFunction) -> bool {
         let bytes = |parts: Parts| parts.into_iter().flat_map(|(_, bytes)| bytes).collect();
         self.packed_parts(planned).map(bytes).is_ok_and(|bytes: Vec<u8>| planned.is_code(&bytes))
@@ -187,7 +187,7 @@ impl<S: ReadAt> Image<S> {
         let sites = self.sites(table, function)?;
         let main = function.start..function.end;
         let mut parts: Vec<Range<u64>> = std::iter::once(main).chain(function.cold.iter().cloned()).collect();
-        // Parts without a symbol, which were found by following jumps, are known by their exits.
+        // Parts without a symbol, found by following jumps, are recognised by their exits.
         let around = Neighbourhood { image: self, table, unwind: OnceCell::new() };
         for exit in &sites.exits {
             let address = exit.site.address;
@@ -204,7 +204,7 @@ impl<S: ReadAt> Image<S> {
         Ok(())
     }
 
-    /// The places of sites in the file.
+    /// Locates sites in the file.
     fn place(&self, sites: Sites) -> Result<FunctionSites, Refusal> {
         let exits = sites.exits.into_iter().map(|site| self.place_one(site));
         Ok(FunctionSites {
@@ -213,7 +213,7 @@ impl<S: ReadAt> Image<S> {
         })
     }
 
-    /// The place of a site in the file.
+    /// Locates a site in the file.
     pub(crate) fn place_one(&self, site: Site) -> Result<ProbeSite, Refusal> {
         let file_offset =
             self.file_offset(site.address).ok_or(Refusal::NotInText { address: site.address })?;
@@ -221,7 +221,7 @@ impl<S: ReadAt> Image<S> {
         Ok(ProbeSite { site, file_offset })
     }
 
-    /// What is to be probed is confirmed by code alone before it is, so what cannot be is refused here, by its name.
+    /// A site is confirmed by code alone before it is probed; failures are refused here, by name.
     fn confirm(&self, address: u64) -> Result<(), Refusal> {
         let segment = self.segment_of(address, 1).ok_or(Refusal::NotInText { address })?;
         let start = address.saturating_sub(LEAD).max(segment.address);
@@ -232,7 +232,7 @@ impl<S: ReadAt> Image<S> {
         }
     }
 
-    /// The bytes of a range of code, which must lie in one executable segment that cannot be written.
+    /// Reads a range of code, which must lie in one executable segment that is not writable.
     pub(crate) fn code(&self, start: u64, end: u64) -> Result<Vec<u8>, Refusal> {
         let size = end.checked_sub(start).filter(|&size| size > 0).ok_or(Refusal::UnknownEnd)?;
         if size > FUNCTION_BYTES {
@@ -251,9 +251,9 @@ impl<S: ReadAt> Image<S> {
 
 /// Bytes of the longest instruction.
 const INSTRUCTION_BYTES: u64 = 15;
-/// Bytes of an instruction that calls or jumps, where it has one size.
+/// Bytes of an instruction that calls or jumps, if its size is fixed.
 const CALL_BYTES: usize = 5;
-/// Bytes of code that are searched for calls at a time, and in all.
+/// Bytes of code searched for calls at a time, and in total.
 const SEARCHED: [u64; 2] = [1 << 16, 512 << 20];
 
 impl<S: ReadAt> Text for Image<S> {
@@ -303,7 +303,7 @@ impl<S: ReadAt> Text for Image<S> {
     }
 }
 
-/// Where the code at an address calls or jumps to, if an instruction begins there.
+/// Returns the target of the call or jump at an address, if an instruction begins there.
 fn target_of_call(arch: Arch, from: u64, bytes: &[u8]) -> Option<u64> {
     match (arch, bytes) {
         // call rel32, jmp rel32.
@@ -320,7 +320,7 @@ fn target_of_call(arch: Arch, from: u64, bytes: &[u8]) -> Option<u64> {
     }
 }
 
-/// Parts of a function: where each begins, and its bytes.
+/// Parts of a function: the start and the bytes of each.
 type Parts = Vec<(u64, Vec<u8>)>;
 
 fn parts_of(parts: &Parts) -> Vec<Part<'_>> {
@@ -337,11 +337,11 @@ fn named(refusal: Refusal, table: &FunctionTable) -> Refusal {
     Refusal::GoWrapper { target, method }
 }
 
-/// What the decoder may ask about the neighbourhood of a function.
+/// Surroundings of a function, as the decoder may query them.
 struct Neighbourhood<'i, S> {
     image: &'i Image<S>,
     table: &'i FunctionTable,
-    /// Read when first asked for: most functions never are.
+    /// Read on first use: most functions never need it.
     unwind: OnceCell<Option<Unwind<'i>>>,
 }
 

@@ -1,9 +1,10 @@
 //! Separate debug files.
 //!
 //! A distribution that strips its programs ships their symbols in a file named by the build-id,
-//! `/usr/lib/debug/.build-id/xx/yyyy.debug`, where `xx` are its first two hexadecimal digits (GDB's manual, "Separate
-//! Debug Files"). One that is not there is found by the name that `.gnu_debuglink` gives. Whether such files may
-//! be opened, in which mount namespace and with which rights, is the caller's to decide; this crate only says which path it would like.
+//! `/usr/lib/debug/.build-id/xx/yyyy.debug`, where `xx` are its first two hexadecimal digits (GDB's
+//! manual, "Separate Debug Files"). A missing file is searched by the name in `.gnu_debuglink`. The
+//! caller decides if such files may be opened, in which mount namespace and with which rights; this
+//! crate only lists the paths.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use crate::{Arch, BuildId, Pack, ReadAt};
 /// Opens a path that may not exist.
 pub type Open<'o> = dyn Fn(&Path) -> io::Result<Box<dyn ReadAt>> + 'o;
 
-/// Where debug files are looked for, and how they are opened.
+/// Folders of debug files, and the function that opens them.
 #[derive(Clone)]
 pub struct DebugFiles<'o> {
     open: Option<&'o Open<'o>>,
@@ -26,8 +27,8 @@ pub struct DebugFiles<'o> {
 }
 
 impl<'o> DebugFiles<'o> {
-    /// Debug files below `/usr/lib/debug`, opened by `open`. An error of kind [`io::ErrorKind::NotFound`] means that
-    /// there is none; any other becomes a [`Skipped`](crate::Skipped) source.
+    /// Debug files below `/usr/lib/debug`, opened by `open`. [`io::ErrorKind::NotFound`] means a
+    /// missing file; any other error becomes a [`Skipped`](crate::Skipped) source.
     #[must_use]
     pub fn new(open: &'o Open<'o>) -> Self {
         Self {
@@ -46,37 +47,37 @@ impl<'o> DebugFiles<'o> {
         Self { open: None, directories: Vec::new(), packs: &[], image: None, unnamed: false, inlined: false }
     }
 
-    /// Looks below `directory` too, before those that were added earlier. It is one like `/usr/lib/debug`, with
-    /// `.build-id` in it.
+    /// Also searches `directory`, before those added earlier. It is a folder like `/usr/lib/debug`,
+    /// with `.build-id` in it.
     #[must_use]
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directories.insert(0, directory.into());
         self
     }
 
-    /// Whether debug data are read for how often functions were put into others.
+    /// Enables reading of debug data for the number of inlined copies.
     #[must_use]
     pub fn inlined(mut self, wanted: bool) -> Self {
         self.inlined = wanted;
         self
     }
 
-    /// Follows the link of the image, which stands at this path: beside it, in `.debug` next to it, and below the
-    /// folders of debug files.
+    /// Follows the debug link of the image at this path: beside it, in `.debug` next to it, and
+    /// below the folders of debug files.
     #[must_use]
     pub fn linked_from(mut self, image: impl Into<PathBuf>) -> Self {
         self.image = Some(image.into());
         self
     }
 
-    /// Takes functions too that nobody names, by what the unwind tables know of them, as `fn_0xADDRESS`.
+    /// Also takes unnamed functions from the unwind tables, as `fn_0xADDRESS`.
     #[must_use]
     pub fn unnamed(mut self, unnamed: bool) -> Self {
         self.unnamed = unnamed;
         self
     }
 
-    /// Takes the functions of these packs too.
+    /// Also takes the functions of these packs.
     #[must_use]
     pub fn packs(mut self, packs: &'o [Pack]) -> Self {
         self.packs = packs;
@@ -87,12 +88,12 @@ impl<'o> DebugFiles<'o> {
         !self.packs.is_empty()
     }
 
-    /// What the packs have of this build.
+    /// Returns the images of this build in the packs.
     pub(crate) fn packed(&self, arch: Arch, build_id: &BuildId) -> impl Iterator<Item = &'o PackedImage> {
         self.packs.iter().flat_map(move |pack| pack.of(arch, build_id))
     }
 
-    /// Every debug file of this build that can be opened, with its path, and the errors of those that cannot.
+    /// Returns every debug file of this build, with its path, or the error if it cannot be opened.
     pub(crate) fn candidates(
         &self,
         build_id: &BuildId,
@@ -103,7 +104,7 @@ impl<'o> DebugFiles<'o> {
         self.directories.iter().filter_map(move |directory| self.opened(directory.join(&name)))
     }
 
-    /// The same of the debug files that a link may mean by a name. Nothing but their bytes tells whether it does.
+    /// Returns the debug files that a link with this name may mean. Only their bytes prove a match.
     pub(crate) fn linked(&self, name: &str) -> impl Iterator<Item = (PathBuf, io::Result<Box<dyn ReadAt>>)> {
         let mut paths = Vec::new();
         if let Some(image) = &self.image {
@@ -112,7 +113,7 @@ impl<'o> DebugFiles<'o> {
             let below = folder.strip_prefix("/").unwrap_or(folder);
             paths.extend(self.directories.iter().map(|directory| directory.join(below).join(name)));
             paths.extend(self.directories.iter().map(|directory| directory.join(name)));
-            // A debug file in `.debug` often has the name of the file that it is of.
+            // A debug file in `.debug` often has the name of its image.
             paths.retain(|path| path != image);
         }
         paths.into_iter().filter_map(|path| self.opened(path))

@@ -1,8 +1,9 @@
 //! The link from a stripped file to its debug file.
 //!
-//! `objcopy --add-gnu-debuglink` leaves the name of the debug file in a section `.gnu_debuglink`: the name, a zero,
-//! padding to a multiple of four, and the CRC-32 of the whole debug file, least significant byte first (GDB's manual,
-//! "Separate Debug Files"). The name is a stranger's: one that leads out of its folder is not followed.
+//! `objcopy --add-gnu-debuglink` writes a section `.gnu_debuglink`: the name of the debug file, a
+//! zero, padding to a multiple of four, and the CRC-32 of the whole debug file, least significant
+//! byte first (GDB's manual, "Separate Debug Files"). The name is untrusted: a name that leads out
+//! of its folder is not followed.
 
 use crc::{CRC_32_ISO_HDLC, Crc};
 
@@ -16,7 +17,7 @@ const WHAT: &str = "link to the debug file";
 /// The checksum of zlib, which GDB's `gnu_debuglink_crc32` computes too.
 const CHECKSUM: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
-/// What a link says.
+/// Contents of a link.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct DebugLink {
     /// Name of the debug file, without a folder.
@@ -26,7 +27,7 @@ pub(crate) struct DebugLink {
 }
 
 impl DebugLink {
-    /// The link of a file, if it has one.
+    /// Reads the link of a file, if it has one.
     pub(crate) fn read(elf: &Elf<dyn ReadAt + '_>) -> Result<Option<Self>, ImageError> {
         let Some(section) = elf.section_named(".gnu_debuglink") else { return Ok(None) };
         let bytes = read_range(&elf.source, WHAT, section.offset, section.size, DEBUG_LINK_BYTES)?;
@@ -43,7 +44,7 @@ impl DebugLink {
     }
 }
 
-/// The checksum of a debug file, whose `progress` is told in bytes.
+/// Returns the checksum of a debug file, and reports `progress` in bytes.
 pub(crate) fn checksum(source: &dyn ReadAt, progress: &mut dyn FnMut(u64, u64)) -> Result<u32, ImageError> {
     let what = "debug file";
     let (size, limit) = (source.size().map_err(|source| ImageError::Read { what, source })?, LINKED_BYTES);

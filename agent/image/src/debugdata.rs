@@ -1,9 +1,9 @@
 //! `.gnu_debugdata`: a symbol table inside a stripped image.
 //!
-//! Distributions such as Fedora strip `.symtab` and put a reduced copy into the image: an ELF file with the symbols of
-//! functions that `.dynsym` does not have, compressed with xz ("MiniDebugInfo" in GDB's manual). The compressed bytes
-//! are streamed through a decoder whose dictionary is bounded, and what comes out is bounded too: 100 bytes of xz can
-//! stand for gigabytes.
+//! Distributions such as Fedora strip `.symtab` and put a reduced copy into the image: an ELF file
+//! with the function symbols that `.dynsym` does not have, compressed with xz ("MiniDebugInfo" in
+//! GDB's manual). The compressed bytes are streamed through a decoder with a bounded dictionary,
+//! and the output is bounded too: 100 bytes of xz can stand for gigabytes.
 
 use crate::elf::{Elf, Purpose};
 use crate::limits::DEBUGDATA_BYTES;
@@ -12,8 +12,8 @@ use crate::{ImageError, ReadAt};
 
 const SECTION: &str = ".gnu_debugdata";
 
-/// Decompresses the file inside the image, if there is one. `progress` is called with the compressed bytes done and
-/// their total.
+/// Decompresses the file inside the image, if present. `progress` gets the compressed bytes done
+/// and their total.
 pub(crate) fn read(
     elf: &Elf<dyn ReadAt + '_>,
     progress: &mut dyn FnMut(u64, u64),
@@ -102,7 +102,7 @@ mod tests {
 
     use super::*;
 
-    /// What `xz` with these options makes of `bytes`.
+    /// Compresses `bytes` by `xz` with these options.
     fn xz(bytes: &[u8], options: &[&str]) -> Vec<u8> {
         let mut child = Command::new("xz")
             .args(["--compress", "--stdout"])
@@ -159,7 +159,7 @@ mod tests {
             let mut damaged = whole.clone();
             let at = random.below(damaged.len());
             damaged[at] ^= 1 << random.below(8);
-            // A checksum catches what the decoder does not.
+            // A checksum catches errors that the decoder does not.
             assert!(unxz(&damaged, 1 << 20).is_err(), "bit flipped in byte {at}");
         }
     }

@@ -1,13 +1,13 @@
 //! C++ and Rust names as people write them.
 //!
-//! Symbols of C++ follow the Itanium C++ ABI (`_Z...`), those of Rust either that with a hash as the last part
-//! (`..17h0123456789abcdefE`, the legacy scheme) or scheme v0 (`_R...`, RFC 2603). A person who wants to measure
-//! `queue::push` knows neither mangling, nor the hash, and rarely the exact parameter list, so a name is offered in
-//! several [forms](Form).
+//! C++ symbols follow the Itanium C++ ABI (`_Z...`). Rust symbols follow either that ABI with a
+//! hash as the last part (`..17h0123456789abcdefE`, the legacy scheme) or scheme v0 (`_R...`, RFC
+//! 2603). A person who wants to measure `queue::push` knows neither mangling, nor the hash, and
+//! rarely the exact parameter list, so a name is offered in several [forms](Form).
 //!
-//! Mangled names refer back to their own parts, so a short one can stand for a text without end and for a tree without
-//! bottom. Input, output and depth are bounded ([`limits`](crate::limits)); what exceeds them has its linkage name
-//! only.
+//! Mangled names refer back to their own parts, so a short name can stand for an endless text and a
+//! bottomless tree. Input, output and depth are bounded ([`limits`](crate::limits)); a name beyond
+//! them keeps its linkage name only.
 
 mod coded;
 mod rust;
@@ -21,32 +21,33 @@ use self::rust::{is_legacy_rust, without_generics};
 use crate::limits::DEMANGLED_BYTES;
 use crate::linkage::{self, Split};
 
-/// Stack that demangling needs at most in an optimised build (measured: more than 256 KiB, less than this; 8 times as
-/// much without optimisation). The main thread has 8 MiB, but musl gives other threads 128 KiB.
+/// Stack that demangling needs at most in an optimised build (measured: over 256 KiB, less than
+/// this; 8 times as much without optimisation). The main thread has 8 MiB, other threads of musl
+/// 128 KiB.
 pub const STACK_BYTES: usize = 512 << 10;
 
-/// How much of a name is shown.
+/// Detail level of a shown name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// As shown to people: with parameters, without return type (`ns::max<int>(int, int)`); Rust without its hash.
-    /// Constructors that are templates are shown without parameters too.
+    /// As shown to people: with parameters, without return type (`ns::max<int>(int, int)`); Rust
+    /// without its hash. Template constructors have no parameters here either.
     Full,
-    /// Without parameters (`ns::max<int>`). Rust names have none, but what scheme v0 adds to those of the legacy scheme
-    /// is left out: `<queue::Queue>::push::<u8>` is `queue::Queue::push`.
+    /// Without parameters (`ns::max<int>`). Rust names have none, but additions of scheme v0 to the
+    /// legacy scheme are left out: `<queue::Queue>::push::<u8>` is `queue::Queue::push`.
     Bare,
-    /// With parameters, the return type that templates have (`int ns::max<int>(int, int)`) and the types of their
-    /// arguments (`Ring<(unsigned long)8>`), as tools such as `nm -C` list it.
+    /// With parameters, the return type of templates (`int ns::max<int>(int, int)`) and the types
+    /// of their arguments (`Ring<(unsigned long)8>`), as tools such as `nm -C` list it.
     AsListed,
 }
 
-/// Whether a linkage name is mangled, so that [`demangle`] may succeed.
+/// Returns true if a linkage name is mangled, so that [`demangle`] may succeed.
 #[must_use]
 pub fn is_mangled(linkage_name: &[u8]) -> bool {
     linkage_name.starts_with(b"_Z") || linkage_name.starts_with(b"_R")
 }
 
-/// Demangles a linkage name. A suffix of a compiler follows as `[clone .constprop.0]`, as c++filt has it. `None` for a
-/// name that is not mangled, that is damaged, or that exceeds a bound.
+/// Demangles a linkage name. A compiler suffix follows as `[clone .constprop.0]`, as in c++filt.
+/// `None` for a name that is not mangled, is damaged, or exceeds a bound.
 #[must_use]
 pub fn demangle(linkage_name: &[u8], form: Form) -> Option<String> {
     let split = linkage::split(linkage_name);
@@ -58,14 +59,14 @@ fn with_suffix(name: String, suffix: &[u8]) -> String {
     format!("{name} [clone {}]", String::from_utf8_lossy(suffix))
 }
 
-/// Demangles a linkage name from which the suffix was split.
+/// Demangles a linkage name without its suffix.
 pub(crate) fn base(base: &[u8], form: Form) -> Option<String> {
     if base.len() > DEMANGLED_BYTES || !is_mangled(base) {
         return None;
     }
     let mut out = Bounded(String::new());
     if let Some((thunk, function)) = thunk(base) {
-        // What a thunk is made for follows as in a name of its own.
+        // The target of a thunk follows like a name of its own.
         let name = self::base(&[b"_Z", function].concat(), form)?;
         write!(out, "{thunk} to {name}").ok()?;
     } else if base.starts_with(b"_R") || is_legacy_rust(base) {
@@ -106,7 +107,7 @@ fn cpp(base: &[u8], form: Form, out: &mut Bounded) -> Option<()> {
     let as_written = options.no_return_type().hide_expression_literal_types();
     let options = match form {
         Form::Bare => as_written.no_params(),
-        // The demangler takes the first parameter of such a constructor for a return type and leaves it out.
+        // The demangler mistakes the first parameter for a return type and leaves it out.
         _ if is_template_constructor(base) => as_written.no_params(),
         Form::Full => as_written,
         Form::AsListed => options,
@@ -121,8 +122,8 @@ fn cpp(base: &[u8], form: Form, out: &mut Bounded) -> Option<()> {
     Some(())
 }
 
-/// A name without parameters, and without the `const` behind them, which the demangler leaves where the function is inside
-/// of another one, as a lambda is. What a conversion converts to may be const.
+/// Removes the parameters and the `const` behind them. The demangler leaves that `const` if the
+/// function is inside another, like a lambda. The target type of a conversion may be const.
 #[cfg(feature = "cpp")]
 fn without_qualifiers(name: &str) -> &str {
     let mut rest = name;
@@ -137,9 +138,9 @@ fn without_qualifiers(name: &str) -> &str {
     rest
 }
 
-/// A destructor that also frees its object (`D0`) calls the one that does not, and one of a whole object (`C1`, `D1`) that of
-/// its bases (`C2`, `D2`) where there are virtual ones: all have one name in the source, and a call is one of each. Itanium
-/// C++ ABI 5.1.4.3.
+/// Returns the mark of a destructor or constructor variant. One that frees its object (`D0`) calls
+/// the other, and with virtual bases one of a whole object (`C1`, `D1`) that of its bases (`C2`,
+/// `D2`): all have one name in the source, a call is one of each. Itanium C++ ABI 5.1.4.3.
 fn structor(base: &[u8], name: &str) -> Option<&'static str> {
     if name.contains("::~") {
         return match base.strip_suffix(b"Ev")? {
@@ -148,7 +149,7 @@ fn structor(base: &[u8], name: &str) -> Option<&'static str> {
             _ => None,
         };
     }
-    // Class::Class(...). The letters may stand in a name by chance.
+    // Class::Class(...). The letters may occur by chance.
     let (scope, last) = name.split('(').next()?.rsplit_once("::")?;
     let class = scope.rsplit("::").next()?.split('<').next()?;
     (class == last && base.windows(3).any(|window| window == b"C2E")).then_some(OF_BASE)
@@ -157,19 +158,20 @@ fn structor(base: &[u8], name: &str) -> Option<&'static str> {
 const DELETING: &str = " [deleting]";
 const OF_BASE: &str = " [base]";
 
-/// In every form without parameters: telling where they end takes most of a demangler.
+/// In every form without parameters: finding their end takes most of a demangler.
 #[cfg(not(feature = "cpp"))]
 fn cpp(base: &[u8], _form: Form, out: &mut Bounded) -> Option<()> {
     out.write_str(&plain_cpp(base)?).ok()
 }
 
-/// The name of a function that is neither a template nor an operator, nor of one, without its parameters: `_Z4pushi`,
-/// `_ZNK5Queue4sizeEv`, a constructor (`C1`, `C2`) or a destructor (`D0` to `D2`). Itanium C++ ABI 5.1.3.
+/// Returns the name, without parameters, of a function that is neither a template nor an operator,
+/// nor a member of one: `_Z4pushi`, `_ZNK5Queue4sizeEv`, a constructor (`C1`, `C2`) or a destructor
+/// (`D0` to `D2`). Itanium C++ ABI 5.1.3.
 fn plain_cpp(base: &[u8]) -> Option<String> {
     let rest = base.strip_prefix(b"_Z")?;
     let Some(mut rest) = rest.strip_prefix(b"N") else {
         let (name, parameters) = plain_part(rest)?;
-        // Arguments of a template stand where parameters would.
+        // Template arguments stand at the place of parameters.
         return (!parameters.is_empty() && parameters[0] != b'I').then(|| name.to_owned());
     };
     while let [b'K' | b'V' | b'r', after @ ..] = rest {
@@ -199,18 +201,18 @@ fn plain_cpp(base: &[u8]) -> Option<String> {
     }
 }
 
-/// An identifier with its length before it, and what follows.
+/// Splits an identifier, which follows its length, from the rest.
 fn plain_part(text: &[u8]) -> Option<(&str, &[u8])> {
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let length: usize = std::str::from_utf8(&text[..digits]).ok()?.parse().ok()?;
     let (name, rest) = text[digits..].split_at_checked(length)?;
     let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty())?;
-    // What has no name in the source has one of this kind.
+    // Anonymous namespaces have a mangled name of this kind.
     Some(if name.starts_with("_GLOBAL__N") { ("(anonymous namespace)", rest) } else { (name, rest) })
 }
 
-/// Whether any form of a name `is` what is looked for. The base of another body of a function is a form, that of a part
-/// is not.
+/// Returns true if any form of a name `is` the requested name. The base name of another body of a
+/// function is a form; that of a part is not.
 pub(crate) fn is_any_form(split: &Split<'_>, mut is: impl FnMut(&str) -> bool) -> bool {
     let forms: &[Form] = if split.base.starts_with(b"_R") || is_legacy_rust(split.base) {
         &[Form::Full, Form::Bare]
@@ -226,8 +228,8 @@ pub(crate) fn is_any_form(split: &Split<'_>, mut is: impl FnMut(&str) -> bool) -
     })
 }
 
-/// A thunk adjusts `this` and goes on to the function proper: `Th`, offset, function; or `Tv` and two offsets. The
-/// demangler has words of its own for them, people know those of the other tools. Itanium C++ ABI 5.1.4.3.
+/// A thunk adjusts `this` and continues with the target: `Th`, offset, function; or `Tv`, two
+/// offsets. People know other tools' words for it, not the demangler's. Itanium C++ ABI 5.1.4.3.
 fn thunk(base: &[u8]) -> Option<(&'static str, &[u8])> {
     let (name, offsets, mut rest) = match base.strip_prefix(b"_ZT")? {
         [b'h', rest @ ..] => ("non-virtual thunk", 1, rest),
@@ -238,18 +240,18 @@ fn thunk(base: &[u8]) -> Option<(&'static str, &[u8])> {
         let end = rest.iter().position(|&byte| byte == b'_')?;
         rest = rest.get(end + 1..)?;
     }
-    // A thunk of a thunk does not exist, and would be a way to recurse.
+    // A thunk of a thunk does not exist, and would allow recursion.
     (!rest.starts_with(b"T")).then_some((name, rest))
 }
 
-/// Whether a mangled name may be that of a constructor (`C1` to `C3`) that is a template. A name in which these letters
-/// stand by chance is shown without parameters.
+/// Returns true if a mangled name may be a template constructor (`C1` to `C3`). A name with these
+/// letters by chance is shown without parameters.
 #[cfg(feature = "cpp")]
 fn is_template_constructor(base: &[u8]) -> bool {
     base.windows(3).any(|window| matches!(window, b"C1I" | b"C2I" | b"C3I"))
 }
 
-/// A text that refuses to grow beyond [`DEMANGLED_BYTES`], which ends the demangler.
+/// A text that refuses to grow beyond [`DEMANGLED_BYTES`], which stops the demangler.
 struct Bounded(String);
 
 impl Write for Bounded {
@@ -318,7 +320,7 @@ mod tests {
             ("_ZN5space5QueueC2Ev", Some("space::Queue::Queue")),
             ("_ZN5QueueD1Ev", Some("Queue::~Queue")),
             ("_ZN12_GLOBAL__N_14workEi", Some("(anonymous namespace)::work")),
-            // Templates, operators, what is abbreviated, data, what is cut.
+            // Templates, operators, abbreviations, data, truncation.
             ("_Z3maxIiET_S0_S0_", None),
             ("_ZN4RingILm8EE3putEi", None),
             ("_ZN5QueueplERKS_", None),

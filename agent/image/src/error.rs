@@ -1,19 +1,19 @@
-//! What can be wrong with a file as a whole.
+//! Errors of a file as a whole.
 
 use std::io;
 
 use thiserror::Error;
 
-/// Why an image cannot be read. The message says what is wrong and what to do next; the caller puts the name of the
-/// file before it.
+/// Reasons why an image cannot be read. The message states the error and the next step; the caller
+/// puts the file name before it.
 #[derive(Debug, Error)]
 pub enum ImageError {
-    /// The system would not give the bytes.
+    /// The system returned an error instead of the bytes.
     #[error("cannot read the {what}: {source}; name an executable or shared object that can be read")]
     Read {
         /// The part of the file.
         what: &'static str,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// The file has no bytes.
@@ -22,7 +22,7 @@ pub enum ImageError {
     /// The file does not begin with the ELF magic.
     #[error("not an ELF file (it begins with {found}); name the program itself, not a script that starts it")]
     NotElf {
-        /// The first bytes, as text where they are text.
+        /// The first bytes, as text if they are text.
         found: String,
     },
     /// An ELF file of class 1.
@@ -48,17 +48,17 @@ pub enum ImageError {
     /// An ELF file that is not an executable or shared object.
     #[error("{what}, which no process runs; name an executable or shared object")]
     FileType {
-        /// What it is instead.
+        /// Its actual type.
         what: String,
     },
-    /// The file ends before something that it promises.
+    /// The file ends before a part that it announces.
     #[error(
         "the file is truncated: its {what} should end at byte {end}, but it has {size} bytes; copy it again"
     )]
     Truncated {
         /// The part of the file.
         what: &'static str,
-        /// Where the part should end, in bytes from the start of the file.
+        /// End of the part according to the file, in bytes from its start.
         end: u64,
         /// Size of the file in bytes.
         size: u64,
@@ -71,7 +71,7 @@ pub enum ImageError {
     TooLarge {
         /// The part of the file.
         what: &'static str,
-        /// What the file states.
+        /// Size that the file states.
         size: u64,
         /// The cap.
         limit: u64,
@@ -84,19 +84,19 @@ pub enum ImageError {
         /// The contradiction.
         reason: &'static str,
     },
-    /// A table that nothing is wrong with, or that was garbled on purpose.
+    /// A Go table that is intact but unsupported, or garbled on purpose.
     #[error("the table of functions of Go cannot be used: {reason}")]
     GoTable {
-        /// Why, and what to do.
+        /// The reason and the next step.
         reason: &'static str,
     },
-    /// `.gnu_debugdata` is not what it should be.
+    /// `.gnu_debugdata` cannot be decompressed.
     #[error(".gnu_debugdata cannot be decompressed: {reason}; install the debug file of this build instead")]
     Debugdata {
-        /// What the decoder said.
+        /// Message of the decoder.
         reason: String,
     },
-    /// A pack is for this build and not for this code.
+    /// A pack for this build does not match its code.
     #[error(
         "the pack does not fit the code of '{name}', although the build-id is the same; make it from this very file"
     )]
@@ -107,12 +107,12 @@ pub enum ImageError {
     /// A debug file belongs to another build.
     #[error("the debug file has build-id {found}, not {wanted}; install the debug file of this build")]
     DebugFileDiffers {
-        /// Build-id of the debug file, `none` where it has none.
+        /// Build-id of the debug file, `none` if it has no build-id.
         found: String,
         /// Build-id of the image.
         wanted: String,
     },
-    /// A debug file that a link names is not the one that it was made for.
+    /// A debug file does not match the link that names it.
     #[error(
         "the debug file has checksum {found:08x}, not {wanted:08x} as its link says; install the debug file of this build"
     )]

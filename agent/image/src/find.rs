@@ -1,4 +1,4 @@
-//! From a pattern to functions.
+//! Functions for a pattern.
 
 use thiserror::Error;
 
@@ -10,38 +10,38 @@ use crate::{
     Function, FunctionTable, Go, Image, ImageError, Language, NamePattern, Origin, Pattern, ReadAt, Refusal,
 };
 
-/// Why a pattern chooses nothing.
+/// Reasons why a pattern chooses no function.
 #[derive(Debug, Error)]
 pub enum FindError {
     /// No function has the name, and the glob matches none.
     #[error("function '{name}' not found{}", next_step(.near, *.names))]
     NotFound {
-        /// What was looked for.
+        /// The requested name.
         name: String,
-        /// Names that may have been meant, nearest first.
+        /// Similar names, nearest first.
         near: Vec<String>,
-        /// Which names are known.
+        /// Kind of names that are known.
         names: Names,
     },
     /// No function has the name, and none of the image could be probed.
     #[error("function '{name}' not found, and it could not be probed: {refusal}")]
     Refused {
-        /// What was looked for.
+        /// The requested name.
         name: String,
-        /// Why no function of this image can be probed.
+        /// Reason why no function of this image can be probed.
         refusal: Refusal,
     },
-    /// The image was built at another time or place than the pattern says.
+    /// The image is another build than that of the pattern.
     #[error(
         "the address is of build {wanted}, but this file has build-id {found}; look the address up again"
     )]
     OtherBuild {
         /// The digits of the pattern.
         wanted: String,
-        /// The build-id of the image, `none` where it has none.
+        /// The build-id of the image, `none` if it has no build-id.
         found: String,
     },
-    /// An address where there is no code.
+    /// The address is not in code.
     #[error("0x{address:x} is not in the code of this file; code stands at {text}")]
     NotCode {
         /// The address or offset of the pattern.
@@ -61,7 +61,7 @@ pub enum FindError {
         /// Bytes from its start.
         offset: u64,
     },
-    /// An address of code of which neither symbols nor unwind tables know the function.
+    /// No symbol and no unwind record gives a function at this address.
     #[error(
         "no symbol and no unwind record says what function begins at 0x{address:x}; \
          install the debug file of this build"
@@ -70,20 +70,20 @@ pub enum FindError {
         /// The address or offset of the pattern.
         address: u64,
     },
-    /// The image could not be read any further.
+    /// Reading the image failed.
     #[error(transparent)]
     Image(#[from] ImageError),
 }
 
-/// Which names of an image are known.
+/// Known names of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Names {
-    /// Those of a full symbol table, or of Go's own table.
+    /// Names of a full symbol table, or of Go's own table.
     All,
-    /// Those that the image exports: it has no full symbol table, and no debug file was found.
+    /// Exported names: the image has no full symbol table, and no debug file was found.
     Exported,
-    /// Functions of this name were put into their callers: Go's table or debug data have their names, and they have no code.
-    /// The names that are near are those of callers.
+    /// Functions of this name were inlined: they are in Go's table or debug data and have no code.
+    /// The similar names are those of callers.
     Inlined,
 }
 
@@ -113,16 +113,16 @@ fn next_step(near: &[String], names: Names) -> String {
 }
 
 impl<S: ReadAt> Image<S> {
-    /// The functions of this image that a pattern chooses, sorted by start, at least one. Whether the pattern means
-    /// this image is [`Pattern::matches_image`]. Functions that cannot be probed are among them, with their refusal.
+    /// Returns the functions that a pattern chooses, by start, at least one; unprobeable functions
+    /// have a refusal. [`Pattern::matches_image`] tests if the pattern means this image.
     ///
     /// # Errors
-    /// A [`FindError`] that says what to do instead.
+    /// A [`FindError`] that states the next step.
     pub fn find(&self, table: &FunctionTable, pattern: &Pattern) -> Result<Vec<Function>, FindError> {
         let (number, address, build_id) = match pattern.wanted() {
             Wanted::Name(name) => {
                 let found = table.named(name).into_iter().map(|index| table.function(index));
-                // `*` means what has a name.
+                // `*` means functions with a name.
                 let wanted =
                     |function: &Function| function.origin != Origin::Unwind || pattern.wants_unnamed();
                 let found: Vec<Function> = found.filter(wanted).collect();
@@ -165,12 +165,12 @@ impl<S: ReadAt> Image<S> {
         FindError::NotFound { name, near, names }
     }
 
-    /// The names of functions that hold others: of those that begin at `starts`, and of those that Go's table has a call of `names`
-    /// in.
+    /// Returns the names of functions with inlined calls: those at `starts`, and those for which
+    /// Go's table has an inlined call of `names`.
     fn callers(&self, table: &FunctionTable, mut starts: Vec<u64>, names: &[u32]) -> Vec<String> {
         if !names.is_empty() {
             let minor = self.facts().go.as_ref().and_then(Go::minor);
-            // They are a hint, for which damage of the tree is no hindrance.
+            // They are a hint, so damage of the tree does not matter.
             starts.extend(inline_tree::callers(&self.elf, minor, names).unwrap_or_default());
         }
         let callers = starts.into_iter().filter_map(|start| table.starting_at(start));
@@ -179,7 +179,7 @@ impl<S: ReadAt> Image<S> {
         names
     }
 
-    /// The function that begins at an address, by its symbol or by the unwind tables.
+    /// Returns the function at an address, by its symbol or by the unwind tables.
     pub(crate) fn starting_at(
         &self,
         table: &FunctionTable,
@@ -216,7 +216,7 @@ impl<S: ReadAt> Image<S> {
         }
     }
 
-    /// The ranges of code, for a person.
+    /// Formats the ranges of code for a person.
     fn text_ranges(&self, by_offset: bool) -> String {
         let ranges: Vec<String> = self
             .segments()

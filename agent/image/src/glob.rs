@@ -1,10 +1,10 @@
-//! Globs: `*` for any run of characters, `?` for one, `[a-z]` and `[!a-z]` for one of a set, `\` before a character
-//! that is to be taken as it is.
+//! Globs: `*` for any run of characters, `?` for one, `[a-z]` and `[!a-z]` for one of a set, `\`
+//! before a literal character.
 //!
-//! A glob is matched against every name of an image, and both may come from strangers, so matching must not
-//! backtrack. The elements between the stars are the states of an automaton, one bit each, and a character moves all
-//! of them at once: the time is the length of the name times the number of 64-element words of the glob, which is 1
-//! for any glob that a person would type.
+//! A glob is matched against every name of an image, and both may be untrusted, so matching must
+//! not backtrack. The elements between the stars are the states of an automaton, one bit each, and
+//! a character moves all of them at once: the time is the length of the name times the number of
+//! 64-element words of the glob, which is 1 for any glob that a person would type.
 
 use crate::limits::PATTERN_BYTES;
 
@@ -30,8 +30,9 @@ const ASCII: usize = 128;
 const WORD: usize = u64::BITS as usize;
 
 impl Glob {
-    /// Compiles a glob. Every text is one: a `[` without its `]`, or a `\` at the end, stands for itself. Only the
-    /// first [`PATTERN_BYTES`] bytes are looked at; [`Pattern::parse`](crate::Pattern::parse) refuses longer ones.
+    /// Compiles a glob. Every text is valid: `[` without `]`, or a final `\`, is literal. Only the
+    /// first [`PATTERN_BYTES`] bytes are read; [`Pattern::parse`](crate::Pattern::parse) refuses
+    /// more.
     #[must_use]
     pub fn new(text: &str) -> Self {
         let text: Vec<char> = text.chars().take(PATTERN_BYTES).collect();
@@ -81,13 +82,13 @@ impl Glob {
         Self { elements, stars, ascii, words }
     }
 
-    /// Whether the text has a character with a meaning in globs, so that it can match something but itself.
+    /// Returns true if the text has a glob character, so that it can match more than itself.
     #[must_use]
     pub fn is_glob(text: &str) -> bool {
         text.contains(['*', '?', '[', '\\'])
     }
 
-    /// Whether the glob matches the whole of a name.
+    /// Returns true if the glob matches the whole of a name.
     pub fn matches(&self, name: impl IntoIterator<Item = char>) -> bool {
         let mut states = vec![0u64; self.words];
         let mut other = vec![0; self.words];
@@ -118,7 +119,7 @@ impl Glob {
         states[last / WORD] >> (last % WORD) & 1 == 1
     }
 
-    /// The runs of letters, digits and underscores that every match contains.
+    /// Returns the runs of letters, digits and underscores that every match contains.
     pub(crate) fn words(&self) -> Vec<String> {
         let mut words = vec![String::new()];
         for (state, element) in self.elements.iter().enumerate() {
@@ -155,7 +156,7 @@ fn fill(row: &mut [u64], elements: &[Element], character: char) {
     }
 }
 
-/// The set that follows a `[`, and what follows its `]`. As in a shell, a `]` in the first place is a member.
+/// Returns the set after a `[` and the rest after its `]`. As in a shell, a first `]` is a member.
 fn set(text: &[char]) -> Option<(Element, &[char])> {
     let (negated, body) = match text.split_first() {
         Some(('!' | '^', rest)) => (true, rest),
@@ -211,7 +212,7 @@ mod tests {
         }
     }
 
-    /// A matcher so simple that it is right, and so slow that it is only a test.
+    /// A matcher so simple that it is right, and so slow that it is only for tests.
     fn naive(glob: &[char], name: &[char]) -> bool {
         match (glob.split_first(), name.split_first()) {
             (None, None) => true,

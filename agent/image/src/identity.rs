@@ -1,4 +1,4 @@
-//! What tells one build of an image from another.
+//! Identity of the build of an image.
 //!
 //! | where it comes from | what it is |
 //! | --- | --- |
@@ -6,10 +6,10 @@
 //! | else the note of the Go linker | the last part of it, the hash of what was linked: 20 characters |
 //! | else the image itself | 8 bytes, the CRC-64 of its program headers and of what it maps to be read only |
 //!
-//! Programs of Go before 1.24 have no GNU build-id, and lld writes none unless it is asked to.
-//! The last way is the same for an image and its stripped copy: of the ELF header, which says where sections are, nothing
-//! goes in. The hash that OpenTelemetry defines (`process.executable.build_id.htlhash`, of the first and the last 4096 bytes
-//! and the size) cannot tell builds apart that differ by one constant.
+//! Go programs before 1.24 have no GNU build-id, and lld writes none by default. The last kind is
+//! equal for an image and its stripped copy: it excludes the ELF header, which has the place of the
+//! sections. The hash that OpenTelemetry defines (`process.executable.build_id.htlhash`, of the
+//! first and the last 4096 bytes and the size) cannot distinguish builds that differ in a constant.
 
 use std::cell::OnceCell;
 
@@ -25,12 +25,12 @@ static HASH: Crc<u64, Table<1>> = Crc::<u64, Table<1>>::new(&CRC_64_XZ);
 /// Bytes of an ELF header (gABI 4.1, `Elf64_Ehdr`).
 const HEADER_BYTES: u64 = 64;
 
-/// The build-id of an image, and where it stands.
+/// The build-id of an image and its place.
 #[derive(Debug)]
 pub(crate) struct Identity {
-    /// That of a note, with its file offset.
+    /// Build-id of a note, with its file offset.
     noted: Option<(BuildId, u64)>,
-    /// That of an image without one. Reading it takes its time, and not everyone asks.
+    /// Build-id of an image without a note. Computing it takes time, and not every caller needs it.
     hashed: OnceCell<Option<BuildId>>,
 }
 
@@ -40,12 +40,12 @@ impl Identity {
         Self { noted: gnu.or(notes.go_build_id), hashed: OnceCell::new() }
     }
 
-    /// File offset of the bytes of [`Self::build_id`]; `None` where they stand nowhere.
+    /// Returns the file offset of the [`Self::build_id`] bytes; `None` if the file lacks them.
     pub(crate) fn offset(&self) -> Option<u64> {
         self.noted.map(|(_, offset)| offset)
     }
 
-    /// `None` where the image cannot be read, or is larger than any that is known.
+    /// Returns the build-id; `None` if the image is unreadable, or larger than any known image.
     pub(crate) fn build_id(&self, elf: &Elf<impl ReadAt>) -> Option<&BuildId> {
         match &self.noted {
             Some((id, _)) => Some(id),
@@ -73,7 +73,7 @@ fn hash(elf: &Elf<impl ReadAt>) -> Option<BuildId> {
             let read = elf.source.read_at(at, &mut buffer[..wanted]).ok()?;
             left = left.checked_sub(read as u64)?;
             digest.update(buffer.get(..read)?);
-            // A file that was cut off: what is there goes in.
+            // A truncated file: the existing bytes are hashed.
             if read == 0 {
                 break;
             }

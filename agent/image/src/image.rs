@@ -19,12 +19,12 @@ use crate::{
     debugdata,
 };
 
-/// What kind of image a file is.
+/// Kind of an image file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// An executable at fixed addresses.
     Executable,
-    /// An executable that is loaded anywhere.
+    /// An executable that is loaded at any address.
     PositionIndependentExecutable,
     /// A shared object.
     SharedObject,
@@ -35,19 +35,19 @@ pub enum Kind {
 pub struct Segment {
     /// ELF virtual address of the first byte.
     pub address: u64,
-    /// Where it stands in the file.
+    /// File offset of the first byte.
     pub file_offset: u64,
     /// Bytes that come from the file.
     pub file_size: u64,
     /// Bytes in memory; those beyond `file_size` are zero.
     pub memory_size: u64,
-    /// May be executed.
+    /// True if it is executable.
     pub executable: bool,
-    /// May be written.
+    /// True if it is writable.
     pub writable: bool,
 }
 
-/// What the guard and the collector want to know about an image beside its functions.
+/// Facts about an image besides its functions, for the guard and the collector.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Built by the Go tool chain, at least in part.
@@ -58,9 +58,9 @@ pub struct Facts {
     pub text_relocations: bool,
     /// Has a full symbol table.
     pub symtab: bool,
-    /// The libraries it asks for (`DT_NEEDED`).
+    /// Libraries that it needs (`DT_NEEDED`).
     pub needed: Vec<String>,
-    /// The name it has as a library (`DT_SONAME`).
+    /// Its name as a library (`DT_SONAME`).
     pub soname: Option<String>,
 }
 
@@ -69,7 +69,7 @@ pub struct Facts {
 pub struct Image<S> {
     pub(crate) elf: Elf<S>,
     kind: Kind,
-    /// What debug files are found by.
+    /// Build-id that debug files are named by.
     gnu_build_id: Option<BuildId>,
     identity: Identity,
     segments: Vec<Segment>,
@@ -78,10 +78,10 @@ pub struct Image<S> {
 }
 
 impl<S: ReadAt> Image<S> {
-    /// Reads what is needed to know what the file is: headers, notes and the dynamic section.
+    /// Reads the parts that identify the file: headers, notes and the dynamic section.
     ///
     /// # Errors
-    /// An [`ImageError`] whose message says what is wrong and what to do; the caller puts the path before it.
+    /// An [`ImageError`] with the error and the next step; the caller adds the path.
     pub fn open(source: S) -> Result<Self, ImageError> {
         let elf = Elf::open(source, Purpose::Image)?;
         let notes = notes::read(&elf, Purpose::Image)?;
@@ -103,7 +103,7 @@ impl<S: ReadAt> Image<S> {
         let kind = if elf.file_type == ET_EXEC {
             Kind::Executable
         } else if dynamic.pie || interpreted && dynamic.soname.is_none() {
-            // Linkers before 2015 did not mark executables, and some libraries have an interpreter to greet with.
+            // Linkers before 2015 did not mark executables; some libraries have an interpreter.
             Kind::PositionIndependentExecutable
         } else {
             Kind::SharedObject
@@ -128,58 +128,58 @@ impl<S: ReadAt> Image<S> {
         })
     }
 
-    /// The instruction set.
+    /// Returns the instruction set.
     #[must_use]
     pub fn arch(&self) -> Arch {
         self.elf.arch
     }
 
-    /// Executable or library.
+    /// Returns the kind: executable or library.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The build-id: that of the linker, else that of Go, else one that is made from the image, which is read for it.
-    /// `None` where it is too large for that.
+    /// Returns the build-id: that of the linker, else that of Go, else a hash of the image, which
+    /// is read for it. `None` if the image is too large for that.
     #[must_use]
     pub fn build_id(&self) -> Option<&BuildId> {
         self.identity.build_id(&self.elf)
     }
 
-    /// File offset at which the bytes of the build-id stand, for whoever wants to compare them again. `None` where they stand
-    /// nowhere.
+    /// Returns the file offset of the build-id's bytes, for a later comparison. `None` if they are
+    /// not in the file.
     #[must_use]
     pub fn build_id_offset(&self) -> Option<u64> {
         self.identity.offset()
     }
 
-    /// The loadable segments, as they stand in the file.
+    /// Returns the loadable segments in file order.
     #[must_use]
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
 
-    /// What else is known.
+    /// Returns other facts.
     #[must_use]
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
 
-    /// The bytes that are read, such as the open file.
+    /// Returns the source of the bytes, such as the open file.
     #[must_use]
     pub fn source(&self) -> &S {
         &self.elf.source
     }
 
-    /// The file offset of an ELF virtual address of code; `None` outside the file-backed part of every executable
-    /// segment.
+    /// Returns the file offset of an ELF virtual address of code; `None` outside the file-backed
+    /// part of every executable segment.
     #[must_use]
     pub fn file_offset(&self, address: u64) -> Option<u64> {
         self.segment_of(address, 1).map(|segment| segment.file_offset + (address - segment.address))
     }
 
-    /// The ELF virtual address of a file offset of code; `None` outside every executable segment.
+    /// Returns the ELF virtual address of a code offset; `None` outside every executable segment.
     #[must_use]
     pub fn address_of(&self, file_offset: u64) -> Option<u64> {
         self.segments
@@ -189,7 +189,7 @@ impl<S: ReadAt> Image<S> {
             .map(|segment| segment.address + (file_offset - segment.file_offset))
     }
 
-    /// The executable segment whose file-backed part contains `size` bytes from `address`.
+    /// Returns the executable segment whose file-backed part contains `size` bytes from `address`.
     pub(crate) fn segment_of(&self, address: u64, size: u64) -> Option<&Segment> {
         self.segments.iter().filter(|segment| segment.executable).find(|segment| {
             address
@@ -199,7 +199,7 @@ impl<S: ReadAt> Image<S> {
         })
     }
 
-    /// Why no function of this image can be probed, if that is so.
+    /// Returns the reason why no function of this image can be probed, if there is one.
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
         if self.facts.packed {
@@ -212,11 +212,11 @@ impl<S: ReadAt> Image<S> {
         }
     }
 
-    /// Those of the dynamic symbols that the image wants from others which match one of `globs`, such as `swapcontext`
-    /// or `_Unwind_*`, sorted.
+    /// Returns the undefined dynamic symbols that match one of `globs`, such as `swapcontext` or
+    /// `_Unwind_*`, sorted.
     ///
     /// # Errors
-    /// An [`ImageError`] where the dynamic symbol table cannot be read.
+    /// An [`ImageError`] if the dynamic symbol table cannot be read.
     pub fn imports(&self, globs: &[&str]) -> Result<Vec<String>, ImageError> {
         let globs: Vec<Glob> = globs.iter().map(|glob| Glob::new(glob)).collect();
         let mut found = Vec::new();
@@ -235,13 +235,13 @@ impl<S: ReadAt> Image<S> {
         Ok(found)
     }
 
-    /// Reads the symbols of all sources: the image's own tables, the compressed one inside it, and the debug file of
-    /// its build. `progress` is called now and then, so that a person can be shown something after a second.
+    /// Reads the symbols of all sources: the image's own tables, the compressed one inside it, and
+    /// its build's debug file. `progress` is called now and then, for a display after a second.
     ///
-    /// A debug file or compressed table that cannot be used is left out and listed in [`FunctionTable::skipped`].
+    /// Unusable debug files or compressed tables are listed in [`FunctionTable::skipped`].
     ///
     /// # Errors
-    /// An [`ImageError`] where the image's own tables are damaged or above the caps of [`crate::limits`].
+    /// An [`ImageError`] if its own tables are damaged or above the caps of [`crate::limits`].
     pub fn functions(
         &self,
         debug_files: &DebugFiles<'_>,
@@ -278,7 +278,7 @@ impl<S: ReadAt> Image<S> {
         if self.reads_inlined(debug_files) && collector.inlined.is_none() {
             self.add_inlined(&mut collector, &self.elf, None);
         }
-        // Of Go's functions all have names.
+        // All Go functions have names.
         if cfg!(feature = "unnamed") && debug_files.unnamed && self.facts.go.is_none() {
             collector.add_unnamed(&self.elf)?;
         }
@@ -286,7 +286,7 @@ impl<S: ReadAt> Image<S> {
         collector.finish(unwind.as_ref(), self)
     }
 
-    /// Adds the first debug file that can be used.
+    /// Adds the first usable debug file.
     fn add_debug_file(
         &self,
         collector: &mut Collector,
@@ -295,7 +295,7 @@ impl<S: ReadAt> Image<S> {
     ) {
         let origin = Origin::DebugFile;
         let by_build = self.gnu_build_id.iter().flat_map(|build_id| debug_files.candidates(build_id));
-        // The link of a file that has its symbols leads to nothing new.
+        // The link of a file with full symbols leads to nothing new.
         let follows = cfg!(feature = "links") && !self.facts.symtab;
         let link = if follows { DebugLink::read(&self.elf) } else { Ok(None) };
         let link = link.unwrap_or_else(|error| {
@@ -322,12 +322,12 @@ impl<S: ReadAt> Image<S> {
         }
     }
 
-    /// Go puts its functions into others by its own reckoning, and keeps a table of that.
+    /// Returns true if debug data are read: Go inlines by its own rules, and keeps a table of it.
     fn reads_inlined(&self, debug_files: &DebugFiles<'_>) -> bool {
         cfg!(feature = "inlined") && debug_files.inlined && self.facts.go.is_none()
     }
 
-    /// Adds what the debug data of this image or its debug file say of functions within others.
+    /// Adds the inlined copies from the debug data of this image or its debug file.
     fn add_inlined(&self, collector: &mut Collector, elf: &Elf<dyn ReadAt + '_>, path: Option<PathBuf>) {
         match Inlined::read(elf, &|address| self.segment_of(address, 1).is_some()) {
             Ok(inlined) => collector.inlined = inlined,
@@ -335,7 +335,7 @@ impl<S: ReadAt> Image<S> {
         }
     }
 
-    /// Adds the packs of this build that were made from this very code.
+    /// Adds the packs of this build that match its code.
     fn add_packs(&self, collector: &mut Collector, debug_files: &DebugFiles<'_>) -> Result<(), ImageError> {
         if !debug_files.has_packs() {
             return Ok(());
@@ -354,8 +354,8 @@ impl<S: ReadAt> Image<S> {
         Ok(())
     }
 
-    /// Opens a debug file and checks that it belongs to this build: by its build-id, or by the `checksum` of a link and
-    /// the build-id where both have one.
+    /// Opens a debug file and checks that it belongs to this build: by its build-id, or by the
+    /// `checksum` of a link and, if both have a build-id, also by that.
     fn debug_file(
         &self,
         source: Box<dyn ReadAt>,
@@ -382,7 +382,7 @@ impl<S: ReadAt> Image<S> {
     }
 }
 
-/// Adds the full symbol table of a file that was made for its symbols.
+/// Adds the full symbol table of a file that exists for its symbols.
 fn add_full(
     collector: &mut Collector,
     elf: &Elf<dyn ReadAt + '_>,
@@ -395,8 +395,8 @@ fn add_full(
     }
 }
 
-/// UPX puts its `l_info` (a checksum, then the magic) right behind the program headers, and removes the section table
-/// (UPX, src/p_lx_elf.cpp and src/stub/src/include/linux.h).
+/// UPX puts its `l_info` (a checksum, then the magic) right behind the program headers, and removes
+/// the section table (UPX, src/p_lx_elf.cpp and src/stub/src/include/linux.h).
 fn is_packed(elf: &Elf<dyn ReadAt + '_>) -> Result<bool, ImageError> {
     const MAGIC: &[u8; 4] = b"UPX!";
     const LOOKED_AT: u64 = 4_096;

@@ -1,17 +1,19 @@
-//! Bytes of an ELF file to functions, probe sites and refusals.
+//! Functions, probe sites and refusals from the bytes of an ELF file.
 //!
-//! This crate answers three questions about an executable or a shared object, and knows neither processes nor BPF:
+//! This crate answers three questions about an executable or a shared object, without processes or
+//! BPF:
 //!
 //! 1. **What is this file?** [`Image::open`] reads header, segments, sections and build-id.
-//! 2. **Which functions does it have?** [`Image::functions`] merges `.symtab`, `.dynsym`, `.gnu_debugdata` and a
-//!    separate debug file into one [`FunctionTable`]; a [`Pattern`] picks from it by name, glob or address.
-//! 3. **Where may a probe sit?** [`Image::sites`] decodes one function and gives the file offsets of its entry and
-//!    of its exits, or a [`Refusal`] with the reason.
+//! 2. **Which functions does it have?** [`Image::functions`] merges `.symtab`, `.dynsym`,
+//!    `.gnu_debugdata` and a separate debug file into one [`FunctionTable`]; a [`Pattern`] picks
+//!    from it by name, glob or address.
+//! 3. **Where may a probe sit?** [`Image::sites`] decodes one function and gives the file offsets
+//!    of its entry and of its exits, or a [`Refusal`] with the reason.
 //!
-//! Nothing in the file is believed. Every count and length that it states is compared with a cap of [`limits`]
-//! before anything is allocated or looped over, every read goes through [`ReadAt`] (positioned reads; no mapping,
-//! because a mapped file that shrinks kills its reader), and there is no unsafe code. What cannot be read is an
-//! [`ImageError`] for the whole file or a [`Refusal`] for one function; nothing panics.
+//! The file is untrusted. Every count and length is compared with a cap of [`limits`] before any
+//! allocation or loop, every read goes through [`ReadAt`] (positioned reads; no mapping, because a
+//! mapped file that shrinks kills its reader), and there is no unsafe code. Unreadable input gives
+//! an [`ImageError`] for the whole file or a [`Refusal`] for one function; nothing panics.
 //!
 //! # Map
 //!

@@ -1,7 +1,7 @@
-//! What compilers and linkers append to names.
+//! Suffixes that compilers and linkers append to names.
 //!
-//! A compiler that makes a second body for a function, or cuts one in pieces, names the result after the function and
-//! appends words and numbers behind dots: `foo.constprop.0.cold`. What the words say decides how edgelat treats it:
+//! A compiler that makes a second body for a function, or splits it, names the result after it and
+//! appends words and numbers behind dots: `foo.constprop.0.cold`. These words decide the treatment:
 //!
 //! | suffix | made by | what it is | treated as |
 //! | --- | --- | --- | --- |
@@ -10,21 +10,21 @@
 //! | `.constprop.N`, `.isra.N`, `.clone.N`, `.localalias`, `.lto_priv.N` | GCC | `foo` with other parameters or another visibility | found as `foo` too: a call enters one of the bodies |
 //! | `.llvm.N`, `.__uniq.N` | LLVM | `foo`, renamed to be unique | found as `foo` too |
 //!
-//! So a call of `foo` is counted once, whichever body it goes through. `.part.N` is left out of `foo` because one call
-//! may pass both.
+//! So a call of `foo` is counted once, in any of its bodies. `.part.N` is left out of `foo` because
+//! one call may pass both.
 
-/// What a suffix says about a symbol.
+/// Meaning of a suffix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Body {
     /// The function, or another body of it.
     Whole,
-    /// A shared part that is called or jumped to.
+    /// A shared part that functions call or jump to.
     Part,
     /// A part moved away because it is unlikely to run.
     Cold,
 }
 
-/// A linkage name without its suffix, and what the suffix says.
+/// A linkage name without its suffix, and the meaning of the suffix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Split<'n> {
     pub(crate) base: &'n [u8],
@@ -34,13 +34,13 @@ pub(crate) struct Split<'n> {
 }
 
 impl Split<'_> {
-    /// Whether the symbol is the function or another body of it, so that the base is a name of it.
+    /// Returns true if the symbol is the function or another body of it, so that the base names it.
     pub(crate) fn is_whole(&self) -> bool {
         self.body == Body::Whole
     }
 }
 
-/// Splits the suffix off. A dot that does not begin a suffix that is known belongs to the name.
+/// Splits the suffix off. A dot that does not begin a known suffix belongs to the name.
 pub(crate) fn split(name: &[u8]) -> Split<'_> {
     let mut at = 0;
     while let Some(dot) = name.get(at + 1..).and_then(|rest| rest.iter().position(|&byte| byte == b'.')) {
@@ -53,10 +53,10 @@ pub(crate) fn split(name: &[u8]) -> Split<'_> {
     Split { base: name, suffix: &[], body: Body::Whole }
 }
 
-/// What a suffix says; `None` unless all of it is made of known words with their numbers.
+/// Returns the meaning of a suffix; `None` unless it consists of known words with their numbers.
 fn body(suffix: &[u8]) -> Option<Body> {
-    // Compilers append a handful of words. Without a bound, a name of nothing but dots and words would be read from
-    // each of its dots to its end.
+    // Compilers append a handful of words. Without a bound, a name of only dots and words would be
+    // read from each of its dots to its end.
     const LONGEST: usize = 128;
     if suffix.len() > LONGEST {
         return None;
@@ -81,7 +81,7 @@ fn body(suffix: &[u8]) -> Option<Body> {
     Some(body)
 }
 
-/// A cold part's name without its `.cold` or `.cold.N`: the name of the body that it was cut from.
+/// Returns a cold part's name without `.cold` or `.cold.N`: the name of its original body.
 pub(crate) fn parent_of_cold(name: &[u8]) -> Option<&[u8]> {
     let without_number = match name.iter().rposition(|&byte| byte == b'.') {
         Some(dot) if name.get(dot + 1..)?.iter().all(u8::is_ascii_digit) => name.get(..dot)?,
@@ -90,7 +90,7 @@ pub(crate) fn parent_of_cold(name: &[u8]) -> Option<&[u8]> {
     without_number.strip_suffix(b".cold").filter(|parent| !parent.is_empty())
 }
 
-/// A name without the version that linkers append to names of versioned symbols in `.symtab` (`memcpy@@GLIBC_2.14`).
+/// Removes the version that linkers append to versioned names in `.symtab` (`memcpy@@GLIBC_2.14`).
 pub(crate) fn without_version(name: &[u8]) -> &[u8] {
     // `contains` is far faster than `position`, and most names have no version.
     if !name.contains(&b'@') {

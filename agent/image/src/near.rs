@@ -1,8 +1,8 @@
-//! Names that somebody may have meant.
+//! Similar names, for suggestions.
 
 use crate::limits::NEAR_NAMES;
 
-/// The nearest of a few words to one that is none of them.
+/// Returns the nearest of a few words to an unknown word.
 #[must_use]
 pub fn nearest(wanted: &str, words: impl IntoIterator<Item = impl AsRef<str>>) -> Option<String> {
     let mut nearest = Nearest::new(wanted);
@@ -10,7 +10,7 @@ pub fn nearest(wanted: &str, words: impl IntoIterator<Item = impl AsRef<str>>) -
     nearest.into_names().into_iter().next()
 }
 
-/// Longest name that is compared letter by letter; longer ones are offered only where they contain the other.
+/// Longest name compared letter by letter; longer ones are offered only if they contain the other.
 const COMPARED: usize = 64;
 
 /// Collects the nearest of many names.
@@ -20,11 +20,11 @@ pub(crate) struct Nearest {
     found: Vec<(Distance, String)>,
 }
 
-/// Smaller is nearer: kind of likeness, then letters that differ, then difference in length.
+/// Smaller is nearer: kind of similarity, then differing letters, then difference in length.
 type Distance = (u8, usize, usize);
 
 impl Nearest {
-    /// Names like `wanted`; the characters of globs do not count.
+    /// Collects names like `wanted`; glob characters do not count.
     pub(crate) fn new(wanted: &str) -> Self {
         let wanted: String = wanted
             .chars()
@@ -50,7 +50,7 @@ impl Nearest {
         }
     }
 
-    /// The nearest names, nearest first.
+    /// Returns the names, nearest first.
     pub(crate) fn into_names(self) -> Vec<String> {
         self.found.into_iter().map(|(_, name)| name).collect()
     }
@@ -65,7 +65,7 @@ impl Nearest {
         if lower == self.wanted || last == self.wanted {
             return Some((0, 0, longer));
         }
-        // Half of the letters wrong is another name.
+        // With half of the letters wrong it is another name.
         let near = |a: &str, b: &str| {
             let most = (a.len().min(b.len()) / 3).clamp(1, 8);
             (a.len() <= COMPARED && b.len() <= COMPARED)
@@ -81,13 +81,13 @@ impl Nearest {
     }
 }
 
-/// What follows the last `::` outside parameters.
+/// Returns the part after the last `::` outside parameters.
 fn last_part(name: &str) -> &str {
     let end = name.find(['(', '<']).filter(|&end| end > 0).unwrap_or(name.len());
     name[..end].rsplit("::").next().unwrap_or(name)
 }
 
-/// Letters inserted, removed, replaced or swapped with their neighbour to get from `a` to `b`; `None` above `most`.
+/// Returns the inserted, removed, replaced or swapped letters from `a` to `b`; `None` above `most`.
 fn edits(a: &[u8], b: &[u8], most: usize) -> Option<usize> {
     if a.len().abs_diff(b.len()) > most {
         return None;

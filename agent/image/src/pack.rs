@@ -1,16 +1,17 @@
-//! Packs: what a stripped image needs to be measured, made where its symbols are.
+//! Packs: probe sites for a stripped image, made on a machine that has its symbols.
 //!
-//! A device ships its programs stripped, and the build machine keeps the files with symbols. A pack carries the functions
-//! that one wants to measure from there to the device: names, ranges, and the sites that were found with all symbols at
-//! hand. It is bound to the build by build-id, and to the code by a checksum of each function's bytes, so that nothing of
-//! it is used on anything but that code; and the sites are decoded again on the device before one is used
-//! ([`confirm`](edgelat_sites::confirm)), so that a damaged or forged pack can name no byte inside an instruction.
+//! A device ships its programs stripped, and the build machine keeps the files with symbols. A pack
+//! brings functions from there to the device: names, ranges, and the sites found with all symbols.
+//! It is bound to the build by build-id, and to the code by a checksum of each function's bytes, so
+//! it is used on that code only. The device decodes the sites again before use
+//! ([`confirm`](edgelat_sites::confirm)), so no pack can name a byte inside an instruction.
 //!
 //! # Format
 //!
-//! The line `edgelat pack 2`, the [postcard](https://postcard.jamesmunns.com) encoding of a list of [`PackedImage`]s, and
-//! the CRC-32C of everything before as four bytes, least significant first. Version 2 has no other parts (version 1
-//! knew no exits ahead of returns and no stack pointers that moved); a reader refuses what it does not know.
+//! The line `edgelat pack 2`, the [postcard](https://postcard.jamesmunns.com) encoding of a list of
+//! [`PackedImage`]s, and the CRC-32C of everything before as four bytes, least significant first.
+//! Version 2 has no other parts (version 1 lacked exits ahead of returns and moved stack pointers);
+//! a reader refuses other versions.
 
 use std::ops::Range;
 
@@ -22,7 +23,7 @@ use thiserror::Error;
 use crate::limits::{BUILD_ID_BYTES, COLD_PARTS, FUNCTION_BYTES, NAME_BYTES, PACK_BYTES, PACK_FUNCTIONS};
 use crate::{Arch, BuildId, Function, FunctionSites, SiteKind, Stepping};
 
-/// How a pack begins, whatever its version.
+/// First bytes of a pack of any version.
 const MAGIC: &[u8] = b"edgelat pack ";
 /// The rest of the first line of this version.
 const VERSION: &[u8] = b"2\n";
@@ -78,7 +79,7 @@ struct PackedPart {
 struct PackedSite {
     /// Relative to the start of the function.
     at: i64,
-    /// Of [`KINDS`]; the first site of a function is the entry.
+    /// Index into [`KINDS`]; the first site of a function is the entry.
     kind: u8,
     maybe: bool,
     condition: Option<u8>,
@@ -88,7 +89,7 @@ struct PackedSite {
     left_out: u8,
 }
 
-/// What happens at an exit, by its number.
+/// Kinds of exits, by number.
 const KINDS: [SiteKind; 3] = [SiteKind::Return, SiteKind::TailJump, SiteKind::Ahead];
 
 impl PackedSite {
@@ -99,28 +100,28 @@ impl PackedSite {
     }
 }
 
-/// What is wrong with a pack.
+/// Errors of a pack.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PackError {
-    /// It is another kind of file.
+    /// Another kind of file.
     #[error("not a pack; make one with `edgelat pack make`")]
     NotAPack,
     /// Another version of the format.
     #[error("a pack of version {found}, and this edgelat reads version 2; make it again with this edgelat")]
     Version {
-        /// What stands in its first line.
+        /// Version in its first line.
         found: String,
     },
     /// Longer than [`PACK_BYTES`].
     #[error("more than the {PACK_BYTES} bytes that are read of a pack; put fewer functions into one")]
     TooLarge,
-    /// The checksum does not fit, or what it says is impossible.
+    /// The checksum does not fit, or the content is impossible.
     #[error("the pack is damaged ({reason}); copy or make it again")]
     Damaged {
-        /// What does not fit.
+        /// The contradiction.
         reason: &'static str,
     },
-    /// An image that cannot be named for good.
+    /// An image without a permanent identity.
     #[error("it has no build-id, and a pack must be bound to one; link it with --build-id")]
     NoBuildId,
 }
@@ -130,10 +131,10 @@ const fn damaged(reason: &'static str) -> PackError {
 }
 
 impl Pack {
-    /// Reads a pack. Nothing in it is believed: every count and range is checked.
+    /// Reads a pack. It is untrusted: every count and range is checked.
     ///
     /// # Errors
-    /// A [`PackError`] that says what to do; the caller puts the path before it.
+    /// A [`PackError`] with the next step; the caller puts the path before it.
     pub fn read(bytes: &[u8]) -> Result<Self, PackError> {
         if bytes.len() > PACK_BYTES {
             return Err(PackError::TooLarge);
@@ -157,25 +158,25 @@ impl Pack {
         Ok(pack)
     }
 
-    /// The bytes of the pack.
+    /// Returns the bytes of the pack.
     ///
     /// # Errors
-    /// [`PackError::TooLarge`] where a reader would refuse it.
+    /// [`PackError::TooLarge`] if a reader would refuse it.
     pub fn write(&self) -> Result<Vec<u8>, PackError> {
         self.check()?;
         let mut bytes = [MAGIC, VERSION].concat();
         let mut body = vec![0; PACK_BYTES - bytes.len() - size_of::<u32>()];
-        // It fails for want of room only.
+        // It fails for lack of space only.
         bytes.extend_from_slice(postcard::to_slice(self, &mut body).map_err(|_| PackError::TooLarge)?);
         let sum = CHECKSUM.checksum(&bytes);
         bytes.extend_from_slice(&sum.to_le_bytes());
         Ok(bytes)
     }
 
-    /// Adds an image, of which functions can be added then.
+    /// Adds an image, to which functions can then be added.
     ///
     /// # Errors
-    /// [`PackError::NoBuildId`] where nothing would bind the pack to the build.
+    /// [`PackError::NoBuildId`] if the pack could not be bound to the build.
     pub fn add(
         &mut self,
         name: &str,
@@ -190,13 +191,13 @@ impl Pack {
         Ok(&mut self.images[index])
     }
 
-    /// The images, in the order of the file.
+    /// Returns the images in file order.
     #[must_use]
     pub fn images(&self) -> &[PackedImage] {
         &self.images
     }
 
-    /// What of it is for this build.
+    /// Returns the images for this build.
     pub(crate) fn of(&self, arch: Arch, build_id: &BuildId) -> impl Iterator<Item = &PackedImage> {
         self.images.iter().filter(move |image| image.arch() == arch && image.build_id == build_id.bytes())
     }
@@ -217,32 +218,32 @@ impl Pack {
 }
 
 impl PackedImage {
-    /// File name of the image that the pack was made from.
+    /// Returns the file name of the image that the pack was made from.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its instruction set.
+    /// Returns its instruction set.
     #[must_use]
     pub fn arch(&self) -> Arch {
         if self.aarch64 { Arch::Aarch64 } else { Arch::X86_64 }
     }
 
-    /// Its build-id in hexadecimal.
+    /// Returns its build-id in hexadecimal.
     #[must_use]
     pub fn build_id(&self) -> String {
         BuildId::new(&self.build_id).map(|id| id.to_string()).unwrap_or_default()
     }
 
-    /// The functions.
+    /// Returns the functions.
     #[must_use]
     pub fn functions(&self) -> &[PackedFunction] {
         &self.functions
     }
 
-    /// Adds a function with its parts, the main one first, and its sites. `code` are the bytes of all parts, one after
-    /// the other.
+    /// Adds a function with its parts, the main one first, and its sites. `code` has the bytes of
+    /// all parts in sequence.
     pub(crate) fn push(
         &mut self,
         function: &Function,
@@ -281,25 +282,25 @@ impl PackedImage {
 }
 
 impl PackedFunction {
-    /// The linkage name and its aliases, at least one.
+    /// Returns the linkage name and its aliases, at least one.
     #[must_use]
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// ELF virtual address of the first instruction.
+    /// Returns the ELF virtual address of the first instruction.
     #[must_use]
     pub fn start(&self) -> u64 {
         self.start
     }
 
-    /// How many exits it has.
+    /// Returns the number of exits.
     #[must_use]
     pub fn exits(&self) -> usize {
         self.sites.len().saturating_sub(1)
     }
 
-    /// The ranges of its code; the first is where it starts.
+    /// Returns the ranges of its code; the first begins at the start.
     pub fn parts(&self) -> impl Iterator<Item = Range<u64>> {
         self.parts.iter().map(|part| {
             let start = self.start.wrapping_add_signed(part.at);
@@ -307,12 +308,12 @@ impl PackedFunction {
         })
     }
 
-    /// Whether these bytes, its parts one after the other, are its code.
+    /// Returns true if these bytes, its parts in sequence, are its code.
     pub(crate) fn is_code(&self, code: &[u8]) -> bool {
         CHECKSUM.checksum(code) == self.code
     }
 
-    /// Its sites. What the probes cost there is told by whoever decodes the code again.
+    /// Returns its sites. Decoding the code again gives the cost of the probes.
     pub(crate) fn sites(&self) -> Option<Sites> {
         let mut sites = self.sites.iter().enumerate().map(|(index, site)| {
             let exit = KINDS.get(usize::from(site.kind)).copied().unwrap_or(SiteKind::Return);

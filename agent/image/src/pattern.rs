@@ -1,4 +1,4 @@
-//! What a person types to choose functions: `[IMAGE:]NAME`.
+//! Function patterns on the command line: `[IMAGE:]NAME`.
 //!
 //! | form | chooses |
 //! | --- | --- |
@@ -10,8 +10,8 @@
 //! | `+0x1139@6a3b08c1` | the function that begins at that ELF virtual address, in the build with that build-id |
 //! | `libfoo.so:0x2139@6a3b08c1` | the function that begins at that file offset, in the build with that build-id |
 //!
-//! A name is first looked for as it stands and only then taken as a glob, so that `operator*` and `f(char*)` find what
-//! they name. In a name of Go the star of a receiver, as in `main.(*Server).*`, is no wildcard. The first single colon from the right divides image and name; the `::` of C++ and Rust never does.
+//! A name is taken literally first, then as a glob (`operator*`, `f(char*)`). A Go receiver's star,
+//! as in `main.(*Server).*`, is literal. The last single colon divides; `::` belongs to the name.
 
 use std::fmt;
 use std::path::Path;
@@ -24,7 +24,7 @@ use crate::glob::Glob;
 use crate::limits::{BUILD_ID_BYTES, BUILD_ID_DIGITS, PATTERN_BYTES};
 use crate::linkage;
 
-/// A parsed pattern. `Display` gives what was typed.
+/// A parsed pattern. `Display` gives the original text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     text: String,
@@ -32,7 +32,7 @@ pub struct Pattern {
     wanted: Wanted,
 }
 
-/// What a pattern asks for within its image.
+/// Function request of a pattern within its image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// Functions by name or glob.
@@ -59,34 +59,34 @@ pub struct NamePattern {
     text: String,
     /// Bytes of the text before its version.
     base: usize,
-    /// The text without spaces: demanglers and people do not agree where they stand.
+    /// The text without spaces: demanglers and people place them differently.
     squeezed: String,
     glob: Option<Glob>,
     squeezed_glob: Option<Glob>,
 }
 
-/// Why a pattern cannot be understood.
+/// Reasons why a pattern is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PatternError {
-    /// Nothing was typed.
+    /// The text is empty.
     #[error("the function name is empty; write NAME, IMAGE:NAME, or a glob such as 'work_*'")]
     Empty,
     /// More than [`PATTERN_BYTES`] bytes.
     #[error("the function name has {bytes} bytes, more than the {PATTERN_BYTES} that are read; use a glob")]
     TooLong {
-        /// Bytes typed.
+        /// Length of the text in bytes.
         bytes: usize,
     },
-    /// Nothing stands before the colon.
+    /// The part before the colon is empty.
     #[error("'{text}' has no image before its colon; write IMAGE:NAME, or NAME alone for the executable")]
     EmptyImage {
-        /// What was typed.
+        /// The pattern text.
         text: String,
     },
-    /// Nothing stands after the colon.
+    /// The part after the colon is empty.
     #[error("'{text}' has no function after its colon; write IMAGE:NAME, or 'IMAGE:*' for all functions")]
     EmptyName {
-        /// What was typed.
+        /// The pattern text.
         text: String,
     },
     /// An address without `@BUILDID`.
@@ -95,7 +95,7 @@ pub enum PatternError {
          with at least {BUILD_ID_DIGITS} digits of what `readelf -n IMAGE` shows as Build ID"
     )]
     NoBuildId {
-        /// What was typed.
+        /// The pattern text.
         text: String,
     },
     /// A build-id that is too short, too long or not hexadecimal.
@@ -104,7 +104,7 @@ pub enum PatternError {
          `readelf -n IMAGE` shows as Build ID"
     )]
     BadBuildId {
-        /// What was typed.
+        /// The pattern text.
         text: String,
         /// The part after the `@`.
         build_id: String,
@@ -114,13 +114,13 @@ pub enum PatternError {
         "'{text}' is not an address; write +0xADDRESS@BUILDID or IMAGE:0xOFFSET@BUILDID in hexadecimal digits"
     )]
     BadAddress {
-        /// What was typed.
+        /// The pattern text.
         text: String,
     },
 }
 
 impl Pattern {
-    /// Understands a pattern.
+    /// Parses a pattern.
     ///
     /// # Errors
     /// A [`PatternError`] that says what to write instead.
@@ -157,19 +157,19 @@ impl Pattern {
         Ok(Self { text: text.to_owned(), image: image.map(str::to_owned), wanted })
     }
 
-    /// What was typed before the dividing colon.
+    /// Returns the text before the dividing colon.
     #[must_use]
     pub fn image(&self) -> Option<&str> {
         self.image.as_deref()
     }
 
-    /// What is asked for within the image.
+    /// Returns the function request within the image.
     #[must_use]
     pub fn wanted(&self) -> &Wanted {
         &self.wanted
     }
 
-    /// The name or glob; `None` for an address.
+    /// Returns the name or glob; `None` for an address.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         match &self.wanted {
@@ -178,17 +178,17 @@ impl Pattern {
         }
     }
 
-    /// Whether functions are meant that have no name but their address.
+    /// Returns true if the pattern means functions that have no name but their address.
     #[must_use]
     pub fn wants_unnamed(&self) -> bool {
         self.name().is_some_and(|name| name.starts_with(UNNAMED))
     }
 
-    /// Whether the image of this path is meant. A pattern without image means any; where that is to be the executable
-    /// only, ask [`image`](Self::image) first.
+    /// Returns true if the pattern means the image of this path. A pattern without an image means
+    /// any image; a caller that then wants the executable only checks [`image`](Self::image) first.
     ///
-    /// With a `/` in it the image is a path and must be equal. Otherwise it is compared with the file name: equal, a
-    /// glob that matches, or equal up to a version (`.1`, `.1.2`).
+    /// An image with a `/` is a path and must be equal. Otherwise it is compared with the file
+    /// name: equal, a matching glob, or equal up to a version (`.1`, `.1.2`).
     #[must_use]
     pub fn matches_image(&self, path: &Path) -> bool {
         let Some(image) = self.image() else { return true };
@@ -233,25 +233,25 @@ impl NamePattern {
         }
     }
 
-    /// The text that was typed.
+    /// Returns the original text.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The text without a version.
+    /// Returns the text without a version.
     pub(crate) fn base(&self) -> &str {
         &self.text[..self.base]
     }
 
-    /// Whether it can match names other than itself.
+    /// Returns true if it can match names other than itself.
     #[must_use]
     pub fn is_glob(&self) -> bool {
         self.glob.is_some()
     }
 
-    /// Whether a version, with the signs before it, is asked for. One sign asks for any version of that name, two for
-    /// the one that the name means without.
+    /// Returns true if the pattern requests this version, given with its `@` signs. One sign
+    /// requests any version of that name, two signs request the default version.
     pub(crate) fn is_version(&self, version: &str) -> bool {
         if cfg!(not(feature = "versions")) {
             return true;
@@ -264,12 +264,12 @@ impl NamePattern {
             })
     }
 
-    /// Whether a linkage name is the text itself.
+    /// Returns true if a linkage name is the text itself.
     pub(crate) fn is(&self, linkage: &[u8]) -> bool {
         self.base().as_bytes() == linkage
     }
 
-    /// Whether a demangled name is the text itself, spaces left out.
+    /// Returns true if a demangled name is the text itself, ignoring spaces.
     pub(crate) fn is_demangled(&self, name: &str) -> bool {
         squeeze(name).eq(self.squeezed.chars())
             || name.contains(TAG)
@@ -277,7 +277,7 @@ impl NamePattern {
                 && squeeze(&without_tags(name)).eq(self.squeezed.chars())
     }
 
-    /// Whether the glob, if it is one, matches a linkage name.
+    /// Returns true if the pattern is a glob that matches a linkage name.
     pub(crate) fn matches(&self, linkage: &[u8]) -> bool {
         self.glob.as_ref().is_some_and(|glob| match std::str::from_utf8(linkage) {
             Ok(name) => glob.matches(name.chars()),
@@ -285,12 +285,12 @@ impl NamePattern {
         })
     }
 
-    /// Whether the glob, if it is one, matches a demangled name, spaces left out.
+    /// Returns true if the pattern is a glob that matches a demangled name, ignoring spaces.
     pub(crate) fn matches_demangled(&self, name: &str) -> bool {
         self.squeezed_glob.as_ref().is_some_and(|glob| glob.matches(squeeze(name)))
     }
 
-    /// The longest word that every mangled name contains whose demangled form matches; empty where none is known.
+    /// Returns the longest word in all mangled names whose demangled form matches; may be empty.
     pub(crate) fn word_of_mangled(&self) -> String {
         let words = match &self.glob {
             Some(glob) => glob.words(),
@@ -305,10 +305,10 @@ impl NamePattern {
     }
 }
 
-/// What an ABI tag begins with: `f[abi:cxx11]` is a function `f` for another C++ library.
+/// Prefix of an ABI tag: `f[abi:cxx11]` is a function `f` for another C++ library.
 const TAG: &str = "[abi:";
 
-/// A demangled name as its source has it.
+/// Returns a demangled name as its source has it.
 fn without_tags(name: &str) -> String {
     let mut parts = name.split(TAG);
     let first = parts.next().unwrap_or_default();
@@ -320,13 +320,13 @@ fn squeeze(name: &str) -> impl Iterator<Item = char> {
     name.chars().filter(|&character| character != ' ')
 }
 
-/// The position of the last colon that stands alone, or that is the first of three (`IMAGE:::global`).
+/// Returns the position of the last single colon, or of the first of three (`IMAGE:::global`).
 fn dividing_colon(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     let mut end = bytes.len();
     while let Some(last) = bytes[..end].iter().rposition(|&byte| byte == b':') {
         let start = bytes[..last].iter().rposition(|&byte| byte != b':').map_or(0, |before| before + 1);
-        // Pairs belong to the name, and so does the colon of an ABI tag; what is left over divides.
+        // Pairs belong to the name, and so does the colon of an ABI tag; a single colon divides.
         if (last + 1 - start) % 2 == 1 && !bytes[..start].ends_with(b"[abi") {
             return Some(start);
         }

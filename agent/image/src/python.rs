@@ -1,21 +1,21 @@
-//! CPython interpreters: which version an image holds, where its evaluation loop is, and how its objects are laid out.
+//! CPython interpreters: the version in an image, its evaluation loop, and its object layout.
 //!
-//! A call of a Python function shows at the machine level where it enters `_PyEval_EvalFrameDefault`. What is called stands
-//! in the frame object that is passed: its code object names the function, its file and its first line. Up to 3.10 every
-//! call of a Python function enters; from 3.11 on the loop runs functions that are called from Python itself, and only
-//! calls from C enter (scripts, threads, callbacks), unless the interpreter was started with the support for perf
-//! (`PYTHONPERFSUPPORT=1` or `-X perf`, 3.12 and later), with which every call enters again.
+//! A Python call is visible if it enters `_PyEval_EvalFrameDefault`. The frame object passed to it
+//! has the code object, with name, file and first line. Up to 3.10 every call enters. From 3.11 on
+//! the loop itself runs functions called from Python, and only calls from C enter (scripts,
+//! threads, callbacks), unless perf support is on (`PYTHONPERFSUPPORT=1` or `-X perf`, 3.12 and
+//! later): then all calls enter.
 //!
-//! Whether the loop is one large function or, from 3.14 on, a function that calls the first of many which jump to each
-//! other, its entry and its return are those of a call.
+//! The loop may be one large function or, from 3.14 on, a function that calls the first of many
+//! that jump to each other. In both cases its entry and its return are those of a call.
 //!
 //! # Layouts
 //!
-//! From 3.13 on the interpreter states its layout for debuggers: `_PyRuntime` begins with `xdebugpy`, the version, and
-//! offsets (`_Py_DebugOffsets`, Include/internal/pycore_runtime.h of 3.13, pycore_debug_offsets.h of 3.14 and 3.15). The
-//! table of offsets is another one in each version. For 3.8 to 3.12 the offsets are those of the headers: Include/code.h
-//! (3.8), Include/cpython/code.h, Include/cpython/frameobject.h (3.8 to 3.10: `PyFrameObject`),
-//! Include/internal/pycore_frame.h (from 3.11 on: `_PyInterpreterFrame`), Include/cpython/unicodeobject.h.
+//! From 3.13 on `_PyRuntime` begins with the layout for debuggers: `xdebugpy`, the version, and the
+//! offsets (`_Py_DebugOffsets`, Include/internal/pycore_runtime.h of 3.13, pycore_debug_offsets.h
+//! of 3.14 and 3.15), which differ in each version. Those of 3.8 to 3.12 are from Include/code.h
+//! (3.8), Include/cpython/{code,frameobject,unicodeobject}.h (`PyFrameObject` of 3.8 to 3.10), and
+//! Include/internal/pycore_frame.h (from 3.11 on: `_PyInterpreterFrame`).
 
 mod state;
 
@@ -35,11 +35,11 @@ use crate::{Ends, Function, FunctionSites, FunctionTable, Image, ImageError, Pat
 
 /// The evaluation loop.
 const LOOP: &str = "_PyEval_EvalFrameDefault";
-/// Where the debug offsets stand.
+/// Symbol at which the debug offsets stand.
 const RUNTIME: &str = "_PyRuntime";
 /// The version as a number, from 3.11 on.
 const VERSION: &str = "Py_Version";
-/// Exported first by 3.8, 3.9 and 3.10 (Doc/whatsnew of each): tell the versions that do not state theirs.
+/// First exported by 3.8, 3.9 and 3.10 (Doc/whatsnew); identify versions that do not state theirs.
 const MARKS: [(&str, u8); 3] =
     [("PyModule_AddObjectRef", 10), ("PyFrame_GetBack", 9), ("PyCode_NewWithPosOnlyArgs", 8)];
 /// Words read of the debug offsets.
@@ -47,46 +47,46 @@ const OFFSET_WORDS: usize = 96;
 /// Offsets in objects are small; larger ones are damage.
 const LARGEST_OFFSET: u64 = 1 << 12;
 
-/// Where the parts of the interpreter's objects are, in bytes.
+/// Offsets of the parts of the interpreter's objects, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Which argument of the evaluation loop is the frame, from 0.
+    /// Index of the evaluation loop's argument that is the frame, from 0.
     pub frame_argument: u8,
     /// In the frame: its code object.
     pub frame_code: u16,
-    /// Low bits of that pointer that are marks.
+    /// Low bits of that pointer that are tags.
     pub code_marks: u8,
-    /// In the frame: a byte that says who owns it; 0 before 3.11, where a generator is made without entering the loop.
+    /// In the frame: the owner byte; 0 before 3.11, which makes generators without the loop.
     pub frame_owner: u16,
     /// In the code object: the name of the file, a string.
     pub code_file: u16,
-    /// In the code object: the function's name with those around it, or where there is none (before 3.11) its own name.
+    /// In the code object: the function's qualified name, or before 3.11 its plain name.
     pub code_name: u16,
     /// In the code object: flags.
     pub code_flags: u16,
     /// In the code object: the first line.
     pub code_line: u16,
-    /// In a string: bytes of the header of one in ASCII; the text follows.
+    /// In a string: bytes of the header of an ASCII string; the text follows.
     pub text: u16,
-    /// In a string: bytes of the header of any other.
+    /// In a string: bytes of the header of any other string.
     pub wide_text: u16,
-    /// What tells the first resume of a generator and its return; `None` in 3.11, which never shows every resume.
+    /// First resume and return of a generator; `None` in 3.11, which never shows every resume.
     pub awaits: Option<Awaits>,
 }
 
-/// How a frame tells where in its life it is, from its first resume to its return.
+/// Parts of a frame that show its first resume and its return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Awaits {
-    /// In the frame: where it stands. Up to 3.10 `f_lasti`, which is negative before the first resume; later the address of an
-    /// instruction (`prev_instr`, `instr_ptr`).
+    /// In the frame: its position. Up to 3.10 `f_lasti`, negative before the first resume; later
+    /// the address of an instruction (`prev_instr`, `instr_ptr`).
     pub position: u16,
-    /// In the code object: the number of its first instruction that can be traced, which is that of a resume; what stands before
-    /// makes the generator. The instructions follow 16 bytes behind it. 0 up to 3.10.
+    /// In the code object: the number of its first traceable instruction, which is a resume; those
+    /// before it make the generator. The instructions follow 16 bytes behind it. 0 up to 3.10.
     pub code_first: u16,
-    /// From the frame: what is left of it. Up to 3.9 `f_stacktop`, NULL unless it has yielded; in 3.10 `f_state`; later
-    /// `gi_frame_state` of the generator, which has the frame in it.
+    /// From the frame: its state. Up to 3.9 `f_stacktop`, NULL unless it has yielded; in 3.10
+    /// `f_state`; later `gi_frame_state` of the generator that contains the frame.
     pub state: i16,
-    /// The lowest value of the state of a frame that has returned (`PyFrameState`), or [`Awaits::STACK_TOP`].
+    /// Lowest state of a frame that has returned (`PyFrameState`), or [`Awaits::STACK_TOP`].
     pub ended: u16,
 }
 
@@ -101,7 +101,7 @@ impl Awaits {
             11 => None,
             12 => Some(Self { position: 56, code_first: 176, state: -5, ended: 0 }),
             13 | 14 => Some(Self { position: 56, code_first: 184, state: -5, ended: 0 }),
-            // From here on no state is negative: FRAME_CREATED, three kinds of suspended, FRAME_EXECUTING, FRAME_CLEARED.
+            // Never negative: FRAME_CREATED, 3 suspended, FRAME_EXECUTING, FRAME_CLEARED.
             _ => Some(Self { position: 56, code_first: 192, state: -5, ended: 4 }),
         }
     }
@@ -110,23 +110,23 @@ impl Awaits {
 /// An interpreter that can be measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interpreter {
-    /// The second part of the version: 11 of 3.11.
+    /// Minor version: 11 for 3.11.
     pub minor: u8,
-    /// Where its objects have what.
+    /// Layout of its objects.
     pub layout: Layout,
-    /// Where calls enter and leave the evaluation loop.
+    /// Entry and exits of the evaluation loop.
     pub sites: FunctionSites,
-    /// Where its processes show whether every call does; `None` where that is not asked, up to 3.10, or cannot be told.
+    /// State that shows if every call enters; `None` if not needed (up to 3.10) or not found.
     pub state: Option<State>,
 }
 
-/// Why an interpreter cannot be measured.
+/// Reasons why an interpreter cannot be measured.
 #[derive(Debug, Error)]
 pub enum PythonError {
-    /// A version whose layout is not known.
+    /// A version with an unknown layout.
     #[error("this is Python {found}, and edgelat knows the layout of 3.8 to 3.15")]
     Version {
-        /// Which it is, as far as it can be told.
+        /// The version, as far as it is known.
         found: String,
     },
     /// An interpreter without the global lock.
@@ -137,21 +137,21 @@ pub enum PythonError {
         /// As in [`Interpreter::minor`].
         minor: String,
     },
-    /// The debug offsets make no sense.
+    /// The debug offsets are implausible.
     #[error("the offsets that this Python states for debuggers make no sense ({what}); is it a debug build?")]
     Offsets {
-        /// Which.
+        /// The implausible part.
         what: &'static str,
     },
     /// The evaluation loop cannot be probed.
     #[error("the evaluation loop of this Python cannot be probed: {0}")]
     Loop(Refusal),
-    /// The image cannot be read any further.
+    /// Reading the image failed.
     #[error(transparent)]
     Image(#[from] ImageError),
 }
 
-/// Functions that somebody asks for: `[FILE:]NAME`, each exact or a glob.
+/// Requested functions: `[FILE:]NAME`, each exact or a glob.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PythonPattern {
     text: String,
@@ -160,10 +160,10 @@ pub struct PythonPattern {
 }
 
 impl PythonPattern {
-    /// How such a pattern begins on a command line.
+    /// Prefix of such a pattern on a command line.
     pub const PREFIX: &'static str = "py:";
 
-    /// Understands what follows the prefix.
+    /// Parses the text after the prefix.
     ///
     /// # Errors
     /// A [`PatternError`] that says what to write instead.
@@ -183,8 +183,8 @@ impl PythonPattern {
         Ok(Self { text: whole(), file, name: name.to_owned() })
     }
 
-    /// Whether a function is meant. `qualified` says whether `name` has the names of what is around the function, as
-    /// from 3.11 on; otherwise only the last part of the pattern is compared.
+    /// Returns true if a function matches. `qualified` is true if `name` includes the enclosing
+    /// scopes, as from 3.11 on; otherwise only the last part of the pattern is compared.
     #[must_use]
     pub fn matches(&self, file: &str, name: &str, qualified: bool) -> bool {
         let wanted = match self.name.rsplit_once('.') {
@@ -199,7 +199,7 @@ impl PythonPattern {
     }
 }
 
-/// Whether a text is the wanted one, or the glob matches it.
+/// Returns true if the text equals the wanted text, or the glob matches it.
 fn fits(wanted: &str, text: &str) -> bool {
     wanted == text || Glob::is_glob(wanted) && Glob::new(wanted).matches(text.chars())
 }
@@ -211,9 +211,9 @@ impl fmt::Display for PythonPattern {
 }
 
 impl Layout {
-    /// The text of a string, of which `bytes` stand where one of ASCII has its text; cut off where it is long.
-    /// `None` where the state makes no sense. The state has, from bit 2 on, the width of a character (three bits),
-    /// whether the text follows the header, and whether it is ASCII (Include/cpython/unicodeobject.h, 3.8 to 3.15).
+    /// Returns the text of a string, truncated if long; `bytes` begin at the text of an ASCII
+    /// string. `None` if `state` is implausible. From bit 2: width of a character (three bits),
+    /// text behind the header, ASCII (Include/cpython/unicodeobject.h, 3.8 to 3.15).
     #[must_use]
     pub fn text_of(&self, length: u32, state: u32, bytes: &[u8]) -> Option<String> {
         const COMPACT: u32 = 1 << 5;
@@ -237,7 +237,7 @@ impl Layout {
         if length > known {
             text.push_str("...");
         }
-        // What a program names itself must not move a terminal's cursor.
+        // A name from the target must not move a terminal's cursor.
         Some(text.replace(char::is_control, "\u{fffd}"))
     }
 }
@@ -249,21 +249,21 @@ impl fmt::Display for Interpreter {
 }
 
 impl Interpreter {
-    /// Does every call of a Python function enter the evaluation loop, whatever the environment?
+    /// Returns true if every call of a Python function enters the loop in any environment.
     #[must_use]
     pub const fn sees_every_call(&self) -> bool {
         self.minor <= 10
     }
 
-    /// Can it be started so that every call enters?
+    /// Returns true if it can be started so that every call enters.
     #[must_use]
     pub const fn has_perf_support(&self) -> bool {
         self.minor >= 12
     }
 
-    /// A method whose calls may run inside of the loop even where all others enter: an instruction that was specialised for
-    /// it does not ask whether something else is to evaluate frames. That is `BINARY_SUBSCR_GETITEM` in 3.11 and
-    /// `CALL_ALLOC_AND_ENTER_INIT` in 3.13.
+    /// Returns a method whose calls may stay inside the loop even if all others enter: its
+    /// specialised instruction does not check for another frame evaluator. These instructions are
+    /// `BINARY_SUBSCR_GETITEM` in 3.11 and `CALL_ALLOC_AND_ENTER_INIT` in 3.13.
     #[must_use]
     pub const fn bypassing(&self) -> Option<&'static str> {
         match self.minor {
@@ -275,10 +275,10 @@ impl Interpreter {
 }
 
 impl<S: ReadAt> Image<S> {
-    /// The interpreter in this image; `None` where there is none.
+    /// Returns the interpreter in this image; `None` if there is no interpreter.
     ///
     /// # Errors
-    /// Why it cannot be measured.
+    /// The reason why it cannot be measured.
     pub fn python(&self, table: &FunctionTable) -> Result<Option<Interpreter>, PythonError> {
         let mut loops = table.iter().filter(|function| function.linkage_name == LOOP);
         let Some(function) = loops.next() else { return Ok(None) };
@@ -289,7 +289,7 @@ impl<S: ReadAt> Image<S> {
             (13..=15, Some(runtime)) => self.stated_layout(minor, runtime)?,
             _ => return Err(PythonError::Version { found: format!("3.{minor}") }),
         };
-        // Its unlikely parts may be mixed with those of others; they return into it.
+        // Its cold parts may be mixed with those of other functions; they return into it.
         let whole = self.sites_and(table, &function, Ends::AtExits, &mut edgelat_sites::find_with_arguments);
         let sites = whole.or_else(|_| self.returns(table, &function)).map_err(PythonError::Loop)?;
         self.passes_no_argument(&function, &sites)?;
@@ -298,7 +298,7 @@ impl<S: ReadAt> Image<S> {
         Ok(Some(Interpreter { minor, layout, sites, state }))
     }
 
-    /// The entry has not slid past what writes to the registers of the arguments, whoever found it.
+    /// Checks that the entry, from any source, has not slid past a write to an argument register.
     fn passes_no_argument(&self, function: &Function, sites: &FunctionSites) -> Result<(), PythonError> {
         let (mut at, address) = (function.start, sites.entry.site.address);
         let keeps = |step: &Step| {
@@ -325,7 +325,7 @@ impl<S: ReadAt> Image<S> {
         found.map(|(_, minor)| *minor).ok_or(PythonError::Version { found: "3.7 or older".to_owned() })
     }
 
-    /// The layout that an interpreter states itself.
+    /// Reads the layout that an interpreter states.
     fn stated_layout(&self, minor: u8, runtime: u64) -> Result<Layout, PythonError> {
         let bad = |what| PythonError::Offsets { what };
         let words = self.stated_offsets(runtime)?.ok_or(bad("they are not in the file"))?;
@@ -336,7 +336,7 @@ impl<S: ReadAt> Image<S> {
         if word(2) != 0 {
             return Err(PythonError::FreeThreaded { minor: format!("3.{minor}") });
         }
-        // Places of executable, owner, filename, qualname, firstlineno, and of length and size of a string, in words.
+        // Words of executable, owner, filename, qualname, firstlineno; string length and size.
         let [executable, owner, file, qualname, line, length, header] = match minor {
             13 => [30, 33, 35, 37, 39, 69, 70],
             14 => [33, 36, 40, 42, 44, 79, 80],
@@ -349,7 +349,7 @@ impl<S: ReadAt> Image<S> {
             return Err(bad("the length of a string"));
         }
         let usual = Layout::of(minor);
-        // Position and instructions stand behind others in the tables of all versions.
+        // In all versions position and instructions stand behind other entries of the tables.
         let instructions = "the instructions of a code object";
         let awaits = Awaits {
             position: small(executable + 1, "the position of a frame")?,
@@ -373,7 +373,7 @@ impl<S: ReadAt> Image<S> {
         Ok(layout)
     }
 
-    /// The addresses of data symbols.
+    /// Returns the addresses of data symbols.
     fn data<const N: usize>(&self, names: [&str; N]) -> Result<[Option<u64>; N], ImageError> {
         let mut found = [None; N];
         for table in [SymbolTable::dynamic(&self.elf)?, SymbolTable::full(&self.elf)?].into_iter().flatten() {
@@ -394,12 +394,12 @@ impl<S: ReadAt> Image<S> {
         Some(word)
     }
 
-    /// What an interpreter states of its own objects (`_Py_DebugOffsets`).
+    /// Reads the interpreter's own description of its objects (`_Py_DebugOffsets`).
     fn stated_offsets(&self, runtime: u64) -> Result<Option<[u64; OFFSET_WORDS]>, ImageError> {
         self.words(runtime, "offsets of Python")
     }
 
-    /// Words at an address; `None` where that is not in the file.
+    /// Reads words at an address; `None` if the address is not in the file.
     fn words<const N: usize>(
         &self,
         address: u64,
@@ -413,12 +413,12 @@ impl<S: ReadAt> Image<S> {
 }
 
 impl Layout {
-    /// In a string: its length, in all versions; the hash of its text stands behind it, then its state.
+    /// In a string: its length, in all versions; the hash of the text and the state follow.
     pub const LENGTH: u16 = 16;
     /// In a string: its state.
     pub const STATE: u16 = 32;
 
-    /// By the headers of the version; where it states its offsets, those count.
+    /// Layout from the headers of the version; stated offsets take precedence.
     const fn of(minor: u8) -> Self {
         let common = Self {
             frame_argument: if minor == 8 { 0 } else { 1 },
@@ -447,7 +447,7 @@ impl Layout {
             },
             11 => Self { frame_code: 32, frame_owner: 69, code_line: 72, text: 48, wide_text: 72, ..common },
             12 | 13 => common,
-            // The reference to the code has marks in its low bits.
+            // The code pointer has tags in its low bits.
             _ => Self { code_marks: 3, frame_owner: 74, ..common },
         }
     }

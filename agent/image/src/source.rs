@@ -1,8 +1,8 @@
 //! Positioned reads.
 //!
-//! All parsing goes through [`ReadAt`], which needs no cursor, so that one open descriptor can be shared and the
-//! descriptor that is parsed is the one that is probed. Files are not mapped: a mapped file that is truncated by
-//! somebody else ends its reader with SIGBUS, a read just comes back short.
+//! All parsing goes through [`ReadAt`], which needs no cursor, so one open descriptor can be shared
+//! and the parsed descriptor is the probed one. Files are not mapped: a mapped file that another
+//! process truncates ends its reader with SIGBUS; a read is only short.
 
 use std::fs::File;
 use std::io;
@@ -15,13 +15,13 @@ pub trait ReadAt {
     /// Reads into `buffer` from `offset` bytes after the start and returns how many bytes were read, 0 at the end.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// The size in bytes.
+    /// Returns the size in bytes.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for what has no size (a directory, a pipe), or what the system says.
+    /// [`io::ErrorKind::InvalidInput`] without a size (a directory, a pipe), or the system's error.
     fn size(&self) -> io::Result<u64>;
 }
 
@@ -83,7 +83,7 @@ impl<S: ReadAt + ?Sized> ReadAt for Box<S> {
     }
 }
 
-/// A source of any kind as the one type that [`DebugFiles`](crate::DebugFiles) hands round.
+/// Boxes a source of any kind as the type that [`DebugFiles`](crate::DebugFiles) uses.
 pub fn boxed<S: ReadAt + 'static>(source: S) -> Box<dyn ReadAt> {
     Box::new(source)
 }
@@ -110,8 +110,8 @@ pub(crate) fn read_exact(
     Ok(())
 }
 
-/// Reads `size` bytes from `offset` after checking them against `limit` and the size of the source, in that order:
-/// nothing is allocated for bytes that are not there.
+/// Reads `size` bytes from `offset` after checking them against `limit` and the size of the source,
+/// in that order: nothing is allocated for missing bytes.
 pub(crate) fn read_range(
     source: &dyn ReadAt,
     what: &'static str,
@@ -144,8 +144,8 @@ pub(crate) fn check_range(
     Ok(())
 }
 
-/// Calls `each` with consecutive records of `N` bytes, read through a buffer of fixed size, until it has had `count`
-/// or returns an error. The range must have been checked.
+/// Calls `each` with consecutive records of `N` bytes, read through a fixed-size buffer, until
+/// `count` records or an error. The range must have been checked.
 pub(crate) fn for_each_record<const N: usize>(
     source: &dyn ReadAt,
     what: &'static str,
@@ -153,7 +153,7 @@ pub(crate) fn for_each_record<const N: usize>(
     count: u64,
     mut each: impl FnMut(u64, &[u8; N]) -> Result<(), ImageError>,
 ) -> Result<(), ImageError> {
-    // Large enough that a table of 100,000 symbols needs some 40 system calls, small enough not to be noticed.
+    // A table of 100,000 symbols needs some 40 system calls, and the size goes unnoticed.
     const BUFFER: usize = 60 << 10;
     let per_buffer = (BUFFER / N) as u64;
     let mut buffer = vec![0; BUFFER / N * N];

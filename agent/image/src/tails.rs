@@ -1,19 +1,20 @@
-//! Where functions that leave by a jump go on.
+//! Ends of calls whose functions leave by a jump.
 //!
-//! What ends with `return g(x)` is compiled to a jump: the frame is gone, the stack pointer is that of the entry, and `g`
-//! returns to the caller. So a call lasts until `g` returns, and the returns of `g`, and of whatever `g` leaves to in the
-//! same way, are its ends: there the stack pointer is that of the entry again, and no other frame that lives can have it.
-//! Other callers of `g` pass these exits too; there is no frame under their stack pointer then, and the hit is an idle one.
+//! Compilers turn `return g(x)` into a jump: the frame is gone, the stack pointer is that of the
+//! entry, and `g` returns to the caller. So a call lasts until `g` returns. Its ends are the
+//! returns of `g`, and of all functions that `g` leaves to in this way: there the stack pointer is
+//! that of the entry again, and no other live frame can have it. Other callers of `g` pass these
+//! exits too; there is no frame under their stack pointer then, and the hit is idle.
 //!
-//! A jump leads to code of the same image, or through a word that the dynamic linker fills in (the procedure linkage
-//! table, `jmp *name@GOTPCREL(%rip)`) to a function that is known by its name and stands in any image.
+//! A jump leads to code of the same image, or through a word filled in by the dynamic linker (the
+//! procedure linkage table, `jmp *name@GOTPCREL(%rip)`) to a named function in any image.
 //!
-//! A frame that was left by an exception or `longjmp` waits for the next call with the same stack pointer. Where the
-//! function that it would have jumped to is called from there before the function itself is, that call's end is taken
-//! for the end of the one that was left.
+//! A frame left by an exception or `longjmp` waits for the next call with the same stack pointer.
+//! If the function that it would have jumped to is called from there first, the end of that call is
+//! taken for the end of the abandoned call.
 //!
-//! An exception (in Rust, a panic) is seen leaving where the function has something to clean up: compilers end that with a
-//! call of `_Unwind_Resume`, which never returns. A frame without a clean-up is taken off without a word of its own code.
+//! An exception (in Rust, a panic) is visible if the function has a clean-up: compilers end it with
+//! a call of `_Unwind_Resume`, which never returns. A frame without a clean-up is removed unseen.
 
 use edgelat_sites::Site;
 use edgelat_sites::decode::{Effect, Flow, Memory, Pointer};
@@ -36,8 +37,8 @@ const AARCH64_SLOTS: [u64; 2] = [1025, 1026];
 /// Instructions of the longest stub of a linkage table: aarch64 with a landing pad.
 const STUB_STEPS: usize = 6;
 
-/// Functions that nearly everything calls, and that return after nanoseconds. Probes on their returns would be paid for by
-/// the whole program, to add next to nothing to a duration.
+/// Functions that nearly everything calls and that return after nanoseconds. The whole program
+/// would pay for probes on their returns, which add next to nothing to a duration.
 const LEFT_ALONE: [&str; 31] = [
     "free",
     "cfree",
@@ -72,46 +73,46 @@ const LEFT_ALONE: [&str; 31] = [
     "__tls_get_addr",
 ];
 
-/// What compilers call to have the unwinder go on with the caller (Itanium C++ ABI, "Exception Handling", 1.5.2; `resume` of
-/// LLVM, which Rust uses as well).
+/// Function by which compiled code lets the unwinder continue with the caller (Itanium C++ ABI,
+/// "Exception Handling", 1.5.2; `resume` of LLVM, which Rust uses as well).
 const RESUME: &str = "_Unwind_Resume";
 
-/// Where calls go that left by jumps, and where they are left by exceptions.
+/// Ends of calls that left by jumps or by exceptions.
 #[derive(Debug, Default)]
 pub struct CallEnds {
-    /// Where exceptions leave, as far as it is seen in the function's own code.
+    /// Exits by exception, as far as the function's own code shows them.
     pub unwound: Vec<ProbeSite>,
-    /// Their ends in this image.
+    /// Ends of these calls in this image.
     pub exits: Vec<ProbeSite>,
-    /// Jumps to functions that are known by name, and the name.
+    /// Jumps to functions known by name, with the name.
     pub named: Vec<(String, ProbeSite)>,
-    /// Jumps back to the function itself: what follows is another call.
+    /// Jumps back to the function itself: the code after the jump is another call.
     pub again: Vec<ProbeSite>,
-    /// Jumps that lead nobody knows where, or to what cannot be probed: the calls are measured up to there.
+    /// Jumps to an unknown or unprobeable place: the calls are measured up to the jump.
     pub open: Vec<ProbeSite>,
 }
 
 impl CallEnds {
-    /// The jumps that are, or may become, ends themselves.
+    /// Jumps that are, or may become, ends themselves.
     fn kept(&self) -> impl Iterator<Item = &ProbeSite> {
         self.open.iter().chain(&self.again).chain(self.named.iter().map(|(_, jump)| jump))
     }
 }
 
-/// What an image exports under a name.
+/// Export of an image under a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Export {
     /// A function, at an ELF virtual address.
     Function(u64),
-    /// Several versions, or one that is chosen when the program starts.
+    /// Several versions, or a function that is chosen when the program starts.
     Unclear,
 }
 
-/// The ELF virtual addresses of exits that functions were followed to, once for each function.
+/// ELF virtual addresses of exits that functions were followed to, one entry for each function.
 pub type Followers = Vec<u64>;
 
-/// Functions that are followed to the same exit: it has a probe for each, which all who pass there pay for. The guard takes
-/// twice as many at one place, where functions that share their code have theirs as well.
+/// Functions followed to one exit: it has a probe for each, which all calls that pass it pay for.
+/// The guard accepts twice as many at one place, for functions that share their code.
 const FOLLOWERS: usize = 8;
 
 /// Follows the tail jumps of functions of one image.
@@ -120,14 +121,14 @@ pub struct Tails<'i, S> {
     image: &'i Image<S>,
     table: &'i FunctionTable,
     links: Links,
-    /// Of functions that were jumped to; `None` where they cannot be probed.
+    /// Exits of functions that were jumped to; `None` if the function cannot be probed.
     callees: Vec<(u64, Option<Vec<ProbeSite>>)>,
     followers: Followers,
-    /// Addresses that are called, sorted, and whether the unwinder goes on from there.
+    /// Called addresses, sorted, and true if the unwinder continues from there.
     resumes: Vec<(u64, bool)>,
 }
 
-/// Where a jump leads.
+/// Destination of a jump.
 enum Lead {
     /// To code.
     Code(u64),
@@ -137,20 +138,20 @@ enum Lead {
 }
 
 impl<'i, S: ReadAt> Tails<'i, S> {
-    /// Follows jumps of `image`, some of whose functions are followed to by so many others already.
+    /// Follows jumps of `image`; `followers` has the exits that other functions are followed to.
     ///
-    /// Where it cannot be read what the dynamic linker fills in, jumps to other images lead nobody knows where.
+    /// If the dynamic linker's words are unreadable, jumps to other images have no destination.
     pub fn new(image: &'i Image<S>, table: &'i FunctionTable, followers: Followers) -> Self {
         let links = Links::read(image).unwrap_or_default();
         Self { image, table, links, callees: Vec::new(), followers, resumes: Vec::new() }
     }
 
-    /// Which functions were followed to, for the next time that the image is looked into.
+    /// Returns the functions followed to, for the next search of this image.
     pub fn followers(self) -> Followers {
         self.followers
     }
 
-    /// The sites of a function and where its calls end besides: its own exits are those by which it is left for good.
+    /// Returns the sites of a function and its other ends; its own exits leave it for good.
     ///
     /// # Errors
     /// The reason why it cannot be probed soundly.
@@ -175,7 +176,7 @@ impl<'i, S: ReadAt> Tails<'i, S> {
         let is_jump = |exit: &ProbeSite| exit.site.kind == SiteKind::TailJump && !exit.site.goroutine;
         let (jumps, exits) = sites.exits.into_iter().partition(is_jump);
         sites.exits = exits;
-        // A pack knows the sites without a search.
+        // A pack has the sites without a search.
         let mut ends = ends.unwrap_or_else(|| self.follow(jumps, Some(function.start)));
         for (site, called) in unwinding {
             if self.resumes(called)
@@ -187,7 +188,7 @@ impl<'i, S: ReadAt> Tails<'i, S> {
         Ok((sites, ends))
     }
 
-    /// Whether the unwinder goes on from the code at an address.
+    /// Returns true if the unwinder continues from the code at an address.
     fn resumes(&mut self, address: u64) -> bool {
         let at = match self.resumes.binary_search_by_key(&address, |known| known.0) {
             Ok(known) => return self.resumes.get(known).is_some_and(|known| known.1),
@@ -199,7 +200,7 @@ impl<'i, S: ReadAt> Tails<'i, S> {
         resumes
     }
 
-    /// The same for somebody who only looks at it.
+    /// Returns the sites and ends without counting the function as a follower.
     ///
     /// # Errors
     /// The reason why it cannot be probed soundly.
@@ -209,13 +210,13 @@ impl<'i, S: ReadAt> Tails<'i, S> {
         found
     }
 
-    /// Follows calls into a function of this image that begins at `address`; `None` where that cannot be probed.
+    /// Follows calls into the function of this image at `address`; `None` if it cannot be probed.
     pub fn enter(&mut self, address: u64) -> Option<CallEnds> {
         let exits = self.join(address)?;
         Some(self.follow(exits, None))
     }
 
-    /// Where calls end that leave by these exits, of a function that begins at `start` where it may be jumped to again.
+    /// Follows these exits to the ends of their calls, for a function at `start`, if known.
     fn follow(&mut self, mut waiting: Vec<ProbeSite>, start: Option<u64>) -> CallEnds {
         let mut ends = CallEnds::default();
         let mut followed = Vec::new();
@@ -244,7 +245,7 @@ impl<'i, S: ReadAt> Tails<'i, S> {
         ends
     }
 
-    /// The exits of the function at an address, for one more function that is followed to it.
+    /// Returns the exits of the function at an address and counts one more follower.
     fn join(&mut self, address: u64) -> Option<Vec<ProbeSite>> {
         let exits = self.callee(address)?;
         let at = |exit: &ProbeSite| exit.site.address;
@@ -256,7 +257,7 @@ impl<'i, S: ReadAt> Tails<'i, S> {
         Some(exits)
     }
 
-    /// The exits of the function at an address, if calls of it can be seen ending.
+    /// Returns the exits of the function at an address, if the ends of its calls are visible.
     fn callee(&mut self, address: u64) -> Option<Vec<ProbeSite>> {
         if let Some((_, known)) = self.callees.iter().find(|(at, _)| *at == address) {
             return known.clone();
@@ -275,7 +276,7 @@ impl<'i, S: ReadAt> Tails<'i, S> {
         self.image.exits_of_callee(self.table, &function).ok()
     }
 
-    /// Where a jump leads, through the stub of a linkage table as well.
+    /// Returns the destination of a jump, also through the stub of a linkage table.
     fn lead(&self, jump: &ProbeSite) -> Lead {
         let Some(step) = self.image.step(jump.site.address) else { return Lead::Unknown };
         match step.flow {
@@ -291,9 +292,9 @@ impl<'i, S: ReadAt> Tails<'i, S> {
         }
     }
 
-    /// The word that the code at an address jumps through, where it does nothing else.
+    /// Returns the word that the code at an address jumps through, if it does nothing else.
     fn slot_of_stub(&self, address: u64) -> Option<u64> {
-        // What is known of the registers: an address, and the word that was loaded from one.
+        // Known register contents: an address, and the word loaded from an address.
         let mut addresses = [None; 32];
         let mut words = [None; 32];
         let mut at = address;
@@ -330,7 +331,7 @@ impl<'i, S: ReadAt> Tails<'i, S> {
     }
 }
 
-/// The word at a fixed address that a pointer is read from.
+/// Returns the word at a fixed address that a pointer is read from.
 fn word(pointer: Pointer) -> Option<u64> {
     match pointer {
         Pointer::Memory(memory) | Pointer::UntrackedMemory(memory) => {
@@ -343,9 +344,9 @@ fn word(pointer: Pointer) -> Option<u64> {
 /// Words that the dynamic linker fills with the addresses of functions.
 #[derive(Debug, Default)]
 struct Links {
-    /// Address of the word, and number of the symbol. Sorting them would be more code than their search is time.
+    /// Address of the word, number of the symbol. Sorting costs more code than it saves time.
     slots: Vec<(u64, u32)>,
-    /// Those of [`RESUME`].
+    /// Slots of [`RESUME`].
     resumes: Vec<u64>,
     symbols: Option<SymbolTable>,
 }
@@ -373,7 +374,7 @@ impl Links {
         Ok(links)
     }
 
-    /// The name of the function whose address stands in a word.
+    /// Returns the name of the function whose address a word holds.
     fn name<S: ReadAt>(&self, image: &Image<S>, slot: u64) -> Option<String> {
         let (_, number) = self.slots.iter().find(|(at, _)| *at == slot)?;
         self.symbol(image, *number)
@@ -387,10 +388,10 @@ impl Links {
 }
 
 impl<S: ReadAt> Image<S> {
-    /// What this image exports under each of `names`, as far as it exports anything.
+    /// Returns the exports of this image under each of `names`, if it exports anything.
     ///
     /// # Errors
-    /// An [`ImageError`] where the dynamic symbol table cannot be read.
+    /// An [`ImageError`] if the dynamic symbol table cannot be read.
     pub fn exports(&self, names: &[String]) -> Result<Vec<(String, Export)>, ImageError> {
         let mut found: Vec<(String, Export)> = Vec::new();
         let Some(table) = SymbolTable::dynamic(&self.elf)? else { return Ok(found) };

@@ -1,4 +1,4 @@
-//! Files that are not what they should be: each is a clear error or a refusal, in bounded time, and never a panic.
+//! Invalid files: each gives a clear error or a refusal, in bounded time, without a panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -65,7 +65,7 @@ fn programs_that_cannot_be_measured_say_why() {
     assert!(matches!(changed(62, &[200, 0]), ImageError::Malformed { .. }));
 }
 
-/// The section table stands last, so that every shorter file lacks a part of it.
+/// The section table is last, so every shorter file lacks a part of it.
 #[test]
 fn a_file_cut_anywhere_is_truncated() {
     let bytes = elf::small().build();
@@ -78,7 +78,7 @@ fn a_file_cut_anywhere_is_truncated() {
     }
 }
 
-/// Without a section table the segments say how long the file must be.
+/// Without a section table the segments give the length of the file.
 #[test]
 fn a_file_without_sections_cut_in_a_segment_is_truncated() {
     let bytes = File { section_table: false, ..elf::small() }.build();
@@ -103,7 +103,7 @@ fn counts_and_lengths_that_the_file_cannot_have_are_refused_at_once() {
     };
     let huge = u64::MAX.to_le_bytes();
     let large = (1u64 << 40).to_le_bytes();
-    // e_phnum: more than there are caps for; with the escape to section 0; table outside the file.
+    // e_phnum: above the cap; with the escape to section 0; table outside the file.
     assert!(changed(&[(56, &[0xff, 0x7f])]).is_err());
     assert!(changed(&[(56, &[0xff, 0xff]), (layout.section_table + 44, &[0xff; 4])]).is_err());
     assert!(changed(&[(32, &huge)]).is_err());
@@ -118,7 +118,7 @@ fn counts_and_lengths_that_the_file_cannot_have_are_refused_at_once() {
     for (field, value) in [(8, &huge), (32, &large), (16, &huge), (40, &huge)] {
         assert!(changed(&[(HEADER + field, value)]).is_err());
     }
-    // A symbol table, a string table and a table of section names without end.
+    // A symbol table, a string table and a table of section names of excessive size.
     for (header, field) in
         [(layout.symtab, 32), (layout.symtab, 24), (layout.strtab, 32), (layout.strtab, 24)]
     {
@@ -127,7 +127,7 @@ fn counts_and_lengths_that_the_file_cannot_have_are_refused_at_once() {
             assert!(matches!(error, ImageError::Truncated { .. } | ImageError::TooLarge { .. }), "{error}");
         }
     }
-    // A note without end is no build-id; then one is made.
+    // A note of excessive size is no build-id; then one is made.
     let mut without = bytes.clone();
     without[layout.note + 4..layout.note + 8].fill(0xff);
     let image = Image::open(without).unwrap();
@@ -142,7 +142,7 @@ fn sections_that_refer_to_themselves_or_each_other_are_read_once() {
         bytes[layout.symtab + 40..layout.symtab + 44].copy_from_slice(&to.to_le_bytes());
         exercise(&bytes)
     };
-    // The symbol table as its own string table gives names that are none or nonsense, and no harm.
+    // The symbol table as its own string table gives empty or nonsense names, and no harm.
     assert!(link(2).is_ok());
     assert!(link(1).is_ok());
     assert!(matches!(link(0xffff_ffff), Err(ImageError::Malformed { .. })));
@@ -172,7 +172,7 @@ fn names_outside_the_string_table_or_without_end_are_left_out() {
     assert_eq!(exercise(&file.build()).unwrap(), 1);
 }
 
-/// Many symbols that share one long name cost more to look at than their string table is long.
+/// Many symbols that share one long name cost more time than the length of their string table.
 #[test]
 fn names_that_overlap_do_not_take_forever() {
     let long = "a".repeat(16_000);
@@ -213,7 +213,7 @@ fn a_bomb_in_gnu_debugdata_is_skipped_and_named() {
     }
 }
 
-/// The refusals that stand in the image and its symbols, not in the code.
+/// Refusals from the image and its symbols, not from the code.
 #[test]
 fn functions_that_must_not_be_probed_are_refused_with_the_reason() {
     let refusal = |file: &File, name: &str| {

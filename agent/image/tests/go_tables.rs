@@ -1,5 +1,5 @@
-//! Go's tables in every layout, whole and damaged, and the sites of functions as the Go tool chain compiles them. The
-//! code below is that of small functions of Go 1.24, as its own disassembler shows it.
+//! Go's tables in every layout, intact and damaged, and the sites of functions of the Go tool
+//! chain. The code below is that of small functions of Go 1.24, from its own disassembler.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -11,7 +11,7 @@ use edgelat_image::{FunctionSites, Image, Pattern, Refusal};
 
 const NEWEST: u32 = 0xffff_fff1;
 
-/// Names, ranges from the start of the text, and codes of refusal.
+/// Returns names, ranges from the start of the text, and refusal codes.
 fn listed(file: &File) -> Vec<(String, u64, u64, &'static str)> {
     let image = Image::open(file.build()).unwrap();
     let table = own_functions(&image);
@@ -52,7 +52,7 @@ fn every_layout_gives_names_and_ranges() {
                 [("main.a", 0, 16, other), ("runtime.rt0_go", 16, 48, stack), ("main.(*T).b", 48, 80, other)]
                     .map(|(name, start, end, code)| (name.to_owned(), start, end, code));
             assert_eq!(listed(&file), expected, "{version}, machine {machine}");
-            // Without section names the table is found by its first bytes.
+            // Without section names the first bytes identify the table.
             file.section_table = false;
             let names = |listed: Vec<(String, u64, u64, &str)>| {
                 listed.into_iter().map(|(name, start, end, _)| (name, start, end)).collect::<Vec<_>>()
@@ -70,7 +70,7 @@ fn the_text_is_found_by_the_module_data() {
         let module = module_data(file.data_address(0), 96);
         file.data.push((name, module));
         assert_eq!(listed(&file)[2].1, 48, "{name}");
-        // What only looks like module data says nothing.
+        // Data that only resembles module data has no effect.
         let mut damaged = file;
         damaged.data[2].1[22 * 8] ^= 0x10;
         damaged.data[2].1[22 * 8 + 2] ^= 0xff;
@@ -94,7 +94,7 @@ fn a_version_is_taken_only_where_it_makes_sense() {
     {
         assert_eq!(language(wrong), "Go (of an unknown version)");
     }
-    // Pointers to strings that lie anywhere.
+    // Pointers to strings at arbitrary places.
     for pointer in [0, 1, u64::MAX, u64::MAX - 7, TEXT_ADDRESS] {
         let mut info = b"\xff Go buildinf:\x08\x00".to_vec();
         info.extend(pointer.to_le_bytes());
@@ -139,7 +139,7 @@ fn damage_to_the_table_is_named() {
     }
 }
 
-/// One function of the given bytes, filled up to the next one.
+/// Makes a file with one function of the given bytes, padded up to the next function.
 fn one(code: &[u8], machine: u16, flags: u8) -> File {
     let mut text = code.to_vec();
     let padding: &[u8] = if machine == X86_64 { &[0xcc] } else { &[0] };
@@ -181,7 +181,7 @@ fn the_entry_is_the_branch_of_the_stack_check_on_x86_64() {
     ];
     assert_eq!(entry_and_exits(&one(&large, X86_64, 0), "main.f"), (12, vec![15]));
 
-    // A comparison of other things is no stack check: both ways on from the branch are those of a call.
+    // A comparison of other values is no stack check: calls take both paths of the branch.
     let leaf = [0x48, 0x39, 0xd8, 0x76, 0x01, 0xc3, 0xc3]; // cmp %rbx,%rax; jbe; ret; ret
     let leaf = one(&leaf, X86_64, 0);
     assert_eq!(entry_and_exits(&leaf, "main.f").1, [5, 6]);
@@ -222,14 +222,14 @@ fn the_entry_is_the_branch_of_the_stack_check_on_aarch64() {
     assert_eq!((entry, exits), (0, vec![8]));
 }
 
-/// Found by fuzzing: a word that loads itself is a constant only as long as it is none.
+/// Found by fuzzing: a word that loads itself is a constant only as long as it is not one.
 #[test]
 fn a_word_that_loads_itself_ends_the_search_for_constants() {
     let code = words(&[0x5800_0000, 0xd65f_03c0]); // ldr x0, 0; ret
     assert_eq!(sites(&one(&code, AARCH64, 0), "main.f").unwrap_err().code(), "unsteppable");
 }
 
-/// A goroutine that is interrupted in the middle of `adrp`, `ldr` goes on at the `adrp`.
+/// A goroutine that is interrupted in the middle of `adrp`, `ldr` continues at the `adrp`.
 #[test]
 fn the_entry_is_run_once_where_a_sequence_may_begin_again() {
     let code = words(&[
@@ -253,7 +253,7 @@ fn the_entry_is_run_once_where_a_sequence_may_begin_again() {
 
 #[test]
 fn what_cannot_be_measured_is_refused() {
-    // A wrapper only jumps on: to another function, which is named.
+    // A wrapper only jumps to another function, which is named.
     let text = [
         0x48, 0x83, 0xc0, 0x08, 0xeb, 0x0a, 0xcc, 0xcc, // add $8,%rax; jmp 16
         0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, //
@@ -272,7 +272,7 @@ fn what_cannot_be_measured_is_refused() {
     let calling = one(&[0xe8, 0, 0xf0, 0xff, 0xff, 0xc3], X86_64, ASSEMBLY);
     assert_eq!(sites(&calling, "main.f").unwrap_err(), Refusal::GoAssembly { address: TEXT_ADDRESS });
 
-    // A check that a branch leads into is no check.
+    // A check that is a branch target is no stack check.
     let looped = [0x90, 0x49, 0x3b, 0x66, 0x10, 0x76, 0x03, 0xeb, 0xf8, 0xc3, 0x90, 0xeb, 0xf3];
     match sites(&one(&looped, X86_64, 0), "main.f") {
         Ok(found) => assert_eq!(found.entry.site.condition, None, "{found:?}"),

@@ -1,4 +1,4 @@
-//! How often functions were put into others, compared with what readelf shows of their debug data.
+//! Numbers of inlined copies, compared with the debug data that readelf shows.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -57,7 +57,7 @@ fn main() {
 }
 "#;
 
-/// What readelf shows of an entry.
+/// Fields of an entry that readelf shows.
 #[derive(Default)]
 struct Entry {
     tag: String,
@@ -79,14 +79,14 @@ impl Entry {
         u64::from_str_radix(digits, 16).ok()
     }
 
-    /// What stands behind `(indirect string, offset: 0x1):` and the like.
+    /// Returns the text behind `(indirect string, offset: 0x1):` and the like.
     fn text(&self, name: &str) -> Option<String> {
         let value = self.attributes.get(name)?;
         Some(value.rsplit_once("): ").map_or(&**value, |(_, text)| text).trim().to_owned())
     }
 }
 
-/// Copies by name, as readelf shows the debug data, without those in functions that the linker has removed.
+/// Counts copies by name in readelf's output, without those in functions that the linker removed.
 fn shown(path: &Path, image: &Image<std::fs::File>) -> HashMap<String, u32> {
     let mut entries: HashMap<u64, Entry> = HashMap::new();
     let mut copies = Vec::new();
@@ -199,7 +199,7 @@ fn a_function_that_was_put_into_its_callers_is_answered_with_their_names() {
     }
 }
 
-/// Every byte of them changed to what lies on the edges, and cut everywhere.
+/// Changes every byte to edge values, and truncates everywhere.
 #[test]
 fn damaged_debug_data_leave_the_functions_and_are_named() {
     let mut named = 0;

@@ -1,5 +1,5 @@
-//! A file with a hundred thousand functions is read fast and in little memory. Alone in its binary, because the memory
-//! is that of the process.
+//! A file with a hundred thousand functions is read fast and in little memory. Alone in its binary,
+//! because the memory is measured for the whole process.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -12,7 +12,7 @@ use edgelat_image::Pattern;
 
 const FUNCTIONS: u64 = 100_000;
 
-/// The most memory that the process had so far, in KiB.
+/// Returns the peak memory of the process so far, in KiB.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
@@ -32,7 +32,7 @@ fn a_hundred_thousand_functions_are_read_fast_and_in_little_memory() {
         let file = File { text: vec![0x90; FUNCTIONS as usize * 16], ..File::with_symbols(symbols) };
         std::fs::write(&path, file.build()).unwrap();
     }
-    // What making the file took is counted in the peak; give it back before measuring.
+    // The peak includes the making of the file; reset it before measuring.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = peak();
 

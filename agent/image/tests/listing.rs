@@ -1,4 +1,4 @@
-//! The functions of real files, compared with what binutils list.
+//! Functions of real files, compared with the output of binutils.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -157,7 +157,7 @@ fn names_of_libstdcxx_are_those_of_cppfilt() {
     )
     .unwrap();
     let expected = run("sh", &["-c", &format!("c++filt <{}", text(&list))]);
-    // What stands for std::string is spelled out by the one and not by the other.
+    // One of the two spells out std::string's substitution.
     let common = |name: &str| {
         let mut name = name.replace(' ', "");
         for (long, short) in [
@@ -184,9 +184,9 @@ fn names_of_libstdcxx_are_those_of_cppfilt() {
     let mut differing = Vec::new();
     for (function, expected) in functions.iter().zip(expected.lines()) {
         assert_ne!(function.name, function.linkage_name, "not demangled");
-        // c++filt does not tell structors apart.
+        // c++filt does not distinguish constructor and destructor variants.
         let name = function.name.trim_end_matches(" [deleting]").trim_end_matches(" [base]");
-        // Ours leaves the return type out, and the parameters of constructors that are templates.
+        // Ours leaves out the return type, and the parameters of template constructors.
         if !name.ends_with(')') && expected.starts_with(name) {
             continue;
         }
@@ -202,7 +202,7 @@ fn names_of_rust_are_found_without_their_hash_in_both_manglings() {
     let directory = directory("listing_rust");
     for mangling in ["legacy", "v0"] {
         let option = format!("-Csymbol-mangling-version={mangling}");
-        // Rustc leaves the choice of legacy to its unstable options from some version on; then v0 is the only one.
+        // From some version on rustc has legacy as an unstable option only; otherwise it is v0.
         if mangling == "legacy" && !rustc_accepts(&directory, &option) {
             continue;
         }
@@ -240,7 +240,7 @@ fn the_c_library_lists_the_symbols_that_readelf_lists() {
     let own = readelf(&path);
     assert_same(&own_functions(&image), &own);
 
-    // With the debug file, where the machine has one, all local functions too.
+    // With the debug file, if the machine has it, all local functions too.
     let opener = |path: &Path| std::fs::File::open(path).map(boxed);
     let table = image.functions(&DebugFiles::new(&opener), &mut |_| ()).unwrap();
     let hex = image.build_id().unwrap().to_string();
@@ -257,7 +257,7 @@ fn the_c_library_lists_the_symbols_that_readelf_lists() {
     assert_eq!(table.defines(&["swapcontext", "no_such_function"]), ["swapcontext"]);
 }
 
-/// Splits the symbols of a program off as a distribution does, in the ways that there are.
+/// Strips the symbols of a program as a distribution does, in all common ways.
 #[test]
 fn a_stripped_program_has_its_functions_back_from_its_debug_file() {
     let directory = directory("listing_stripped");
@@ -289,7 +289,7 @@ fn a_stripped_program_has_its_functions_back_from_its_debug_file() {
         seen.iter().any(|progress| progress.origin == Origin::DebugFile && progress.done == progress.total)
     );
 
-    // The debug file of another build is not believed, and said so.
+    // The debug file of another build is rejected with a message.
     let other = compile(&directory, "other.c", "int main(void) { return 1; }", &["-g", "-Wl,--build-id"]);
     run("objcopy", &["--only-keep-debug", text(&other), text(&debug)]);
     let table = image.functions(&files, &mut |_| ()).unwrap();
@@ -304,7 +304,7 @@ fn a_stripped_program_has_its_functions_back_from_gnu_debugdata() {
     let directory = directory("listing_debugdata");
     let path = compile(&directory, "work.c", C, &["-O2", "-g", "-Wl,--build-id", "-rdynamic"]);
     let expected = readelf(&path);
-    // As in GDB's manual, "MiniDebugInfo": the functions that the dynamic table does not have, in an ELF file, in xz.
+    // GDB's manual, "MiniDebugInfo": functions missing in the dynamic table, in ELF, in xz.
     let dynamic = run("nm", &["-D", "--format=posix", "--defined-only", text(&path)]);
     let dynamic: BTreeSet<&str> = dynamic.lines().filter_map(|line| line.split(' ').next()).collect();
     let kept: String = expected
@@ -356,8 +356,8 @@ fn a_library_without_sections_lists_its_dynamic_symbols() {
     }
 }
 
-/// What the linker gave no build-id has one of its own: another one where a constant differs, in code or in data, the same
-/// for its stripped copy.
+/// An image without a linker's build-id has a computed one: it differs if a constant in code or
+/// data differs, and equals that of its stripped copy.
 #[test]
 fn builds_without_a_build_id_are_told_apart() {
     let directory = directory("listing_no_build_id");
@@ -400,7 +400,7 @@ fn imports_and_needed_libraries_are_listed() {
     assert_eq!(open(&path).imports(&["__cxa_throw", "_Unwind_*"]).unwrap(), ["__cxa_throw"]);
 }
 
-/// Without symbols the unwind tables know the ranges of all functions that compilers made.
+/// Without symbols the unwind tables have the ranges of all compiled functions.
 #[test]
 fn functions_without_a_name_are_listed_by_their_address() {
     let directory = directory("listing_unnamed");
@@ -419,11 +419,11 @@ fn functions_without_a_name_are_listed_by_their_address() {
         assert_eq!(found.name, name);
         assert_eq!(image.find(&table, &Pattern::parse(&name).unwrap()).unwrap(), std::slice::from_ref(found));
     }
-    // `*` means what has a name, and who has not asked pays nothing.
+    // `*` means functions with a name; a caller that does not request unnamed ones pays nothing.
     let named = image.find(&table, &Pattern::parse("*").unwrap()).unwrap_or_default();
     assert!(named.iter().all(|function| function.origin != Origin::Unwind), "{named:?}");
     assert!(!own_functions(&image).has(Origin::Unwind));
-    // Stubs are no functions, and what has a name is not listed again.
+    // Stubs are no functions, and named functions are not listed again.
     let table = whole.functions(&files, &mut |_| ()).unwrap();
     assert!(table.iter().filter(|f| f.origin == Origin::Unwind).all(|f| f.name.starts_with("fn_0x")));
     assert!(
@@ -454,7 +454,7 @@ fn an_address_or_offset_finds_the_function_that_begins_there() {
     for pattern in &patterns {
         let pattern = Pattern::parse(pattern).unwrap();
         assert_eq!(whole.find(&table, &pattern).unwrap(), std::slice::from_ref(&work), "{pattern}");
-        // Without symbols the unwind tables know where the function ends.
+        // Without symbols the unwind tables give the end of the function.
         let image = open(&stripped);
         let unnamed = image.find(&own_functions(&image), &pattern).unwrap();
         assert_eq!(

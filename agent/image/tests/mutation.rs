@@ -1,4 +1,4 @@
-//! Real programs of each kind, damaged in a few places at a time, go the whole way from bytes to probe sites.
+//! Real programs of each kind, damaged in a few places at a time, from bytes to probe sites.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use common::pipeline::exercise;
 use common::{assert_helps, compile, directory, elf, run, text};
 
-/// A generator that repeats itself, as in the unit tests.
+/// A repeatable generator, as in the unit tests.
 struct Random(u64);
 
 impl Random {
@@ -20,16 +20,16 @@ impl Random {
     }
 }
 
-/// How often each file is damaged. `EDGELAT_FUZZ_ITERS` raises it.
+/// Number of damaged copies of each file. `EDGELAT_FUZZ_ITERS` raises it.
 fn iterations() -> usize {
     std::env::var("EDGELAT_FUZZ_ITERS").ok().and_then(|text| text.parse().ok()).unwrap_or(60)
 }
 
-/// Values that lie on the edges of what parsers check.
+/// Edge values of the checks in parsers.
 const EDGES: [u64; 10] =
     [0, 1, 0x7f, 0xff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 1 << 40, i64::MAX as u64, u64::MAX];
 
-/// Damages a copy of `bytes` in a few places, mostly where headers and tables stand.
+/// Damages a copy of `bytes` in a few places, mostly in headers and tables.
 fn damage(bytes: &[u8], hot: &[(usize, usize)], random: &mut Random) -> Vec<u8> {
     let mut damaged = bytes.to_vec();
     for _ in 0..=random.below(6) {
@@ -88,7 +88,7 @@ fn seeds(directory: &Path) -> Vec<Vec<u8>> {
         &["--add-section", &format!(".gnu_debugdata={}", text(&directory.join("mini.xz"))), text(&stripped)],
     );
     paths.push(stripped);
-    // aarch64, where the compiler is there.
+    // aarch64, if the compiler is installed.
     if Command::new("aarch64-linux-gnu-gcc").arg("--version").output().is_ok() {
         let (input, output) = (directory.join("dynamic.c"), directory.join("arm"));
         run(
@@ -144,7 +144,7 @@ fn hot_ranges(bytes: &[u8]) -> Vec<(usize, usize)> {
         for index in 0..half(60) {
             let header = table + index * 64;
             let kind = u32::from_le_bytes(bytes[header + 4..header + 8].try_into().unwrap());
-            // Everything but code, zeros and what only debuggers read.
+            // Everything except code, zeros and sections that only debuggers read.
             if !matches!(kind, 0 | 8) && word(header + 32) < 20_000 && word(header + 24) < bytes.len() {
                 ranges.push((word(header + 24), word(header + 32)));
             }

@@ -1,4 +1,4 @@
-//! Names that compilers write in ways of their own.
+//! Names that compilers write in unusual ways.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -59,7 +59,7 @@ fn odd_names_of_cpp_are_found_as_they_are_written() {
     }
 }
 
-/// The C library has several functions of one name, which readelf tells apart.
+/// The C library has several functions of one name, which readelf distinguishes.
 #[test]
 fn versions_of_libc_are_those_of_readelf() {
     let path = PathBuf::from(run("gcc", &["-print-file-name=libc.so.6"]).trim()).canonicalize().unwrap();

@@ -1,4 +1,4 @@
-//! The offsets that an interpreter of Python states for debuggers, right and damaged.
+//! Debug offsets that a Python interpreter states, valid and damaged.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -24,13 +24,13 @@ fn the_offsets_of_3_13_are_read() {
     let awaits = found.layout.awaits.unwrap();
     assert_eq!((awaits.position, awaits.code_first, awaits.state, awaits.ended), (56, 184, -5, 0));
     assert_eq!(found.sites.entry.site.address, TEXT_ADDRESS);
-    // The places may be others, as long as one reading reaches them.
+    // The offsets may differ, as long as one read reaches them.
     let mut moved = debug_offsets();
     (moved[35], moved[37], moved[39]) = (120, 136, 76);
     assert_eq!(read(&interpreter(&moved)).unwrap().unwrap().layout.code_file, 120);
 }
 
-/// `endbr64; mov 0x2118(%rdi),%rax`, which the loop of the test has in its middle.
+/// `endbr64; mov 0x2118(%rdi),%rax`, in the middle of the test's loop.
 const ACCESSOR: &[u8] = &[0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x8b, 0x87, 0x18, 0x21, 0, 0];
 
 #[test]
@@ -45,11 +45,11 @@ fn where_the_interpreters_of_a_process_are_is_stated_and_loaded_by_an_accessor()
         file.symbols.push(Symbol::function(name, TEXT_ADDRESS + at as u64, 12).kind(OBJECT));
         read(&file).unwrap().unwrap().state
     };
-    // Those of Debian's 3.13, but for where the interpreters are in the runtime: there is less of it here.
+    // As in Debian's 3.13, except the interpreters' place in the runtime, which is smaller here.
     let found = state(0x260, 0x278, 0x1c60).unwrap();
     assert_eq!((found.first, found.next, found.eval_frame), (4, 0x1c60, 0x2118));
     assert_eq!(state(0x268, 0x278, 0x1c60).unwrap().started, found.started + 8);
-    // Nowhere in the file, before or far behind the rest, farther than any structure.
+    // Not in the file, before or far behind the rest, beyond any structure.
     for (finalizing, first, next) in [
         (0x2600, 0x2618, 0x1c60),
         (0x260, 0x250, 0x1c60),
@@ -96,7 +96,7 @@ fn what_makes_no_sense_is_refused_by_name() {
         let message = with(index, value);
         assert!(message.contains(word), "word {index} = {value:#x}: {message}");
     }
-    // The version is that of the word beside the offsets.
+    // The version comes from the word beside the offsets.
     for (version, word) in [(0x0310_00f0, "3.16"), (0x0307_00f0, "3.7"), (0x0200_00f0, "2.0")] {
         let message = with(1, version);
         assert!(message.contains(word), "{version:#x}: {message}");

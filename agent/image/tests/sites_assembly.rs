@@ -1,10 +1,10 @@
-//! Hand-written assembly: for each rule a function that it is about.
+//! Hand-written assembly: one function for each rule.
 //!
 //! The assembly carries its own answers, as labels of the form `function.kind.flags`:
 //!
 //! * `f.entry.e` / `f.entry.s`: the entry site, emulated or single-stepped;
-//! * `f.ret`, `f.tail`, `f.ahead`: an exit site, with a number where there are several and `.cN` for the condition N;
-//! * at any of them `.aN`: the stack pointer was so many bytes above at the first instruction;
+//! * `f.ret`, `f.tail`, `f.ahead`: an exit site, numbered if there are several, `.cN`: condition N;
+//! * at any of them `.aN`: the stack pointer at the first instruction was N bytes above;
 //! * `f.refused.reason`, with `_` for `-` in the reason.
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -16,13 +16,13 @@ use std::process::Command;
 use edgelat_image::{FunctionSites, SiteKind, Stepping};
 use sites_support::{Built, Compiler, build, run};
 
-/// What the labels say of one function.
+/// Expectations from the labels of one function.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Wanted {
     refused: Option<String>,
-    /// Address, whether emulated, and how far the stack pointer has moved.
+    /// Address, true if emulated, and distance that the stack pointer has moved.
     entry: Option<(u64, bool, u16)>,
-    /// Address, kind, condition, and how far the stack pointer has moved.
+    /// Address, kind, condition, and distance that the stack pointer has moved.
     exits: Vec<(u64, &'static str, Option<u8>, u16)>,
 }
 
@@ -30,7 +30,7 @@ fn wanted(built: &Built) -> BTreeMap<String, Wanted> {
     let mut all: BTreeMap<String, Wanted> = BTreeMap::new();
     let symbols = run(Command::new("nm").arg(built.path()));
     for line in symbols.lines() {
-        // The undefined ones have no address.
+        // Undefined symbols have no address.
         let mut fields = line.split(' ');
         let address = fields.next().and_then(|field| u64::from_str_radix(field, 16).ok());
         let (Some(address), Some(name)) = (address, fields.nth(1)) else { continue };
@@ -115,7 +115,7 @@ fn x86_64_exits() {
     check(Compiler::Gcc, "exits.s", source, &[], 30);
 }
 
-/// Descriptors are filled in by the dynamic linker, or stand in the file.
+/// The dynamic linker fills descriptors in, or they stand in the file.
 #[test]
 fn x86_64_marks() {
     let source = include_str!("sites_assembly/x86_64_marks.s");

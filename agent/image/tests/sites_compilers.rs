@@ -1,6 +1,6 @@
-//! What gcc and clang make of C, with many flags, on both architectures. The oracle is objdump: every return that it
-//! shows and every jump to another function must be an exit, and nothing else. Where exits stand ahead of returns (x86-64),
-//! the ways that the listing shows are followed instead: each must pass one exit.
+//! C compiled by gcc and clang, with many flags, on both architectures. The oracle is objdump: its
+//! returns and jumps to other functions must be the exits, without others. For exits ahead of
+//! returns (x86-64), the test follows the listed paths instead: each must pass one exit.
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 mod listed;
@@ -15,7 +15,7 @@ use sites_support::{Built, Compiler, build};
 
 const SOURCE: &str = include_str!("sites_compilers/functions.c");
 
-/// The exits of a function by its listing: address and kind.
+/// Returns the exits of a function by its listing: address and kind.
 fn exits(listing: &Listing, parts: &[Range<u64>], indirect_is_tail: bool) -> Vec<(u64, SiteKind)> {
     let mut exits = Vec::new();
     for part in parts {
@@ -26,7 +26,7 @@ fn exits(listing: &Listing, parts: &[Range<u64>], indirect_is_tail: bool) -> Vec
             if mnemonic == "ret" {
                 exits.push((address, SiteKind::Return));
             } else if mnemonic == "br" || branch && operands.starts_with('*') {
-                // Through the global offset table it always is.
+                // A jump through the global offset table always is.
                 if indirect_is_tail || operands.contains("(%rip)") {
                     exits.push((address, SiteKind::TailJump));
                 }
@@ -100,7 +100,7 @@ fn check(compiler: Compiler, flags: &[&str]) {
         };
         assert_eq!(entry.stepping == Stepping::Emulated, cheap, "{place}: entry on {text}");
         emulated += usize::from(cheap);
-        // Up to the entry nothing branches, and what is said of the stack pointer is what the listing says.
+        // No branch stands before the entry, and the stack pointer agrees with the listing.
         let mut above = 0;
         for (_, text) in listing.range(function.start..entry.address) {
             above += stack_taken(text, aarch64).unwrap_or_else(|| panic!("{place}: the entry passes {text}"));
@@ -166,7 +166,7 @@ fn clang_aarch64() {
     check(Compiler::ClangAarch64, &["-O2", "-fPIC", "-mbranch-protection=standard", "-mno-outline-atomics"]);
 }
 
-/// Where the sites of each exported function are, or why there are none.
+/// Returns the sites of each exported function, or the reason for a refusal.
 fn sites_by_name(built: &Built) -> BTreeMap<String, Result<Vec<u64>, &'static str>> {
     let exported = built.functions.iter().filter(|function| !function.linkage_name.contains('.'));
     let sites = |function| match built.image.sites(&built.functions, &function) {
@@ -179,14 +179,14 @@ fn sites_by_name(built: &Built) -> BTreeMap<String, Result<Vec<u64>, &'static st
     exported.map(|function| (function.linkage_name.clone(), sites(function))).collect()
 }
 
-/// A stripped library names no cold parts: those that jump back are found by following the jumps that lead there. One
-/// that returns by itself looks like another function, and the jump to it becomes the exit.
+/// A stripped library names no cold parts: following jumps finds those that jump back. A part that
+/// returns by itself looks like another function, and the jump to it becomes the exit.
 #[test]
 fn a_stripped_library_has_the_same_sites() {
     for compiler in [Compiler::Gcc, Compiler::GccAarch64] {
         let mut built = build(compiler, "functions.c", SOURCE, &["-O2", "-fPIC", "-g0"]);
         let cold: Vec<Range<u64>> = built.functions.iter().flat_map(|function| function.cold).collect();
-        // On aarch64 gcc puts nothing aside without a profile.
+        // On aarch64 gcc moves no cold parts without a profile.
         assert!(
             matches!(compiler, Compiler::GccAarch64) || !cold.is_empty(),
             "{compiler:?} put something aside"

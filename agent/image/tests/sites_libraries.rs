@@ -1,5 +1,5 @@
-//! The functions of the large C and C++ libraries of this machine: at least 85 % can be probed, and their exits are
-//! the returns and outward jumps that objdump shows.
+//! The functions of the large C and C++ libraries of this machine: at least 85 % can be probed, and
+//! their exits are the returns and outward jumps that objdump shows.
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 mod listed;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use edgelat_image::{DebugFiles, Image, Refusal, SiteKind, boxed};
 use listed::{follow, listing};
 
-/// Libraries of which those that the machine has are looked at.
+/// Candidate libraries; the installed ones are tested.
 const LIBRARIES: [&str; 5] =
     ["libc.so.6", "libstdc++.so.6", "libcrypto.so.3", "libssl.so.3", "libsqlite3.so.0"];
 
@@ -27,7 +27,7 @@ fn libraries() -> Vec<PathBuf> {
     found
 }
 
-/// The address a direct branch leads to; `None` for everything else.
+/// Returns the address that a direct branch leads to; `None` for other instructions.
 fn branch_target(text: &str) -> Option<u64> {
     let (mnemonic, operands) = text.split_once(char::is_whitespace)?;
     let branch = mnemonic.starts_with('j') || mnemonic == "b" || mnemonic.starts_with("b.");
@@ -78,7 +78,7 @@ fn most_functions_can_be_probed_and_their_exits_are_those_of_objdump() {
             }
             let inside = |address: u64| parts.iter().any(|part| part.contains(&address));
             for (address, text) in parts.iter().flat_map(|part| listing.range(part.clone())) {
-                // A jump out that is no exit leads to a part that no symbol names.
+                // A jump out without an exit leads to an unnamed part.
                 let leaves =
                     branch_target(text).is_some_and(|target| !inside(target) && starts.contains(&target));
                 if !exits.contains(address) && (leaves || !moved && text.starts_with("ret")) {
@@ -86,7 +86,7 @@ fn most_functions_can_be_probed_and_their_exits_are_those_of_objdump() {
                 }
             }
         }
-        // Assembly has a few returns that nothing leads to.
+        // Assembly has a few unreachable returns.
         assert!(dead.len() * 1000 < exits_seen, "{} are no exits: {}", dead.len(), dead.join("\n"));
         println!(
             "{}: {probed} of {all}, {ahead} left ahead, {exits_seen} exits, refused {refused:?}, dead {dead:#?}",

@@ -1,4 +1,4 @@
-//! Where calls end that leave their function by a jump, in programs compiled on the spot.
+//! Ends of calls that leave their function by a jump, in programs compiled on the spot.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -42,14 +42,14 @@ fn found(path: &Path) -> (Found, Vec<Function>) {
     (found, functions)
 }
 
-/// The addresses of ends in this image.
+/// Returns the addresses of ends in this image.
 fn ends(ends: &CallEnds) -> Vec<u64> {
     let mut ends: Vec<u64> = ends.exits.iter().map(|exit| exit.site.address).collect();
     ends.sort_unstable();
     ends
 }
 
-/// What holds of the program above, however it was compiled.
+/// Checks the properties of the program above, independent of its compilation.
 fn check(path: &Path) {
     let (found, functions) = found(path);
     let of = |name: &str| found[name].as_ref().unwrap_or_else(|refusal| panic!("{name}: {refusal}"));

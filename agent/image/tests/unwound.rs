@@ -1,5 +1,5 @@
-//! Where exceptions leave functions, and how high the stack is there: as the unwinder itself reckons, by the tables that
-//! readelf shows.
+//! Exits by exception and their stack heights, compared with the unwinder's tables as readelf shows
+//! them.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -32,7 +32,7 @@ SEEN int has_too_much_room(int x) { char room[40000]; int v CLEANED = x; may_thr
 SEEN int has_any_room(int x) { char room[x]; int v CLEANED = x; may_throw(room); return room[x / 2]; }
 "#;
 
-/// How far the caller's stack is above the stack pointer: rows of each function by their addresses, with the rule.
+/// Returns the height of the caller's stack: rows of each function by address, with the rule.
 fn heights(readelf: &str, path: &Path) -> BTreeMap<u64, String> {
     let shown = run(readelf, &["--debug-dump=frames-interp", text(path)]);
     let mut rows = BTreeMap::new();
@@ -49,7 +49,7 @@ fn heights(readelf: &str, path: &Path) -> BTreeMap<u64, String> {
     rows
 }
 
-/// The rule at an address of a function that begins at `start`.
+/// Returns the rule at an address of a function that begins at `start`.
 fn rule(rows: &BTreeMap<u64, String>, start: u64, address: u64) -> Option<&str> {
     let row = rows.range((Unbounded, Included(address))).next_back().filter(|row| *row.0 >= start);
     row.map(|row| row.1.as_str())
@@ -61,7 +61,7 @@ fn above(site: &ProbeSite) -> u64 {
     site.site.above.into()
 }
 
-/// What every so-manieth function has of such exits.
+/// Returns such exits of one in `each` functions.
 fn found<S: ReadAt>(image: &Image<S>, table: &FunctionTable, each: usize) -> Vec<(String, Vec<ProbeSite>)> {
     let mut tails = Tails::new(image, table, Followers::new());
     let functions = table.iter().step_by(each).filter_map(|function| {
@@ -71,7 +71,7 @@ fn found<S: ReadAt>(image: &Image<S>, table: &FunctionTable, each: usize) -> Vec
     functions.collect()
 }
 
-/// `entry` is how far the caller's stack is above the stack pointer at an entry.
+/// `entry` is the distance of the caller's stack above the stack pointer at an entry.
 fn check(path: &Path, readelf: &str, entry: u64) {
     let image = open(path);
     let table = own_functions(&image);
@@ -113,7 +113,7 @@ fn exceptions_are_seen_leaving_on_aarch64() {
     }
 }
 
-/// In a library with hundreds of them, each height is what the unwinder would reckon.
+/// In a library with hundreds of such exits, each height equals the unwinder's.
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn heights_in_the_cpp_library_are_those_of_its_tables() {

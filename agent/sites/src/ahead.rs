@@ -1,17 +1,19 @@
 //! Exits ahead of the returns.
 //!
-//! Kernels emulate no `ret` on x86-64, but branches. What stands between the last branch of a call and its return takes
-//! nanoseconds as a rule: registers are restored, and it is gone. So the *end* of a function is all code from which every
-//! way returns after at most so many [`INSTRUCTIONS`], with no call and no loop. A call that is in the end stays there, so each call
-//! steps over the edge of the end once. Where the instruction before the edge is a branch that the kernel emulates, and
-//! it is known how far below its entry the stack pointer is there, the exit is on that branch, and counts when the branch
-//! goes to the end; the returns behind carry no probe.
+//! On x86-64 kernels emulate branches, but no `ret`. The code between a call's last branch and its
+//! return usually takes nanoseconds: it restores registers. So the *end* of a function is all code
+//! from which every path returns within [`INSTRUCTIONS`], with no call and no loop. A call that is
+//! in the end stays there, so each call crosses its edge once. If the instruction before the edge
+//! is a branch that the kernel emulates, with a known distance of the stack pointer below its entry
+//! value, the exit is on that branch, and counts if the branch goes to the end; the returns behind
+//! it carry no probe.
 //!
-//! In an end a signal may still interrupt the call, and a fault may end the program; where a handler then leaves by `longjmp`,
-//! the call counts as returned. Go recovers from faults, so that in its ends nothing may fault.
+//! In an end a signal may still interrupt the call, and a fault may end the program; if a handler
+//! then leaves by `longjmp`, the call counts as returned. Go recovers from faults, so nothing in
+//! its ends may fault.
 //!
-//! Where an edge cannot be seen so (what stands before is a call, or a jump through a table), what is behind it is taken
-//! out of the end, until all edges are seen. The returns that are no part of it then stay exits themselves.
+//! If an edge has no such exit (behind a call, or a jump through a table), the code behind it is
+//! removed from the end, until all edges have one. Returns outside the end stay exits themselves.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -24,24 +26,24 @@ use crate::exits::{Checked, site};
 use crate::loops::{behind, successors};
 use crate::{Site, SiteKind, Stepping};
 
-/// Most instructions of an end on any way, as they are tried in turn. The first that has the most returns is taken: what it
-/// leaves out is the least.
+/// Maximum path lengths of an end, tried in turn. The first that gives the most returns is taken:
+/// it leaves out the least.
 const INSTRUCTIONS: [u8; 3] = [8, 16, 24];
 
-/// An end may have as many edges as returns, and so many more.
+/// Number of edges that an end may have beyond its number of returns.
 const MORE_EDGES: usize = 16;
 
-/// Most conditional edges that one call may pass: each is paid for by calls that do not take it, too. On bare metal a single
-/// step costs about as much as three emulated instructions.
+/// Most conditional edges that one call may pass: calls that do not take an edge pay for it too. On
+/// bare metal a single step costs about as much as three emulated instructions.
 const PASSED_EDGES: usize = 3;
 
-/// Most instructions that are visited to find out whether branches of one function are in a loop.
+/// Most instructions visited to find the branches of one function that are in a loop.
 const VISITS: usize = 1 << 16;
 
-/// Of each instruction the number of those on the longest way from it to a return; 0 where it is not in the end.
+/// Per instruction, the length of its longest path to a return; 0 if it is not in the end.
 type End = Vec<u8>;
 
-/// Instructions from one of the end to a return; 0 from any other.
+/// Returns the instructions from one in the end to a return; 0 for any other instruction.
 fn length_from(index: usize, end: &End) -> u8 {
     end.get(index).copied().unwrap_or(0)
 }
@@ -56,12 +58,12 @@ fn put(end: &mut End, index: usize, length: u8) {
     }
 }
 
-/// `exits` with those moved ahead that can be. Calls begin at the entry, which is passed straight on from the start.
+/// Returns `exits`, moved ahead if possible. Calls run straight from the start to `entry`.
 pub(crate) fn ahead(code: &Code, ways: &Checked, exits: Vec<Site>, entry: u64) -> Vec<Site> {
     moved(code, ways, exits, entry, false)
 }
 
-/// The same for Go, where a call that faults may be left by a panic, which is recovered: nothing in an end may fault.
+/// Like `ahead` for Go, where a recovered panic may leave a call: nothing in an end may fault.
 pub(crate) fn ahead_of_go(code: &Code, ways: &Checked, exits: Vec<Site>, entry: u64) -> Vec<Site> {
     moved(code, ways, exits, entry, true)
 }
@@ -92,17 +94,17 @@ fn moved(code: &Code, ways: &Checked, exits: Vec<Site>, entry: u64, recovers: bo
     exits
 }
 
-/// Whether an instruction touches memory at an address where none is.
+/// Returns true if an instruction touches memory at an address that no program has.
 fn aborts(step: &Step) -> bool {
     matches!(step.touches, Some((None, _)))
 }
 
-/// Whether an exit is on a return that the kernel single-steps.
+/// Returns true if an exit is on a return that the kernel single-steps.
 pub(crate) fn is_stepped(exit: &Site) -> bool {
     exit.kind == SiteKind::Return && exit.stepping == Stepping::SingleStepped
 }
 
-/// Why exits of a function stay on returns that are single-stepped, in the words of docs/PROBEABLE.md.
+/// Returns the reasons for exits on single-stepped returns, in the words of docs/PROBEABLE.md.
 pub(crate) fn why(code: &Code, ways: &Checked, exits: &[Site], entry: u64) -> Vec<(u64, &'static str)> {
     let Some(search) = Search::new(code, ways, entry, false) else { return Vec::new() };
     let whole = search.reaching(&search.returns(&ways.sites), *INSTRUCTIONS.last().unwrap_or(&0));
@@ -119,13 +121,13 @@ struct Search<'a> {
     ways: &'a Checked,
     /// From the first instruction to the entry.
     begin: Range<usize>,
-    /// Faults are recovered from.
+    /// True if faults are recovered from.
     recovers: bool,
-    /// Where direct jumps and branches lead, and their addresses, sorted.
+    /// Targets of direct jumps and branches, and the addresses of these, sorted.
     jumps: Vec<(usize, u64)>,
-    /// Whether each instruction is in a loop, as far as it was asked.
+    /// True for instructions in a loop, as far as it was determined.
     loops: Vec<Cell<Option<bool>>>,
-    /// What is left of [`VISITS`].
+    /// Rest of [`VISITS`].
     visits: Cell<usize>,
 }
 
@@ -138,12 +140,12 @@ impl<'a> Search<'a> {
         Some(Self { code, ways, begin, recovers, jumps, loops, visits: Cell::new(VISITS) })
     }
 
-    /// The returns whose exits may be moved.
+    /// Finds the returns whose exits may be moved.
     fn returns(&self, exits: &[Site]) -> Vec<usize> {
         exits.iter().filter(|exit| is_stepped(exit)).filter_map(|exit| self.end_of(exit)).collect()
     }
 
-    /// Why a return is no part of an end where all that could be is taken for one.
+    /// Returns the reason why a return is in no end, with the largest possible end as `whole`.
     fn why(&self, index: usize, whole: &End) -> &'static str {
         let mut seen = vec![index];
         let mut done = 0;
@@ -181,14 +183,14 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The index of a return where the stack is known to be as it was.
+    /// Returns the index of a return at which the stack is known to be balanced.
     fn end_of(&self, exit: &Site) -> Option<usize> {
         let index = self.code.at(exit.address)?;
         let known = self.height(index)? == 0 && !exit.maybe && !self.begin.contains(&index);
         known.then_some(index)
     }
 
-    /// How far the stack pointer is below that at the entry, before an instruction that is reached by what is known.
+    /// Returns the known distance of the stack pointer below its entry value at an instruction.
     fn height(&self, index: usize) -> Option<u16> {
         let at = self.ways.endings.binary_search_by_key(&index, |ending| ending.step).ok()?;
         let ending = self.ways.endings.get(at)?;
@@ -198,7 +200,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// All from which every way returns within so many instructions, with no call and no loop.
+    /// Returns all code that returns within `most` instructions on every path, with no call or
+    /// loop.
     fn reaching(&self, returns: &[usize], most: u8) -> End {
         let mut end = vec![0; self.code.steps.len()];
         returns.iter().for_each(|&index| put(&mut end, index, 1));
@@ -215,7 +218,7 @@ impl<'a> Search<'a> {
         end
     }
 
-    /// Whether an instruction does no more than go on, where it leads is known, and no call begins there.
+    /// Returns true if an instruction only continues, to a known place, and no call begins there.
     fn only_goes_on(&self, index: usize) -> bool {
         let inside = |target| landing(self.code, target).is_some();
         !self.begin.contains(&index)
@@ -226,7 +229,7 @@ impl<'a> Search<'a> {
             })
     }
 
-    /// Instructions from one to a return, if all that may follow is in the end; else 0.
+    /// Returns the instructions from one to a return, if all successors are in the end; else 0.
     fn length(&self, index: usize, end: &End) -> u8 {
         let mut longest = 0;
         for next in self.next(index) {
@@ -242,7 +245,7 @@ impl<'a> Search<'a> {
         successors(self.code, &self.ways.jumps, &self.ways.sites, &[], index)
     }
 
-    /// What may run right before an instruction.
+    /// Returns the possible predecessors of an instruction.
     fn before(&self, index: usize) -> Vec<usize> {
         let mut before = Vec::new();
         let from = self.jumps.partition_point(|jump| jump.0 < index);
@@ -256,7 +259,7 @@ impl<'a> Search<'a> {
         before
     }
 
-    /// Whether the instruction behind `index` may run after it. What fills space is not reached by itself.
+    /// Returns true if the instruction behind `index` may run after it. Padding does not count.
     fn runs_on(&self, mut index: usize) -> bool {
         loop {
             let (Some(step), Some(next)) = (self.code.steps.get(index), self.code.steps.get(index + 1))
@@ -286,7 +289,7 @@ impl<'a> Search<'a> {
             .any(|targets| targets.binary_search(&index).is_ok())
     }
 
-    /// What is left of an end where each edge is seen.
+    /// Returns the rest of an end in which each edge has an exit.
     fn seen(&self, mut end: End, returns: &[usize]) -> End {
         let members: Vec<usize> = (0..end.len()).filter(|&index| has(&end, index)).collect();
         loop {
@@ -305,10 +308,10 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Whether each way to an instruction of the end is from the end, or by an edge that is seen.
+    /// Returns true if each path to an instruction of the end is from the end or has an exit.
     fn all_seen(&self, index: usize, end: &End) -> bool {
         let before = self.before(index);
-        // An exception may land where nothing leads.
+        // An exception may land on code that nothing leads to.
         let landed = before.is_empty() || self.by_table(index);
         !landed && before.iter().all(|before| has(end, *before) || self.edge(*before, end).is_some())
     }
@@ -323,19 +326,19 @@ impl<'a> Search<'a> {
         edges
     }
 
-    /// The exit on an instruction before the end.
+    /// Returns the exit on an instruction before the end.
     fn edge(&self, index: usize, end: &End) -> Option<Site> {
         let step = self.code.steps.get(index).filter(|_| !self.begin.contains(&index))?;
         let above = self.height(index)?;
         let (condition, left_out) = self.condition(index, step, end)?;
         let exit = site(self.code, index, SiteKind::Ahead).ok()?;
         let sound = exit.stepping == Stepping::Emulated && !breaks(self.code, step);
-        // One that always leads to the end is passed once.
+        // A branch that always leads to the end is passed once.
         let once = condition.is_none() || !self.is_in_loop(index);
         (sound && once).then_some(Site { condition, above, left_out, ..exit })
     }
 
-    /// When a branch leads to the end, and how many instructions that has.
+    /// Returns the condition on which a branch leads to the end, and the length of the end.
     fn condition(&self, index: usize, step: &Step, end: &End) -> Option<(Option<u8>, u8)> {
         match step.flow {
             Flow::Jump(target) => {
@@ -357,7 +360,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Whether a call may pass an instruction more than once. More than is looked at counts as that, too.
+    /// Returns true if a call may pass an instruction repeatedly, or the search limit is hit.
     fn is_in_loop(&self, index: usize) -> bool {
         let Some(known) = self.loops.get(index) else { return true };
         if known.get().is_none() {
@@ -366,16 +369,16 @@ impl<'a> Search<'a> {
         known.get() != Some(false)
     }
 
-    /// All that may run after an instruction; `None` where that is more than is looked at.
+    /// Returns all possible successors of an instruction; `None` above the search limit.
     fn behind(&self, index: usize) -> Option<Vec<usize>> {
         behind(self.code, index, &self.visits, &|step| self.next(step))
     }
 
-    /// Whether no call passes more than [`PASSED_EDGES`] conditional ones of `edges`, none of which is in a loop.
+    /// True if no call passes more than [`PASSED_EDGES`] conditional `edges`, none in a loop.
     fn few_are_passed(&self, edges: &[Site]) -> bool {
         let conditional = edges.iter().filter(|edge| edge.condition.is_some());
         let indices: Vec<usize> = conditional.filter_map(|edge| self.code.at(edge.address)).collect();
-        // Those behind which one more is passed, then those behind which two are, and so on.
+        // Edges followed by one more, then edges followed by two more, and so on.
         let mut left = indices.clone();
         for _ in 0..PASSED_EDGES {
             let mut before = Vec::new();

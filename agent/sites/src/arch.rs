@@ -12,7 +12,7 @@ pub enum Arch {
 }
 
 impl Arch {
-    /// The architecture of the machine this program was built for, where edgelat can probe it.
+    /// Returns the architecture that this program was built for, if edgelat can probe it.
     #[must_use]
     pub const fn host() -> Option<Self> {
         if cfg!(target_arch = "x86_64") {

@@ -1,42 +1,43 @@
-//! Does an instruction begin here, and what does a probe on it cost? Told by the code around the place alone, whatever anybody
-//! says of functions.
+//! Instruction boundaries and probe costs, from the surrounding code alone, independent of any
+//! claim about functions.
 //!
-//! x86-64 code that is decoded from anywhere falls into step with the real instructions after a few of them. So decoding
-//! begins at several places well before, and a place where most of these arrive is one where an instruction begins. In
-//! libc, libcrypto and libstdc++ of Debian 13 all arrived at each of 26,077 sites but two, and none at 33,467 of 33,470
-//! places inside of instructions; the others stand right behind tables between functions.
+//! x86-64 code decoded from any place falls into step with the real instructions after a few of
+//! them. So decoding begins at several places well before; an instruction begins at a place that
+//! most of these decodings reach. In libc, libcrypto and libstdc++ of Debian 13 all reached each of
+//! 26,077 sites but two, and none reached 33,467 of 33,470 places inside instructions; the
+//! exceptions stand right behind tables between functions.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 use crate::decode::{Code, Probing};
 use crate::{Arch, Part};
 
-/// Bytes before a place that are looked at, as far as the segment has them.
+/// Bytes read before a place, as far as the segment has them.
 pub const LEAD: u64 = 192;
 /// Bytes from the place on: the longest instruction of x86-64 has 15.
 pub const TAIL: u64 = 16;
-/// Places where decoding begins, one byte after the other.
+/// Places at which decoding begins, one byte after the other.
 const STARTS: usize = 16;
 
-/// What stands at a place.
+/// Instruction at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Instructed {
-    /// No instruction begins there, or none that can be probed.
+    /// No instruction begins there, or only an unprobeable one.
     No = 0,
-    /// One that the kernel emulates.
+    /// An instruction that the kernel emulates.
     Emulated = 1,
-    /// One that the kernel single-steps.
+    /// An instruction that the kernel single-steps.
     SingleStepped = 2,
 }
 
-/// What stands at `at` in code of this program's architecture: [`Instructed`] as a number, for who confirms sites.
+/// Checks `at` in code of this program's architecture; [`Instructed`] as a number, for the guard.
 #[must_use]
 pub fn confirm(code: &[u8], at: usize) -> u8 {
     Arch::host().map_or(Instructed::No, |arch| instructed(arch, code, at)) as u8
 }
 
-/// What stands at `at` in `code`, which has [`LEAD`] bytes before it or begins where its segment does.
+/// Checks `at` in `code`, which has [`LEAD`] bytes before it or begins where its segment does.
 #[must_use]
 pub fn instructed(arch: Arch, code: &[u8], at: usize) -> Instructed {
     let length = match arch {
@@ -68,7 +69,7 @@ fn arrives(code: &[u8], start: usize, at: usize) -> bool {
     position == at
 }
 
-/// Bytes of the instruction at a place; what is none is passed by a byte.
+/// Returns the bytes of the instruction at a place; 1 for an invalid instruction.
 pub fn length(code: &[u8], at: usize) -> usize {
     let mut decoder = Decoder::new(64, code.get(at..).unwrap_or_default(), DecoderOptions::NONE);
     let mut instruction = Instruction::default();

@@ -1,19 +1,20 @@
-//! Sites that were found elsewhere, on this code.
+//! Checks of foreign sites against this code.
 //!
-//! A pack brings sites that were found where all symbols are. What could do harm is checked again here, by decoding the
-//! same bytes: a site stands on an instruction, the instruction is one that ends a call where it is said to be an exit,
-//! nothing that a probe must not pass stands between the start and the entry, and no loop hits an exit at every turn.
+//! A pack brings sites found on a machine with all symbols. Everything that could do harm is
+//! checked again here, by decoding these bytes: each site is on an instruction, each exit is on one
+//! that ends a call, nothing that a probe must not pass is between the start and the entry, and no
+//! loop hits an exit at every turn.
 
 use crate::decode::{Code, Flow, Probing, Step};
 use crate::entry::{self, PASSED, Wanted, above_at, breaks};
 use crate::{Arch, Ends, Marks, Part, Refusal, Site, SiteKind, Sites, Stepping, loops};
 
-/// `sites` with the cost of their probes told by this code, whose main part comes first. Where the ends of calls are told by
-/// [`Ends::AtReturnAddress`], the entry stands where the stack pointer is as the caller gave it.
+/// Returns `sites` with the costs of their probes in this code, whose main part comes first. With
+/// [`Ends::AtReturnAddress`], the stack pointer at the entry is the caller's.
 ///
 /// # Errors
-/// [`Refusal::PlanDiffers`] where a site does not fit the code, [`Refusal::ExitInLoop`], or why the code cannot be
-/// decoded.
+/// [`Refusal::PlanDiffers`] if a site does not fit the code, [`Refusal::ExitInLoop`], or the reason
+/// why the code cannot be decoded.
 pub fn confirm(
     arch: Arch,
     parts: &[Part<'_>],
@@ -29,7 +30,7 @@ pub fn confirm(
         .filter(|&index| is_entry(&code, index) && above_at(&code, index) == Some(sites.entry.above));
     let mut entry = entry.ok_or_else(|| differs(&sites.entry))?;
     if ends == Ends::AtReturnAddress && sites.entry.above != 0 {
-        // It does not slide as far, so nothing leads there or behind that.
+        // The entry does not slide as far, so no branch leads there or behind it.
         let wanted = Wanted { by_table: &[], with_frame: &[], exits: &[], moves: false, kept: &[] };
         sites.entry = entry::entry(&code, &wanted)?;
         entry = code.at(sites.entry.address).ok_or_else(|| differs(&sites.entry))?;
@@ -52,7 +53,7 @@ pub fn confirm(
     })
 }
 
-/// Whether the entry may have slid to this instruction.
+/// Returns true if the entry may have slid to this instruction.
 fn is_entry(code: &Code, index: usize) -> bool {
     let Some(passed) = code.at(code.start()).and_then(|start| code.steps.get(start..=index)) else {
         return false;
@@ -63,7 +64,7 @@ fn is_entry(code: &Code, index: usize) -> bool {
         && passed.windows(2).all(|pair| pair[0].is_passable() && pair[0].end() == pair[1].address)
 }
 
-/// Whether the instruction ends a call in the way that is said.
+/// Returns true if the instruction ends a call in the stated way.
 fn is_exit(code: &Code, step: &Step, exit: &Site) -> bool {
     let stands = exit.above == 0 || matches!(exit.kind, SiteKind::Ahead);
     stands

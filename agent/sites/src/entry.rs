@@ -1,42 +1,43 @@
-//! Where calls of a function begin.
+//! Entry sites of functions.
 //!
-//! The best entry is the first instruction that the kernel emulates: a single step costs many times as much, and all
-//! of that lands in the measured latency. So the entry slides over instructions that would be single-stepped, as long
-//! as the place is still passed exactly once by each call, and it is known how far the stack pointer has moved since the
-//! caller gave it: what is passed goes on with the next instruction, and neither does a branch lead to it or behind it, nor
-//! does another function begin there. Where a return probe replaces the word at the stack pointer, that must still be the
-//! return address: then nothing is passed that moves it.
+//! The best entry is the first instruction that the kernel emulates: a single step costs many times
+//! as much, and all of that adds to the measured latency. So the entry slides over instructions
+//! that would be single-stepped, as long as each call passes the place exactly once at a known
+//! distance to the caller's stack pointer: each passed instruction continues with the next, no
+//! branch leads to it or behind it, and no other function begins there. If a return probe replaces
+//! the word at the stack pointer, it must still be the return address: no passed instruction moves
+//! the pointer then.
 
 use crate::Refusal;
 use crate::dataflow::trace::landing;
 use crate::decode::{Code, Flow, Probing, Step};
 use crate::{Site, SiteKind, Stepping};
 
-/// Most instructions that the entry slides over. What they do is not part of the measured time: a few nanoseconds,
-/// which more of them would no longer be.
+/// Most instructions that the entry slides over. Their time is not measured: a few nanoseconds,
+/// which more of them would exceed.
 pub(crate) const PASSED: usize = 24;
 
-/// What an entry must be.
+/// Requirements of an entry.
 pub(crate) struct Wanted<'a> {
-    /// Indices of instructions that indirect jumps may lead to with the stack pointer that the caller gave.
+    /// Indices of instructions that indirect jumps may reach with the caller's stack pointer.
     pub(crate) by_table: &'a [usize],
-    /// The same with any other.
+    /// Indices of those that they may reach with any other stack pointer.
     pub(crate) with_frame: &'a [usize],
     /// The exits.
     pub(crate) exits: &'a [Site],
-    /// The entry may stand where the stack pointer has moved: nothing replaces the word there, and no jump with a frame standing
-    /// leads nobody knows where.
+    /// True if the stack pointer at the entry may have moved: nothing replaces the word there, and
+    /// no jump with a frame has an unknown target.
     pub(crate) moves: bool,
-    /// Registers that must still be what the caller gave.
+    /// Registers that must still have the caller's values.
     pub(crate) kept: &'a [u8],
 }
 
-/// The entry site.
+/// Returns the entry site.
 pub(crate) fn entry(code: &Code, wanted: &Wanted<'_>) -> Result<Site, Refusal> {
     entry_among(code, wanted, |_| true)
 }
 
-/// The entry site, at an instruction that `once` says is run once by each call that passes it.
+/// Returns the entry site, at an instruction that each passing call runs `once`.
 pub(crate) fn entry_among(
     code: &Code,
     wanted: &Wanted<'_>,
@@ -94,7 +95,7 @@ pub(crate) fn entry_among(
     found.ok_or_else(|| refusal.unwrap_or(Refusal::Unsteppable { address: code.start() }))
 }
 
-/// Why an entry did not slide on to an instruction that is emulated, in the words of docs/PROBEABLE.md.
+/// Returns the reason for an entry that is not emulated, in the words of docs/PROBEABLE.md.
 pub(crate) fn why(code: &Code, wanted: &Wanted<'_>) -> &'static str {
     let start = code.at(code.start()).unwrap_or(0);
     let targets = targets(code, wanted.by_table);
@@ -115,7 +116,7 @@ pub(crate) fn why(code: &Code, wanted: &Wanted<'_>) -> &'static str {
     "long"
 }
 
-/// What an instruction adds to the stack pointer, if an entry may stand behind it.
+/// Returns the change of the stack pointer by an instruction, if an entry may be behind it.
 fn passed(code: &Code, index: usize, wanted: &Wanted<'_>) -> Option<i32> {
     let step = code.steps.get(index)?;
     let follows = code.steps.get(index + 1).is_some_and(|next| next.address == step.end());
@@ -127,12 +128,12 @@ fn passed(code: &Code, index: usize, wanted: &Wanted<'_>) -> Option<i32> {
     (by == 0 || wanted.moves).then_some(by)
 }
 
-/// How many bytes the stack pointer at the entry was above the present one, if a site can have that.
+/// Returns the distance of the stack pointer below its entry value, if a site can have it.
 pub(crate) fn above(moved: i32) -> Option<u16> {
     u16::try_from(-i64::from(moved)).ok().filter(|above| above % 8 == 0 && *above <= Site::MOST_ABOVE)
 }
 
-/// Where the stack pointer is at an instruction that is passed straight on from the start, as [`above`] tells it.
+/// Returns [`above`] of an instruction that is reached straight from the start.
 pub(crate) fn above_at(code: &Code, index: usize) -> Option<u16> {
     let passed = code.steps.get(code.at(code.start())?..index)?;
     let moved = passed.iter().try_fold(0i32, |moved, step| {
@@ -141,13 +142,13 @@ pub(crate) fn above_at(code: &Code, index: usize) -> Option<u16> {
     above(moved?)
 }
 
-/// Whether a probe on this instruction as an entry breaks the program, although the kernel steps correctly over others of
-/// its kind.
+/// Returns true if an entry probe on this instruction breaks the program, although the kernel steps
+/// correctly over others of its kind.
 pub(crate) fn breaks(code: &Code, step: &Step) -> bool {
     step.is_long_nop() || code.marks.shadow_stack && matches!(step.flow, Flow::Call(_))
 }
 
-/// The instructions that direct branches of the function lead to, each with the branch.
+/// Returns the targets of the function's direct branches, each with the branch.
 pub(crate) fn jumps(code: &Code) -> impl Iterator<Item = (usize, u64)> {
     code.steps.iter().filter_map(|step| match step.flow {
         Flow::Jump(target) | Flow::Branch { target, .. } => Some((landing(code, target)?, step.address)),
@@ -155,7 +156,7 @@ pub(crate) fn jumps(code: &Code) -> impl Iterator<Item = (usize, u64)> {
     })
 }
 
-/// The instructions that branches of the function lead to, with one branch each, sorted.
+/// Returns the targets of the function's branches, with one branch each, sorted.
 pub(crate) fn targets(code: &Code, by_table: &[usize]) -> Vec<(usize, u64)> {
     let mut targets: Vec<_> = jumps(code).chain(by_table.iter().map(|&step| (step, code.start()))).collect();
     targets.sort_unstable();

@@ -1,4 +1,4 @@
-//! Where calls of a function end.
+//! Exit sites of functions.
 
 use std::rc::Rc;
 
@@ -11,8 +11,8 @@ use crate::entry::{Wanted, above, breaks};
 use crate::loops::Jumps;
 use crate::{Ends, Site, SiteKind, Stepping, Unwinding};
 
-/// Instructions between the load and the store of an exclusive sequence, at most, that are looked back over (the
-/// architecture asks for far less: Arm ARM B2.17.5).
+/// Most instructions searched backwards between the load and the store of an exclusive sequence
+/// (the architecture requires far less: Arm ARM B2.17.5).
 const EXCLUSIVE_WINDOW: usize = 32;
 
 /// A direct jump out of the function.
@@ -20,27 +20,27 @@ const EXCLUSIVE_WINDOW: usize = 32;
 pub(crate) struct Leaving {
     /// The jump.
     pub(crate) from: u64,
-    /// Where it leads.
+    /// Its target.
     pub(crate) target: u64,
     /// The stack pointer there, compared with that at the entry.
     pub(crate) balance: Balance,
 }
 
-/// What leaves a function.
+/// Ways out of a function.
 #[derive(Debug)]
 pub(crate) struct Exits {
-    /// Exits that are sound.
+    /// Sound exits.
     sites: Vec<Site>,
     /// Direct jumps out of it, sound or not.
     pub(crate) leaving: Vec<Leaving>,
-    /// Where entries lead that follow those of tables that were read: mostly nowhere.
+    /// Targets of entries behind the tables that were read: mostly none.
     pub(crate) beyond_tables: Vec<u64>,
-    /// The first reason to refuse, should no part be missing.
+    /// The first reason to refuse, if no part is missing.
     refusal: Option<Refusal>,
     /// See [`Checked`].
     by_table: Vec<usize>,
     with_frame: Vec<usize>,
-    /// Jumps that stay inside, and where they lead as far as it is known.
+    /// Jumps that stay inside, and their known targets.
     jumps: Jumps,
     /// Direct calls, as indices of instructions, and the stack pointer before each.
     calls: Vec<(usize, Value)>,
@@ -49,27 +49,27 @@ pub(crate) struct Exits {
     leads_anywhere: bool,
 }
 
-/// Exits that are sound, all of them.
+/// All exits, all of them sound.
 #[derive(Debug)]
 pub(crate) struct Checked {
     /// The exits in address order.
     pub(crate) sites: Vec<Site>,
-    /// Indices of instructions that jumps through tables may lead to with the stack pointer of the entry.
+    /// Indices of instructions that jumps through tables may reach with the entry's stack pointer.
     pub(crate) by_table: Vec<usize>,
-    /// Those that they may lead to with any other.
+    /// Indices of those that they may reach with any other stack pointer.
     pub(crate) with_frame: Vec<usize>,
-    /// Jumps that stay inside, and where they lead as far as it is known.
+    /// Jumps that stay inside, and their known targets.
     pub(crate) jumps: Jumps,
     /// Direct calls, as indices of instructions, and the stack pointer before each.
     calls: Vec<(usize, Value)>,
-    /// Returns, jumps and branches that are reached, in address order, and what is known there.
+    /// Reached returns, jumps and branches, in address order, with the state there.
     pub(crate) endings: Vec<Ending>,
-    /// Some jump stays inside, and it is not known where it leads.
+    /// True if some jump stays inside with an unknown target.
     pub(crate) leads_anywhere: bool,
 }
 
 impl Checked {
-    /// What an entry must be where these are the `exits`.
+    /// Returns the requirements of an entry for these `exits`.
     pub(crate) fn wanted<'a>(&'a self, exits: &'a [Site], ends: Ends, kept: &'a [u8]) -> Wanted<'a> {
         let moves = ends == Ends::AtExits && !self.leads_anywhere;
         Wanted { by_table: &self.by_table, with_frame: &self.with_frame, exits, moves, kept }
@@ -77,14 +77,14 @@ impl Checked {
 }
 
 impl Exits {
-    /// The returns, whatever the other ways out are.
+    /// Selects the returns, regardless of other ways out.
     pub(crate) fn returns(mut self) -> Result<Checked, Refusal> {
         self.sites.retain(|site| site.kind == SiteKind::Return && !site.maybe);
         self.refusal = None;
         self.sites()
     }
 
-    /// The exits, if every way out can be probed.
+    /// Returns the exits, if every way out can be probed.
     pub(crate) fn sites(self) -> Result<Checked, Refusal> {
         match self.refusal {
             Some(refusal) => Err(refusal),
@@ -106,7 +106,7 @@ impl Exits {
     }
 }
 
-/// Finds what leaves the function.
+/// Finds the ways out of the function.
 pub(crate) fn exits(code: &Code, tables: &Tables<'_>) -> Result<Exits, Refusal> {
     check_branches(code)?;
     let mut trace = trace(code, tables)?;
@@ -156,7 +156,7 @@ fn check_branches(code: &Code) -> Result<(), Refusal> {
             _ => {}
         }
     }
-    // An address inside is that of a label when something may jump to it, and that of data otherwise.
+    // An address inside is a label if something may jump to it, otherwise data.
     let is_label = |to| indirect && code.at(to).is_some();
     match code.references.iter().find(|reference| reference.accesses || !is_label(reference.to)) {
         Some(reference) => Err(Refusal::DataInCode { address: reference.from }),
@@ -186,7 +186,8 @@ fn add(code: &Code, tables: &Tables<'_>, trace: &Trace, ending: &Ending, step: &
         },
         Flow::Indirect(pointer) => match direction(code, tables, trace, ending, pointer) {
             Direction::Inside(steps, next) => {
-                // With a frame standing it cannot lead to the first instruction, whatever was read behind the table.
+                // With a frame it cannot lead to the first instruction, even if read behind a
+                // table.
                 let list = if balance == Balance::Same { &mut exits.by_table } else { &mut exits.with_frame };
                 list.extend_from_slice(&steps);
                 if balance == Balance::Unclear {
@@ -206,7 +207,7 @@ fn add(code: &Code, tables: &Tables<'_>, trace: &Trace, ending: &Ending, step: &
     }
 }
 
-/// A direct jump out.
+/// Adds a direct jump out.
 fn leave(code: &Code, ending: &Ending, target: u64, condition: Option<u8>, exits: &mut Exits) {
     let Some(step) = code.steps.get(ending.step) else { return };
     let balance = ending.stack_pointer.balance();
@@ -225,7 +226,7 @@ fn exit(code: &Code, index: usize, kind: SiteKind, condition: Option<u8>, maybe:
     }
 }
 
-/// A site on an instruction, where a probe does no harm.
+/// Returns a site on an instruction, if a probe does no harm there.
 pub(crate) fn site(code: &Code, index: usize, kind: SiteKind) -> Result<Site, Refusal> {
     let step = code.steps.get(index).ok_or(Refusal::NoExit)?;
     let address = step.address;
@@ -243,9 +244,9 @@ pub(crate) fn site(code: &Code, index: usize, kind: SiteKind) -> Result<Site, Re
     Ok(Site::new(address, kind, stepping))
 }
 
-/// Adds the calls of other code that may lead to the unwinder, where it is known how far below its entry the stack pointer is.
+/// Adds calls of other code that may lead to the unwinder, at a known height of the stack pointer.
 ///
-/// What is known there may rest on an assumption (`trace`), but a wrong height finds no frame, and nothing is counted.
+/// That may rest on an assumption (`trace`), but a wrong height finds no frame and counts nothing.
 pub(crate) fn unwinding(code: &Code, ways: &Checked, entry: u64, unwinding: &mut Unwinding) {
     for &(index, stack_pointer) in &ways.calls {
         let (Some(step), Value::Entry(offset)) = (code.steps.get(index), stack_pointer) else { continue };
@@ -253,7 +254,7 @@ pub(crate) fn unwinding(code: &Code, ways: &Checked, entry: u64, unwinding: &mut
         if code.contains(target) {
             continue;
         }
-        // Whoever passes the instruction before a call makes it.
+        // Every call that passes the instruction before a call makes that call.
         let at = if breaks(code, step) { before(code, index) } else { Some(index) };
         let site = at.map(|at| site(code, at, SiteKind::Unwound));
         if let Some(Ok(site)) = site
@@ -264,36 +265,37 @@ pub(crate) fn unwinding(code: &Code, ways: &Checked, entry: u64, unwinding: &mut
     }
 }
 
-/// The instruction before another one, if it goes on there with the same stack pointer.
+/// Returns the previous instruction, if it continues here with the same stack pointer.
 fn before(code: &Code, index: usize) -> Option<usize> {
     let (before, step) = (code.steps.get(index.checked_sub(1)?)?, code.steps.get(index)?);
     let same = before.flow == Flow::Next && !before.effect.writes(code.machine.stack_pointer);
     (same && before.end() == step.address).then_some(index - 1)
 }
 
-/// Whether an exclusive load stands before with no exclusive store between: the way that goes on would store in vain.
+/// Returns true in an exclusive sequence, behind its load: the store would fail on continuing.
 fn in_exclusive_sequence(code: &Code, index: usize) -> bool {
     let before = code.steps.get(..index).unwrap_or_default();
     before.iter().rev().take(EXCLUSIVE_WINDOW).find_map(|step| step.exclusive).unwrap_or(false)
 }
 
-/// Where an indirect jump leads.
+/// Direction of an indirect jump.
 enum Direction {
-    /// To places in the function, as far as they are known, and where a table's first odd entry leads.
+    /// To places in the function, as far as known, and the target of a table's first odd entry.
     Inside(Rc<[usize]>, Option<u64>),
     /// Out of it, with the stack as at the entry.
     Out,
-    /// It cannot be told.
+    /// Unknown.
     Unclear,
     /// Out of it, with another stack.
     Unbalanced,
 }
 
-/// Tells a jump through a table of the function from a tail call through a pointer.
+/// Distinguishes a jump through a table of the function from a tail call through a pointer.
 ///
-/// A tail call leaves with the stack pointer that the caller gave, since the callee will return with it. So a jump
-/// with a frame still standing stays inside. Without a frame, what the pointer was made of decides, and where that is
-/// not known: if every instruction can be reached without this jump, there is nothing inside that it would be for.
+/// A tail call leaves with the caller's stack pointer, since the callee will return with it. So a
+/// jump with a frame stays inside. Without a frame, the source of the pointer decides; if it is
+/// unknown, the jump leaves if every instruction can be reached without it: nothing inside needs
+/// it.
 fn direction(
     code: &Code,
     tables: &Tables<'_>,
@@ -313,13 +315,13 @@ fn direction(
             (Targets::Inside { steps, next }, _) => Direction::Inside(steps, next),
             (Targets::Outside, _) if !untracked => out,
             (Targets::Unknown, Balance::Differs) => Direction::Inside(Rc::default(), None),
-            // The table may lead to the entry, and nothing says it does not.
+            // The table may lead to the entry, without evidence against it.
             (Targets::Unknown, Balance::Same) if !trace.orphans && !untracked && table.base.is_none() => out,
             (Targets::Unknown | Targets::Outside, _) => Direction::Unclear,
         },
         Target::Foreign if !untracked => out,
         Target::Foreign | Target::Unknown | Target::Direct => match balance {
-            // There are labels whose address the code takes, a table of them, or what only such a jump can reach.
+            // Labels with a taken address, a table of them, or code reached only by such a jump.
             Balance::Differs if trace.orphans || trace.tabled || !code.references.is_empty() => {
                 Direction::Inside(Rc::default(), None)
             }

@@ -2,32 +2,35 @@
 //!
 //! Exits are found as in any other code. Two things differ.
 //!
-//! **The entry.** A function that needs stack begins by comparing the stack pointer with the limit of its goroutine, and
-//! where there is too little it has the stack replaced and *jumps to its own start*. A probe on the first instruction
-//! would count such a call twice. So the entry is the branch behind the comparison, which each call passes exactly once
-//! without taking it; the kernel emulates it, and nothing before it touches the stack. Functions that need next to no
-//! stack and call nothing have no such check, and begin as others do.
+//! **The entry.** A function that needs stack begins by comparing the stack pointer with the limit
+//! of its goroutine; if too little is left, it has the stack replaced and *jumps to its own start*.
+//! A probe on the first instruction would count such a call twice. So the entry is the branch
+//! behind the comparison, which each call passes exactly once without taking it; the kernel
+//! emulates it, and nothing before it touches the stack. Functions that need almost no stack and
+//! call nothing have no such check, and begin as others do.
 //!
 //! | | comparison | branch to the part that gets more stack |
 //! | --- | --- | --- |
 //! | x86-64 | `cmp 0x10(%r14),%rsp`, or `%r12` where the frame is large | `jbe` |
 //! | aarch64 | `ldr x16,[x28,#16]`, `cmp sp,x16`, or `x17` where the frame is large | `b.ls` |
 //!
-//! (cmd/internal/obj/x86/obj6.go and arm64/obj7.go, `stacksplit`, Go 1.17 to 1.27; 16 is the offset of `stackguard0`, and
-//! functions that run on the system's stack use `stackguard1` at 24.)
+//! (cmd/internal/obj/x86/obj6.go and arm64/obj7.go, `stacksplit`, Go 1.17 to 1.27; 16 is the offset
+//! of `stackguard0`; functions on the system's stack use `stackguard1` at 24.)
 //!
-//! **Sequences that begin again.** Where an operation takes several instructions on aarch64, because of a large address
-//! or constant, the assembler computes that in X27. A goroutine that is interrupted within such a sequence goes on at the
-//! start of the sequence, not where it was (cmd/internal/obj/arm64/asm7.go, `isRestartable`; runtime/preempt.go,
-//! `isAsyncSafePoint`; Go 1.15 to 1.27). A probe on any but its last instruction, which only reads X27, would count such a
-//! call twice. Functions that begin with a stack check are not interrupted until they have passed it.
+//! **Restartable sequences.** If an operation takes several instructions on aarch64, because of a
+//! large address or constant, the assembler computes that in X27. A goroutine interrupted in such a
+//! sequence continues at the start of the sequence (cmd/internal/obj/arm64/asm7.go,
+//! `isRestartable`; runtime/preempt.go, `isAsyncSafePoint`; Go 1.15 to 1.27). A probe on any but
+//! its last instruction, which only reads X27, would count such a call twice. Functions with a
+//! stack check are not interrupted before they have passed it.
 //!
-//! **Constants in the text.** The assembler for aarch64 puts constants that fit no instruction behind the code, or
-//! between it. They are words that a load refers to by its own address; they are taken out before anything is decoded.
+//! **Constants in the text.** The aarch64 assembler puts constants that fit no instruction behind
+//! or between the code. Loads refer to them by their own address; they are removed before decoding.
 //!
-//! A function written in assembly keeps no goroutine in a register that one could rely on. While it calls nothing, the
-//! goroutine stays in its thread (the runtime interrupts assembly nowhere: runtime/preempt.go, `isAsyncSafePoint`) and
-//! its stack where it is, so that the stack pointer is as good a key as in C. If it calls, it is refused.
+//! An assembly function keeps no goroutine in a reliable register. While it calls nothing, the
+//! goroutine stays in its thread (no interrupts in assembly: runtime/preempt.go,
+//! `isAsyncSafePoint`) and its stack stays, so the stack pointer is as good a key as in C. If it
+//! calls, it is refused.
 
 use std::borrow::Cow;
 
@@ -36,13 +39,13 @@ use crate::decode::{Code, Flow, Probing};
 use crate::{Arch, Refusal};
 use crate::{Ends, Part, Site, SiteKind, Sites, Stepping, Surroundings, ahead, entry, exits, loops};
 
-/// Instructions that come before the branch of the stack check, at most.
+/// Most instructions before the branch of the stack check.
 const CHECK_STEPS: usize = 6;
 
-/// The register of aarch64 that the assembler uses for itself (`REGTMP`), by its number in the decoder.
+/// The aarch64 register that the assembler uses for itself (`REGTMP`), by its decoder number.
 const ASSEMBLERS_REGISTER: u8 = 27;
 
-/// What is done where the branch is not taken, by the numbers of [`Site::condition`].
+/// Returns the condition of the branch not taken, in the numbering of [`Site::condition`].
 const fn enough_stack(arch: Arch) -> u8 {
     match arch {
         Arch::X86_64 => 7,  // above: not (carry or zero)
@@ -50,15 +53,15 @@ const fn enough_stack(arch: Arch) -> u8 {
     }
 }
 
-/// The sites of a compiled function.
+/// Returns the sites of a compiled function.
 pub fn find(arch: Arch, main: Part<'_>, surroundings: &dyn Surroundings) -> Result<Sites, Refusal> {
     let bytes = without_padding(arch, main.bytes);
     let (bytes, constants) = without_constants(arch, Part { bytes, ..main });
     let part = Part { address: main.address, bytes: &bytes };
     let mut code = Code::decode(arch, &[part])?;
     code.marks = surroundings.marks(code.start());
-    // An address that is only taken is that of a place to return to: aarch64 makes a frame by hand before it jumps into
-    // the middle of `duffzero`.
+    // An address that is only taken is a return address: aarch64 makes a frame by hand before it
+    // jumps into the middle of `duffzero`.
     code.references.retain(|reference| reference.accesses && !constants.contains(&(reference.to & !3)));
     let found = exits::exits(&code, &Tables::new(Some(surroundings)))?;
     let wrapped = match found.leaving.as_slice() {
@@ -86,7 +89,7 @@ pub fn find(arch: Arch, main: Part<'_>, surroundings: &dyn Surroundings) -> Resu
     Ok(Sites { entry: on_goroutine(entry), exits: exits.into_iter().map(on_goroutine).collect() })
 }
 
-/// The sites of a function in assembly.
+/// Returns the sites of a function in assembly.
 pub fn find_assembly(arch: Arch, main: Part<'_>, surroundings: &dyn Surroundings) -> Result<Sites, Refusal> {
     let part = Part { bytes: without_padding(arch, main.bytes), ..main };
     let code = Code::decode(arch, &[part])?;
@@ -97,8 +100,8 @@ pub fn find_assembly(arch: Arch, main: Part<'_>, surroundings: &dyn Surroundings
     crate::find_in(arch, part, &[], surroundings, Ends::AtExits)
 }
 
-/// The linker fills the space up to the next function: with `int3` on x86-64, which is an instruction like others, and
-/// with zeros on aarch64, which are none.
+/// Removes the linker's padding up to the next function: `int3` on x86-64, which is a regular
+/// instruction, and zeros on aarch64, which are not.
 fn without_padding(arch: Arch, mut bytes: &[u8]) -> &[u8] {
     while let Some(rest) =
         bytes.strip_suffix(&[0; 4]).filter(|rest| arch == Arch::Aarch64 && !rest.is_empty())
@@ -108,7 +111,7 @@ fn without_padding(arch: Arch, mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// The code with an instruction that always traps in the place of each constant, and the addresses of those words.
+/// Returns the code with a trap instruction for each constant, and the addresses of the constants.
 fn without_constants(arch: Arch, part: Part<'_>) -> (Cow<'_, [u8]>, Vec<u64>) {
     if arch != Arch::Aarch64 {
         return (Cow::Borrowed(part.bytes), Vec::new());
@@ -123,7 +126,7 @@ fn without_constants(arch: Arch, part: Part<'_>) -> (Cow<'_, [u8]>, Vec<u64>) {
         found.dedup();
         found
     };
-    // A constant may look like a load itself, and what that would load is code: without the false loads there are fewer.
+    // A constant may look like a load of code: without the false loads there are fewer constants.
     let mut constants = loaded_besides(&[]);
     loop {
         let fewer = loaded_besides(&constants);
@@ -140,8 +143,8 @@ fn without_constants(arch: Arch, part: Part<'_>) -> (Cow<'_, [u8]>, Vec<u64>) {
     (Cow::Owned(bytes), addresses)
 }
 
-/// The words that the load in the word at `index` reads, relative to its own address (Arm ARM, C4.1.94, "Load register
-/// (literal)"): 4, 8 or 16 bytes.
+/// Returns the words that the load at `index` reads, relative to its own address (Arm ARM, C4.1.94,
+/// "Load register (literal)"): 4, 8 or 16 bytes.
 fn loaded(word: u32, index: usize) -> impl Iterator<Item = usize> {
     let is_load = word & 0x3b00_0000 == 0x1800_0000;
     let count = match (word >> 30, word >> 26 & 1) {
@@ -156,7 +159,7 @@ fn loaded(word: u32, index: usize) -> impl Iterator<Item = usize> {
     first.into_iter().flat_map(move |first| first..first.saturating_add(count))
 }
 
-/// The branch of the stack check, where the function has one.
+/// Returns the branch of the stack check, if the function has one.
 fn stack_check(arch: Arch, code: &Code, part: Part<'_>, by_table: &[usize]) -> Option<Site> {
     let steps = code.steps.get(..code.steps.len().min(CHECK_STEPS + 1))?;
     let stack_pointer = code.machine.stack_pointer;
@@ -184,7 +187,7 @@ fn stack_check(arch: Arch, code: &Code, part: Part<'_>, by_table: &[usize]) -> O
         if !compares || taken != enough ^ 1 {
             continue;
         }
-        // Nothing but the start may be a place where branches lead.
+        // Of these places, branches may only lead to the start.
         let targets = entry::targets(code, by_table);
         if targets.iter().any(|(target, _)| (1..=index + 1).contains(target)) {
             return None;

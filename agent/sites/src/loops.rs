@@ -1,8 +1,9 @@
 //! Exits that a loop passes.
 //!
-//! A conditional exit leaves only where its condition holds, but its probe is hit either way. Outside of a loop that
-//! makes one hit a call at most. On a cycle of the flow graph it makes one hit a turn: a search through a list that
-//! ends in a conditional tail call costs a trap for each element, and no count of calls tells how many.
+//! A conditional exit leaves only if its condition holds, but its probe is hit either way. Outside
+//! a loop that makes at most one hit a call. On a cycle of the flow graph it makes one hit a turn:
+//! a list search ending in a conditional tail call costs a trap per element, which call counts do
+//! not show.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -13,15 +14,15 @@ use crate::Site;
 use crate::dataflow::trace::landing;
 use crate::decode::{Code, Flow, Step};
 
-/// Most instructions that are visited for all exits of a function together. It bounds the time; real functions have
-/// few conditional exits, and need some thousand.
+/// Most instructions visited for all exits of a function together: a bound on time. Real functions
+/// have few conditional exits, and need some thousand.
 const VISITS: usize = 1 << 22;
 
-/// Where jumps through tables lead, by the index of the jump.
+/// Targets of jumps through tables, by the index of the jump.
 pub(crate) type Jumps = BTreeMap<usize, Rc<[usize]>>;
 
-/// Refuses a conditional one of `probed` that a call may pass more than once, where `exits` leave the function. More than is
-/// followed counts as that, too.
+/// Refuses a conditional exit in `probed` that a call may pass more than once, or beyond the search
+/// limit; `exits` leave the function.
 pub(crate) fn check(code: &Code, jumps: &Jumps, exits: &[Site], probed: &[Site]) -> Result<(), Refusal> {
     let labels: Vec<usize> = code.references.iter().filter_map(|reference| code.at(reference.to)).collect();
     let visits = Cell::new(VISITS);
@@ -35,8 +36,8 @@ pub(crate) fn check(code: &Code, jumps: &Jumps, exits: &[Site], probed: &[Site])
     Ok(())
 }
 
-/// All that may run after an instruction, where `next` tells what runs right after one; `None` where that is more than is
-/// left of the `visits`.
+/// Returns all successors of an instruction, by `next` for direct ones; `None` if they exceed the
+/// rest of the `visits`.
 pub(crate) fn behind(
     code: &Code,
     index: usize,
@@ -59,7 +60,7 @@ pub(crate) fn behind(
     }
 }
 
-/// The indices of the instructions that may run after another one.
+/// Returns the indices of the direct successors of an instruction.
 pub(crate) fn successors(
     code: &Code,
     jumps: &Jumps,
@@ -74,7 +75,7 @@ pub(crate) fn successors(
         Flow::Next | Flow::Call(_) => Vec::from_iter(next),
         Flow::Jump(target) => Vec::from_iter(landing(code, target)),
         Flow::Branch { target, .. } => landing(code, target).into_iter().chain(next).collect(),
-        // One that leaves is an exit. Where a table is not known, it leads to labels whose address is taken.
+        // A jump that leaves is an exit. An unknown table leads to labels whose address is taken.
         Flow::Indirect(_) => match jumps.get(&index) {
             Some(targets) if !targets.is_empty() => targets.to_vec(),
             _ if exits.iter().any(|exit| exit.address == step.address) => Vec::new(),

@@ -1,23 +1,23 @@
-//! Why a function is not probed.
+//! Reasons not to probe a function.
 //!
-//! A refusal is a value, not an error: it concerns one function, is counted by its [code](Refusal::code) and shown
-//! with its sentence, and the other functions of the image go on. Refusing is the safe answer: a probe on a wrong
-//! byte corrupts the program that is measured.
+//! A refusal is a value, not an error: it concerns one function, is counted by its
+//! [code](Refusal::code) and shown with its sentence; the other functions of the image stay
+//! measurable. Refusing is the safe answer: a probe on a wrong byte corrupts the target.
 
 use thiserror::Error;
 
 /// The reason why one function cannot be probed soundly.
 ///
-/// `Display` gives one sentence for a person; [`Refusal::code`] the stable short word for JSON and for counting.
+/// `Display` gives one sentence for a person; [`Refusal::code`] a stable word for JSON and counts.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
     // ---- known from the image and its symbols ----
-    /// The image was built by the Go tool chain, and the table that tells its functions apart is not there.
+    /// A Go program without the table that separates its functions.
     #[error(
         "it is a Go program, and its table of functions (gopclntab) cannot be read: nothing tells what is safe"
     )]
     Go,
-    /// The program comes from a version of Go that keeps the goroutine in memory.
+    /// The Go version keeps the goroutine in memory.
     #[error(
         "it was built by a Go older than 1.17, which keeps its goroutines where they are not found; rebuild it"
     )]
@@ -25,7 +25,7 @@ pub enum Refusal {
     /// A function of Go's runtime that runs on several stacks, or at the end of one.
     #[error("the function changes the stack or stands at its end: its calls cannot be told apart")]
     GoStack,
-    /// A function in assembly that calls others, while which its goroutine may move.
+    /// A function in assembly that calls others; during these calls its goroutine may move.
     #[error(
         "the function is written in assembly and calls others at 0x{address:x}; probe the function that calls it"
     )]
@@ -33,10 +33,10 @@ pub enum Refusal {
         /// ELF virtual address of the call.
         address: u64,
     },
-    /// A wrapper that the compiler made, which jumps to the method that it wraps.
+    /// A compiler-made wrapper, which jumps to the method that it wraps.
     #[error("the function only jumps to the method that it wraps; probe {method}")]
     GoWrapper {
-        /// Where it jumps to.
+        /// Target of the jump.
         target: u64,
         /// The method that it wraps.
         method: String,
@@ -47,7 +47,7 @@ pub enum Refusal {
          probe the implementation that it chooses (same name with a suffix such as _avx2)"
     )]
     IfuncResolver,
-    /// The symbol has no size and nothing in the image tells soundly where its code ends.
+    /// The symbol has no size and nothing in the image soundly shows the end of its code.
     #[error(
         "the symbol has no size and the end of the function cannot be told; state .type and .size in its assembly, or probe \
          the function that calls it"
@@ -56,7 +56,7 @@ pub enum Refusal {
     /// The code checks its own bytes at run time, and a probe changes bytes.
     #[error("the code lies in text that checks itself (FIPS module): a probe would make that check fail")]
     SelfChecked,
-    /// The image is compressed; its real text is made at run time and no file backs it.
+    /// The image is compressed; its real text is made at run time and not backed by a file.
     #[error("the image is packed (UPX): its code is unpacked at run time and not backed by the file")]
     Packed,
     /// The image has no executable segment with bytes in the file.
@@ -76,10 +76,10 @@ pub enum Refusal {
         /// The cap, in bytes.
         limit: u64,
     },
-    /// The file could not be read where the code should be.
+    /// The file could not be read at the place of the code.
     #[error("the code cannot be read from the file: {reason}")]
     Unreadable {
-        /// What the system said.
+        /// Error of the system.
         reason: String,
     },
     /// The symbol is a part of a function whose other part has no symbol.
@@ -87,7 +87,7 @@ pub enum Refusal {
         "the symbol is the cold part of a function that has no symbol of its own; probe the function by its address"
     )]
     ColdPart,
-    /// A mapping symbol says that there is data between the instructions.
+    /// A mapping symbol marks data between the instructions.
     #[error("there is data between the instructions of the function")]
     DataInside,
     /// The dynamic linker changes the text when it loads the image.
@@ -95,20 +95,20 @@ pub enum Refusal {
         "the image has text relocations: its code in memory differs from the file (rebuild it with -fPIC)"
     )]
     TextRelocations,
-    /// The segment of the code can be written.
+    /// The segment of the code is writable.
     #[error("the code lies in a segment that the program may write, so it may change under a probe")]
     WritableText,
     // ---- known from the instructions (sites.rs and decode/) ----
     /// The parts of the function overlap, or one of them is empty or ends beyond the address space.
     #[error("the parts of the function at 0x{address:x} overlap or are empty")]
     BadParts {
-        /// Where the offending part starts.
+        /// Start of the offending part.
         address: u64,
     },
-    /// More instructions, or places where ways through the function meet, than are followed.
+    /// More instructions or meeting paths than are followed.
     #[error("the function has more than {limit} {what}, and is not followed")]
     TooIntricate {
-        /// What there is too much of.
+        /// The excess items.
         what: &'static str,
         /// The cap.
         limit: usize,
@@ -124,7 +124,7 @@ pub enum Refusal {
     JumpIntoInstruction {
         /// ELF virtual address of the branch.
         from: u64,
-        /// Where it leads.
+        /// Its target.
         to: u64,
     },
     /// An instruction reads bytes inside the function's own range: they may be data, and a probe would change them.
@@ -133,13 +133,13 @@ pub enum Refusal {
         /// ELF virtual address of the instruction that reads them.
         address: u64,
     },
-    /// Decoding from before a site does not lead to it: tables stand between this function and the one before.
+    /// Decoding from before a site does not reach it: tables stand before this function.
     #[error("that an instruction begins at 0x{address:x} does not follow from what stands before it")]
     Unconfirmed {
         /// ELF virtual address of the site.
         address: u64,
     },
-    /// The function calls a place inside itself, so that its returns are not all returns of the function.
+    /// The function calls a place inside itself, so not all its returns end a call of it.
     #[error(
         "the function calls a place inside itself at 0x{address:x}, and the returns cannot be told apart"
     )]
@@ -161,19 +161,19 @@ pub enum Refusal {
     /// The function has no way out: it never returns, or only by an exception.
     #[error("the function has no way out that can be probed: it never returns")]
     NoExit,
-    /// The end of the range is reached with no return or jump: the function goes on in the next one.
+    /// The end of the range is reached without return or jump: the function runs into the next.
     #[error("the function falls through its end at 0x{end:x} into what follows")]
     FallsThrough {
         /// ELF virtual address after the range.
         end: u64,
     },
-    /// A jump through a register or memory that may stay inside or leave, and the code does not tell which.
+    /// A jump through a register or memory, which may stay inside or leave; the code is unclear.
     #[error("the indirect jump at 0x{address:x} may stay inside the function or leave it")]
     IndirectJump {
         /// ELF virtual address of the jump.
         address: u64,
     },
-    /// The function leaves with a stack pointer that is, or may be, other than at its entry.
+    /// The function leaves with a stack pointer that is, or may be, different from the entry's.
     #[error("the function leaves at 0x{address:x} with a stack pointer that differs from that at its entry")]
     UnbalancedStack {
         /// ELF virtual address of the instruction that leaves.
@@ -195,7 +195,7 @@ pub enum Refusal {
         /// ELF virtual address of the branch.
         address: u64,
     },
-    /// An exit that leaves on a condition lies in a loop: its probe would be hit at every turn.
+    /// A conditional exit lies in a loop: its probe would be hit at every turn.
     #[error(
         "the exit at 0x{address:x} depends on a condition and lies in a loop, so a probe there would be hit at every \
          turn; use --returns uretprobe, or probe the function that calls it"
@@ -204,7 +204,7 @@ pub enum Refusal {
         /// ELF virtual address of the branch that leaves.
         address: u64,
     },
-    /// The code begins again where it is interrupted, and a probe would take its protection away.
+    /// The code restarts if it is interrupted, and a probe would remove its protection.
     #[error(
         "the only place for a probe, at 0x{address:x}, lies in a restartable sequence (rseq), whose protection a probe \
          would take away; probe the function that calls it"
@@ -227,13 +227,13 @@ pub enum Refusal {
         /// ELF virtual address of the instruction.
         address: u64,
     },
-    /// A pack names a site there that does not fit the code.
+    /// A pack names a site that does not fit the code.
     #[error("the pack has a site at 0x{address:x} that does not fit the code; make the pack again")]
     PlanDiffers {
         /// ELF virtual address of the site.
         address: u64,
     },
-    /// The kernel refuses, or steps wrongly, a probe on the only instruction that could serve as a site.
+    /// The kernel refuses, or steps wrongly, a probe on the only possible site.
     #[error("the kernel does not step correctly over the instruction at 0x{address:x}")]
     Unsteppable {
         /// ELF virtual address of the instruction.
@@ -242,7 +242,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The stable short word, in kebab-case, for JSON and for counting.
+    /// Returns the stable short word, in kebab-case, for JSON and for counting.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {

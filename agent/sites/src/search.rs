@@ -1,4 +1,4 @@
-//! From the code of a function to its sites: the parts are gathered, its exits found, then its entry.
+//! From a function's code to its sites: collects the parts, finds the exits, then the entry.
 
 use crate::dataflow::jump_tables::Tables;
 use crate::dataflow::value::Balance;
@@ -8,13 +8,13 @@ use crate::{
     loops,
 };
 
-/// Calls that may be the last deed of a call, as exits by exception, each with the address that is called.
+/// Calls that may end their caller, as exits by exception, each with the address that is called.
 pub type Unwinding = Vec<(Site, u64)>;
 
-/// Most cold parts that are found by following jumps.
+/// Most cold parts found by following jumps.
 const FOUND_PARTS: usize = 16;
 
-/// The sites of a function whose code is `main` (its entry at `main.address`) and `cold`.
+/// Returns the sites of a function whose code is `main` (its entry at `main.address`) and `cold`.
 ///
 /// # Errors
 /// The reason why it cannot be probed soundly.
@@ -22,9 +22,9 @@ pub fn find(arch: Arch, main: Part<'_>, cold: &[Part<'_>]) -> Result<Sites, Refu
     search(arch, main, cold, None, Asked::new(Ends::AtExits))
 }
 
-/// Like [`find`], with a view of the image around the function: jump tables are read, and cold parts that no symbol
-/// names are found by following jumps. More functions can be probed, and none wrongly for want of a part. Where `ends`
-/// is [`Ends::AtReturnAddress`], exits that a loop passes do not matter.
+/// Like [`find`], with a view of the image around the function: it reads jump tables, and finds
+/// unnamed cold parts by following jumps. More functions can be probed, and none wrongly for lack
+/// of a part. If `ends` is [`Ends::AtReturnAddress`], exits that a loop passes do not matter.
 ///
 /// # Errors
 /// The reason why it cannot be probed soundly.
@@ -38,7 +38,7 @@ pub fn find_in(
     search(arch, main, cold, Some(surroundings), Asked::new(ends))
 }
 
-/// Like [`find_in`] with [`Ends::AtExits`], where the entry must have the arguments still in their registers.
+/// Like [`find_in`] with [`Ends::AtExits`]; at the entry the arguments are still in registers.
 pub fn find_with_arguments(
     arch: Arch,
     main: Part<'_>,
@@ -49,10 +49,11 @@ pub fn find_with_arguments(
     search(arch, main, cold, Some(surroundings), asked)
 }
 
-/// Like [`find_in`] with [`Ends::AtExits`], where some jumps are no ends of calls: `follow` is given all tail jumps and
-/// gives the addresses of those. There may be no other exit, the entry may stand on such a jump, and a loop may pass it.
+/// Like [`find_in`] with [`Ends::AtExits`], if some jumps end no calls: `follow` gets all tail
+/// jumps and returns the addresses of those. There may be no other exit, the entry may stand on
+/// such a jump, and a loop may pass it.
 ///
-/// Exits by exception are put beside, if what is called there should be the unwinder.
+/// Adds the exits by exception, if the called function should be the unwinder.
 pub fn find_whole(
     arch: Arch,
     main: Part<'_>,
@@ -65,7 +66,7 @@ pub fn find_whole(
     search(arch, main, cold, Some(surroundings), asked)
 }
 
-/// The exits of a function, wherever its calls begin: of one that another function jumps to.
+/// Returns the exits of a function that another one jumps to, regardless of its entry.
 ///
 /// # Errors
 /// The reason why they cannot be probed soundly.
@@ -77,13 +78,13 @@ pub fn find_exits(
 ) -> Result<Vec<Site>, Refusal> {
     let (code, exits) = ways_out(arch, main, cold, Some(surroundings))?;
     loops::check(&code, &exits.jumps, &exits.sites, &exits.sites)?;
-    // The same as where calls of it are measured themselves: then one trap serves both.
+    // As if its own calls were measured: then one trap serves both.
     let wanted = exits.wanted(&exits.sites, Ends::AtExits, &[]);
     let entry = entry::entry(&code, &wanted).map_or(main.address, |entry| entry.address);
     Ok(ahead::ahead(&code, &exits, exits.sites.clone(), entry))
 }
 
-/// Why sites of a function are single-stepped, with their addresses.
+/// Returns the reasons why sites of a function are single-stepped, with their addresses.
 pub fn why_stepped(
     arch: Arch,
     main: Part<'_>,
@@ -101,13 +102,13 @@ pub fn why_stepped(
     why
 }
 
-/// Which of some jumps are no ends of calls, by their addresses.
+/// Returns the addresses of those jumps that end no calls.
 type Follow<'f> = dyn FnMut(&[Site]) -> Vec<u64> + 'f;
 
-/// What is asked of a search.
+/// Options of a search.
 struct Asked<'a> {
     ends: Ends,
-    /// Registers that the entry must find as the caller left them.
+    /// Registers that must have the caller's values at the entry.
     kept: &'static [u8],
     /// See [`find_whole`].
     follow: Option<&'a mut Follow<'a>>,
@@ -134,7 +135,7 @@ fn search(
     let mut exits = ways.sites.clone();
     exits.retain(|exit| !followed.as_ref().is_some_and(|followed| followed.contains(&exit.address)));
     let entry = entry::entry(&code, &ways.wanted(&exits, asked.ends, asked.kept))?;
-    // Last, because whoever reads it may have the exits left alone.
+    // Last, because a caller that reads this refusal may leave the exits unprobed.
     if asked.ends == Ends::AtExits {
         loops::check(&code, &ways.jumps, &ways.sites, &exits)?;
         exits = ahead::ahead(&code, &ways, exits, entry.address);
@@ -145,7 +146,7 @@ fn search(
     Ok(Sites { entry, exits })
 }
 
-/// The code of a function with all its parts, and what leaves it.
+/// Returns the code of a function with all its parts, and its ways out.
 fn ways_out(
     arch: Arch,
     main: Part<'_>,
@@ -173,8 +174,8 @@ fn ways_out(
     Err(Refusal::BadParts { address: main.address })
 }
 
-/// Like [`find_with_arguments`], of a function of which it is known from elsewhere that whatever leaves it by a jump with its
-/// frame standing comes back: its returns alone.
+/// Like [`find_with_arguments`], for a function known to return from every jump that leaves with
+/// its frame: uses its returns alone.
 pub fn find_returns(arch: Arch, main: Part<'_>, surroundings: &dyn Surroundings) -> Result<Sites, Refusal> {
     let code = Code::decode(arch, &[main])?;
     let ways = exits::exits(&code, &Tables::new(Some(surroundings)))?.returns()?;
@@ -182,7 +183,7 @@ pub fn find_returns(arch: Arch, main: Part<'_>, surroundings: &dyn Surroundings)
     Ok(Sites { entry, exits: ways.sites })
 }
 
-/// The registers of the first two arguments (System V ABI x86-64, 3.2.3: rdi and rsi; AAPCS64, 6.8.2).
+/// Returns the registers of the first two arguments (x86-64 ABI 3.2.3: rdi, rsi; AAPCS64 6.8.2).
 pub const fn arguments(arch: Arch) -> &'static [u8] {
     match arch {
         Arch::X86_64 => &[7, 6],
@@ -190,8 +191,8 @@ pub const fn arguments(arch: Arch) -> &'static [u8] {
     }
 }
 
-/// A part of the function that is not among those known: a jump leads there although the frame still stands, or code
-/// there jumps back.
+/// Returns a missing part of the function: a jump leads there with a frame, or code there jumps
+/// back.
 fn missing_part(
     arch: Arch,
     code: &Code,
@@ -200,8 +201,8 @@ fn missing_part(
 ) -> Result<Option<Around>, Refusal> {
     for leaving in &exits.leaving {
         let Some(around) = surroundings.code_around(leaving.target) else { continue };
-        // The ordinary tail call: to the start of a function, or through the procedure linkage table, which is one
-        // range of many stubs and would be decoded again and again.
+        // An ordinary tail call: to the start of a function, or through the procedure linkage
+        // table, which is one range of many stubs and would be decoded repeatedly.
         if around.named && around.address == leaving.target || is_stub(arch, &around, leaving.target) {
             continue;
         }
@@ -227,7 +228,7 @@ fn missing_part(
 /// Bytes of the longest stub of a procedure linkage table: x86-64 16, aarch64 with a landing pad 24.
 const STUB_BYTES: usize = 24;
 
-/// Whether the code at an address only jumps on through a word of memory, as the stubs of a linkage table do.
+/// Returns true if the code at an address only jumps through a word of memory, as linkage stubs do.
 fn is_stub(arch: Arch, around: &Around, address: u64) -> bool {
     let length = if arch == Arch::X86_64 { 16 } else { STUB_BYTES };
     let start = usize::try_from(address.wrapping_sub(around.address)).unwrap_or(usize::MAX);
@@ -238,7 +239,7 @@ fn is_stub(arch: Arch, around: &Around, address: u64) -> bool {
     ends.is_some_and(|step| matches!(step.flow, Flow::Indirect(_)))
 }
 
-/// Whether code jumps into the function other than to its start.
+/// Returns true if code jumps into the function other than to its start.
 fn leads_back(arch: Arch, code: &Code, around: &Around) -> Result<bool, Refusal> {
     let other = Code::decode(arch, &[around.part()])?;
     Ok(other.steps.iter().any(|step| match step.flow {

@@ -1,42 +1,43 @@
-//! What a site is, and what tells the end of a call.
+//! Sites, and ways to see the end of a call.
 
 /// One contiguous range of code.
 #[derive(Clone, Copy, Debug)]
 pub struct Part<'a> {
     /// ELF virtual address of the first byte.
     pub address: u64,
-    /// The bytes, as they stand in the file.
+    /// The bytes, as in the file.
     pub bytes: &'a [u8],
 }
 
-/// How the kernel gets a probed instruction done.
+/// Way in which the kernel executes a probed instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stepping {
     /// By computing its effect: cheap.
     Emulated,
-    /// By running a copy of it with the trap flag set: dear, most of all in virtual machines.
+    /// By running a copy of it with the trap flag set: expensive, most of all in virtual machines.
     SingleStepped,
 }
 
-/// What happens at a site.
+/// Event at a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SiteKind {
     /// A call of the function begins.
     Entry,
     /// A call ends by a return.
     Return,
-    /// A call goes on in another function by a jump. Where it is not known which, or what leaves that,
-    /// the call ends here: what the other function does is no part of the time.
+    /// A call continues in another function by a jump. If that function or its end is unknown, the
+    /// call ends here, without the time of the other function.
     TailJump,
-    /// A call is as good as over: behind this branch it calls nothing, turns in no loop and returns after a few instructions.
+    /// A call is almost over: behind this branch no calls, no loop, and few instructions to a
+    /// return.
     Ahead,
-    /// A call is left by an exception: its clean-up is done, and the unwinder is called to go on with the caller. The frame
-    /// still stands there.
+    /// An exception leaves a call: its clean-up is done, and it calls the unwinder to continue with
+    /// the caller. The frame still stands there.
     Unwound,
 }
 
 impl SiteKind {
-    /// A word for it.
+    /// Returns a word for it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -56,29 +57,29 @@ pub struct Site {
     pub address: u64,
     /// Entry, return or tail jump.
     pub kind: SiteKind,
-    /// What the probe costs.
+    /// Cost of the probe.
     pub stepping: Stepping,
-    /// Of a conditional jump the condition under which the call ends; the hit counts only then. Numbered as in the
-    /// instruction: x86-64 the low nibble of the opcode (4 is ZF set), aarch64 the `cond` field (0 is Z set).
+    /// For a conditional jump, the condition that ends the call; only then the hit counts. As
+    /// encoded: x86-64 low opcode nibble (4 is ZF set), aarch64 `cond` field (0 is Z set).
     pub condition: Option<u8>,
-    /// The height of the stack there is an assumption, or the instruction is in the range of another function too: a hit with
-    /// no matching frame is not an unmatched exit.
+    /// True if the stack height there is an assumption, or another function's range has the
+    /// instruction: a hit without a matching frame is not an unmatched exit.
     pub maybe: bool,
-    /// The code keeps its goroutine in a register, and the frame's key is goroutine and depth instead of the stack
-    /// pointer, because the stack moves.
+    /// The code keeps its goroutine in a register; the frame's key is goroutine and depth instead
+    /// of the stack pointer, because the stack moves.
     pub goroutine: bool,
-    /// By how many bytes the stack pointer at the function's first instruction (on x86-64 it points at the return address) was
-    /// above that before this one: a multiple of 8.
+    /// Bytes of the stack pointer at the function's first instruction (on x86-64 it points at the
+    /// return address) above that before this instruction: a multiple of 8.
     pub above: u16,
-    /// Instructions of the call that are no part of its time: those before an entry, or at most after an exit.
+    /// Instructions excluded from the time: those before an entry, or at most after an exit.
     pub left_out: u8,
 }
 
 impl Site {
-    /// Most that `above` can be: the number of words has 12 bits.
+    /// Maximum of `above`: the number of words has 12 bits.
     pub const MOST_ABOVE: u16 = 8 * 0xfff;
 
-    /// A site that counts at each hit, with the stack pointer of the function's first instruction.
+    /// Makes a site that counts each hit, with the first instruction's stack pointer.
     pub const fn new(address: u64, kind: SiteKind, stepping: Stepping) -> Self {
         Self {
             address,
@@ -92,7 +93,7 @@ impl Site {
         }
     }
 
-    /// Whether the measured time ends where another function takes over.
+    /// Returns true if the measured time ends at the jump to another function.
     #[must_use]
     pub const fn until_tail_call(&self) -> bool {
         matches!(self.kind, SiteKind::TailJump)
@@ -102,18 +103,18 @@ impl Site {
 /// The sites of one function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sites {
-    /// Where calls begin.
+    /// Site at which calls begin.
     pub entry: Site,
-    /// Where calls end, sorted by address, none at the entry's address. At least one, unless all calls leave by jumps that
-    /// are followed.
+    /// Sites at which calls end, by address, none at the entry. At least one, unless all calls
+    /// leave by followed jumps.
     pub exits: Vec<Site>,
 }
 
-/// What tells the end of a call.
+/// Way to see the end of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ends {
     /// Probes on the exit sites.
     AtExits,
-    /// A probe on the return address: nothing is put on the exit sites, and loops may pass them.
+    /// A probe on the return address: no probe is on the exit sites, and loops may pass them.
     AtReturnAddress,
 }

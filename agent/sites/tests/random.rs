@@ -1,5 +1,5 @@
-//! Random code: whatever the bytes, nothing panics and sites are instructions of the function; and for random
-//! functions whose meaning is known, every way through them passes the entry once and leaves by one exit.
+//! Random code: no bytes cause a panic, and sites are instructions of the function. In random
+//! functions of known meaning, every path passes the entry once and leaves by one exit.
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use edgelat_sites::{Arch, Around, Ends, Part, Refusal, Site, SiteKind, Sites, Surroundings, find, find_in};
 use iced_x86::{Decoder, DecoderOptions};
 
-/// xorshift64*: the same numbers in every run.
+/// xorshift64*: equal numbers in every run.
 struct Random(u64);
 
 impl Random {
@@ -27,13 +27,13 @@ impl Random {
     }
 }
 
-/// How often the random tests repeat; `EDGELAT_FUZZ_ITERS` multiplies it.
+/// Repetitions of the random tests; `EDGELAT_FUZZ_ITERS` multiplies them.
 fn rounds(rounds: usize) -> usize {
     let factor = std::env::var("EDGELAT_FUZZ_ITERS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     rounds * factor
 }
 
-/// An image that answers anything.
+/// An image with arbitrary answers.
 struct Nonsense(Vec<u8>);
 
 impl Surroundings for Nonsense {
@@ -55,7 +55,7 @@ impl Surroundings for Nonsense {
     }
 }
 
-/// Where instructions begin, from the start of a part.
+/// Returns the instruction boundaries from the start of a part.
 fn boundaries(arch: Arch, part: &Part<'_>) -> Vec<u64> {
     if arch == Arch::Aarch64 {
         return (part.address..part.address + part.bytes.len() as u64).step_by(4).collect();
@@ -64,7 +64,7 @@ fn boundaries(arch: Arch, part: &Part<'_>) -> Vec<u64> {
     decoder.into_iter().map(|instruction| instruction.ip()).collect()
 }
 
-/// What holds for the sites of any code.
+/// Checks the properties of the sites of any code.
 fn check(sites: &Sites, arch: Arch, parts: &[Part<'_>]) {
     let boundaries: Vec<u64> = parts.iter().flat_map(|part| boundaries(arch, part)).collect();
     let main = &parts[0];
@@ -86,7 +86,7 @@ fn check(sites: &Sites, arch: Arch, parts: &[Part<'_>]) {
 fn random_bytes_never_panic_and_sites_are_instructions() {
     let mut random = Random(0x1357_9bdf);
     let (mut found, mut refused) = (0, 0);
-    // Random bytes are seldom clean code; these opcodes make it likelier.
+    // Random bytes are seldom valid code; these opcodes make it likelier.
     let likely =
         [0x55, 0xc3, 0x74, 0x75, 0xeb, 0x90, 0x53, 0x5b, 0xff, 0x48, 0x89, 0xe8, 0x83, 0xec, 0x5d, 0xc9];
     for round in 0..rounds(30_000) {
@@ -130,7 +130,7 @@ fn random_bytes_never_panic_and_sites_are_instructions() {
                 refused += 1;
             }
         }
-        // Nonsense may add parts, which are then not known here.
+        // Nonsense may add parts, which are then unknown here.
         let _ = find_in(arch, main, cold, &nonsense, Ends::AtExits);
     }
     println!("{found} with sites, {refused} refused");
@@ -151,13 +151,13 @@ fn parts_at_the_ends_of_the_address_space_are_refused() {
     assert_eq!(find(Arch::X86_64, part, &[part]), Err(Refusal::BadParts { address: 4096 }));
 }
 
-/// One instruction of a function whose meaning is known.
+/// One instruction of a function of known meaning.
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Work(u8),
     Push,
     Pop,
-    /// Takes (negative: gives back) this many times 16 bytes of stack.
+    /// Reserves (negative: releases) this many times 16 bytes of stack.
     Frame(i8),
     Branch(usize),
     Jump(usize),
@@ -165,7 +165,7 @@ enum Op {
     Return,
     TailJump,
     TailBranch,
-    /// A jump through a table to one of these.
+    /// A jump through a table to one of these places.
     Table([usize; 3]),
 }
 
@@ -173,7 +173,7 @@ const BASE: u64 = 0x1000;
 const OUTSIDE: u64 = 0x9000;
 const TABLES: u64 = 0x4000;
 
-/// Bytes of an instruction at `address`, with targets at `places`.
+/// Returns the bytes of an instruction at `address`, with targets at `places`.
 fn encode(arch: Arch, op: Op, address: u64, places: &[u64], index: usize) -> Vec<u8> {
     let place = |target: usize| places.get(target).copied().unwrap_or(BASE);
     let word = |word: u32| word.to_le_bytes().to_vec();
@@ -267,7 +267,7 @@ impl Model {
         Self { ops, places, bytes, word: if arch == Arch::Aarch64 { 16 } else { 8 } }
     }
 
-    /// A function that is mostly what a compiler would make: saves, works with branches, restores and leaves.
+    /// Makes a function like a compiler's: saves, works with branches, restores and leaves.
     fn random(arch: Arch, random: &mut Random) -> Self {
         let count = 4 + random.below(24);
         let mut ops = Vec::new();
@@ -342,7 +342,7 @@ impl Surroundings for Model {
     }
 }
 
-/// How much of the stack is used after an instruction.
+/// Returns the used stack after an instruction.
 fn depth_after(model: &Model, op: Op, depth: i64) -> i64 {
     match op {
         Op::Push => depth + model.word,
@@ -352,9 +352,9 @@ fn depth_after(model: &Model, op: Op, depth: i64) -> i64 {
     }
 }
 
-/// Whether a table or a return from a call leads to an instruction that runs with another height of the stack, too. No
-/// compiler makes that, as such a function could not return: such entries are taken for garbage behind the table, and
-/// such calls for ones that never return.
+/// Returns true if a table or a call's return leads to an instruction that also runs with another
+/// stack height. No compiler makes that, as such a function could not return: such entries are
+/// taken for garbage behind the table, and such calls never return.
 fn heights_contradict(model: &Model) -> bool {
     let mut seen: BTreeSet<(usize, i64)> = BTreeSet::new();
     let mut doubtful = BTreeSet::new();
@@ -368,7 +368,7 @@ fn heights_contradict(model: &Model) -> bool {
         match op {
             Op::Return | Op::TailJump => {}
             Op::Call => {
-                // Nops behind a call that never returns only fill space; on aarch64 every fourth kind of work is one.
+                // Nops behind a call that never returns are padding; aarch64: every fourth kind.
                 let fills = |op: &&Op| matches!(op, Op::Work(kind) if kind % 4 == 3);
                 let filling = model.ops[index + 1..].iter().take_while(fills).count();
                 doubtful.extend(index + 1..=index + 1 + filling);
@@ -386,7 +386,7 @@ fn heights_contradict(model: &Model) -> bool {
     doubtful.iter().any(|&target| seen.range((target, i64::MIN)..=(target, i64::MAX)).count() > 1)
 }
 
-/// Where one way through the function stands.
+/// State of one path through the function.
 #[derive(Debug)]
 struct Way {
     op: usize,
@@ -395,11 +395,11 @@ struct Way {
     left: usize,
     /// Addresses of exits whose condition did not hold.
     stayed: BTreeSet<u64>,
-    /// After an exit ahead of a return: instructions until that, at most.
+    /// After an exit ahead of a return: most instructions up to the return.
     due: Option<u8>,
 }
 
-/// Whether a hit of an exit on this instruction counts.
+/// Returns true if a hit of an exit on this instruction counts.
 fn counts(arch: Arch, exit: &Site, op: Op, taken: bool) -> Result<bool, String> {
     let own = match (arch, op) {
         (Arch::X86_64, Op::Branch(_)) => 5,
@@ -415,7 +415,7 @@ fn counts(arch: Arch, exit: &Site, op: Op, taken: bool) -> Result<bool, String> 
     }
 }
 
-/// Whether the instruction at an address may run again after it has run.
+/// Returns true if the instruction at an address may run again after it has run.
 fn is_in_loop(model: &Model, address: u64) -> bool {
     let Ok(begin) = model.places.binary_search(&address) else { return false };
     let mut seen = BTreeSet::new();
@@ -436,13 +436,13 @@ fn is_in_loop(model: &Model, address: u64) -> bool {
     false
 }
 
-/// Goes one random way through the function; `Err` says what the probes would have done wrong.
+/// Takes one random path through the function; `Err` describes the error of the probes.
 fn go(arch: Arch, model: &Model, sites: &Sites, random: &mut Random) -> Result<bool, String> {
     let mut way = Way { op: 0, depth: 0, entered: 0, left: 0, stayed: BTreeSet::new(), due: None };
     for _ in 0..300 {
         let Some(&op) = model.ops.get(way.op) else { return Err(format!("runs over the end: {way:?}")) };
         let address = model.places[way.op];
-        // The table's sequence is several instructions, of which only the last one leaves.
+        // The table's sequence is several instructions, and only the last one leaves.
         let exit = sites
             .exits
             .iter()
@@ -481,7 +481,7 @@ fn go(arch: Arch, model: &Model, sites: &Sites, random: &mut Random) -> Result<b
             }
         }
         if leaves {
-            // With something else on top of the stack a return does not return: such a function crashes, probed or not.
+            // With other data on top of the stack a return fails: the function crashes either way.
             if matches!(op, Op::Return) && way.depth != 0 {
                 return Ok(false);
             }

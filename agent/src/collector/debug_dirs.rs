@@ -1,7 +1,7 @@
-//! Folders with debug files that somebody named.
+//! Folders with debug files, as named by the user.
 //!
-//! They are opened while there are rights: a folder may stand in a home that is nobody else's to enter. What is in it is
-//! read later and without any.
+//! They are opened while the process has privileges: a folder may be in a home directory that only
+//! its owner can enter. The files are read later, without privileges.
 
 use std::fs::File;
 use std::io;
@@ -12,7 +12,7 @@ use edgelat_guard::outside;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 
-/// The folders, as far as they can be opened.
+/// The folders, opened as far as possible.
 #[derive(Debug, Default)]
 pub struct DebugDirs {
     opened: Vec<(PathBuf, Option<OwnedFd>)>,
@@ -20,12 +20,12 @@ pub struct DebugDirs {
 }
 
 impl DebugDirs {
-    /// Opens folders. One that cannot be opened is one that holds nothing, as a folder that is not there.
+    /// Opens folders. A folder that cannot be opened counts as empty, like a missing folder.
     pub fn open(paths: &[PathBuf]) -> Self {
         Self { opened: paths.iter().map(|path| folder(path)).collect(), beside: Vec::new() }
     }
 
-    /// Opens the folder of an image too, which its link may lead to.
+    /// Opens the folder of an image too, because its debug link may lead there.
     pub fn beside(mut self, path: Option<&Path>) -> Self {
         self.beside.extend(path.map(folder));
         self
@@ -36,11 +36,11 @@ impl DebugDirs {
         self.opened.iter().map(|(path, _)| path.as_path())
     }
 
-    /// Opens a file in one of them, or anywhere else where no right is needed. What is no regular file is refused: a pipe
-    /// that somebody put in the place of a debug file would hold us for ever.
+    /// Opens a file in one of the folders, or anywhere else if no privilege is needed. Refuses all
+    /// but regular files: a pipe in the place of a debug file would block the agent for ever.
     ///
     /// # Errors
-    /// Why it cannot be opened.
+    /// Fails if the file cannot be opened or is not a regular file.
     pub fn file(&self, path: &Path) -> io::Result<File> {
         let inside = self
             .opened

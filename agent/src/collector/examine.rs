@@ -1,8 +1,8 @@
 //! The functions of a plan that the target's memory allows.
 //!
-//! The guard compares the code of each function with the target's memory, and counts the memory that the probes take of
-//! the target. What must not be probed is refused by name. Where there is room for some functions only, the first of
-//! those that were named are measured.
+//! The guard compares the code of each function with the target's memory, and computes the memory
+//! of the target that the probes take. Functions that must not be probed are refused by name. If
+//! there is room for only some functions, the first named functions are measured.
 
 use std::collections::BTreeSet;
 
@@ -14,11 +14,11 @@ use super::resolve::{Function, ResolveError, Resolved};
 use super::session::SessionError;
 use super::unexpected;
 
-/// Smallest page of the kernels that edgelat runs on, as a power of two. Where pages are larger, more functions share one
-/// than is reckoned here.
+/// Smallest page of the kernels that edgelat runs on, as a power of two. With larger pages, more
+/// functions share a page than computed here.
 const PAGE_SHIFT: u32 = 12;
 
-/// Pages that the kernel takes of the target besides those of its code.
+/// Pages of the target that the kernel takes besides those of its code.
 const KERNEL_PAGES: u8 = 2;
 
 /// Functions of a plan that are refused.
@@ -26,30 +26,30 @@ const KERNEL_PAGES: u8 = 2;
 pub struct Refused {
     /// In the order of the plan, each with the reason.
     pub functions: Vec<RefusedReport>,
-    /// The guard's words where the target's memory had no room for all of them.
+    /// Error of the guard if the target's memory had no room for all functions.
     pub no_room: Option<GuardError>,
 }
 
-/// Code of the reason of those.
+/// Reason code of functions without room.
 pub const NO_HEADROOM: &str = "no-headroom";
 
 impl Refused {
-    /// The plan can be measured as it is.
+    /// Returns true if the plan can be measured unchanged.
     pub fn is_empty(&self) -> bool {
         self.functions.is_empty()
     }
 
-    /// Adds those of a later look.
+    /// Adds the functions of a later look.
     pub fn add(&mut self, later: Self) {
         self.functions.extend(later.functions);
         self.no_room = self.no_room.take().or(later.no_room);
     }
 }
 
-/// Has the guard look at the target's memory, and takes out of `resolved` what must not be probed there.
+/// Has the guard examine the target's memory, and removes from `resolved` what must not be probed.
 ///
 /// # Errors
-/// When nothing is left, with the first reason.
+/// Fails if no function is left, with the first reason.
 pub fn sift(
     line: &mut Line,
     pid: i32,
@@ -70,7 +70,7 @@ pub fn sift(
     };
     let no_room = (bytes > allowed).then_some(GuardError::NoHeadroom { pid, bytes, room, of });
     let mut refused = Refused { functions: take_unsound(pid, resolved, &unsound)?, no_room: None };
-    // Those may have been what there was no room for: the plan is looked at again without them.
+    // The refused functions may have taken the room: the plan is examined again without them.
     if let (Some(error), true) = (no_room, refused.is_empty()) {
         let fit = fitting(&resolved.functions, bytes, allowed);
         if fit == 0 || resolved.python.is_some() {
@@ -93,7 +93,7 @@ fn take_unsound(
     for Unsound { function, why } in unsound {
         match resolved.functions.get(*function as usize) {
             Some(function) => refused.push(refusal(function, why.code(), why.reason())),
-            // Behind them are those of Python.
+            // Numbers beyond the list belong to Python.
             None => {
                 let name = edgelat_guard::error::text("the evaluation loop of Python");
                 return Err(GuardError::Unfit { pid, function: *function, name, why: *why }.into());
@@ -119,7 +119,7 @@ fn refusal(function: &Function, code: &str, text: &str) -> RefusedReport {
     }
 }
 
-/// How many of the first functions take no more than is allowed, where all take so many bytes.
+/// Number of leading functions that take no more than `allowed`, if all take `bytes`.
 fn fitting(functions: &[Function], bytes: u64, allowed: u64) -> usize {
     let pages_of = |function: &Function| {
         let own = function.sites.iter().map(|site| (function.image, site));
@@ -128,7 +128,8 @@ fn fitting(functions: &[Function], bytes: u64, allowed: u64) -> usize {
         own.chain(elsewhere).map(page).collect::<Vec<_>>()
     };
     let all: BTreeSet<(u32, u64)> = functions.iter().flat_map(pages_of).collect();
-    // An image that is mapped more than once takes each page as often; the kernel's own pages are among them.
+    // An image that is mapped more than once takes each page as often; the kernel's own pages are
+    // included.
     let pages = all.len() as u128 + u128::from(KERNEL_PAGES);
     let most = (u128::from(allowed) * pages / u128::from(bytes.max(1))).saturating_sub(KERNEL_PAGES.into());
     let mut taken = BTreeSet::new();

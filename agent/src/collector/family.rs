@@ -1,4 +1,4 @@
-//! The processes of a target: which are covered and since when, which have ended, and which of their calls are over.
+//! The processes of a target: their coverage, their ends, and the calls that are over.
 
 use std::collections::BTreeMap;
 
@@ -6,30 +6,30 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::report::ProcessReport;
 
-/// Processes that have ended and are still told of.
+/// Maximum number of ended processes that are still reported.
 const ENDED: usize = 256;
 
-/// A target and what came of it.
+/// A target and its descendants.
 #[derive(Debug)]
 pub struct Family {
     reports: Vec<ProcessReport>,
     left_out: u64,
-    /// Those that have not ended, with the time on the monotonic clock in nanoseconds at which they last executed an image:
-    /// calls that began before are over.
+    /// Processes that have not ended, with the time on the monotonic clock in nanoseconds at which
+    /// each last executed an image: calls that began before are over.
     alive: BTreeMap<i32, u64>,
 }
 
-/// Children that were not covered from their birth on.
+/// Children that were not covered from birth.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Children {
-    /// Those that ended before they could be covered.
+    /// Children that ended before they could be covered.
     pub missed: u64,
-    /// How long those lived, and others before they were covered, in nanoseconds.
+    /// Lifetime of those children, and of others before their coverage, in nanoseconds.
     pub uncovered_ns: u64,
 }
 
 impl Children {
-    /// Both together.
+    /// Adds the figures of `other`.
     pub fn add(&mut self, other: Self) {
         self.missed += other.missed;
         self.uncovered_ns += other.uncovered_ns;
@@ -37,48 +37,48 @@ impl Children {
 }
 
 impl Family {
-    /// Of a target, which is covered from the start.
+    /// Creates the family of a target, which is covered from the start.
     pub fn of(pid: i32) -> Self {
         let reports = vec![ProcessReport { pid, covered_since_ns: 0, ended_ns: None }];
         Self { reports, left_out: 0, alive: BTreeMap::from([(pid, 0)]) }
     }
 
-    /// All that are told of, and how many more there were.
+    /// Returns all reported processes, and the number of those left out.
     pub fn reports(&self) -> (Vec<ProcessReport>, u64) {
         (self.reports.clone(), self.left_out)
     }
 
-    /// How many have not ended.
+    /// Number of processes that have not ended.
     pub fn len(&self) -> usize {
         self.alive.len()
     }
 
-    /// Have all ended?
+    /// Returns true if all processes have ended.
     pub fn is_empty(&self) -> bool {
         self.alive.is_empty()
     }
 
-    /// Is it one of them, and has not ended?
+    /// Returns true if the process is in the family and has not ended.
     pub fn contains(&self, pid: i32) -> bool {
         self.alive.contains_key(&pid)
     }
 
-    /// Those that have not ended.
+    /// Processes that have not ended.
     pub fn pids(&self) -> impl Iterator<Item = i32> {
         self.alive.keys().copied()
     }
 
-    /// May a call of this process still be running that began then, on the monotonic clock in nanoseconds?
+    /// Returns true if a call of `pid` that began at `began_ns` (monotonic clock) may still run.
     pub fn runs(&self, pid: i32, began_ns: u64) -> bool {
         self.alive.get(&pid).is_some_and(|executed_ns| began_ns >= *executed_ns)
     }
 
-    /// The end of this one is waited for as well, though it is not covered.
+    /// Awaits the end of a process that is not covered.
     pub fn accompany(&mut self, pid: i32) {
         self.alive.entry(pid).or_default();
     }
 
-    /// It is covered from `now` on, in nanoseconds since arming.
+    /// Takes in that a process is covered from `now` on, in nanoseconds since arming.
     pub fn covered(&mut self, pid: i32, now: u64) {
         let lives = |report: &ProcessReport| report.pid == pid && report.ended_ns.is_none();
         let executed = self.alive.insert(pid, 0);
@@ -91,10 +91,11 @@ impl Family {
         self.reports.push(ProcessReport { pid, covered_since_ns: now, ended_ns: None });
     }
 
-    /// It executes its image anew since `time_ns` on the monotonic clock, and with a `gap` is covered again from `now` on only.
+    /// Takes in that a process executes its image anew since `time_ns` on the monotonic clock; with
+    /// a `gap`, it is covered again only from `now` on.
     pub fn executed(&mut self, pid: i32, time_ns: u64, gap: bool, now: u64) {
         let Some(executed) = self.alive.get_mut(&pid) else { return };
-        // A second plan tells the same.
+        // A second plan reports the same event.
         let told = std::mem::replace(executed, time_ns) == time_ns;
         if gap && !told {
             let passed = monotonic_ns().saturating_sub(time_ns);
@@ -104,20 +105,21 @@ impl Family {
         }
     }
 
-    /// It is no longer covered.
+    /// Takes in that a process is no longer covered.
     pub fn gone(&mut self, pid: i32, now: u64) {
         self.alive.remove(&pid);
         self.close(pid, now);
     }
 
     fn close(&mut self, pid: i32, now: u64) {
-        // The last of that number: the kernel gives it again.
+        // The last report with that number: the kernel reuses numbers.
         if let Some(report) = self.reports.iter_mut().rfind(|report| report.pid == pid) {
             report.ended_ns.get_or_insert(now);
         }
     }
 
-    /// A program that forks a child for each request would fill memory and lines with those that have ended.
+    /// Drops the oldest ended process at the limit: a program that forks a child for each request
+    /// would fill memory and lines.
     fn make_room(&mut self) {
         let ended = |report: &ProcessReport| report.ended_ns.is_some();
         if self.reports.iter().filter(|report| ended(report)).count() >= ENDED {

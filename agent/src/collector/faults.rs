@@ -1,20 +1,20 @@
-//! Signals that say that a process is in trouble.
+//! Signals that report a fault of a process.
 
 use edgelat_bpf::layout::FATAL_SIGNALS;
 use edgelat_guard::protocol::Fault;
 use nix::sys::signal::Signal;
 
-/// Does a status, as wait(2) tells it, say that a fault was the end?
+/// Returns true if a wait(2) status reports an end by a fault.
 pub fn ended(status: u32) -> bool {
     is_fault((status & 0x7f) as i32)
 }
 
-/// Does this signal say that a process is in trouble?
+/// Returns true if the signal reports a fault of a process.
 pub fn is_fault(signal: i32) -> bool {
     (1..32).contains(&signal) && FATAL_SIGNALS >> signal & 1 != 0
 }
 
-/// A fault that took the probes off, for people.
+/// Text about a fault after which the probes were removed, for people.
 pub fn in_words(pid: i32, fault: Fault, sites: u32, took_ns: u64) -> String {
     let signal = match Signal::try_from(fault.signal) {
         Ok(signal) => signal.as_str(),

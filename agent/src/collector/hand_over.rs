@@ -1,4 +1,4 @@
-//! The sites of a plan on their way to the guard, in pieces that fit a message.
+//! Transfer of a plan's sites to the guard, in chunks that fit a message.
 
 use edgelat_bpf::layout::SITE_FUNCTION_MASK;
 use edgelat_guard::protocol::{ImageId, PlanId, PlanSite, Request, Returns, SITES};
@@ -9,7 +9,7 @@ use super::resolve::Resolved;
 /// Sends sites and build-ids to the guard.
 ///
 /// # Errors
-/// Whatever the guard refuses.
+/// Fails if the guard refuses a site or a build-id.
 pub fn hand_over(
     line: &mut Line,
     plan: PlanId,
@@ -31,7 +31,7 @@ pub fn hand_over(
                 wanted.map(move |site| PlanSite { cookie: site.cookie | row as u64, ..*site })
             })
             .collect();
-        // Ranges of one name may overlap, and what they have in common is probed once.
+        // Ranges of one name may overlap, and their common sites are probed once.
         let place = |site: &PlanSite| (site.exit, site.offset, site.cookie & SITE_FUNCTION_MASK);
         sites.sort_unstable_by_key(place);
         sites.dedup_by_key(|site| place(site));

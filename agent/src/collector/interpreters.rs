@@ -1,10 +1,11 @@
-//! Whether the interpreters of Python in a target's processes show every call: looked at, and not taken from what they were asked
-//! to do.
+//! Visibility of calls in the Python interpreters of a target's processes: read from their state,
+//! not taken from their settings.
 //!
-//! A setting in the environment is ignored by `python -I`, `-E` and frozen programs, switched on and off by a program while it
-//! runs, and holds for one interpreter of several. So the state of each interpreter is read
-//! ([`edgelat_image::python::State`]): at the start, at each report, and when a function is called for the first time, as those
-//! of an interpreter that has just come are. What one of them has hidden stays hidden: from then on all figures are a part.
+//! `python -I`, `-E` and frozen programs ignore a setting in the environment, a program can switch
+//! it while it runs, and it holds for one interpreter of several. So the state of each interpreter
+//! is read ([`edgelat_image::python::State`]): at the start, at each report, and at the first call
+//! of a function, such as those of a new interpreter. Calls that an interpreter has hidden stay
+//! hidden: from then on all figures cover a part.
 
 use std::time::{Duration, Instant};
 
@@ -12,62 +13,63 @@ use edgelat_guard::Line;
 use edgelat_guard::protocol::{HEAD, ImageId, List, Reply, Request, TargetId};
 use edgelat_image::Interpreter;
 
-/// Between two looks for new functions, once it is known how calls are seen.
+/// Pause between two looks for new functions, once the visibility of calls is known.
 const PAUSE: Duration = Duration::from_millis(10);
-/// Processes that are looked at besides the target, one behind the other.
+/// Processes that one look examines besides the target, in turn.
 const OTHERS: usize = 4;
-/// An interpreter that has just come may have shown no call yet that counts, and be asked by what runs in it to show them all.
+/// Time in which a new interpreter is in doubt: it may have made no call yet that counts, and the
+/// code in it may still switch it to show every call.
 const DOUBT: Duration = Duration::from_secs(1);
-/// More interpreters than any process makes: such a number is none.
+/// More interpreters than any process creates: such a number is invalid.
 const MOST: u64 = 1 << 32;
 
-/// Which calls are seen.
+/// Visible calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Seen {
-    /// That cannot be told yet: Python has not started.
+    /// Not known yet: Python has not started.
     Unknown,
-    /// Every one.
+    /// Every call.
     Every,
-    /// Those from C: of one interpreter, or of all.
+    /// Only calls from C, in one interpreter or in all.
     Part,
 }
 
-/// The interpreters of a process as they were when it was looked at.
+/// Interpreters of a process at its last examination.
 #[derive(Debug, Clone, Copy)]
 struct Process {
-    /// Its number.
+    /// Process id.
     pid: i32,
-    /// How many there were.
+    /// Number of interpreters.
     there: u64,
-    /// Those of them that show calls from C only.
+    /// Interpreters among these that show only calls from C.
     hiding: u64,
-    /// How many it has made in all.
+    /// Number of interpreters that the process has created in total.
     made: u64,
-    /// Since when there are such that may still be asked to show all.
+    /// Time since which it has such interpreters that may still be switched to show all.
     doubt: Option<Instant>,
 }
 
-/// What is known of the interpreters of a target's processes.
+/// State of the interpreters in a target's processes.
 #[derive(Debug, Clone)]
 pub struct Interpreters {
-    /// Where their states are; `None` where they cannot be found, or need not.
+    /// Location of their states; `None` if it cannot be found or is not needed.
     list: Option<List>,
     seen: Seen,
-    /// A method of which only a part of the calls is seen in any case.
+    /// Method of which only a part of the calls is seen in any case.
     bypassing: Option<&'static str>,
-    /// Those that run and were looked at.
+    /// Running processes that were examined.
     processes: Vec<Process>,
-    /// How many interpreters they had, and how many of those show calls from C only.
+    /// Number of their interpreters, and of those that show only calls from C.
     counted: Option<(u64, u64)>,
-    /// The target was found before it had started.
+    /// True if the target was found before its Python had started.
     fresh: bool,
     looked: Option<Instant>,
-    /// Counts the others that were looked at.
+    /// Counts the other processes that were examined.
     next: usize,
 }
 
 impl Interpreters {
-    /// Of an interpreter in an image, before anything was looked at.
+    /// Creates the state of an interpreter in an image, before the first look.
     pub fn of(interpreter: &Interpreter, image: ImageId) -> Self {
         let list = interpreter.state.map(|state| List {
             image,
@@ -86,41 +88,42 @@ impl Interpreters {
         Self { list, seen, bypassing, processes, counted, fresh: false, looked: None, next: 0 }
     }
 
-    /// Is every call seen, in all of them?
+    /// Returns true if every call is seen, in all interpreters.
     pub fn every_call(&self) -> bool {
         self.seen == Seen::Every
     }
 
-    /// Has Python started, as far as that can be told?
+    /// Returns true if Python has started, as far as known.
     pub fn known(&self) -> bool {
         self.seen != Seen::Unknown
     }
 
-    /// Are the calls of a function of this name that are seen a part of all?
+    /// Returns true if only a part of the calls of a function with this name is seen.
     pub fn partial(&self, name: &str) -> bool {
         let class = self.bypassing.and_then(|method| name.strip_suffix(method));
         !self.every_call() || class.is_some_and(|class| class.is_empty() || class.ends_with('.'))
     }
 
-    /// A method of which only a part of the calls is seen in any case.
+    /// Method of which only a part of the calls is seen in any case.
     pub fn bypassing(&self) -> Option<&'static str> {
         self.bypassing
     }
 
-    /// How many there were when they were looked at last, and how many of those show calls from C only.
+    /// Number of interpreters at the last look, and of those that show only calls from C.
     pub fn counted(&self) -> Option<(u64, u64)> {
         self.counted
     }
 
-    /// Nothing more will be learnt.
+    /// Ends the examination: interpreters that are still in doubt count as hiding calls.
     pub fn conclude(&mut self) {
         if self.processes.iter().any(|process| process.doubt.is_some()) {
             self.seen = Seen::Part;
         }
     }
 
-    /// Looks at the target, the first of `pids`, and at some of the others. True where it was just learnt that not every call is
-    /// seen. Between two reports (`!anyway`) it is not done more often than is worth it.
+    /// Examines the target, the first of `pids`, and some of the others. Returns true if this look
+    /// is the first to find hidden calls. Between two reports (`!anyway`) the frequency of looks is
+    /// limited.
     pub fn look(&mut self, line: &mut Line, target: TargetId, pids: &[i32], anyway: bool) -> bool {
         let soon = self.looked.is_some_and(|looked| looked.elapsed() < PAUSE);
         let Some(list) = self.list.filter(|_| anyway || !soon || !self.known()) else { return false };
@@ -134,19 +137,19 @@ impl Interpreters {
             }
             runs
         });
-        // The target, and of the others those whose turn it is.
+        // The target, and the other processes whose turn it is.
         for turn in 0..pids.len().min(1 + OTHERS) {
             let place = if turn == 0 { 0 } else { 1 + self.next % (pids.len() - 1) };
             self.next = self.next.wrapping_add(usize::from(turn > 0));
             let pid = pids[place];
-            // One that cannot be looked at ends, as a rule, or is about to begin: it is as it was.
+            // A process that cannot be examined is usually ending or not started: its state stays.
             let Ok((Reply::List { words, whole }, _)) = line.call(&Request::ReadList { target, pid, list })
             else {
                 continue;
             };
             match words.split_at_checked(HEAD) {
                 Some((head, words)) if whole => self.take(pid, head, words, Instant::now()),
-                // Nobody knows of those beyond.
+                // The interpreters beyond the list are unknown.
                 _ if words.is_full() => self.seen = Seen::Part,
                 _ => {}
             }
@@ -161,10 +164,10 @@ impl Interpreters {
         before != Seen::Part && self.seen == Seen::Part
     }
 
-    /// Takes in what a process says.
+    /// Takes in the interpreter list of a process.
     fn take(&mut self, pid: i32, head: &[u64], words: &[u64], now: Instant) {
         let made = self.list.and_then(|list| head.get(usize::from(list.first) + 2)).copied().unwrap_or(0);
-        // Before it has started it runs its own modules only, and has not done yet what it was asked to.
+        // Before its start, Python runs only its own modules and has not applied its settings yet.
         let started = head.first().is_some_and(|started| started & u64::from(u32::MAX) != 0);
         if !started || words.is_empty() {
             self.fresh = true;
@@ -174,14 +177,14 @@ impl Interpreters {
         let made = if (there..MOST).contains(&made) { made } else { there };
         let place = self.processes.iter().position(|process| process.pid == pid);
         let before = place.map(|place| self.processes[place]);
-        // One that runs another program by now has begun anew.
+        // A process that runs another program by now has begun anew.
         let came = before.map_or(0, |before| made.saturating_sub(before.made));
         let went = before.is_some_and(|before| there < before.there + came);
         let doubted = before.and_then(|before| before.doubt);
         let doubt = (hiding > 0).then(|| doubted.unwrap_or(now));
         let over = doubt.is_some_and(|since| now.duration_since(since) >= DOUBT);
         let as_it_was = hiding > 0 && before.is_none() && !self.fresh;
-        // What went may have been one that came and that nobody has seen, or one of which it was not known yet.
+        // The interpreter that went may have come unseen, or its state may have been in doubt.
         let part = as_it_was || over || went && (came > 0 || doubted.is_some());
         let now = Process { pid, there, hiding, made, doubt: doubt.filter(|_| !part) };
         match place {
@@ -213,7 +216,8 @@ mod tests {
     }
 
     impl Interpreters {
-        /// What a process says so many milliseconds after a moment: it has started, made so many, and these are there.
+        /// Takes in a list read `at.1` ms after a moment: start flag, number created, words of
+        /// those present.
         fn hear(&mut self, pid: i32, at: (Instant, u64), started: u64, made: u64, words: &[u64]) {
             let head = [started, 0, 0, 0x7000, 0x7000, made, 0, 0];
             self.take(pid, &head, words, at.0 + Duration::from_millis(at.1));
@@ -231,7 +235,7 @@ mod tests {
         assert!(!seen.every_call() && seen.partial("f"));
         seen.hear(1, (begin, 1200), 1, 2, &[0x400, 0x400]);
         assert!(!seen.every_call());
-        // One that was found running has had its time.
+        // An interpreter that was found running has no time left to be switched.
         let mut seen = interpreters(14, true);
         seen.hear(1, (begin, 0), 1, 1, &[0]);
         assert!(seen.known() && !seen.every_call());
@@ -240,7 +244,7 @@ mod tests {
     #[test]
     fn an_interpreter_may_begin_with_calls_from_c_only() {
         let (mut seen, begin) = (interpreters(14, true), Instant::now());
-        // The flag, and whatever follows it in the word.
+        // The flag, with other data behind it in the word.
         seen.hear(1, (begin, 0), 7 << 32, 1, &[0]);
         assert!(!seen.known() && seen.partial("f"), "it has not started");
         seen.hear(1, (begin, 10), 1, 1, &[0]);
@@ -263,7 +267,7 @@ mod tests {
         seen.hear(1, (begin, 1), 1, 4, &[1, 1, 1]);
         seen.hear(1, (begin, 2), 1, 4, &[1, 1]);
         assert!(seen.every_call(), "the one that came and went was seen");
-        // Another process, and a number that is none.
+        // Another process, and an invalid number.
         seen.hear(2, (begin, 3), 1, 9, &[1]);
         seen.hear(1, (begin, 4), 1, u64::MAX, &[1, 1]);
         assert!(seen.every_call());

@@ -1,4 +1,4 @@
-//! One loaded plan: its life from the guard's `Load` to `Detach`, and reading what it counted.
+//! One loaded plan: its life from the guard's `Load` to `Detach`, and the reading of its counts.
 
 use std::time::Duration;
 
@@ -27,32 +27,32 @@ const LEAST_COVERED_NS: u64 = 5_000_000;
 pub struct Measurement {
     plan: PlanId,
     rows: Rows,
-    /// `None` where the programs count the calls inside themselves.
+    /// `None` if the programs count the calls inside themselves.
     frames: Option<Frames>,
-    /// The route that was taken.
+    /// Route of the probes.
     pub route: Route,
-    /// Returns are seen by a session.
+    /// True if a session detects returns.
     pub session: bool,
-    /// Probes of one process.
+    /// Probes in one process.
     pub sites: u32,
-    /// Time that attaching took.
+    /// Duration of the attach in nanoseconds.
     pub attach_ns: u64,
     functions: Vec<FunctionReport>,
-    /// Of each function.
+    /// Execution modes of the sites of each function.
     steppings: Vec<Steppings>,
-    /// What the probes of one process add to a duration of each, in nanoseconds; empty before that was measured.
+    /// Nanoseconds that the probes of one process add to a duration of each; empty before measured.
     biases: Vec<Option<u64>>,
-    /// What the probes had cost when the guard was last asked, in nanoseconds.
+    /// Cost of the probes at the last query of the guard, in nanoseconds.
     cost_ns: Option<u64>,
     /// Time without probes because of their cost, in nanoseconds: until the last reading, and in all.
     off_ns: (u64, u64),
     returns: Returns,
-    /// Of each function, calls that ended inside with the image that they were in, where frames cannot be seen.
+    /// Calls of each function that ended inside with their image, if frames are not visible.
     over: Vec<u64>,
     python: Option<PythonPart>,
 }
 
-/// Functions of Python in a plan: their reports stand behind those of the others.
+/// Python functions in a plan: their reports follow those of the other functions.
 #[derive(Debug)]
 struct PythonPart {
     functions: Python,
@@ -60,20 +60,20 @@ struct PythonPart {
     interpreters: Interpreters,
     counts_only: bool,
     steppings: Steppings,
-    /// With the links of one process.
+    /// Bias with the links of one process.
     bias_alone_ns: Option<u64>,
     bias_ns: Option<u64>,
-    /// Calls of all functions at the last reading, and those that are in no account.
+    /// Calls of all functions at the last reading, and calls that are in no account.
     calls: u64,
     lost: Lost,
 }
 
 impl Measurement {
-    /// Hands the functions to the guard and has them loaded and attached, switched off. What the target's memory does not
-    /// allow is taken out of `resolved` and told.
+    /// Hands the functions to the guard, which loads and attaches them, switched off. Functions
+    /// that the target's memory does not allow move from `resolved` to `refused`.
     ///
     /// # Errors
-    /// Whatever the guard refuses.
+    /// Fails if the guard refuses a request.
     pub fn attach(
         line: &mut Line,
         target: &Target,
@@ -84,7 +84,7 @@ impl Measurement {
         let sizes = resolved.python.as_ref().map(|_| Sizes::within(options.max_map_bytes));
         loop {
             let plan = plan::begin(line, target, resolved, options, sizes)?;
-            // From here on the guard holds a plan; if a step fails it must not stay.
+            // The guard holds a plan from here on; if a step fails, the plan must not stay.
             let attached = hand_over(line, plan, resolved, options.returns)
                 .map_err(SessionError::from)
                 .and_then(|()| examine::sift(line, target.pid, plan, resolved))
@@ -99,7 +99,7 @@ impl Measurement {
             }
             match attached? {
                 Ok(measurement) => return Ok(measurement),
-                // Their numbers have changed: a plan of those that are left.
+                // The function numbers have changed: the next plan has the remaining functions.
                 Err(out) => refused.add(out),
             }
         }
@@ -175,24 +175,24 @@ impl Measurement {
         })
     }
 
-    /// Takes in functions of Python that were called for the first time.
+    /// Takes in Python functions that were called for the first time.
     pub fn attend(&mut self) {
         if let Some(python) = &mut self.python {
             python.functions.attend(&self.rows);
         }
     }
 
-    /// The interpreters of the processes, where functions of Python are measured.
+    /// Interpreters of the processes, if Python functions are measured.
     pub fn interpreters(&mut self) -> Option<&mut Interpreters> {
         self.python.as_mut().map(|python| &mut python.interpreters)
     }
 
-    /// How many names of functions of Python were asked for that no function has which was called.
+    /// Number of requested Python names that no called function has.
     pub fn not_called(&self) -> Option<usize> {
         Some(self.python.as_ref()?.functions.not_called().count())
     }
 
-    /// What is known of the target's Python, where its functions are measured.
+    /// State of the target's Python, if its functions are measured.
     pub fn python(&self) -> Option<PythonReport> {
         let python = self.python.as_ref()?;
         let (interpreters, interpreters_from_c) = python.interpreters.counted().unzip();
@@ -211,13 +211,13 @@ impl Measurement {
         })
     }
 
-    /// What the probes had cost when the guard was last asked, in nanoseconds. `None` before that was measured.
+    /// Cost of the probes at the last query of the guard, in nanoseconds; `None` before that.
     pub fn cost_ns(&self) -> Option<u64> {
         self.cost_ns
     }
 
-    /// Asks the guard what the probes have cost so far, and what they add to the durations with as many processes as there
-    /// are now. A guard that does not answer leaves what was known.
+    /// Asks the guard for the cost of the probes so far, and for the time that they add to
+    /// durations with the current number of processes. Without an answer the known values stay.
     pub fn learn_cost(&mut self, line: &mut Line) {
         let Ok((Reply::Cost { cost_ns, more_bias_ns, off_ns }, _)) =
             line.call(&Request::Cost { plan: self.plan })
@@ -248,24 +248,24 @@ impl Measurement {
         self.plan
     }
 
-    /// Names of the functions that were asked for by name; those of Python come while they are called.
+    /// Names of the functions requested by name; Python functions appear while they are called.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.functions.iter().take(self.steppings.len()).map(|report| report.name.as_str())
     }
 
-    /// Counts from now on.
+    /// Starts counting.
     ///
     /// # Errors
-    /// When the guard refuses.
+    /// Fails if the guard refuses.
     pub fn arm(&self, line: &mut Line) -> Result<(), GuardError> {
         line.call(&Request::Arm { plan: self.plan }).map(drop)
     }
 
-    /// Has the guard measure what the probes themselves add. Takes some tenths of a second, and can be done while
-    /// everything counts.
+    /// Has the guard measure the time that the probes themselves add. Takes some tenths of a
+    /// second, and can run during counting.
     ///
     /// # Errors
-    /// When the guard refuses.
+    /// Fails if the guard refuses.
     pub fn calibrate(&mut self, line: &mut Line) -> Result<(), GuardError> {
         match line.call(&Request::Calibrate { plan: self.plan })? {
             (Reply::Calibrated { bias, .. }, _) => {
@@ -281,18 +281,18 @@ impl Measurement {
         }
     }
 
-    /// Counts no more. What is inside now stays in flight.
+    /// Stops counting. Calls that are inside now stay in flight.
     ///
     /// # Errors
-    /// When the guard refuses.
+    /// Fails if the guard refuses.
     pub fn disarm(&self, line: &mut Line) -> Result<(), GuardError> {
         line.call(&Request::Disarm { plan: self.plan }).map(drop)
     }
 
-    /// Removes the probes; the rows can still be read. Returns the time it took in nanoseconds.
+    /// Removes the probes; the rows can still be read. Returns the duration in nanoseconds.
     ///
     /// # Errors
-    /// When the guard refuses.
+    /// Fails if the guard refuses.
     pub fn detach(&mut self, line: &mut Line) -> Result<u64, GuardError> {
         match line.call(&Request::Detach { plan: self.plan })? {
             (Reply::Detached { took_ns, cost_ns }, _) => {
@@ -303,16 +303,16 @@ impl Measurement {
         }
     }
 
-    /// Hits of probes at addresses that were not known yet, and calls of functions of Python that were not: they are in no
-    /// account. The former happen for a moment where a library is mapped again elsewhere and probes carry no cookie.
+    /// Probe hits at unknown addresses and calls of unknown Python functions, in no account. The
+    /// former occur briefly if a library is mapped again elsewhere and probes carry no cookie.
     pub fn unattributed_hits(&self) -> u64 {
         let unknown = self.rows.functions().checked_sub(1).map_or(0, |last| self.rows.entries(last));
-        // As they were when the functions were read: the two stand in one report.
+        // Values from the reading of the functions: both are in one report.
         unknown + self.python.as_ref().map_or(0, |python| python.lost.sum())
     }
 
-    /// One of its processes executes its image anew, and calls in it are over. Which those are is told by their frames. Where
-    /// nobody sees those, it is known of a process that is the only one.
+    /// Takes in that a process executes its image anew, which ends its calls. Frames identify these
+    /// calls. If frames are not visible, the calls are known only if the process is the only one.
     pub fn executed(&mut self, family: &Family) {
         if self.frames.is_none() && family.len() == 1 {
             let rows = 0..self.steppings.len();
@@ -320,8 +320,8 @@ impl Measurement {
         }
     }
 
-    /// Reads all functions. Calls that cannot be running any more in a process of `family` ended with it.
-    /// `since_ns` is the time since the reading before, for the rates.
+    /// Reads all functions. Calls that can no longer run in a process of `family` ended with it.
+    /// `since_ns` is the time since the previous reading, for the rates.
     pub fn read(&mut self, family: &Family, since_ns: u64) -> &[FunctionReport] {
         self.attend();
         let off_ns = self.off_ns.1 - std::mem::replace(&mut self.off_ns.0, self.off_ns.1);
@@ -340,7 +340,7 @@ impl Measurement {
                 let label = self.python.as_ref().and_then(|python| python.functions.label_of(&frame));
                 let index = match label {
                     Some(label) => natives + label,
-                    // Behind the rows of the others are those of Python and of the calibration.
+                    // The rows of Python and of the calibration follow those of the others.
                     None if (frame.function as usize) < natives => frame.function as usize,
                     None => continue,
                 };
@@ -352,7 +352,7 @@ impl Measurement {
                 }
             }
         }
-        // A session keeps no more than a time; and what a hit costs has to be known.
+        // A session stores only a time, and the cost of a hit has to be known.
         let probes_known = !self.session && self.cost_ns.is_some();
         let (native_reports, python_reports) = self.functions.split_at_mut(natives);
         if let Some(part) = &self.python {
@@ -364,7 +364,7 @@ impl Measurement {
             }
         }
         for (index, report) in native_reports.iter_mut().enumerate() {
-            // A row that did not move is as it was; reading its buckets is what costs.
+            // An unchanged row keeps its figures; the expensive part is reading its buckets.
             let moved = self.frames.is_none()
                 || since_ns == 0
                 || report.unsettled
@@ -380,7 +380,7 @@ impl Measurement {
             let (mut in_flight, mut ended_inside) = inside[index];
             if self.frames.is_none() {
                 let inside = unseen_inside(self.session, &totals);
-                // Over all processes; which one a call is in is not known.
+                // Over all processes: the process of each call is unknown.
                 ended_inside = match family.is_empty() {
                     true => inside,
                     false => inside.min(self.over.get(index).copied().unwrap_or(0)),
@@ -393,10 +393,10 @@ impl Measurement {
     }
 }
 
-/// How many calls are inside, where their frames cannot be seen.
+/// Number of calls inside, if their frames are not visible.
 fn unseen_inside(session: bool, totals: &RowTotals) -> u64 {
     match session {
-        // The kernel keeps the frames of a session and tells nobody: what did not come back is inside.
+        // The kernel does not expose the frames of a session: calls that did not return are inside.
         true => totals.entries.saturating_sub(totals.exits() + totals.lost()),
         false => u64::try_from(totals.inside).unwrap_or(0),
     }
@@ -434,7 +434,7 @@ impl PythonPart {
             report.line = Some(label.line);
             report.resumes = label.resumes;
             report.whole = label.whole;
-            // Each resume adds to an await, and how many one has is not kept.
+            // Each resume adds to an await, and the number of resumes is not kept.
             report.bias_ns = self.bias_ns.filter(|_| !label.whole);
             report
         };
@@ -442,7 +442,7 @@ impl PythonPart {
     }
 }
 
-/// How much of one CPU's time `cost_ns` is, in percent to one decimal.
+/// Share of one CPU's time that `cost_ns` is, in percent to one decimal.
 pub fn percent(cost_ns: u64, time: Duration) -> f64 {
     if time.is_zero() {
         return 0.0;
@@ -450,7 +450,7 @@ pub fn percent(cost_ns: u64, time: Duration) -> f64 {
     (cost_ns as f64 / time.as_nanos() as f64 * 1000.0).round() / 10.0
 }
 
-/// Calls a second to one decimal.
+/// Calls per second to one decimal.
 pub fn rate(calls: u64, ns: u64) -> f64 {
     if ns == 0 { 0.0 } else { (calls as f64 * 1e10 / ns as f64).round() / 10.0 }
 }

@@ -1,4 +1,4 @@
-//! Names that no function has: why, and what is measured nevertheless.
+//! Names that no function has: the reasons, and the effect on other names.
 
 use edgelat_guard::GuardError;
 use edgelat_image::{FindError, ImageError, Pattern, PythonError};
@@ -6,10 +6,10 @@ use edgelat_image::{FindError, ImageError, Pattern, PythonError};
 use super::report::RefusedReport;
 use super::resolve::{IMAGES_AT_ONCE, Resolved};
 
-/// Code of the reason of names that no function has.
+/// Reason code of names that no function has.
 const NOT_FOUND: &str = "not-found";
 
-/// Why names did not become functions.
+/// Reason why names were not resolved to functions.
 #[derive(Debug, thiserror::Error)]
 #[expect(
     clippy::large_enum_variant,
@@ -24,7 +24,7 @@ pub enum ResolveError {
     Image {
         /// Its path.
         path: String,
-        /// Why not.
+        /// Reason.
         error: ImageError,
     },
     /// No function fits.
@@ -32,12 +32,12 @@ pub enum ResolveError {
     Find {
         /// Image that was searched.
         path: String,
-        /// Why nothing was found.
+        /// Reason.
         error: FindError,
-        /// Where it was found instead.
+        /// Hint, such as the library that has the function.
         hint: String,
     },
-    /// The process executes nothing that stands in a file.
+    /// The process executes no code from a file.
     #[error(
         "process {pid} executes no code that stands in a file: it is packed (UPX) or made its code at run time; probes \
          need a file, so unpack the program (upx -d) and start it again"
@@ -46,7 +46,7 @@ pub enum ResolveError {
         /// The process.
         pid: i32,
     },
-    /// Whoever runs the process decides how many files it maps.
+    /// A pattern fits too many files: the user who runs the process decides how many it maps.
     #[error(
         "'{pattern}' fits too many of the files that process {pid} maps: {found}, and {IMAGES_AT_ONCE} are looked into at most; \
          name the image more closely"
@@ -54,9 +54,9 @@ pub enum ResolveError {
     TooManyImages {
         /// The process.
         pid: i32,
-        /// What was asked for.
+        /// Requested pattern.
         pattern: String,
-        /// How many files fit all patterns.
+        /// Number of files that fit any pattern.
         found: usize,
     },
     /// The process runs no Python.
@@ -66,7 +66,7 @@ pub enum ResolveError {
     NoPython {
         /// The process.
         pid: i32,
-        /// What was asked for.
+        /// Requested pattern.
         pattern: String,
     },
     /// Its interpreter cannot be measured.
@@ -74,13 +74,13 @@ pub enum ResolveError {
     Python {
         /// Path of the interpreter.
         path: String,
-        /// Why not.
+        /// Reason.
         error: PythonError,
     },
     /// Functions were found, but none can be probed.
     #[error("'{pattern}' cannot be probed in {path}: {reason}; `edgelat functions` shows what can")]
     Refused {
-        /// What was asked for.
+        /// Requested pattern.
         pattern: String,
         /// Image that was searched.
         path: String,
@@ -89,18 +89,18 @@ pub enum ResolveError {
     },
 }
 
-/// What has become of a pattern.
+/// State of a pattern.
 pub enum Waiting {
-    /// No image that it means was there.
+    /// None of its images was mapped.
     NotMapped,
-    /// Those that were there have no such function, or none that can be probed.
+    /// Its images have no such function, or none that can be probed.
     Missed(Box<ResolveError>),
-    /// It chose functions.
+    /// It matched functions.
     Found,
 }
 
 impl Resolved {
-    /// Takes down a pattern without functions. The others are measured nevertheless.
+    /// Records a pattern without functions. The other patterns are measured nevertheless.
     pub fn miss(&mut self, pattern: &Pattern, error: ResolveError) {
         if let ResolveError::Find { path, error, hint } = &error {
             self.refused.push(RefusedReport {

@@ -1,7 +1,7 @@
-//! The collector: from names to sites, and from rows to numbers.
+//! The collector turns names into sites, and rows into numbers.
 //!
-//! It has no privilege of its own. What it needs from the kernel it asks of the guard ([`Line`]), and what
-//! the programs count it reads from mapped memory.
+//! It has no privilege of its own. It requests kernel operations from the guard ([`Line`]) and
+//! reads the counts of the programs from mapped memory.
 //!
 //! | module | job |
 //! | --- | --- |
@@ -12,8 +12,8 @@
 //! | [`service`] | many processes, as long as they live |
 //! | [`session`] | one process, from its opening to its last report |
 //! | [`family`] | its processes: which are covered, which have ended |
-//! | [`faults`] | signals that say that a process is in trouble |
-//! | [`notes`] | what a person should know before the figures |
+//! | [`faults`] | signals that report a fault of a process |
+//! | [`notes`] | notes for the user before the figures |
 //! | [`examine`] | the functions that the target's memory allows |
 //! | `missed` | names that no function has |
 //! | [`measurement`] | one loaded plan: attach, arm, read, detach |
@@ -47,8 +47,9 @@ pub mod target;
 use edgelat_guard::GuardError;
 use edgelat_guard::error::text;
 
-/// The guard answered something else than was asked: a fault of ours, said instead of panicking. Which answer it was is in
-/// no message: the code that could write all of them is as large as a command.
+/// Error for a reply of the guard that does not fit the request: a bug of edgelat, reported instead
+/// of a panic. No message contains the reply: the code that formats every reply would be as large
+/// as a command.
 fn unexpected() -> GuardError {
     GuardError::Order { what: text("the guard answered something else than was asked") }
 }

@@ -1,4 +1,4 @@
-//! What a person should know before the figures: what is visible of a target, and what the figures mean.
+//! Notes for the user before the figures: visible calls of a target, and meaning of the figures.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::report::RefusedReport;
 use super::resolve::{Function, ResolvedPython};
 use super::session::Notices;
 
-/// For functions that the target's memory does not allow. Those that there is no room for may be thousands.
+/// Notes on functions that the target's memory does not allow; those without room may be thousands.
 pub fn of_refused(refused: &Refused, notices: &mut dyn Notices) {
     let has_room = |function: &&RefusedReport| function.reason != NO_HEADROOM;
     for function in refused.functions.iter().filter(has_room) {
@@ -26,10 +26,10 @@ pub fn of_refused(refused: &Refused, notices: &mut dyn Notices) {
     }
 }
 
-/// Names of functions in one note.
+/// Maximum number of function names in one note.
 const NAMED: usize = 3;
 
-/// For functions of which there are copies within others.
+/// Notes on functions with inlined copies in others.
 pub fn of_inlined(functions: &[Function], notices: &mut dyn Notices) {
     for function in functions.iter().filter(|_| cfg!(feature = "inlined")) {
         if let Some(copies) = function.inlined.filter(|copies| *copies > 0) {
@@ -43,7 +43,8 @@ pub fn of_inlined(functions: &[Function], notices: &mut dyn Notices) {
     }
 }
 
-/// For functions whose calls are measured up to a jump, where return probes are `unsafe_because`, or safe.
+/// Note on functions whose calls are measured up to a jump. `unsafe_because` is the reason against
+/// return probes; `None` if they are safe.
 pub fn of_tails(functions: &[Function], unsafe_because: Option<&str>, notices: &mut dyn Notices) {
     let until: Vec<&str> = functions
         .iter()
@@ -62,7 +63,7 @@ pub fn of_tails(functions: &[Function], unsafe_because: Option<&str>, notices: &
     notices.say(format_args!("measured up to a jump into another function: {named}{more}; {next}"));
 }
 
-/// For an interpreter of Python whose functions are measured.
+/// Notes on a Python interpreter whose functions are measured.
 pub fn of_python(python: &ResolvedPython) -> impl Iterator<Item = String> {
     let greenlets = python.counts_only.then(|| {
         "it uses greenlets, whose frames cannot be told apart: calls are counted and not timed".to_owned()
@@ -76,7 +77,7 @@ pub fn of_python(python: &ResolvedPython) -> impl Iterator<Item = String> {
     [Some(visible_in(python)), greenlets, Some(resumes)].into_iter().flatten()
 }
 
-/// Which calls of an interpreter can be seen, and how to see more.
+/// Note on the visible calls of an interpreter, and on a way to see more.
 fn visible_in(python: &ResolvedPython) -> String {
     let (interpreter, state) = (&python.interpreter, &python.interpreters);
     if interpreter.sees_every_call() {
@@ -119,7 +120,7 @@ fn visible_in(python: &ResolvedPython) -> String {
     )
 }
 
-/// Not every call of a process is seen, which was not known before.
+/// Note on a process of which not every call is seen, if that was not known before.
 pub fn hidden(pid: i32) -> String {
     format!(
         "process {pid} or a child: an interpreter of Python shows only calls from C, and figures of functions are marked as a \
@@ -127,25 +128,25 @@ pub fn hidden(pid: i32) -> String {
     )
 }
 
-/// Faults of CPython: gh-144766 came with 3.13.12 and went with the release after it, gh-149156 was mended in May 2026 on all
-/// branches with the support for perf that were maintained.
+/// Bugs of CPython: gh-144766 appeared in 3.13.12 and was fixed in the next release; gh-149156 was
+/// fixed in May 2026 on all maintained branches with perf support.
 const PERF_AND_FORK: &str = "if it forks, use a Python released after May 2026: in older ones, above all in 3.13.12, this \
      setting itself may crash a child (gh-144766, gh-149156)";
 
-/// A process that got SIGKILL so soon after its probes came that they may have to do with it.
+/// SIGKILL of a process so soon after its probes came that they may be the cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Killed {
-    /// The OOM killer has ended a process meanwhile.
+    /// The OOM killer ended a process meanwhile.
     OutOfMemory,
-    /// Somebody has sent it.
+    /// Another process sent the signal.
     Sent,
 }
 
 impl Killed {
-    /// How soon that is.
+    /// Time after the probes came in which a SIGKILL counts.
     pub const SOON: Duration = Duration::from_secs(10);
 
-    /// Of an end, so long after the probes came.
+    /// Classifies an end that occurred this long after the probes came.
     pub fn of(event: &Event, after: Duration) -> Option<Self> {
         match event {
             Event::Ended { status: Some(status), out_of_memory, .. }

@@ -1,4 +1,4 @@
-//! A plan, from what was resolved to what the guard holds.
+//! Conversion of resolved functions into a plan that the guard holds.
 
 use edgelat_guard::error::text;
 use edgelat_guard::placement::TargetsOn;
@@ -10,10 +10,10 @@ use super::resolve::{Resolved, ResolvedPython};
 use super::target::Target;
 use super::unexpected;
 
-/// Begins a plan for functions whose sites follow. With functions of Python it has `sizes`.
+/// Begins a plan for functions whose sites follow. A plan with Python functions has `sizes`.
 ///
 /// # Errors
-/// Whatever the guard refuses.
+/// Fails if the guard refuses the plan.
 pub fn begin(
     line: &mut Line,
     target: &Target,
@@ -46,7 +46,7 @@ pub fn begin(
     }
 }
 
-/// An error of the guard with the function's name, of which the guard knows the number only.
+/// Adds the function's name to an error of the guard, which knows only the number.
 pub fn named(error: GuardError, resolved: &Resolved) -> GuardError {
     let name = |function: u32| {
         let found = resolved.functions.get(function as usize).map(|function| function.name.as_str());
@@ -63,8 +63,8 @@ pub fn named(error: GuardError, resolved: &Resolved) -> GuardError {
     }
 }
 
-/// Go's runtime makes panics of faults and recovers from them, and has a handler for each signal. In other programs a
-/// fault that is handled is still one.
+/// Returns the default: Go's runtime turns faults into panics, recovers from them, and has a
+/// handler for each signal. In other programs a handled fault is still a fault.
 fn usual(resolved: &Resolved) -> OnSignal {
     let of_go = |language: &str| language.starts_with(edgelat_image::Language::Go.name());
     match resolved.functions.iter().any(|function| of_go(function.language)) {

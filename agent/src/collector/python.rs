@@ -1,13 +1,13 @@
-//! Functions of Python: which there are is learnt while they are called.
+//! Python functions, discovered while they are called.
 //!
-//! A function that is called for the first time has a row at once, from a pool of free ones, and its name and file wait in an
-//! array. They are matched here with what was asked for. A function that nobody asked for gives its row back; one that is known
-//! already, because two programs met it at the same time, keeps the row that it has, and what was counted in the other one
-//! until then is added. Nothing is ever cleared in the kernel: a row that is used again counts on, and what it had at that time
-//! is taken off.
+//! A function takes a free row from a pool at its first call, and its name and file wait in an
+//! array. They are matched here with the requested names. A function that is not requested gives
+//! its row back. A known function, which two programs met at the same time, keeps its row, and the
+//! counts of the other row are added. Nothing is ever cleared in the kernel: a reused row counts
+//! on, and its earlier counts are subtracted.
 //!
-//! A generator or coroutine has a second row for its whole awaits, from first resume to return, and is a second function here.
-//! Programs take that row from the pool as well, when the first one begins.
+//! A generator or coroutine has a second row and function here for its whole awaits, from first
+//! resume to return. Programs take that row from the pool too, when the first await begins.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -18,31 +18,31 @@ use edgelat_bpf::{Codes, Frame, RowTotals, Rows};
 use edgelat_image::PythonPattern;
 use edgelat_image::python::Layout;
 
-/// Most and fewest rows for functions of Python in one plan, the first of which counts all calls. A plan has no more.
+/// Range of rows for Python functions in a plan, which has no more. The first row counts all calls.
 const ROWS: std::ops::RangeInclusive<u64> = 64..=1 << 16;
-/// Most and fewest slots for functions, sets of the cache, and descriptions that wait. A service of a hundred thousand lines
-/// has some ten thousand functions.
+/// Range of slots for functions, of sets of the cache, and of waiting descriptions. A service of a
+/// hundred thousand lines has some ten thousand functions.
 const ENTRIES: std::ops::RangeInclusive<u64> = 64..=1 << 20;
-/// A program that read the old answer has counted by then.
+/// Time after which a program that read the old answer has counted.
 const SETTLING: Duration = Duration::from_millis(20);
 
-/// How the memory of a plan is shared out.
+/// Division of a plan's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
     /// Rows for functions, one of which counts all calls.
     pub rows: u32,
-    /// Slots for functions, whether anybody asked for them or not.
+    /// Slots for functions, requested or not.
     pub slots: u32,
     /// Sets of the cache of code objects.
     pub sets: u32,
-    /// Descriptions that wait.
+    /// Waiting descriptions.
     pub texts: u32,
-    /// Sets of the frame table for awaits that are open.
+    /// Sets of the frame table for open awaits.
     pub awaits: u32,
 }
 
 impl Sizes {
-    /// Of so many bytes, half is for rows, as far as the number of CPUs can be read.
+    /// Divides this many bytes; half is for rows, if the number of CPUs can be read.
     pub fn within(bytes: u64) -> Self {
         let possible =
             edgelat_guard::outside::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
@@ -68,43 +68,43 @@ impl Sizes {
 /// A function with a name, a file and a line.
 #[derive(Debug)]
 pub struct Label {
-    /// Name with those around it, or its own name where the interpreter knows no other.
+    /// Qualified name, or the plain name if the interpreter knows no other.
     pub name: String,
-    /// File, as the interpreter was given it.
+    /// File, as given to the interpreter.
     pub file: String,
     /// First line.
     pub line: u32,
-    /// Its calls are resumes: it is a generator or a coroutine.
+    /// True for a generator or a coroutine, whose calls are resumes.
     pub resumes: bool,
-    /// Not a function: the whole awaits of the one before it.
+    /// True for an entry that is no function, but the whole awaits of the function before it.
     pub whole: bool,
     row: Option<u32>,
-    /// Where its calls are counted while it has no row.
+    /// Slots that count its calls while it has no row.
     slots: Vec<Slot>,
-    /// What was counted in rows that it has no more.
+    /// Counts of its former rows.
     counted: Option<Box<RowTotals>>,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Use {
-    /// Ours to give.
+    /// In reserve for the pool and for functions.
     Reserve,
     /// In the pool, or taken by a program whose description is on its way.
     Given,
-    /// Of a function.
+    /// In use for a function.
     Label(usize),
-    /// Given back, as soon as the calls that are inside have returned; what it counted is that of the function, if any.
+    /// Given back once the calls inside have returned; its counts belong to the function, if any.
     Leaving(Option<usize>),
 }
 
 #[derive(Debug)]
 struct RowUse {
     of: Use,
-    /// What it had counted before.
+    /// Counts of its earlier uses.
     before: Option<Box<RowTotals>>,
-    /// It counts whole awaits.
+    /// True if it counts whole awaits.
     whole: bool,
-    /// How often it was of use to others before.
+    /// Number of its earlier uses.
     nth: u32,
 }
 
@@ -140,36 +140,36 @@ pub struct Lost {
 }
 
 impl Lost {
-    /// All of them.
+    /// Returns the sum of all reasons.
     pub fn sum(self) -> u64 {
         self.no_room + self.unreadable + self.unnamed
     }
 }
 
-/// The functions of Python that a plan measures.
+/// The Python functions that a plan measures.
 #[derive(Debug)]
 pub struct Python {
     codes: Codes,
     layout: Layout,
-    /// Names are qualified.
+    /// True if names are qualified.
     qualified: bool,
-    /// What is asked for, and whether a function has come that it means.
+    /// Requested patterns, with true if a called function matched.
     patterns: Vec<(PythonPattern, bool)>,
     first_row: u32,
     rows: Vec<RowUse>,
-    /// Those of them that are ours to give, and that we want back, since when.
+    /// Rows in reserve, and rows that are on their way back to it, each with the start of the wait.
     reserve: VecDeque<u32>,
     leaving: Vec<(u32, Instant)>,
     labels: Vec<Label>,
     known: HashMap<(String, String, u32), usize>,
     /// Functions that found no row.
     waiting: VecDeque<usize>,
-    /// Whole awaits are measured.
+    /// True if whole awaits are measured.
     awaits: bool,
 }
 
 impl Python {
-    /// Fills the pool with the rows from `first_row` on, of which the first stays out: it counts all calls.
+    /// Fills the pool with the rows from `first_row` on, except the first, which counts all calls.
     pub fn new(
         codes: Codes,
         layout: Layout,
@@ -202,18 +202,18 @@ impl Python {
         &self.labels
     }
 
-    /// What is asked for and means no function that was called.
+    /// Requested patterns that match no called function.
     pub fn not_called(&self) -> impl Iterator<Item = &PythonPattern> {
         self.patterns.iter().filter(|(_, met)| !met).map(|(pattern, _)| pattern)
     }
 
-    /// The function whose call a frame of the plan is. `None` also of an await of an earlier use of its row.
+    /// The function that a frame belongs to. Also `None` for an await of an earlier use of its row.
     pub fn label_of(&self, frame: &Frame) -> Option<usize> {
         let row = self.rows.get(frame.function.checked_sub(self.first_row)? as usize)?;
         row.label().filter(|_| frame.await_use == row.whole.then_some(row.nth & AWAIT_USES))
     }
 
-    /// Takes in what was called for the first time, and rows whose calls have all returned.
+    /// Takes in functions called for the first time, and rows whose calls have all returned.
     pub fn attend(&mut self, rows: &Rows) {
         while let Some(code) = self.codes.next() {
             self.meet(&code);
@@ -290,7 +290,7 @@ impl Python {
         at
     }
 
-    /// Takes in that the whole awaits of a function with this row are counted in another one, if they are.
+    /// Takes in the row that counts the whole awaits of a function with this row, if there is one.
     fn own_whole(&mut self, label: usize, row: u32) {
         let (whole, Some(row)) = (label + 1, self.codes.whole(row - self.first_row)) else { return };
         if self.labels[whole].row == Some(row) {
@@ -315,7 +315,7 @@ impl Python {
         self.leaving.push((row, Instant::now()));
     }
 
-    /// Has the calls of a function counted in a row from here on.
+    /// Assigns a row to a function, whose calls count there from here on.
     fn own(&mut self, label: usize, row: u32) {
         self.labels[label].row = Some(row);
         if let Some(used) = self.row(row) {
@@ -335,7 +335,7 @@ impl Python {
         self.rows.get_mut(row.checked_sub(self.first_row)? as usize)
     }
 
-    /// Takes back rows that nobody counts in any more.
+    /// Takes back rows that no program counts in any more.
     fn collect_leaving(&mut self, rows: &Rows) {
         for (row, since) in std::mem::take(&mut self.leaving) {
             if since.elapsed() < SETTLING || !self.take_back(row, rows.read(row as usize)) {
@@ -344,7 +344,7 @@ impl Python {
         }
     }
 
-    /// Takes a row back that has counted so much, if no call is inside.
+    /// Takes back a row with the counts `now`, if no call is inside.
     fn take_back(&mut self, row: u32, now: RowTotals) -> bool {
         let Some(used) = self.row(row) else { return true };
         let counted = used.counted(now.clone());
@@ -353,7 +353,7 @@ impl Python {
             Use::Leaving(label) => label,
             _ => None,
         };
-        // An await of what nobody asked for may stay open for as long as the process lives.
+        // An await of an unwanted function may stay open as long as the process lives.
         let unwanted = whole && label.is_none();
         if counted.entries != counted.exits() + counted.lost() && !unwanted {
             return false;
@@ -374,8 +374,8 @@ impl Python {
         true
     }
 
-    /// Most rows are for programs to take while we are not looking, which on a busy machine is a while. Some are kept for
-    /// functions that found none.
+    /// Fills the pool with most rows: programs take them between two looks, which may be far apart
+    /// on a busy machine. Some stay for functions that found no row.
     fn refill(&mut self) {
         let spare = (self.rows.len() - self.rows.len() / 8).min(POOL_ROWS) as u64;
         for _ in self.codes.free_rows()..spare {
@@ -387,9 +387,9 @@ impl Python {
         }
     }
 
-    /// All calls of each function so far, and how many of them there were while it had no row.
+    /// All calls of each function so far, and the number of those made while it had no row.
     pub fn totals(&self, rows: &Rows) -> impl Iterator<Item = (RowTotals, u64)> {
-        // Whole awaits follow the function whose they are, and its row says how many of them had none.
+        // Whole awaits follow their function, whose row has the number of awaits without a row.
         let mut awaits_unresolved = 0;
         self.labels.iter().enumerate().map(move |(label, function)| {
             let mut total = self.counted(label, function, rows);
@@ -403,7 +403,7 @@ impl Python {
         })
     }
 
-    /// What is in the rows that a function has or had.
+    /// Counts of the rows that a function has or had.
     fn counted(&self, label: usize, function: &Label, rows: &Rows) -> RowTotals {
         let mut total = function.counted.as_deref().cloned().unwrap_or(RowTotals::NONE);
         for row in self.leaving.iter().map(|(row, _)| *row).chain(function.row) {
@@ -420,7 +420,7 @@ impl Python {
         rows.entries(self.first_row as usize)
     }
 
-    /// Of these, those that are in no function's account.
+    /// Calls among these that are in no function's account.
     pub fn lost(&self, rows: &Rows) -> Lost {
         let all = rows.read(self.first_row as usize);
         Lost { no_room: all.table_full, unreadable: all.unkeyed, unnamed: self.codes.untold() }

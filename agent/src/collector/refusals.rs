@@ -1,8 +1,9 @@
 //! Targets for which return probes would be unsafe.
 //!
-//! A return probe replaces the return address of a call by one of the kernel's. Whatever reads or moves
-//! return addresses then goes wrong: an unwinder stops a C++ exception or a Rust panic with an abort, a
-//! coroutine returns into another one. Some kernels return through a system call that a seccomp filter kills.
+//! A return probe replaces the return address of a call with an address of the kernel. Code that
+//! reads or moves return addresses then fails: an unwinder stops a C++ exception or a Rust panic
+//! with an abort, a coroutine returns into another coroutine. Some kernels return through a system
+//! call, for which a seccomp filter kills the process.
 
 use std::fs::File;
 
@@ -17,11 +18,11 @@ const UNWINDERS: [&str; 3] = ["libgcc_s.so", "libunwind.so", "libstdc++.so"];
 /// Functions that switch stacks.
 const SWITCHES: [&str; 3] = ["swapcontext", "makecontext", "setcontext"];
 
-/// Images that are looked into.
+/// Maximum number of images that are searched.
 const LOOKED_INTO: usize = 256;
 
-/// Why return probes are refused for a process, or `None`. That nothing switches stacks by instructions of
-/// its own cannot be proven.
+/// Returns the reason against return probes in a process, or `None`. Stack switches by a program's
+/// own instructions cannot be ruled out.
 pub fn return_probes(line: &mut Line, target: &Target, images: &[MappedImage]) -> Option<String> {
     let status = outside::read_to_string(format!("/proc/{}/status", target.pid)).unwrap_or_default();
     let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).map(str::trim);
@@ -41,7 +42,7 @@ pub fn return_probes(line: &mut Line, target: &Target, images: &[MappedImage]) -
         if name.contains("greenlet") {
             return Some(format!("{name} is mapped, and its coroutines move stacks"));
         }
-        // The C library defines these functions; only who calls them matters.
+        // The C library defines these functions; only their callers matter.
         let open = target.open_image(line, image).ok()?;
         unsafe_inside(&open.file).map(|reason| format!("{name} {reason}"))
     })

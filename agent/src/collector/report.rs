@@ -1,4 +1,4 @@
-//! What is known of each function at one moment, and the JSON line that says it (docs/WATCH-JSON.md).
+//! State of each function at one moment, and the JSON line for it (docs/WATCH-JSON.md).
 
 use edgelat_histogram::SCALE;
 use serde::Serialize;
@@ -6,8 +6,8 @@ use serde::Serialize;
 /// Name and version of the schema of a line.
 pub const SCHEMA: &str = "edgelat.watch/1";
 
-/// What probes took inside of a call is known to one part in so many: the time of a trap goes up and down by as much within a
-/// second, with what else the machine does.
+/// The probe time inside a call is known to one part in this many: the time of a trap varies by
+/// that much within a second, with the other load of the machine.
 const PRICES_WITHIN: u64 = 8;
 
 /// One line: everything cumulative since arming.
@@ -19,53 +19,53 @@ pub struct Report {
     pub seq: u64,
     /// Time since arming in nanoseconds.
     pub elapsed_ns: u64,
-    /// How much of that the probes were off because edgelat was stopped, in nanoseconds.
+    /// Part of that time in which the probes were off because edgelat was stopped, in nanoseconds.
     pub stopped_ns: u64,
-    /// The last line.
+    /// True in the last line.
     #[serde(rename = "final")]
     pub last: bool,
-    /// Why it is the last.
+    /// Reason for the end of the measurement.
     pub ended: Option<Ended>,
-    /// What is measured.
+    /// The measured process.
     pub target: TargetReport,
-    /// How probes reached the kernel.
+    /// Route by which the probes reached the kernel.
     pub route: &'static str,
-    /// How returns are seen.
+    /// Mechanism that detects returns.
     pub returns: &'static str,
     /// Probes in one process.
     pub sites: u32,
-    /// Time that attaching them took in nanoseconds.
+    /// Duration of the attach in nanoseconds.
     pub attach_ns: u64,
-    /// Time that removing all probes took in nanoseconds; known in the last line.
+    /// Duration of the removal of all probes in nanoseconds; known in the last line.
     pub detach_ns: Option<u64>,
     /// Covered processes.
     pub processes: Vec<ProcessReport>,
-    /// Covered processes that have ended and are not among those any more.
+    /// Covered processes that have ended and are no longer listed there.
     pub processes_left_out: u64,
-    /// Children that were not covered, or not any more, for a reason that was told.
+    /// Children that were not covered, or are no longer covered, for a reason that was reported.
     pub processes_not_covered: u64,
-    /// Children that ended before they could be covered: what they called is in no account.
+    /// Children that ended before they could be covered: their calls are in no account.
     pub children_missed: u64,
-    /// How long those lived, and others before they were covered, in nanoseconds.
+    /// Lifetime of those children, and of others before their coverage, in nanoseconds.
     pub children_uncovered_ns: u64,
     /// The functions, in the order in which they were resolved.
     pub functions: Vec<FunctionReport>,
-    /// What is known of the target's Python, where its functions are measured.
+    /// State of the target's Python, if its functions are measured.
     pub python: Option<PythonReport>,
-    /// What the probes cost since the report before, in the last report on the whole, in percent of one CPU; `None` where the
-    /// cost of a call was not measured.
+    /// Cost of the probes since the previous report, in the last report over the whole time, in
+    /// percent of one CPU; `None` if the cost of a call was not measured.
     pub cost_percent: Option<f64>,
-    /// Hits of probes that could not be told to any function; not part of any account.
+    /// Probe hits that could not be attributed to a function; not part of any account.
     pub unattributed_hits: u64,
-    /// Functions that were asked for and are not measured.
+    /// Requested functions that are not measured.
     pub refused: Vec<RefusedReport>,
 }
 
-/// Why measuring ended.
+/// Reason for the end of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
-    /// The time that was asked for is over.
+    /// The requested duration is over.
     Duration,
     /// Ctrl-C or a signal to terminate.
     Signal,
@@ -73,32 +73,32 @@ pub enum Ended {
     Target,
     /// The target executes another image.
     Replaced,
-    /// Nobody reads the output any more.
+    /// The reader of the output is gone.
     Output,
-    /// The probes cost more than was allowed.
+    /// The probes cost more than the budget allows.
     Budget,
-    /// The target got a signal that says of a fault, and was left alone from that moment on.
+    /// The target received a fault signal, and was left alone from then on.
     Fault,
-    /// The configuration does not name it any more.
+    /// The configuration no longer names the target.
     Config,
-    /// More happened in its processes than could be followed.
+    /// More events occurred in its processes than could be followed.
     Overrun,
-    /// A debugger came.
+    /// A debugger attached.
     Traced,
-    /// A file that it executes was written to or replaced.
+    /// A file that the target executes was written to or replaced.
     ImageChanged,
-    /// Somebody has ended the guard, and the kernel removed the probes.
+    /// The guard was ended, and the kernel removed the probes.
     Guard,
 }
 
-/// The process that was named.
+/// The measured process.
 #[derive(Debug, Clone, Serialize)]
 pub struct TargetReport {
     /// Process id.
     pub pid: i32,
     /// Start time in clock ticks since boot.
     pub start: u64,
-    /// Its real user id; nothing that is told.
+    /// Real user id; not part of the line.
     #[serde(skip)]
     pub user: u32,
     /// Path of its executable.
@@ -112,25 +112,26 @@ pub struct TargetReport {
 pub struct PythonReport {
     /// Its version, such as `3.11`.
     pub version: String,
-    /// Every call of a function is seen, not only those that come from C: in all interpreters, as far as they were looked at.
+    /// True if every call of a function is seen, not only calls from C, in all examined
+    /// interpreters.
     pub every_call: bool,
-    /// How many interpreters the processes had when they were looked at last.
+    /// Number of interpreters in the processes at the last examination.
     pub interpreters: Option<u64>,
-    /// Of these, those that show calls from C only.
+    /// Interpreters among these that show only calls from C.
     pub interpreters_from_c: Option<u64>,
-    /// A method of which only a part of the calls is seen in any case.
+    /// Method of which only a part of the calls is seen in any case.
     pub partial_method: Option<&'static str>,
-    /// What was asked for, and no function that was called has the name.
+    /// Requested names that no called function has.
     pub not_called: Vec<String>,
-    /// Calls are counted and not timed.
+    /// True if calls are counted and not timed.
     pub counts_only: bool,
-    /// Entries of its evaluation loop, measured or not: each costs.
+    /// Entries of its evaluation loop, measured or not: each has a cost.
     pub calls: u64,
-    /// Of these, calls of functions that there was no room for.
+    /// Of these, calls of functions for which there was no room.
     pub no_room: u64,
     /// Of these, calls whose function could not be read.
     pub unreadable: u64,
-    /// Of these, calls of functions whose names were not read, because too many were called for the first time.
+    /// Of these, calls of functions whose names were not read: too many functions were new.
     pub unnamed: u64,
 }
 
@@ -139,9 +140,9 @@ pub struct PythonReport {
 pub struct ProcessReport {
     /// Process id.
     pub pid: i32,
-    /// When its coverage began, in nanoseconds since arming.
+    /// Start of its coverage in nanoseconds since arming.
     pub covered_since_ns: u64,
-    /// When it ended.
+    /// End of its coverage in nanoseconds since arming.
     pub ended_ns: Option<u64>,
 }
 
@@ -161,7 +162,7 @@ pub struct RefusedReport {
 /// Entries that will never be in the histogram, by reason.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Lost {
-    /// Left by another way than an exit site; found when the same frame was entered again.
+    /// Left by another way than an exit site; detected when the same frame was entered again.
     pub abandoned: u64,
     /// Open at the end of a window of a measurement that is sampled because of its cost.
     pub cut: u64,
@@ -173,14 +174,14 @@ pub struct Lost {
     pub over_range: u64,
     /// Found no frame.
     pub table_full: u64,
-    /// Were calls of a Python function before it had a row.
+    /// Calls of a Python function before it had a row.
     pub unresolved: u64,
-    /// Were not on the stack of a goroutine, where the function is one of Go.
+    /// Calls of a Go function outside the stack of a goroutine.
     pub unkeyed: u64,
 }
 
 impl Lost {
-    /// All of them.
+    /// Returns the sum of all reasons.
     pub fn total(&self) -> u64 {
         self.abandoned
             + self.cut
@@ -198,30 +199,30 @@ impl Lost {
 pub struct FunctionReport {
     /// Demangled name.
     pub name: String,
-    /// Path of its image as the process sees it; for a function of Python, of its file.
+    /// Path of its image as the process sees it; for a Python function, of its file.
     pub image: String,
-    /// Build-id of its image, empty where it has none. Not in the line: that is the target's.
+    /// Build-id of its image; empty if it has none. Not in the line, which has that of the target.
     #[serde(skip)]
     pub build_id: Vec<u8>,
-    /// What it is written in, as far as it is known: `native`, `go`, `go-assembly` or `python`.
+    /// Source language, as far as known: `native`, `go`, `go-assembly` or `python`.
     pub language: &'static str,
-    /// For a function of Python, its first line.
+    /// First line of a Python function.
     pub line: Option<u32>,
-    /// It is a generator or coroutine of Python, whose calls are resumes.
+    /// True for a Python generator or coroutine, whose calls are resumes.
     pub resumes: bool,
-    /// Its calls are the whole awaits of such a function, each from the first resume to the return.
+    /// True if the calls are whole awaits of such a function, from the first resume to the return.
     #[serde(rename = "await")]
     pub whole: bool,
-    /// It is a function of Python of which only a part of the calls is seen: the figures are those of a part.
+    /// True for a Python function whose figures cover only the visible part of its calls.
     pub partial: bool,
     /// Calls that began.
     pub entries: u64,
     /// Calls that were measured to their end.
     pub exits: u64,
-    /// Calls inside now.
+    /// Calls that are inside now.
     pub in_flight: u64,
-    /// Of the calls that were measured to their end, or over range, those that an exception or panic left; `None` where no
-    /// place is known at which one leaves.
+    /// Calls that an exception or panic left, of those measured to their end or over range; `None`
+    /// if no place is known at which an exception leaves.
     pub exceptions: Option<u64>,
     /// `entries = exits + in_flight + the sum of these`.
     pub lost: Lost,
@@ -231,15 +232,17 @@ pub struct FunctionReport {
     pub count: u64,
     /// Their sum in nanoseconds.
     pub sum_ns: u64,
-    /// Of that sum, what probes took that were hit inside of the calls, in nanoseconds; `None` where it is not known.
+    /// Part of that sum that probes inside the calls took, in nanoseconds; `None` if unknown.
     pub probes_inside_ns: Option<u64>,
-    /// Durations in the histogram of which that is not known.
+    /// Durations in the histogram for which that part is unknown.
     pub probes_inside_unknown: u64,
-    /// Of that sum, when they were suspended, in nanoseconds; `None` where it is not told apart.
+    /// Part of that sum in which the calls were suspended, in nanoseconds; `None` if not
+    /// distinguished.
     pub suspended_ns: Option<u64>,
-    /// Mean of the durations in nanoseconds; `None` while nothing was measured.
+    /// Mean of the durations in nanoseconds; `None` if nothing was measured yet.
     pub mean_ns: Option<u64>,
-    /// The same without what probes took inside; `None` where that is not known, or so much that the rest cannot be told.
+    /// Mean without the time of probes inside; `None` if that is unknown, or too long to know the
+    /// rest.
     pub mean_without_probes_ns: Option<u64>,
     /// Time in which it was measured, in nanoseconds.
     pub covered_ns: u64,
@@ -249,7 +252,7 @@ pub struct FunctionReport {
     pub rate_per_s: f64,
     /// Lower bound of the lowest occupied bucket.
     pub min_ns: Option<u64>,
-    /// Median; `None` while nothing was measured.
+    /// Median; `None` if nothing was measured yet.
     pub p50_ns: Option<u64>,
     /// 90 %.
     pub p90_ns: Option<u64>,
@@ -265,20 +268,20 @@ pub struct FunctionReport {
     pub zero_count: u64,
     /// Occupied buckets: OTLP index and count.
     pub buckets: Vec<(i32, u64)>,
-    /// What the probes themselves add to each duration, if it was measured.
+    /// Time that the probes themselves add to each duration, if it was measured.
     pub bias_ns: Option<u64>,
-    /// Half of the durations are no longer than that, within one bucket: the calls are shorter than can be resolved.
+    /// True if the median does not exceed `bias_ns`, within one bucket: the calls are too short.
     pub below_bias: bool,
-    /// Some calls end, for us, at a jump into another function.
+    /// True if some calls are measured only up to a jump into another function.
     pub until_tail_call: bool,
-    /// Copies of it within other functions, whose calls are in no account; `None` where debug data do not tell.
+    /// Inlined copies in other functions, whose calls are in no account; `None` if unknown.
     pub inlined_copies: Option<u32>,
-    /// Calls went on while this was read; the account is off by those.
+    /// True if calls continued during the reading; the account is off by those calls.
     pub unsettled: bool,
 }
 
 impl FunctionReport {
-    /// A function of which nothing has been read yet.
+    /// Creates the report of a function of which nothing has been read yet.
     pub fn new(name: String, image: String) -> Self {
         Self {
             name,
@@ -322,14 +325,14 @@ impl FunctionReport {
         }
     }
 
-    /// Takes in how long probes were hit inside of the calls, where that is known, and what follows from it. Comes after the
-    /// histogram.
+    /// Takes in the time of probes inside the calls, if known, and derives the figures that depend
+    /// on it. Must follow the histogram.
     pub fn take_probes(&mut self, probes: Option<(u64, u64)>) {
         self.probes_inside_ns = probes.map(|(ns, _)| ns);
         self.probes_inside_unknown = probes.map_or(0, |(_, unknown)| unknown);
         self.mean_ns = self.sum_ns.checked_div(self.count);
         let each = self.probes_of_each();
-        // Where less is left than prices may be wrong by, it is not known; and not 0.
+        // A remainder below the error of the probe cost is unknown, not 0.
         self.mean_without_probes_ns = self.mean_ns.zip(each).and_then(|(mean, probes)| {
             mean.checked_sub(probes).filter(|left| *left > 0 && *left >= probes / PRICES_WITHIN)
         });
@@ -338,19 +341,19 @@ impl FunctionReport {
         self.below_bias = self.p50_ns.zip(self.bias_ns).is_some_and(|(p50, bias)| p50 <= within(bias));
     }
 
-    /// Mean of what probes took inside of a call. Calls of which it is not known are taken for ones like the others.
+    /// Mean time of probes inside a call; calls with an unknown time are taken for typical calls.
     fn probes_of_each(&self) -> Option<u64> {
         self.probes_inside_ns?.checked_div(self.count.saturating_sub(self.probes_inside_unknown))
     }
 
-    /// Where probes inside took so much that the rest of the mean cannot be told: how much that may be, in nanoseconds.
+    /// Upper bound of the rest of the mean in ns, if probes took too long for it to be known.
     pub fn unresolved_ns(&self) -> Option<u64> {
         let (mean, probes) = (self.mean_ns?, self.probes_of_each().filter(|ns| *ns > 0)?);
         let most = mean.saturating_sub(probes).saturating_add(probes / PRICES_WITHIN);
         self.mean_without_probes_ns.is_none().then_some(most.min(mean))
     }
 
-    /// Does the account add up?
+    /// Returns true if the account adds up.
     pub fn settled(&self) -> bool {
         self.entries == self.exits + self.in_flight + self.lost.total()
     }

@@ -1,7 +1,7 @@
-//! From what a person typed to what the guard can attach: patterns to functions with sites.
+//! Resolution of the user's patterns into functions with sites, which the guard can attach.
 //!
-//! A pattern without an image means the executable; `libfoo.so:name` means a mapped library. What is found
-//! but cannot be probed is a refusal, which is reported; it is an error only when nothing is left.
+//! A pattern without an image means the executable; `libfoo.so:name` means a mapped library. A
+//! function that cannot be probed is a reported refusal; it is an error only if nothing is left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -27,14 +27,14 @@ use super::report::RefusedReport;
 use super::tails::{self, Leaving};
 use super::target::{OpenImage, Target, file_name};
 
-/// Images that are read for the patterns of one target. Each costs up to seconds, in which nothing else is looked at.
+/// Maximum number of images read for one target. Each takes up to seconds, in which all else waits.
 pub const IMAGES_AT_ONCE: usize = 256;
-/// Images that are read to tell where a function is that was looked for in the wrong one.
+/// Maximum number of images read to locate a function that was searched in the wrong image.
 const IMAGES_FOR_HINT: usize = 64;
-/// Images that may hold the interpreter of a process.
+/// Maximum number of images searched for the interpreter of a process.
 const INTERPRETERS: usize = 8;
 
-/// What the probes of a function cost depends on how the kernel executes the probed instructions.
+/// Execution mode of the probed instructions, on which the cost of a function's probes depends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Steppings {
     /// The entry site is single-stepped.
@@ -52,19 +52,19 @@ pub struct Function {
     pub image_path: String,
     /// The image.
     pub image: ImageId,
-    /// What it is written in.
+    /// Source language.
     pub language: &'static str,
-    /// Kinds of its sites.
+    /// Execution mode of its sites.
     pub steppings: Steppings,
     /// Some exits are jumps into another function, and what follows them is not measured.
     pub until_tail_call: bool,
-    /// Copies of it within other functions, whose calls no probe sees; `None` where that is not known.
+    /// Inlined copies in other functions, whose calls no probe sees; `None` if unknown.
     pub inlined: Option<u32>,
-    /// Places are known where exceptions leave it.
+    /// True if places are known at which exceptions leave the function.
     pub unwound: bool,
-    /// Its sites; the cookie does not hold the function's number yet.
+    /// Sites of the function; their cookies do not hold its number yet.
     pub sites: Vec<PlanSite>,
-    /// Exits of functions in other images that it leaves to by a jump.
+    /// Exits in other images, in functions that this function leaves to by a jump.
     pub elsewhere: Vec<(ImageId, PlanSite)>,
 }
 
@@ -75,7 +75,7 @@ pub struct ResolvedImage {
     pub id: ImageId,
     /// Its build-id.
     pub build_id: Option<Vec<u8>>,
-    /// Where that stands in the file.
+    /// File offset of the build-id.
     pub build_id_offset: Option<u64>,
 }
 
@@ -86,42 +86,42 @@ pub struct Resolved {
     pub functions: Vec<Function>,
     /// Their images.
     pub images: Vec<ResolvedImage>,
-    /// Functions that were asked for and cannot be probed.
+    /// Requested functions that cannot be probed.
     pub refused: Vec<RefusedReport>,
     /// Patterns whose image is not mapped (yet).
     pub pending: Vec<Pattern>,
-    /// Why the first pattern that chose nothing did not: an error where nothing else is to be measured.
+    /// Failure of the first pattern that matched nothing: an error if nothing else is measured.
     pub missed: Option<ResolveError>,
     /// The interpreter whose functions are measured.
     pub python: Option<ResolvedPython>,
-    /// Images that were looked into.
+    /// Images that were searched.
     pub seen: Vec<ImageFile>,
-    /// For each image the functions in it that others leave to by jumps.
+    /// Functions of each image that other functions leave to by jumps.
     pub followers: Vec<(ImageId, Followers)>,
 }
 
-/// An interpreter of Python, and which of its functions are asked for.
+/// A Python interpreter and its requested functions.
 #[derive(Debug)]
 pub struct ResolvedPython {
-    /// The image that it is in.
+    /// Image that holds the interpreter.
     pub image: ImageId,
-    /// Entry and exits of the evaluation loop, without a function's number.
+    /// Entry and exits of the evaluation loop, without a function number.
     pub sites: Vec<PlanSite>,
-    /// Kinds of its sites.
+    /// Execution mode of its sites.
     pub steppings: Steppings,
-    /// What it is.
+    /// The interpreter itself.
     pub interpreter: Interpreter,
-    /// The functions.
+    /// Requested functions.
     pub patterns: Vec<PythonPattern>,
-    /// Its frames cannot be told apart: it switches stacks.
+    /// True if frames cannot be distinguished, because the process switches stacks.
     pub counts_only: bool,
-    /// Which calls enter the evaluation loop: every one, or only those from C.
+    /// Calls that enter the evaluation loop: all, or only those from C.
     pub interpreters: Interpreters,
 }
 
 impl ResolvedPython {
-    /// What tells whole awaits. They are measured only where each resume is seen: what the interpreter throws away without
-    /// another resume, and makes anew at the same address, would be taken for the same.
+    /// Layout of whole awaits, which are measured only if each resume is seen: a new object at the
+    /// address of an object discarded without a resume would be taken for it.
     pub fn awaits(&self, targets_on: TargetsOn) -> Option<Awaits> {
         let each = self.interpreters.every_call() && !self.counts_only && targets_on == TargetsOn::Any;
         self.interpreter.layout.awaits.filter(|_| each)
@@ -131,7 +131,7 @@ impl ResolvedPython {
 /// Device and inode of an image, as [`MappedImage::file`].
 pub type ImageFile = (u32, u32, u64);
 
-/// What resolving needs to know besides patterns and target.
+/// Inputs of the resolution besides patterns and target.
 pub struct Context<'a> {
     /// Folders with debug files, besides the usual one.
     pub debug_dirs: &'a DebugDirs,
@@ -139,20 +139,20 @@ pub struct Context<'a> {
     pub packs: &'a [Pack],
     /// Globs of paths of images that are never probed.
     pub unprobed: &'a [String],
-    /// Images that were looked into before.
+    /// Images that were searched before.
     pub seen: &'a [ImageFile],
-    /// What is to tell the ends of calls.
+    /// Mechanism that detects the ends of calls.
     pub returns: Returns,
-    /// Debug data are read for functions that were put into others, which takes up to seconds.
+    /// True if debug data are read for inlined functions, which takes up to seconds.
     pub inlined: bool,
-    /// Told how far the reading of an image is.
+    /// Receives the progress of reading an image.
     pub progress: &'a mut dyn FnMut(&str, Progress),
 }
 
 /// Finds `patterns` in the images that `target` has mapped now.
 ///
 /// # Errors
-/// When an image cannot be read. A pattern that chooses nothing in those that it means is refused.
+/// Fails if an image cannot be read. A pattern that matches nothing in its images is refused.
 pub fn resolve(
     line: &mut Line,
     target: &Target,
@@ -213,10 +213,10 @@ pub fn resolve(
     Ok(resolved)
 }
 
-/// Finds the interpreter of `target`; `None` where it has none mapped (yet).
+/// Finds the interpreter of `target`; `None` if none is mapped (yet).
 ///
 /// # Errors
-/// When it has one that cannot be measured.
+/// Fails if the interpreter cannot be measured.
 pub fn resolve_python(
     line: &mut Line,
     target: &Target,
@@ -225,10 +225,10 @@ pub fn resolve_python(
 ) -> Result<Option<(ResolvedPython, ResolvedImage)>, ResolveError> {
     let mut mapped = target.images(line)?;
     mapped.retain(|image| !is_unprobed(image, unprobed));
-    // Coroutines of greenlet run on stacks that are moved about.
+    // greenlet moves the stacks of its coroutines.
     let counts_only = mapped.iter().any(|image| file_name(&image.path).contains("greenlet"));
-    // The interpreter is in the executable or in a library that is named after it. So are its extension modules, of which a
-    // process maps many: `_json.cpython-313-x86_64-linux-gnu.so`.
+    // The interpreter is in the executable or in a library named after it. Extension modules have
+    // such names too, and a process maps many: `_json.cpython-313-x86_64-linux-gnu.so`.
     let likely = |image: &&MappedImage| {
         let name = file_name(&image.path);
         image.executable || name.contains("python") && !name.contains(".cpython-")
@@ -259,7 +259,7 @@ pub fn resolve_python(
     Ok(None)
 }
 
-/// Has somebody said that this image is left alone?
+/// Returns true if `unprobed` excludes the image from probing.
 pub fn is_unprobed(image: &MappedImage, unprobed: &[String]) -> bool {
     let path = image.path.trim_end_matches(" (deleted)");
     unprobed
@@ -267,7 +267,7 @@ pub fn is_unprobed(image: &MappedImage, unprobed: &[String]) -> bool {
         .any(|wanted| wanted == path || Glob::is_glob(wanted) && Glob::new(wanted).matches(path.chars()))
 }
 
-/// Is this the image that a pattern speaks of?
+/// Returns true if the pattern refers to the image.
 pub fn means(pattern: &Pattern, image: &MappedImage) -> bool {
     match pattern.image() {
         None => image.executable,
@@ -275,7 +275,7 @@ pub fn means(pattern: &Pattern, image: &MappedImage) -> bool {
     }
 }
 
-/// A person who forgot the library's name learns where the function is.
+/// Returns a hint that names the library of a function if the pattern lacks the library name.
 fn elsewhere(
     line: &mut Line,
     target: &Target,
@@ -295,7 +295,7 @@ fn elsewhere(
     String::new()
 }
 
-/// Finds patterns in one image; tells which of them chose nothing there.
+/// Finds patterns in one image; patterns that match nothing there go to `missed`.
 fn search<'p>(
     open: &OpenImage,
     patterns: &[&'p Pattern],
@@ -374,8 +374,8 @@ fn search<'p>(
     Ok(leaving)
 }
 
-/// The functions of an image, with the names that its debug file and the packs know, and those without where they are
-/// asked for.
+/// Returns the functions of an image with the names from its debug file and the packs, and the
+/// functions without a name if requested.
 pub fn functions_of<S: ReadAt>(
     open: &OpenImage,
     image: &Image<S>,
@@ -398,7 +398,7 @@ pub fn functions_of<S: ReadAt>(
         .map_err(|error| ResolveError::Image { path: open.path.clone(), error })
 }
 
-/// Why debug files and packs did not help: they are for other builds, or for other code.
+/// Explains why debug files and packs gave no name: they belong to other builds or to other code.
 fn of_packs<S: ReadAt>(image: &Image<S>, table: &FunctionTable, packs: &[Pack]) -> String {
     if let Some(skipped) = table.skipped().iter().find(|skipped| skipped.origin == Origin::DebugFile) {
         let path = skipped.path.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default();
@@ -456,7 +456,7 @@ impl ResolvedImage {
     }
 }
 
-/// A site as the guard takes it, without a function's number.
+/// Converts a site to the form that the guard takes, without a function number.
 pub fn plan_site(file: &std::fs::File, site: &edgelat_image::ProbeSite, exit: bool) -> PlanSite {
     let mut cookie = 0;
     if let Some(condition) = site.site.condition {
@@ -473,9 +473,9 @@ pub fn plan_site(file: &std::fs::File, site: &edgelat_image::ProbeSite, exit: bo
     }
     cookie |= u64::from(site.site.above / 8) << SITE_ABOVE_SHIFT;
     let mut code = [0; 4];
-    // Fewer bytes at the end of the file; the guard compares as many as there are.
+    // Fewer bytes at the end of the file; the guard compares the bytes that are present.
     let code_len = ReadAt::read_at(file, site.file_offset, &mut code).unwrap_or(0) as u8;
-    // Not `ret imm16`, which takes arguments off the stack as well.
+    // Not `ret imm16`, which removes arguments from the stack as well.
     if cfg!(target_arch = "x86_64") && exit && matches!(code, [0xc3, ..] | [0xf3, 0xc3, ..]) {
         cookie |= SITE_RETURN;
     }

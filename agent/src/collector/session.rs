@@ -1,8 +1,8 @@
-//! One process that is measured, from its opening to its last report: what `watch` has one of and the service many.
+//! One measured process, from its opening to its last report; `watch` has one, the service many.
 //!
-//! A session resolves names in the images that are mapped, has one plan or more attached for them (libraries may come
-//! later), follows the children that the guard covers, and reads what was counted. It prints nothing: what a person
-//! should know goes to [`Notices`].
+//! A session resolves names in the mapped images, has one or more plans attached for them
+//! (libraries may come later), follows the children that the guard covers, and reads the counts. It
+//! prints nothing: messages for the user go to [`Notices`].
 
 mod covering;
 mod later;
@@ -26,26 +26,26 @@ use super::resolve::{self, ImageFile, ResolveError};
 use super::target::Target;
 use crate::values::nanoseconds;
 
-/// What is to be measured of a process, and how.
+/// Requested measurement of a process.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     /// Functions.
     pub functions: Vec<Pattern>,
-    /// Functions of Python.
+    /// Python functions.
     pub python: Vec<PythonPattern>,
-    /// What plans are made with.
+    /// Limits of its plans.
     pub plan: Limits,
-    /// There is a bound for what its probes cost.
+    /// True if the cost of its probes is bounded.
     pub bounded: bool,
-    /// What its probes add is to be measured.
+    /// True if the time that its probes add is to be measured.
     pub calibrated: bool,
     /// Globs of paths of images that are never probed.
     pub unprobed: Vec<String>,
-    /// Debug data are read for functions that were put into others.
+    /// True if debug data are read for inlined functions.
     pub inlined: bool,
 }
 
-/// Where names come from besides the images themselves.
+/// Sources of names besides the images themselves.
 #[derive(Debug, Default)]
 pub struct Sources {
     /// Folders with debug files.
@@ -54,23 +54,23 @@ pub struct Sources {
     pub packs: Vec<Pack>,
 }
 
-/// Takes what a person should know.
+/// Receiver of messages for the user.
 pub trait Notices {
-    /// How whoever set a bound for the cost of probes wrote it.
+    /// Name of the setting that bounds the cost of probes.
     fn bound(&self) -> &'static str;
-    /// One line.
+    /// Takes one line.
     fn say(&mut self, text: fmt::Arguments<'_>);
-    /// How far the reading of an image is.
+    /// Takes the progress of reading an image.
     fn progress(&mut self, image: &str, at: Progress);
 }
 
-/// Why a process cannot be measured, or not any further.
+/// Reason why a process cannot be measured, or not any further.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// The guard refused something.
     #[error(transparent)]
     Guard(#[from] GuardError),
-    /// Names did not become functions.
+    /// Names could not be resolved to functions.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
     /// Return probes would harm the target.
@@ -80,12 +80,12 @@ pub enum SessionError {
     UnsafeReturns {
         /// The process.
         pid: i32,
-        /// Why.
+        /// Reason.
         reason: String,
     },
 }
 
-/// A process that is measured.
+/// A measured process.
 #[derive(Debug)]
 pub struct Session {
     /// The process.
@@ -95,31 +95,31 @@ pub struct Session {
     refused: Vec<RefusedReport>,
     /// Patterns whose library is not mapped yet.
     pub pending: Vec<Pattern>,
-    /// Functions of Python whose interpreter is not mapped yet.
+    /// Python functions whose interpreter is not mapped yet.
     pub python_pending: Vec<PythonPattern>,
-    /// Images that patterns were looked for in.
+    /// Images that were searched for patterns.
     seen: Vec<ImageFile>,
-    /// When it is looked for more of them.
+    /// Time of the next search for more images.
     look_again: Instant,
-    /// Images that come from here on are not looked into.
+    /// True if images that come from now on are not searched.
     closed: bool,
     /// Its processes.
     pub family: Family,
-    /// The command that was started, whose end is waited for whatever it executes.
+    /// Started command; its end is awaited, whatever it executes.
     command: Option<i32>,
-    /// One of its processes ended by a fault.
+    /// True if one of its processes ended by a fault.
     pub died_of_fault: bool,
     processes_not_covered: u64,
-    /// What is known of children that were not covered from their birth on.
+    /// Children that were not covered from birth.
     pub children: Children,
-    /// When counting began.
+    /// Start of counting.
     pub armed: Instant,
-    /// How long was counted, once that is over.
+    /// Duration of counting, once it is over.
     measured: Option<Duration>,
     read: Instant,
-    /// How long the probes were off because the agent was stopped: until the last report, and in all.
+    /// Time with the probes off because the agent was stopped: until the last report, and in total.
     stopped_ns: (u64, u64),
-    /// What the probes had cost then, in nanoseconds.
+    /// Cost of the probes at the last report, in nanoseconds.
     cost_ns: u64,
     seq: u64,
     returns: Returns,
@@ -127,10 +127,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// Opens a process, of which nothing is measured yet.
+    /// Opens a process; nothing of it is measured yet.
     ///
     /// # Errors
-    /// Why it must not be measured.
+    /// Fails if the process must not be measured, with the reason.
     pub fn open(line: &mut Line, pid: i32, wanted: &Wanted) -> Result<Self, SessionError> {
         let target = Target::open(line, pid, wanted.plan.allow_ptrace)?;
         let description = Self::check(line, &target, wanted).inspect_err(|_| target.forget(line))?;
@@ -161,7 +161,7 @@ impl Session {
         })
     }
 
-    /// May it be measured, and what is it?
+    /// Checks that the target may be measured, and describes it.
     fn check(line: &mut Line, target: &Target, wanted: &Wanted) -> Result<TargetReport, SessionError> {
         if wanted.plan.returns == Returns::Uretprobe {
             let images = target.images(line)?;
@@ -172,45 +172,45 @@ impl Session {
         Ok(describe(line, target)?)
     }
 
-    /// Is there something that was asked for and is not mapped?
+    /// Returns true if something requested is not mapped yet.
     pub fn waits(&self) -> bool {
         !self.pending.is_empty() || !self.python_pending.is_empty()
     }
 
-    /// It belongs to a command that was started, and goes on until that has ended.
+    /// Ties the session to a started command: it continues until the command has ended.
     pub fn belongs_to(&mut self, command: i32) {
         self.command = Some(command);
         self.family.accompany(command);
     }
 
-    /// Is anything measured?
+    /// Returns true if anything is measured.
     pub fn measures(&self) -> bool {
         !self.measurements.is_empty()
     }
 
-    /// The process has gone before anything told of it.
+    /// Takes in that the process has ended, if no event reports it.
     pub fn lost(&mut self) {
         self.family.gone(self.target.pid, self.elapsed());
     }
 
-    /// Nothing more is waited for.
+    /// Stops waiting for images.
     pub fn stop_waiting(&mut self) {
         self.closed = true;
         self.pending.clear();
         self.python_pending.clear();
     }
 
-    /// Is this plan one of ours?
+    /// Returns true if the plan belongs to this session.
     pub fn owns(&self, plan: PlanId) -> bool {
         self.measurements.iter().any(|measurement| measurement.plan() == plan)
     }
 
-    /// Is this of the plan that was attached first?
+    /// Returns true if the event is from the plan that was attached first.
     fn is_first(&self, told: &Told) -> bool {
         self.measurements.first().is_some_and(|measurement| measurement.plan() == told.plan)
     }
 
-    /// Takes in what the guard saw; the reason to end, if it is one.
+    /// Takes in an event from the guard; returns the reason to end, if the event is one.
     pub fn take(&mut self, told: &Told, notices: &mut dyn Notices) -> Option<Ended> {
         let (now, event) = (self.elapsed(), &told.event);
         match event {
@@ -223,10 +223,10 @@ impl Session {
             Event::NotCovered { pid, error } => {
                 notices.say(format_args!("process {pid} is not covered: {error}"));
                 self.processes_not_covered += 1;
-                // One that was covered lost its probes while the agent was stopped.
+                // A covered process lost its probes while the agent was stopped.
                 self.uncovered(*pid, now);
             }
-            // Each plan tells of all.
+            // Each plan reports all children.
             Event::Missed { children, ns } if self.is_first(told) => {
                 self.children.missed += u64::from(*children);
                 self.children.uncovered_ns += ns;
@@ -271,7 +271,7 @@ impl Session {
                 notices.say(format_args!(
                     "process {pid} executes another image now; its functions are no longer measured"
                 ));
-                // The calls that it was in are over, with the image that they were in.
+                // Its open calls are over, together with their image.
                 self.uncovered(*pid, now);
                 if *pid == self.target.pid && self.command != Some(*pid) {
                     return Some(Ended::Replaced);
@@ -328,7 +328,7 @@ impl Session {
         self.family.is_empty().then_some(Ended::Target)
     }
 
-    /// Nothing of it is measured any more. A command may come back to what is.
+    /// Takes in that a process is not measured any more. A command may return to a measured image.
     fn uncovered(&mut self, pid: i32, now: u64) {
         self.family.gone(pid, now);
         if self.command == Some(pid) {
@@ -336,23 +336,23 @@ impl Session {
         }
     }
 
-    /// Time since arming, or until disarming, in nanoseconds.
+    /// Time from arming until now, or until disarming, in nanoseconds.
     fn elapsed(&self) -> u64 {
         nanoseconds(self.measured.unwrap_or_else(|| self.armed.elapsed()))
     }
 
-    /// The part of that in which the probes were on, as far as that was ours to say.
+    /// Part of that time in which the probes were on, as far as the agent controls it.
     fn measured_ns(&self) -> u64 {
         self.elapsed().saturating_sub(self.stopped_ns.1)
     }
 
-    /// What the probes have cost so far, in nanoseconds; `None` where that is not known.
+    /// Cost of the probes so far, in nanoseconds; `None` if unknown.
     pub fn cost(&self) -> Option<u64> {
         self.measurements.iter().map(Measurement::cost_ns).sum()
     }
 
-    /// Looks whether every call of a function of Python is seen: for a report, or between two of them after new functions have
-    /// come. What to say where it has just been learnt that it is not.
+    /// Checks that every call of a Python function is seen: for a report, or between two after new
+    /// functions have come. Returns a message if this check is the first to find hidden calls.
     pub fn look_at_python(&mut self, line: &mut Line, anyway: bool) -> Option<String> {
         let interpreters = self.measurements.iter_mut().find_map(Measurement::interpreters)?;
         let pid = self.target.pid;
@@ -362,27 +362,27 @@ impl Session {
         interpreters.look(line, self.target.id, &pids, anyway).then(|| notes::hidden(pid))
     }
 
-    /// How many names of functions of Python were asked for that no function has which was called.
+    /// Number of requested Python names that no called function has.
     pub fn not_called(&self) -> Option<usize> {
         self.measurements.iter().find_map(Measurement::not_called)
     }
 
-    /// Asks the guard what the probes have cost so far and what they add now.
+    /// Asks the guard for the cost of the probes so far and for the time that they add now.
     pub fn learn_costs(&mut self, line: &mut Line) {
         self.measurements.iter_mut().for_each(|measurement| measurement.learn_cost(line));
     }
 
-    /// Hits of its probes that could not be told to any function.
+    /// Hits of its probes that could not be attributed to a function.
     pub fn unattributed_hits(&self) -> u64 {
         self.measurements.iter().map(Measurement::unattributed_hits).sum()
     }
 
-    /// How many functions were asked for and are not measured.
+    /// Number of requested functions that are not measured.
     pub fn refused(&self) -> usize {
         self.refused.len()
     }
 
-    /// What was counted until now; with a reason, for the last time.
+    /// Reports the counts until now; with a reason, for the last time.
     pub fn report(&mut self, ended: Option<Ended>) -> Report {
         let since = match self.seq {
             0 => 0,
@@ -448,18 +448,18 @@ impl Session {
         report
     }
 
-    /// What is measured, for people and for quarantine.
+    /// Description of the target, for people and for quarantine.
     pub fn description(&self) -> &TargetReport {
         &self.description
     }
 
-    /// Names of the functions that are measured.
+    /// Names of the measured functions.
     pub fn function_names(&self) -> Vec<String> {
         self.measurements.iter().flat_map(Measurement::names).map(str::to_owned).collect()
     }
 
-    /// Counts no more, takes the probes off and reads for the last time. The guard may refuse, or be gone: what was
-    /// counted is told all the same.
+    /// Stops counting, removes the probes and reads for the last time. The guard may refuse, or be
+    /// gone: the counts are reported nevertheless.
     pub fn end(&mut self, line: &mut Line, ended: Ended) -> (Report, Option<GuardError>) {
         let mut failure = None;
         _ = self.look_at_python(line, true);
@@ -468,9 +468,9 @@ impl Session {
             failure = measurement.disarm(line).err().or(failure);
             measurement.learn_cost(line);
         }
-        // Nothing counts from here on, and what detaching takes belongs to no rate.
+        // Nothing counts from here on, and the duration of the detach belongs to no rate.
         self.measured = Some(self.armed.elapsed());
-        // Detaching waits until no program runs any more: what is read after that does not move.
+        // Detaching waits until no program runs any more: figures read after it do not change.
         for measurement in &mut self.measurements {
             match measurement.detach(line) {
                 Ok(ns) => *self.detach_ns.get_or_insert(0) += ns,

@@ -1,7 +1,8 @@
 //! Functions that leave by a jump into another image, such as from a program into the C library.
 //!
-//! Which image the dynamic linker took a function from is known where only one of the mapped ones exports the name. Where
-//! several do, or where the function is chosen when the program starts (an ifunc), the call is measured up to the jump.
+//! The image that the dynamic linker took a function from is known if only one of the mapped images
+//! exports the name. If several do, or if the function is chosen at program start (an ifunc), the
+//! call is measured up to the jump.
 
 use edgelat_guard::Line;
 use edgelat_guard::protocol::{ImageId, MappedImage, PlanSite};
@@ -10,9 +11,9 @@ use edgelat_image::{CallEnds, Export, Image, Tails};
 use super::resolve::{Context, Function, ResolveError, Resolved, ResolvedImage, functions_of, plan_site};
 use super::target::{OpenImage, Target};
 
-/// Images that are looked into for the functions that are jumped to.
+/// Maximum number of images searched for the functions that are jumped to.
 const IMAGES: usize = 64;
-/// Images that one call passes through by jumps.
+/// Maximum number of images that one call passes through by jumps.
 const ROUNDS: usize = 4;
 
 /// A jump out of a function into another image.
@@ -20,23 +21,23 @@ const ROUNDS: usize = 4;
 pub struct Leaving {
     /// Number of the function whose calls leave.
     pub function: usize,
-    /// The name of what it jumps to.
+    /// Name of the function that it jumps to.
     pub name: String,
-    /// The image that the jump stands in.
+    /// Image that holds the jump.
     pub image: ImageId,
     /// The jump, as an exit.
     pub jump: PlanSite,
 }
 
 impl Function {
-    /// Adds the ends of calls that leave by jumps, of function number `index`; the jumps into other images are yet to be
-    /// followed.
+    /// Adds the ends of calls that leave by jumps, of function number `index`. Returns the jumps
+    /// into other images, which are still to be followed.
     pub fn end(&mut self, index: usize, open: &OpenImage, ends: CallEnds) -> Vec<Leaving> {
         self.until_tail_call |= !ends.open.is_empty();
         for exit in ends.exits.iter().chain(&ends.again).chain(&ends.open) {
             self.exit(open.id, plan_site(&open.file, exit, true));
         }
-        // What they cost is no part of what probes add to a call that returns.
+        // Their cost is no part of the time that probes add to a call that returns.
         self.unwound |= !ends.unwound.is_empty();
         self.sites.extend(ends.unwound.iter().map(|exit| plan_site(&open.file, exit, true)));
         let leaving = |(name, jump)| Leaving {
@@ -48,13 +49,13 @@ impl Function {
         ends.named.into_iter().map(leaving).collect()
     }
 
-    /// Its sites in an image.
+    /// Returns the function's sites in an image.
     pub fn sites_in(&self, image: ImageId) -> impl Iterator<Item = &PlanSite> {
         let own = if image == self.image { self.sites.as_slice() } else { &[] };
         own.iter().chain(self.elsewhere.iter().filter(move |(at, _)| *at == image).map(|(_, site)| site))
     }
 
-    /// Adds an exit, in whichever image.
+    /// Adds an exit, in any image.
     pub fn exit(&mut self, image: ImageId, site: PlanSite) {
         self.steppings.exit_stepped |= site.stepped;
         match image == self.image {
@@ -64,10 +65,10 @@ impl Function {
     }
 }
 
-/// Follows jumps into other images. What cannot be followed is an exit itself.
+/// Follows jumps into other images. A jump that cannot be followed becomes an exit itself.
 ///
 /// # Errors
-/// When the guard refuses an image.
+/// Fails if the guard refuses an image.
 pub fn follow(
     line: &mut Line,
     target: &Target,
@@ -109,7 +110,7 @@ pub fn follow(
     Ok(())
 }
 
-/// Each name with the image that exports it, no image where it cannot be told, and the address there.
+/// Each name with the image that exports it, or no image if that is unclear, and the address there.
 type Exporters = Vec<(String, Option<u32>, u64)>;
 
 fn exporters(opened: &[(u32, OpenImage)], names: &[String]) -> Exporters {
@@ -130,7 +131,7 @@ fn exporters(opened: &[(u32, OpenImage)], names: &[String]) -> Exporters {
     exporters
 }
 
-/// Follows jumps into one image; gives those that leave it again.
+/// Follows jumps into one image; returns the jumps that leave it again.
 fn enter(
     open: &OpenImage,
     jumps: Vec<Leaving>,
@@ -165,7 +166,7 @@ fn enter(
     Ok(on)
 }
 
-/// A call is measured up to a jump.
+/// Makes a jump an exit: the call is measured up to it.
 fn stop_at(leaving: &Leaving, resolved: &mut Resolved) {
     let function = &mut resolved.functions[leaving.function];
     function.until_tail_call = true;

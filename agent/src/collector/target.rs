@@ -1,4 +1,4 @@
-//! A process that is to be measured, with its mapped images, as the guard shows it.
+//! A process to be measured, with its mapped images, as the guard shows it.
 
 use std::fs::File;
 use std::path::Path;
@@ -17,7 +17,7 @@ pub struct Target {
     pub pid: i32,
     /// The guard's number for it.
     pub id: TargetId,
-    /// Start time in clock ticks since boot; with the process id it names one process for good.
+    /// Start time in clock ticks since boot; together with the process id, unique for good.
     pub start: u64,
     /// Its real user id.
     pub user: u32,
@@ -30,7 +30,7 @@ pub struct OpenImage {
     pub id: ImageId,
     /// Path as the process sees it.
     pub path: String,
-    /// The file itself, whatever stands at the path now.
+    /// The file itself, independent of the file that is at the path now.
     pub file: File,
 }
 
@@ -38,7 +38,7 @@ impl Target {
     /// Opens a running process.
     ///
     /// # Errors
-    /// Why the guard refuses it.
+    /// Fails if the guard refuses the process.
     pub fn open(line: &mut Line, pid: i32, allow_ptrace: bool) -> Result<Self, GuardError> {
         match line.call(&Request::OpenTarget { pid, allow_ptrace })? {
             (Reply::Target { target, start, user }, _) => Ok(Self { pid, id: target, start, user }),
@@ -46,16 +46,16 @@ impl Target {
         }
     }
 
-    /// Closes it in the guard as well. What is attached to it has to be detached before.
+    /// Closes the process in the guard too. Its probes must be detached before.
     pub fn forget(&self, line: &mut Line) {
         // The guard may be gone: then there is nothing to forget.
         _ = line.call(&Request::ForgetTarget { target: self.id });
     }
 
-    /// The files that it has mapped executable now.
+    /// Returns the files that the process maps executable now.
     ///
     /// # Errors
-    /// When the process has ended or may not be read.
+    /// Fails if the process has ended or may not be read.
     pub fn images(&self, line: &mut Line) -> Result<Vec<MappedImage>, GuardError> {
         let mut all = Vec::new();
         let mut from = None;
@@ -65,7 +65,7 @@ impl Target {
                     all.extend(images);
                     from = Some(all.len() as u32);
                     if left_out {
-                        // What is not in the list may be what is asked for.
+                        // A requested image may be missing from the list.
                         let what = text(format_args!("list the files that process {} maps", self.pid));
                         let reason = text(format_args!("they are more than {}", all.len()));
                         return Err(GuardError::Unsupported { what, reason });
@@ -79,10 +79,10 @@ impl Target {
         }
     }
 
-    /// Opens one of them.
+    /// Opens one of these images.
     ///
     /// # Errors
-    /// When the file cannot be opened or is no image.
+    /// Fails if the file cannot be opened or is no image.
     pub fn open_image(&self, line: &mut Line, image: &MappedImage) -> Result<OpenImage, GuardError> {
         match line.call(&Request::OpenImage { target: self.id, index: image.index })? {
             (Reply::Image { image: id }, mut descriptors) if descriptors.len() == 1 => {
@@ -95,7 +95,7 @@ impl Target {
 }
 
 impl OpenImage {
-    /// The path at which the file stands or stood.
+    /// Path at which the file is or was.
     pub fn on_disk(&self) -> &str {
         self.path.trim_end_matches(" (deleted)")
     }

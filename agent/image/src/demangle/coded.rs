@@ -1,7 +1,7 @@
-//! Words that mangled names have in code.
+//! Words that mangled names encode.
 
-/// Whether a mangled name may lack a word that its demangled form contains: builtin types, operators and the names of
-/// the standard library have codes of a few letters, and some words are the demangler's own.
+/// Returns true if a mangled name may lack a word of its demangled form: builtin types, operators
+/// and standard library names have codes of a few letters; some words are the demangler's own.
 pub(crate) fn may_be_abbreviated(word: &str) -> bool {
     const CODED: &[&str] = &[
         // Itanium C++ ABI 5.1.5, 5.1.10: substitutions, builtin types, operators, special names.
@@ -113,7 +113,7 @@ pub(crate) fn may_be_abbreviated(word: &str) -> bool {
         "core",
         "alloc",
     ];
-    // A glob may show a piece of a word only; a piece that stands in a coded word says nothing.
+    // A glob may show a part of a word only; a part of a coded word proves nothing.
     word.len() < 3
         || word.bytes().all(|byte| byte.is_ascii_digit())
         || CODED.iter().any(|coded| coded.contains(word))

@@ -1,7 +1,7 @@
-//! Names of Rust.
+//! Rust names.
 
-/// A Rust name without the brackets round the type of an inherent method, and without the generic arguments of
-/// functions.
+/// Removes the brackets around the type of an inherent method, and the generic arguments of
+/// functions, from a Rust name.
 pub(super) fn without_generics(name: &str) -> String {
     let mut bare = String::with_capacity(name.len());
     let mut rest = name;
@@ -24,7 +24,7 @@ pub(super) fn without_generics(name: &str) -> String {
     bare
 }
 
-/// Where the bracket that a name begins with is closed. The `>` of `->` closes none.
+/// Returns the end of the bracket that a name begins with. The `>` of `->` closes nothing.
 fn closing(name: &str) -> Option<usize> {
     let mut depth = 0usize;
     let mut before = b' ';
@@ -42,7 +42,7 @@ fn closing(name: &str) -> Option<usize> {
     None
 }
 
-/// Whether a type is seen as a trait: ` as ` outside the brackets of other types.
+/// Returns true if the type is viewed as a trait: ` as ` outside the brackets of other types.
 fn has_as(own: &str) -> bool {
     let mut depth = 0usize;
     own.bytes().enumerate().any(|(at, byte)| {
@@ -55,7 +55,7 @@ fn has_as(own: &str) -> bool {
     })
 }
 
-/// The last part of a legacy Rust name is `h` and a hash of 16 digits.
+/// Returns true if the last part is `h` and a hash of 16 digits, as in a legacy Rust name.
 pub(super) fn is_legacy_rust(base: &[u8]) -> bool {
     const TAIL: usize = "17h0123456789abcdefE".len();
     base.len().checked_sub(TAIL).and_then(|at| base.get(at..)).is_some_and(|tail| {

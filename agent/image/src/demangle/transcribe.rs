@@ -1,4 +1,4 @@
-//! Mangled C++ names that the demangler does not take, written as names that it takes, and back.
+//! Mangled C++ names that the demangler rejects, rewritten as accepted names, and back.
 //!
 //! | mangled | given to the demangler | shown |
 //! | --- | --- | --- |
@@ -10,14 +10,14 @@
 use std::fmt::Write;
 use std::ops::Range;
 
-/// Stands for a letter beyond ASCII; six hexadecimal digits follow.
+/// Placeholder for a letter beyond ASCII; six hexadecimal digits follow.
 const LETTER: &str = "$u";
-/// Stands for `operator""`.
+/// Placeholder for `operator""`.
 const LITERAL: &str = "$l";
-/// Numbers before a letter that may be the length of the identifier around it. Each costs a look at as many bytes.
+/// Numbers before a letter that may be its identifier's length. Each costs a read of that length.
 const LENGTHS: usize = 8;
 
-/// The name for the demangler; `None` where it takes the name as it is, or would not take this one either.
+/// Returns the name for the demangler; `None` if it accepts the original, or rejects this one too.
 pub(super) fn transcribe(base: &[u8]) -> Option<String> {
     let literal = literal_operator(base);
     if literal.is_none() && base.is_ascii() {
@@ -34,7 +34,7 @@ pub(super) fn transcribe(base: &[u8]) -> Option<String> {
     in_ascii(&format!("{before}{}{LITERAL}{suffix}{rest}", LITERAL.len() + suffix.len()))
 }
 
-/// The demangled name as its source has it.
+/// Returns the demangled name as its source has it.
 pub(super) fn original(demangled: &str) -> String {
     let demangled = demangled.replace(LITERAL, "operator\"\"");
     let mut parts = demangled.split(LETTER);
@@ -55,10 +55,10 @@ pub(super) fn original(demangled: &str) -> String {
     original
 }
 
-/// Where the `li` of a literal operator stands: where a name is expected, not among parameters (`l`, `i`).
+/// Returns the place of a literal operator's `li`: at a name, not in parameters (`l`, `i`).
 fn literal_operator(base: &[u8]) -> Option<usize> {
     let mut rest = base.strip_prefix(b"_Z")?;
-    // Names in functions begin with that of the function.
+    // Names in functions begin with the function's name.
     while let [b'Z', after @ ..] = rest {
         rest = after;
     }
@@ -79,7 +79,7 @@ fn literal_operator(base: &[u8]) -> Option<usize> {
     }
 }
 
-/// The name with its identifiers in ASCII.
+/// Returns the name with its identifiers in ASCII.
 fn in_ascii(name: &str) -> Option<String> {
     let mut ascii = String::with_capacity(name.len() * 2);
     let mut rest = name;
@@ -101,8 +101,8 @@ fn in_ascii(name: &str) -> Option<String> {
     Some(ascii)
 }
 
-/// Where the number stands that is the length in bytes of the identifier around a letter, the nearest that can be, and where
-/// the identifier does.
+/// Returns the place of the length in bytes of the identifier around a letter, the nearest
+/// possible, and the place of the identifier.
 fn identifier_around(name: &str, letter: usize) -> Option<(usize, Range<usize>)> {
     let bytes = name.as_bytes();
     let mut before = letter;
@@ -141,7 +141,7 @@ mod tests {
                 assert!(original(transcribed).contains(word), "{name}: {}", original(transcribed));
             }
         }
-        // Parameters long and int, a name without anything special, one that has the marks already.
+        // Parameters long and int, a plain name, a name that has the marks already.
         for name in ["_Z1fli3Foo", "_ZN2ns1fEli3Foo", "_Z1fi", "_Z6$u0000ü", "main", "_Zli", "_Zli9_km"] {
             assert_eq!(transcribe(name.as_bytes()), None, "{name}");
         }

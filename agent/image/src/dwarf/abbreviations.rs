@@ -1,4 +1,4 @@
-//! What entries of a unit consist of: `.debug_abbrev`, DWARF 5 section 7.5.3.
+//! Entry kinds of a unit: `.debug_abbrev`, DWARF 5 section 7.5.3.
 
 use super::cursor::Cursor;
 
@@ -10,7 +10,7 @@ const KINDS: u64 = 1 << 16;
 pub(super) struct Kind {
     /// `DW_TAG_*`.
     pub(super) tag: u64,
-    /// Whether entries below it follow.
+    /// True if child entries follow.
     pub(super) children: bool,
     /// Attribute (`DW_AT_*`) and form of each value.
     pub(super) attributes: Vec<(u64, u64)>,
@@ -21,7 +21,7 @@ pub(super) struct Kind {
 pub(super) struct Kinds(Vec<Option<Kind>>);
 
 impl Kinds {
-    /// Reads those that begin at `at`, and takes their attributes from `effort`. `None` where they are damaged.
+    /// Reads the kinds at `at`, and subtracts attributes from `effort`. `None` if they are damaged.
     pub(super) fn read(section: &[u8], at: u64, effort: &mut u64) -> Option<Self> {
         let mut cursor = Cursor::new(section, at)?;
         let mut kinds = Vec::new();
@@ -53,7 +53,7 @@ impl Kinds {
         }
     }
 
-    /// The kind of a number.
+    /// Returns the kind with a number.
     pub(super) fn get(&self, number: u64) -> Option<&Kind> {
         self.0.get(usize::try_from(number).ok()?)?.as_ref()
     }

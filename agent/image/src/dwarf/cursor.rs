@@ -1,6 +1,6 @@
-//! Reading numbers one after the other.
+//! Sequential reading of numbers.
 
-/// A place in some bytes. What would lie behind their end is `None`.
+/// A position in a byte slice. Reads beyond the end give `None`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cursor<'b> {
     bytes: &'b [u8],
@@ -8,18 +8,18 @@ pub(super) struct Cursor<'b> {
 }
 
 impl<'b> Cursor<'b> {
-    /// The place `at` bytes behind the start, if there is one.
+    /// Returns the position `at` bytes behind the start, if it exists.
     pub(super) fn new(bytes: &'b [u8], at: u64) -> Option<Self> {
         let at = usize::try_from(at).ok().filter(|at| *at <= bytes.len())?;
         Some(Self { bytes, at })
     }
 
-    /// Bytes before it.
+    /// Returns the number of bytes before it.
     pub(super) fn position(&self) -> u64 {
         self.at as u64
     }
 
-    /// The same place in bytes that end at `end`.
+    /// Returns this position in bytes that end at `end`.
     pub(super) fn until(self, end: u64) -> Option<Self> {
         let end = usize::try_from(end).ok()?;
         Some(Self { bytes: self.bytes.get(..end).filter(|bytes| self.at <= bytes.len())?, at: self.at })
@@ -29,7 +29,7 @@ impl<'b> Cursor<'b> {
         self.at == self.bytes.len()
     }
 
-    /// The next bytes.
+    /// Returns the next bytes.
     pub(super) fn take(&mut self, count: u64) -> Option<&'b [u8]> {
         let end = self.at.checked_add(usize::try_from(count).ok()?)?;
         let taken = self.bytes.get(self.at..end)?;
@@ -37,7 +37,7 @@ impl<'b> Cursor<'b> {
         Some(taken)
     }
 
-    /// A little-endian number of up to eight bytes.
+    /// Reads a little-endian number of up to eight bytes.
     pub(super) fn number(&mut self, bytes: u64) -> Option<u64> {
         let mut number = [0; 8];
         let taken = self.take(bytes)?;
@@ -45,7 +45,8 @@ impl<'b> Cursor<'b> {
         Some(u64::from_le_bytes(number))
     }
 
-    /// A number in LEB128 without a sign; bits beyond the 64th are left out. One with a sign takes the same bytes.
+    /// Reads an unsigned LEB128 number, without bits beyond the 64th. A signed one has equal
+    /// length.
     pub(super) fn leb128(&mut self) -> Option<u64> {
         let mut number = 0;
         for place in 0u32.. {
@@ -61,7 +62,7 @@ impl<'b> Cursor<'b> {
         None
     }
 
-    /// A string up to the NUL that ends it.
+    /// Reads a string up to its NUL.
     pub(super) fn string(&mut self) -> Option<&'b [u8]> {
         let length = self.bytes.get(self.at..)?.iter().position(|byte| *byte == 0)?;
         let string = self.take(length as u64)?;

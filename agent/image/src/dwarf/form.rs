@@ -2,7 +2,7 @@
 
 use super::cursor::Cursor;
 
-/// How the numbers of a unit are written.
+/// Encoding of the numbers of a unit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Encoding {
     /// DWARF's version.
@@ -11,7 +11,7 @@ pub(super) struct Encoding {
     pub(super) address_bytes: u64,
     /// Bytes of an offset.
     pub(super) offset_bytes: u64,
-    /// Where the unit begins in `.debug_info`: most references count from there.
+    /// Offset of the unit in `.debug_info`: most references count from there.
     pub(super) start: u64,
 }
 
@@ -20,27 +20,27 @@ pub(super) struct Encoding {
 pub(super) enum Value<'b> {
     /// An address.
     Address(u64),
-    /// A number in `.debug_addr`.
+    /// An index into `.debug_addr`.
     AddressIndex(u64),
-    /// Where an entry stands in `.debug_info`.
+    /// Offset of an entry in `.debug_info`.
     Entry(u64),
     /// A string.
     Text(&'b [u8]),
-    /// Where a string stands in `.debug_str`.
+    /// Offset of a string in `.debug_str`.
     String(u64),
-    /// The same in `.debug_line_str`.
+    /// Offset of a string in `.debug_line_str`.
     LineString(u64),
-    /// A number in `.debug_str_offsets`.
+    /// An index into `.debug_str_offsets`.
     StringIndex(u64),
     /// An offset into another section.
     Offset(u64),
-    /// It stands in another file, or is a signature.
+    /// A value in another file, or a signature.
     Elsewhere,
-    /// Any other.
+    /// Any other value.
     Other,
 }
 
-/// The value of a form, of which the cursor stands behind it then. `None` where the form is unknown or its value cut off.
+/// Reads a form's value and moves behind it. `None` if the form is unknown or the value truncated.
 pub(super) fn read<'b>(form: u64, cursor: &mut Cursor<'b>, unit: &Encoding) -> Option<Value<'b>> {
     let other = |taken: Option<&[u8]>| taken.map(|_| Value::Other);
     let local = |offset: Option<u64>| Some(Value::Entry(unit.start.checked_add(offset?)?));
@@ -89,13 +89,13 @@ pub(super) fn read<'b>(form: u64, cursor: &mut Cursor<'b>, unit: &Encoding) -> O
         0x14 => local(cursor.number(8))?,
         0x15 => local(cursor.leb128())?,
         0x17 => Value::Offset(cursor.number(unit.offset_bytes)?),
-        // flag_present, implicit_const: nothing stands there.
+        // flag_present, implicit_const: no bytes.
         0x19 | 0x21 => Value::Other,
         // ref_sup4, ref_sup8, ref_sig8, strp_sup and GNU's ref_alt and strp_alt.
         0x1c => cursor.take(4).map(|_| Value::Elsewhere)?,
         0x20 | 0x24 => cursor.take(8).map(|_| Value::Elsewhere)?,
         0x1d | 0x1f20 | 0x1f21 => cursor.take(unit.offset_bytes).map(|_| Value::Elsewhere)?,
-        // indirect: the form stands with the value. One of itself does not exist.
+        // indirect: the form stands with the value; it is never indirect again.
         0x16 => match cursor.leb128()? {
             0x16 | 0x21 => return None,
             form => read(form, cursor, unit)?,

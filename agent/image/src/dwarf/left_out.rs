@@ -1,16 +1,16 @@
-//! In place of the reader of debug data where that is left out: nothing is known of copies.
+//! Replacement for the debug data reader if it is compiled out: no copies are known.
 
 use crate::elf::Elf;
 use crate::{ImageError, ReadAt};
 
-/// Copies of a function, of which there are none.
+/// Copies of a function; always empty.
 #[derive(Debug, Default)]
 pub(crate) struct Copies {
     pub(crate) count: u32,
     pub(crate) callers: Vec<u64>,
 }
 
-/// There is none.
+/// Never constructed.
 #[derive(Debug)]
 pub(crate) enum Inlined {}
 

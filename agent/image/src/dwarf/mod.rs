@@ -1,8 +1,9 @@
-//! How often functions were put into others (inlined), by the debug data of a file (DWARF 2 to 5).
+//! Number of inlined copies of functions, from the debug data of a file (DWARF 2 to 5).
 //!
-//! A function may have code of its own and copies of it within others. A probe sees calls of the former only, so whoever reads
-//! its figures should know of the latter. An entry `DW_TAG_inlined_subroutine` that says where its code is is one such copy; its
-//! `DW_AT_abstract_origin` leads, perhaps over others, to the entry with the function's name.
+//! A function may have code of its own and inlined copies. A probe sees calls of the former only,
+//! so a reader of its figures needs the number of the latter. Each `DW_TAG_inlined_subroutine`
+//! entry that states its code is one copy; its `DW_AT_abstract_origin` leads, perhaps over other
+//! entries, to the entry with the function's name.
 //!
 //! Copies are counted by name: a function of a header has an entry in each unit that includes it, and functions of
 //! different files that share a name share their count.
@@ -26,22 +27,22 @@ use crate::{ImageError, ReadAt, linkage};
 const TAG_INLINED: u64 = 0x1d;
 const TAG_SUBPROGRAM: u64 = 0x2e;
 
-/// Entries, values and kinds of entries that are looked at, together. Debug data of [`DWARF_BYTES`](crate::limits::DWARF_BYTES)
-/// has some 150 million.
+/// Entries, values and kinds read in total. [`DWARF_BYTES`](crate::limits::DWARF_BYTES) of debug
+/// data have some 150 million.
 const EFFORT: u64 = 1 << 28;
 
-/// Entries between one that a copy leads to and the one with the name.
+/// Entries between the origin of a copy and the entry with the name.
 const HOPS: usize = 8;
 
-/// Entries within each other. Those of deep scopes are some fifty.
+/// Depth of nested entries. Deep scopes have some fifty.
 const DEPTH: usize = 1 << 12;
 
 /// Copies of a function.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Copies {
-    /// How many.
+    /// Number of copies.
     pub(crate) count: u32,
-    /// Where the first few functions begin that they stand in, each once.
+    /// Starts of the first few functions that contain them, without duplicates.
     pub(crate) callers: Vec<u64>,
 }
 
@@ -58,23 +59,23 @@ impl Copies {
     }
 }
 
-/// What the debug data of an image say of copies.
+/// Inlined copies in the debug data of an image.
 #[derive(Debug, Default)]
 pub(crate) struct Inlined {
-    /// By linkage name, or by name where there is no other.
+    /// By linkage name, or by plain name if there is no linkage name.
     copies: HashMap<Vec<u8>, Copies>,
-    /// Where functions begin that are described, sorted.
+    /// Starts of the described functions, sorted.
     described: Vec<u64>,
-    /// Some of it stands in other files.
+    /// True if some of it stands in other files.
     incomplete: bool,
 }
 
 impl Inlined {
-    /// Reads the debug data of a file; `None` where it has none. `is_code` tells addresses of code from those of functions that
-    /// the linker has removed.
+    /// Reads the debug data of a file; `None` if it has none. `is_code` distinguishes addresses of
+    /// code from those of functions that the linker removed.
     ///
     /// # Errors
-    /// An [`ImageError`] where they are damaged or above a cap.
+    /// An [`ImageError`] if they are damaged or above a cap.
     pub(crate) fn read(
         elf: &Elf<dyn ReadAt + '_>,
         is_code: &dyn Fn(u64) -> bool,
@@ -92,8 +93,8 @@ impl Inlined {
         })
     }
 
-    /// How often a function that begins at `start` and has these linkage names was put into others; `None` where that is not
-    /// known.
+    /// Returns the number of inlined copies of the function at `start` with these linkage names;
+    /// `None` if unknown.
     pub(crate) fn of<'n>(&self, start: u64, names: impl Iterator<Item = &'n [u8]>) -> Option<u32> {
         let mut keys: Vec<Vec<u8>> = names
             .map(linkage::split)
@@ -109,7 +110,7 @@ impl Inlined {
         (count > 0 || described).then_some(count)
     }
 
-    /// The copies of all functions of which a name `matches`.
+    /// Returns the copies of all functions with a name that `matches`.
     pub(crate) fn matching(&self, mut matches: impl FnMut(&[u8]) -> bool) -> Copies {
         let mut all = Copies::default();
         self.copies.iter().filter(|(name, _)| matches(name)).for_each(|(_, copies)| all.add(copies));
@@ -117,8 +118,8 @@ impl Inlined {
     }
 }
 
-/// The name that debug data have for constructors and destructors (`C1`, `C2`, `D1`, `D2`), which have one entry for both:
-/// GCC writes `C4`, `D4` for it.
+/// Returns the debug data's common name of constructors and destructors (`C1`, `C2`, `D1`, `D2`),
+/// which have one entry for both: GCC writes `C4`, `D4`.
 fn unified(name: &[u8]) -> Option<Vec<u8>> {
     let is = |window: &[u8]| matches!(window, [b'C' | b'D', b'1' | b'2', b'E']);
     let at = name.windows(3).rposition(is)?;
@@ -127,7 +128,7 @@ fn unified(name: &[u8]) -> Option<Vec<u8>> {
     Some(unified)
 }
 
-/// Copies by the entry that they lead to.
+/// Copies by the entry of their origin.
 struct Found {
     copies: HashMap<u64, Copies>,
     inlined: Inlined,
@@ -135,14 +136,14 @@ struct Found {
 
 struct Reading<'s> {
     sections: &'s Sections,
-    /// What is left of [`EFFORT`].
+    /// Rest of [`EFFORT`].
     effort: u64,
-    /// Sorted by where they begin.
+    /// Sorted by start.
     units: Vec<Unit>,
 }
 
 impl<'s> Reading<'s> {
-    /// Looks at all entries.
+    /// Reads all entries.
     fn copies(&mut self, is_code: &dyn Fn(u64) -> bool) -> Option<Found> {
         let mut found = Found { copies: HashMap::new(), inlined: Inlined::default() };
         let mut kinds: Option<(u64, Kinds)> = None;
@@ -171,7 +172,7 @@ impl<'s> Reading<'s> {
         Kinds::read(&self.sections.abbreviations, unit.abbreviations, &mut self.effort)
     }
 
-    /// Looks at the entries of a unit.
+    /// Reads the entries of a unit.
     fn walk(
         &mut self,
         unit: &Unit,
@@ -180,12 +181,12 @@ impl<'s> Reading<'s> {
         is_code: &dyn Fn(u64) -> bool,
         found: &mut Found,
     ) -> Option<()> {
-        // For each entry around, the function that it is in.
+        // For each enclosing entry, the function that contains it.
         let mut around: Vec<Option<u64>> = vec![None];
         while !cursor.is_at_end() {
             let Some(entry) = unit.entry(&mut cursor, kinds, self.sections, &mut self.effort)? else {
                 around.pop();
-                // What fills the space behind the last entry.
+                // Padding behind the last entry.
                 if around.is_empty() {
                     break;
                 }
@@ -212,10 +213,10 @@ impl<'s> Reading<'s> {
         Some(())
     }
 
-    /// Gives what was found its names.
+    /// Assigns names to the copies found.
     fn name(&mut self, found: Found) -> Option<Inlined> {
         let Found { copies, mut inlined } = found;
-        // Those of one unit follow each other.
+        // Entries of one unit are adjacent.
         let mut origins: Vec<(u64, Copies)> = copies.into_iter().collect();
         origins.sort_unstable_by_key(|(origin, _)| *origin);
         let mut kinds = None;
@@ -228,7 +229,7 @@ impl<'s> Reading<'s> {
         Some(inlined)
     }
 
-    /// The name of an entry, or of the one that it leads to.
+    /// Returns the name of an entry, or of its origin.
     fn name_of(&mut self, origin: u64, kinds: &mut Option<(u64, Kinds)>) -> Option<&'s [u8]> {
         let mut at = origin;
         let mut plain = None;
@@ -255,9 +256,9 @@ impl<'s> Reading<'s> {
 }
 
 impl Found {
-    /// Notes a copy that stands in `function`.
+    /// Records a copy in `function`.
     fn add(&mut self, entry: &Entry<'_>, function: Option<u64>, is_code: &dyn Fn(u64) -> bool) {
-        // Those in descriptions of functions without code are no copies.
+        // Inlined entries in functions without code are no copies.
         let here = entry.start.map_or(function.is_some(), is_code);
         if !entry.has_code || !here {
             return;

@@ -1,4 +1,4 @@
-//! The sections that are read, as they are or decompressed.
+//! Reading of the debug sections, with decompression.
 
 use crate::elf::{Elf, u32_at, u64_at};
 use crate::limits::DWARF_BYTES;
@@ -10,7 +10,7 @@ const ZLIB: u32 = 1;
 /// `sizeof(Elf64_Chdr)`.
 const COMPRESSED_HEADER_BYTES: usize = 24;
 
-/// Debug data of a file; what it has not is empty.
+/// Debug data of a file; missing sections are empty.
 #[derive(Debug, Default)]
 pub(super) struct Sections {
     /// `.debug_info`
@@ -28,10 +28,11 @@ pub(super) struct Sections {
 }
 
 impl Sections {
-    /// Reads those of a file.
+    /// Reads the sections of a file.
     ///
     /// # Errors
-    /// An [`ImageError`] where one of them is outside the file, above [`DWARF_BYTES`], or compressed in a way that is not known.
+    /// An [`ImageError`] if a section is outside the file, above [`DWARF_BYTES`], or unknown in
+    /// coding.
     pub(super) fn read(elf: &Elf<dyn ReadAt + '_>) -> Result<Self, ImageError> {
         Ok(Self {
             info: section(elf, ".debug_info")?,

@@ -30,40 +30,40 @@ const AT_GNU_ADDR_BASE: u64 = 0x2133;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unit {
     pub(super) encoding: Encoding,
-    /// Where its first entry stands.
+    /// Offset of its first entry.
     pub(super) entries: u64,
-    /// Where it ends.
+    /// Offset of its end.
     pub(super) end: u64,
-    /// Where its kinds of entries begin in `.debug_abbrev`.
+    /// Offset of its kinds of entries in `.debug_abbrev`.
     pub(super) abbreviations: u64,
-    /// What it describes stands in another file.
+    /// True if the described code stands in another file.
     pub(super) split: bool,
     address_base: u64,
     strings_base: u64,
 }
 
-/// What an entry says, as far as it matters here.
+/// Contents of an entry, as far as they matter here.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Entry<'b> {
     /// `DW_TAG_*`.
     pub(super) tag: u64,
-    /// Whether entries below it follow.
+    /// True if child entries follow.
     pub(super) children: bool,
     /// Its first address.
     pub(super) start: Option<u64>,
-    /// Whether it says where its code is.
+    /// True if it states the place of its code.
     pub(super) has_code: bool,
-    /// The entry that says more of the same.
+    /// The entry with more about the same function.
     pub(super) origin: Option<u64>,
-    /// The same in another file.
+    /// True if that entry stands in another file.
     pub(super) origin_elsewhere: bool,
     pub(super) linkage_name: Option<Value<'b>>,
     pub(super) name: Option<Value<'b>>,
 }
 
 impl Unit {
-    /// The unit at a place, of which the cursor stands behind the header then. `None` where it is damaged or of a version that
-    /// is not known.
+    /// Reads the unit at the cursor and moves behind its header. `None` if it is damaged or its
+    /// version unknown.
     pub(super) fn read(cursor: &mut Cursor<'_>) -> Option<Self> {
         let start = cursor.position();
         let (length, offset_bytes) = match cursor.number(4)? {
@@ -80,13 +80,13 @@ impl Unit {
             }
             _ => return None,
         };
-        // A signature, and for units of types where the type stands.
+        // A signature, and for type units the offset of the type.
         cursor.take(match kind {
             UT_TYPE | UT_SPLIT_TYPE => 8 + offset_bytes,
             UT_SKELETON | UT_SPLIT_COMPILE => 8,
             _ => 0,
         })?;
-        // Offsets count from behind the header of the table, where no attribute says so.
+        // Without an attribute, offsets count from behind the table's header.
         let strings_base = if version < 5 { 0 } else { offset_bytes * 2 };
         Some(Self {
             encoding: Encoding { version, address_bytes, offset_bytes, start },
@@ -99,7 +99,7 @@ impl Unit {
         })
     }
 
-    /// Takes from the first entry, that of the unit itself, where its tables begin.
+    /// Reads the starts of its tables from the first entry, which is the unit itself.
     pub(super) fn learn(&mut self, mut cursor: Cursor<'_>, kinds: &Kinds) -> Option<()> {
         let kind = kinds.get(cursor.leb128()?)?;
         for (attribute, form) in &kind.attributes {
@@ -114,7 +114,7 @@ impl Unit {
         Some(())
     }
 
-    /// The entry at the cursor, which stands behind it then. An entry of number 0 ends those below another: `Some(None)`.
+    /// Reads the entry at the cursor and moves behind it. Number 0 ends the children: `Some(None)`.
     pub(super) fn entry<'b>(
         &self,
         cursor: &mut Cursor<'b>,
@@ -161,7 +161,7 @@ impl Unit {
         }
     }
 
-    /// The string that a value is, or leads to.
+    /// Returns the string that a value contains or refers to.
     pub(super) fn string<'s>(&self, value: Value<'s>, sections: &'s Sections) -> Option<&'s [u8]> {
         match value {
             Value::Text(text) => Some(text),

@@ -1,5 +1,5 @@
-//! The dynamic section: what the dynamic linker is told, and the only way to the dynamic symbols of an image whose
-//! section table was removed.
+//! The dynamic section: instructions for the dynamic linker, and the only way to the dynamic
+//! symbols of an image without a section table.
 
 use super::symbols::{SYMBOL_BYTES, SymbolTable};
 use super::{Elf, PT_DYNAMIC, string_at, u32_at, u64_at};
@@ -31,7 +31,7 @@ const CHAIN: u64 = 4_096;
 const DF_TEXTREL: u64 = 4;
 const DF_1_PIE: u64 = 0x0800_0000;
 
-/// What the dynamic section says. Addresses are ELF virtual addresses.
+/// Contents of the dynamic section. Addresses are ELF virtual addresses.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dynamic {
     pub(crate) needed: Vec<String>,
@@ -103,22 +103,24 @@ impl Dynamic {
         Ok(Some(dynamic))
     }
 
-    /// Address and size of the relocations with addend, in bytes.
+    /// Returns address and size in bytes of the relocations with addend.
     pub(crate) fn relocations(&self) -> Option<(u64, u64)> {
         self.relocations.zip(self.relocations_size)
     }
 
-    /// Address and size of the relocations of the procedure linkage table, in bytes.
+    /// Returns address and size in bytes of the relocations of the procedure linkage table.
     pub(crate) fn linkage(&self) -> Option<(u64, u64)> {
         self.linkage.zip(self.linkage_size)
     }
 
-    /// Addresses of the numbers of the symbols' versions and of the definitions of versions, and how many those are.
+    /// Returns the addresses of the symbols' version numbers and of the definitions, and their
+    /// count.
     pub(crate) fn versions(&self) -> Option<(u64, u64, u64)> {
         Some((self.version_numbers?, self.versions?, self.version_count?))
     }
 
-    /// A string of the dynamic string table. File names are at most 255 bytes; what is longer or has no end is `None`.
+    /// Returns a dynamic string; `None` if it is endless or above 255 bytes, the most of a file
+    /// name.
     fn string(&self, elf: &Elf<dyn ReadAt + '_>, at: u64) -> Option<String> {
         let (table, size) = (self.strings?, self.strings_size?);
         let offset = elf.offset_of(table.checked_add(at)?)?;
@@ -129,7 +131,7 @@ impl Dynamic {
         Some(String::from_utf8_lossy(string_at(name, 0)?).into_owned())
     }
 
-    /// The dynamic symbol table as the dynamic linker finds it; `None` where the entries that lead to it are missing.
+    /// Returns the dynamic linker's symbol table; `None` if an entry that leads to it is missing.
     pub(crate) fn symbol_table(&self, elf: &Elf<dyn ReadAt + '_>) -> Result<Option<SymbolTable>, ImageError> {
         let (Some(symbols), Some(strings), Some(strings_size)) =
             (self.symbols, self.strings, self.strings_size)
@@ -162,7 +164,7 @@ impl Dynamic {
         }))
     }
 
-    /// `DT_HASH`: two 32-bit words, of which the second, `nchain`, is the number of symbols.
+    /// Counts by `DT_HASH`: two 32-bit words; the second, `nchain`, is the number of symbols.
     fn count_by_hash(&self, elf: &Elf<dyn ReadAt + '_>, hash: u64) -> Result<u64, ImageError> {
         let what = "symbol hash table";
         let offset = offset_of(elf, what, hash)?;
@@ -176,9 +178,9 @@ fn offset_of(elf: &Elf<dyn ReadAt + '_>, what: &'static str, address: u64) -> Re
     elf.offset_of(address).ok_or(ImageError::Malformed { what, reason: "it is outside the segments" })
 }
 
-/// `DT_GNU_HASH` does not state the number of symbols. It is one more than the index at which the chain of the highest
-/// bucket ends: `nbuckets, symoffset, bloom_size, bloom_shift`, the bloom filter (64-bit words), the buckets, and for
-/// each symbol from `symoffset` on its hash, whose lowest bit ends a chain.
+/// Counts by `DT_GNU_HASH`, which does not state the number: one more than the index of the end of
+/// the highest bucket's chain. `nbuckets, symoffset, bloom_size, bloom_shift`, bloom filter (64-bit
+/// words), buckets, and per symbol from `symoffset` on a hash, whose lowest bit ends a chain.
 fn count_by_gnu_hash(elf: &Elf<dyn ReadAt + '_>, hash: u64) -> Result<u64, ImageError> {
     let what = "GNU symbol hash table";
     let start = offset_of(elf, what, hash)?;

@@ -1,8 +1,8 @@
-//! The layout of an ELF64 little-endian file, as far as finding functions needs it.
+//! Layout of an ELF64 little-endian file, as far as finding functions needs it.
 //!
-//! Structures, constants and field offsets are those of the System V ABI, chapters 4 (object files) and 5 (program
-//! loading), as in `<elf.h>`; the names of the constants are kept. [`Elf`] holds what [`Image`](crate::Image), a
-//! debug file and the file inside `.gnu_debugdata` have in common.
+//! Structures, constants and field offsets are those of the System V ABI, chapters 4 (object files)
+//! and 5 (program loading), as in `<elf.h>`; the constants keep their names. [`Elf`] is the common
+//! part of [`Image`](crate::Image), a debug file and the file inside `.gnu_debugdata`.
 
 pub(crate) mod dynamic;
 pub(crate) mod notes;
@@ -50,15 +50,15 @@ pub(crate) const SHT_DYNSYM: u32 = 11;
 const SHF_EXECINSTR: u64 = 4;
 #[cfg(feature = "inlined")]
 const SHF_COMPRESSED: u64 = 0x800;
-/// Sections of code. A file has some five, of which the linker makes one each out of those of its input.
+/// Sections of code. A file has some five, into which the linker merges those of its input.
 const CODE_SECTIONS: usize = 64;
 
-/// What a file is read for, which decides how much of it must be there.
+/// Purpose of reading, which decides how much of the file must be present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// To be executed: its segments must lie within the file.
+    /// Execution: its segments must lie within the file.
     Image,
-    /// For its symbols only: segments and allocated sections were emptied by the tool that made it.
+    /// Symbols only: the tool that made it emptied segments and allocated sections.
     Symbols,
 }
 
@@ -87,7 +87,7 @@ pub(crate) struct Section {
     pub(crate) align: u64,
 }
 
-/// What the headers of a file say.
+/// Contents of the headers of a file.
 #[derive(Debug)]
 pub(crate) struct Layout {
     pub(crate) arch: Arch,
@@ -97,8 +97,8 @@ pub(crate) struct Layout {
     section_names: Vec<u8>,
 }
 
-/// A file and its layout. Parsers take it as `Elf<dyn ReadAt>`, so that each exists once in the program and not once
-/// for each kind of source.
+/// A file and its layout. Parsers take it as `Elf<dyn ReadAt>`, so that each exists once in the
+/// program, not once for each kind of source.
 #[derive(Debug)]
 pub(crate) struct Elf<S: ?Sized> {
     layout: Layout,
@@ -141,29 +141,29 @@ impl Layout {
         Ok(Self { arch: header.arch, file_type: header.file_type, segments, sections, section_names })
     }
 
-    /// All sections.
+    /// Returns all sections.
     pub(crate) fn sections(&self) -> &[Section] {
         &self.sections
     }
 
-    /// The section at `index`, as `sh_link` refers to it.
+    /// Returns the section at `index`, as `sh_link` refers to it.
     pub(crate) fn section(&self, index: u32) -> Option<&Section> {
         self.sections.get(usize::try_from(index).ok()?)
     }
 
-    /// The name of a section, empty where the file gives none.
+    /// Returns the name of a section, empty if the file has no name for it.
     pub(crate) fn section_name(&self, section: &Section) -> &[u8] {
         string_at(&self.section_names, section.name as usize).unwrap_or_default()
     }
 
-    /// The first section of this name that has bytes in the file.
+    /// Returns the first section of this name that has bytes in the file.
     pub(crate) fn section_named(&self, name: &str) -> Option<&Section> {
         self.sections
             .iter()
             .find(|section| section.kind != SHT_NOBITS && self.section_name(section) == name.as_bytes())
     }
 
-    /// The ranges of addresses of the sections that hold code.
+    /// Returns the address ranges of the sections that hold code.
     pub(crate) fn code(&self) -> Vec<Range<u64>> {
         let code = self.sections.iter().filter(|section| section.flags & SHF_EXECINSTR != 0);
         code.map(|section| section.address..section.address.saturating_add(section.size))
@@ -171,7 +171,7 @@ impl Layout {
             .collect()
     }
 
-    /// The address at which a byte of the file is loaded.
+    /// Returns the address at which a byte of the file is loaded.
     pub(crate) fn address_of(&self, offset: u64) -> Option<u64> {
         self.segments
             .iter()
@@ -180,7 +180,7 @@ impl Layout {
             .map(|segment| segment.address.saturating_add(offset - segment.offset))
     }
 
-    /// The file offset of a loaded address, whatever the permissions of its segment.
+    /// Returns the file offset of a loaded address, regardless of its segment's permissions.
     pub(crate) fn offset_of(&self, address: u64) -> Option<u64> {
         self.segments
             .iter()
@@ -191,7 +191,7 @@ impl Layout {
 }
 
 impl Elf<dyn ReadAt + '_> {
-    /// The 64-bit word at a loaded address, as it stands in the file; `None` where there is none.
+    /// Returns the 64-bit word at a loaded address, as in the file; `None` if there are no bytes.
     pub(crate) fn word_at(&self, address: u64) -> Option<u64> {
         let mut word = [0; 8];
         read_exact(&self.source, "data", self.offset_of(address)?, &mut word).ok()?;
@@ -199,7 +199,7 @@ impl Elf<dyn ReadAt + '_> {
     }
 }
 
-/// Whether `value` lies in the `size` values from `start`.
+/// Returns true if `value` lies in the `size` values from `start`.
 pub(crate) fn within(value: u64, start: u64, size: u64) -> bool {
     value.checked_sub(start).is_some_and(|distance| distance < size)
 }
@@ -230,7 +230,7 @@ struct Counts {
     names: u64,
 }
 
-/// The fields of `Elf64_Ehdr` that are used.
+/// The used fields of `Elf64_Ehdr`.
 struct Header {
     arch: Arch,
     file_type: u16,
@@ -288,7 +288,7 @@ impl Header {
         })
     }
 
-    /// The counts of headers, which stand in section header 0 where they do not fit the ELF self.
+    /// Returns the header counts, which are in section header 0 if the ELF header cannot hold them.
     fn counts(&self, source: &dyn ReadAt) -> Result<Counts, ImageError> {
         let mut counts = Counts {
             segments: u64::from(self.segments),
@@ -412,7 +412,7 @@ impl ProgramHeader {
 }
 
 impl Section {
-    /// Whether its bytes are a header and compressed ones.
+    /// Returns true if its bytes are a header and compressed data.
     #[cfg(feature = "inlined")]
     pub(crate) fn is_compressed(&self) -> bool {
         self.flags & SHF_COMPRESSED != 0
@@ -432,23 +432,23 @@ impl Section {
     }
 }
 
-/// The little-endian 16-bit number at a constant position of a record.
+/// Returns the little-endian 16-bit number at a constant position of a record.
 pub(crate) fn u16_at<const N: usize>(record: &[u8; N], at: usize) -> u16 {
     u16::from_le_bytes([record[at], record[at + 1]])
 }
 
-/// The little-endian 32-bit number at a constant position of a record.
+/// Returns the little-endian 32-bit number at a constant position of a record.
 pub(crate) fn u32_at<const N: usize>(record: &[u8; N], at: usize) -> u32 {
     u32::from_le_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]])
 }
 
-/// The little-endian 64-bit number at a constant position of a record.
+/// Returns the little-endian 64-bit number at a constant position of a record.
 pub(crate) fn u64_at<const N: usize>(record: &[u8; N], at: usize) -> u64 {
     u64::from(u32_at(record, at)) | u64::from(u32_at(record, at + 4)) << 32
 }
 
-/// The NUL-terminated string at `at`; `None` where it begins outside the table, or does not end there within
-/// [`limits::NAME_BYTES`].
+/// Returns the NUL-terminated string at `at`; `None` if it begins outside the table, or does not
+/// end there within [`limits::NAME_BYTES`].
 pub(crate) fn string_at(table: &[u8], at: usize) -> Option<&[u8]> {
     let rest = table.get(at..)?;
     let rest = rest.get(..rest.len().min(limits::NAME_BYTES + 1))?;

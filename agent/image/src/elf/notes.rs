@@ -1,6 +1,6 @@
-//! Notes: build-id, the mark of the Go linker, and whether shadow stacks are borne.
+//! Notes: build-id, the mark of the Go linker, and support of shadow stacks.
 //!
-//! A note is three 32-bit words (length of the name, length of the description, type), then name and description,
+//! A note is three 32-bit words (lengths of name and description, type), then name and description,
 //! each padded to the alignment of the segment or section (4, or 8 for `.note.gnu.property`).
 
 use super::{Elf, PT_NOTE, Purpose, SHT_NOTE, u32_at};
@@ -16,23 +16,23 @@ const GNU_PROPERTY_X86_FEATURE_1_SHSTK: u32 = 2;
 const GO_BUILD_ID: u32 = 4; // cmd/internal/buildid, elfGoBuildIDTag
 const GO_HASH_CHARACTERS: usize = 20; // cmd/internal/buildid/buildid.go, HashToString: 120 bits in base64
 
-/// What the notes of a file say.
+/// Contents of the notes of a file.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Notes {
     /// Description of the first `NT_GNU_BUILD_ID`.
     pub(crate) build_id: Option<BuildId>,
     /// File offset of that description.
     pub(crate) build_id_offset: u64,
-    /// There is a note of the Go linker.
+    /// True if there is a note of the Go linker.
     pub(crate) go: bool,
-    /// The hash in it of what was linked, and its file offset.
+    /// The content hash in it, and its file offset.
     pub(crate) go_build_id: Option<(BuildId, u64)>,
-    /// x86-64: it may run with a shadow stack. The C library gives one to programs only where all images say so.
+    /// x86-64: shadow stacks supported. The C library enables them only if all images support them.
     pub(crate) shadow_stack: bool,
 }
 
-/// Reads the note segments and the note sections: the segments first in an image, because they are what is mapped;
-/// the sections first in a debug file, where the segments still say where the notes were in the image.
+/// Reads note segments and note sections: in an image the segments first, because they are mapped;
+/// in a debug file the sections first, because its segments still have the image's note offsets.
 pub(crate) fn read(elf: &Elf<dyn ReadAt + '_>, purpose: Purpose) -> Result<Notes, ImageError> {
     let segments = elf
         .segments
@@ -50,21 +50,21 @@ pub(crate) fn read(elf: &Elf<dyn ReadAt + '_>, purpose: Purpose) -> Result<Notes
     };
     let mut notes = Notes::default();
     for (offset, size, align) in ranges {
-        // A note longer than the cap is no build-id; what stands in the first bytes still counts.
+        // A note longer than the cap is no build-id; its first bytes still count.
         let bytes = read_range(&elf.source, "note", offset, size.min(NOTE_BYTES), NOTE_BYTES)?;
         scan(&bytes, offset, if align == 8 { 8 } else { 4 }, &mut notes);
     }
     Ok(notes)
 }
 
-/// `offset` is where `bytes` begin in the file.
+/// `offset` is the file offset of `bytes`.
 fn scan(mut bytes: &[u8], mut offset: u64, align: usize, notes: &mut Notes) {
     while let Some((header, rest)) = bytes.split_first_chunk::<12>() {
         let name_length = u32_at(header, 0) as usize;
         let description_length = u32_at(header, 4) as usize;
         let kind = u32_at(header, 8);
         let Some(name) = rest.get(..name_length) else { return };
-        // Padding counts from the start of the note, of which the header is 12 bytes.
+        // Padding counts from the start of the note, whose header has 12 bytes.
         let description_at = (12 + name_length).next_multiple_of(align) - 12;
         let Some(description) =
             rest.get(description_at..).and_then(|description| description.get(..description_length))
@@ -93,9 +93,9 @@ fn scan(mut bytes: &[u8], mut offset: u64, align: usize, notes: &mut Notes) {
     }
 }
 
-/// The hash of a program's content in its build-id of Go, and where it begins there. A build-id is hashes of 20 characters
-/// with slashes between them, the last of which is that of the content (cmd/go/internal/work/buildid.go). A build that is to
-/// come out the same everywhere has a word of its own instead, the same for all programs.
+/// Returns the content hash in a program's Go build-id, and its place. A build-id is hashes of 20
+/// characters with slashes between them, the content's last (cmd/go/internal/work/buildid.go). A
+/// reproducible build has a fixed word instead, equal in all programs.
 fn content_of(description: &[u8]) -> Option<(usize, &[u8])> {
     let at = description.iter().rposition(|byte| *byte == b'/')? + 1;
     let content = description.get(at..)?;

@@ -1,4 +1,4 @@
-//! Tables of relocations with addends: what the dynamic linker fills in.
+//! Tables of relocations with addends: words that the dynamic linker fills in.
 
 use super::{Elf, u64_at};
 use crate::source::{check_range, for_each_record};
@@ -6,7 +6,7 @@ use crate::{ImageError, ReadAt};
 
 /// `sizeof(Elf64_Rela)`.
 const RELOCATION_BYTES: usize = 24;
-/// Relocations looked at. A large position-independent Go program has about a million.
+/// Relocations read. A large position-independent Go program has about a million.
 const RELOCATIONS: u64 = 16_000_000;
 
 /// A word that the dynamic linker fills in (System V ABI, "Relocation").
@@ -16,12 +16,12 @@ pub(crate) struct Relocation {
     pub(crate) at: u64,
     /// Type, in the architecture's numbering.
     pub(crate) kind: u64,
-    /// Index of the symbol in the dynamic symbol table; 0 is none.
+    /// Index of the symbol in the dynamic symbol table; 0 is no symbol.
     pub(crate) symbol: u32,
     pub(crate) addend: u64,
 }
 
-/// Calls `each` with every relocation of a table, given its address and its size in bytes.
+/// Calls `each` with every relocation of a table, given by its address and its size in bytes.
 pub(crate) fn for_each(
     elf: &Elf<dyn ReadAt + '_>,
     (address, size): (u64, u64),

@@ -1,9 +1,10 @@
-//! Restartable sequences: code that the kernel has begin again where it is interrupted (rseq, Linux 4.18).
+//! Restartable sequences: code that the kernel restarts if it is interrupted (rseq, Linux 4.18).
 //!
-//! Libraries put the descriptors of their sequences into a section of this name (librseq, tcmalloc), by which they are
-//! found here; a sequence whose descriptor stands elsewhere is not known. While the kernel single-steps the copy of an
-//! instruction, the program is outside of its sequence: where it is interrupted then, the kernel takes the sequence
-//! for finished (`rseq_ip_fixup` of kernel/rseq.c), and what it guards is written without protection.
+//! Libraries (librseq, tcmalloc) put the descriptors of their sequences into a section of this
+//! name, which is read here; sequences with descriptors elsewhere are unknown. While the kernel
+//! single-steps the copy of an instruction, the program is outside its sequence: on an interrupt
+//! the kernel takes the sequence for finished (`rseq_ip_fixup` of kernel/rseq.c), and its data is
+//! written unprotected.
 
 use std::ops::Range;
 
@@ -15,16 +16,16 @@ use crate::{ImageError, ReadAt};
 
 /// `struct rseq_cs` of include/uapi/linux/rseq.h.
 const DESCRIPTOR_BYTES: usize = 32;
-/// Where the address of the first instruction stands in it; the length of the sequence follows.
+/// Offset of the address of the first instruction; the length of the sequence follows.
 const START: usize = 8;
 
-/// The restartable sequences that an image names, as ELF virtual addresses.
+/// Returns the restartable sequences that an image names, as ELF virtual addresses.
 pub(crate) fn sequences(elf: &Elf<dyn ReadAt + '_>) -> Result<Vec<Range<u64>>, ImageError> {
     let Some(section) = elf.section_named("__rseq_cs") else { return Ok(Vec::new()) };
     let bytes = read_range(&elf.source, "restartable sequences", section.offset, section.size, NOTE_BYTES)?;
     let descriptors = bytes.as_chunks::<DESCRIPTOR_BYTES>().0;
     let mut starts: Vec<u64> = descriptors.iter().map(|descriptor| u64_at(descriptor, START)).collect();
-    // Where the image may be loaded anywhere, the dynamic linker fills the addresses in.
+    // In an image without fixed addresses the dynamic linker fills the addresses in.
     if let (true, Some(base)) = (starts.contains(&0), elf.address_of(section.offset)) {
         relative::for_each(elf, |at, value| {
             let place = usize::try_from(at.wrapping_sub(base)).unwrap_or(usize::MAX);

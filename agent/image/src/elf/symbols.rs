@@ -15,22 +15,22 @@ const SHN_XINDEX: u16 = 0xffff;
 /// The type of a symbol (low four bits of `st_info`), as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SymbolKind {
-    /// `STT_NOTYPE`: a label, of which assembly and mapping symbols are made.
+    /// `STT_NOTYPE`: a label, as assembly and mapping symbols have.
     Label,
     /// `STT_FUNC`.
     Function,
     /// `STT_FILE`: the source file that the following local symbols come from.
     File,
-    /// `STT_GNU_IFUNC`: a function that returns the address of the function.
+    /// `STT_GNU_IFUNC`: a function that returns the address of the implementation.
     Ifunc,
-    /// Any other.
+    /// Any other type.
     Other,
 }
 
 /// The binding of a symbol (high four bits of `st_info`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Binding {
-    /// `STB_LOCAL`, or one that is not known.
+    /// `STB_LOCAL`, or an unknown binding.
     Local,
     /// `STB_GLOBAL` or `STB_GNU_UNIQUE`.
     Global,
@@ -53,7 +53,7 @@ pub(crate) struct Symbol {
     pub(crate) size: u64,
 }
 
-/// Where a symbol table stands, and its string table.
+/// Location of a symbol table, and its string table.
 #[derive(Debug)]
 pub(crate) struct SymbolTable {
     pub(crate) what: &'static str,
@@ -63,12 +63,12 @@ pub(crate) struct SymbolTable {
 }
 
 impl SymbolTable {
-    /// The table of `.symtab`, if the file has one.
+    /// Returns the table of `.symtab`, if the file has one.
     pub(crate) fn full(elf: &Elf<dyn ReadAt + '_>) -> Result<Option<Self>, ImageError> {
         Self::of_section(elf, SHT_SYMTAB, ".symtab")
     }
 
-    /// The table of `.dynsym`, found by its section or, without sections, through the dynamic section.
+    /// Returns the table of `.dynsym`, by its section or, without sections, by the dynamic section.
     pub(crate) fn dynamic(elf: &Elf<dyn ReadAt + '_>) -> Result<Option<Self>, ImageError> {
         if let Some(table) = Self::of_section(elf, SHT_DYNSYM, ".dynsym")? {
             return Ok(Some(table));
@@ -127,7 +127,7 @@ impl SymbolTable {
         })
     }
 
-    /// The symbol of a number.
+    /// Returns the symbol of a number.
     pub(crate) fn symbol(&self, source: &dyn ReadAt, number: u64) -> Option<Symbol> {
         let mut bytes = [0; SYMBOL_BYTES];
         let at = self.symbols_at.checked_add(number.checked_mul(SYMBOL_BYTES as u64)?)?;
@@ -135,7 +135,7 @@ impl SymbolTable {
         Some(Symbol::parse(&bytes))
     }
 
-    /// The name of a symbol: without end, empty or above the cap is `None`.
+    /// Returns the name of a symbol; `None` if it is endless, empty or above the cap.
     pub(crate) fn name(&self, symbol: Symbol) -> Option<&[u8]> {
         string_at(&self.strings, symbol.name as usize).filter(|name| !name.is_empty())
     }

@@ -1,11 +1,11 @@
-//! Ranges of functions from the unwind tables.
+//! Function ranges from the unwind tables.
 //!
-//! `.eh_frame` has a record (FDE) for each function that compilers make, with its start and length, and is kept when
-//! symbols are stripped because exceptions need it. `.eh_frame_hdr` is an index over it, sorted by start (Linux
-//! Standard Base, "Exception Frames"; DWARF 5 section 6.4). It answers the one question that a symbol without size and
-//! an address without symbol leave open: where does the function end?
+//! `.eh_frame` has a record (FDE) with start and length for each function of a compiler, and is
+//! kept when symbols are stripped because exceptions need it. `.eh_frame_hdr` is an index over it,
+//! sorted by start (Linux Standard Base, "Exception Frames"; DWARF 5 section 6.4). It gives the end
+//! of a function whose symbol has no size, or whose address has no symbol.
 //!
-//! For one address the index is searched and the record found is read, with a few positioned reads.
+//! For one address a few positioned reads search the index and read the record.
 
 use std::ops::Range;
 
@@ -28,7 +28,7 @@ const DATAREL_SDATA4: u8 = 0x3b;
 /// The index of an image.
 pub(crate) struct Unwind<'e> {
     elf: &'e Elf<dyn ReadAt + 'e>,
-    /// Address of the header, which the entries count from.
+    /// Address of the header, from which the entries count.
     header: u64,
     /// File offset of the first entry.
     entries_at: u64,
@@ -36,12 +36,13 @@ pub(crate) struct Unwind<'e> {
 }
 
 impl<'e> Unwind<'e> {
-    /// The index; `None` where the image has none or one of a form that linkers do not make.
+    /// Returns the index; `None` if missing, or in a form that linkers do not make.
     pub(crate) fn new(elf: &'e Elf<dyn ReadAt + 'e>) -> Result<Option<Self>, ImageError> {
         let Some(segment) = elf.segments.iter().find(|segment| segment.kind == PT_GNU_EH_FRAME) else {
             return Ok(None);
         };
-        // Version, encodings of: pointer to .eh_frame, count, table. Both fields are of 4 bytes when sorted.
+        // Version, encodings of: pointer to .eh_frame, count, table. Both fields have 4 bytes if
+        // sorted.
         let mut header = [0; 12];
         if segment.file_size < header.len() as u64 {
             return Ok(None);
@@ -59,7 +60,7 @@ impl<'e> Unwind<'e> {
         Ok(Some(Self { elf, header: segment.address, entries_at: segment.offset + 12, count }))
     }
 
-    /// The function of the index whose range contains `address`.
+    /// Returns the function of the index whose range contains `address`.
     pub(crate) fn range(&self, address: u64) -> Result<Option<Range<u64>>, ImageError> {
         // The last entry that does not begin behind the address.
         let (mut low, mut high) = (0, self.count);
@@ -77,8 +78,8 @@ impl<'e> Unwind<'e> {
         Ok((range.start == start && range.contains(&address)).then_some(range))
     }
 
-    /// All ranges of an image: those that the index leads to, or where there is none, as in programs that are linked
-    /// statically, those of the records one after the other.
+    /// Visits all ranges of an image: through the index or, without one, as in statically linked
+    /// programs, record by record.
     pub(crate) fn for_each(
         elf: &'e Elf<dyn ReadAt + 'e>,
         mut each: impl FnMut(Range<u64>),
@@ -113,7 +114,7 @@ impl<'e> Unwind<'e> {
         Ok(())
     }
 
-    /// The function whose range contains `address`, with an index or without.
+    /// Returns the function whose range contains `address`, with or without an index.
     pub(crate) fn around(
         elf: &'e Elf<dyn ReadAt + 'e>,
         address: u64,
@@ -130,7 +131,7 @@ impl<'e> Unwind<'e> {
         Ok(found)
     }
 
-    /// Start of a function and address of its record.
+    /// Returns the start of a function and the address of its record.
     fn entry(&self, index: u64) -> Result<(u64, u64), ImageError> {
         let mut bytes = [0; 8];
         read_exact(&self.elf.source, WHAT, self.entries_at.saturating_add(index * 8), &mut bytes)?;
@@ -138,10 +139,10 @@ impl<'e> Unwind<'e> {
         Ok((at(0), at(4)))
     }
 
-    /// The range that an FDE describes.
+    /// Returns the range that an FDE describes.
     fn record(&self, address: u64) -> Result<Option<Range<u64>>, ImageError> {
         let Some(bytes) = self.bytes::<24>(address)? else { return Ok(None) };
-        // Length, distance back to the CIE from this very field, then the start and the length of the code.
+        // Length, distance back to the CIE from this field, then start and length of the code.
         let length = u32_at(&bytes, 0);
         let back = u32_at(&bytes, 4);
         if matches!(length, 0 | u32::MAX) || back == 0 {
@@ -169,18 +170,18 @@ impl<'e> Unwind<'e> {
             PCREL => field(8).wrapping_add(address.wrapping_add(8)),
             _ => return Ok(None),
         };
-        // A length has no base, and no sign.
+        // A length has no base and no sign.
         let size = field(8 + width) & if width == 8 { u64::MAX } else { u64::from(u32::MAX) };
         Ok(start.checked_add(size).filter(|_| size > 0).map(|end| start..end))
     }
 
-    /// The encoding of pointers that a CIE states for its FDEs (`R` of its augmentation).
+    /// Returns the pointer encoding that a CIE states for its FDEs (`R` of its augmentation).
     fn encoding(&self, address: u64) -> Result<Option<u8>, ImageError> {
         let Some(bytes) = self.bytes::<64>(address)? else { return Ok(None) };
         Ok(encoding_of(&bytes))
     }
 
-    /// `N` bytes at an address; `None` outside the segments or where the file ends before them.
+    /// Reads `N` bytes at an address; `None` outside the segments or beyond the end of the file.
     fn bytes<const N: usize>(&self, address: u64) -> Result<Option<[u8; N]>, ImageError> {
         let Some(offset) = self.elf.offset_of(address) else { return Ok(None) };
         let mut bytes = [0; N];
@@ -192,8 +193,8 @@ impl<'e> Unwind<'e> {
     }
 }
 
-/// CIE: length, 0, version, augmentation string, code and data alignment, return register, then the augmentation data
-/// whose parts the string lists.
+/// CIE: length, 0, version, augmentation string, code and data alignment, return register, then the
+/// augmentation data in the order of the string.
 fn encoding_of(bytes: &[u8; 64]) -> Option<u8> {
     let version = bytes[8];
     if u32_at(bytes, 4) != 0 || !matches!(version, 1 | 3) {
@@ -224,7 +225,7 @@ fn encoding_of(bytes: &[u8; 64]) -> Option<u8> {
                 };
                 rest = rest.get(1 + width..)?;
             }
-            // S: signal frame; B: return addresses are signed with key B. Neither has data.
+            // S: signal frame; B: return addresses are signed with key B. Both have no data.
             b'S' | b'B' => {}
             _ => return None,
         }

@@ -1,8 +1,9 @@
-//! Versions of dynamic symbols: a library may have several functions of one name, the newest for programs that are linked
-//! now and the others for those that were linked long ago.
+//! Versions of dynamic symbols: a library may have several functions of one name, the newest for
+//! programs linked now and the others for programs linked long ago.
 //!
-//! `.gnu.version` has a number for each dynamic symbol; `.gnu.version_d` says what the versions are called that the file
-//! itself defines (Linux Standard Base Core, "Symbol Versioning"; `Elf64_Verdef`, `Elf64_Verdaux` of `<elf.h>`).
+//! `.gnu.version` has a number for each dynamic symbol; `.gnu.version_d` names the file's own
+//! versions (Linux Standard Base Core, "Symbol Versioning"; `Elf64_Verdef`, `Elf64_Verdaux` of
+//! `<elf.h>`).
 
 use super::dynamic::Dynamic;
 use super::symbols::SymbolTable;
@@ -11,7 +12,7 @@ use crate::limits::{SYMBOLS, VERSIONS};
 use crate::source::{read_exact, read_range};
 use crate::{ImageError, ReadAt};
 
-/// The number of a symbol that is not what the name without a version means.
+/// Bit in the number of a symbol that is not the default version.
 const HIDDEN: u16 = 0x8000;
 /// `VER_FLG_BASE`: the version is the file itself.
 const BASE: u16 = 1;
@@ -23,15 +24,15 @@ const DEFINITION_BYTES: usize = 20;
 pub(crate) struct Versions {
     /// One number for each symbol, 16 bits each.
     numbers: Vec<u8>,
-    /// What they are called, by number.
+    /// Names of the versions, by number.
     names: Vec<Vec<u8>>,
 }
 
 impl Versions {
-    /// The versions of the symbols of `table`, the dynamic one of the file; none where it defines none.
+    /// Reads the versions of `table`, the file's dynamic symbols; empty if it defines no versions.
     ///
     /// # Errors
-    /// An [`ImageError`] where they stand outside the file.
+    /// An [`ImageError`] if they stand outside the file.
     pub(crate) fn read(elf: &Elf<dyn ReadAt + '_>, table: &SymbolTable) -> Result<Self, ImageError> {
         const WHAT: &str = "table of symbol versions";
         let found = Dynamic::read(elf)?.and_then(|dynamic| dynamic.versions());
@@ -44,7 +45,8 @@ impl Versions {
         for _ in 0..count.min(VERSIONS) {
             let mut bytes = [0; DEFINITION_BYTES];
             read_exact(&elf.source, WHAT, definition, &mut bytes)?;
-            // vd_version, vd_flags, vd_ndx, vd_cnt, vd_hash, vd_aux, vd_next; the first of its vda_name is its own.
+            // vd_version, vd_flags, vd_ndx, vd_cnt, vd_hash, vd_aux, vd_next; first vda_name: its
+            // own.
             let (flags, number) = (u16_at(&bytes, 2), u16_at(&bytes, 4));
             let (own, next) = (u32_at(&bytes, 12), u32_at(&bytes, 16));
             let mut name = [0; 4];
@@ -68,8 +70,8 @@ impl Versions {
         Ok(Self { numbers, names })
     }
 
-    /// The version of the symbol of a number as it is written behind its name: `@V_1.0`, or `@@V_2.0` where it is what the
-    /// name alone means. Empty for a symbol without one.
+    /// Returns the version of a numbered symbol as written behind its name: `@V_1.0`, or `@@V_2.0`
+    /// for the default version. Empty for a symbol without a version.
     pub(crate) fn of(&self, symbol: u64) -> Vec<u8> {
         let at = usize::try_from(symbol).ok().and_then(|symbol| symbol.checked_mul(2));
         let number = at.and_then(|at| self.numbers.get(at..)?.first_chunk::<2>());

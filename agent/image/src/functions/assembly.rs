@@ -1,14 +1,14 @@
-//! Functions of assembly: symbols without a size, or without a type.
+//! Functions of assembly: symbols without a size or without a type.
 //!
-//! Compilers state both. Where assembly does not, the image has to tell what stands there, and where it ends:
+//! Compilers state both. If assembly does not, the image has to show the kind and the end:
 //!
-//! | question | told by |
+//! | question | shown by |
 //! | --- | --- |
 //! | is a symbol without a type a function? | a function symbol or an unwind record with its start, or a call of it in the code of the image: there may be tables of data between functions, which look like any code |
 //! | where does a function without a size end? | a symbol with the same start, its unwind record, or its code: it is followed along all ways, and ends where the last of them leaves ([`extent`]) |
 //!
-//! The start of the next symbol is no end, because there may be data before it. Nothing is taken for a part of the function
-//! that no way through it leads to.
+//! The start of the next symbol is no end, because data may stand before it. Only code that a path
+//! through the function reaches is a part of it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,35 +20,35 @@ use crate::ImageError;
 use crate::elf::symbols::Binding;
 use crate::elf::unwind::Unwind;
 
-/// Symbols that are looked up in the unwind tables, with some 20 reads each. Real images have a few dozen, all from assembly.
+/// Symbols looked up in the unwind tables, some 20 reads each; real images have a few dozen.
 const UNWIND_LOOKUPS: usize = 4_096;
 
-/// Instructions of one function that are followed. The longest of libraries for cryptography have some thousand.
+/// Instructions followed in one function; the longest of crypto libraries have some thousand.
 const STEPS: usize = 8_192;
 
-/// Instructions that are followed in an image, each with a read of the file.
+/// Instructions followed in an image, each with a read of the file.
 const ALL_STEPS: usize = 1 << 18;
 
-/// What the code of an image tells.
+/// Facts about the code of an image.
 pub(crate) trait Text {
-    /// Whether a range is file-backed code.
+    /// Returns true if a range is file-backed code.
     fn is_text(&self, start: u64, size: u64) -> bool;
 
-    /// The instruction at an address.
+    /// Returns the instruction at an address.
     fn step(&self, address: u64) -> Option<Step>;
 
-    /// Which of some addresses, which are sorted, are called by the code.
+    /// Returns those of the sorted `addresses` that the code calls.
     fn called(&self, addresses: &[u64]) -> Vec<u64>;
 }
 
 impl Collector {
-    /// Gives symbols without size the size that the image tells, and removes those that are no functions.
+    /// Gives symbols without a size the size that the image shows, and removes non-functions.
     pub(super) fn end_symbols_without_size(
         &mut self,
         unwind: Option<&Unwind<'_>>,
         text: &dyn Text,
     ) -> Result<(), ImageError> {
-        // An empty cold part is just that, even where another one begins at the same address.
+        // An empty cold part stays empty, even if another one begins at the same address.
         let open = |raw: &Raw, strings: &[Vec<u8>]| raw.size == 0 && !is_cold(raw, strings);
         let mut starts: Vec<u64> = self
             .raws
@@ -85,7 +85,7 @@ impl Collector {
         Ok(())
     }
 
-    /// The largest size that function symbols state at each of these addresses, 0 for none.
+    /// Returns the largest size that function symbols state at each of these addresses, or 0.
     fn sizes_of_others(&self, starts: &[u64]) -> Vec<u64> {
         let mut sizes = vec![0; starts.len()];
         for raw in self.raws.iter().filter(|raw| raw.size > 0 && !raw.is_label()) {
@@ -122,7 +122,7 @@ impl Collector {
         }
     }
 
-    /// Removes local labels that are places inside of functions, or of which nothing tells what they are.
+    /// Removes local labels inside functions, and labels of an unknown kind.
     fn remove_inner_labels(&mut self) {
         let functions = self.raws.iter().filter(|raw| !(raw.is_label() && raw.binding == Binding::Local));
         let known = merged(functions.map(|raw| raw.start..raw.start.saturating_add(raw.size)).collect());
@@ -135,7 +135,7 @@ impl Collector {
     }
 }
 
-/// The ranges that some ranges cover, sorted, none of which overlap.
+/// Merges ranges into sorted ranges that do not overlap.
 pub(super) fn merged(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     ranges.sort_unstable_by_key(|range| range.start);
     let mut merged: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
@@ -148,15 +148,15 @@ pub(super) fn merged(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     merged
 }
 
-/// Where a function ends that begins where `bounds` do, and at most where they end: behind the last instruction that a way
-/// through it leads to. `None` where that cannot be told: a jump through a register or memory may stay inside, instructions
-/// overlap, or something that is not reached stands between them. Takes what it follows from `steps`.
+/// Returns the end of the function at the start of `bounds`: behind the last reachable instruction,
+/// at most the end of `bounds`. `None` if unknown: a jump through a register or memory may stay
+/// inside, instructions overlap, or unreached bytes are between. Subtracts from `steps`.
 fn extent(bounds: Range<u64>, steps: &mut usize, step_at: &dyn Fn(u64) -> Option<Step>) -> Option<u64> {
-    // Where each instruction begins and ends.
+    // Start and end of each instruction.
     let mut reached: BTreeMap<u64, u64> = BTreeMap::new();
     let mut waiting = vec![bounds.start];
     while let Some(mut at) = waiting.pop() {
-        // What runs on into the next function has its end there, and so has a call that never returns.
+        // Code that falls through to the next function ends there; so does a call without a return.
         while bounds.contains(&at) && !reached.contains_key(&at) {
             *steps = steps.checked_sub(1)?;
             let step = step_at(at)?;
@@ -199,7 +199,7 @@ mod tests {
 
     const START: u64 = 0x1000;
 
-    /// Bytes of the function that `code` begins with, where the next one begins at `bound`.
+    /// Size of the function that `code` begins with; the next function begins at `bound`.
     fn size(code: &[u8], bound: usize) -> Option<u64> {
         let step = |address: u64| {
             let rest = code.get((address - START) as usize..)?;
@@ -212,16 +212,16 @@ mod tests {
     #[test]
     fn a_function_ends_where_the_last_way_through_it_leaves() {
         for (code, bound, expected) in [
-            // ret, and what follows is no part of it.
+            // ret; the code after it is no part of the function.
             (&[0xc3, 0xc3, 0xff, 0xff][..], 4, Some(1)),
             // jz over a ret, and over padding.
             (&[0x74, 0x01, 0xc3, 0x90, 0xc3], 5, Some(5)),
             (&[0x74, 0x02, 0xc3, 0x90, 0xc3, 0xcc], 6, Some(5)),
-            // The same over something that may be data.
+            // The same over possible data.
             (&[0x74, 0x02, 0xc3, 0x58, 0xc3], 5, None),
             // Into the middle of an instruction.
             (&[0x74, 0x01, 0xb8, 0xc3, 0, 0, 0, 0xc3], 8, None),
-            // Out of it by a jump, or by running on.
+            // Out of it by a jump, or by falling through.
             (&[0xeb, 0x10, 0xc3], 3, Some(2)),
             (&[0x90, 0x90, 0xc3], 2, Some(2)),
             (&[0xb8, 0, 0, 0, 0, 0xc3], 3, None),

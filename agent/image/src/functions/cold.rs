@@ -1,10 +1,11 @@
-//! Whose a cold part is.
+//! Owners of cold parts.
 //!
-//! A compiler moves the unlikely part of `foo` away and calls it `foo.cold`; both run in one frame and jump to each
-//! other. The symbol is local even where `foo` is not, and static functions of different source files may share a
-//! name. Symbol tables keep the local symbols of one source file together behind its `STT_FILE` symbol, so the owner is,
-//! in this order: a local `foo` of the same file, the `foo` that is not local, any `foo`. Where that leaves several, none
-//! gets the part by its name; the one that jumps into it finds it.
+//! A compiler moves the unlikely part of `foo` away and calls it `foo.cold`; both run in one frame
+//! and jump to each other. Its symbol is local even if `foo` is not, and static functions of
+//! different files may share a name. Symbol tables keep the local symbols of one source file
+//! together behind its `STT_FILE` symbol, so the owner is, in this order: a local `foo` of the same
+//! file, a global `foo`, any `foo`. If several remain, the jump into the part decides instead of
+//! the name.
 
 use std::collections::HashMap;
 
@@ -12,7 +13,7 @@ use super::Entry;
 use super::collect::Raw;
 use crate::linkage;
 
-/// Stands for the function of a part that several functions may own.
+/// Placeholder for the owner of a part that several functions may own.
 pub(super) const UNCERTAIN: u32 = u32::MAX;
 
 /// Owners of cold symbols, by index of the symbol.
@@ -42,8 +43,8 @@ pub(super) fn link(raws: &[Raw], strings: &[Vec<u8>]) -> Cold {
     for (index, raw) in (0u32..).zip(raws) {
         for &symbol in wanted.get(raw.name.text(strings)).into_iter().flatten() {
             let part = &raws[symbol as usize];
-            // The debug file lists what the image lists too, so the same table comes first; but `.gnu_debugdata` leaves
-            // out what is in the dynamic table.
+            // The debug file repeats symbols of the image, so the same table comes first; but
+            // `.gnu_debugdata` leaves out the symbols of the dynamic table.
             let rank = match (part.name.table == raw.name.table, raw.file) {
                 (true, file) if file == part.file => 0,
                 (true, 0) => 1,
@@ -63,14 +64,14 @@ pub(super) fn link(raws: &[Raw], strings: &[Vec<u8>]) -> Cold {
     Cold { owners: best.into_iter().map(|(symbol, (_, owners))| (symbol, certain(owners, raws))).collect() }
 }
 
-/// The owners, if they are symbols of one range.
+/// Returns the owners, if they are symbols of one range.
 fn certain(owners: Vec<u32>, raws: &[Raw]) -> Vec<u32> {
     let range = |index: &u32| raws.get(*index as usize).map(|raw| (raw.start, raw.size));
     let one = owners.windows(2).all(|pair| pair.first().and_then(range) == pair.get(1).and_then(range));
     if one { owners } else { vec![UNCERTAIN] }
 }
 
-/// From (symbol of the owner, start, end) to (index of the function, start, end), sorted, each once.
+/// Maps (owner symbol, start, end) to (function index, start, end), sorted, without duplicates.
 pub(super) fn parts(parts: &[(u32, u64, u64)], raws: &[Raw], functions: &[Entry]) -> Vec<(u32, u64, u64)> {
     let mut found: Vec<(u32, u64, u64)> = parts
         .iter()

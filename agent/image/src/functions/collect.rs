@@ -1,4 +1,4 @@
-//! Reading symbol tables and bringing their symbols together.
+//! Reading and merging of symbol tables.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -17,11 +17,10 @@ use crate::linkage::{self, Body};
 use crate::pack::{PackedFunction, PackedImage};
 use crate::{Arch, ImageError, ReadAt};
 
-/// Begin and end of the text of BoringSSL's FIPS module, which hashes itself (`crypto/fipsmodule/bcm.cc`).
+/// Start and end of the text of BoringSSL's self-hashing FIPS module (`crypto/fipsmodule/bcm.cc`).
 const SELF_CHECKED: [&[u8]; 2] = [b"BORINGSSL_bcm_text_start", b"BORINGSSL_bcm_text_end"];
 
-/// What the names of symbols begin with that are places in code and no functions: mapping symbols, labels of compilers, ends
-/// of sections that the linker marks.
+/// Name prefixes of places that are no functions: mapping symbols, compiler labels, section bounds.
 const NO_FUNCTIONS: [&[u8]; 4] = [b"$", b".L", b"__start_", b"__stop_"];
 
 /// Symbols between two calls of the progress function.
@@ -33,23 +32,23 @@ pub(super) struct Raw {
     pub(super) start: u64,
     pub(super) size: u64,
     pub(super) name: Name,
-    /// Which `STT_FILE` symbol it follows; 0 for one that is not local.
+    /// Number of the `STT_FILE` symbol that it follows; 0 if it is not local.
     pub(super) file: u32,
     pub(super) binding: Binding,
     ifunc: bool,
-    /// It has no type, and may be something else: only where functions of assembly are looked for.
+    /// True if it has no type and may be no function; set only if assembly is searched.
     label: bool,
-    /// What Go's own table says of it.
+    /// Mark from Go's own table.
     pub(super) go: Option<Mark>,
 }
 
 impl Raw {
-    /// Whether its symbol has no type.
+    /// Returns true if its symbol has no type.
     pub(super) const fn is_label(&self) -> bool {
         cfg!(feature = "assembly") && self.label
     }
 
-    /// A range that a pack or an unwind table has a name for.
+    /// Makes a symbol of a range that a pack or an unwind table names.
     pub(super) fn of_range(range: Range<u64>, name: Name) -> Self {
         let size = range.end.saturating_sub(range.start);
         Self {
@@ -65,10 +64,10 @@ impl Raw {
     }
 }
 
-/// What of an image Go made.
+/// Go's part of an image.
 #[derive(Clone, Debug)]
 struct GoText {
-    /// The table of strings with its names; `None` where its table of functions cannot be read.
+    /// String table with its names; `None` if its function table cannot be read.
     table: Option<u8>,
     range: Range<u64>,
 }
@@ -87,9 +86,9 @@ pub(crate) struct Collector {
     skipped: Vec<Skipped>,
     go: Option<GoText>,
     planned: HashMap<(u64, u64), PackedFunction>,
-    /// What debug data say of functions within others.
+    /// Facts from debug data about inlined functions.
     pub(crate) inlined: Option<Inlined>,
-    /// Versions of symbols, as they are written behind a name. The first is none.
+    /// Versions of symbols, as written behind a name. The first is empty.
     versions: Vec<Vec<u8>>,
 }
 
@@ -108,7 +107,7 @@ impl Collector {
         let mut over = None;
         self.files += 1;
         let code = if cfg!(feature = "assembly") { elf.code() } else { Vec::new() };
-        // A damaged table of versions leaves the names as they are without it.
+        // If the version table is damaged, names have no version.
         let versions = (cfg!(feature = "versions") && origin == Origin::Dynsym)
             .then(|| Versions::read(elf, &table).ok())
             .flatten();
@@ -154,7 +153,7 @@ impl Collector {
         Ok(())
     }
 
-    /// The number of a table of strings that is added next.
+    /// Returns the number of the string table to be added next.
     pub(super) fn next_table(&self, what: &'static str) -> Result<u8, ImageError> {
         u8::try_from(self.strings.len())
             .map_err(|_| ImageError::Malformed { what, reason: "there are too many symbol tables" })
@@ -170,14 +169,14 @@ impl Collector {
         &self.raws
     }
 
-    /// Adds the functions of Go's own table, of a program whose version is 1.`minor`. To be called before the tables
-    /// of symbols are added.
+    /// Adds the functions of Go's own table, of a program built by version 1.`minor`. Must run
+    /// before the symbol tables are added.
     pub(crate) fn add_go(&mut self, pclntab: Pclntab, minor: Option<u32>) -> Result<(), ImageError> {
         let Pclntab { names, functions, layout } = pclntab;
         let name = |function: &GoFunction| {
             names.get(function.name as usize..)?.get(..usize::from(function.name_bytes))
         };
-        // A wrapper of the same name calls the function that it wraps, which sees each call then.
+        // A wrapper of the same name calls the function that it wraps, which then sees each call.
         let mut wrapped: HashSet<&[u8]> = HashSet::new();
         wrapped.extend(functions.iter().filter(|function| !is_wrapper(function)).filter_map(name));
         let self_checked = fips_range(&functions, &name);
@@ -219,12 +218,12 @@ impl Collector {
         Ok(())
     }
 
-    /// Notes that Go's table of functions is not there or damaged: nothing tells its functions from others then.
+    /// Records that Go's function table is missing or damaged; its functions are then unknown.
     pub(crate) fn go_is_unknown(&mut self) {
         self.go = Some(GoText { table: None, range: 0..0 });
     }
 
-    /// Notes a source that could not be used.
+    /// Records an unusable source.
     pub(crate) fn skip(&mut self, skipped: Skipped) {
         self.skipped.push(skipped);
     }
@@ -240,7 +239,7 @@ impl Collector {
     ) -> Result<(), ImageError> {
         match symbol.kind {
             SymbolKind::File => self.files = self.files.saturating_add(1),
-            // Go's own table knows its functions better, and each once.
+            // Go's own table describes its functions better, without duplicates.
             SymbolKind::Function | SymbolKind::Ifunc
                 if self.go.as_ref().is_some_and(|go| go.range.contains(&symbol.value)) => {}
             SymbolKind::Function | SymbolKind::Ifunc if symbol.defined => {
@@ -305,12 +304,12 @@ impl Collector {
         Ok(())
     }
 
-    /// The number of a version, 0 for none and for one too many.
+    /// Returns the number of a version, 0 for no version or beyond the limit.
     fn version(&mut self, text: Vec<u8>) -> u8 {
         if self.versions.is_empty() {
             self.versions.push(Vec::new());
         }
-        // There are few, and mostly the same ones follow each other.
+        // Versions are few, and equal ones mostly follow each other.
         let known = self.versions.iter().position(|known| *known == text);
         let number = known.unwrap_or(self.versions.len());
         match u8::try_from(number) {
@@ -332,7 +331,7 @@ impl Collector {
         }
     }
 
-    /// Makes the table, with what the code of the image tells of its functions.
+    /// Builds the table, using the facts that the image's code gives about its functions.
     pub(crate) fn finish(
         mut self,
         unwind: Option<&Unwind<'_>>,
@@ -357,7 +356,7 @@ impl Collector {
         }) {
             let raw = |index: &u32| &raws[*index as usize];
             let Some(first) = group.first().map(raw) else { continue };
-            // A range that only cold names have is part of its owners; with another name it is a function too.
+            // A range with only cold names is part of its owners; others are a function too.
             let owners: Vec<u32> = group.iter().flat_map(|index| cold.owners(*index)).copied().collect();
             parts.extend(
                 owners.iter().map(|&owner| (owner, first.start, first.start.saturating_add(first.size))),
@@ -368,9 +367,9 @@ impl Collector {
             }
             let from = table.names.len();
             let mut names: Vec<&Raw> = group.iter().map(raw).collect();
-            // Without keeping the keys, which are larger than the symbols: one range may have millions of names. The first
-            // of those that are alike is from the best table.
-            // A name without a version is the one with, from a table that does not tell it.
+            // Without keeping the keys, which are larger than the symbols: one range may have
+            // millions of names. The first of equal names is from the best table. A name without a
+            // version equals the versioned one, from a table without versions.
             names.sort_unstable_by_key(|raw| {
                 let version = match cfg!(feature = "versions") {
                     true => raw.name.version.wrapping_sub(1),
@@ -443,16 +442,17 @@ impl Collector {
 /// Go keeps the goroutine in a register of x86-64 from 1.17 on.
 const GO_WITH_REGISTERS: u32 = 17;
 
-/// Numbers of functions from here on are those of wrappers (`FuncID_wrapper` is the last: 21 up to Go 1.22, 22 up to 1.24,
-/// 23 from 1.25 on; internal/abi/symtab.go), or of one of the runtime's that has no namesake.
+/// Function numbers from here on are wrappers (`FuncID_wrapper` is the last: 21 up to Go 1.22, 22
+/// up to 1.24, 23 from 1.25 on; internal/abi/symtab.go), or runtime functions without a namesake.
 const WRAPPERS: u8 = 21;
 
 const fn is_wrapper(function: &GoFunction) -> bool {
     function.id >= WRAPPERS && function.flags & pclntab::ASSEMBLY == 0
 }
 
-/// The text that checks itself where a Go program runs in FIPS mode. The linker puts everything whose name begins so, and
-/// what is private to those packages, in one piece (cmd/internal/obj/fips140.go, cmd/link/internal/ld/fips140.go, Go 1.24).
+/// Range of the self-checking text of a Go program in FIPS mode. The linker joins all text with
+/// this name prefix and the private text of those packages (cmd/internal/obj/fips140.go,
+/// cmd/link/internal/ld/fips140.go, Go 1.24).
 fn fips_range<'n>(functions: &[GoFunction], name: &impl Fn(&GoFunction) -> Option<&'n [u8]>) -> Range<u64> {
     const PACKAGE: &[u8] = b"crypto/internal/fips140";
     let checked = |function: &&GoFunction| {
@@ -474,7 +474,7 @@ pub(super) fn is_cold(raw: &Raw, strings: &[Vec<u8>]) -> bool {
     raw.go.is_none() && linkage::split(raw.name.text(strings)).body == Body::Cold
 }
 
-/// Smaller is the better name to show: the one that others call it by, not the internal ones of a library.
+/// Sort key of a name: the smallest is the name that callers use, not a library's internal one.
 fn preference<'s>(raw: &Raw, strings: &'s [Vec<u8>]) -> (usize, u8, Reverse<bool>, usize, &'s [u8]) {
     let name = raw.name.text(strings);
     let mangled = crate::demangle::is_mangled(name);

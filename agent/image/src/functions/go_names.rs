@@ -1,20 +1,20 @@
-//! Names of Go, as its linker writes them and as people do.
+//! Go names, as the linker writes them and as people write them.
 //!
 //! | the linker's | a person's |
 //! | --- | --- |
 //! | `main.(*Server).handle` | the same; in a glob the star of a receiver is a star |
 //! | `gopkg.in/yaml%2ev3.Unmarshal` | `gopkg.in/yaml.v3.Unmarshal` (cmd/internal/objabi/path.go, `PathToPrefix`) |
 //! | `main.Map[go.shape.int,go.shape.string]` | `main.Map[int,string]`, or `main.Map` for all instances |
-//! | `main.Map[...]` (before Go 1.21) | each of these: the instances cannot be told apart |
+//! | `main.Map[...]` (before Go 1.21) | each of these: the instances are indistinguishable |
 
 use std::borrow::Cow;
 
 use crate::glob::Glob;
 
-/// What stands before the types of an instance.
+/// Prefix of the types of an instance.
 const SHAPE: &str = "go.shape.";
 
-/// Types that have no other name: an instance for one of them has it in its own name.
+/// Types without another name: an instance for such a type has it in its own name.
 const BASIC: [&str; 19] = [
     "bool",
     "byte",
@@ -37,7 +37,7 @@ const BASIC: [&str; 19] = [
     "complex128",
 ];
 
-/// A name with the characters that the linker writes as `%xx`.
+/// Returns a name with the linker's `%xx` escapes decoded.
 fn readable(name: &[u8]) -> Cow<'_, [u8]> {
     if !name.contains(&b'%') {
         return Cow::Borrowed(name);
@@ -53,17 +53,17 @@ fn readable(name: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(readable)
 }
 
-/// Whether this is the very name.
+/// Returns true if the names are equal.
 pub(super) fn is(name: &[u8], text: &str) -> bool {
     name == text.as_bytes() || *readable(name) == *text.as_bytes()
 }
 
-/// Whether it is an instance of the generic function of that name, whatever its types.
+/// Returns true if it is an instance of the generic function of that name, of any types.
 pub(super) fn is_of_generic(name: &[u8], text: &str) -> bool {
     name.contains(&b'[') && without_types(&readable(name)) == without_types(text.as_bytes())
 }
 
-/// The same with the types that are asked for, or with types that its name does not tell.
+/// Returns true if it is an instance with the requested types, or with types not in its name.
 pub(super) fn is_instance(name: &[u8], text: &str) -> bool {
     let name = readable(name);
     let plain = String::from_utf8_lossy(&name).replace(SHAPE, "").replace(' ', "");
@@ -71,18 +71,18 @@ pub(super) fn is_instance(name: &[u8], text: &str) -> bool {
         && (types(text).is_none() || plain == text.replace(' ', "") || plain.contains("[...]"))
 }
 
-/// Whether types are asked for that an instance has in its name: another one is not what is meant.
+/// Returns true if instances have the requested types in their name; other types do not match.
 pub(super) fn are_told_apart(text: &str) -> bool {
     types(text).is_some_and(|types| types.split(',').all(|of| BASIC.contains(&of.trim())))
 }
 
-/// What stands in the first brackets.
+/// Returns the text in the first brackets.
 fn types(text: &str) -> Option<&str> {
     let (_, types) = text.split_once('[')?;
     Some(types.split_once(']')?.0)
 }
 
-/// A glob in which the star of a receiver, as in `(*Server)`, is a star. `(*)` is any receiver.
+/// Makes a glob with a literal star in a receiver, as in `(*Server)`. `(*)` is any receiver.
 pub(super) fn glob(text: &str) -> Glob {
     let mut literal = String::with_capacity(text.len() + 4);
     let mut rest = text;
@@ -99,13 +99,13 @@ pub(super) fn glob(text: &str) -> Glob {
     Glob::new(&literal)
 }
 
-/// Whether the glob matches a name, as the linker writes it or as people do.
+/// Returns true if the glob matches a name, as the linker or as a person writes it.
 pub(super) fn matches(glob: &Glob, name: &[u8]) -> bool {
     let matches = |name: &[u8]| glob.matches(String::from_utf8_lossy(name).chars());
     matches(name) || name.contains(&b'%') && matches(&readable(name))
 }
 
-/// A name without what stands in brackets: the types that a generic function was made for.
+/// Removes the text in brackets from a name: the types that a generic function was made for.
 fn without_types(name: &[u8]) -> Vec<u8> {
     let mut depth = 0usize;
     let mut rest = Vec::with_capacity(name.len());

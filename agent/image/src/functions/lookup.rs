@@ -7,7 +7,7 @@ use crate::near::Nearest;
 use crate::{NamePattern, linkage};
 
 impl FunctionTable {
-    /// Up to [`NEAR_NAMES`](crate::limits::NEAR_NAMES) names that somebody who wrote `name` may have meant, nearest
+    /// Returns up to [`NEAR_NAMES`](crate::limits::NEAR_NAMES) names similar to `name`, nearest
     /// first.
     #[must_use]
     pub fn near(&self, name: &str) -> Vec<String> {
@@ -19,7 +19,7 @@ impl FunctionTable {
             }
             for &name in self.names_of(entry) {
                 let shown = self.shown(name, Form::Bare);
-                // Who asks for a version has mistaken that, perhaps.
+                // A request with a version may be wrong in the version only.
                 if versioned && name.version != 0 {
                     nearest.offer(&(shown + &self.version(name)));
                 } else {
@@ -30,46 +30,46 @@ impl FunctionTable {
         nearest.into_names()
     }
 
-    /// The functions of that name, by start: those with the very name if there are any, else those that the glob
-    /// matches. The name of a function that was cloned finds its clones, and the name of one that is chosen at load
-    /// time (an ifunc) the versions that are named after it.
+    /// Returns the functions of that name, by start: exact matches if there are any, else matches
+    /// of the glob. The name of a cloned function finds its clones, and the name of a function that
+    /// is chosen at load time (an ifunc) finds the versions named after it.
     pub(crate) fn named(&self, pattern: &NamePattern) -> Vec<usize> {
         let mut found = self.named_in_go(pattern);
         if !found.is_empty() && !pattern.is_glob() {
             return found;
         }
-        // A program of Go may have functions of C as well, and those that it exports under names of C.
+        // A Go program may also have C functions, and may export its own under C names.
         found.extend(self.named_natively(pattern));
         found.sort_unstable();
         found.dedup();
         found
     }
 
-    /// Whether Go's table has the name: it keeps those of functions that were put into their callers, for tracebacks.
+    /// Returns true if Go's table has the name: it keeps inlined functions, for tracebacks.
     pub(crate) fn has_inlined(&self, pattern: &NamePattern) -> bool {
         self.names_in_go().any(is_in_go(pattern))
     }
 
-    /// Where in Go's table the name stands, in ascending order.
+    /// Returns the offsets of the name in Go's table, in ascending order.
     pub(crate) fn inlined_in_go(&self, pattern: &NamePattern) -> Vec<u32> {
         let is = is_in_go(pattern);
         let mut next = 0u32;
         let place = |name: &[u8]| {
             let at = next;
-            // Tables of names are far smaller (STRING_TABLE_BYTES).
+            // Name tables are far smaller (STRING_TABLE_BYTES).
             next = next.saturating_add(name.len() as u32 + 1);
             is(name).then_some(at)
         };
         self.names_in_go().filter_map(place).collect()
     }
 
-    /// All names of Go's table.
+    /// Returns all names of Go's table.
     fn names_in_go(&self) -> impl Iterator<Item = &[u8]> {
         let names = self.go.and_then(|go| self.strings.get(usize::from(go))).map_or(&[][..], Vec::as_slice);
         names.split(|byte| *byte == 0)
     }
 
-    /// The copies of functions of that name which have no code of their own, by debug data.
+    /// Returns the inlined copies of functions of that name, from debug data.
     pub(crate) fn copies(&self, pattern: &NamePattern) -> Copies {
         let Some(inlined) = &self.inlined else { return Copies::default() };
         let is = |name: &[u8], exact: bool| match exact {
@@ -86,10 +86,10 @@ impl FunctionTable {
         if exact.count > 0 { exact } else { inlined.matching(|name| is(name, false)) }
     }
 
-    /// The functions of that name that are not Go's.
+    /// Returns the functions of that name that are not Go's.
     fn named_natively(&self, pattern: &NamePattern) -> Vec<usize> {
-        // Demangling all names of a large C++ image takes a second. A name that does not contain the longest word of
-        // the pattern cannot match, except where the mangling has a shorthand for the word.
+        // Demangling all names of a large C++ image takes a second. A name without the pattern's
+        // longest word cannot match, unless the mangling abbreviates the word.
         let word = pattern.word_of_mangled();
         let may_match = |name: &[u8]| demangle::is_mangled(name) && contains(name, word.as_bytes());
         let exact = self.matching(pattern, |name| {
@@ -114,8 +114,8 @@ impl FunctionTable {
         })
     }
 
-    /// The functions of Go of that name ([`go_names`]): those with the very name, else the instances of the generic function
-    /// of that name, else those that the glob matches.
+    /// Returns the Go functions of that name ([`go_names`]): exact matches, else the instances of
+    /// the generic function of that name, else matches of the glob.
     fn named_in_go(&self, pattern: &NamePattern) -> Vec<usize> {
         let Some(go) = self.go else { return Vec::new() };
         let matching = |matches: &dyn Fn(&[u8]) -> bool| -> Vec<usize> {
@@ -141,7 +141,7 @@ impl FunctionTable {
         matching(&|name| go_names::matches(&glob, name))
     }
 
-    /// The functions that have a name which `matches`, in a version that is asked for.
+    /// Returns the functions with a name that `matches`, in a requested version.
     fn matching(&self, pattern: &NamePattern, mut matches: impl FnMut(&[u8]) -> bool) -> Vec<usize> {
         self.functions
             .iter()
@@ -149,7 +149,7 @@ impl FunctionTable {
             .filter(|(_, entry)| entry.mark != Mark::ColdPart)
             .filter(|(_, entry)| {
                 let names = self.names_of(entry);
-                // The symbol of a function of Go is the same name once more.
+                // The symbol of a Go function repeats the name.
                 let native = names.iter().all(|name| Some(name.table) != self.go);
                 native
                     && names.iter().any(|&name| {
@@ -165,7 +165,7 @@ fn contains(name: &[u8], word: &[u8]) -> bool {
     word.is_empty() || name.windows(word.len()).any(|window| window == word)
 }
 
-/// Whether a name of Go's table is the one that is looked for.
+/// Compares a name of Go's table with the requested name.
 fn is_in_go(pattern: &NamePattern) -> impl Fn(&[u8]) -> bool {
     let glob = pattern.is_glob().then(|| go_names::glob(pattern.text()));
     move |name| match &glob {

@@ -1,9 +1,9 @@
 //! Symbols of all sources as one table of functions.
 //!
-//! [`collect`] reads the tables and brings their symbols together: symbols of the same range become one function with
-//! aliases, cold parts go to the function they were cut from, and what is known to be unsound gets its [`Refusal`].
-//! [`FunctionTable`] holds the result in about 40 bytes a function beside the string tables as they stand in the file;
-//! a [`Function`] with its own text is made when one is asked for.
+//! [`collect`] reads and merges the tables: symbols of the same range become one function with
+//! aliases, cold parts go to their original functions, and known unsound functions get their
+//! [`Refusal`]. [`FunctionTable`] holds the result in about 40 bytes a function, besides the string
+//! tables of the file; a [`Function`] with its own text is made on request.
 
 pub(crate) mod assembly;
 mod cold;
@@ -22,7 +22,7 @@ use crate::dwarf::Inlined;
 use crate::pack::PackedFunction;
 use crate::{ImageError, Refusal};
 
-/// Which table a function's symbol came from.
+/// Table that a function's symbol came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Origin {
     /// The full symbol table of the image.
@@ -39,12 +39,12 @@ pub enum Origin {
     Gopclntab,
     /// The unwind tables: a range without a name, found by its address.
     Unwind,
-    /// Debug data, which no name comes from: what they say of functions within others.
+    /// Debug data: no names, only facts about inlined functions.
     DebugInfo,
 }
 
 impl Language {
-    /// The word for JSON.
+    /// Returns the word for JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -56,7 +56,7 @@ impl Language {
 }
 
 impl Origin {
-    /// The name of the section, or a word, for people and JSON.
+    /// Returns the name of the section, or a word, for people and JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -72,22 +72,23 @@ impl Origin {
     }
 }
 
-/// What is being done while the functions of a large image are read.
+/// Progress while the functions of a large image are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// The table that is being read.
     pub origin: Origin,
     /// Symbols read, or compressed bytes of [`Origin::Debugdata`] while it is decompressed.
     pub done: u64,
-    /// The same in total, at least 1.
+    /// Total of the same unit, at least 1.
     pub total: u64,
 }
 
 /// One function of an image. Addresses are ELF virtual addresses, before any load bias.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Function {
-    /// The name for people: demangled with parameters and without return type, or the linkage name; `fn_0xADDRESS` where
-    /// no symbol names the range. With its version (`name@V_1.0`, `name@@V_2.0`) where others of that name begin elsewhere.
+    /// The name for people: demangled, with parameters, without return type, or the linkage name;
+    /// without symbol `fn_0xADDRESS`. Has its version (`name@V_1.0`, `name@@V_2.0`) if the name is
+    /// ambiguous.
     pub name: String,
     /// The name in the symbol table, without a version.
     pub linkage_name: String,
@@ -95,23 +96,23 @@ pub struct Function {
     pub aliases: Vec<String>,
     /// Address of the first instruction.
     pub start: u64,
-    /// Address after the last byte; equal to `start` where it is not known.
+    /// Address after the last byte; equal to `start` if unknown.
     pub end: u64,
-    /// Parts that the compiler moved away, as far as their names tell. [`Image::sites`](crate::Image::sites) finds those
-    /// without a name by following the function's jumps.
+    /// Parts that the compiler moved away, as far as their names show.
+    /// [`Image::sites`](crate::Image::sites) finds unnamed parts by following the function's jumps.
     pub cold: Vec<Range<u64>>,
-    /// Where the name comes from.
+    /// Source of the name.
     pub origin: Origin,
-    /// Why it cannot be probed, as far as that can be told without looking at its code.
+    /// Reason why it cannot be probed, as far as it is known without the code.
     pub refusal: Option<Refusal>,
-    /// What made its code.
+    /// Producer of its code.
     pub language: Language,
-    /// How many copies of it debug data know within other functions, where probes on it see no call; `None` where they were
-    /// not read, or do not describe it.
+    /// Number of its inlined copies by debug data, where probes on it see no call; `None` if debug
+    /// data were not read, or do not describe it.
     pub inlined: Option<u32>,
 }
 
-/// What made the code of a function, as far as it matters for probes.
+/// Producer of a function's code, as far as it matters for probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Language {
     /// C, C++, Rust or another language with the conventions of the platform.
@@ -122,14 +123,14 @@ pub enum Language {
     GoAssembly,
 }
 
-/// A source of symbols that could not be used. The functions of the other sources are there.
+/// An unusable source of symbols. The functions of the other sources are present.
 #[derive(Debug)]
 pub struct Skipped {
-    /// What kind of source.
+    /// Kind of the source.
     pub origin: Origin,
     /// Its path, for a debug file.
     pub path: Option<PathBuf>,
-    /// What was wrong with it.
+    /// Its error.
     pub error: ImageError,
 }
 
@@ -139,16 +140,16 @@ pub struct FunctionTable {
     strings: Vec<Vec<u8>>,
     functions: Vec<Entry>,
     names: Vec<Name>,
-    /// Cold parts: index of the function ([`cold::UNCERTAIN`] where several come in question), start and end; sorted.
+    /// Cold parts: function index ([`cold::UNCERTAIN`] if ambiguous), start and end; sorted.
     cold: Vec<(u32, u64, u64)>,
     skipped: Vec<Skipped>,
-    /// Which of the string tables holds names of Go, which are not mangled and have no suffixes.
+    /// String table with Go names, which are not mangled and have no suffixes.
     go: Option<u8>,
     /// Functions of packs, by start and end.
     planned: HashMap<(u64, u64), PackedFunction>,
-    /// Versions of symbols as they are written behind a name, by number; 0 is none.
+    /// Versions of symbols as written behind a name, by number; 0 is no version.
     versions: Vec<Vec<u8>>,
-    /// What debug data say of functions within others.
+    /// Facts from debug data about inlined functions.
     inlined: Option<Inlined>,
 }
 
@@ -171,7 +172,7 @@ struct Entry {
     names: u32,
     origin: Origin,
     mark: Mark,
-    /// Another version of its name is another function.
+    /// True if another version of its name is another function.
     versioned: bool,
 }
 
@@ -210,36 +211,36 @@ impl Mark {
 }
 
 impl FunctionTable {
-    /// How many functions there are.
+    /// Returns the number of functions.
     #[must_use]
     pub fn len(&self) -> usize {
         self.functions.len()
     }
 
-    /// Whether there is none.
+    /// Returns true if there are no functions.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.functions.is_empty()
     }
 
-    /// All functions, sorted by start and then by end.
+    /// Iterates over all functions, sorted by start and then by end.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Function> + '_ {
         (0..self.functions.len()).map(|index| self.function(index))
     }
 
-    /// The sources that could not be used.
+    /// Returns the unusable sources.
     #[must_use]
     pub fn skipped(&self) -> &[Skipped] {
         &self.skipped
     }
 
-    /// Whether a function comes from this source.
+    /// Returns true if a function comes from this source.
     #[must_use]
     pub fn has(&self, origin: Origin) -> bool {
         self.functions.iter().any(|entry| entry.origin == origin)
     }
 
-    /// The sources that names come from, the best first.
+    /// Returns the sources of the names, the best first.
     #[must_use]
     pub fn origins(&self) -> Vec<Origin> {
         let all = [
@@ -254,8 +255,8 @@ impl FunctionTable {
         all.into_iter().filter(|origin| self.has(*origin)).collect()
     }
 
-    /// Those of `names` that a function of the image has as a linkage name, such as `_Unwind_RaiseException` where the
-    /// unwinder is linked in.
+    /// Returns those of `names` that are linkage names in the image, such as
+    /// `_Unwind_RaiseException` if the unwinder is linked in.
     #[must_use]
     pub fn defines(&self, names: &[&str]) -> Vec<String> {
         let mut found: Vec<String> = self
@@ -271,41 +272,41 @@ impl FunctionTable {
         found
     }
 
-    /// The longest function that begins at `address`.
+    /// Returns the longest function that begins at `address`.
     pub(crate) fn starting_at(&self, address: u64) -> Option<usize> {
         let first = self.functions.partition_point(|entry| entry.start < address);
         let last = self.functions.partition_point(|entry| entry.start <= address);
         last.checked_sub(1).filter(|&last| last >= first)
     }
 
-    /// Whether the function that begins at `address` has this linkage name.
+    /// Returns true if the function that begins at `address` has this linkage name.
     pub(crate) fn is_called(&self, address: u64, linkage_name: &str) -> bool {
         let names = self.starting_at(address).map_or(&[][..], |index| self.names_of(&self.functions[index]));
         names.iter().any(|name| self.linkage_name(*name) == linkage_name.as_bytes())
     }
 
-    /// Where the next function begins behind the start of one.
+    /// Returns the start of the next function behind `start`.
     pub(crate) fn next_behind(&self, start: u64) -> Option<u64> {
         let behind = self.functions.partition_point(|entry| entry.start <= start);
         self.functions.get(behind).map(|entry| entry.start)
     }
 
-    /// A function that contains `address`: the one that begins last.
+    /// Returns the function that contains `address` and begins last.
     pub(crate) fn around(&self, address: u64) -> Option<usize> {
         let end = self.functions.partition_point(|entry| entry.start <= address);
-        // Functions that contain others are rare and few deep.
+        // Functions inside functions are rare and not deep.
         (0..end).rev().take(64).find(|&index| {
             let entry = &self.functions[index];
             address - entry.start < entry.size
         })
     }
 
-    /// What a pack knows of the function with this range.
+    /// Returns a pack's entry for the function with this range.
     pub(crate) fn planned(&self, start: u64, end: u64) -> Option<&PackedFunction> {
         self.planned.get(&(start, end))
     }
 
-    /// The range of a function or cold part that contains `address`, and whether it is a function.
+    /// Returns the code range with `address`; true for a function, false for a cold part.
     pub(crate) fn code_around(&self, address: u64) -> Option<(Range<u64>, bool)> {
         if let Some(entry) = self.around(address).map(|index| &self.functions[index]) {
             let range = entry.start..entry.start.saturating_add(entry.size);
@@ -315,10 +316,10 @@ impl FunctionTable {
         Some((*start..*end, false))
     }
 
-    /// Whether `address`, which is in the function that begins at `start`, is in the range of another one too: of one that
-    /// begins inside of it, or that it is inside of.
+    /// Returns true if `address`, in the function at `start`, is also in the range of another
+    /// function, inside or around it.
     pub(crate) fn is_shared(&self, address: u64, start: u64) -> bool {
-        /// Functions that are looked at before the address: ranges that overlap are near each other.
+        /// Functions checked before the address: overlapping ranges are near each other.
         const NEAR: usize = 64;
         let behind = self.functions.partition_point(|entry| entry.start <= address);
         self.functions[..behind].iter().rev().take(NEAR).any(|entry| {
@@ -326,7 +327,7 @@ impl FunctionTable {
         })
     }
 
-    /// The function at an index of this table.
+    /// Returns the function at an index of this table.
     pub(crate) fn function(&self, index: usize) -> Function {
         let entry = &self.functions[index];
         let text = |name: &Name| String::from_utf8_lossy(self.linkage_name(*name)).into_owned();
@@ -336,7 +337,7 @@ impl FunctionTable {
         let mut name = first.map(|first| self.shown(*first, Form::Full)).unwrap_or_default();
         let mut aliases: Vec<String> = names.map(text).collect();
         if cfg!(feature = "versions") {
-            // Those of one name are one after the other.
+            // Equal names are adjacent.
             aliases.dedup();
             aliases.retain(|alias| *alias != linkage_name);
             name.push_str(
@@ -369,7 +370,7 @@ impl FunctionTable {
         }
     }
 
-    /// Takes the versions of its names, and marks the functions whose name means another one too, in another version.
+    /// Takes the versions, and marks functions whose name has another function in another version.
     fn tell_versions_apart(&mut self, versions: Vec<Vec<u8>>) {
         self.versions = versions;
         let mut first: HashMap<&[u8], usize> = HashMap::new();
@@ -386,14 +387,14 @@ impl FunctionTable {
         }
     }
 
-    /// A name for people.
+    /// Returns a name for people.
     fn shown(&self, name: Name, form: Form) -> String {
         let linkage_name = self.linkage_name(name);
         demangle::demangle(linkage_name, form)
             .unwrap_or_else(|| String::from_utf8_lossy(linkage_name).into_owned())
     }
 
-    /// The version of a name, as it is written behind it.
+    /// Returns the version of a name, as written behind it.
     fn version(&self, name: Name) -> Cow<'_, str> {
         String::from_utf8_lossy(self.versions.get(usize::from(name.version)).map_or(&[], Vec::as_slice))
     }

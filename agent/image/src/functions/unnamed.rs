@@ -1,6 +1,6 @@
-//! Functions without a name: ranges of the unwind tables that no symbol is of.
+//! Functions without a name: ranges of the unwind tables that have no symbol.
 //!
-//! A part of a function that compilers put apart because it is seldom needed has a range of its own and is among them.
+//! They include cold parts of functions, which compilers move into a range of their own.
 
 use std::ops::Range;
 
@@ -12,19 +12,19 @@ use crate::elf::unwind::Unwind;
 use crate::limits::FUNCTIONS;
 use crate::{ImageError, ReadAt};
 
-/// What the names begin with that are made of an address.
+/// Prefix of names made from an address.
 pub const UNNAMED: &str = "fn_0x";
 
-/// Jumps into other libraries: each section of them is one range.
+/// Stubs for jumps into other libraries: each of these sections is one range.
 const STUBS: [&str; 3] = [".plt", ".plt.sec", ".plt.got"];
 
-/// What a function at this address is called where nobody gave it a name.
+/// Returns the name of an unnamed function at this address.
 pub(crate) fn name_at(address: u64) -> String {
     format!("{UNNAMED}{address:x}")
 }
 
 impl Collector {
-    /// Adds what the unwind tables know and no symbol is of. To be called last.
+    /// Adds the ranges of the unwind tables that have no symbol. Must run last.
     pub(crate) fn add_unnamed(&mut self, elf: &Elf<dyn ReadAt + '_>) -> Result<(), ImageError> {
         let known = self.known(elf);
         let table = self.next_table("unwind table")?;
@@ -47,7 +47,7 @@ impl Collector {
         Ok(())
     }
 
-    /// Ranges that have a name, each but once, sorted.
+    /// Returns the ranges that have a name, sorted, without duplicates.
     fn known(&self, elf: &Elf<dyn ReadAt + '_>) -> Vec<Range<u64>> {
         let stubs = STUBS.iter().filter_map(|name| elf.section_named(name));
         let stubs = stubs.filter_map(|section| {

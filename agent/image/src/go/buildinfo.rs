@@ -5,21 +5,21 @@ use crate::elf::{Elf, PF_W, PT_LOAD, Section};
 use crate::source::read_exact;
 use crate::{ImageError, ReadAt};
 
-/// How the block begins; it is aligned to 16 bytes.
+/// First bytes of the block, which is aligned to 16 bytes.
 const MAGIC: &[u8; 14] = b"\xff Go buildinf:";
 const ALIGNMENT: usize = 16;
 /// Flags, in the byte behind the size of a pointer.
 const FLAGS: usize = 15;
-/// The strings follow, each behind its length, instead of pointers to them: from Go 1.18 on.
+/// Set from Go 1.18 on: the strings follow, each behind its length, instead of pointers.
 const INLINE_STRINGS: u8 = 2;
 /// The first string, behind the header.
 const STRINGS: usize = 32;
-/// Without a section table the block is looked for at the start of the first writable segment.
+/// Bytes searched without a section table, from the start of the first writable segment.
 const LOOKED_AT: u64 = 1 << 20;
-/// Longest text that is taken for a version.
+/// Longest text accepted as a version.
 const VERSION_BYTES: usize = 64;
 
-/// The version, such as `go1.24.4`; `None` where there is no such block or it makes no sense.
+/// Returns the version, such as `go1.24.4`; `None` if the block is missing or implausible.
 pub(super) fn version(elf: &Elf<dyn ReadAt + '_>) -> Result<Option<String>, ImageError> {
     let Some((offset, size)) = place(elf) else { return Ok(None) };
     let what = "build information of Go";
@@ -32,7 +32,7 @@ pub(super) fn version(elf: &Elf<dyn ReadAt + '_>) -> Result<Option<String>, Imag
     Ok(text.filter(|text| text.starts_with("go") || text.starts_with("devel")))
 }
 
-/// Where the block may be in the file, and how many bytes there are.
+/// Returns the file offset at which the block may be, and the bytes there.
 fn place(elf: &Elf<dyn ReadAt + '_>) -> Option<(u64, u64)> {
     let section: Option<&Section> = elf.section_named(".go.buildinfo");
     section.map(|section| (section.offset, section.size)).or_else(|| {
@@ -67,6 +67,6 @@ fn text(bytes: &[u8]) -> Option<String> {
     let printable =
         bytes.len() <= VERSION_BYTES && bytes.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
     let text = std::str::from_utf8(bytes).ok().filter(|_| printable)?;
-    // Experiments and other remarks follow behind a space.
+    // Experiments and other remarks follow a space.
     Some(text.split(' ').next().unwrap_or_default().to_owned())
 }

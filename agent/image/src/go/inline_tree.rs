@@ -1,10 +1,11 @@
-//! Which functions others were put into.
+//! Callers of inlined Go functions.
 //!
-//! A traceback names functions that have no code of their own because the compiler put them into their callers. For that
-//! each function with such code has a tree of the calls in it (`FUNCDATA_InlTree`), and a table of which of them an
-//! instruction belongs to (`PCDATA_InlTreeIndex`). Sizes and offsets are those of runtime/symtab.go (`moduledata`,
-//! `inlinedCall` up to 1.19), runtime/symtabinl.go (`inlinedCall` from 1.20 on), runtime/runtime2.go (`_func`) and
-//! internal/abi/symtab.go (numbers of tables) of the versions named.
+//! A traceback names inlined functions, which have no code of their own. For that each function
+//! with inlined code has a tree of the calls in it (`FUNCDATA_InlTree`), and a table that assigns
+//! instructions to these calls (`PCDATA_InlTreeIndex`). Sizes and offsets are those of
+//! runtime/symtab.go (`moduledata`, `inlinedCall` up to 1.19), runtime/symtabinl.go (`inlinedCall`
+//! from 1.20 on), runtime/runtime2.go (`_func`) and internal/abi/symtab.go (table numbers) of these
+//! versions.
 //!
 //! | Go | bytes of a call | its name at | `gofunc` in the module data |
 //! | --- | --- | --- | --- |
@@ -25,19 +26,19 @@ const WHAT: &str = "inline tree of Go";
 const INDEX_TABLE: usize = 2;
 const TREE: usize = 3;
 
-/// Tables of numbers that a function has; Go knows six.
+/// Number tables of a function; Go knows six.
 const TABLES: u32 = 64;
 
-/// Calls that are put into one function. Those of large programs have some thousand.
+/// Inlined calls of one function. Functions of large programs have some thousand.
 const CALLS: i64 = 1 << 14;
 
-/// Bytes of the table of one function that are read.
+/// Bytes read from the index table of one function.
 const INDEX_BYTES: u64 = 64 << 10;
 
-/// Calls that are looked at in a program.
+/// Calls read in a program.
 const ALL_CALLS: u64 = 1 << 24;
 
-/// What differs between versions.
+/// Differences between versions.
 #[derive(Clone, Copy)]
 struct Calls {
     bytes: u64,
@@ -47,7 +48,7 @@ struct Calls {
 }
 
 impl Calls {
-    /// Those of Go 1.`minor`; `None` where they are not known.
+    /// Values for Go 1.`minor`; `None` if unknown.
     fn of(layout: Layout, minor: u32) -> Option<Self> {
         match (layout, minor) {
             (Layout::Go118, _) => Some(Self { bytes: 20, name: 12, base: 304 }),
@@ -58,11 +59,11 @@ impl Calls {
     }
 }
 
-/// Where the first few functions begin that hold a call of a function whose name stands at one of `names` (sorted) in the table
-/// of names. None where it is not known how the version of Go keeps this.
+/// Returns the first few functions with an inlined call of a function whose name stands at one of
+/// `names` (sorted) in the name table. `None` if this Go version's layout is unknown.
 ///
 /// # Errors
-/// An [`ImageError`] where the table of functions is damaged.
+/// An [`ImageError`] if the function table is damaged.
 pub(crate) fn callers(
     elf: &Elf<dyn ReadAt + '_>,
     minor: Option<u32>,
@@ -77,7 +78,7 @@ pub(crate) fn callers(
     };
     let mut left = ALL_CALLS;
     for (start, description) in pclntab::read_list(elf, &header)? {
-        // What is damaged in one function says nothing of the others.
+        // Damage in one function does not affect the others.
         let Some((tree, count)) = tree_of(elf, &header, description) else { continue };
         let Some(at) = base.checked_add(tree).and_then(|address| elf.offset_of(address)) else { continue };
         let size = count.saturating_mul(calls.bytes);
@@ -97,7 +98,7 @@ pub(crate) fn callers(
     Ok(callers)
 }
 
-/// Where the tree of a function stands behind the base of all, and how many calls it has; `None` where there is none.
+/// Returns the tree's offset from the common base and its number of calls; `None` without a tree.
 fn tree_of(elf: &Elf<dyn ReadAt + '_>, header: &Header, description: u64) -> Option<(u64, u64)> {
     let at = header.offset.checked_add(header.descriptions)?.checked_add(description)?;
     let mut fixed = [0; 44];
@@ -110,7 +111,7 @@ fn tree_of(elf: &Elf<dyn ReadAt + '_>, header: &Header, description: u64) -> Opt
     if usize::from(trees) <= TREE || tables <= INDEX_TABLE as u32 || tables > TABLES {
         return None;
     }
-    // Offsets of all tables of numbers, then of all trees.
+    // Offsets of all number tables, then of all trees.
     let mut offsets = vec![0; (tables as usize + TREE + 1) * 4];
     read_exact(&elf.source, WHAT, at.checked_add(bytes)?, &mut offsets).ok()?;
     let offset =
@@ -127,10 +128,10 @@ fn tree_of(elf: &Elf<dyn ReadAt + '_>, header: &Header, description: u64) -> Opt
     Some((tree.into(), count))
 }
 
-/// How many calls a table refers to: one more than its highest number. `None` where it does not end in time.
+/// Returns the calls that a table refers to: its highest number plus one; `None` if it has no end.
 ///
-/// It is pairs of a change of the number, folded so that small changes are small (runtime/symtab.go, `step`), and a distance to
-/// the next change; the number begins with -1, and a change of 0 ends it.
+/// The table has pairs of a zigzag-coded change of the number (runtime/symtab.go, `step`) and a
+/// distance to the next change; the number begins with -1, and a change of 0 ends it.
 fn count(table: &[u8]) -> Option<u64> {
     let mut rest = table;
     let mut number = -1i64;
@@ -171,7 +172,7 @@ mod tests {
             (&[0, 5, 2, 3, 4, 1, 5, 9, 0][..], Some(3)),
             // 0 from the start on.
             (&[2, 1, 0], Some(1)),
-            // Nothing but -1; no end; a number that is too high; one that does not end.
+            // Only -1; no end; a number that is too high; a number without an end.
             (&[0, 9, 0], None),
             (&[2, 1], None),
             (&[], None),

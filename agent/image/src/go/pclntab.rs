@@ -1,9 +1,9 @@
-//! The table of functions that every Go program carries for its own runtime.
+//! Function table that every Go program carries for its own runtime.
 //!
-//! A header gives the offsets of its parts, then comes a list of (start, offset of the description) sorted by start, with
-//! a last entry that only ends the function before it. A description begins with the start again and the offset of the
-//! name. Four layouts exist, told apart by the magic number; sizes and offsets below are those of debug/gosym/pclntab.go
-//! and runtime/symtab.go, runtime/runtime2.go (`_func`) of the versions named.
+//! A header gives the offsets of its parts, then comes a list of (start, offset of the description)
+//! sorted by start, whose last entry only ends the function before it. A description begins with
+//! start and name offset. The magic number distinguishes four layouts; sizes and offsets are those
+//! of debug/gosym/pclntab.go and runtime/symtab.go, runtime/runtime2.go (`_func`).
 //!
 //! | magic | Go | starts are | the text's start is in |
 //! | --- | --- | --- | --- |
@@ -12,8 +12,9 @@
 //! | fffffff0 | 1.18, 1.19 | offsets in the text | the header |
 //! | fffffff1 | 1.20 and later | offsets in the text | the header, from 1.26 on the module data alone |
 //!
-//! The section is called `.gopclntab`, in a position-independent program up to 1.25 `.data.rel.ro.gopclntab`, and has no
-//! name of its own where such a program was linked by the C tool chain: there it is found by its first eight bytes.
+//! The section is `.gopclntab`, in a position-independent program up to 1.25
+//! `.data.rel.ro.gopclntab`. In such a program linked by the C tool chain it has no name of its
+//! own, and is found by its first eight bytes.
 
 use super::relative;
 use crate::elf::{Elf, PF_W, PF_X, PT_LOAD, ProgramHeader, string_at, u32_at, u64_at};
@@ -43,23 +44,24 @@ pub(crate) struct GoFunction {
     pub(crate) start: u64,
     /// Bytes to the next function, padding included.
     pub(crate) size: u64,
-    /// Where its name begins in [`Pclntab::names`].
+    /// Offset of its name in [`Pclntab::names`].
     pub(crate) name: u32,
     /// Bytes of the name.
     pub(crate) name_bytes: u16,
-    /// [`TOP_FRAME`] and others; 0 up to Go 1.16, which had none.
+    /// [`TOP_FRAME`] and others; 0 up to Go 1.16, which had no flags.
     pub(crate) flags: u8,
-    /// Number of a function that the runtime knows, or of wrappers; 0 for all others.
+    /// Number of a function that the runtime knows, or of a wrapper; 0 for all others.
     pub(crate) id: u8,
 }
 
-/// The table, without what only the runtime needs.
+/// The table without the parts that only the runtime needs.
 #[derive(Debug)]
 pub(crate) struct Pclntab {
     pub(crate) names: Vec<u8>,
     /// Sorted by start.
     pub(crate) functions: Vec<GoFunction>,
-    /// Goroutines are in a register: Go 1.18 on for certain, and earlier as far as the caller knows better.
+    /// Goroutines are in a register: always from Go 1.18 on; for earlier versions the caller
+    /// decides.
     pub(crate) layout: Layout,
 }
 
@@ -71,7 +73,7 @@ pub(crate) enum Layout {
     Go120,
 }
 
-/// The module data, which lead to all that Go keeps of a program.
+/// Module data, which lead to all of Go's tables.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Module {
     /// ELF virtual address.
@@ -80,7 +82,7 @@ pub(super) struct Module {
     pub(super) text: u64,
 }
 
-/// Where the table stands, and the parts of it.
+/// Location and parts of the table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
     pub(super) layout: Layout,
@@ -94,14 +96,14 @@ pub(super) struct Header {
     text: u64,
     names: u64,
     names_end: u64,
-    /// The list, and what offsets of descriptions count from.
+    /// The list, and the base of description offsets.
     list: u64,
     pub(super) descriptions: u64,
-    /// Tables that give each instruction a number, from Go 1.18 on.
+    /// Tables that map instructions to numbers, from Go 1.18 on.
     pub(super) numbers: u64,
 }
 
-/// Reads the table; `None` where there is none.
+/// Reads the table; `None` if the program has no table.
 pub(crate) fn read(elf: &Elf<dyn ReadAt + '_>) -> Result<Option<Pclntab>, ImageError> {
     let Some(header) = find(elf)? else { return Ok(None) };
     let text = match header.layout {
@@ -128,13 +130,13 @@ pub(crate) fn read(elf: &Elf<dyn ReadAt + '_>) -> Result<Option<Pclntab>, ImageE
         let start = text.checked_add(start).ok_or(damaged("a function ends beyond the address space"))?;
         let description = window.description(description)?;
         let (name, id, flags) = match header.layout {
-            // Neither is there in all versions of these layouts, and nothing is probed that would need them.
+            // Not all versions of these layouts have both, and no probe needs them.
             Layout::Go12 => (u32_at(description, 8), 0, 0),
             Layout::Go116 => (u32_at(description, 8), description[40], description[41]),
             Layout::Go118 => (u32_at(description, 4), description[36], description[37]),
             Layout::Go120 => (u32_at(description, 4), description[40], description[41]),
         };
-        // A function without a name could not be asked for.
+        // A function without a name cannot be requested.
         let name_bytes = string_at(&names, name as usize).map_or(0, <[u8]>::len);
         let Some(name_bytes) = u16::try_from(name_bytes).ok().filter(|&bytes| bytes > 0) else { continue };
         if size > 0 {
@@ -152,7 +154,7 @@ const fn damaged(reason: &'static str) -> ImageError {
     ImageError::Malformed { what: WHAT, reason }
 }
 
-/// The list: starts, as addresses or as offsets in the text, and offsets of descriptions.
+/// Reads the list: starts, as addresses or as text offsets, and description offsets.
 pub(super) fn read_list(elf: &Elf<dyn ReadAt + '_>, header: &Header) -> Result<Vec<(u64, u64)>, ImageError> {
     let mut list = Vec::with_capacity(header.functions as usize + 1);
     let offset = header.offset + header.list;
@@ -186,7 +188,7 @@ pub(super) fn read_list(elf: &Elf<dyn ReadAt + '_>, header: &Header) -> Result<V
     Ok(list)
 }
 
-/// Descriptions, read in large pieces: they stand in the order of the list.
+/// Descriptions, read in large pieces: they are in list order.
 struct Window<'e, 'd> {
     elf: &'e Elf<dyn ReadAt + 'd>,
     header: Header,
@@ -214,7 +216,7 @@ impl Window<'_, '_> {
     }
 }
 
-/// Finds the table by the name of its section, or else by its first bytes in what is loaded.
+/// Finds the table by its section name, or by its first bytes in the loaded segments.
 pub(super) fn find(elf: &Elf<dyn ReadAt + '_>) -> Result<Option<Header>, ImageError> {
     for section in SECTIONS.iter().filter_map(|name| elf.section_named(name)) {
         check_range(&elf.source, WHAT, section.offset, section.size)?;
@@ -223,7 +225,7 @@ pub(super) fn find(elf: &Elf<dyn ReadAt + '_>) -> Result<Option<Header>, ImageEr
     }
     let mut scanned = 0;
     for segment in elf.segments.iter().filter(|segment| segment.kind == PT_LOAD) {
-        // The table of a program without section names stands with data, which may be one segment with the text.
+        // Without section names the table stands with data, maybe in the text's segment.
         let mut found = None;
         let start = |offset: u64, word: u64| -> Result<bool, ImageError> {
             if !is_magic(word, elf.arch) {
@@ -231,7 +233,7 @@ pub(super) fn find(elf: &Elf<dyn ReadAt + '_>) -> Result<Option<Header>, ImageEr
             }
             let skip = offset - segment.offset;
             let address = segment.address.saturating_add(skip);
-            // What only looks like the table is passed over.
+            // False matches are skipped.
             found = header(elf, offset, address, segment.file_size - skip).ok().flatten();
             Ok(found.is_some())
         };
@@ -243,8 +245,8 @@ pub(super) fn find(elf: &Elf<dyn ReadAt + '_>) -> Result<Option<Header>, ImageEr
     Ok(None)
 }
 
-/// Calls `each` with file offset and value of every aligned word of a segment until it says that it is satisfied, or
-/// enough was scanned.
+/// Calls `each` with file offset and value of every aligned word of a segment until it is satisfied
+/// or enough was scanned.
 fn scan(
     elf: &Elf<dyn ReadAt + '_>,
     segment: &ProgramHeader,
@@ -255,13 +257,13 @@ fn scan(
     *scanned += words * 8;
     let mut satisfied = false;
     for_each_record::<8>(&elf.source, WHAT, segment.offset, words, |index, word| {
-        // Reading on to the end of the segment costs less than a way to stop.
+        // Reading to the end of the segment costs less than a way to stop.
         satisfied = satisfied || each(segment.offset + index * 8, u64_at(word, 0))?;
         Ok(())
     })
 }
 
-/// Magic, two zero bytes, the smallest instruction's size, and the size of a pointer.
+/// Checks magic, two zero bytes, smallest instruction size, and pointer size.
 fn is_magic(word: u64, arch: Arch) -> bool {
     let instruction = match arch {
         Arch::X86_64 => 1,
@@ -280,7 +282,7 @@ const fn layout(magic: u32) -> Option<Layout> {
     }
 }
 
-/// Reads a header and checks that its parts are in order and inside.
+/// Reads a header and checks that its parts are ordered and inside.
 fn header(
     elf: &Elf<dyn ReadAt + '_>,
     offset: u64,
@@ -330,7 +332,7 @@ fn header(
     }))
 }
 
-/// Where the text begins: in the header, filled in when the program is loaded, or in the module data.
+/// Returns the text's start: in the header, filled in at load time, or in the module data.
 fn text(elf: &Elf<dyn ReadAt + '_>, header: &Header) -> Result<u64, ImageError> {
     if header.text != 0 {
         return Ok(header.text);
@@ -343,7 +345,7 @@ fn text(elf: &Elf<dyn ReadAt + '_>, header: &Header) -> Result<u64, ImageError> 
     Ok(module.text)
 }
 
-/// Finds the module data, which belong to this table.
+/// Finds the module data of this table.
 pub(super) fn module(elf: &Elf<dyn ReadAt + '_>, header: &Header) -> Result<Option<Module>, ImageError> {
     let mut candidates = Vec::new();
     if let Some(section) = elf.section_named(".go.module") {
@@ -377,8 +379,8 @@ pub(super) fn module(elf: &Elf<dyn ReadAt + '_>, header: &Header) -> Result<Opti
     Ok(None)
 }
 
-/// The module data at an address, if that is what stands there: minpc, maxpc, text and etext (runtime/symtab.go, `moduledata`,
-/// Go 1.18 to 1.27).
+/// Returns the module data at an address if plausible: minpc, maxpc, text and etext
+/// (runtime/symtab.go, `moduledata`, Go 1.18 to 1.27).
 fn module_at(elf: &Elf<dyn ReadAt + '_>, address: u64) -> Result<Option<Module>, ImageError> {
     let at = [160, 168, 176, 184].map(|offset| address.saturating_add(offset));
     let [Some(min), Some(max), Some(text), Some(end)] = relative::words(elf, at)? else { return Ok(None) };

@@ -81,7 +81,7 @@ fn other_files_and_versions_are_named() {
     assert_eq!(Pack::read(&vec![0; PACK_BYTES + 1]), Err(PackError::TooLarge));
 }
 
-/// A checksum keeps accidents out and nobody who means it: such a pack has a right one.
+/// A checksum detects accidents, not intent: a forged pack has a correct checksum.
 #[test]
 fn forged_content_is_refused_whatever_its_checksum() {
     type Forge = fn(&mut PackedFunction);

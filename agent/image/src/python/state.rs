@@ -1,9 +1,9 @@
-//! Where a process shows what its interpreters do with calls.
+//! Process state that shows the path of Python calls.
 //!
-//! An interpreter of 3.11 or later runs functions that are called from Python inside of the loop that runs already, unless a
-//! function stands in its state that is to evaluate frames (`eval_frame`, PEP 523): then each call goes through that, and it
-//! enters the loop. The support for perf is such a function; so is what debuggers and compilers put there. A process may have
-//! several interpreters, each with its own state, which are a list that begins in `_PyRuntime`.
+//! An interpreter of 3.11 or later runs functions called from Python inside the running loop,
+//! unless its state has a frame evaluator (`eval_frame`, PEP 523), which enters the loop at each
+//! call. Perf support, debuggers and compilers have such evaluators. A process may have several
+//! interpreters, each with its own state, in a list that begins in `_PyRuntime`.
 //!
 //! | what | where |
 //! | --- | --- |
@@ -15,32 +15,32 @@
 use super::{Image, ReadAt};
 use crate::Arch;
 
-/// The function that loads it.
+/// Exported function that loads `eval_frame`.
 pub(super) const ACCESSOR: &str = "_PyInterpreterState_GetEvalFrameFunc";
-/// Words of that which are looked at: what stands before the load is a landing pad and the making of a frame.
+/// Words of its code that are read: before the load stand a landing pad and the frame set-up.
 const ACCESSOR_WORDS: usize = 3;
-/// Places of the word behind the start, of the first interpreter, and of the next of each in the debug offsets, in words; the
-/// same in 3.13 to 3.15.
+/// Word positions in the debug offsets of the start word, the first interpreter, and the next of
+/// each; equal in 3.13 to 3.15.
 const STATED: [usize; 3] = [4, 5, 8];
-/// Words that a reader takes at most from the first one on; two follow that of the first interpreter.
+/// Words that a reader takes at most from the first one on; two follow the first interpreter's.
 const WORDS: u64 = 8;
 
-/// Where the interpreters of a process are.
+/// Location of the interpreters of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State {
     /// Offset in the file of a word that is not 0 once Python has started.
     pub started: u64,
-    /// Which word from there on leads to the first one. Behind it stand one that leads to the main one, and the number that the
-    /// next one will get, which is how many there were.
+    /// Index of the word from there on that leads to the first interpreter. Behind it stand the
+    /// word for the main one, and the next interpreter number, which is the number made so far.
     pub first: u8,
-    /// In an interpreter: the next one.
+    /// In an interpreter: offset of the next one.
     pub next: u16,
-    /// In an interpreter: what evaluates frames; 0 where that is the loop itself.
+    /// In an interpreter: offset of the frame evaluator; 0 there means the loop itself.
     pub eval_frame: u16,
 }
 
 impl<S: ReadAt> Image<S> {
-    /// Where they are, as far as this build tells.
+    /// Returns their location, as far as this build shows it.
     pub(super) fn state(&self, minor: u8, runtime: u64, accessor: u64) -> Option<State> {
         let code: [u64; ACCESSOR_WORDS] = self.words(accessor, "accessor of Python").ok()??;
         let eval_frame = loaded_from_argument(self.arch(), code.map(u64::to_le_bytes).as_flattened())?;
@@ -52,7 +52,7 @@ impl<S: ReadAt> Image<S> {
                 [behind.checked_sub(8)?, first, next]
             }
         };
-        // Those of a structure of some kilobytes; others are damage.
+        // Offsets fit a structure of some kilobytes; others are damage.
         let (begin, words) = (u16::try_from(started).ok()?, first.checked_sub(started)? / 8);
         Some(State {
             started: self.elf.offset_of(runtime.checked_add(begin.into())?)?,
@@ -63,14 +63,14 @@ impl<S: ReadAt> Image<S> {
     }
 }
 
-/// What a function loads first from where its first argument points to, where it does nothing else before.
+/// Returns the offset of the first load through the first argument, if nothing else comes before.
 fn loaded_from_argument(arch: Arch, code: &[u8]) -> Option<u16> {
     match arch {
         Arch::X86_64 => {
             // endbr64; push %rbp; mov %rsp,%rbp
             let before: [&[u8]; 3] = [&[0xf3, 0x0f, 0x1e, 0xfa], &[0x55], &[0x48, 0x89, 0xe5]];
             let code = before.iter().fold(code, |code, step| code.strip_prefix(*step).unwrap_or(code));
-            // mov disp(%rdi),REGISTER; the register's number stands in the middle of the third byte.
+            // mov disp(%rdi),REGISTER; the third byte has the register in the middle.
             match code {
                 [0x48, 0x8b, modrm, rest @ ..] if modrm & 0xc7 == 0x87 => {
                     u16::try_from(u32::from_le_bytes(*rest.first_chunk()?)).ok()
@@ -81,7 +81,7 @@ fn loaded_from_argument(arch: Arch, code: &[u8]) -> Option<u16> {
         }
         Arch::Aarch64 => {
             let words = code.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word));
-            // Landing pads and signatures of the return address are hints; then, with frame pointers, stp and mov; mov x1,x0.
+            // Landing pads and signing are hints; with frame pointers, stp and mov; mov x1,x0.
             let passed = |word: u32| {
                 word & 0xffff_f01f == 0xd503_201f
                     || word & 0xffc0_7fff == 0xa980_7bfd
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(x86(&[0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x8b, 0x87, 0x48, 0x21, 0, 0, 0xba]), Some(0x2148));
         assert_eq!(x86(&[0x55, 0x48, 0x89, 0xe5, 0x48, 0x8b, 0x97, 0x18, 0x21, 0, 0]), Some(0x2118));
         assert_eq!(x86(&[0x48, 0x8b, 0x47, 0x70, 0xc3]), Some(0x70));
-        // From elsewhere than the argument, negative, too far away, cut off.
+        // Not from the argument, negative, too far away, truncated.
         for code in [
             &[0x48, 0x8b, 0x05, 0x90, 0x05, 0, 0][..],
             &[0x48, 0x8b, 0x47, 0x80],

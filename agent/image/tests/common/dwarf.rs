@@ -2,8 +2,8 @@
 
 use super::elf::TEXT_ADDRESS;
 
-/// The sections of a unit of DWARF 4 or 5: `outer` begins where the text does and holds two copies of `inner`, which has no
-/// code of its own.
+/// The sections of a unit of DWARF 4 or 5: `outer` begins where the text does and holds two copies
+/// of `inner`, which has no code of its own.
 pub fn sections(version: u16) -> Vec<(&'static str, Vec<u8>)> {
     let (text, address): (u8, u8) = if version < 5 { (0x08, 0x01) } else { (0x25, 0x29) };
     // Number, tag, children; attributes with forms; an end.

@@ -1,4 +1,4 @@
-//! ELF files made by hand, right or wrong in the places that a test wants.
+//! Hand-made ELF files, valid or with the defects that a test needs.
 
 pub const OBJECT: u8 = 1;
 pub const FUNC: u8 = 2;
@@ -12,7 +12,7 @@ pub const AARCH64: u16 = 183;
 
 pub const TEXT_ADDRESS: u64 = 0x40_1000;
 pub const TEXT_OFFSET: u64 = 0x1000;
-/// Data is loaded at this address and its offset in the file.
+/// Data is loaded at this address plus its file offset.
 pub const DATA_ADDRESS: u64 = 0x60_0000;
 pub const BUILD_ID: [u8; 20] = [0xab; 20];
 
@@ -44,8 +44,8 @@ impl Symbol {
     }
 }
 
-/// A position-dependent executable with one executable segment, a build-id, and a full symbol table; and a writable
-/// segment where there is data.
+/// A position-dependent executable with one executable segment, a build-id, and a full symbol
+/// table; and a writable segment if there is data.
 pub struct File {
     pub machine: u16,
     pub text: Vec<u8>,
@@ -73,7 +73,7 @@ impl Default for File {
     }
 }
 
-/// Positions of fields that tests change.
+/// Positions of the fields that tests change.
 pub struct Layout {
     pub section_table: usize,
     pub symtab: usize,
@@ -91,8 +91,8 @@ impl File {
         Self { symbols, ..Self::default() }
     }
 
-    /// Address of a section of the data segment. The segment begins where the text ends, and each section at a multiple
-    /// of 16 bytes.
+    /// Returns the address of a section of the data segment. The segment begins at the end of the
+    /// text, and each section at a multiple of 16 bytes.
     pub fn data_address(&self, section: usize) -> u64 {
         let before =
             self.data[..section].iter().map(|(_, content)| content.len().next_multiple_of(16) as u64);
@@ -172,7 +172,7 @@ impl File {
             bytes.extend(content);
         }
         let names_at = bytes.len();
-        // The name of the section of names is the last one in it.
+        // The name of the name section is the last one in it.
         section(".shstrtab", 3, 0, 0, names_at, 0, 0);
         let names_size = names.len() as u64;
         let last = headers.len() - 1;
@@ -231,7 +231,7 @@ impl File {
     }
 }
 
-/// Two functions, from which tests go on.
+/// Two functions, as a base for tests.
 pub fn small() -> File {
     File::with_symbols(vec![
         Symbol::function("first", TEXT_ADDRESS, 0x100),

@@ -1,22 +1,22 @@
-//! The tables of Go and of Python, made by hand.
+//! Hand-made tables of Go and Python.
 
 use super::elf::{File, OBJECT, Symbol, TEXT_ADDRESS};
 
-/// A magic number of each layout of Go's table, and the versions that write it.
+/// A magic number of each layout of Go's table, with the versions that write it.
 pub const MAGICS: [(u32, &str); 4] =
     [(0xffff_fffb, "go1.15"), (0xffff_fffa, "go1.17"), (0xffff_fff0, "go1.19"), (0xffff_fff1, "go1.24")];
-/// In the flags of a function of Go.
+/// Flag of a Go function.
 pub const TOP_FRAME: u8 = 1;
 pub const ASSEMBLY: u8 = 4;
 
-/// Go's table of functions.
+/// Go's function table.
 pub struct GoTable {
     pub magic: u32,
-    /// Where each begins in the text, its name, and its flags. Each ends where the next begins.
+    /// Start in the text, name, and flags of each function. Each ends at the start of the next.
     pub functions: Vec<(u32, &'static str, u8)>,
-    /// Where the last ends.
+    /// End of the last function.
     pub end: u32,
-    /// Whether the header says where the text is, where it has a place for that.
+    /// True if the header states the place of the text, in layouts that have a field for it.
     pub states_text: bool,
 }
 
@@ -43,7 +43,7 @@ impl GoTable {
             })
             .collect();
         names.resize(names.len().next_multiple_of(8), 0);
-        // The oldest has its list right behind a short header, and offsets count from the start of the table.
+        // The oldest layout has its list behind a short header; offsets count from the table.
         let oldest = self.magic == 0xffff_fffb;
         let list_at = if oldest { 16 } else { HEADER + names.len() };
         let base = if oldest { 0 } else { list_at };
@@ -62,7 +62,7 @@ impl GoTable {
             } else {
                 list.extend((TEXT_ADDRESS + u64::from(*start)).to_le_bytes());
                 list.extend((at as u64).to_le_bytes());
-                // The oldest has its names behind the descriptions.
+                // The oldest layout has its names behind the descriptions.
                 let behind = list_at + list_bytes + self.functions.len() * description.len();
                 let name = if oldest { behind as u32 + name } else { *name };
                 description[8..12].copy_from_slice(&name.to_le_bytes());
@@ -100,7 +100,7 @@ impl GoTable {
         bytes
     }
 
-    /// A program with this table and nothing else that names functions.
+    /// Makes a program with this table and no other function names.
     pub fn program(&self, text: &[u8], machine: u16) -> File {
         File {
             machine,
@@ -111,7 +111,7 @@ impl GoTable {
     }
 }
 
-/// The block that `go version` reads, as from Go 1.18 on.
+/// Returns the block that `go version` reads, as from Go 1.18 on.
 pub fn build_info(version: &str) -> Vec<u8> {
     let mut bytes = b"\xff Go buildinf:\x08\x02".to_vec();
     bytes.resize(32, 0);
@@ -120,7 +120,7 @@ pub fn build_info(version: &str) -> Vec<u8> {
     bytes
 }
 
-/// The module data, which say where the text is: the table first, then minpc, maxpc, text and etext as words 20 to 23.
+/// Returns module data for the text: the table, then minpc, maxpc, text, etext as words 20 to 23.
 pub fn module_data(table: u64, text_bytes: u64) -> Vec<u8> {
     let mut words = [0_u64; 32];
     words[0] = table;
@@ -129,7 +129,7 @@ pub fn module_data(table: u64, text_bytes: u64) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-/// Words of the offsets that an interpreter of Python 3.13 states for debuggers; 3.14 and 3.15 have others.
+/// Returns the debug offsets that a Python 3.13 interpreter states; 3.14 and 3.15 have others.
 pub fn debug_offsets() -> Vec<u64> {
     let mut words = vec![0; 96];
     words[0] = u64::from_le_bytes(*b"xdebugpy");
@@ -142,7 +142,7 @@ pub fn debug_offsets() -> Vec<u64> {
     words
 }
 
-/// An interpreter with these offsets: its loop takes all of the text.
+/// Makes an interpreter with these offsets, whose loop fills the text.
 pub fn interpreter(offsets: &[u64]) -> File {
     let mut file =
         File::with_symbols(vec![Symbol::function("_PyEval_EvalFrameDefault", TEXT_ADDRESS, 0x1000)]);

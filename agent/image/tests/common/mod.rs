@@ -1,5 +1,5 @@
-//! What the tests of the crate share: programs compiled on the spot, what binutils say about a file, and ELF files made
-//! by hand.
+//! Shared test helpers: programs compiled on the spot, listings of binutils, and hand-made ELF
+//! files.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
@@ -14,7 +14,7 @@ use std::process::Command;
 
 use edgelat_image::{DebugFiles, FunctionTable, Image, ImageError, ReadAt};
 
-/// An empty directory of this test, below the one cargo keeps for tests.
+/// Returns an empty directory for this test, below cargo's directory for tests.
 pub fn directory(test: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
     if path.exists() {
@@ -39,7 +39,7 @@ pub fn run(tool: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Compiles `source` (a file name with its extension tells the language) and returns the path of the result.
+/// Compiles `source` (the file name's extension selects the language); returns the result's path.
 pub fn compile(directory: &Path, file: &str, source: &str, options: &[&str]) -> PathBuf {
     let tool = match file.rsplit('.').next().unwrap() {
         "c" => "gcc",
@@ -50,7 +50,7 @@ pub fn compile(directory: &Path, file: &str, source: &str, options: &[&str]) -> 
     compile_by(tool, directory, file, source, options)
 }
 
-/// The same of C for aarch64.
+/// Compiles C for aarch64.
 pub fn compile_aarch64(directory: &Path, file: &str, source: &str, options: &[&str]) -> PathBuf {
     compile_by("aarch64-linux-gnu-gcc", directory, file, source, options)
 }
@@ -74,13 +74,13 @@ pub fn open(path: &Path) -> Image<std::fs::File> {
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// A message must say what is wrong and what to do: two clauses.
+/// Checks that a message states the error and the next step: two clauses.
 pub fn assert_helps(error: &ImageError) {
     let message = error.to_string();
     assert!(message.contains("; "), "no next step: {message}");
 }
 
-/// The functions that the file itself lists.
+/// Returns the functions that the file itself lists.
 pub fn own_functions<S: ReadAt>(image: &Image<S>) -> FunctionTable {
     image.functions(&DebugFiles::none(), &mut |_| ()).unwrap()
 }
@@ -88,12 +88,12 @@ pub fn own_functions<S: ReadAt>(image: &Image<S>) -> FunctionTable {
 /// A function symbol: address, size and name without version.
 pub type Symbol = (u64, u64, String);
 
-/// The function symbols that `readelf` lists, of all tables.
+/// Returns the function symbols that `readelf` lists, of all tables.
 pub fn readelf(path: &Path) -> BTreeSet<Symbol> {
     let listing = run("readelf", &["--symbols", "--wide", text(path)]);
     let mut symbols = BTreeSet::new();
     for line in listing.lines() {
-        // So it is shown where the header does not name the GNU system.
+        // Its form if the header does not name the GNU system.
         let line = line.replace("<OS specific>: 10", "IFUNC");
         let fields: Vec<&str> = line.split_whitespace().collect();
         // Num: Value Size Type Bind Vis Ndx Name; Ndx may be preceded by "[<other>: 88]" on some architectures.
@@ -118,7 +118,7 @@ pub fn readelf(path: &Path) -> BTreeSet<Symbol> {
     symbols
 }
 
-/// The symbols that a table stands for.
+/// Returns the symbols that a table represents.
 pub fn listed(table: &FunctionTable) -> BTreeSet<Symbol> {
     table
         .iter()
@@ -130,8 +130,8 @@ pub fn listed(table: &FunctionTable) -> BTreeSet<Symbol> {
         .collect()
 }
 
-/// Checks that a table has exactly the symbols that binutils list. Cold parts must be with their functions, and a
-/// symbol without size may have been given one.
+/// Checks that a table has exactly the symbols that binutils list. Cold parts must be with their
+/// functions, and a symbol without a size may have got one.
 pub fn assert_same(table: &FunctionTable, expected: &BTreeSet<Symbol>) {
     let found = listed(table);
     let parts: BTreeSet<(u64, u64)> = table

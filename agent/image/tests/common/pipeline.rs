@@ -1,15 +1,14 @@
-//! Everything that the crate does with a file, on bytes that may be anything. The mutation tests and the fuzz targets
-//! share it.
+//! All steps of the crate, on arbitrary bytes. The mutation tests and the fuzz targets share it.
 
 use std::path::Path;
 
 use edgelat_image::{DebugFiles, Followers, Image, ImageError, Pattern, ReadAt, Tails, boxed};
 
-/// Functions that are decoded of each file.
+/// Functions that are decoded in each file.
 const DECODED: usize = 50;
 
-/// Reads bytes as an image that has itself for a debug file, looks for functions and decodes some. Returns how many
-/// functions there are.
+/// Reads bytes as an image that is its own debug file, looks for functions and decodes some.
+/// Returns the number of functions.
 pub fn exercise(bytes: &[u8]) -> Result<usize, ImageError> {
     let image = Image::open(bytes)?;
     check_segments(&image);

@@ -1,4 +1,4 @@
-//! What objdump shows of an image, as an oracle: where exits must be, and what is passed on the way there.
+//! Listings of objdump as an oracle: the places of exits, and the instructions on the way there.
 #![allow(dead_code, reason = "no test needs all of it")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use edgelat_image::{FunctionSites, SiteKind};
 /// Address to mnemonic and operands.
 pub type Listing = BTreeMap<u64, String>;
 
-/// All executable sections of an image.
+/// Lists all executable sections of an image.
 pub fn listing(path: &Path, aarch64: bool) -> Listing {
     let tool = if aarch64 == cfg!(target_arch = "aarch64") {
         "objdump"
@@ -30,7 +30,7 @@ pub fn listing(path: &Path, aarch64: bool) -> Listing {
     String::from_utf8_lossy(&output.stdout).lines().filter_map(line).collect()
 }
 
-/// How many bytes of stack an instruction takes; `None` where the listing does not tell.
+/// Returns the stack bytes that an instruction reserves; `None` if the listing does not show it.
 pub fn stack_taken(text: &str, aarch64: bool) -> Option<i64> {
     let number = |text: &str| {
         let (sign, digits) = match text.strip_prefix('-') {
@@ -68,17 +68,17 @@ pub fn stack_taken(text: &str, aarch64: bool) -> Option<i64> {
     }
 }
 
-/// Follows all ways through the parts of a function of x86-64 that its listing shows, whether an exit was passed, and how deep
-/// the stack is.
+/// Follows all paths through the listed parts of an x86-64 function, with the passed exits and the
+/// stack depth.
 pub fn follow(listing: &Listing, parts: &[Range<u64>], sites: &FunctionSites, place: &str) {
-    // A way may come from behind a call that never returns, with any depth.
+    // A path may begin behind a call that never returns, with any depth.
     let (mut met, mut agreed) = (BTreeSet::new(), BTreeSet::new());
     let mut seen = BTreeSet::new();
     let mut work = vec![(parts[0].start, Some(0i64), None)];
     while let Some((address, mut depth, left)) = work.pop() {
-        // What stands behind a call that never returns may be another function.
+        // Code behind a call that never returns may be another function.
         let inside = parts.iter().any(|part| part.contains(&address));
-        // With any number of depths it is no way that a call takes.
+        // No call takes a path with this many depths.
         if seen.range((address, None, None)..(address + 1, None, None)).count() > 32 {
             depth = None;
         }
@@ -86,7 +86,7 @@ pub fn follow(listing: &Listing, parts: &[Range<u64>], sites: &FunctionSites, pl
             continue;
         }
         let Some(text) = listing.get(&address) else {
-            // The C library jumps past a LOCK prefix where there is one thread.
+            // The C library jumps past a LOCK prefix if there is one thread.
             assert!(
                 listing.get(&(address - 1)).is_some_and(|text| text.starts_with("lock")),
                 "{place}: {address:x}"
@@ -109,7 +109,7 @@ pub fn follow(listing: &Listing, parts: &[Range<u64>], sites: &FunctionSites, pl
             met.insert(address);
             agreed.extend((i64::from(exit.above) == depth).then_some(address));
         }
-        // What is still to come after an exit ahead of a return.
+        // Instructions left after an exit ahead of a return.
         let due = |left: Option<u8>| {
             left.map(|left| left.checked_sub(1).unwrap_or_else(|| panic!("{at}: too long")))
         };
@@ -130,7 +130,7 @@ pub fn follow(listing: &Listing, parts: &[Range<u64>], sites: &FunctionSites, pl
             }
             ("ud2" | "hlt", _) | ("jmp", None) => {}
             (jump, Some(target)) if jump.starts_with('j') => {
-                // By name as objdump gives it, and as the site has it.
+                // By the name in objdump, and by the site's condition.
                 let names =
                     ["o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g"];
                 let own = names.iter().position(|name| *name == &jump[1..]).map(|code| code as u8);

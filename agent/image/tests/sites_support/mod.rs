@@ -5,7 +5,7 @@ use std::process::Command;
 
 use edgelat_image::{DebugFiles, FunctionTable, Image};
 
-/// A shared object made from a source, in a directory that goes away with it.
+/// A shared object made from a source, in a directory that is removed with it.
 pub struct Built {
     directory: PathBuf,
     pub image: Image<Vec<u8>>,
@@ -51,8 +51,8 @@ impl Compiler {
     }
 }
 
-/// Compiles `source` (C, or assembly where the name ends in `.s`) and links it, with no libraries, into a shared
-/// object, or into a position-dependent executable with `-no-pie` among the flags.
+/// Compiles `source` (C, or assembly if the name ends in `.s`) and links it, without libraries,
+/// into a shared object, or into a position-dependent executable with `-no-pie` among the flags.
 pub fn build(compiler: Compiler, name: &str, source: &str, flags: &[&str]) -> Built {
     let unique = format!("{name}-{compiler:?}-{}", flags.concat().replace(['/', '='], "_"));
     let directory = std::env::temp_dir().join(format!("edgelat-sites-{}-{unique}", std::process::id()));
@@ -78,7 +78,7 @@ fn read(path: &Path) -> (Image<Vec<u8>>, FunctionTable) {
     (image, functions)
 }
 
-/// Runs a tool and gives what it printed.
+/// Runs a tool and returns its output.
 pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -86,12 +86,12 @@ pub fn run(command: &mut Command) -> String {
 }
 
 impl Built {
-    /// The linked file.
+    /// Returns the path of the linked file.
     pub fn path(&self) -> PathBuf {
         self.directory.join("image.so")
     }
 
-    /// Takes the symbols away that a stripped library lacks, and reads the file again.
+    /// Removes the symbols that a stripped library lacks, and reads the file again.
     #[allow(dead_code, reason = "one of the tests that share this does not strip")]
     pub fn strip(&mut self, compiler: Compiler) {
         let tool = compiler.linker().replace("ld", "strip");

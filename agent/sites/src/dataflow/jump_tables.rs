@@ -10,36 +10,36 @@ use crate::decode::{Code, Width};
 /// Entries read of one table. The largest switches of generated code have some thousand.
 const ENTRIES: usize = 1 << 14;
 
-/// Entries read of all tables of one function together, which bounds time and memory.
+/// Entries read of all tables of one function together, a bound on time and memory.
 const ALL_ENTRIES: usize = 1 << 18;
 
 /// Bytes read at a time.
 const CHUNK: usize = 512;
 
-/// Where the entries of a table lead.
+/// Targets of a table's entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Targets {
     /// Into the function.
     Inside {
-        /// The indices of the instructions, each once, in the order of the table. The table may be shorter than what
-        /// was read, so the last ones may not be targets.
+        /// Indices of the instructions, without duplicates, in table order. The table may be
+        /// shorter than the part read, so the last ones may not be targets.
         steps: Rc<[usize]>,
-        /// What the first entry that does not lead to an instruction of the function leads to: that entry belongs to
-        /// something else, or leads to a part that is not known.
+        /// Target of the first entry that is no instruction of the function: the entry belongs to
+        /// other data, or leads to an unknown part.
         next: Option<u64>,
     },
     /// To other functions: an array of function pointers.
     Outside,
-    /// It cannot be read, or is filled in when the image is loaded.
+    /// It is unreadable, or filled in when the image is loaded.
     Unknown,
 }
 
 /// Reads tables and remembers them.
 pub(crate) struct Tables<'s> {
     surroundings: Option<&'s dyn Surroundings>,
-    /// By table. Sorted: a map is more code.
+    /// By table. A sorted list: a map is more code.
     known: RefCell<Vec<(Table, Targets)>>,
-    /// How many more entries may be read.
+    /// Number of entries that may still be read.
     room: Cell<usize>,
 }
 
@@ -48,7 +48,7 @@ impl<'s> Tables<'s> {
         Self { surroundings, known: RefCell::default(), room: Cell::new(ALL_ENTRIES) }
     }
 
-    /// Where a jump through `table` leads.
+    /// Returns the targets of a jump through `table`.
     pub(crate) fn targets(&self, table: Table, code: &Code) -> Targets {
         let mut known = self.known.borrow_mut();
         match known.binary_search_by_key(&table, |(table, _)| *table) {
@@ -61,8 +61,9 @@ impl<'s> Tables<'s> {
         }
     }
 
-    /// Reads entries as long as they lead into the function. A table's length is not known, but one that ends is
-    /// followed by something that leads elsewhere, or by another table, whose entries do no harm here.
+    /// Reads entries as long as they lead into the function. A table's length is unknown, but
+    /// behind it stand entries that lead elsewhere, or another table, whose entries do no harm
+    /// here.
     fn read(&self, table: Table, code: &Code) -> Targets {
         let Some(surroundings) = self.surroundings else { return Targets::Unknown };
         let width = usize::from(table.width.bytes);
@@ -84,7 +85,7 @@ impl<'s> Tables<'s> {
                 let target = table.base.unwrap_or(0).wrapping_add(entry << table.shift);
                 match code.at(target) {
                     Some(step) => steps.push(step),
-                    // A case that cannot happen may lead behind the last instruction.
+                    // An impossible case may lead behind the last instruction.
                     None if !first && code.ranges.iter().any(|range| range.end == target) => {}
                     None if !first => return inside(&steps, Some(target)),
                     None if table.base.is_none() && entry != 0 && !code.contains(target) => {
@@ -107,13 +108,13 @@ fn inside(steps: &[usize], next: Option<u64>) -> Targets {
     let mut first: Vec<(usize, usize)> = steps.iter().copied().zip(0..).collect();
     first.sort_unstable();
     first.dedup_by_key(|(step, _)| *step);
-    // In the order of the table again.
+    // Back in table order.
     first.iter_mut().for_each(|(step, place)| std::mem::swap(step, place));
     first.sort_unstable();
     Targets::Inside { steps: first.into_iter().map(|(_, step)| step).collect(), next }
 }
 
-/// A little-endian number of up to 8 bytes.
+/// Extends a little-endian number of up to 8 bytes.
 fn extended(bytes: &[u8], width: Width) -> u64 {
     let mut value = bytes.iter().rev().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
     let unused = 64u32.saturating_sub(u32::from(width.bytes) * 8);

@@ -1,4 +1,4 @@
-//! What registers hold, followed through all ways of a function: the height of the stack, and what jumps are made of.
+//! Register contents along all paths of a function: the stack height, and sources of jump targets.
 
 pub(crate) mod jump_tables;
 pub(crate) mod trace;

@@ -1,12 +1,12 @@
-//! Following the registers through a function.
+//! Tracking of registers through a function.
 //!
-//! Two questions need more than the instructions one by one: is the stack pointer at an exit what it was at the entry,
-//! and where does an indirect jump lead? Both are answered by running the code on what is *known* of the registers
-//! ([`Value`]), along all ways at once, until nothing changes (abstract interpretation).
+//! Two questions need more than single instructions: is an exit's stack pointer that of the entry,
+//! and what is an indirect jump's target? To answer them, the code is run on *known* register
+//! contents ([`Value`]), along all paths at once, until nothing changes (abstract interpretation).
 //!
-//! Code that no direct branch reaches is followed afterwards, from what is known at the jumps or calls that must lead
-//! there: through a jump table whose entries are not known, or by an exception to a landing pad, where the stack
-//! pointer is what it was at the call. These assumptions are *weak*: they do not change what is already known.
+//! Code that no direct branch reaches is followed afterwards, with the state at the jumps or calls
+//! that must lead there: a jump table with unknown entries, or an exception to a landing pad, which
+//! has the stack pointer of the call. These assumptions are *weak*: they do not change known state.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -17,108 +17,108 @@ use super::value::{Table, Value};
 use crate::Refusal;
 use crate::decode::{Code, Flow, NULL_BYTES, Step};
 
-/// Most places where ways meet, times registers: bounds the memory (16 bytes each).
+/// Most places where paths meet, times registers: a bound on memory (16 bytes each).
 const STATE_VALUES: usize = 1 << 20;
 
-/// Most instructions and entries of tables that are followed, again and again where ways meet. Bounds the time; the
+/// Most instructions and table entries followed, repeatedly where paths meet: a bound on time. The
 /// interpreter loop of CPython 3.11 needs 65,000.
 const EFFORT: usize = 1 << 21;
 
-/// How often the search starts again because a table leads to a place that was not known as one.
+/// Restarts of the search because a table leads to a place that was not known as a target.
 const ROUNDS: usize = 64;
 
-/// What is known of all registers at one place.
+/// Known contents of all registers at one place.
 type State = Box<[Value]>;
 
-/// How an instruction was reached.
+/// Way in which an instruction was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reached {
-    /// Not at all: padding, data, or code that is never run.
+    /// Not reached: padding, data, or code that is never run.
     Never,
     /// From the entry, by branches and known tables.
     Directly,
-    /// By a jump through a table that is not known, or not in full.
+    /// By a jump through a table that is unknown, or known in part.
     ByTable,
-    /// By an exception, supposedly.
+    /// Presumably by an exception.
     ByException,
 }
 
-/// A place where control may leave the straight way, and what is known there.
+/// A place where control may leave the straight path, and the state there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ending {
     /// Index of the instruction.
     pub(crate) step: usize,
     /// The stack pointer before it.
     pub(crate) stack_pointer: Value,
-    /// Where an indirect jump takes its target from.
+    /// Source of an indirect jump's target.
     pub(crate) target: Target,
-    /// How it was reached.
+    /// Way in which it was reached.
     pub(crate) reached: Reached,
 }
 
-/// What is known of the target of an indirect jump.
+/// Known target of an indirect jump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// It is no indirect jump.
+    /// No indirect jump.
     Direct,
     /// An entry of a table.
     Table(Table),
     /// A pointer from outside.
     Foreign,
-    /// Nothing is known.
+    /// Unknown.
     Unknown,
 }
 
 /// The result.
 #[derive(Debug)]
 pub(crate) struct Trace {
-    /// Returns and jumps that are reached, in address order.
+    /// Reached returns and jumps, in address order.
     pub(crate) endings: Vec<Ending>,
-    /// Direct calls that are reached, as indices of instructions, and the stack pointer before each.
+    /// Reached direct calls, as indices of instructions, and the stack pointer before each.
     pub(crate) calls: Vec<(usize, Value)>,
-    /// Where the end of a part is reached by running on, the address.
+    /// Address of a part's end that is reached by falling through.
     pub(crate) falls_through: Option<u64>,
-    /// Whether an instruction other than padding is reached by an unknown table or an exception only, or not at all.
+    /// True if at most an unknown table or an exception reaches some non-padding instruction.
     pub(crate) orphans: bool,
-    /// Whether a table leads into the function.
+    /// True if a table leads into the function.
     pub(crate) tabled: bool,
 }
 
 struct Tracer<'c> {
     code: &'c Code,
     tables: &'c Tables<'c>,
-    /// Indices of the instructions where ways may meet, sorted.
+    /// Indices of the instructions at which paths may meet, sorted.
     leaders: &'c [usize],
-    /// What is known at each leader.
+    /// State at each leader.
     states: Vec<Option<State>>,
-    /// How each leader was first reached.
+    /// Way in which each leader was first reached.
     phases: Vec<Reached>,
     reached: Vec<Reached>,
     /// Leaders whose state changed.
     work: Vec<usize>,
-    /// Calls before code that a branch leads to, which may never return, and accesses that fault: where they would return to, and what is
-    /// known there. They are followed after the branches, which tell whether it can be true.
+    /// Calls before a branch target, which may never return, and faulting accesses: the return's
+    /// place, and the state there. They follow the branches, which show if a return is possible.
     returns: BTreeMap<usize, (usize, State)>,
-    /// Jumps through tables, whose ends are not known: the targets, how many are done, and what is known there. They
-    /// come last, in the order of the table.
+    /// Jumps through tables of unknown length: the targets, the number done, and the state there.
+    /// They come last, in table order.
     jumps: BTreeMap<usize, (Rc<[usize]>, usize, State)>,
     /// The tables that values refer to.
     seen_tables: Vec<Table>,
-    /// Targets of tables that are no leaders.
+    /// Table targets that are no leaders.
     missing: Vec<usize>,
-    /// Whether some jump leads, or may lead, to a place in the function.
+    /// True if some jump leads, or may lead, to a place in the function.
     indirect: bool,
-    /// Whether a table leads into the function.
+    /// True if a table leads into the function.
     tabled: bool,
-    /// Whether some function is called.
+    /// True if some function is called.
     calls: bool,
     falls_through: Option<u64>,
     phase: Reached,
-    /// What has been done of [`EFFORT`].
+    /// Used part of [`EFFORT`].
     effort: usize,
 }
 
-/// Follows the registers through `code`.
+/// Tracks the registers through `code`.
 pub(crate) fn trace(code: &Code, tables: &Tables<'_>) -> Result<Trace, Refusal> {
     let mut leaders = leaders(code);
     let mut effort = 0;
@@ -163,7 +163,7 @@ pub(crate) fn trace(code: &Code, tables: &Tables<'_>) -> Result<Trace, Refusal> 
     Err(Refusal::IndirectJump { address: code.start() })
 }
 
-/// Where ways may meet: the entry, targets of branches, and what stands after an instruction that does not go on.
+/// Returns meeting places of paths: entry, branch targets, code after a final instruction.
 fn leaders(code: &Code) -> Vec<usize> {
     let mut leaders: Vec<usize> = code.ranges.iter().filter_map(|range| code.at(range.start)).collect();
     for (index, step) in code.steps.iter().enumerate() {
@@ -181,13 +181,13 @@ fn leaders(code: &Code) -> Vec<usize> {
     leaders
 }
 
-/// The first instruction from `index` on that does not only fill space.
+/// Returns the first non-padding instruction from `index` on.
 fn after_padding(code: &Code, index: usize) -> Option<usize> {
     let rest = code.steps.get(index..)?;
     rest.iter().position(|step| !step.padding).map(|padding| index + padding)
 }
 
-/// The index of the instruction that a branch to `target` runs: the one there, or the one whose LOCK prefix it skips.
+/// Returns the index of the instruction at `target`, or of one whose LOCK prefix it skips.
 pub(crate) fn landing(code: &Code, target: u64) -> Option<usize> {
     code.at(target).or_else(|| {
         let before = code.at(target.wrapping_sub(1))?;
@@ -195,7 +195,7 @@ pub(crate) fn landing(code: &Code, target: u64) -> Option<usize> {
     })
 }
 
-/// Whether an instruction touches memory where none is. Some programs abort by that.
+/// Returns true if an instruction touches memory that no program has. Some programs abort this way.
 fn faults(step: &Step, state: &[Value]) -> bool {
     let address = step.touches.and_then(|(base, offset)| match base {
         None => Some(offset.into()),
@@ -215,7 +215,7 @@ impl Tracer<'_> {
             self.meet(entry, &state);
             self.work_off();
         }
-        // A table may have been read in part only, so what is left over counts as reached by it.
+        // Only a part of a table may have been read, so the remaining code counts as reached by it.
         if self.indirect {
             self.phase = Reached::ByTable;
             let state = self.joined(|flow| matches!(flow, Flow::Indirect(_)));
@@ -228,7 +228,7 @@ impl Tracer<'_> {
         }
     }
 
-    /// What is known at all reached instructions of a kind together, after them.
+    /// Returns the merged state after all reached instructions of a kind.
     fn joined(&self, kind: impl Fn(Flow) -> bool) -> Option<State> {
         let mut joined: Option<State> = None;
         let mut tables = self.seen_tables.clone();
@@ -246,7 +246,7 @@ impl Tracer<'_> {
         joined
     }
 
-    /// Follows what was not reached: what stands after instructions that do not go on.
+    /// Follows unreached code after instructions that do not continue.
     fn follow_orphans(&mut self, state: Option<&[Value]>) {
         let unknown = vec![Value::Unknown; usize::from(self.code.machine.registers)];
         let state = state.unwrap_or(&unknown);
@@ -261,7 +261,7 @@ impl Tracer<'_> {
         }
     }
 
-    /// Whether an instruction can only be reached by a branch that is not known: the one before does not go on.
+    /// Returns true if only an unknown branch reaches an instruction: no predecessor continues.
     fn is_orphan(&self, index: usize) -> bool {
         let before = self.code.steps.get(..index).unwrap_or_default().iter().rev().find(|step| !step.padding);
         let Some(before) = before else { return true };
@@ -272,7 +272,7 @@ impl Tracer<'_> {
         !goes_on || !same_part
     }
 
-    /// Merges what is known into a leader.
+    /// Merges a state into a leader.
     fn meet(&mut self, index: usize, state: &[Value]) {
         let Ok(number) = self.leaders.binary_search(&index) else {
             self.missing.push(index);
@@ -312,7 +312,7 @@ impl Tracer<'_> {
         }
     }
 
-    /// The next entry of a table that is still to be followed.
+    /// Returns the next table entry to be followed.
     fn next_entry(&mut self) -> Option<(usize, State)> {
         loop {
             let mut jump = self.jumps.first_entry()?;
@@ -333,9 +333,9 @@ impl Tracer<'_> {
         }
     }
 
-    /// Whether an instruction is known to run with another height of the stack. Then an entry that leads there was
-    /// read behind the end of its table, or the call before it never returns: code that runs with two heights could
-    /// not return.
+    /// Returns true if an instruction is known to run with another stack height. Then a table entry
+    /// that leads there was read behind the table's end, or the call before it never returns: code
+    /// that runs with two heights could not return.
     fn contradicts(&self, step: usize, state: &[Value]) -> bool {
         let stack_pointer = self.code.machine.stack_pointer;
         let known =
@@ -346,7 +346,7 @@ impl Tracer<'_> {
         }
     }
 
-    /// Follows the instructions from a leader to the next one, or to where control does not go on.
+    /// Follows the instructions from a leader to the next one, or to the end of the control flow.
     fn straight(&mut self, start: usize, mut state: State) {
         let code = self.code;
         let mut index = start;
@@ -378,7 +378,7 @@ impl Tracer<'_> {
                 Flow::Next => {}
                 Flow::Call(_) => {
                     self.calls = true;
-                    // Nothing but padding follows: the call never returns.
+                    // Only padding follows: the call never returns.
                     let end = code
                         .ranges
                         .iter()
@@ -410,7 +410,7 @@ impl Tracer<'_> {
             }
             let next = code.steps.get(index + 1).filter(|next| next.address == step.end());
             if next.is_none() || code.ranges.iter().any(|range| range.end == step.end()) {
-                // The instruction after a call that never returns, or after a fault, need not exist.
+                // After a call that never returns, or a fault, the instruction may be missing.
                 if may_end.is_none() {
                     self.falls_through.get_or_insert(step.end());
                 }
@@ -435,7 +435,7 @@ impl Tracer<'_> {
         }
     }
 
-    /// Visits each reached instruction with what is known before it.
+    /// Visits each reached instruction with the state before it.
     fn replay(&self, mut visit: impl FnMut(usize, &Step, &State)) {
         let mut tables = self.seen_tables.clone();
         for (number, &start) in self.leaders.iter().enumerate() {

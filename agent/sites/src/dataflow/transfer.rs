@@ -1,25 +1,25 @@
-//! What one instruction makes of what is known of the registers.
+//! Effect of one instruction on the known register contents.
 
 use super::trace::Target;
 use super::value::{Table, Value};
 use crate::decode::{Code, Effect, Memory, Pointer, Width};
 
-/// Most different tables of one function.
+/// Most distinct tables of one function.
 const TABLES: usize = 4096;
 
-/// What is known of a register.
+/// Returns the known value of a register.
 pub(crate) fn get(state: &[Value], register: u8) -> Value {
     state.get(usize::from(register)).copied().unwrap_or(Value::Unknown)
 }
 
-/// Notes what is known of a register.
+/// Sets the known value of a register.
 pub(crate) fn set(state: &mut [Value], register: u8, value: Value) {
     if let Some(place) = state.get_mut(usize::from(register)) {
         *place = value;
     }
 }
 
-/// Merges `new` into `known`; whether that changed anything.
+/// Merges `new` into `known`, and returns true if that changed anything.
 pub(crate) fn join(known: &mut [Value], new: &[Value]) -> bool {
     let mut changed = false;
     for (known, new) in known.iter_mut().zip(new) {
@@ -42,7 +42,7 @@ fn clobber(state: &mut [Value], mask: u32) {
     }
 }
 
-/// What an instruction makes of the registers.
+/// Applies an instruction to the registers.
 pub(crate) fn apply(code: &Code, effect: Effect, state: &mut [Value], tables: &mut Vec<Table>) {
     match effect {
         Effect::Nothing => {}
@@ -64,7 +64,7 @@ pub(crate) fn apply(code: &Code, effect: Effect, state: &mut [Value], tables: &m
                     Ok(less) => value.plus(-less),
                     Err(_) => Value::Unknown,
                 },
-                // Room for an array of variable length: how much is not known, but it is not negative.
+                // Space for a variable-length array: the size is unknown, but not negative.
                 (value, _) if value.is_stack() => value.aligned_down(),
                 _ => Value::Unknown,
             };
@@ -132,7 +132,7 @@ fn sum(a: Value, b: Value, shift: u8, extend: Option<Width>, tables: &mut Vec<Ta
     }
 }
 
-/// An entry of a table with its base added.
+/// Returns a table entry with its base added.
 fn based(base: u64, entry: Value, shift: u8, extend: Option<Width>, tables: &mut Vec<Table>) -> Value {
     let Some(mut table) = known_table(entry, tables) else { return Value::Unknown };
     if table.base.is_some() {
@@ -187,7 +187,7 @@ fn extended(value: Value, width: Width, tables: &mut Vec<Table>) -> Value {
     }
 }
 
-/// What is known of the target of an indirect jump.
+/// Returns the known target of an indirect jump.
 pub(crate) fn target(code: &Code, pointer: Pointer, state: &[Value], tables: &mut Vec<Table>) -> Target {
     let value = match pointer {
         Pointer::Register(register) | Pointer::Untracked(register) => get(state, register),

@@ -1,8 +1,8 @@
-//! What is known of the value of one register at one place.
+//! Known value of one register at one place.
 
 use crate::decode::Width;
 
-/// What is known of a value.
+/// Knowledge of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Value {
     /// Nothing.
@@ -13,41 +13,41 @@ pub(crate) enum Value {
     AtMost(i32),
     /// This number or address.
     Constant(u64),
-    /// This address plus something.
+    /// This address plus an unknown number.
     From(u64),
-    /// From outside: an argument, the result of a call, a pointer found in memory that is not on the stack. Compilers
-    /// do not keep places inside a function there.
+    /// From outside: an argument, the result of a call, a pointer in memory that is not on the
+    /// stack. Compilers do not keep places inside a function there.
     Foreign,
-    /// An entry of a table, or what was made of it: the index of a [`Table`].
+    /// A table entry or a value derived from it: the index of a [`Table`].
     Element(u16),
 }
 
-/// A table that an indirect jump may go through, and how the target is made of an entry.
+/// A table of an indirect jump, and the computation of the target from an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Table {
     /// ELF virtual address of its first entry.
     pub(crate) address: u64,
-    /// One entry.
+    /// Width of one entry.
     pub(crate) width: Width,
-    /// What the entry is added to; `None`: not added yet, the entry is an address itself.
+    /// Base that is added to the entry; `None` if not added yet, or if the entry is an address.
     pub(crate) base: Option<u64>,
-    /// By how many bits the entry is shifted left before.
+    /// Bits by which the entry is shifted left before.
     pub(crate) shift: u8,
 }
 
-/// How a stack pointer compares with that at the entry.
+/// Comparison of a stack pointer with that at the entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Balance {
-    /// The same.
+    /// Equal.
     Same,
-    /// Not the same.
+    /// Different.
     Differs,
-    /// Not known.
+    /// Unknown.
     Unclear,
 }
 
 impl Value {
-    /// The value plus a number.
+    /// Returns the value plus a number.
     pub(crate) fn plus(self, add: i32) -> Self {
         match self {
             Self::Entry(offset) => offset.checked_add(add).map_or(Self::Unknown, Self::Entry),
@@ -60,7 +60,7 @@ impl Value {
         }
     }
 
-    /// The value with its low bits cleared.
+    /// Returns the value with its low bits cleared.
     pub(crate) fn aligned_down(self) -> Self {
         match self {
             Self::Entry(offset) | Self::AtMost(offset) => Self::AtMost(offset),
@@ -68,7 +68,7 @@ impl Value {
         }
     }
 
-    /// What is known where two ways meet. Ascends at most three times per value, so that repetition ends.
+    /// Merges two paths. Ascends at most three times per value, so that repetition ends.
     pub(crate) fn join(self, new: Self) -> Self {
         match (self, new) {
             _ if self == new => self,
@@ -78,7 +78,7 @@ impl Value {
         }
     }
 
-    /// Taken as a stack pointer, how it compares with that at the entry.
+    /// Compares the value, as a stack pointer, with that at the entry.
     pub(crate) const fn balance(self) -> Balance {
         match self {
             Self::Entry(0) => Balance::Same,
@@ -88,7 +88,7 @@ impl Value {
         }
     }
 
-    /// Whether it is an address on the function's stack.
+    /// Returns true if it is an address on the function's stack.
     pub(crate) const fn is_stack(self) -> bool {
         matches!(self, Self::Entry(_) | Self::AtMost(_))
     }

@@ -1,7 +1,7 @@
-//! AArch64 instructions: words of 32 bits, told apart by masks (Arm ARM DDI 0487, chapter C4).
+//! AArch64 instructions: words of 32 bits, distinguished by masks (Arm ARM DDI 0487, chapter C4).
 //!
-//! Register 31 is the stack pointer in some places and zero in others. Where an instruction of a kind that is not
-//! known here could mean the stack pointer, it counts as written.
+//! Register 31 is the stack pointer in some places and zero in others. If an instruction of an
+//! unknown kind could mean the stack pointer, it counts as written.
 
 mod effect;
 mod kernel;
@@ -47,12 +47,12 @@ const fn bits(word: u32, low: u32, count: u32) -> u32 {
     word >> low & ((1 << count) - 1)
 }
 
-/// A register's number, in bits `low` to `low + 4`.
+/// Returns a register's number, in bits `low` to `low + 4`.
 const fn register(word: u32, low: u32) -> u8 {
     bits(word, low, 5) as u8
 }
 
-/// A signed number of `count` bits from bit `low` on.
+/// Returns a signed number of `count` bits from bit `low` on.
 const fn signed(word: u32, low: u32, count: u32) -> i64 {
     let unused = 32 - count;
     ((word >> low << unused).cast_signed() >> unused) as i64
@@ -87,8 +87,8 @@ fn step(word: u32, address: u64) -> Option<Step> {
     })
 }
 
-/// Register and offset of a load or store of general registers with an unsigned offset (Arm ARM C4.1, "Load/store
-/// register (unsigned immediate)").
+/// Returns register and offset of a load or store of general registers with an unsigned offset (Arm
+/// ARM C4.1, "Load/store register (unsigned immediate)").
 fn touches(word: u32) -> Option<(Option<u8>, u16)> {
     let offset = bits(word, 10, 12) << bits(word, 30, 2);
     // Size 3 with opc 2 is prefetching, which never faults.
@@ -97,7 +97,7 @@ fn touches(word: u32) -> Option<(Option<u8>, u16)> {
     (plain && base != SP && u64::from(offset) < NULL_BYTES).then_some((Some(base), offset as u16))
 }
 
-/// `bti`, and `paciasp` and `pacibsp`, which are landing pads too.
+/// Matches `bti`, and `paciasp` and `pacibsp`, which are landing pads too.
 fn is_landing_pad(word: u32) -> bool {
     word & 0xffff_ff3f == 0xd503_241f || word & 0xffff_ffbf == 0xd503_233f
 }
@@ -147,8 +147,8 @@ fn branch_to_register(word: u32) -> Option<Flow> {
     })
 }
 
-/// `Some(true)`: load-exclusive, `Some(false)`: store-exclusive or clrex. Compare-and-swap of a pair has the same
-/// form and is neither.
+/// `Some(true)`: load-exclusive, `Some(false)`: store-exclusive or clrex. Compare-and-swap of a
+/// pair has this form but is not exclusive.
 fn exclusive(word: u32) -> Option<bool> {
     if word & 0xffff_f0ff == 0xd503_305f {
         return Some(false);
@@ -157,9 +157,9 @@ fn exclusive(word: u32) -> Option<bool> {
     (word & 0x3f80_0000 == 0x0800_0000 && !pair_swap).then_some(word & 0x0040_0000 != 0)
 }
 
-/// What the entry must not be moved past although it goes on with the next instruction: exclusive sequences, memory
-/// copy and set instructions, system instructions other than hints without waiting, reads of system registers and
-/// barriers.
+/// Instructions that the entry must not pass although the next one follows: exclusive sequences,
+/// memory copy and set, system instructions other than hints without waiting, reads of system
+/// registers, and barriers.
 fn is_slow_or_system(word: u32) -> bool {
     let system = match word >> 24 {
         0xd4 => true,

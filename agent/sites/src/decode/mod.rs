@@ -1,12 +1,12 @@
-//! Instructions, reduced to what the search for sites needs to know.
+//! Instructions, reduced to the properties that the search for sites needs.
 //!
-//! A decoder turns a range of bytes into [`Step`]s: one for each instruction in address order, with no gap. Of each it
-//! keeps where control goes on ([`Flow`]), what becomes of the registers that may hold stack pointers or jump-table
-//! addresses ([`Effect`]), and how the kernel treats a probe there ([`Probing`]). Everything else about an
-//! instruction is forgotten, so that the search ([`crate::find`]) is the same for both architectures.
+//! A decoder turns a range of bytes into [`Step`]s: one for each instruction in address order,
+//! without gaps. Each has the control flow ([`Flow`]), the effect on registers that may hold stack
+//! pointers or jump-table addresses ([`Effect`]), and the kernel's way with a probe ([`Probing`]).
+//! The rest is dropped, so the search ([`crate::find`]) serves both architectures.
 //!
-//! The decoders never guess. An instruction whose effect on a register is not known in full *clobbers* that
-//! register, and bytes that are not an instruction refuse the function.
+//! The decoders never guess. An instruction whose effect on a register is not fully known
+//! *clobbers* that register, and bytes that are not an instruction refuse the function.
 
 mod aarch64;
 #[cfg(test)]
@@ -18,12 +18,12 @@ use std::ops::Range;
 use crate::{Arch, Refusal};
 use crate::{Marks, Part};
 
-/// Most instructions of one function, all parts together. It bounds the memory of the search (about 64 bytes each);
-/// the largest interpreter loops have some ten thousand.
+/// Most instructions of one function, all parts together: a bound on the memory of the search
+/// (about 64 bytes each). The largest interpreter loops have some ten thousand.
 pub const STEPS: usize = 1 << 18;
 
-/// Addresses from 0 on at which no program has memory: the first page (`mmap_min_addr` is 65536 by default, Linux
-/// mm/Kconfig). What reads or writes there does not go on.
+/// Addresses from 0 on at which no program has memory: the first page (`mmap_min_addr` is 65536 by
+/// default, Linux mm/Kconfig). An access there does not continue.
 pub const NULL_BYTES: u64 = 4096;
 
 /// One instruction.
@@ -31,67 +31,68 @@ pub const NULL_BYTES: u64 = 4096;
 pub struct Step {
     /// ELF virtual address.
     pub address: u64,
-    /// Where control may go.
+    /// Destination of control.
     pub flow: Flow,
-    /// What becomes of the registers.
+    /// Effect on the registers.
     pub effect: Effect,
     /// Bytes of the instruction.
     pub length: u8,
-    /// What the kernel makes of a probe on it.
+    /// Kernel's treatment of a probe on it.
     pub probing: Probing,
-    /// It takes a short and bounded time, and may be interrupted before or after without harm.
+    /// True if it takes a short, bounded time, and an interruption before or after does no harm.
     pub brief: bool,
-    /// It may fault, as programs go: it divides, or reads or writes where a register other than the stack and frame pointers
-    /// leads. Told on x86-64 only.
+    /// True if it may fault in practice: it divides, or accesses memory through a register other
+    /// than the stack and frame pointers. Set on x86-64 only.
     pub faults: bool,
-    /// Where the entry has a choice, it is not put here: a landing pad for indirect branches (`endbr64`, `bti`).
+    /// A landing pad for indirect branches (`endbr64`, `bti`); the entry avoids it if possible.
     pub landing_pad: bool,
-    /// It fills space between code, and whether it is reached or not says nothing.
+    /// Padding between code; reaching it or not proves nothing.
     pub padding: bool,
     /// x86-64: begins with a LOCK prefix, which old C libraries jump past when they run with one thread.
     pub locked: bool,
     /// aarch64: opens (`Some(true)`) or closes (`Some(false)`) an exclusive sequence. A probe inside one clears the
     /// monitor at each turn, so that the closing store never succeeds and the program hangs.
     pub exclusive: Option<bool>,
-    /// It reads or writes so many bytes behind the address in a register, or behind 0; fewer than [`NULL_BYTES`].
+    /// Accesses this many bytes, fewer than [`NULL_BYTES`], behind the address in a register, or 0.
     pub touches: Option<(Option<u8>, u16)>,
 }
 
 impl Step {
-    /// The address after the instruction.
+    /// Returns the address after the instruction.
     pub const fn end(&self) -> u64 {
         self.address.wrapping_add(self.length as u64)
     }
 
-    /// Whether the entry may be moved past it.
+    /// Returns true if the entry may be moved past it.
     pub fn is_passable(&self) -> bool {
         self.brief && self.flow == Flow::Next
     }
 
-    /// A jump to what follows in five bytes (x86-64), which some kernels overwrite with a call as they do with a nop of
-    /// that length. The call writes below the stack pointer, where nothing is kept only if the function leaves by it.
+    /// A 5-byte jump to the next instruction (x86-64), which some kernels overwrite with a call,
+    /// like a nop of 5 bytes. The call writes below the stack pointer, unused only if the function
+    /// leaves by it.
     pub fn is_long_nop(&self) -> bool {
         self.length == 5 && self.flow == Flow::Jump(self.end())
     }
 }
 
-/// Where control goes after an instruction.
+/// Destination of control after an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// To the next one.
+    /// To the next instruction.
     Next,
-    /// To a called function, and to the next one when that returns.
+    /// To a called function, and after its return to the next instruction.
     Call(Option<u64>),
     /// To one other place.
     Jump(u64),
-    /// To another place or to the next one.
+    /// To another place or to the next instruction.
     Branch {
         /// The other place.
         target: u64,
         /// The condition on the flags, in the architecture's own numbering; `None`: on a register.
         condition: Option<u8>,
     },
-    /// To wherever a register or a word of memory says.
+    /// To the address in a register or a word of memory.
     Indirect(Pointer),
     /// To the caller.
     Return,
@@ -104,13 +105,13 @@ pub enum Flow {
 }
 
 impl Flow {
-    /// Whether the next instruction may run after it.
+    /// Returns true if the next instruction may run after it.
     pub const fn goes_on(self) -> bool {
         matches!(self, Self::Next | Self::Branch { .. } | Self::Call(_))
     }
 }
 
-/// Where an indirect jump takes its target from.
+/// Source of an indirect jump's target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pointer {
     /// A register.
@@ -126,28 +127,28 @@ pub enum Pointer {
 /// A memory operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// Base register; `None` where `displacement` is the whole address (absolute or relative to the instruction).
+    /// Base register; `None` if `displacement` is the address (absolute or instruction-relative).
     pub base: Option<u8>,
-    /// Whether an index register is added.
+    /// True if an index register is added.
     pub indexed: bool,
     /// Added to the base, or the address.
     pub displacement: u64,
 }
 
-/// What an instruction does to the registers, numbered as the architecture does (x86-64: rsp 4, rbp 5; aarch64: sp 31).
+/// Effect on the registers, in the architecture's numbering (x86-64: rsp 4, rbp 5; aarch64: sp 31).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Nothing to general registers.
+    /// No effect on general registers.
     Nothing,
-    /// The registers of the mask get values that are not followed.
+    /// The registers of the mask get unknown values.
     Clobber(u32),
     /// Like [`Effect::Clobber`], then `by` is added to `register`: pushes, pops, pairs with write-back.
     Adjust {
-        /// The register that is added to.
+        /// The register that is changed.
         register: u8,
-        /// What is added.
+        /// The number that is added.
         by: i32,
-        /// The registers that get values not followed.
+        /// The registers that get unknown values.
         clobbers: u32,
     },
     /// `to` becomes `from` plus `add`.
@@ -166,7 +167,7 @@ pub enum Effect {
         /// The number.
         value: u64,
     },
-    /// The low bits of `to` (of value `from`) are cleared, so that it becomes the same or less.
+    /// The low bits of `to` (of value `from`) are cleared, so that it stays equal or decreases.
     AlignDown {
         /// Destination.
         to: u8,
@@ -183,7 +184,7 @@ pub enum Effect {
         b: u8,
         /// Bits that `b` is shifted by.
         shift: u8,
-        /// Where only the low bytes of `b` are taken: how many, and whether the last one carries the sign.
+        /// If only the low bytes of `b` are used: their number and sign extension.
         extend: Option<Width>,
     },
     /// `to` becomes `from` less a register.
@@ -199,19 +200,19 @@ pub enum Effect {
     Load {
         /// Destination.
         to: u8,
-        /// From where.
+        /// Source.
         memory: Memory,
-        /// How many bytes, and whether the last one carries the sign.
+        /// Number of bytes, and sign extension.
         width: Width,
     },
-    /// `to` keeps its value or gets that of `from`; either way the new one has the given width in effect
-    /// (sign extension in place, as x86-64's `cdqe` after a load of a table's entry).
+    /// `to` keeps its value or gets that of `from`; the result effectively has the given width
+    /// (sign extension in place, as x86-64's `cdqe` after a load of a table entry).
     Extend {
         /// Destination.
         to: u8,
         /// Source.
         from: u8,
-        /// Bytes taken of it.
+        /// Bytes used of it.
         width: Width,
     },
     /// x86-64 `leave`: the stack pointer becomes the frame pointer plus 8, the frame pointer is read from memory.
@@ -221,7 +222,7 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// Whether the value of a register may change.
+    /// Returns true if the value of a register may change.
     pub const fn writes(self, register: u8) -> bool {
         match self {
             Self::Nothing => false,
@@ -240,7 +241,7 @@ impl Effect {
         }
     }
 
-    /// What is added to a register; `None` where it gets another value.
+    /// Returns the number added to a register; `None` if it gets another value.
     pub fn added_to(self, register: u8) -> Option<i32> {
         match self {
             Self::Adjust { register: adjusted, by, clobbers } if adjusted == register => {
@@ -252,16 +253,16 @@ impl Effect {
     }
 }
 
-/// How many bytes of a word count, and how the rest is filled.
+/// Bytes used of a word, and the filling of the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Width {
     /// 1, 2, 4 or 8.
     pub bytes: u8,
-    /// Whether the highest bit is repeated.
+    /// True if the highest bit is repeated.
     pub signed: bool,
 }
 
-/// What the kernel makes of a probe on an instruction.
+/// Kernel's treatment of a probe on an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probing {
     /// Computes its effect.
@@ -272,7 +273,7 @@ pub enum Probing {
     Unsound,
 }
 
-/// What differs between the architectures in the search.
+/// Differences between the architectures in the search.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine {
     /// Number of the stack pointer.
@@ -285,7 +286,7 @@ pub struct Machine {
     pub frame_pointer: u8,
 }
 
-/// The machine of an architecture.
+/// Returns the machine of an architecture.
 const fn machine(arch: Arch) -> Machine {
     match arch {
         Arch::X86_64 => x86_64::MACHINE,
@@ -300,14 +301,14 @@ pub struct Reference {
     pub from: u64,
     /// The address it uses.
     pub to: u64,
-    /// It reads or writes there; otherwise it only takes the address.
+    /// True if it reads or writes there; otherwise it only takes the address.
     pub accesses: bool,
 }
 
 /// The decoded parts of one function.
 #[derive(Debug)]
 pub struct Code {
-    /// What differs between the architectures.
+    /// Differences between the architectures.
     pub machine: Machine,
     /// The parts, in the order given: the main one first.
     pub ranges: Vec<Range<u64>>,
@@ -315,7 +316,7 @@ pub struct Code {
     pub steps: Vec<Step>,
     /// Uses of addresses inside the parts, other than the start of the function.
     pub references: Vec<Reference>,
-    /// What the image says of the code.
+    /// Facts from the image about the code.
     pub marks: Marks,
 }
 
@@ -348,28 +349,28 @@ impl Code {
         Ok(code)
     }
 
-    /// Whether a part shares an address with one of the function's.
+    /// Returns true if a part shares an address with one of the function's.
     pub fn overlaps(&self, part: &Part<'_>) -> bool {
         let end = part.address.saturating_add(part.bytes.len() as u64);
         self.ranges.iter().any(|range| part.address < range.end && range.start < end)
     }
 
-    /// Where the function begins.
+    /// Returns the start of the function.
     pub fn start(&self) -> u64 {
         self.ranges.first().map_or(0, |range| range.start)
     }
 
-    /// Whether an address belongs to one of the parts.
+    /// Returns true if an address belongs to one of the parts.
     pub fn contains(&self, address: u64) -> bool {
         self.ranges.iter().any(|range| range.contains(&address))
     }
 
-    /// The index of the instruction that begins at an address.
+    /// Returns the index of the instruction that begins at an address.
     pub fn at(&self, address: u64) -> Option<usize> {
         self.steps.binary_search_by_key(&address, |step| step.address).ok()
     }
 
-    /// Adds an instruction, as long as there is room.
+    /// Adds an instruction, up to the limit.
     fn push(&mut self, step: Step) -> Result<(), Refusal> {
         if self.steps.len() >= STEPS {
             return Err(Refusal::TooIntricate { what: "instructions", limit: STEPS });
@@ -378,7 +379,7 @@ impl Code {
         Ok(())
     }
 
-    /// Notes that the instruction at `from` uses `to`, where that lies in the function and is not its start.
+    /// Records that `from` uses `to`, if `to` lies in the function and is not its start.
     fn refer(&mut self, from: u64, to: u64, accesses: bool) {
         if to != self.start() && self.contains(to) {
             self.references.push(Reference { from, to, accesses });

@@ -1,4 +1,4 @@
-//! Test helpers: what binutils' objdump says about bytes, and a generator of random numbers.
+//! Test helpers: objdump of binutils, and a generator of random numbers.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,8 +13,8 @@ pub(super) struct Line {
     pub(super) text: String,
 }
 
-/// By its full name, which Debian's native binutils has as well: tests for aarch64 also run under emulation, where
-/// plain `objdump` is that of another machine.
+/// Uses the full name, which Debian's native binutils has as well: tests for aarch64 also run under
+/// emulation, where plain `objdump` is for another machine.
 fn objdump(arch: Arch) -> &'static str {
     match arch {
         Arch::X86_64 => "x86_64-linux-gnu-objdump",
@@ -22,7 +22,8 @@ fn objdump(arch: Arch) -> &'static str {
     }
 }
 
-/// Runs of instructions, one for each symbol, of an ELF file (`-d`) or, with `raw`, one run of bytes from address 0.
+/// Returns instruction runs, one per symbol, of an ELF file (`-d`), or with `raw` one of bytes from
+/// 0.
 pub(super) fn disassemble(arch: Arch, file: &Path, raw: bool) -> Vec<Vec<Line>> {
     let mut command = Command::new(objdump(arch));
     match (arch, raw) {
@@ -80,7 +81,7 @@ impl Drop for Scratch {
     }
 }
 
-/// xorshift64*: the same numbers in every run.
+/// xorshift64*: equal numbers in every run.
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
@@ -96,7 +97,7 @@ impl Random {
     }
 }
 
-/// The first of these files that exists.
+/// Returns the first of these files that exists.
 pub(super) fn library(paths: &[&'static str]) -> Option<&'static Path> {
     paths.iter().copied().map(Path::new).find(|path| path.exists())
 }

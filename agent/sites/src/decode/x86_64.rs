@@ -1,9 +1,9 @@
 //! x86-64 instructions.
 //!
-//! Lengths, validity and operands come from iced-x86. What an instruction *is* (branch, push, string operation, what
-//! the kernel makes of it) is told from its own bytes: prefixes, opcode map, opcode, ModRM (Intel SDM volume 2,
-//! chapter 2 and appendix A). That needs no tables beyond the decoder's, which already is the largest part of this
-//! crate in the binary.
+//! Lengths, validity and operands come from iced-x86. The kind of an instruction (branch, push,
+//! string operation, the kernel's treatment) comes from its own bytes: prefixes, opcode map,
+//! opcode, ModRM (Intel SDM volume 2, chapter 2 and appendix A). That needs no tables beyond the
+//! decoder's, which already is the largest part of this crate in the binary.
 
 mod encoding;
 mod kernel;
@@ -34,7 +34,7 @@ pub(super) const MACHINE: Machine = Machine {
     frame_pointer: RBP,
 };
 
-/// The registers that instructions write without naming them as an operand, those of strings and calls aside.
+/// Registers that instructions write without an operand, except string instructions and calls.
 const IMPLICIT: u32 = bit(RAX) | bit(RCX) | bit(RDX) | bit(RBX);
 
 const fn bit(register: u8) -> u32 {
@@ -66,12 +66,12 @@ pub(super) fn decode(part: Part<'_>, code: &mut Code) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether what follows in memory is reached by a branch only, or not at all. A call counts: it may never return.
+/// Returns true if only branches, if any, reach the next instruction. A call may never return.
 fn ends_flow(flow: Flow) -> bool {
     !matches!(flow, Flow::Next | Flow::Branch { .. })
 }
 
-/// Whether bytes only fill the space up to the next function: all zero or all `int3`.
+/// Returns true if bytes only fill the space up to the next function: all zero or all `int3`.
 fn is_filling(bytes: &[u8]) -> bool {
     !bytes.is_empty() && (bytes.iter().all(|&byte| byte == 0) || bytes.iter().all(|&byte| byte == 0xcc))
 }
@@ -141,7 +141,7 @@ fn may_fault(instruction: &Instruction, encoding: &Encoding) -> bool {
     divides || memory && !address_only && !known
 }
 
-/// The low fixed address that a `mov` reads or writes.
+/// Returns the low fixed address that a `mov` reads or writes.
 fn touches(instruction: &Instruction, encoding: &Encoding) -> Option<(Option<u8>, u16)> {
     let moves = matches!((encoding.map, encoding.opcode), (Map::One, 0x88..=0x8b | 0xc6 | 0xc7));
     let names_memory = instruction.op0_kind() == OpKind::Memory || instruction.op1_kind() == OpKind::Memory;
@@ -155,7 +155,7 @@ fn pointer(instruction: &Instruction, encoding: &Encoding) -> Pointer {
         (OpKind::Register, Some(register), false) => Pointer::Register(register),
         (OpKind::Register, Some(register), true) => Pointer::Untracked(register),
         (_, _, notrack) => {
-            // A word that cannot be followed (segment, 32-bit address) is like one behind an unknown pointer.
+            // An untracked word (segment, 32-bit address) is like a word behind an unknown pointer.
             let unknown = Memory { base: Some(RSP), indexed: true, displacement: 0 };
             let memory = memory(instruction).unwrap_or(unknown);
             if notrack { Pointer::UntrackedMemory(memory) } else { Pointer::Memory(memory) }
@@ -163,7 +163,7 @@ fn pointer(instruction: &Instruction, encoding: &Encoding) -> Pointer {
     }
 }
 
-/// The memory operand, where it is one of 64-bit registers and no segment.
+/// Returns the memory operand, if it uses 64-bit registers and no segment.
 fn memory(instruction: &Instruction) -> Option<Memory> {
     if instruction.segment_prefix() == Register::FS || instruction.segment_prefix() == Register::GS {
         return None;
@@ -181,7 +181,7 @@ fn memory(instruction: &Instruction) -> Option<Memory> {
     Some(Memory { base, indexed, displacement })
 }
 
-/// Number of a general register of any width.
+/// Returns the number of a general register of any width.
 fn gpr(register: Register) -> Option<u8> {
     let number = register as usize;
     let at = |first: Register| u8::try_from(number - first as usize).ok();
@@ -200,7 +200,7 @@ fn gpr(register: Register) -> Option<u8> {
     }
 }
 
-/// Number of a 64-bit general register.
+/// Returns the number of a 64-bit general register.
 fn gpr64(register: Register) -> Option<u8> {
     let number = register as usize;
     (Register::RAX as usize..=Register::R15 as usize)
@@ -209,7 +209,7 @@ fn gpr64(register: Register) -> Option<u8> {
         .flatten()
 }
 
-/// Notes operands relative to the instruction pointer that lie in the function.
+/// Records operands relative to the instruction pointer that lie in the function.
 fn note_references(instruction: &Instruction, address: u64, code: &mut Code) {
     if instruction.is_ip_rel_memory_operand() {
         let accesses =
@@ -222,7 +222,7 @@ fn note_references(instruction: &Instruction, address: u64, code: &mut Code) {
     }
 }
 
-/// What the instruction does to the general registers.
+/// Returns the effect of an instruction on the general registers.
 fn effect(instruction: &Instruction, encoding: &Encoding) -> Effect {
     stack_effect(instruction, encoding)
         .or_else(|| followed_effect(instruction))
@@ -258,7 +258,7 @@ fn stack_effect(instruction: &Instruction, encoding: &Encoding) -> Option<Effect
     })
 }
 
-/// Instructions whose result is followed: copies, sums and loads of 64 bits, and what tables are read with.
+/// Instructions with a tracked result: copies, sums and loads of 64 bits, table entry loads.
 fn followed_effect(instruction: &Instruction) -> Option<Effect> {
     let to = gpr(instruction.op0_register()).filter(|_| instruction.op0_kind() == OpKind::Register);
     let from = gpr(instruction.op1_register()).filter(|_| instruction.op1_kind() == OpKind::Register);
@@ -342,9 +342,9 @@ fn followed_effect(instruction: &Instruction) -> Option<Effect> {
     }
 }
 
-/// All other instructions: they lose what they may write.
+/// All other instructions: they clobber the registers that they may write.
 fn other_effect(instruction: &Instruction, encoding: &Encoding) -> Effect {
-    // An operand that the instruction has not got is the register of no name, which is none of these.
+    // A missing operand is the register without a name, which matches none of these.
     let named = |operand| match instruction.op_kind(operand) {
         OpKind::Register => gpr(instruction.op_register(operand)).map_or(0, bit),
         _ => 0,

@@ -1,4 +1,4 @@
-//! A process that was found: may it be measured now, and what becomes of it if that fails?
+//! Decision about a process that was found: measurement now, or its fate if that fails.
 
 use std::time::Instant;
 
@@ -13,15 +13,16 @@ use crate::collector::notes::Killed;
 use crate::collector::session::{Session, SessionError};
 use crate::log::Level;
 
-/// What has become of the attempt.
+/// Outcome of the attempt.
 enum Begun {
     Measured(Session),
-    /// Its build is left alone for this.
+    /// The build is left alone because of this record.
     Held(Session, Box<Record>),
 }
 
 impl Service {
-    /// Measures a process that is not measured yet, if it is time. True when processes have to be looked for at once.
+    /// Measures a process that is not measured yet, if it is due. Returns true if processes must be
+    /// searched at once.
     pub(super) fn consider(&mut self, group: usize, found: &Found) -> Result<bool, ServiceError> {
         let now = Instant::now();
         if self.closed || self.groups.iter().any(|of| of.covers(found.pid)) {
@@ -43,11 +44,11 @@ impl Service {
         match self.begin(group, found.pid, &mut killing) {
             Ok(begun) => {
                 self.settle_fate(group, index, begun)?;
-                // Children that it has are covered with it.
+                // Its children are covered with it.
                 self.take_events()
             }
             Err(SessionError::Guard(GuardError::Gone)) => Err(GuardError::Gone.into()),
-            // It came and went, or has not begun to execute anything: there is nothing to tell of it.
+            // It came and went, or has not executed anything yet: there is nothing to report.
             Err(SessionError::Guard(GuardError::NoProcess { .. } | GuardError::NoImage { .. })) => {
                 self.groups[group].watched.remove(index);
                 Ok(false)
@@ -67,8 +68,8 @@ impl Service {
         }
     }
 
-    /// Opens a process and attaches to it, unless its build must not be probed. `killing` is what
-    /// is kept where that kills it, once its build is known.
+    /// Opens a process and attaches to it, unless its build must not be probed. `killing` receives
+    /// the record to keep if that kills the process, once its build is known.
     fn begin(&mut self, group: usize, pid: i32, killing: &mut Option<Record>) -> Result<Begun, SessionError> {
         let Group { config, wanted, .. } = &self.groups[group];
         let mut session = Session::open(&mut self.line, pid, wanted)?;
@@ -76,7 +77,7 @@ impl Service {
         match self.quarantine.contains(key) {
             Ok(Some(record)) => return Ok(Begun::Held(session, Box::new(record))),
             Ok(None) => {}
-            // What cannot be read cannot forbid anything; who repairs it is told.
+            // An unreadable quarantine cannot forbid anything; the log reports it for repair.
             Err(error) => self.log.say(Level::Warning, format_args!("{error}")),
         }
         let mut notices = Logged { log: &self.log, name: &config.name };
@@ -107,7 +108,7 @@ impl Service {
             }
             Begun::Held(session, record) => {
                 let held = Fate::held(Instant::now(), &record);
-                // It is asked again and again, and said once.
+                // The check repeats; the message does not.
                 if process.fate.in_words() != held.in_words() {
                     self.log.say(
                         Level::Warning,

@@ -1,5 +1,5 @@
-//! Which processes a target of the configuration is. The guard compares beginnings; globs are matched here, because what
-//! they are matched with is chosen by whoever runs a program.
+//! Search for the processes of a configured target. The guard compares beginnings; globs are
+//! matched here, because the user who runs a program chooses the text that they are matched with.
 
 use edgelat_guard::protocol::{Found, Path, Reply, Request, Word};
 use edgelat_guard::{GuardError, Line, Which};
@@ -8,18 +8,18 @@ use edgelat_image::Glob;
 use crate::collector::unexpected;
 use crate::config::Select;
 
-/// More processes of one target are not looked at: a service has hundreds at most.
+/// Maximum number of processes of one target: a service has hundreds at most.
 const MOST: usize = 1024;
 
-/// All processes of a target that run now.
+/// Returns all processes of a target that run now.
 ///
 /// # Errors
-/// When the guard cannot look.
+/// Fails if the guard cannot search.
 pub fn all(line: &mut Line, select: &Select) -> Result<Vec<Found>, GuardError> {
     let (word, begins, whole) = match (select, select.which()) {
         (Select::Pid(pid), _) => return Ok(one(line, *pid)?.into_iter().collect()),
         (_, Which::Word { word, begins, whole }) => (word, begins, whole),
-        // Units are control groups by their last part, wherever their slice is.
+        // Units are control groups, identified by the last part of their path in any slice.
         _ => (Word::ControlGroup, "/".to_owned(), false),
     };
     let begins = Path::try_from(begins.as_str()).map_err(|_| GuardError::Message)?;
@@ -35,7 +35,7 @@ pub fn all(line: &mut Line, select: &Select) -> Result<Vec<Found>, GuardError> {
     }
 }
 
-/// A process that is named by its number, if it runs.
+/// Returns the process with this number, if it runs.
 fn one(line: &mut Line, pid: i32) -> Result<Option<Found>, GuardError> {
     match line.call(&Request::OpenTarget { pid, allow_ptrace: true }) {
         Ok((Reply::Target { target, start, .. }, _)) => {
@@ -48,7 +48,7 @@ fn one(line: &mut Line, pid: i32) -> Result<Option<Found>, GuardError> {
     }
 }
 
-/// What the guard compares says all but for globs.
+/// Matches globs; for all else, the comparison of the guard is enough.
 fn fits(select: &Select, word: &str) -> bool {
     match select {
         Select::Exe(glob) | Select::Command(glob) if Glob::is_glob(glob) => {

@@ -1,4 +1,4 @@
-//! What the service tells: one JSON object a line (docs/RUN-JSON.md), or nothing.
+//! Output of the service: one JSON object per line (docs/RUN-JSON.md), or nothing.
 
 use std::io::{self, Write as _};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,7 +12,7 @@ use crate::values::nanoseconds;
 /// Name and version of the schema of a line.
 const SCHEMA: &str = "edgelat.run/1";
 
-/// Where lines go.
+/// Destination of the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
     /// Nowhere.
@@ -21,13 +21,13 @@ pub enum Output {
     Json,
 }
 
-/// How it is with a process.
+/// State of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// It is measured.
     Measured,
-    /// It is not, and will be tried again.
+    /// It is not measured, and will be tried again.
     Paused,
     /// It is left alone as long as it lives.
     Left,
@@ -35,12 +35,12 @@ pub enum State {
     Ended,
 }
 
-/// Where figures are in the spool.
+/// Position of figures in the spool.
 #[derive(Debug, Clone, Serialize)]
 pub struct Spooled {
     /// The run, as `spool export` writes it.
     pub run: String,
-    /// The interval that they belong to.
+    /// Interval of the figures.
     pub interval: u64,
     /// All intervals before this one are on the disk.
     pub synced: u64,
@@ -50,17 +50,17 @@ pub struct Spooled {
 #[derive(Debug, Serialize)]
 struct Line<'a> {
     schema: &'static str,
-    /// Nanoseconds since 1970 by the clock of the box.
+    /// Nanoseconds since 1970 by the system clock.
     time_ns: u64,
     /// Name of the target in the configuration.
     name: &'a str,
     pid: i32,
     state: State,
-    /// Why it is not measured.
+    /// Reason why the process is not measured.
     reason: Option<&'a str>,
-    /// What was counted; `None` where nothing is, which is not the same as 0.
+    /// Counts; `None` if nothing is counted, which is not the same as 0.
     report: Option<&'a Report>,
-    /// Where they are recorded; `None` where they are not.
+    /// Position of the counts in the spool; `None` if they are not recorded.
     spool: Option<Spooled>,
 }
 
@@ -82,7 +82,7 @@ impl Output {
             Line { schema: SCHEMA, time_ns, name, pid, state, reason, report, spool: recorder.place() };
         let Ok(mut bytes) = serde_json::to_vec(&line) else { return };
         bytes.push(b'\n');
-        // One write for a line, so that on a terminal it does not mix with those of others.
+        // One write per line, so that on a terminal it does not mix with other output.
         let mut out = io::stdout().lock();
         _ = out.write_all(&bytes).and_then(|()| out.flush());
     }

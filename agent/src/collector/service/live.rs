@@ -1,4 +1,4 @@
-//! What the live snapshot shows: totals of each function, how it is with the targets, and what the agent itself takes.
+//! The live snapshot: totals of each function, state of the targets, and cost of the agent itself.
 
 use std::fs::File;
 
@@ -15,22 +15,22 @@ use crate::log::{Level, Log};
 use crate::values::nanoseconds;
 use crate::values::ppm;
 
-/// Shows what is measured to readers that need no right; without a file only keeps the totals.
+/// Shows the results to readers without privileges; without a file it only keeps the totals.
 #[derive(Debug)]
 pub struct Live {
     writer: Option<Writer>,
     place: String,
-    /// All but the rows.
+    /// Snapshot without the rows.
     head: Snapshot,
     rows: Vec<Row>,
-    /// Costs of targets at the snapshot before, with its time since boot.
+    /// Costs of targets at the previous snapshot, with its time since boot.
     before: (u64, Vec<(String, u64)>),
-    /// The last one could not be written.
+    /// True if the last snapshot could not be written.
     failing: bool,
 }
 
 impl Live {
-    /// Into an open file.
+    /// Creates the snapshot for an open file.
     pub fn new(file: Option<File>, config: &AgentConfig) -> Self {
         let agent = Agent {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -49,12 +49,12 @@ impl Live {
         }
     }
 
-    /// The place of a stream among the rows. When it is new it begins here.
+    /// Returns the place of a stream among the rows. A new stream begins here.
     pub fn row(&mut self, stream: &Stream) -> usize {
         if let Some(known) = self.rows.iter().position(|row| row.stream.is(stream)) {
             return known;
         }
-        // What more there is is counted together, as in the spool.
+        // Further streams are counted together, as in the spool.
         let full = self.rows.len() >= STREAMS;
         if full && let Some(rest) = self.rows.iter().position(|row| row.stream.id == 0) {
             return rest;
@@ -68,14 +68,15 @@ impl Live {
         self.rows.len() - 1
     }
 
-    /// Of a stream only a part of the calls is seen. What is counted together is no function.
+    /// Marks a stream of which only a part of the calls is seen, except the common row, which is no
+    /// function.
     pub fn mark_partial(&mut self, row: usize) {
         if let Some(row) = self.rows.get_mut(row).filter(|row| row.stream.id != 0) {
             row.stream.partial = true;
         }
     }
 
-    /// Adds what a stream did until it was read, at a time since boot.
+    /// Adds the counts of a stream until it was read, at a time since boot.
     pub fn add(&mut self, row: usize, counts: &Counts, read_ns: u64) {
         if let Some(row) = self.rows.get_mut(row) {
             row.counts.add(counts);
@@ -95,7 +96,7 @@ impl Live {
         head.ended = shown.ended;
         head.own = own(shown, spool.map(|spool| (spool, config)));
         if !shown.ended {
-            // At the end their processes are let go of already.
+            // At the end, the processes are released already.
             head.targets = shown.groups.iter().map(target).collect();
             price(&mut head.targets, &mut self.before, head.now.boot_ns);
         }
@@ -114,7 +115,7 @@ impl Live {
     }
 }
 
-/// What is shown besides the functions.
+/// Content of the snapshot besides the functions.
 #[derive(Debug)]
 pub struct Shown<'s> {
     /// The configuration of the service.
@@ -123,7 +124,7 @@ pub struct Shown<'s> {
     pub groups: &'s [Group],
     /// Builds in quarantine.
     pub quarantine: usize,
-    /// It is the last snapshot.
+    /// True for the last snapshot.
     pub ended: bool,
 }
 
@@ -161,7 +162,7 @@ fn target(group: &Group) -> Target {
         ..Target::default()
     };
     let mut children = group.spent.children;
-    // One process may call what another does not.
+    // One process may call a function that another does not.
     let of_python = group.watched.iter().filter_map(|process| process.session()?.not_called());
     target.not_called = of_python.min().unwrap_or(0) as u64;
     for process in &group.watched {
@@ -184,7 +185,7 @@ fn target(group: &Group) -> Target {
     target
 }
 
-/// What each costs of one CPU since the snapshot before.
+/// Computes the cost of each target on one CPU since the previous snapshot.
 fn price(targets: &mut [Target], before: &mut (u64, Vec<(String, u64)>), now_ns: u64) {
     let passed = now_ns.saturating_sub(before.0);
     for target in targets.iter_mut() {
@@ -201,7 +202,7 @@ fn read(path: &str) -> String {
     edgelat_guard::outside::read_to_string(path).unwrap_or_default()
 }
 
-/// A line of /proc/PID/status, by its name.
+/// Returns the value of a line of /proc/PID/status, by its name.
 fn field<'s>(status: &'s str, name: &str) -> Option<&'s str> {
     status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }

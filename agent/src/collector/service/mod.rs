@@ -1,16 +1,17 @@
-//! The service: every process that the configuration names, measured as long as it lives.
+//! The service measures every process that the configuration names, as long as it lives.
 //!
 //! | module | job |
 //! | --- | --- |
 //! | [`find`] | which processes a target of the configuration is |
 //! | `consider` | may a process be measured now? |
 //! | [`watched`] | what has become of each: measured, paused, left alone |
-//! | [`lines`] | what is told of them |
+//! | [`lines`] | what is reported of them |
 //! | `reload` | what a changed configuration changes |
 //! | [`recorder`], [`live`] | what is kept of them, and what is shown |
 //!
-//! The loop sleeps until a signal comes, the guard has something to tell, or it is time to look for processes or to report.
-//! Nothing that goes wrong with one process ends the others: it is logged, and tried again later where that may help.
+//! The loop sleeps until a signal comes, the guard has an event, or a process search or a report is
+//! due. A failure with one process does not end the others: it is logged, and tried again later if
+//! that may help.
 
 mod consider;
 pub mod find;
@@ -45,12 +46,12 @@ use super::session::{Notices, SessionError, Sources};
 use crate::config::Config;
 use crate::log::{Level, Log};
 
-/// How long new processes are looked into, one after the other, before signals and events have their turn.
+/// Time for examining new processes in sequence before signals and events have their turn.
 const LOOK: Duration = Duration::from_secs(1);
-/// Why nothing of a target was measured that no process is of.
+/// Reason code of a target without a process, of which nothing was measured.
 const NO_PROCESS: &str = "no_process";
 
-/// Why the service ended by itself.
+/// Reason why the service ended by itself.
 #[derive(Debug, thiserror::Error)]
 #[expect(clippy::large_enum_variant, reason = "there is one at the end of a process")]
 pub enum ServiceError {
@@ -60,12 +61,12 @@ pub enum ServiceError {
     /// Waiting failed.
     #[error("cannot wait for events: {0}")]
     Wait(nix::Error),
-    /// The guard is gone, or was asked for something wrong.
+    /// The guard is gone, or received a wrong request.
     #[error(transparent)]
     Guard(#[from] GuardError),
 }
 
-/// Everything that lives while the service runs.
+/// State of the running service.
 #[derive(Debug)]
 pub struct Service {
     line: Line,
@@ -76,34 +77,34 @@ pub struct Service {
     log: Log,
     quarantine: Store,
     placement: Placement,
-    /// Where targets may run, as far as it is known.
+    /// CPUs on which targets may run, as far as known.
     busy: CpuSet,
     output: Output,
     recorder: Recorder,
-    /// The guard has given up the right to attach to anything new.
+    /// True if the guard has given up the right to attach to anything new.
     closed: bool,
 }
 
-/// What the service is made of.
+/// Parts of the service.
 #[derive(Debug)]
 pub struct Parts {
     /// The line to the guard.
     pub line: Line,
     /// The configuration file.
     pub path: PathBuf,
-    /// What is in it.
+    /// Its content.
     pub config: Config,
-    /// Where names come from.
+    /// Sources of names.
     pub sources: Sources,
     /// The log.
     pub log: Log,
-    /// What must not be probed.
+    /// Builds that must not be probed.
     pub quarantine: Store,
-    /// Where this process runs.
+    /// CPU placement of this process.
     pub placement: Placement,
-    /// What is told.
+    /// Output of the service.
     pub output: Output,
-    /// What is kept.
+    /// Storage of the results.
     pub recorder: Recorder,
 }
 
@@ -126,7 +127,7 @@ impl Notices for Logged<'_> {
 }
 
 impl Service {
-    /// A service that measures nothing yet.
+    /// Creates a service that measures nothing yet.
     pub fn new(parts: Parts) -> Self {
         let Parts { line, path, config, sources, log, quarantine, placement, output, recorder } = parts;
         let groups = config.targets.iter().map(|target| Group::new(target, &config.agent)).collect();
@@ -147,10 +148,10 @@ impl Service {
         }
     }
 
-    /// Runs until it is told to end, or the guard is gone.
+    /// Runs until a signal ends it, or the guard is gone.
     ///
     /// # Errors
-    /// When it cannot go on; what was measured has been told then.
+    /// Fails if the service cannot continue; the results have been reported by then.
     pub fn run(mut self) -> Result<(), ServiceError> {
         let signals = Signals::catch().map_err(ServiceError::Signals)?;
         self.placement.notes.iter().for_each(|note| self.log.say(Level::Warning, format_args!("{note}")));
@@ -180,7 +181,7 @@ impl Service {
         loop {
             let now = Instant::now();
             self.sleep(scan.min(report).saturating_duration_since(now), signals)?;
-            // All that came: what woke us is gone, and would not wake us for the second one.
+            // All that came: the wake-up is consumed, and does not repeat for the second signal.
             while let Some(wish) = signals.taken() {
                 match wish {
                     Wish::End => return Ok(()),
@@ -200,7 +201,7 @@ impl Service {
                 }
             }
             if now >= report {
-                // An interval that was slept through is left out, not made up for.
+                // A missed interval is left out, not made up for.
                 while report <= now {
                     report += self.config.agent.interval;
                 }
@@ -213,7 +214,7 @@ impl Service {
     fn sleep(&self, time: Duration, signals: &Signals) -> Result<(), ServiceError> {
         let mut fds: Vec<PollFd<'_>> = vec![PollFd::new(signals.fd(), PollFlags::POLLIN)];
         fds.extend(self.line.events().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        // Nothing comes unasked but its end.
+        // The guard sends nothing unrequested; only its end is detected.
         fds.extend(self.line.guard().map(|fd| PollFd::new(fd, PollFlags::empty())));
         // Rounded up: waking a little too early would spin until the time has come.
         let time = PollTimeout::try_from(time + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
@@ -223,7 +224,7 @@ impl Service {
         }
     }
 
-    /// Takes in what the guard saw. True when processes have to be looked for at once.
+    /// Takes in the events of the guard. Returns true if processes must be searched at once.
     fn take_events(&mut self) -> Result<bool, ServiceError> {
         let mut again = false;
         loop {
@@ -261,7 +262,7 @@ impl Service {
         Ok(matches!(ended, Ended::Replaced | Ended::ImageChanged))
     }
 
-    /// The end of a session: tells what it counted and decides what becomes of the process.
+    /// Ends a session: reports its counts and decides the fate of the process.
     fn finish(
         &mut self,
         group: usize,
@@ -302,7 +303,7 @@ impl Service {
             watched::note_killing(&self.quarantine, killing, killed, lived, &self.log);
         }
         process.fate = Fate::after(ended, Instant::now(), &mut process.pauses);
-        // One that is no more lacks nothing.
+        // A process that has ended has no gap in its coverage.
         process.uncovered_ns = (ended != Ended::Target).then(boot_ns);
         if ended == Ended::Guard {
             return Ok(());
@@ -317,8 +318,9 @@ impl Service {
         }
     }
 
-    /// Finds processes that came and those that are gone. True when something came in the way and it has to be done again.
-    /// Processes for which there was no `time` are left for the next look.
+    /// Finds processes that came and that are gone. Returns true if an event interfered and the
+    /// search must be repeated. Processes for which `time` was too short are left for the next
+    /// search.
     fn look_for_processes(&mut self, time: Option<Duration>) -> Result<bool, ServiceError> {
         let begun = Instant::now();
         let mut again = false;
@@ -331,7 +333,7 @@ impl Service {
                     continue;
                 }
             };
-            // Children that were forked meanwhile are covered already, and an event says so.
+            // Children that were forked meanwhile are covered already, as an event reports.
             again |= self.take_events()?;
             self.forget_gone(group, &found);
             for process in &found {
@@ -381,13 +383,13 @@ impl Service {
                 }
             }
         }
-        // One that waited for a library and has ended: no event tells of it.
+        // A process that waited for a library and has ended: no event reports its end.
         let ended = |process: &Watched| process.session().is_some_and(|session| session.family.is_empty());
         let ended: Vec<usize> = (0..watched.len()).filter(|index| ended(&watched[*index])).collect();
         ended.into_iter().try_for_each(|index| self.finish(group, index, Ended::Target, None))
     }
 
-    /// Looks whether the collector is where it was put, and away from its targets.
+    /// Checks that the collector is where it was placed, and away from its targets.
     fn stay_in_place(&mut self) {
         if let Some(drift) = placement::recheck(&mut self.placement) {
             self.log.say(Level::Warning, format_args!("{drift}"));
@@ -398,7 +400,7 @@ impl Service {
         }
     }
 
-    /// Tells of all processes, and ends the interval of the spool.
+    /// Reports all processes, and ends the interval of the spool.
     fn report_all(&mut self, sync: bool) {
         for group in &mut self.groups {
             let name = &group.config.name;
@@ -426,7 +428,7 @@ impl Service {
         self.show(false);
     }
 
-    /// Writes the live snapshot; the last one where it has `ended`.
+    /// Writes the live snapshot; the last snapshot if the service has `ended`.
     fn show(&mut self, ended: bool) {
         let held = self.quarantine.list().0;
         let quarantine = held.iter().filter(|held| quarantine::lasts(held) && !held.is_kill()).count();
@@ -451,7 +453,7 @@ impl Service {
     fn end_all(&mut self, reason: Ended) {
         for group in 0..self.groups.len() {
             for index in 0..self.groups[group].watched.len() {
-                // The guard may be gone; what was counted is told all the same.
+                // The guard may be gone; the counts are reported nevertheless.
                 _ = self.finish(group, index, reason, None);
             }
         }

@@ -1,8 +1,9 @@
-//! What is kept: what each function did since the interval before, and what was not measured, in the spool and in the live
-//! snapshot.
+//! Storage of the results in the spool and in the live snapshot: the activity of each function
+//! since the previous interval, and the gaps in the measurement.
 //!
-//! Reports of a process are cumulative from the moment that its probes were armed. A stream of the spool is a function of a
-//! target in one build of an image, whichever process calls it, so what is added is the difference to the report before.
+//! Reports of a process are cumulative since its probes were armed. A stream of the spool is a
+//! function of a target in one build of an image, in any process, so the difference to the previous
+//! report is added.
 
 use edgelat_guard::{clock, outside};
 use edgelat_spool::record::{PLAUSIBLE_NS, cut, hexadecimal};
@@ -16,20 +17,20 @@ use crate::config::SpoolConfig;
 use crate::log::{Level, Log};
 use crate::values::nanoseconds;
 
-/// Where random bytes come from, in the form of a UUID, and the id of the boot.
+/// Sources of random bytes, in the form of a UUID, and of the boot id.
 const RANDOM: &str = "/proc/sys/kernel/random/uuid";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// A function of a process as the report before had it.
+/// A function of a process, as in the previous report.
 #[derive(Debug)]
 struct Known {
     process: (i32, u64),
     name: String,
     image: String,
     line: u32,
-    /// In the spool.
+    /// Stream in the spool.
     stream: u32,
-    /// In the live snapshot.
+    /// Row in the live snapshot.
     row: usize,
     before: Counts,
 }
@@ -43,22 +44,23 @@ impl Known {
     }
 }
 
-/// Why children were not measured: they ended before they could be covered, or were covered only after a while.
+/// Reason code of children that ended before they could be covered, or were covered late.
 const CHILDREN: &str = "children";
 
-/// Writes the spool, where there is one, and the live snapshot.
+/// Writer of the spool, if there is one, and of the live snapshot.
 #[derive(Debug)]
 pub struct Recorder {
     spool: Option<Spool>,
     config: SpoolConfig,
     live: Live,
     place: String,
-    /// Functions of all processes, those of one behind each other as a rule.
+    /// Functions of all processes; those of one process are usually adjacent.
     known: Vec<Known>,
 }
 
 impl Recorder {
-    /// Begins a run in `folder`. Without one, or where it cannot even be listed, nothing is kept, and that is said.
+    /// Begins a run in `folder`. Without a folder that can be listed, nothing is kept, which is
+    /// logged.
     pub fn open(folder: Option<Directory>, live: Live, config: &SpoolConfig, log: &Log) -> Self {
         let place = config.dir.display().to_string();
         let options = Options {
@@ -87,7 +89,7 @@ impl Recorder {
         Self { spool, config: config.clone(), live, place, known: Vec::new() }
     }
 
-    /// Takes in what a process did since its report before.
+    /// Takes in the activity of a process since its previous report.
     pub fn take(&mut self, target: &str, report: &Report) {
         let Self { spool, live, known: all, .. } = self;
         let (process, read_ns) = ((report.target.pid, report.target.start), boot_ns());
@@ -95,7 +97,7 @@ impl Recorder {
         let mut after: Vec<(usize, Counts)> = Vec::new();
         let mut place = all.iter().position(|known| known.process == process).unwrap_or(0);
         for function in &report.functions {
-            // They come in the same order each time, as a rule.
+            // Functions usually come in the same order each time.
             if !all.get(place).is_some_and(|known| known.is(process, function)) {
                 let found = all.iter().position(|known| known.is(process, function));
                 place = found.unwrap_or(all.len());
@@ -112,7 +114,7 @@ impl Recorder {
                 live.mark_partial(all[place].row);
                 spool.iter_mut().for_each(|spool| spool.mark_partial(all[place].stream));
             }
-            // Only one that stands before the last can be there already.
+            // Only a place that is not behind the last can be there already.
             let again = after.last().is_some_and(|(last, _)| place <= *last);
             match after.iter_mut().filter(|_| again).find(|(other, _)| *other == place) {
                 Some((_, counts)) => counts.add(&counts_of(function)),
@@ -135,7 +137,7 @@ impl Recorder {
         }
     }
 
-    /// Takes in for how long children of a target were not covered, and how many of them ended so.
+    /// Takes in the time in which children were not covered, and the number of those that ended so.
     pub fn children(&mut self, target: &str, before: Children, now: Children) {
         if let Some(spool) = self.spool.as_mut().filter(|_| now != before) {
             let time_ns = now.uncovered_ns - before.uncovered_ns;
@@ -143,8 +145,8 @@ impl Recorder {
         }
     }
 
-    /// Takes in that something of a target was not measured since a moment, in nanoseconds since boot, as far as that lies in
-    /// this interval.
+    /// Takes in that a part of a target was not measured since `since_ns`, in nanoseconds since
+    /// boot, as far as that time is in this interval.
     pub fn uncovered(&mut self, target: &str, reason: &str, since_ns: u64) {
         let Some(spool) = &mut self.spool else { return };
         let time_ns = now().boot_ns.saturating_sub(since_ns.max(spool.begin_ns()));
@@ -153,7 +155,7 @@ impl Recorder {
         }
     }
 
-    /// Ends the interval and writes it, to the disk where it has to `sync`.
+    /// Ends the interval and writes it; with `sync`, to the disk.
     pub fn close(&mut self, sync: bool, log: &Log) {
         let place = &self.place;
         match self.spool.as_mut().and_then(|spool| spool.close(now(), sync)) {
@@ -172,7 +174,7 @@ impl Recorder {
         }
     }
 
-    /// Where what is measured now is recorded, if it is.
+    /// Position of the current results in the spool, if they are recorded.
     pub fn place(&self) -> Option<Spooled> {
         let Status { run, interval, synced, .. } = self.spool.as_ref()?.status();
         Some(Spooled { run: hexadecimal(&run), interval, synced })
@@ -204,7 +206,7 @@ pub(super) fn now() -> Clock {
     Clock { boot_ns, real_ns, trust }
 }
 
-/// The bytes of a UUID in a file; zeros where it cannot be read.
+/// The bytes of a UUID in a file; zeros if it cannot be read.
 fn uuid(path: &str) -> [u8; 16] {
     let text = outside::read_to_string(path).unwrap_or_default();
     let digits = text.chars().filter_map(|digit| digit.to_digit(16));

@@ -1,4 +1,4 @@
-//! A changed configuration: what becomes of the processes that are measured, and of those that are new.
+//! Reload of a changed configuration: its effect on measured and on new processes.
 
 use edgelat_guard::GuardError;
 use edgelat_guard::protocol::Request;
@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::log::Level;
 
 impl Service {
-    /// Reads the configuration again, by the checks of the start. A file with mistakes changes nothing.
+    /// Reads the configuration again, with the start's checks. A file with errors changes nothing.
     pub(super) fn reload(&mut self) -> Result<(), ServiceError> {
         let read = match self.line.call(&Request::OpenConfig) {
             Err(GuardError::Gone) => return Err(GuardError::Gone.into()),
@@ -46,7 +46,7 @@ impl Service {
             let group = same.map(|index| before.swap_remove(index));
             self.groups.push(group.unwrap_or_else(|| Group::new(target, &self.config.agent)));
         }
-        // What is not named any more ends before what is new begins.
+        // Targets that are no longer named end before new targets begin.
         let kept = self.groups.len();
         self.groups.extend(before);
         for group in kept..self.groups.len() {

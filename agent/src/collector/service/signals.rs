@@ -1,4 +1,4 @@
-//! What signals ask of the service: INT and TERM its end, HUP to read the configuration again, USR1 a report now.
+//! Signals to the service: INT and TERM end it, HUP reloads the configuration, USR1 reports now.
 
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,7 +10,7 @@ use nix::libc::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 
-/// What somebody wants.
+/// Request that a signal makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
     /// The end.
@@ -21,18 +21,19 @@ pub enum Wish {
     Report,
 }
 
-/// Signals as bytes of a socket, and which of them came.
+/// Signals as bytes of a socket, and a flag for each request that came.
 #[derive(Debug)]
 pub struct Signals {
     wake: UnixStream,
     wishes: [(Wish, Arc<AtomicBool>); 3],
 }
 
-/// Holds back what asks for something and would end a process that has not come to answer it, in this process and those that
-/// it forks, until [`Signals::catch`]. An end is an end at any time.
+/// Holds back the signals that make a request and would end a process that does not handle them
+/// yet, in this process and its forks, until [`Signals::catch`]. A request to end is effective at
+/// any time.
 ///
 /// # Errors
-/// What the system refuses.
+/// Fails if the system refuses.
 pub fn hold_back() -> io::Result<()> {
     Ok(wishes_to_live().thread_block()?)
 }
@@ -42,16 +43,17 @@ fn wishes_to_live() -> SigSet {
 }
 
 impl Signals {
-    /// What was held back is told now. From here on they do nothing but to be told.
+    /// Catches the signals, and takes in those that were held back. From here on a signal only
+    /// makes its request.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// Fails if the system refuses.
     pub fn catch() -> io::Result<Self> {
         let (wake, write) = UnixStream::pair()?;
         let wishes = [Wish::End, Wish::Reload, Wish::Report].map(|wish| (wish, Arc::default()));
         let signals = [(SIGINT, 0), (SIGTERM, 0), (SIGHUP, 1), (SIGUSR1, 2)];
         for (signal, wish) in signals {
-            // The flag before the byte, so that whoever is woken finds it.
+            // The flag precedes the byte, so that the reader of the byte finds it.
             signal_hook::flag::register(signal, Arc::clone(&wishes[wish].1))?;
             signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
         }
@@ -59,7 +61,7 @@ impl Signals {
         Ok(Self { wake, wishes })
     }
 
-    /// Readable when one has come.
+    /// Returns a descriptor that is readable once a signal has come.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
@@ -69,9 +71,9 @@ impl Signals {
         poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
-    /// What is wanted most; the end before all else.
+    /// Returns the most urgent request; the end precedes all others.
     pub fn taken(&self) -> Option<Wish> {
-        // The flags tell; the bytes only woke us.
+        // The flags hold the requests; the bytes only wake the service.
         while self.is_readable() && (&self.wake).read(&mut [0; 16]).is_ok() {}
         self.wishes.iter().find(|(_, came)| came.swap(false, Ordering::SeqCst)).map(|(wish, _)| *wish)
     }

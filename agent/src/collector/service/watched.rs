@@ -1,4 +1,4 @@
-//! What has become of each process of a target.
+//! State of each process of a target.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,36 +16,37 @@ use crate::collector::session::{Session, Wanted};
 use crate::config::{AgentConfig, TargetConfig};
 use crate::log::{Level, Log};
 
-/// First pause after something that may be better later, doubled each time.
+/// First pause after a failure that may be temporary; doubled each time.
 const PAUSE: Duration = Duration::from_secs(10);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-/// A process that dies so soon after a fault that it handled died of it: its handler told of it and let go.
+/// A process that dies this soon after a handled fault died of it: its handler reported it and gave
+/// up.
 const DYING: Duration = Duration::from_secs(10);
-/// How often quarantine is asked again: somebody may have ended it.
+/// Time between checks of quarantine, which a user may have ended.
 const ASK_QUARANTINE: Duration = Duration::from_secs(10);
 
 /// A target of the configuration with its processes.
 #[derive(Debug)]
 pub struct Group {
-    /// What the file says.
+    /// Configuration of the target.
     pub config: TargetConfig,
-    /// The same as a session wants it.
+    /// The configuration as a session takes it.
     pub wanted: Wanted,
     /// Its processes.
     pub watched: Vec<Watched>,
-    /// Since when it has none, in nanoseconds since boot.
+    /// Time since which it has no process, in nanoseconds since boot.
     pub absent_ns: Option<u64>,
-    /// What those took that are not measured any more.
+    /// Totals of processes that are no longer measured.
     pub spent: Spent,
 }
 
-/// What probes took that are gone.
+/// Totals of removed probes.
 #[derive(Debug, Default)]
 pub struct Spent {
     /// CPU time in nanoseconds.
     pub cost_ns: u64,
-    /// Hits that could not be told to any function.
+    /// Hits that could not be attributed to a function.
     pub unattributed: u64,
     /// Children that were not covered in time.
     pub children: Children,
@@ -54,40 +55,40 @@ pub struct Spent {
 /// A process.
 #[derive(Debug)]
 pub struct Watched {
-    /// Its number.
+    /// Process id.
     pub pid: i32,
     start: u64,
-    /// What becomes of it.
+    /// Fate of the process.
     pub fate: Fate,
-    /// Pauses that it had, for the length of the next.
+    /// Number of its pauses, which determines the length of the next.
     pub pauses: u32,
-    /// What goes into quarantine if it ends soon.
+    /// Record that goes into quarantine if the process ends soon.
     pub if_it_dies: Option<(Instant, Record)>,
-    /// Since when it is not measured, in nanoseconds since boot.
+    /// Time since which it is not measured, in nanoseconds since boot.
     pub uncovered_ns: Option<u64>,
 }
 
-/// What becomes of a process.
+/// Fate of a process.
 #[derive(Debug)]
 pub enum Fate {
     /// It is measured.
     Measured(Box<Session>),
-    /// It is tried again then.
+    /// It is tried again later.
     Paused {
-        /// When.
+        /// Time of the next attempt.
         until: Instant,
-        /// Why not now.
+        /// Reason for the pause.
         why: &'static str,
     },
     /// It is left alone as long as it lives.
     Left {
-        /// Why.
+        /// Reason.
         why: &'static str,
     },
 }
 
 impl Group {
-    /// Without processes.
+    /// Creates a group without processes.
     pub fn new(config: &TargetConfig, agent: &AgentConfig) -> Self {
         let wanted = Wanted {
             functions: config.functions.clone(),
@@ -107,26 +108,26 @@ impl Group {
         }
     }
 
-    /// The process that a plan is of.
+    /// Returns the index of the process that a plan belongs to.
     pub fn owner(&self, plan: PlanId) -> Option<usize> {
         self.watched.iter().position(|process| process.session().is_some_and(|session| session.owns(plan)))
     }
 
-    /// Is this process measured, by itself or as the child of another?
+    /// Returns true if the process is measured, by itself or as a child of another.
     pub fn covers(&self, pid: i32) -> bool {
         self.watched.iter().filter_map(Watched::session).any(|session| session.family.contains(pid))
     }
 }
 
 impl Watched {
-    /// One of which nothing is known but that it is there.
+    /// Creates the entry of a new process, of which only the existence is known.
     pub fn new(found: &Found) -> Self {
         let fate = Fate::Paused { until: Instant::now(), why: "new" };
         let uncovered_ns = Some(boot_ns());
         Self { pid: found.pid, start: found.start, fate, pauses: 0, if_it_dies: None, uncovered_ns }
     }
 
-    /// Is it this one?
+    /// Returns true if the process that was found is this process.
     pub fn is(&self, found: &Found) -> bool {
         (self.pid, self.start) == (found.pid, found.start)
     }
@@ -147,7 +148,7 @@ impl Watched {
         }
     }
 
-    /// Takes its session; what becomes of it must be said next.
+    /// Takes its session; the caller must set the fate next.
     pub fn take_session(&mut self) -> Option<Box<Session>> {
         match std::mem::replace(&mut self.fate, Fate::Left { why: "ended" }) {
             Fate::Measured(session) => Some(session),
@@ -158,14 +159,14 @@ impl Watched {
         }
     }
 
-    /// It is gone: what it died of, if that was a fault under probes.
+    /// Returns the record of the fault under probes that the ended process died of, if any.
     pub fn died_of(&mut self) -> Option<Record> {
         self.if_it_dies.take().filter(|(when, _)| when.elapsed() < DYING).map(|(_, record)| record)
     }
 }
 
 impl Fate {
-    /// After a session that ended for a reason.
+    /// Returns the fate after a session that ended for a reason.
     pub fn after(ended: Ended, now: Instant, pauses: &mut u32) -> Self {
         match ended {
             Ended::Budget => Self::pause(now, pauses, "budget"),
@@ -173,7 +174,8 @@ impl Fate {
             Ended::Traced => Self::pause(now, pauses, "traced"),
             // It executes something else, or the same from another file.
             Ended::Replaced => Self::Paused { until: now, why: "replaced" },
-            // A file is written once as a rule; one that is written again and again is not worth a probe each time.
+            // A file is usually written once; a file written repeatedly is not worth a probe each
+            // time.
             Ended::ImageChanged if *pauses == 0 => {
                 *pauses += 1;
                 Self::Paused { until: now, why: "image_changed" }
@@ -184,12 +186,12 @@ impl Fate {
         }
     }
 
-    /// Could not be measured.
+    /// Returns the fate of a process that could not be measured.
     pub fn failed(now: Instant, pauses: &mut u32) -> Self {
         Self::pause(now, pauses, "failed")
     }
 
-    /// Must not be measured until somebody says otherwise, or for a time.
+    /// Returns the fate of a process held for a time, or until quarantine is ended.
     pub fn held(now: Instant, record: &Record) -> Self {
         let why = if record.is_kill() { "killed" } else { "quarantine" };
         Self::Paused { until: now + ASK_QUARANTINE, why }
@@ -201,12 +203,12 @@ impl Fate {
         Self::Paused { until: now + pause, why }
     }
 
-    /// Is it time to try?
+    /// Returns true if the next attempt is due.
     pub fn is_due(&self, now: Instant) -> bool {
         matches!(self, Self::Paused { until, .. } if now >= *until)
     }
 
-    /// What is told of it.
+    /// Returns the state to report, and the reason.
     pub fn in_words(&self) -> (State, Option<&'static str>) {
         match self {
             Self::Measured(_) => (State::Measured, None),
@@ -216,9 +218,9 @@ impl Fate {
     }
 }
 
-/// Takes in how a process of a build ended, and says what comes of it. Where the OOM killer ran,
-/// once is enough for the build to be left alone, whichever process executes it next; somebody may
-/// also have ended a process by hand, once.
+/// Takes in the end of a process of a build, and logs the consequence. If the OOM killer ran, one
+/// kill is enough for the build to be left alone in any process that executes it next; otherwise a
+/// single kill may have been sent by hand.
 pub fn note_killing(store: &Store, killing: Record, killed: Option<Killed>, lived: bool, log: &Log) {
     if lived {
         store.lived(&killing.key);
@@ -248,13 +250,13 @@ fn say_unwritten(written: Result<(), GuardError>, log: &Log) {
     }
 }
 
-/// What quarantine knows a target by: the build of its program, its user, and the functions that were asked for.
+/// Quarantine key of a target: the build of its program, its user, and the requested functions.
 pub fn key(description: &TargetReport, config: &TargetConfig) -> Key {
     let functions = config.functions.iter().map(ToString::to_string);
     let names: Vec<String> = functions.chain(config.python.iter().map(ToString::to_string)).collect();
     let functions = quarantine::functions_hash(names.iter().map(String::as_str));
     let build_id = description.build_id.as_deref().map(bytes).unwrap_or_else(|| {
-        // A program without one goes by its path.
+        // A program without a build-id is identified by its path.
         quarantine::functions_hash([description.exe.as_str()]).to_le_bytes().to_vec()
     });
     Key::new(&build_id, functions).of_user(description.user)
@@ -267,7 +269,7 @@ fn bytes(hexadecimal: &str) -> Vec<u8> {
     pairs.iter().filter_map(byte).collect()
 }
 
-/// What is kept of a fault.
+/// Creates the record of a fault.
 pub fn record(key: Key, fault: &Fault, description: &TargetReport, config: &TargetConfig) -> Record {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     Record {
@@ -283,13 +285,13 @@ pub fn record(key: Key, fault: &Fault, description: &TargetReport, config: &Targ
     }
 }
 
-/// What is kept of SIGKILL.
+/// Creates the record of a SIGKILL.
 pub fn killing(description: &TargetReport, config: &TargetConfig) -> Record {
     let fault = Fault { signal: Signal::SIGKILL as i32, code: 0, handled: false, sent: true };
     record(key(description, config), &fault, description, config)
 }
 
-/// Puts it there, and says so.
+/// Puts a record into quarantine, and logs it.
 pub fn put(store: &Store, record: Record, log: &Log) {
     let key = record.key.clone();
     let died = format!(
@@ -316,7 +318,7 @@ pub fn put(store: &Store, record: Record, log: &Log) {
     say_unwritten(written, log);
 }
 
-/// Why a process is left alone.
+/// Reason why a process is left alone, in words.
 pub fn held(record: &Record) -> String {
     let signal = record.signal;
     match quarantine::lasts(record) {

@@ -1,4 +1,4 @@
-//! How a session comes to its probes: at the start, and for what is mapped later.
+//! Attachment of a session's probes: at the start, and for images that are mapped later.
 
 use std::time::Instant;
 
@@ -13,10 +13,10 @@ use crate::collector::resolve::{self, Context, Resolved};
 use crate::collector::{notes, refusals};
 
 impl Session {
-    /// Attaches and arms all that is wanted and mapped; the rest is pending.
+    /// Attaches and arms everything wanted that is mapped; the rest is pending.
     ///
     /// # Errors
-    /// The first that is mapped and cannot be measured. Then nothing is attached, and the process is not open any more.
+    /// Fails at the first mapped item that cannot be measured; nothing is attached or open then.
     pub fn begin(
         &mut self,
         line: &mut Line,
@@ -30,7 +30,7 @@ impl Session {
         };
         let begun = begun.and_then(|()| self.cover_python(line, wanted, wanted.python.clone(), notices));
         if begun.is_err() {
-            // What is attached already would be nobody's: it would stay as long as the guard.
+            // Probes that are attached already would have no owner, and stay as long as the guard.
             for mut measurement in self.measurements.drain(..) {
                 _ = measurement.detach(line);
             }
@@ -39,7 +39,7 @@ impl Session {
         begun
     }
 
-    /// Attaches and arms what of `patterns` is mapped; the rest is pending.
+    /// Attaches and arms the part of `patterns` that is mapped; the rest is pending.
     fn cover(
         &mut self,
         line: &mut Line,
@@ -77,7 +77,7 @@ impl Session {
         }
         self.measure(line, wanted, &mut resolved, notices)?;
         notes::of_inlined(&resolved.functions, notices);
-        // After arming: it takes a look into all images.
+        // After arming, because all images are examined.
         if resolved.functions.iter().any(|function| function.until_tail_call) && self.returns == Returns::Ret
         {
             let images = self.target.images(line)?;
@@ -87,7 +87,7 @@ impl Session {
         Ok(())
     }
 
-    /// Attaches and arms functions of Python, once their interpreter is mapped.
+    /// Attaches and arms Python functions, once their interpreter is mapped.
     fn cover_python(
         &mut self,
         line: &mut Line,
@@ -120,16 +120,17 @@ impl Session {
         notes::of_refused(&refused, notices);
         self.refused.append(&mut refused.functions);
         let mut measurement = attached?;
-        // A bound holds from the first call on, so what a call costs has to be known before.
+        // A bound holds from the first call on, so the cost of a call has to be known before.
         let mut known = Ok(());
         if wanted.bounded {
             known = measurement.calibrate(line);
         } else if wanted.calibrated
             && let Err(error) = measurement.calibrate(line)
         {
-            // Before it counts: each call knows from its first hit on what the probes inside of it take. And functions of
-            // Python are met by their first calls: a program may make more of them in a few tenths of a second than there
-            // is room for, and nobody looks while this is measured.
+            // Before counting: each call then knows the time of the probes inside it from its first
+            // hit on. And Python functions appear by their first calls: a program may call more of
+            // them in a few tenths of a second than there is room for, and none is taken in
+            // meanwhile.
             notices.say(format_args!("what the probes themselves add is not known: {error}"));
         }
         if let Err(error) = known.and_then(|()| measurement.arm(line)) {
@@ -144,11 +145,11 @@ impl Session {
         Ok(())
     }
 
-    /// Has a library come that was waited for? A target that maps nothing any more has ended; where nothing is
-    /// attached yet, no event tells of that.
+    /// Attaches to awaited libraries that have come. A target that maps nothing any more has ended;
+    /// if nothing is attached yet, no event reports the end.
     ///
     /// # Errors
-    /// When what has come cannot be measured.
+    /// Fails if an image that has come cannot be measured.
     pub fn look_for_libraries(
         &mut self,
         line: &mut Line,

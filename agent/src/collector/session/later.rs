@@ -1,5 +1,5 @@
-//! Images that come after the first look: libraries that were waited for, and others of the same name, as a program has them
-//! that opens a plug-in anew while the old one is in use.
+//! Images that come after the first look: awaited libraries, and others of the same name, as in a
+//! program that opens a plug-in anew while the old plug-in is in use.
 
 use std::time::Instant;
 
@@ -10,17 +10,18 @@ use edgelat_image::Pattern;
 use super::{Session, Wanted};
 use crate::collector::resolve::{is_unprobed, means};
 
-/// A process that maps a great many files is looked at less often: of the time, at most this part is spent on it.
+/// Looks take at most one part in this many of the time: a process with many files has fewer looks.
 const PART: u32 = 50;
 
 impl Session {
-    /// May an image have come that a pattern means? Where nothing is waited for, that is looked for now and then.
+    /// Returns true if an image that a pattern means may have come. Without awaited images, that is
+    /// due only now and then.
     pub fn looks_on(&self, wanted: &Wanted) -> bool {
         self.waits()
             || !self.closed && Instant::now() >= self.look_again && of_images(wanted).next().is_some()
     }
 
-    /// What the target maps now.
+    /// Images that the target maps now.
     pub(super) fn list(&mut self, line: &mut Line) -> Result<Vec<MappedImage>, GuardError> {
         let begun = Instant::now();
         let images = self.target.images(line);
@@ -28,19 +29,19 @@ impl Session {
         images
     }
 
-    /// The patterns that mean one of `images` that they were not looked for in.
+    /// Patterns that mean one of `images` in which they were not searched yet.
     pub(super) fn later(&self, wanted: &Wanted, images: &[MappedImage]) -> Vec<Pattern> {
         let unseen: Vec<&MappedImage> = self.unseen(wanted, images).collect();
         let means = |pattern: &&Pattern| unseen.iter().any(|image| means(pattern, image));
         of_images(wanted).filter(means).cloned().collect()
     }
 
-    /// Paths of images that have come where no more can be measured, each told once.
+    /// Paths of images that have come but can no longer be measured, each reported once.
     pub fn missed_images(&mut self, line: &mut Line, wanted: &Wanted) -> Vec<String> {
         if self.waits() || !self.looks_on(wanted) {
             return Vec::new();
         }
-        // One that cannot be looked at ends, which is told otherwise.
+        // A process that cannot be examined is ending, which is reported elsewhere.
         let images = self.list(line).unwrap_or_default();
         let missed = self.unseen(wanted, &images).map(|image| (image.path.to_string(), image.file));
         let (paths, files): (_, Vec<_>) = missed.unzip();
@@ -48,7 +49,7 @@ impl Session {
         paths
     }
 
-    /// Those of `images` that a pattern means by name and that were not looked into.
+    /// Images that a pattern means by name and that were not searched.
     fn unseen<'i>(
         &self,
         wanted: &Wanted,

@@ -1,4 +1,4 @@
-//! What AArch64 instructions do to the general registers.
+//! Effects of AArch64 instructions on the general registers.
 
 use super::{SP, bits, register, signed};
 use crate::decode::{Effect, Memory, Width};
@@ -7,7 +7,7 @@ const fn bit(register: u8) -> u32 {
     1 << register
 }
 
-/// The bit of a register where number 31 means zero.
+/// Returns the bit of a register, for fields in which number 31 means zero.
 const fn bit_or_zero(register: u8) -> u32 {
     if register == SP { 0 } else { bit(register) }
 }
@@ -16,7 +16,7 @@ const fn clobber(mask: u32) -> Effect {
     if mask == 0 { Effect::Nothing } else { Effect::Clobber(mask) }
 }
 
-/// An address that the instruction uses (`adr`, literal loads), and whether it reads there.
+/// Returns an address that the instruction uses (`adr`, literal loads), and true if it reads there.
 pub(super) fn refers_to(word: u32, address: u64) -> Option<(u64, bool)> {
     if word & 0x9f00_0000 == 0x1000_0000 {
         Some((address.wrapping_add_signed(signed(word, 5, 19) << 2 | i64::from(bits(word, 29, 2))), false))
@@ -27,7 +27,7 @@ pub(super) fn refers_to(word: u32, address: u64) -> Option<(u64, bool)> {
     }
 }
 
-/// The effect of an instruction that is no call. Arm ARM C4.1: the groups by bits 25 to 28.
+/// Returns the effect of a non-call instruction. Arm ARM C4.1: the groups by bits 25 to 28.
 pub(super) fn effect(word: u32, address: u64) -> Effect {
     match bits(word, 25, 4) {
         0b1000 | 0b1001 => immediate(word, address),
@@ -109,13 +109,14 @@ fn extend(to: u8, from: u8, bytes: u8, signed: bool) -> Effect {
     }
 }
 
-/// Whether the mask of a 64-bit `and` is ones followed by zeros. DecodeBitMasks of the Arm ARM, with N 1: `imms` + 1
-/// ones are rotated right by `immr`, so the highest one is at the top when both are the same.
+/// Returns true if the mask of a 64-bit `and` is ones followed by zeros. DecodeBitMasks of the Arm
+/// ARM, with N 1: `imms` + 1 ones, rotated right by `immr`; if both are equal, the highest is at
+/// the top.
 const fn clears_low_bits(word: u32) -> bool {
     bits(word, 22, 1) == 1 && bits(word, 10, 6) + 1 == bits(word, 16, 6)
 }
 
-/// Branches and system instructions that are no calls.
+/// Branches and system instructions other than calls.
 fn system(word: u32) -> Effect {
     let to = register(word, 0);
     match word >> 24 {
@@ -218,11 +219,12 @@ fn memory(word: u32) -> Effect {
     match (bits(word, 28, 2), bits(word, 24, 1)) {
         // Exclusive, ordered, compare and swap.
         (0, _) if !vector => clobber(to | second | status),
-        // Structures of vectors; bit 23 means that the base goes on.
+        // Structures of vectors; bit 23 means that the base is advanced.
         (0, _) => clobber(if bits(word, 23, 1) != 0 { bit(base) } else { 0 }),
         // Literals.
         (1, 0) => clobber(if vector { 0 } else { to }),
-        // Ordered with offset; the rest (tags, copies, ordered pairs) may write all they name.
+        // Ordered with offset; the rest (tags, copies, ordered pairs) may write all named
+        // registers.
         (1, _) if bits(word, 21, 1) == 0 && bits(word, 10, 2) == 0 => clobber(if vector { 0 } else { to }),
         (1, _) if vector && bits(word, 10, 2) == 2 => Effect::Nothing,
         (1, _) => clobber(to | second | status | bit(base)),

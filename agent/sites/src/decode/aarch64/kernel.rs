@@ -1,23 +1,26 @@
-//! What Linux makes of a uprobe on an AArch64 instruction.
+//! Linux uprobes on AArch64 instructions.
 //!
-//! Read in `arch/arm64/kernel/probes/decode-insn.c` and `arch/arm64/include/asm/insn.h` of Linux 6.12 and in their
-//! history back to 5.10: `aarch64_insn_is_steppable` says what is copied and single-stepped, `arm_probe_decode_insn`
-//! what is simulated, everything else is refused. What only newer kernels simulate (nop) counts as single-stepped.
+//! From `arch/arm64/kernel/probes/decode-insn.c` and `arch/arm64/include/asm/insn.h` of Linux 6.12
+//! and their history back to 5.10: `aarch64_insn_is_steppable` lists the instructions that are
+//! copied and single-stepped, `arm_probe_decode_insn` those that are simulated; all others are
+//! refused. Instructions that only newer kernels simulate (nop) count as single-stepped.
 //!
-//! What protects control flow changes nothing of this (by reading: the Arm ARM, and the patches that brought guarded
-//! control stacks to probes; not run on such processors):
+//! Control flow protection does not affect this (from reading the Arm ARM, and the patches that
+//! brought guarded control stacks to probes; not run on such processors):
 //!
-//! * BTI: a breakpoint in the place of a landing pad raises no branch target exception (Arm ARM, "BRK"), and the copy
-//!   of the pad is stepped on a page that is not guarded.
-//! * PAC: `paciasp` takes the stack pointer and a key, neither of which a step elsewhere changes. Authenticated
-//!   returns are refused. A return probe replaces the link register before it is signed.
-//! * GCS: up to 6.17 a kernel has either uprobes or guarded control stacks (`ARM64_GCS` of arch/arm64/Kconfig); from 6.18
-//!   on simulated calls and returns keep the control stack (`update_lr`, `simulate_ret` of simulate-insn.c).
-//! * MTE: nothing is read or written for the program in a simulation.
+//! * BTI: a breakpoint in the place of a landing pad raises no branch target exception (Arm ARM,
+//!   "BRK"), and the copy of the pad is stepped on a page that is not guarded.
+//! * PAC: `paciasp` takes the stack pointer and a key; a step elsewhere changes neither.
+//!   Authenticated returns are refused. A return probe replaces the link register before it is
+//!   signed.
+//! * GCS: up to 6.17 a kernel has either uprobes or guarded control stacks (`ARM64_GCS` of
+//!   arch/arm64/Kconfig); from 6.18 on simulated calls and returns keep the control stack
+//!   (`update_lr`, `simulate_ret` of simulate-insn.c).
+//! * MTE: a simulation reads and writes nothing for the program.
 
 use crate::decode::Probing;
 
-/// The kernel's treatment of a probe on the instruction.
+/// Returns the kernel's treatment of a probe on the instruction.
 pub(super) fn probing(word: u32) -> Probing {
     match word >> 24 {
         // b, bl, cbz, cbnz, tbz, tbnz
@@ -33,7 +36,7 @@ pub(super) fn probing(word: u32) -> Probing {
         _ if word & 0x1f00_0000 == 0x1000_0000 => Probing::Emulated,
         // ldr, ldrsw, prfm of a literal
         _ if word & 0x3b00_0000 == 0x1800_0000 => Probing::Unsound,
-        // Exclusive loads and stores, and compare-and-swap of a pair, which the kernel's mask takes for one.
+        // Exclusive loads and stores, and compare-and-swap of a pair, as in the kernel's mask.
         _ if word & 0x3f80_0000 == 0x0800_0000 => Probing::Unsound,
         // Memory copy and set: three instructions that must stand together.
         _ if word & 0x3b20_0c00 == 0x1900_0400 => Probing::Unsound,
@@ -43,8 +46,8 @@ pub(super) fn probing(word: u32) -> Probing {
     }
 }
 
-/// Of the system instructions only reads of system registers and the hints on the kernel's list are steppable, or
-/// not known to be harmful.
+/// Of the system instructions only reads of system registers and the hints on the kernel's list are
+/// steppable, or not known to be harmful.
 fn system(word: u32) -> Probing {
     let read = word & 0xfff0_0000 == 0xd530_0000;
     let daif = word & 0xffff_ffe0 == 0xd53b_4220;

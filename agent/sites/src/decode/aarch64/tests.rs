@@ -128,11 +128,12 @@ fn an_exclusive_sequence_is_known_by_its_ends() {
     }
 }
 
-/// The lines of objdump for random words, with the words.
+/// Returns the lines of objdump for random words, with the words.
 fn random_lines() -> Vec<(u32, Line)> {
     let mut random = Random(0xfeed_5eed);
     let mut words: Vec<u32> = (0..100_000).map(|_| (random.next() >> 32) as u32).collect();
-    // Half of them from the groups that matter: immediates, branches, loads and stores; many with the stack pointer.
+    // Half are from important groups: immediates, branches, loads and stores; many with the stack
+    // pointer.
     for word in words.iter_mut().step_by(2) {
         let group = [0x1000_0000, 0x1400_0000, 0x0800_0000, 0x0c00_0000, 0x0a00_0000]
             [(random.next() >> 40) as usize % 5];

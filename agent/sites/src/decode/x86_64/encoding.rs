@@ -1,6 +1,6 @@
 //! The bytes of one x86-64 instruction: prefixes, opcode map, opcode, ModRM.
 
-/// Which table of opcodes the opcode belongs to.
+/// Opcode map of an opcode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Map {
     /// One byte.
@@ -15,14 +15,14 @@ pub(super) enum Map {
     Vector,
 }
 
-/// What the bytes say.
+/// Contents of the bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Encoding {
     pub(super) map: Map,
     pub(super) opcode: u8,
-    /// The byte after the opcode, which is ModRM for those opcodes that have one.
+    /// The byte after the opcode, which is ModRM if the opcode has one.
     pub(super) modrm: Option<u8>,
-    /// The REX prefix, 0 without.
+    /// The REX prefix, or 0.
     pub(super) rex: u8,
     /// Prefix 66.
     pub(super) operand_size: bool,
@@ -32,12 +32,12 @@ pub(super) struct Encoding {
     pub(super) repeat_not: bool,
     /// Prefix 3e, which means `notrack` before an indirect branch.
     pub(super) notrack: bool,
-    /// Any of es, cs, ss, ds, or LOCK: what the kernel calls bad prefixes.
+    /// Any of es, cs, ss, ds, or LOCK: bad prefixes to the kernel.
     pub(super) bad_prefix: bool,
 }
 
 impl Encoding {
-    /// Reads the bytes of one valid instruction; `None` where they end too early or a prefix follows REX.
+    /// Reads the bytes of one valid instruction; `None` if truncated or a prefix follows REX.
     pub(super) fn of(bytes: &[u8]) -> Option<Self> {
         let mut this = Self {
             map: Map::One,
@@ -68,8 +68,8 @@ impl Encoding {
                 0x40..=0x4f => return None,
                 _ => break byte,
             }
-            // REX counts only as the last prefix. No assembler puts another one behind it, and disassemblers do not
-            // agree about it.
+            // REX counts only as the last prefix. No assembler puts another prefix behind it, and
+            // disassemblers disagree about it.
             if this.rex != 0 {
                 return None;
             }
@@ -99,12 +99,12 @@ impl Encoding {
         Some(this)
     }
 
-    /// Bits 3 to 5 of ModRM, which extend the opcode in groups.
+    /// Returns bits 3 to 5 of ModRM, which extend the opcode in groups.
     pub(super) fn extension(&self) -> u8 {
         self.modrm.map_or(0, |modrm| modrm >> 3 & 7)
     }
 
-    /// `nop` of any length, `int3`.
+    /// Matches `nop` of any length, `int3`.
     pub(super) fn is_padding(&self) -> bool {
         match (self.map, self.opcode) {
             (Map::One, 0x90) => self.rex & 1 == 0 && !self.repeat,
@@ -114,7 +114,7 @@ impl Encoding {
         }
     }
 
-    /// movs, cmps, stos, lods, scas, ins, outs; VIA's xcrypt, which uses the same registers.
+    /// Matches movs, cmps, stos, lods, scas, ins, outs; VIA's xcrypt, with the registers of these.
     pub(super) fn is_string(&self) -> bool {
         match self.map {
             Map::One => matches!(self.opcode, 0xa4..=0xa7 | 0xaa..=0xaf | 0x6c..=0x6f),
@@ -123,8 +123,8 @@ impl Encoding {
         }
     }
 
-    /// What the entry must not be moved past although it goes on with the next instruction: it may take long (string
-    /// operations, cpuid in a virtual machine, rdrand), enters the kernel, opens a transaction, or loads a segment.
+    /// Instructions that the entry must not pass although the next one follows: long ones (strings,
+    /// cpuid in a virtual machine, rdrand), kernel entries, transactions, and segment loads.
     pub(super) fn is_slow_or_system(&self) -> bool {
         self.is_string()
             || match self.map {
@@ -147,7 +147,7 @@ impl Encoding {
             }
     }
 
-    /// Compares, tests and nops: no general register is written.
+    /// Compares, tests and nops: they write no general register.
     pub(super) fn only_compares(&self) -> bool {
         match self.map {
             Map::One => match self.opcode {
@@ -169,7 +169,7 @@ impl Encoding {
         }
     }
 
-    /// Instructions that write no general register but their first operand.
+    /// Instructions that write no general register except their first operand.
     pub(super) fn writes_first_operand_only(&self) -> bool {
         match self.map {
             Map::One => match self.opcode {

@@ -1,49 +1,53 @@
-//! What Linux makes of a uprobe on an x86-64 instruction.
+//! Linux uprobes on x86-64 instructions.
 //!
-//! Read in `arch/x86/kernel/uprobes.c` of Linux 6.1, 6.12 and 6.18, and in the part of its history back to 5.10.
-//! `uprobe_init_insn` refuses by prefix and by two tables of opcodes; `branch_setup_xol_ops` and
-//! `push_setup_xol_ops` take what is emulated; everything else is copied and single-stepped. What is emulated in
-//! newer kernels only (nops of several bytes, from 6.18) counts as single-stepped here, so that one answer holds for
-//! all kernels.
+//! From `arch/x86/kernel/uprobes.c` of Linux 6.1, 6.12 and 6.18, and the part of its history back
+//! to 5.10. `uprobe_init_insn` refuses by prefix and by two tables of opcodes;
+//! `branch_setup_xol_ops` and `push_setup_xol_ops` select the emulated instructions; all others are
+//! copied and single-stepped. Instructions that only newer kernels emulate (nops of several bytes,
+//! from 6.18) count as single-stepped here, so that one answer holds for all kernels.
 //!
-//! Some things in that code are traps, and probes that would fall into them are [`Probing::Unsound`]:
+//! Some things in that code are traps, and probes that would hit them are [`Probing::Unsound`]:
 //!
-//! * It looks at the opcode byte without the map. A VEX or EVEX instruction with opcode 70 to 7f, 90, e8, e9 or eb
-//!   (`vmovdqa` to memory, `vzeroupper`, `vpor`...) is taken for a branch, nop or call and "emulated" as one. Seen on
-//!   6.18: with a probe on `vmovdqu %xmm0, (%rdi)` nothing is stored.
-//! * `90` with REX.B is `xchg %rax, %r8` and is emulated as a nop (seen on 6.18). With prefix 66 it is a nop, which
-//!   older kernels refuse.
-//! * From 6.18 a 5-byte nop, later a 10-byte nop, and then also a `jmp` over exactly 8 bytes, may be overwritten
-//!   with a call of a trampoline (`can_optimize`). The `jmp` may be one of the program's own, with code behind it
-//!   that is overwritten. The call on a 5-byte nop writes its return address below the stack pointer, where a leaf
-//!   function may keep data: seen on 6.18 as wrong results. It would be sound on the first instruction of a
-//!   function, before the function has stored anything. But bytes do not tell which instruction is the first one:
-//!   assembly has entries inside other functions, and a pack or a plan may be forged. So no site stands on a nop of
-//!   several bytes, nor on anything else of five bytes that does nothing; the entry slides past them. Nothing is
-//!   lost by it: kernels before 6.18 single-step such a nop like the instruction behind it. Only a `jmp` to what
-//!   follows may be an exit: a tail call leaves nothing below the stack pointer.
-//! * Before 7.2 an emulated call leaves nothing on the program's shadow stack (user shadow stacks: 6.6), and the return
-//!   of the called function kills the program. Whether there may be one is a mark of the image
-//!   ([`Marks`](crate::Marks)), and the entry then is elsewhere. A single-stepped return is done by the processor.
+//! * It reads the opcode byte without the map. A VEX or EVEX instruction with opcode 70 to 7f, 90,
+//!   e8, e9 or eb (`vmovdqa` to memory, `vzeroupper`, `vpor`...) is mistaken for a branch, nop or
+//!   call and "emulated" as such. Seen on 6.18: with a probe on `vmovdqu %xmm0, (%rdi)` nothing is
+//!   stored.
+//! * `90` with REX.B is `xchg %rax, %r8` and is emulated as a nop (seen on 6.18). With prefix 66 it
+//!   is a nop, which older kernels refuse.
+//! * From 6.18 a 5-byte nop, later a 10-byte nop, and then also a `jmp` over exactly 8 bytes, may
+//!   be overwritten with a call of a trampoline (`can_optimize`). The `jmp` may be one of the
+//!   program's own, with code behind it that is overwritten. The call on a 5-byte nop writes its
+//!   return address below the stack pointer, where a leaf function may keep data: seen on 6.18 as
+//!   wrong results. It would be sound on a function's first instruction, before the function has
+//!   stored anything. But bytes do not show which instruction is the first: assembly has entries
+//!   inside other functions, and a pack or a plan may be forged. So no site is on a nop of several
+//!   bytes, nor on any other five bytes without an effect; the entry slides past them. This loses
+//!   nothing: kernels before 6.18 single-step such a nop like the instruction behind it. Only a
+//!   `jmp` to the next instruction may be an exit: a tail call leaves nothing below the stack
+//!   pointer.
+//! * Before 7.2 an emulated call leaves nothing on the program's shadow stack (user shadow stacks:
+//!   6.6), and the return of the called function kills the program. A mark of the image
+//!   ([`Marks`](crate::Marks)) shows if there may be one; the entry then is elsewhere. The
+//!   processor itself runs a single-stepped return.
 
 use super::encoding::{Encoding, Map};
 use crate::decode::Probing;
 
-/// `good_insns_64` of uprobes.c, Linux 6.12: bit n of row r stands for the opcode 0x10 * r + n. The rows of prefixes
-/// matter not, as the opcode byte is never one of them.
+/// `good_insns_64` of uprobes.c, Linux 6.12: bit n of row r stands for the opcode 0x10 * r + n. The
+/// rows of prefixes do not matter, as the opcode byte is never a prefix.
 const GOOD_ONE: [u16; 16] = [
     0xbf3f, 0x3f3f, 0x7f7f, 0x7f7f, 0xffff, 0xffff, 0x0ff8, 0xffff, 0xfffb, 0xfbff, 0xffff, 0xffff, 0x0fff,
     0xff8f, 0x0b0f, 0xf3ed,
 ];
 
-/// `good_2byte_insns` of uprobes.c, Linux 6.12. The kernel does not get to look at it, since 0f is good in the first
-/// table; its authors' opinion is followed all the same.
+/// `good_2byte_insns` of uprobes.c, Linux 6.12. The kernel never reaches it, since 0f is good in
+/// the first table; it is followed here all the same.
 const GOOD_TWO: [u16; 16] = [
     0xf41c, 0xffff, 0xffff, 0xff4e, 0xffff, 0xffff, 0xffff, 0xfcff, 0xffff, 0xffff, 0xbfff, 0xffff, 0xffff,
     0xffff, 0xffff, 0xffff,
 ];
 
-/// The kernel's treatment of a probe on the instruction of these bytes.
+/// Returns the kernel's treatment of a probe on the instruction of these bytes.
 pub(super) fn probing(encoding: &Encoding, bytes: &[u8]) -> Probing {
     if refused(encoding) || risky(encoding, bytes) {
         Probing::Unsound
@@ -68,7 +72,7 @@ fn refused(encoding: &Encoding) -> bool {
         }
 }
 
-/// What the kernel takes and gets wrong, or may get wrong.
+/// Instructions that the kernel accepts and handles wrongly, or may handle wrongly.
 fn risky(encoding: &Encoding, bytes: &[u8]) -> bool {
     match (encoding.map, encoding.opcode) {
         // Near branches whose length or width depends on the maker of the processor.
@@ -77,7 +81,7 @@ fn risky(encoding: &Encoding, bytes: &[u8]) -> bool {
         }
         (Map::Two, 0x80..=0x8f) if encoding.operand_size => true,
         (Map::One, 0xff) if encoding.operand_size => true,
-        // loop and jrcxz: stepped out of line with the address put right afterwards; no need to rely on it.
+        // loop and jrcxz: stepped out of line, the address corrected afterwards; not relied on.
         (Map::One, 0xe0..=0xe3) => true,
         (Map::One, 0x90) => bytes.len() > 1,
         (Map::Two, 0x1f) => true,
@@ -86,13 +90,13 @@ fn risky(encoding: &Encoding, bytes: &[u8]) -> bool {
         // mov to ss, pop to segments, int n, enter, xbegin, xabort.
         (Map::One, 0x8e | 0xcd | 0xc8) => true,
         (Map::One, 0xc6 | 0xc7) => encoding.modrm == Some(0xf8),
-        // Far jumps and calls; indirect calls, whose return address is put right afterwards.
+        // Far jumps and calls; indirect calls, whose return address is corrected afterwards.
         (Map::One, 0xff) => matches!(encoding.extension(), 2 | 3 | 5 | 7),
         (Map::One, 0x8f) => encoding.modrm.is_some_and(|modrm| modrm >> 6 == 3),
         (Map::Two, 0xa1 | 0xa9) => true,
-        // jmp over 8 bytes, and what else does nothing in five bytes: see the head of this file.
+        // jmp over 8 bytes, and other five bytes without an effect: see the head of this file.
         (Map::One, 0xeb) => bytes.last() == Some(&8) || bytes.len() == 5,
-        // mov of a register to itself, lea of a register and nothing more.
+        // mov of a register to itself, lea of only a register.
         (Map::One, 0x89) => bytes.len() == 5 && encoding.modrm >= Some(0xc0),
         (Map::One, 0x8d) => {
             bytes.len() == 5
@@ -101,11 +105,11 @@ fn risky(encoding: &Encoding, bytes: &[u8]) -> bool {
         }
         // 3DNow.
         (Map::Two, 0x0f) => true,
-        // movntss, movntsd of AMD, and what is newer than the kernel's table of opcodes: where that lacks the form, an
-        // operand relative to the instruction is not put right, and memory elsewhere is used (seen on 6.18).
+        // movntss, movntsd of AMD, and forms missing in the kernel's table: it does not correct
+        // their instruction-relative operand, and other memory is used (seen on 6.18).
         (Map::Two, 0x2b) => encoding.repeat || encoding.repeat_not,
         (Map::Three38, 0xd8 | 0xf8..=0xff) => true,
-        // The trap flag stops a repeated string operation after each turn, back on the probe: a hit each (seen on 6.18).
+        // The trap flag stops a repeated string operation each turn: a hit each (seen on 6.18).
         _ => encoding.is_string() && (encoding.repeat || encoding.repeat_not),
     }
 }

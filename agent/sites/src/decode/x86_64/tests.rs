@@ -4,7 +4,7 @@ use super::*;
 use crate::Arch;
 use crate::decode::oracle::{Line, Random, Scratch, disassemble, library};
 
-/// The first instruction of the bytes, if it is accepted.
+/// Returns the first instruction of the bytes, if it is accepted.
 fn first(bytes: &[u8], address: u64) -> Option<(Instruction, Step)> {
     let mut decoder = Decoder::with_ip(64, bytes, address, DecoderOptions::NONE);
     let instruction = decoder.decode();
@@ -23,7 +23,7 @@ fn is_prefix(word: &str) -> bool {
     prefixes.contains(&word.split('.').next().unwrap_or_default())
 }
 
-/// objdump shows `fwait` and the x87 instruction behind it as one.
+/// Matches `fwait` and the x87 instruction behind it, which objdump shows as one.
 fn is_wait(line: &Line, step: &Step) -> bool {
     let length = usize::from(step.length);
     length < line.bytes.len() && line.bytes.get(length - 1) == Some(&0x9b)
@@ -70,7 +70,7 @@ fn boundaries_of_real_libraries_are_those_of_objdump() {
             equal += 1;
             let mut steps = code.steps.iter();
             for line in &run {
-                // Filling behind the last instruction is not decoded.
+                // Padding behind the last instruction is not decoded.
                 let Some(step) = steps.next() else { break };
                 assert_eq!(step.address, line.address, "{line:x?}");
                 if is_wait(line, step) {
@@ -110,7 +110,7 @@ fn lengths_of_random_instructions_are_those_of_objdump() {
     assert!(equal > 30_000 && refused * 20 < equal, "{equal} equal, {refused} refused");
 }
 
-/// iced's own tables of what instructions write are the oracle: nothing that they name may be missing here.
+/// iced's own tables of written registers are the oracle: no entry of theirs may be missing here.
 #[test]
 fn no_write_of_a_general_register_is_missed() {
     let mut random = Random(0x0123_4567_89ab_cdef);
@@ -118,7 +118,7 @@ fn no_write_of_a_general_register_is_missed() {
     let mut checked = 0;
     while checked < 100_000 {
         let mut bytes = random.bytes(15);
-        // Half of them with a prefix and a two-byte opcode, which random bytes seldom have.
+        // Half have a prefix and a two-byte opcode, which are rare in random bytes.
         if random.next() & 1 == 0 {
             bytes[0] = [0x0f, 0x48, 0x66, 0xf3, 0xf2, 0xc5, 0xc4, 0x62][(random.next() >> 40) as usize % 8];
             bytes[1] = if bytes[0] == 0x0f {
@@ -129,7 +129,7 @@ fn no_write_of_a_general_register_is_missed() {
         }
         let Some((instruction, step)) = first(&bytes, 0x1000) else { continue };
         checked += 1;
-        // These do not go on with the next instruction, so what they write is not followed.
+        // The next instruction does not follow these, so their writes are not tracked.
         if matches!(step.flow, Flow::Return | Flow::SystemReturn | Flow::Stop) {
             continue;
         }
@@ -139,7 +139,7 @@ fn no_write_of_a_general_register_is_missed() {
                 OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite
             );
             let Some(register) = gpr(used.register()).filter(|_| writes) else { continue };
-            // A call returns with the stack pointer that it had; what it writes is the callee's affair.
+            // A call returns with its own stack pointer; other writes are the callee's.
             if matches!(step.flow, Flow::Call(_)) {
                 continue;
             }
@@ -190,7 +190,7 @@ fn what_does_not_fault_touches_the_stack_and_static_data_alone() {
             touching += 1;
             let base = used.base();
             let known = [Register::RSP, Register::RBP, Register::None].contains(&base);
-            // Of 32 bits, relative to the instruction or in a segment of the thread: no pointer of the program.
+            // 32-bit, instruction-relative or in a thread segment: no pointer of the program.
             let fixed = instruction.is_ip_rel_memory_operand() || base == Register::EIP;
             assert!(known || fixed, "{:?} {used:?}", instruction.code());
         }
