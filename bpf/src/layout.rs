@@ -337,9 +337,9 @@ layout! {
 
         /// Counters of one function on one CPU: the histogram and the account of its entries.
         ///
-        /// Counters only grow and are never cleared. The first eight, a cache line, are all that a price depends on as a rule. Over all lanes of a function,
-        /// `entries = zero + sum(buckets) + over_range + abandoned + cut + evicted + table_full + unkeyed + frames in the
-        /// table`.
+        /// Counters only grow and are never cleared. The first eight, a cache line, usually
+        /// determine the price. Over all lanes of a function, `entries = zero + sum(buckets) +
+        /// over_range + abandoned + cut + evicted + table_full + unkeyed + frames in the table`.
         Row as "row" {
             /// Hits of the entry site, on CPUs that count.
             entries: u64,
@@ -385,9 +385,9 @@ layout! {
             /// In the first Python row: recent mean time to find the function of a call, times
             /// WORK_EVERY, in nanoseconds. Not a counter.
             python_work: u64,
-            /// Frames of calls that were open when the guard took the probes off for a while, because of their cost.
+            /// Calls that were open when a sampling window ended.
             cut: u64,
-            /// Keeps a row a multiple of a cache line, so that what a hit costs is told by the first one.
+            /// Padding of the row to cache lines; the first line has the counters for the price.
             reserved: [u64; 2],
             /// Durations by exponential bucket.
             buckets: [u64; 256],

@@ -7,7 +7,8 @@ use std::mem::offset_of;
 
 use crate::layout::{self, Constants};
 
-/// The compiled object of this architecture, packed to a quarter: it is a large part of a small binary otherwise.
+/// The compiled object of this architecture. It is packed to a quarter, as it is a large part of
+/// a small binary.
 pub const PACKED_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/latency.bpf.o.deflate"));
 /// Bytes of the object. Decimal digits of the build.
 const OBJECT_BYTES: usize = match usize::from_str_radix(env!("OBJECT_BYTES"), 10) {
@@ -15,7 +16,8 @@ const OBJECT_BYTES: usize = match usize::from_str_radix(env!("OBJECT_BYTES"), 10
     Err(_) => panic!("the build tells a number"),
 };
 
-/// The compiled object of this architecture. A part of it, which libbpf refuses, where the binary is damaged.
+/// The compiled object of this architecture. If the binary is damaged, a part of it, which libbpf
+/// refuses.
 pub fn object() -> Vec<u8> {
     let unpacked = miniz_oxide::inflate::decompress_to_vec_with_limit(PACKED_OBJECT, OBJECT_BYTES);
     unpacked.unwrap_or_else(|failed| failed.output)

@@ -168,12 +168,12 @@ pub struct Hits {
     pub work_ns: u64,
 }
 
-/// How calls are accounted for whose frames were thrown away.
+/// Account of calls whose frames were discarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Abandoned {
-    /// As any call that was left by another way than an exit.
+    /// As calls left other than by an exit.
     Abandoned,
-    /// As cut by the end of a window.
+    /// As cut by the end of a sampling window.
     Cut,
 }
 
@@ -206,9 +206,9 @@ impl Rows {
         Ok(Self { mapping: Mapping::write(rows, elements, size_of::<Row>())?, functions, lanes })
     }
 
-    /// Accounts for `calls` of `function` whose frames are gone. Where the programs count the calls inside, `inside`
-    /// of those are no longer. No effect past the last function. The rows must come from
-    /// [`map_to_give_up`](Self::map_to_give_up).
+    /// Accounts for `calls` of `function` whose frames are gone. `inside` of them no longer count
+    /// as inside, if the programs count those. No effect past the last function. The rows must
+    /// come from [`map_to_give_up`](Self::map_to_give_up).
     pub fn give_up(&self, function: usize, by: Abandoned, calls: u64, inside: i64) {
         if function >= self.functions {
             return;

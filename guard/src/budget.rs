@@ -206,7 +206,7 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// Looks; the cost when it is enough, and for how long it was that.
+    /// Checks the cost; returns it, with the time it was measured over, if it exceeds the bound.
     pub(crate) fn look(&mut self, others: u64, charged_ns: u64, now: Instant) -> Option<(Ppm, Duration)> {
         let time = now.saturating_duration_since(self.meter.since);
         let cost = self.meter.look(others, charged_ns, now)?;

@@ -92,11 +92,11 @@ pub(crate) struct Plan {
     pub(crate) off: bool,
     /// Its probes are off because the agent is stopped, or because of their cost, and come back.
     pub(crate) stopped: bool,
-    /// It is measured in windows, or was.
+    /// State of sampling; `None` if the cost never exceeded the bound.
     pub(crate) sampling: Option<Sampling>,
     /// The present window has an end.
     pub(crate) window_open: bool,
-    /// A fault has been told.
+    /// A fault was reported.
     pub(crate) fault_told: bool,
 }
 

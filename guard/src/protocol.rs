@@ -128,7 +128,7 @@ pub struct PlanOptions {
     /// Budget of its probes in millionths of one CPU's time, once the cost of a call is known; a
     /// higher cost removes them.
     pub max_cost_ppm: Option<u64>,
-    /// Where they cost more, they are on in windows only.
+    /// If they cost more, measure in windows instead of removing them.
     pub sample: bool,
     /// Show rows and frames to others, below /sys/fs/bpf.
     pub pin: bool,
@@ -609,7 +609,7 @@ pub enum Event {
         /// Millionths of one CPU.
         ppm: u64,
     },
-    /// The agent was stopped, as by Ctrl-Z, and its probes were off for so long. Calls that were inside are abandoned.
+    /// The agent was stopped, as by Ctrl-Z, its probes off for `off_ns`. Open calls are abandoned.
     Stopped {
         /// From the first removed probe to the last that was attached again, in nanoseconds.
         off_ns: u64,

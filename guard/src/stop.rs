@@ -48,13 +48,13 @@ impl Guard {
         self.deadline.iter_mut().for_each(|deadline| deadline.set(None));
     }
 
-    /// The probes of a plan are off, and must not come back where its frames are those of calls that nobody saw end.
+    /// Keeps the probes of a plan off: stale frames in its table would match later calls.
     pub(crate) fn give_up_stopped(&mut self, index: usize, error: &GuardError) {
         self.plans[index].off = true;
         self.tell_all(index, error);
     }
 
-    /// Takes the probes off, stops this process and the collector by `signal`, and puts the probes back once it is continued.
+    /// Removes the probes, stops this process and the collector by `signal`, attaches again later.
     pub(crate) fn stop(&mut self, collector: Pid, signal: Signal) {
         let begun = Instant::now();
         for index in 0..self.plans.len() {
@@ -100,7 +100,7 @@ impl Guard {
         again.into_iter().for_each(|(_, index)| self.tell(index, Event::Stopped { off_ns }));
     }
 
-    /// Puts the probes of a plan on again, wherever they are missing.
+    /// Attaches the probes of a plan to its processes that have none.
     pub(crate) fn attach_again(&mut self, index: usize) {
         let plan = &mut self.plans[index];
         let Some((way, loaded)) = &plan.loaded else { return };
@@ -127,7 +127,7 @@ impl Guard {
 }
 
 impl Plan {
-    /// Removes the probes for a while, with the frames of the calls that were inside.
+    /// Removes the probes for a while, with the frames of the open calls.
     pub(crate) fn pause(&mut self, calls: Abandoned) -> Result<(), GuardError> {
         if self.off || !self.has_probes() {
             return Ok(());
@@ -145,7 +145,7 @@ impl Plan {
         }
     }
 
-    /// Empties the frame table, whichever it is. The calls in it are accounted for.
+    /// Empties the frame table of either kind and accounts for the calls in it.
     fn abandon_calls(&self, loaded: &Loaded, calls: Abandoned) -> Result<(), GuardError> {
         let failed = |error: &dyn std::fmt::Display| GuardError::Map { reason: text(error) };
         let rows: Rows = rows_of_whole(self, loaded)?;

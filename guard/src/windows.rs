@@ -4,8 +4,8 @@
 //! over [`AVERAGED`] stays within the bound, however hot the functions are. A window that turns out cheap enough is not
 //! closed: the plan is measured all the time again.
 //!
-//! Calls that are open at the end of a window lose their frames and count as cut. Nothing is known of a call that is longer
-//! than a window.
+//! Calls that are open at the end of a window lose their frames and count as cut. A call that is
+//! longer than a window is never measured.
 
 use std::time::{Duration, Instant};
 
@@ -130,12 +130,12 @@ impl Sampling {
 }
 
 impl Plan {
-    /// Is it measured in windows just now?
+    /// True if it is measured in windows at present.
     pub(crate) fn has_windows(&self) -> bool {
         self.window_open || self.is_between_windows()
     }
 
-    /// Is it to be measured in windows where it costs too much?
+    /// True if it can be measured in windows when its cost exceeds the bound.
     pub(crate) fn may_be_sampled(&self) -> bool {
         self.options.sample && !self.has_windows() && self.processes.len() <= PROCESSES
     }
@@ -173,7 +173,7 @@ impl Plan {
         u64::try_from(off.as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Has it no probes just now because of its cost?
+    /// True between two windows.
     pub(crate) fn is_between_windows(&self) -> bool {
         !self.off && self.sampling.as_ref().is_some_and(|sampling| !sampling.is_on())
     }
@@ -186,7 +186,7 @@ impl Plan {
 }
 
 impl Guard {
-    /// How long until a window begins or ends.
+    /// Time until a window begins or ends.
     pub(crate) fn time_to_window(&self, now: Instant) -> Option<Duration> {
         let due = self.plans.iter().filter_map(|plan| plan.window_due_in(now)).min();
         // poll(2) counts in whole milliseconds.

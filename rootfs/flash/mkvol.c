@@ -18,7 +18,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: mkvol /dev/ubiN NAME\n");
 		return 2;
 	}
-	/* What is free, in bytes. */
+	/* Free space in bytes. */
 	const char *name = strrchr(argv[1], '/');
 	name = name ? name + 1 : argv[1];
 	long long blocks = 0, bytes = 0;

@@ -34,7 +34,7 @@ static const struct function {
 } functions[] = {{"first", first, 1500}, {"second", second, 500}, {"third", third, 100}};
 enum { FUNCTIONS = sizeof functions / sizeof *functions };
 
-/* Where the linker puts the header of the file. */
+/* Address of the file header, set by the linker. */
 extern const unsigned char __executable_start[];
 
 static int failed(const char *what)

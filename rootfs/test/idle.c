@@ -1,4 +1,4 @@
-/* idle COMMAND...: runs a command that gets time only when nobody else wants any, not even at nice 19 (SCHED_IDLE, sched(7)).
+/* idle COMMAND...: runs a command only if no other program wants to, not even at nice 19 (SCHED_IDLE, sched(7)).
  * By its number, because musl's function only says ENOSYS. */
 #define _GNU_SOURCE
 #include <stdio.h>

@@ -51,7 +51,7 @@ static const struct form {
     FORMS(FORM)
 };
 
-/* Where the linker puts the header of the file. */
+/* Address of the file header, set by the linker. */
 extern const unsigned char __executable_start[];
 
 int main(void)

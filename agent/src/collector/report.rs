@@ -246,7 +246,8 @@ pub struct FunctionReport {
     pub mean_without_probes_ns: Option<u64>,
     /// Time in which it was measured, in nanoseconds.
     pub covered_ns: u64,
-    /// Where it is sampled because of its cost: how long a window is, and so the longest call that can be seen, in nanoseconds.
+    /// Window of a sampled measurement, and so the longest call that it can see, in nanoseconds.
+    /// `None` if it is measured all the time.
     pub window_ns: Option<u64>,
     /// Calls a second of that time since the line before; in the last line since arming.
     pub rate_per_s: f64,

@@ -1,4 +1,5 @@
-//! What the service in the machine said on the console, and when: the lines of `run --json` (docs/RUN-JSON.md).
+//! Console output of the service in the machine, with times: the lines of `run --json`
+//! (docs/RUN-JSON.md).
 //!
 //! Each says what its process has counted, to which interval of the spool that belongs, and which intervals are on the disk. That is
 //! known outside of the machine as soon as the line is here, so what it says was on the disk before.
@@ -9,13 +10,13 @@ use serde_json::Value;
 
 use crate::totals::Totals;
 
-/// How a line begins; a prompt of the shell may stand before it.
+/// Beginning of a line; a shell prompt may stand before it.
 const BEGIN: &str = "{\"schema\":\"edgelat.run/1\"";
 
-/// How a line of `spool export` begins.
+/// Beginning of a line of `spool export`.
 const RECORD: &str = "{\"schema\":\"edgelat.spool/1\"";
 
-/// What a machine says when it has told all its records.
+/// Line that ends the export of all records.
 const EXPORTED: &str = "edgelat-exported";
 
 /// All that was heard.
@@ -32,16 +33,16 @@ pub struct Heard {
     pub exported: bool,
 }
 
-/// What was heard of a run of the agent.
+/// Console output of one run of the agent.
 #[derive(Debug, Default)]
 struct Run {
-    /// What was counted by the end of each interval.
+    /// Counts at the end of each interval.
     totals: BTreeMap<u64, Totals>,
     /// When it was said that all intervals before one are on the disk.
     synced: Vec<(u64, u64)>,
-    /// What measurements that have ended counted.
+    /// Counts of ended measurements.
     ended: Totals,
-    /// What each process has counted.
+    /// Counts of each process.
     going: BTreeMap<i64, Totals>,
 }
 
@@ -103,12 +104,12 @@ impl Heard {
         })
     }
 
-    /// What a run had counted by the end of an interval, if a line told that.
+    /// Counts of a run at the end of an interval, if a line reports them.
     pub fn totals(&self, run: &str, interval: u64) -> Option<&Totals> {
         self.runs.get(run)?.totals.get(&interval)
     }
 
-    /// The last interval of a run of which a line told.
+    /// The last interval of a run that a line reports.
     pub fn last(&self, run: &str) -> Option<u64> {
         self.runs.get(run)?.totals.last_key_value().map(|(interval, _)| *interval)
     }

@@ -1,4 +1,4 @@
-//! What is left of a disk when power goes.
+//! Content of a disk after a power cut.
 //!
 //! All that was answered before a flush began is there once it was answered, and what was written with FUA. Of what came
 //! later each write may be there or not, whatever its place in the order, and of some only a part: a disk writes sectors
@@ -7,10 +7,10 @@
 use crate::log::{Act, Entry};
 use crate::random::Random;
 
-/// What a disk writes as a whole, in bytes: the smallest that disks have.
+/// Unit that a disk writes as a whole, in bytes: the smallest of real disks.
 pub const SECTOR: usize = 512;
 
-/// What became of the writes that were not flushed.
+/// Fates of the writes that were not flushed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fates {
     /// Those before the last flush, and with FUA.

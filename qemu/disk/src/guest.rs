@@ -12,10 +12,10 @@ use crate::console::Heard;
 use crate::log::since;
 use crate::server::{self, Disk};
 
-/// How often it is looked whether it is time.
+/// Interval between two checks of the time.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Why a machine could not be cut from its power.
+/// Reasons why the power of a machine could not be cut.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
     /// The place of its disk cannot be made.
@@ -23,7 +23,7 @@ pub enum GuestError {
     Socket {
         /// Which.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         error: io::Error,
     },
     /// It cannot be started.
@@ -31,7 +31,7 @@ pub enum GuestError {
     Start {
         /// The emulator.
         program: String,
-        /// Why.
+        /// The reason.
         error: io::Error,
     },
     /// It ended before.
@@ -45,18 +45,18 @@ pub enum GuestError {
     Disk(io::Error),
 }
 
-/// How to switch it on.
+/// A machine to switch on.
 #[derive(Debug)]
 pub struct Machine {
     /// The emulator and its arguments.
     pub command: Vec<String>,
-    /// Where it finds its disk.
+    /// Socket of its disk.
     pub socket: PathBuf,
-    /// What it says on its serial console is added here.
+    /// File to which its serial console is appended.
     pub console: File,
     /// Times count from here.
     pub begun: Instant,
-    /// How long it may take to where its power is to be cut.
+    /// Time limit until the power cut.
     pub patience: Duration,
 }
 
@@ -118,7 +118,7 @@ impl Machine {
                 }
                 std::thread::sleep(LOOK);
             };
-            // Nothing is written any more, and nobody is asked.
+            // Writing has ended, and the guest gets no chance to object.
             _ = child.kill();
             _ = child.wait();
             // One that never came to its disk leaves the server waiting.

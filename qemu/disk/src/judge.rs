@@ -1,4 +1,4 @@
-//! Whether the records that a cut left are what they have to be.
+//! Checks of the records that are left after a power cut.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::totals::Totals;
 /// is written, but both are on their way when power goes.
 const UNHEARD: u64 = 2;
 
-/// What is wrong with records.
+/// Faults of records.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Wrong {
     /// No line of `spool export`.
@@ -30,17 +30,17 @@ pub enum Wrong {
     /// A run comes in two pieces.
     #[error("run {0} begins twice")]
     Twice(String),
-    /// What is recorded was not measured.
+    /// A record that differs from the measurement.
     #[error("run {run} up to interval {last}: {what}")]
     Differs {
         /// The run.
         run: String,
         /// The interval.
         last: u64,
-        /// What is different.
+        /// The difference.
         what: String,
     },
-    /// A record of which nobody has heard.
+    /// A record that the service never reported.
     #[error("run {run} up to interval {last}: nobody has heard of that")]
     Invented {
         /// The run.
@@ -48,7 +48,7 @@ pub enum Wrong {
         /// The interval.
         last: u64,
     },
-    /// What was on the disk is not there.
+    /// Records that were on the disk are missing.
     #[error("run {run} has {there} intervals, and {synced} were on the disk")]
     Lost {
         /// The run.
@@ -60,12 +60,12 @@ pub enum Wrong {
     },
 }
 
-/// What there is of a run.
+/// Records of one run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Kept {
     /// Intervals.
     pub intervals: u64,
-    /// What was counted in them.
+    /// Counts in them.
     pub totals: Totals,
 }
 
@@ -82,7 +82,7 @@ pub struct Records {
 }
 
 impl Records {
-    /// What `spool export` wrote. Each run begins with its first interval and has no hole, and each record that was `heard` of
+    /// Checks the output of `spool export`. Each run begins with its first interval and has no hole, and each record that was `heard` of
     /// says what the service said.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! A disk that remembers what was done to it, and loses power.
 //!
-//! What a program has on a disk is known when power goes: everything up to the last flush. What was written after it may be there
+//! A program knows its content of the disk when power goes: everything up to the last flush. Later writes may be there
 //! or not, in any order, and in parts. A file system that is copied while it is used shows none of that, and neither does a
 //! machine that is killed: its writes have all been taken by then. So the disk of the machine is a [`server`] of ours, which
 //! keeps a [`log`] of each write and each flush, and a [`cut`] makes of it what a disk without power could have.

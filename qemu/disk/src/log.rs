@@ -1,4 +1,4 @@
-//! What was done to a disk, in the order in which it was done.
+//! Requests to a disk, in their order.
 //!
 //! In a file an entry is a head of 32 bytes, little-endian, and what was written behind it:
 //!
@@ -22,18 +22,18 @@ const HEAD: usize = 32;
 pub enum Act {
     /// Bytes were written.
     Write {
-        /// Where.
+        /// Offset in bytes.
         offset: u64,
-        /// What.
+        /// The data.
         bytes: Vec<u8>,
         /// On the disk before it was answered.
         durable: bool,
     },
     /// A range became zeros.
     Zero {
-        /// Where.
+        /// Offset in bytes.
         offset: u64,
-        /// How many.
+        /// Length in bytes.
         length: u64,
         /// On the disk before it was answered.
         durable: bool,
@@ -49,14 +49,14 @@ pub enum Act {
 pub struct Entry {
     /// Nanoseconds since the log was begun.
     pub time_ns: u64,
-    /// What was done.
+    /// The request.
     pub act: Act,
 }
 
 /// A log that grows.
 #[derive(Debug)]
 pub struct Log {
-    /// What its times count from.
+    /// Origin of its times.
     begun: Instant,
     entries: Vec<Entry>,
     file: Option<BufWriter<File>>,

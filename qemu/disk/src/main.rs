@@ -31,7 +31,7 @@ const USAGE: &str = "usage:
   powercut rebuild FILE LOG OUT SEED [ENTRIES]
       OUT is FILE after what is in LOG, all of it or the first ENTRIES, and a cut";
 
-/// Why it did not come to its end.
+/// Reasons for an early end.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("{0}")]
@@ -144,7 +144,7 @@ impl<'w> Settings<'w> {
     }
 }
 
-/// What was seen so far; kept beside the image, so that an interrupted one goes on.
+/// Results so far; kept beside the image, so that an interrupted run can resume.
 #[derive(Debug, Default)]
 struct Seen(BTreeMap<&'static str, u64>);
 
@@ -194,7 +194,7 @@ struct Cutter {
     folder: PathBuf,
     extractor: Extractor,
     heard: Mutex<Heard>,
-    /// What there was when the machine was switched on last.
+    /// Records when the machine was last switched on.
     before: Records,
     /// Runs that were heard of by then.
     known: BTreeSet<String>,
@@ -328,7 +328,7 @@ impl Cutter {
         let seed = self.random.number();
         let mut image = base.to_vec();
         let mut done = log.entries()[..entries].to_vec();
-        // The file system bears that one of its flushes is not done, and is as it was before; those who were told to be synced do not.
+        // The file system bears that one of its flushes is not done, and is as it was before; programs that were promised a sync do not.
         let last = done.iter().rposition(|entry| entry.act == Act::Flush);
         if let Some(last) = last.filter(|_| !self.honest) {
             done.remove(last);

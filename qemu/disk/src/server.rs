@@ -64,12 +64,12 @@ impl Disk {
         Self { bytes, log }
     }
 
-    /// What was done to it.
+    /// Log of the requests.
     pub fn into_log(self) -> Log {
         self.log
     }
 
-    /// Does one thing that was asked for.
+    /// Executes one request.
     fn act(&mut self, act: Act) -> Result<(), u32> {
         let bytes = &mut self.bytes;
         match &act {

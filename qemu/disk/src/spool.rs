@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 /// Zeros are not written: most of an image is.
 const BLOCK: usize = 4096;
 
-/// Why they cannot be had.
+/// Reasons why records cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
     /// A file that this makes cannot be made.
@@ -18,7 +18,7 @@ pub enum SpoolError {
     File {
         /// Which.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         error: io::Error,
     },
     /// A program cannot be started.
@@ -26,7 +26,7 @@ pub enum SpoolError {
     Start {
         /// Which.
         program: String,
-        /// Why.
+        /// The reason.
         error: io::Error,
     },
     /// The file system is broken.
@@ -39,7 +39,7 @@ pub enum SpoolError {
         action: &'static str,
         /// The exit status.
         status: String,
-        /// What it printed.
+        /// Its output.
         said: String,
     },
 }
@@ -49,14 +49,14 @@ pub enum SpoolError {
 pub struct Extractor {
     /// The agent, which verifies and exports them.
     pub agent: PathBuf,
-    /// Where the spool is in the file system.
+    /// Path of the spool in the file system.
     pub place: String,
     /// A folder to work in.
     pub work: PathBuf,
 }
 
 impl Extractor {
-    /// What `edgelat spool export` writes of the records in an image, after `verify` found them sound. Empty where there is no
+    /// Output of `edgelat spool export` for an image, after `verify` found its records sound. Empty if there is no
     /// spool yet.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ impl Extractor {
         write_sparse(&file, image).map_err(failed(&file))?;
         _ = fs::remove_dir_all(&folder);
         fs::create_dir(&folder).map_err(failed(&folder))?;
-        // What the kernel does at a mount, and nothing more. 1: it changed something; 2 and 4 cannot be.
+        // The same as the kernel at a mount, and nothing more. 1: it changed something; 2 and 4 cannot be.
         let replayed =
             run("e2fsck", &["-E".as_ref(), "journal_only".as_ref(), "-y".as_ref(), file.as_ref()])?;
         if !matches!(replayed.status.code(), Some(0 | 1)) {

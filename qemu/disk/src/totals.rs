@@ -1,4 +1,4 @@
-//! What each function counted, as lines of `run --json` and of `spool export` say it.
+//! Counts of each function, from lines of `run --json` and of `spool export`.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ const SUMS: [&str; 12] = [
     "unkeyed",
 ];
 
-/// What a function counted.
+/// Counts of one function.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Figures {
     sums: [i64; SUMS.len()],
@@ -55,7 +55,7 @@ impl Figures {
     }
 }
 
-/// What all functions counted, by target, function and image.
+/// Counts of all functions, by target, function and image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Totals(BTreeMap<String, Figures>);
 
@@ -93,7 +93,7 @@ impl Totals {
         Some(())
     }
 
-    /// What is different, in words; `None` where nothing is. A function that counted nothing is as good as none.
+    /// The difference in words; `None` if equal. A function without counts is as good as absent.
     pub fn differs(&self, other: &Self) -> Option<String> {
         let nothing = Figures::default();
         for key in self.0.keys().chain(other.0.keys()) {

@@ -19,7 +19,7 @@ const LINES: usize = 8;
 /// Attempts, since figures of a busy machine vary: an error shows in each attempt.
 const ATTEMPTS: usize = 4;
 
-/// A program that does nothing but call, and tells what its turns take.
+/// A program that only makes calls, and reports the time of its turns.
 pub(crate) struct Caller {
     child: Child,
     stdin: ChildStdin,
@@ -41,7 +41,7 @@ impl Caller {
         caller
     }
 
-    /// It begins, or its children come.
+    /// Starts it, or its children.
     pub(crate) fn next(&mut self) {
         self.stdin.write_all(b".").unwrap();
     }
@@ -50,7 +50,7 @@ impl Caller {
         self.child.id() as i32
     }
 
-    /// Turns so far, and the nanoseconds of CPU time that they took.
+    /// Turns so far, and their CPU time in nanoseconds.
     pub(crate) fn spent(&self) -> (u64, u64) {
         let numbers = |line: &str| {
             let (turns, spent) = line.split_once(' ')?;
@@ -59,7 +59,7 @@ impl Caller {
         self.lines.wait(self.lines.count(), patience(), numbers).unwrap().1
     }
 
-    /// Nanoseconds of a turn, the median of the lines that come from now on.
+    /// Nanoseconds of a turn, the median of the next lines.
     pub(crate) fn turn(&self) -> f64 {
         let mut before: Option<(u64, u64)> = None;
         let mut turns = Vec::new();
@@ -122,7 +122,7 @@ impl Case {
     fn of(&self, mut caller: Caller) -> (f64, f64, Report) {
         let without = caller.turn();
         let pid = caller.pid().to_string();
-        // With a bound, what a hit costs is known before the first one.
+        // With a bound, the cost of a hit is known before the first hit.
         let fixed = ["-p", &pid, "--interval", "0.3", "--max-cost", "1000"];
         let session = Session::watch(&[&fixed[..], self.options, self.functions].concat());
         if self.children > 0 {

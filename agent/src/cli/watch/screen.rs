@@ -227,7 +227,7 @@ fn probes(function: &FunctionReport) -> impl Iterator<Item = String> {
     inside.into_iter().chain(all).chain(below)
 }
 
-/// How long it was measured in windows, where it was too dear to be measured all the time.
+/// Line for a function that is sampled because of its cost.
 fn sampled(function: &FunctionReport) -> Option<String> {
     let window = function.window_ns?;
     Some(format!(
@@ -237,7 +237,7 @@ fn sampled(function: &FunctionReport) -> Option<String> {
     ))
 }
 
-/// How much of its mean a whole await did not run.
+/// Formats the time that a whole await was suspended, as part of its mean.
 fn suspended(function: &FunctionReport) -> Option<String> {
     let suspended = function.suspended_ns?.checked_div(function.count)?;
     Some(format!("  suspended for {} of its mean of {}", duration(suspended), duration(function.mean_ns?)))
@@ -401,7 +401,7 @@ mod tests {
         function.take_probes(Some((90 * 26_100, 10)));
         let lines: Vec<String> = probes(&function).collect();
         assert_eq!(lines, ["  probes inside take 26.1 us of its mean of 32.0 us; without them 5.90 us"]);
-        // What is left must be more than prices may be wrong by.
+        // The remainder must exceed the possible error of the prices.
         for (ours, left) in [(28_446, "7.11 us"), (32_000, "4.00 us"), (40_000, "5.00 us")] {
             function.take_probes(Some((100 * ours, 0)));
             let expected = format!(
