@@ -25,6 +25,8 @@ const AVERAGED: Duration = Duration::from_secs(10);
 /// Time in which a debt is paid back; what is left of it then is forgiven.
 const PAID_BACK: Duration = Duration::from_secs(60);
 
+/// Delay of a window that cannot open.
+const POSTPONED: Duration = Duration::from_secs(1);
 /// Processes of a plan that is measured in windows, at most: in each window probes come to each of them, one after the other.
 const PROCESSES: usize = 64;
 /// Time that it takes uprobe_multi to remove a breakpoint, before it waits for programs that still run.
@@ -96,6 +98,11 @@ impl Sampling {
         let missing = wanted.saturating_sub(self.credit_ns).saturating_sub(earned).max(0);
         let wait = u128::from(missing.unsigned_abs()) * 1_000_000 / u128::from(self.bound.max(1));
         Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX))
+    }
+
+    /// Delays the next window by [`POSTPONED`].
+    fn postpone(&mut self) {
+        self.credit_ns = self.credit_ns.saturating_sub(cost_of(self.bound, POSTPONED));
     }
 
     /// The probes are on from now on.
@@ -225,8 +232,13 @@ impl Guard {
     }
 
     fn open_window(&mut self, index: usize) {
-        if self.images_unchanged(index).is_err() {
-            return self.take_off(index, Event::ImageChanged);
+        match self.images_unchanged(index) {
+            Ok(()) => {}
+            // A file system that does not answer may answer later.
+            Err(GuardError::Stalled { .. }) => {
+                return self.plans[index].sampling.iter_mut().for_each(Sampling::postpone);
+            }
+            Err(_) => return self.take_off(index, Event::ImageChanged),
         }
         let begun = Instant::now();
         self.attach_again(index);

@@ -82,7 +82,7 @@ fn so_is_one_of_python() {
             command.env("PYTHONPERFSUPPORT", "1");
             Caller::of(command)
         },
-        "py:nests.py:small",
+        "py:nests.py:handle",
     );
 }
 

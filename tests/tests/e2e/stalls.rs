@@ -91,7 +91,7 @@ fn a_budget_holds_while_the_image_does_not_answer() {
     let _turn = Turn::shared();
     let served = Served::new("tight");
     let mut target = start(&served.image(), &["--calls", "0"]);
-    let session = Session::with(&target, &["--max-cost", "2"], &["tick"]);
+    let session = Session::with(&target, &["--max-cost", "2", "--over-budget", "end"], &["tick"]);
     served.stall();
     std::thread::sleep(Duration::from_secs(6));
     target.go();
