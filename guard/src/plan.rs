@@ -94,8 +94,6 @@ pub(crate) struct Plan {
     pub(crate) stopped: bool,
     /// State of sampling; `None` if the cost never exceeded the bound.
     pub(crate) sampling: Option<Sampling>,
-    /// The present window has an end.
-    pub(crate) window_open: bool,
     /// A fault was reported.
     pub(crate) fault_told: bool,
 }
@@ -189,7 +187,6 @@ impl Guard {
             off: false,
             stopped: false,
             sampling: None,
-            window_open: false,
             fault_told: false,
         });
         Ok(Reply::Plan { plan: id })

@@ -84,14 +84,9 @@ impl Guard {
                 self.take_off(index, Event::ImageChanged);
                 continue;
             }
-            self.attach_again(index);
-            let plan = &mut self.plans[index];
-            plan.stopped = false;
-            if let Some((_, loaded)) = plan.loaded.as_ref().filter(|_| plan.armed) {
-                loaded.switch.arm();
-            }
+            self.resume(index);
             // One report for all plans of a target.
-            let target = plan.target;
+            let target = self.plans[index].target;
             if !again.iter().any(|(known, _)| *known == target) {
                 again.push((target, index));
             }
@@ -100,8 +95,18 @@ impl Guard {
         again.into_iter().for_each(|(_, index)| self.tell(index, Event::Stopped { off_ns }));
     }
 
+    /// Brings the probes of a plan back after a [pause](Plan::pause).
+    pub(crate) fn resume(&mut self, index: usize) {
+        self.attach_again(index);
+        let plan = &mut self.plans[index];
+        plan.stopped = false;
+        if let Some((_, loaded)) = plan.loaded.as_ref().filter(|_| plan.armed) {
+            loaded.switch.arm();
+        }
+    }
+
     /// Attaches the probes of a plan to its processes that have none.
-    pub(crate) fn attach_again(&mut self, index: usize) {
+    fn attach_again(&mut self, index: usize) {
         let plan = &mut self.plans[index];
         let Some((way, loaded)) = &plan.loaded else { return };
         let images: Vec<ImageSites> = plan.images.iter().map(|(_, sites)| sites.clone()).collect();

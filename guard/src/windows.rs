@@ -24,13 +24,23 @@ const SHORTEST: Duration = Duration::from_millis(1);
 const AVERAGED: Duration = Duration::from_secs(10);
 /// Time in which a debt is paid back; what is left of it then is forgiven.
 const PAID_BACK: Duration = Duration::from_secs(60);
-
 /// Delay of a window that cannot open.
 const POSTPONED: Duration = Duration::from_secs(1);
 /// Processes of a plan that is measured in windows, at most: in each window probes come to each of them, one after the other.
 const PROCESSES: usize = 64;
 /// Time that it takes uprobe_multi to remove a breakpoint, before it waits for programs that still run.
 const REMOVING: Duration = Duration::from_micros(15);
+
+/// State of the probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Probes {
+    /// Off, until the next window.
+    Off,
+    /// On, until the end of the window.
+    InWindow,
+    /// On, until the cost exceeds the bound.
+    On,
+}
 
 /// Credit of one plan, and where it stands between two windows.
 #[derive(Debug)]
@@ -44,7 +54,7 @@ pub(crate) struct Sampling {
     cost: Ppm,
     /// Begin of the present window, or of the time between two.
     since: Instant,
-    on: bool,
+    probes: Probes,
     /// Time between windows so far, but for the present one.
     off: Duration,
 }
@@ -58,7 +68,8 @@ impl Sampling {
     pub(crate) fn begin(bound: Ppm, cost: Ppm, time: Duration, spent_ns: u64, now: Instant) -> Self {
         let credit_ns = cost_of(bound, time) - cost_of(cost, time);
         let (counted, since) = ((now, spent_ns), now);
-        let mut sampling = Self { bound, credit_ns, counted, cost, since, on: false, off: Duration::ZERO };
+        let (probes, off) = (Probes::Off, Duration::ZERO);
+        let mut sampling = Self { bound, credit_ns, counted, cost, since, probes, off };
         sampling.limit();
         sampling
     }
@@ -87,12 +98,17 @@ impl Sampling {
         self.limit();
     }
 
-    /// Time until the probes go on or off.
-    pub(crate) fn due_in(&self, now: Instant) -> Duration {
-        let since = now.saturating_duration_since(self.since);
-        if self.on {
-            return self.window().saturating_sub(since);
+    /// Time until a window begins or ends; `None` if the probes stay on.
+    fn due_in(&self, now: Instant) -> Option<Duration> {
+        match self.probes {
+            Probes::Off => Some(self.time_to_credit(now)),
+            Probes::InWindow => Some(self.window().saturating_sub(now.saturating_duration_since(self.since))),
+            Probes::On => None,
         }
+    }
+
+    /// Time until there is credit for a window.
+    fn time_to_credit(&self, now: Instant) -> Duration {
         let wanted = cost_of(self.cost, self.window()).min(self.most());
         let earned = cost_of(self.bound, now.saturating_duration_since(self.counted.0));
         let missing = wanted.saturating_sub(self.credit_ns).saturating_sub(earned).max(0);
@@ -109,7 +125,7 @@ impl Sampling {
     fn open(&mut self, spent_ns: u64, now: Instant) {
         self.count(spent_ns, now);
         self.off += now.saturating_duration_since(self.since);
-        (self.on, self.since) = (true, now);
+        (self.probes, self.since) = (Probes::InWindow, now);
     }
 
     /// A window ends, which cost what `spent_ns` has grown by since it was opened. False where it was so cheap that the probes
@@ -121,25 +137,25 @@ impl Sampling {
         self.count(spent_ns, now);
         self.since = now;
         // As children are left room: the next busy moment would end it at once.
-        self.on = self.cost <= self.bound - self.bound / 4;
-        !self.on
+        let stays = self.cost <= self.bound - self.bound / 4;
+        self.probes = if stays { Probes::On } else { Probes::Off };
+        !stays
     }
 
     /// Time without probes so far.
     pub(crate) fn off(&self, now: Instant) -> Duration {
-        let present = if self.on { Duration::ZERO } else { now.saturating_duration_since(self.since) };
+        let present = match self.probes {
+            Probes::Off => now.saturating_duration_since(self.since),
+            Probes::InWindow | Probes::On => Duration::ZERO,
+        };
         self.off + present
-    }
-
-    pub(crate) fn is_on(&self) -> bool {
-        self.on
     }
 }
 
 impl Plan {
     /// True if it is measured in windows at present.
     pub(crate) fn has_windows(&self) -> bool {
-        self.window_open || self.is_between_windows()
+        !self.off && self.sampling.as_ref().is_some_and(|sampling| sampling.probes != Probes::On)
     }
 
     /// True if it can be measured in windows when its cost exceeds the bound.
@@ -182,13 +198,11 @@ impl Plan {
 
     /// True between two windows.
     pub(crate) fn is_between_windows(&self) -> bool {
-        !self.off && self.sampling.as_ref().is_some_and(|sampling| !sampling.is_on())
+        !self.off && self.sampling.as_ref().is_some_and(|sampling| sampling.probes == Probes::Off)
     }
 
     fn window_due_in(&self, now: Instant) -> Option<Duration> {
-        let sampling = self.sampling.as_ref().filter(|_| !self.off && self.armed)?;
-        // One that stays open ends when the bound is exceeded.
-        (!sampling.is_on() || self.window_open).then(|| sampling.due_in(now))
+        self.sampling.as_ref().filter(|_| !self.off && self.armed)?.due_in(now)
     }
 }
 
@@ -241,15 +255,10 @@ impl Guard {
             Err(_) => return self.take_off(index, Event::ImageChanged),
         }
         let begun = Instant::now();
-        self.attach_again(index);
+        self.resume(index);
         let others = self.others(index);
         let plan = &mut self.plans[index];
         plan.charge_unseen(begun.elapsed());
-        plan.stopped = false;
-        plan.window_open = true;
-        if let Some((_, loaded)) = &plan.loaded {
-            loaded.switch.arm();
-        }
         let spent_ns = plan.cost_ns(others).unwrap_or(0);
         if let Some(sampling) = &mut plan.sampling {
             sampling.open(spent_ns, Instant::now());
@@ -259,7 +268,6 @@ impl Guard {
     fn close_window(&mut self, index: usize) {
         let others = self.others(index);
         let plan = &mut self.plans[index];
-        plan.window_open = false;
         let spent_ns = plan.cost_ns(others).unwrap_or(0);
         let closes = plan.sampling.as_mut().is_some_and(|sampling| sampling.close(spent_ns, Instant::now()));
         if closes && let Err(error) = plan.close_for_a_while() {
@@ -281,13 +289,13 @@ mod tests {
             let mut sampling = Sampling::begin(bound, cost, SECOND / 10, 0, begin);
             let (mut now, mut spent, mut windows) = (begin, 0u64, 0);
             while now < begin + SECOND * 600 {
-                let wait = sampling.due_in(now);
+                let wait = sampling.due_in(now).unwrap();
                 now += wait.max(Duration::from_nanos(1));
-                if sampling.is_on() {
+                if sampling.probes == Probes::InWindow {
                     spent += cost_of(cost, now.saturating_duration_since(sampling.since)).unsigned_abs();
                     assert!(sampling.close(spent, now), "{bound} {cost}: cheap all at once");
                     assert!(sampling.cost.abs_diff(cost) <= cost / 100, "{} {cost}", sampling.cost);
-                } else if sampling.due_in(now).is_zero() {
+                } else if sampling.due_in(now) == Some(Duration::ZERO) {
                     sampling.open(spent, now);
                     windows += 1;
                 }
@@ -308,13 +316,13 @@ mod tests {
     fn a_window_that_is_cheap_stays_open() {
         let begin = Instant::now();
         let mut sampling = Sampling::begin(10_000, 50_000, SECOND / 10, 7, begin);
-        let open = begin + sampling.due_in(begin);
-        assert!(open > begin && !sampling.is_on());
+        let open = begin + sampling.due_in(begin).unwrap();
+        assert!(open > begin && sampling.probes == Probes::Off);
         sampling.open(7, open);
         let end = open + WINDOW;
-        assert_eq!(sampling.due_in(end), Duration::ZERO);
+        assert_eq!(sampling.due_in(end), Some(Duration::ZERO));
         assert!(!sampling.close(7 + cost_of(7_000, WINDOW).unsigned_abs(), end), "seven parts of ten");
-        assert!(sampling.is_on());
+        assert_eq!((sampling.probes, sampling.due_in(end + SECOND)), (Probes::On, None));
         assert_eq!(sampling.off(end + SECOND), open - begin);
     }
 
@@ -323,9 +331,9 @@ mod tests {
         let begin = Instant::now();
         let mut sampling = Sampling::begin(1_000, 1_000_000, SECOND * 1000, 0, begin);
         assert_eq!(sampling.credit_ns, -cost_of(1_000, PAID_BACK));
-        assert!(sampling.due_in(begin) <= PAID_BACK + AVERAGED);
+        assert!(sampling.due_in(begin).unwrap() <= PAID_BACK + AVERAGED);
         sampling.count(0, begin + SECOND * 1000);
         assert_eq!(sampling.credit_ns, cost_of(1_000, AVERAGED));
-        assert_eq!(sampling.due_in(begin + SECOND * 1000), Duration::ZERO);
+        assert_eq!(sampling.due_in(begin + SECOND * 1000), Some(Duration::ZERO));
     }
 }

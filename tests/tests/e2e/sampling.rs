@@ -88,15 +88,27 @@ fn so_is_one_of_python() {
     );
 }
 
+/// A program that is at work, with a function that costs more than any bound here.
+fn hot(children: u32) -> Caller {
+    let mut caller = Caller::start("returns", 1, children);
+    caller.next();
+    caller
+}
+
+/// A measurement of it that is sampled already.
+fn sampling(caller: &Caller, bound: &str) -> Session {
+    let session = watch(caller, &["--max-cost", bound], "returns");
+    session.wait_for(|report| report.value["functions"][0]["window_ns"].is_u64());
+    session
+}
+
 /// Between two windows a child is only noted.
 #[test]
 fn children_that_come_between_windows_are_measured_with_the_next_one() {
     need_root();
     let _turn = Turn::shared();
-    let mut caller = Caller::start("returns", 1, 10);
-    caller.next();
-    let session = watch(&caller, &["--max-cost", "1"], "returns");
-    session.wait_for(|report| report.value["functions"][0]["window_ns"].is_u64());
+    let mut caller = hot(10);
+    let session = sampling(&caller, "1");
     caller.next();
     let report = session.wait_for(|report| report.processes.len() > 10);
     assert_eq!(report.value["processes_not_covered"], 0, "{report:#?}");
@@ -112,10 +124,8 @@ fn children_that_come_between_windows_are_measured_with_the_next_one() {
 fn between_windows_there_is_no_probe() {
     need_root();
     let _turn = Turn::shared();
-    let mut caller = Caller::start("returns", 1, 0);
-    caller.next();
-    let session = watch(&caller, &["--max-cost", "0.5"], "returns");
-    session.wait_for(|report| report.value["functions"][0]["window_ns"].is_u64());
+    let caller = hot(0);
+    let session = sampling(&caller, "0.5");
     assert!(eventually(Duration::from_secs(10), || changed_text(caller.pid()).is_empty()));
     session.interrupt().assert_identity();
 }
@@ -124,8 +134,7 @@ fn between_windows_there_is_no_probe() {
 fn a_measurement_that_is_to_end_over_its_budget_ends() {
     need_root();
     let _turn = Turn::shared();
-    let mut caller = Caller::start("returns", 1, 0);
-    caller.next();
+    let caller = hot(0);
     let pid = caller.pid().to_string();
     let options =
         ["watch", "-p", &pid, "--duration", "60", "--max-cost", "1", "--over-budget", "end", "returns"];
